@@ -1,0 +1,2 @@
+//! The program `elf`.
+fn main() {}

@@ -1,0 +1,159 @@
+//! Choosing a device by name at run time, and what the processor can do.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use tch::{Cuda, Device};
+
+use crate::{Error, Result};
+
+/// What a user may ask for: `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU by index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let unknown = || Error::Device(format!("unknown device `{s}`: use auto, cpu, cuda or cuda:N"));
+        match s {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => s.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The device itself.
+    ///
+    /// # Errors
+    /// If a GPU was asked for and libtorch sees none with that index.
+    pub fn resolve(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto if cuda_devices() > 0 => Ok(Device::Cuda(0)),
+            Self::Auto => Ok(Device::Cpu),
+            Self::Cuda(n) if n < cuda_devices() => Ok(Device::Cuda(n)),
+            Self::Cuda(n) => Err(Error::Device(match cuda_library() {
+                Err(why) => format!("cuda:{n} was asked for, but libtorch's CUDA part could not be loaded ({why}); use --device cpu, or run `cargo xtask doctor`"),
+                Ok(()) => format!("cuda:{n} was asked for, but libtorch sees {} GPU(s); run `nvidia-smi`, or use --device cpu", cuda_devices()),
+            })),
+        }
+    }
+}
+
+/// Our programs link only libtorch's CPU part; its CUDA part registers itself when it is loaded into the process.
+fn cuda_library() -> std::result::Result<(), String> {
+    static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    LOADED
+        .get_or_init(|| {
+            #[cfg(unix)]
+            {
+                use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+                // SAFETY: libtorch_cuda is the sibling of the libtorch_cpu that is already running in this process;
+                // its initialisers register kernels and do nothing else. It is never unloaded.
+                let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+                library.map(std::mem::forget).map_err(|e| e.to_string())
+            }
+            #[cfg(not(unix))]
+            Err("only Linux is supported".to_string())
+        })
+        .clone()
+}
+
+/// GPUs that libtorch can use; 0 without a driver or without libtorch's CUDA part.
+fn cuda_devices() -> usize {
+    // Looking for the driver first keeps a machine without one from mapping half a gigabyte of kernels.
+    let driver = std::path::Path::new("/proc/driver/nvidia").exists() || std::path::Path::new("/dev/nvidiactl").exists();
+    if !driver || cuda_library().is_err() || !Cuda::is_available() {
+        return 0;
+    }
+    usize::try_from(Cuda::device_count()).unwrap_or(0)
+}
+
+/// Features of this processor that decide how fast matrices are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuFeatures {
+    /// Tile matrix unit with bf16 (Intel AMX).
+    pub amx_bf16: bool,
+    /// bf16 dot products in 512-bit vectors.
+    pub avx512_bf16: bool,
+}
+
+impl CpuFeatures {
+    /// Whether bf16 matrix products are faster than fp32 ones.
+    pub fn bf16_matmul(self) -> bool {
+        self.amx_bf16 || self.avx512_bf16
+    }
+}
+
+/// Asks the processor.
+pub fn cpu_features() -> CpuFeatures {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf7 = std::arch::x86_64::__cpuid_count(7, 0);
+        CpuFeatures {
+            amx_bf16: leaf7.edx & (1 << 22) != 0,
+            avx512_bf16: std::arch::is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    CpuFeatures { amx_bf16: false, avx512_bf16: false }
+}
+
+/// One line that names the device, for logs and reports.
+pub fn describe(device: Device) -> String {
+    match device {
+        Device::Cuda(n) => format!("cuda:{n}"),
+        _ => {
+            let f = cpu_features();
+            let matrix = match (f.amx_bf16, f.avx512_bf16) {
+                (true, _) => ", AMX bf16",
+                (_, true) => ", AVX-512 bf16",
+                _ => "",
+            };
+            format!("cpu ({} threads{matrix})", tch::get_num_threads())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for name in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        let message = "gpu".parse::<DeviceChoice>().unwrap_err().to_string();
+        assert!(message.contains("auto, cpu, cuda"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_gpu_is_named() {
+        let message = DeviceChoice::Cuda(999).resolve().unwrap_err().to_string();
+        assert!(message.contains("cuda:999") && message.contains("--device cpu"), "{message}");
+    }
+}

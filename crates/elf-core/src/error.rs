@@ -1,0 +1,79 @@
+//! What can go wrong below the level of a particular model.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of tensors, parameters, files of tensors, or devices.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tensor operation failed inside libtorch (out of memory, a device error, an impossible shape).
+    #[error("libtorch could not do this: {0}")]
+    Torch(#[from] tch::TchError),
+
+    /// A tensor came with another shape than the callee takes.
+    #[error("{what} has shape {found:?}, but {expected} is needed")]
+    Shape {
+        /// Which tensor.
+        what: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The shape in words, such as `[B, S, 512]`.
+        expected: String,
+    },
+
+    /// Settings that contradict each other or make no model.
+    #[error("{0}")]
+    Config(String),
+
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, `rename`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+
+    /// A file of tensors is damaged, or is not a safetensors file at all.
+    #[error("{} is not a usable safetensors file: {reason}; fetch or write it again", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// Tensors and parameters do not fit together; the message is a table of names with both sides.
+    #[error("{origin} does not fit this model:\n{table}")]
+    Mismatch {
+        /// Where the tensors came from.
+        origin: String,
+        /// One line a difference.
+        table: String,
+    },
+
+    /// Recorded draws ran out, or another shape was asked for than was recorded.
+    #[error("recorded noise `{name}`: {reason}")]
+    Noise {
+        /// The draw's name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// The device asked for is not there.
+    #[error("{0}")]
+    Device(String),
+}
+
+impl Error {
+    /// An [`Error::Io`], for `map_err`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+}

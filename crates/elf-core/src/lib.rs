@@ -1,0 +1,27 @@
+//! The words that all ELF crates share.
+//!
+//! * [`Network`]: a trunk whose rows may each be in denoise or in decode mode, with one head for clean latents and one
+//!   for logits. Flows, training and distillation are written against it, so a network of your own fits everywhere.
+//! * [`ParamSet`] and [`ParamBuilder`]: parameters by name, with their fan-in and fan-out, strict loading and saving.
+//! * [`Noise`]: the only source of randomness; seeded per row, so that a request gives the same result whatever else is
+//!   in its batch, and replayable, so that recorded draws can be held against reference numbers.
+//! * [`Precision`] and [`device`]: which parts run in bf16, and where.
+//! * [`layers`]: the layers that T5, GPT-2 and ELF have in common.
+//! * [`tensorfile`]: safetensors files, read without trusting a single size in them, written aside and renamed.
+//!
+//! It deliberately does not know any model, any file layout beyond a flat list of named tensors, text, or training.
+
+pub mod device;
+mod error;
+pub mod layers;
+mod network;
+mod noise;
+mod param;
+mod precision;
+pub mod tensorfile;
+
+pub use error::{Error, Result};
+pub use network::{Counting, Network, NetworkShape, PassCount, TrunkInput};
+pub use noise::{Noise, Replay, Seeded, key_of, no_randomness};
+pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
+pub use precision::{Precision, PrecisionPolicy};

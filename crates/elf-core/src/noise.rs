@@ -1,0 +1,185 @@
+//! The only source of randomness.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// Draws by name.
+///
+/// The first dimension of every draw is the row. A name says what the draw is for (`"noise"`, `"t_normal"`, ...), so that
+/// recorded draws can be replayed and adding a draw to one place does not shift all the others.
+pub trait Noise {
+    /// Standard normal numbers, fp32, of shape `[rows, ..]`.
+    ///
+    /// # Errors
+    /// If libtorch fails, or a replay has no such draw.
+    fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor>;
+
+    /// Uniform numbers in [0, 1), fp32, of shape `[rows, ..]`.
+    ///
+    /// # Errors
+    /// As [`Noise::normal`].
+    fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor>;
+}
+
+/// A 64-bit key from a list of numbers; every number matters, and so does their order (splitmix64's finaliser, chained).
+pub fn key_of(parts: &[u64]) -> u64 {
+    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |key, part| {
+        let mut x = (key ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    })
+}
+
+fn key_of_name(name: &str) -> u64 {
+    // FNV-1a.
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Randomness as a pure function of a row's key, the draw's name and how often that name was drawn before.
+///
+/// Each row has a key of its own: the same key gives the same numbers on the same device, whatever the batch it stands in.
+/// A training row's key is made of the run's seed, the step and the row's place in the global batch; a sampled row's key
+/// of the request's seed.
+#[derive(Debug, Clone)]
+pub struct Seeded {
+    rows: Vec<u64>,
+    drawn: HashMap<String, u64>,
+    device: Device,
+}
+
+impl Seeded {
+    /// One key per row.
+    pub fn new(rows: Vec<u64>, device: Device) -> Self {
+        Self { rows, drawn: HashMap::new(), device }
+    }
+
+    fn draw(&mut self, name: &str, shape: &[i64], fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>) -> Result<Tensor> {
+        let bad = |reason: String| Error::Noise { name: name.to_owned(), reason };
+        match shape.split_first() {
+            Some((&rows, _)) if rows == self.rows.len() as i64 => {}
+            _ => return Err(bad(format!("{} rows have keys, but a draw of shape {shape:?} was asked for", self.rows.len()))),
+        }
+        let count = self.drawn.entry(name.to_owned()).or_insert(0);
+        let stream = key_of(&[key_of_name(name), *count]);
+        *count += 1;
+        // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock.
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        let _guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tch::no_grad(|| {
+            let rows = self.rows.iter().map(|row| {
+                tch::manual_seed(key_of(&[*row, stream]) as i64);
+                fill(&shape[1..], (Kind::Float, self.device))
+            });
+            Ok(Tensor::f_stack(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+        })
+    }
+}
+
+impl Noise for Seeded {
+    fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.draw(name, shape, |shape, options| Ok(Tensor::f_randn(shape, options)?))
+    }
+
+    fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.draw(name, shape, |shape, options| Ok(Tensor::f_rand(shape, options)?))
+    }
+}
+
+/// Gives back recorded draws, by name, in the order in which they were recorded.
+#[derive(Debug, Default)]
+pub struct Replay {
+    draws: HashMap<String, std::collections::VecDeque<Tensor>>,
+}
+
+impl Replay {
+    /// No draws yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one draw of `name` after those already there.
+    pub fn push(&mut self, name: impl Into<String>, value: &Tensor) -> &mut Self {
+        self.draws.entry(name.into()).or_default().push_back(value.shallow_clone());
+        self
+    }
+
+    fn next(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        let bad = |reason: String| Error::Noise { name: name.to_owned(), reason };
+        let value = self.draws.get_mut(name).and_then(|q| q.pop_front()).ok_or_else(|| bad("none left".into()))?;
+        if value.numel() as i64 != shape.iter().product::<i64>() {
+            return Err(bad(format!("recorded with shape {:?}, asked for {shape:?}", value.size())));
+        }
+        Ok(value.f_view(shape)?)
+    }
+}
+
+impl Noise for Replay {
+    fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.next(name, shape)
+    }
+
+    fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.next(name, shape)
+    }
+}
+
+/// For code paths that must not draw at all: every draw is an error that names it.
+pub fn no_randomness() -> Replay {
+    Replay::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
+        (0..t.size()[0]).map(|i| Vec::<f32>::try_from(t.get(i).reshape([-1])).unwrap()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_row_does_not_depend_on_its_batch(keys in proptest::collection::vec(any::<u64>(), 1..6), n in 1i64..40) {
+            let together = Seeded::new(keys.clone(), Device::Cpu).normal("noise", &[keys.len() as i64, n]).unwrap();
+            for (key, row) in keys.iter().zip(rows_of(&together)) {
+                let alone = Seeded::new(vec![*key], Device::Cpu).normal("noise", &[1, n]).unwrap();
+                prop_assert_eq!(&rows_of(&alone)[0], &row);
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_counts_separate_streams() {
+        let mut noise = Seeded::new(vec![7], Device::Cpu);
+        let draws: Vec<_> =
+            ["a", "b", "a"].iter().map(|n| rows_of(&noise.normal(n, &[1, 8]).unwrap())[0].clone()).collect();
+        assert_ne!(draws[0], draws[1]);
+        assert_ne!(draws[0], draws[2]);
+        assert_eq!(draws[0], rows_of(&Seeded::new(vec![7], Device::Cpu).normal("a", &[1, 8]).unwrap())[0]);
+    }
+
+    #[test]
+    fn a_normal_draw_is_standard() {
+        let x = Seeded::new(vec![3, 4], Device::Cpu).normal("n", &[2, 50_000]).unwrap();
+        assert!(x.mean(Kind::Float).double_value(&[]).abs() < 0.02);
+        assert!((x.std(true).double_value(&[]) - 1.0).abs() < 0.02);
+        let u = Seeded::new(vec![3], Device::Cpu).uniform("u", &[1, 50_000]).unwrap();
+        assert!((u.mean(Kind::Float).double_value(&[]) - 0.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn replay_names_what_is_missing() {
+        let mut replay = Replay::new();
+        replay.push("t", &Tensor::from_slice(&[1f32, 2.0]));
+        assert_eq!(replay.normal("t", &[2, 1]).unwrap().size(), [2, 1]);
+        assert!(replay.normal("t", &[2]).unwrap_err().to_string().contains("`t`: none left"));
+        assert!(no_randomness().uniform("u", &[1]).is_err());
+    }
+}

@@ -1,0 +1,298 @@
+//! Parameters by name: what is trained, averaged, stored and loaded.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use indexmap::IndexMap;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Noise, Result, Seeded, key_of};
+
+/// Fan-in and fan-out of a matrix, whatever the order in which it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fans {
+    /// Inputs that one output sums over.
+    pub fan_in: i64,
+    /// Outputs.
+    pub fan_out: i64,
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All the same value.
+    Constant(f64),
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform in +-sqrt(6 / (fan_in + fan_out)); the parameter must have fans.
+    XavierUniform,
+}
+
+/// One parameter: an fp32 master tensor.
+#[derive(Debug)]
+pub struct Param {
+    /// The value; shares its storage with the layer that uses it.
+    pub tensor: Tensor,
+    /// Present if the parameter is a matrix that maps inputs to outputs.
+    pub fans: Option<Fans>,
+}
+
+/// All parameters of a network, in the order in which they were made.
+#[derive(Debug, Default)]
+pub struct ParamSet {
+    params: IndexMap<String, Param>,
+    generation: Arc<AtomicU64>,
+}
+
+impl ParamSet {
+    /// Name and parameter, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Param)> {
+        self.params.iter().map(|(name, p)| (name.as_str(), p))
+    }
+
+    /// One parameter.
+    pub fn get(&self, name: &str) -> Option<&Param> {
+        self.params.get(name)
+    }
+
+    /// How many parameters (tensors) there are.
+    pub fn len(&self) -> usize {
+        self.params.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.params.is_empty()
+    }
+
+    /// Numbers over all parameters.
+    pub fn numel(&self) -> u64 {
+        self.params.values().map(|p| p.tensor.numel() as u64).sum()
+    }
+
+    /// Must be called after any parameter was changed in place: low-precision copies are made anew at their next use.
+    pub fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Switches gradients on or off for all parameters.
+    pub fn set_requires_grad(&self, on: bool) {
+        for p in self.params.values() {
+            let _ = p.tensor.set_requires_grad(on);
+        }
+        self.changed();
+    }
+
+    /// Drops all gradients.
+    pub fn zero_grad(&self) {
+        for p in self.params.values() {
+            p.tensor.shallow_clone().zero_grad();
+        }
+    }
+
+    /// Copies of all values, by name.
+    pub fn snapshot(&self) -> Vec<(String, Tensor)> {
+        tch::no_grad(|| self.iter().map(|(name, p)| (name.to_owned(), p.tensor.detach().copy())).collect())
+    }
+
+    /// Sets every parameter from a tensor of the same name and shape. Nothing is changed unless all fit.
+    ///
+    /// Floating-point tensors of another kind (bf16, f16) are converted to fp32, which loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with a table of everything that is missing, superfluous, or of another shape or kind.
+    pub fn load<'t>(&self, origin: &str, tensors: impl IntoIterator<Item = (&'t str, &'t Tensor)>) -> Result<()> {
+        let given: IndexMap<&str, &Tensor> = tensors.into_iter().collect();
+        let mut table = String::new();
+        for (name, p) in &self.params {
+            match given.get(name.as_str()) {
+                None => _ = writeln!(table, "  {name}: the model has {:?}, the file has none", p.tensor.size()),
+                Some(t) if t.size() != p.tensor.size() => {
+                    _ = writeln!(table, "  {name}: the model has {:?}, the file has {:?}", p.tensor.size(), t.size());
+                }
+                Some(t) if !matches!(t.kind(), Kind::Float | Kind::BFloat16 | Kind::Half) => {
+                    _ = writeln!(table, "  {name}: the model has floating-point numbers, the file has {:?}", t.kind());
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, t) in &given {
+            if !self.params.contains_key(*name) {
+                _ = writeln!(table, "  {name}: the file has {:?}, the model has none", t.size());
+            }
+        }
+        if !table.is_empty() {
+            return Err(Error::Mismatch { origin: origin.to_owned(), table });
+        }
+        tch::no_grad(|| {
+            for (name, p) in &self.params {
+                p.tensor.shallow_clone().f_copy_(given[name.as_str()])?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.changed();
+        Ok(())
+    }
+}
+
+/// A layer's handle on one parameter: the fp32 master and, where asked for, a copy in lower precision that is made once
+/// after each change and shared by all passes until the next one.
+#[derive(Debug)]
+pub struct Weight {
+    master: Tensor,
+    generation: Arc<AtomicU64>,
+    cast: RefCell<Option<(u64, Tensor)>>,
+}
+
+impl Weight {
+    /// The parameter in `kind`. The copy carries gradients back to the master, also when it was first asked for inside
+    /// a pass without gradients.
+    pub fn get(&self, kind: Kind) -> Tensor {
+        if self.master.kind() == kind {
+            return self.master.shallow_clone();
+        }
+        let now = self.generation.load(Ordering::Relaxed);
+        let mut cast = self.cast.borrow_mut();
+        match &*cast {
+            Some((made, copy)) if *made == now && copy.kind() == kind => copy.shallow_clone(),
+            _ => {
+                let copy = tch::with_grad(|| self.master.to_kind(kind));
+                let shared = copy.shallow_clone();
+                *cast = Some((now, copy));
+                shared
+            }
+        }
+    }
+
+    /// The fp32 master.
+    pub fn master(&self) -> &Tensor {
+        &self.master
+    }
+}
+
+/// Makes parameters: name, shape, start and fans in one place.
+#[derive(Debug)]
+pub struct ParamBuilder {
+    set: ParamSet,
+    device: Device,
+    /// `None` leaves values unset, for models that are loaded right afterwards.
+    seed: Option<u64>,
+}
+
+impl ParamBuilder {
+    /// Parameters drawn from `seed`; each depends on the seed and its own name only.
+    pub fn seeded(seed: u64, device: Device) -> Self {
+        Self { set: ParamSet::default(), device, seed: Some(seed) }
+    }
+
+    /// Parameters without defined values; the caller loads all of them before use.
+    pub fn unset(device: Device) -> Self {
+        Self { set: ParamSet::default(), device, seed: None }
+    }
+
+    /// Where parameters are made.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// A vector or any other parameter that is not a matrix from inputs to outputs.
+    ///
+    /// # Errors
+    /// If the name is taken or libtorch fails.
+    pub fn tensor(&mut self, name: &str, shape: &[i64], init: Init) -> Result<Weight> {
+        self.add(name, shape, init, None)
+    }
+
+    /// A matrix from inputs to outputs. `fans` says which dimension is which.
+    ///
+    /// # Errors
+    /// If the name is taken or libtorch fails.
+    pub fn matrix(&mut self, name: &str, shape: [i64; 2], init: Init, fans: Fans) -> Result<Weight> {
+        self.add(name, &shape, init, Some(fans))
+    }
+
+    fn add(&mut self, name: &str, shape: &[i64], init: Init, fans: Option<Fans>) -> Result<Weight> {
+        if self.set.params.contains_key(name) {
+            return Err(Error::Config(format!("the parameter {name} was made twice")));
+        }
+        let tensor = tch::no_grad(|| self.start(name, shape, init, fans))?;
+        self.set.params.insert(name.to_owned(), Param { tensor: tensor.shallow_clone(), fans });
+        Ok(Weight { master: tensor, generation: Arc::clone(&self.set.generation), cast: RefCell::new(None) })
+    }
+
+    fn start(&self, name: &str, shape: &[i64], init: Init, fans: Option<Fans>) -> Result<Tensor> {
+        let options = (Kind::Float, self.device);
+        let Some(seed) = self.seed else { return Ok(Tensor::f_empty(shape, options)?) };
+        let row: Vec<i64> = std::iter::once(1).chain(shape.iter().copied()).collect();
+        // Drawn on the CPU, so that a seed means the same model on every device.
+        let mut noise = Seeded::new(vec![key_of(&[seed])], Device::Cpu);
+        let value = match (init, fans) {
+            (Init::Constant(value), _) => return Ok(Tensor::f_full(shape, value, options)?),
+            (Init::Normal(std), _) => noise.normal(name, &row)? * std,
+            (Init::XavierUniform, Some(Fans { fan_in, fan_out })) => {
+                let bound = (6.0 / (fan_in + fan_out) as f64).sqrt();
+                (noise.uniform(name, &row)? * 2.0 - 1.0) * bound
+            }
+            (Init::XavierUniform, None) => {
+                return Err(Error::Config(format!("{name}: a Xavier start needs fan-in and fan-out")));
+            }
+        };
+        Ok(value.f_reshape(shape)?.f_to_device(self.device)?)
+    }
+
+    /// The finished set.
+    pub fn finish(self) -> ParamSet {
+        self.set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> (ParamSet, Weight) {
+        let mut b = ParamBuilder::seeded(1, Device::Cpu);
+        let w = b.matrix("w", [3, 2], Init::XavierUniform, Fans { fan_in: 2, fan_out: 3 }).unwrap();
+        b.tensor("b", &[3], Init::Constant(0.5)).unwrap();
+        assert!(b.tensor("b", &[3], Init::Constant(0.0)).unwrap_err().to_string().contains("made twice"));
+        (b.finish(), w)
+    }
+
+    #[test]
+    fn load_is_all_or_nothing_and_names_every_difference() {
+        let (set, w) = two();
+        let before = w.master().copy();
+        let wrong = Tensor::zeros([3, 3], (Kind::Float, Device::Cpu));
+        let message = set.load("x.safetensors", [("w", &wrong), ("extra", &wrong)]).unwrap_err().to_string();
+        for part in ["x.safetensors", "w: the model has [3, 2], the file has [3, 3]", "b: the model has [3], the file has none", "extra"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(w.master().equal(&before));
+    }
+
+    #[test]
+    fn the_low_precision_copy_follows_the_master_and_carries_gradients() {
+        let (set, w) = two();
+        set.set_requires_grad(true);
+        let first = tch::no_grad(|| w.get(Kind::BFloat16));
+        assert!(first.requires_grad());
+        w.get(Kind::BFloat16).to_kind(Kind::Float).sum(Kind::Float).backward();
+        assert!(w.master().grad().equal(&Tensor::ones([3, 2], (Kind::Float, Device::Cpu))));
+        tch::no_grad(|| {
+            let _ = w.master().shallow_clone().fill_(2.0);
+        });
+        set.changed();
+        assert_eq!(w.get(Kind::BFloat16).double_value(&[0, 0]), 2.0);
+    }
+
+    #[test]
+    fn a_start_depends_on_seed_and_name_only() {
+        let (a, _) = two();
+        let mut b = ParamBuilder::seeded(1, Device::Cpu);
+        b.tensor("first", &[4], Init::Normal(1.0)).unwrap();
+        b.matrix("w", [3, 2], Init::XavierUniform, Fans { fan_in: 2, fan_out: 3 }).unwrap();
+        assert!(a.get("w").unwrap().tensor.equal(&b.finish().get("w").unwrap().tensor));
+    }
+}

@@ -1,0 +1,62 @@
+//! Which parts of a network run in which precision.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+/// The precision of a network's blocks. Master weights, optimiser state, statistics, conditioning and losses are fp32 always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// fp32 throughout.
+    F32,
+    /// Blocks in bf16, the rest in fp32.
+    Bf16,
+}
+
+impl Precision {
+    /// bf16 where the device multiplies bf16 matrices natively (GPUs; CPUs with AMX or AVX-512 bf16), else fp32.
+    pub fn native(device: Device) -> Self {
+        match device {
+            Device::Cuda(_) => Precision::Bf16,
+            _ if crate::device::cpu_features().bf16_matmul() => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// The tensor kind of activations in the blocks.
+    pub fn kind(self) -> Kind {
+        match self {
+            Precision::F32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
+    }
+}
+
+/// The precision of each part that may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrecisionPolicy {
+    /// Transformer blocks.
+    pub blocks: Precision,
+    /// The vocabulary head's two matrix products (its logits and losses are fp32 either way). The reference runs it in fp32.
+    pub vocab_head: Precision,
+}
+
+impl PrecisionPolicy {
+    /// fp32 everywhere: the setting that is held against reference numbers.
+    pub const F32: Self = Self { blocks: Precision::F32, vocab_head: Precision::F32 };
+
+    /// The reference's mixed precision for `blocks`: the vocabulary head stays in fp32.
+    pub fn with_blocks(blocks: Precision) -> Self {
+        Self { blocks, vocab_head: Precision::F32 }
+    }
+}

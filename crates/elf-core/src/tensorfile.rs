@@ -1,0 +1,265 @@
+//! Files of named tensors in the safetensors format.
+//!
+//! Reading maps the file and checks header, shapes and offsets against its real length before anything is allocated.
+//! Writing goes to a temporary file in the same folder, which is synced and renamed: a reader never sees half a file, and
+//! a full disk leaves the old one in place.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// A safetensors file, mapped into memory.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    map: Mmap,
+    names: Vec<String>,
+    metadata: HashMap<String, String>,
+}
+
+impl TensorFile {
+    /// Opens and checks a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no safetensors file, or its header promises what the file does not hold.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        // SAFETY: the map is read-only. If another process truncates the file meanwhile, reading it faults, as for any
+        // mapped file; our own writers rename whole files into place and never change one.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", &path))?;
+        let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| corrupt(e.to_string()))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let tensors = SafeTensors::deserialize(&map).map_err(|e| corrupt(e.to_string()))?;
+        let mut names = Vec::new();
+        for (name, view) in tensors.iter() {
+            kind_of(view.dtype()).ok_or_else(|| corrupt(format!("{name} has the kind {:?}, which is not supported", view.dtype())))?;
+            names.push(name.to_owned());
+        }
+        names.sort_unstable();
+        Ok(Self { path, map, names, metadata })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// The strings stored beside the tensors.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// The shape of a tensor, without reading it.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        let tensors = SafeTensors::deserialize(&self.map).ok()?;
+        Some(tensors.tensor(name).ok()?.shape().iter().map(|&n| n as i64).collect())
+    }
+
+    /// One tensor, copied to `device`.
+    ///
+    /// # Errors
+    /// If there is no tensor of that name.
+    pub fn get(&self, name: &str, device: Device) -> Result<Tensor> {
+        let corrupt = |reason: String| Error::Corrupt { path: self.path.clone(), reason };
+        let tensors = SafeTensors::deserialize(&self.map).map_err(|e| corrupt(e.to_string()))?;
+        let view = tensors.tensor(name).map_err(|_| corrupt(format!("it has no tensor {name}")))?;
+        to_tensor(&view).map_err(|e| corrupt(format!("{name}: {e}")))?.f_to_device(device).map_err(Error::from)
+    }
+
+    /// All tensors, by name, copied to `device`.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn read_all(&self, device: Device) -> Result<Vec<(String, Tensor)>> {
+        let corrupt = |reason: String| Error::Corrupt { path: self.path.clone(), reason };
+        let tensors = SafeTensors::deserialize(&self.map).map_err(|e| corrupt(e.to_string()))?;
+        self.names
+            .iter()
+            .map(|name| {
+                let view = tensors.tensor(name).map_err(|e| corrupt(e.to_string()))?;
+                let tensor = to_tensor(&view).map_err(|e| corrupt(format!("{name}: {e}")))?;
+                Ok((name.clone(), tensor.f_to_device(device)?))
+            })
+            .collect()
+    }
+}
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F16 => Kind::Half,
+        Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::BOOL => Kind::Bool,
+        _ => return None,
+    })
+}
+
+fn dtype_of(kind: Kind) -> Option<Dtype> {
+    Some(match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Half => Dtype::F16,
+        Kind::Int64 => Dtype::I64,
+        Kind::Int => Dtype::I32,
+        Kind::Uint8 => Dtype::U8,
+        Kind::Bool => Dtype::BOOL,
+        _ => return None,
+    })
+}
+
+fn to_tensor(view: &TensorView) -> std::result::Result<Tensor, String> {
+    let kind = kind_of(view.dtype()).ok_or("unsupported kind")?;
+    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+    Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|e| e.to_string())
+}
+
+/// Writes tensors and metadata strings: aside, synced, renamed.
+///
+/// # Errors
+/// If the file cannot be written; whatever was at `path` before is still there then.
+pub fn write<'t>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'t str, &'t Tensor)>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let tensors: Vec<(&str, StoredTensor)> =
+        tensors.into_iter().map(|(name, t)| Ok((name, StoredTensor::new(t)?))).collect::<Result<_>>()?;
+    let metadata = (!metadata.is_empty()).then_some(metadata);
+    write_aside(path, |file| {
+        safetensors::serialize_to_file(tensors, metadata, file).map_err(std::io::Error::other)
+    })
+}
+
+/// Calls `fill` with the path of a new file beside `path`, syncs it and renames it to `path`.
+///
+/// # Errors
+/// If anything fails; then the new file is removed and `path` is as it was.
+pub fn write_aside(path: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let aside = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(Error::io("write", path))?;
+    fill(aside.path()).map_err(Error::io("write", path))?;
+    // `fill` may have replaced the file behind the name, so sync through a fresh handle.
+    File::open(aside.path()).and_then(|f| f.sync_all()).map_err(Error::io("write", path))?;
+    let aside = aside.into_temp_path();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o644)).map_err(Error::io("write", path))?;
+    }
+    aside.persist(path).map_err(|e| Error::io("rename", path)(e.error))
+}
+
+/// A tensor as safetensors wants it: bytes on the CPU.
+struct StoredTensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl StoredTensor {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let kind = tensor.kind();
+        let dtype = dtype_of(kind).ok_or_else(|| Error::Config(format!("tensors of kind {kind:?} cannot be stored")))?;
+        let flat = tch::no_grad(|| tensor.detach().f_to_device(Device::Cpu)?.f_contiguous())?;
+        let mut bytes = vec![0; flat.numel() * kind.elt_size_in_bytes()];
+        flat.f_copy_data_u8(&mut bytes, flat.numel())?;
+        Ok(Self { dtype, shape: tensor.size().iter().map(|&n| n as usize).collect(), bytes })
+    }
+}
+
+impl safetensors::View for StoredTensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample(folder: &Path) -> PathBuf {
+        let path = folder.join("x.safetensors");
+        let a = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
+        let b = (&a * 0.1).to_kind(Kind::BFloat16);
+        let ids = Tensor::from_slice(&[1i64, -5]);
+        write(&path, [("a", &a), ("b", &b), ("ids", &ids)], HashMap::from([("step".into(), "7".into())])).unwrap();
+        path
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = TensorFile::open(sample(folder.path())).unwrap();
+        assert_eq!(file.metadata()["step"], "7");
+        assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b", "ids"]);
+        assert_eq!(file.shape("a").unwrap(), [2, 3]);
+        let a = file.get("a", Device::Cpu).unwrap();
+        assert!(a.equal(&Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3])));
+        assert!(file.get("b", Device::Cpu).unwrap().equal(&(&a * 0.1).to_kind(Kind::BFloat16)));
+        assert_eq!(Vec::<i64>::try_from(file.get("ids", Device::Cpu).unwrap()).unwrap(), [1, -5]);
+        assert!(file.get("c", Device::Cpu).unwrap_err().to_string().contains("no tensor c"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
+    }
+
+    #[test]
+    fn a_missing_and_a_truncated_file_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = sample(folder.path());
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        let message = TensorFile::open(&path).unwrap_err().to_string();
+        assert!(message.contains("x.safetensors") && message.contains("fetch or write it again"), "{message}");
+        assert!(TensorFile::open(folder.path().join("none")).unwrap_err().to_string().contains("none"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn damaged_files_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = sample(folder.path());
+            let mut bytes = std::fs::read(&path).unwrap();
+            let n = bytes.len();
+            bytes[at.index(n)] = byte;
+            bytes.truncate(cut.index(n) + 1);
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(file) = TensorFile::open(&path) {
+                let _ = file.read_all(Device::Cpu);
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Frozen text encoders and latent normalisation.

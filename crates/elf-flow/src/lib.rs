@@ -1,0 +1,1 @@
+//! The flow from noise to clean latents: path, time laws, fields, objectives, samplers.

@@ -1,0 +1,1 @@
+//! GPT-2: the judge of generative perplexity and the autoregressive baseline.

@@ -1,0 +1,1 @@
+//! The ELF transformer.

@@ -1,0 +1,1 @@
+//! Training: optimisers, schedules, EMA, checkpoints and the loop.

@@ -1,0 +1,1 @@
+//! What the parity and end-to-end tests share.
