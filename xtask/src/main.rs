@@ -1,2 +1,119 @@
-//! x
-fn main() {}
+//! `cargo xtask`: the project's only script language. It finds or fetches libtorch, reports what
+//! the machine has, runs the demo, the tests, the checks of continuous integration and the benches.
+//!
+//! It deliberately knows nothing of tensors or models and never links libtorch: it has to build in
+//! seconds on a machine that has nothing but Rust, and it runs the program `elf` as a child process.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod checks;
+mod compiler;
+mod demo;
+mod doctor;
+mod gpu;
+mod libtorch;
+mod machine;
+mod metrics;
+mod python;
+mod steps;
+mod workspace;
+
+use crate::libtorch::{SetUp, setup};
+use crate::workspace::Workspace;
+
+/// Sets up, checks, tests and demonstrates Embedded Language Flows.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find libtorch or fetch it, so that plain `cargo build`, `cargo test` and `cargo run` work.
+    Setup {
+        /// Look for libtorch again, even though a usable one is linked already.
+        #[arg(long)]
+        again: bool,
+    },
+    /// Show what this machine has and lacks, each problem with its remedy.
+    Doctor {
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run all tests, documentation tests included.
+    Test {
+        /// Passed on to `cargo test`, e.g. `-p elf-data` or a test's name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// From nothing to generated text: build, prepare, train a small model, sample, evaluate.
+    Demo(demo::Options),
+    /// What continuous integration checks before the tests: format, lints, documentation, benches.
+    Ci,
+    /// Run the benches of one crate, or of all.
+    Bench {
+        /// The crate, e.g. `elf-data`; all crates if it is left out.
+        package: Option<String>,
+        /// Passed on to the benches, e.g. a bench's name.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    steps::outlive_children_on_interrupt()?;
+    match task {
+        Task::Setup { again } => {
+            let how = if again { SetUp::Again } else { SetUp::Once };
+            let libtorch = setup(&workspace, how)?;
+            println!("libtorch: {libtorch}");
+            println!("Plain `cargo build`, `cargo test` and `cargo run -p elf-cli` now work.");
+        }
+        Task::Doctor { json } => return doctor::run(&workspace, json),
+        Task::Test { arguments } => checks::test(&workspace, &arguments)?,
+        Task::Demo(options) => demo::run(&workspace, &options)?,
+        Task::Ci => checks::ci(&workspace)?,
+        Task::Bench { package, arguments } => {
+            checks::bench(&workspace, package.as_deref(), &arguments)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn test_passes_flags_of_cargo_through() {
+        let typed = ["xtask", "test", "-p", "elf-data", "--", "--nocapture"];
+        let Task::Test { arguments } = Arguments::parse_from(typed).task else {
+            panic!("`test` is parsed as another task");
+        };
+        assert_eq!(arguments, ["-p", "elf-data", "--", "--nocapture"]);
+    }
+}

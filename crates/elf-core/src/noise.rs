@@ -23,6 +23,13 @@ pub trait Noise {
     /// # Errors
     /// As [`Noise::normal`].
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor>;
+
+    /// One uniform number in [0, 1) per row, on the host: for decisions about which rows need which work, which must not
+    /// wait for a device.
+    ///
+    /// # Errors
+    /// As [`Noise::normal`].
+    fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>>;
 }
 
 /// A 64-bit key from a list of numbers; every number matters, and so does their order (splitmix64's finaliser, chained).
@@ -58,15 +65,20 @@ impl Seeded {
         Self { rows, drawn: HashMap::new(), device }
     }
 
-    fn draw(&mut self, name: &str, shape: &[i64], fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>) -> Result<Tensor> {
-        let bad = |reason: String| Error::Noise { name: name.to_owned(), reason };
-        match shape.split_first() {
-            Some((&rows, _)) if rows == self.rows.len() as i64 => {}
-            _ => return Err(bad(format!("{} rows have keys, but a draw of shape {shape:?} was asked for", self.rows.len()))),
+    /// The key of the next draw of this name, after checking that there is one row key for each of its rows.
+    fn next_stream(&mut self, name: &str, shape: &[i64]) -> Result<u64> {
+        if shape.first() != Some(&(self.rows.len() as i64)) {
+            let reason = format!("{} rows have keys, but a draw of shape {shape:?} was asked for", self.rows.len());
+            return Err(Error::Noise { name: name.to_owned(), reason });
         }
         let count = self.drawn.entry(name.to_owned()).or_insert(0);
         let stream = key_of(&[key_of_name(name), *count]);
         *count += 1;
+        Ok(stream)
+    }
+
+    fn draw(&mut self, name: &str, shape: &[i64], fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>) -> Result<Tensor> {
+        let stream = self.next_stream(name, shape)?;
         // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock.
         static GENERATOR: Mutex<()> = Mutex::new(());
         let _guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -87,6 +99,12 @@ impl Noise for Seeded {
 
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
         self.draw(name, shape, |shape, options| Ok(Tensor::f_rand(shape, options)?))
+    }
+
+    fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
+        let stream = self.next_stream(name, &[rows as i64])?;
+        // The upper 53 bits make every double in [0, 1) of that spacing equally likely.
+        Ok(self.rows.iter().map(|row| (key_of(&[*row, stream]) >> 11) as f64 / (1u64 << 53) as f64).collect())
     }
 }
 
@@ -125,6 +143,10 @@ impl Noise for Replay {
 
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
         self.next(name, shape)
+    }
+
+    fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
+        Ok(Vec::<f64>::try_from(self.next(name, &[rows as i64])?.to_kind(Kind::Double))?)
     }
 }
 
@@ -171,6 +193,9 @@ mod tests {
         assert!(x.mean(Kind::Float).double_value(&[]).abs() < 0.02);
         assert!((x.std(true).double_value(&[]) - 1.0).abs() < 0.02);
         let u = Seeded::new(vec![3], Device::Cpu).uniform("u", &[1, 50_000]).unwrap();
+        let coins = Seeded::new((0..50_000).collect(), Device::Cpu).coins("c", 50_000).unwrap();
+        assert!((coins.iter().sum::<f64>() / 50_000.0 - 0.5).abs() < 0.01);
+        assert!(coins.iter().all(|c| (0.0..1.0).contains(c)));
         assert!((u.mean(Kind::Float).double_value(&[]) - 0.5).abs() < 0.01);
     }
 

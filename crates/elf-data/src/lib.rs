@@ -1,1 +1,33 @@
-//! Text to token shards to batches: tokenizers, corpora, shards, packing, collation, order.
+//! Text to token shards to batches.
+//!
+//! The path of a corpus: [`source`] streams text columns out of Parquet, JSONL or plain text; [`Tokenizer`] turns text into ids;
+//! [`shards::prepare`] packs and writes them as Parquet token shards; [`Dataset`] opens such shards (or those of others) for random
+//! access by row; [`Order`] says which row comes when, for every rank; [`Collator`] cuts, joins and pads rows to a [`Batch`];
+//! [`Loader`] does all this ahead of time on a thread of its own.
+//!
+//! What this crate deliberately does not know: tensors, devices, models, training. A [`Batch`] is plain vectors of numbers, and
+//! masks are kept as two lengths per row until somebody asks for them in full.
+//! It never prints and reads no environment variables: progress goes to callbacks, problems come back as [`Error`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod collate;
+mod dataset;
+mod error;
+mod loader;
+mod order;
+mod packing;
+pub mod shards;
+pub mod source;
+mod tokenizer;
+mod unigram_training;
+mod write_aside;
+
+pub use collate::{Batch, CollateConfig, Collator, PadToken, is_label_dropped};
+pub use dataset::{Dataset, Example, OpenOptions};
+pub use error::{Error, Result};
+pub use loader::{Loaded, Loader, LoaderConfig};
+pub use order::{Cursor, EpochOrder, Order, OrderConfig, Share};
+pub use packing::{Packer, Packing};
+pub use tokenizer::{EOS, PAD, Tokenizer, UNK};
+pub use unigram_training::{Trained, UnigramConfig, train_unigram};

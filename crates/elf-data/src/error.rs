@@ -1,0 +1,201 @@
+//! Everything that can go wrong between a text file and a batch, each with its remedy.
+
+use std::path::{Path, PathBuf};
+
+/// The result type of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure of this crate. The message names the thing and says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be opened, read or written.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: "open", "write".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// No file of a wanted kind was found.
+    #[error("no {what} in `{}`: {remedy}", path.display())]
+    NothingFound {
+        /// What was looked for.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What to do.
+        remedy: String,
+    },
+    /// A tokenizer file is not a tokenizer.
+    #[error("`{origin}` is not a usable tokenizer.json: {reason}")]
+    Tokenizer {
+        /// The file, or "memory".
+        origin: String,
+        /// What the tokenizer library said.
+        reason: String,
+    },
+    /// A tokenizer lacks a special token that was asked for.
+    #[error("the tokenizer {origin} has no {token} token: use one trained by `elf tokenizer train`, or T5's")]
+    MissingToken {
+        /// Where the tokenizer came from.
+        origin: String,
+        /// The token's text.
+        token: &'static str,
+    },
+    /// A text could not be encoded, or ids not decoded.
+    #[error("the tokenizer cannot {action}: {reason}")]
+    Tokenize {
+        /// "encode a text" or "decode ids".
+        action: &'static str,
+        /// What the tokenizer library said.
+        reason: String,
+    },
+    /// Training a tokenizer failed.
+    #[error("cannot train a tokenizer: {0}")]
+    Training(String),
+    /// A wanted text column is not in a file.
+    #[error("`{}` has no column `{column}`; it has {present}{hint}", path.display())]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column that was asked for.
+        column: String,
+        /// The columns that are there.
+        present: String,
+        /// The nearest name, if there is one.
+        hint: String,
+    },
+    /// A column holds something other than what is needed.
+    #[error("column `{column}` of `{}` holds {found}, not {wanted}", path.display())]
+    WrongType {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The type found.
+        found: String,
+        /// The type needed.
+        wanted: &'static str,
+    },
+    /// A data file breaks off or is damaged.
+    #[error("`{}` is truncated or damaged ({reason}): {remedy}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+        /// How to get a sound file.
+        remedy: &'static str,
+    },
+    /// A line or row of a text file cannot be used.
+    #[error("`{}`, {place}: {reason}", path.display())]
+    BadRecord {
+        /// The file.
+        path: PathBuf,
+        /// "line 7" or "row 7", counted from 1.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting is out of range or contradicts another.
+    #[error("{0}")]
+    Config(String),
+    /// A folder holds shards of a preparation with other parameters.
+    #[error("`{}` holds shards made with other parameters ({difference}): choose another folder, or overwrite", path.display())]
+    OtherParameters {
+        /// The folder.
+        path: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// The caller stopped a preparation; what was finished stays.
+    #[error("stopped after {shards} finished shards in `{}`: run the same command again to go on", path.display())]
+    Interrupted {
+        /// The folder.
+        path: PathBuf,
+        /// Shards that are finished and will be kept.
+        shards: usize,
+    },
+    /// Shards do not belong to this tokenizer.
+    #[error("`{}` was prepared with another tokenizer (fingerprint {shards}, yours is {tokenizer}): use the tokenizer it was made with, or prepare the text again", path.display())]
+    TokenizerMismatch {
+        /// The shard folder.
+        path: PathBuf,
+        /// Fingerprint in the shards, shortened.
+        shards: String,
+        /// Fingerprint of the tokenizer at hand, shortened.
+        tokenizer: String,
+    },
+    /// Shards of one folder contradict one another.
+    #[error("`{}` and `{}` do not belong together: {reason}", first.display(), second.display())]
+    MixedShards {
+        /// One shard.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// A row holds an id that the vocabulary lacks.
+    #[error("`{}`, row {row}: token id {id} is outside the vocabulary of {vocab_size}: the shards belong to another tokenizer or are damaged", path.display())]
+    IdOutOfRange {
+        /// The shard.
+        path: PathBuf,
+        /// The row within the shard, from 0.
+        row: usize,
+        /// The id.
+        id: i64,
+        /// The vocabulary size.
+        vocab_size: usize,
+    },
+    /// A row number beyond the end.
+    #[error("row {row} was asked for, but there are {rows} rows")]
+    RowOutOfRange {
+        /// The row asked for.
+        row: usize,
+        /// The rows there are.
+        rows: usize,
+    },
+    /// An example lacks a condition although one is needed.
+    #[error(
+        "max_input_length is set, so every example needs a condition, but the data has no `condition_input_ids`: prepare it with a condition column, or unset max_input_length"
+    )]
+    NoCondition,
+    /// A cursor does not fit the order.
+    #[error("cannot continue from epoch {epoch}, position {position}: {reason}")]
+    BadCursor {
+        /// The cursor's epoch.
+        epoch: u64,
+        /// The cursor's position.
+        position: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// The loading thread is gone.
+    #[error("the data loader stopped unexpectedly; its thread ended without reporting an error")]
+    LoaderGone,
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+
+    pub(crate) fn missing_column(path: &Path, column: &str, present: &[String]) -> Error {
+        let nearest = present
+            .iter()
+            .map(|name| (strsim::damerau_levenshtein(&name.to_lowercase(), &column.to_lowercase()), name))
+            .min()
+            .filter(|(distance, name)| *distance <= 1 + name.len().max(column.len()) / 3);
+        Error::MissingColumn {
+            path: path.to_owned(),
+            column: column.to_owned(),
+            present: if present.is_empty() { "no columns".to_owned() } else { format!("`{}`", present.join("`, `")) },
+            hint: nearest.map(|(_, name)| format!("; did you mean `{name}`?")).unwrap_or_default(),
+        }
+    }
+}

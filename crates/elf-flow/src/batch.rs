@@ -1,0 +1,55 @@
+//! What an objective learns from: clean latents and the masks that go with them.
+
+use elf_core::Error as CoreError;
+use tch::{Device, Kind, Tensor};
+
+use crate::Result;
+
+/// A batch of encoded text, ready for an objective.
+///
+/// The masks stay on the CPU beside the latents on their device: which rows and positions need which work is then decided
+/// without waiting for the device.
+#[derive(Debug)]
+pub struct LatentBatch {
+    /// Normalised clean latents, `[B, S, C]`, fp32, on the network's device.
+    pub latents: Tensor,
+    /// Token ids, `[B, S]`, i64, on the CPU.
+    pub ids: Tensor,
+    /// 1 where the loss counts, `[B, S]`, fp32, on the CPU: never on condition positions, and not on padding unless padding
+    /// is learned.
+    pub loss_mask: Tensor,
+    /// 1 on condition positions, `[B, S]`, fp32, on the CPU; `None` for unconditional batches.
+    pub condition: Option<Tensor>,
+    /// Rows whose condition is dropped, `[B]`; empty if none can be.
+    pub dropped: Vec<bool>,
+}
+
+impl LatentBatch {
+    /// `(B, S, C)`.
+    ///
+    /// # Errors
+    /// If the parts' shapes do not fit together.
+    pub fn sizes(&self) -> Result<(i64, i64, i64)> {
+        let (b, s, c) = self.latents.size3()?;
+        let check = |what: &str, t: &Tensor| {
+            if t.size() == [b, s] && t.device() == Device::Cpu {
+                return Ok(());
+            }
+            Err(CoreError::Shape { what: what.to_owned(), found: t.size(), expected: format!("[{b}, {s}] on the CPU") })
+        };
+        check("ids", &self.ids)?;
+        check("loss_mask", &self.loss_mask)?;
+        if let Some(condition) = &self.condition {
+            check("condition", condition)?;
+        }
+        if !self.dropped.is_empty() && self.dropped.len() as i64 != b {
+            return Err(CoreError::Shape { what: "dropped".into(), found: vec![self.dropped.len() as i64], expected: format!("[{b}]") }.into());
+        }
+        Ok((b, s, c))
+    }
+
+    /// Positions that the loss counts.
+    pub fn loss_positions(&self) -> f64 {
+        self.loss_mask.sum(Kind::Double).double_value(&[])
+    }
+}

@@ -1,0 +1,302 @@
+//! Training losses as functions of a network, a batch, and explicit draws.
+
+use elf_core::{Network, Noise, TrunkInput};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::{Error, GuidanceLaw, LatentBatch, LogitNormal, Path, Result, TimeLaw};
+
+/// A named part of a loss, for logs.
+#[derive(Debug)]
+pub struct LossTerm {
+    /// What it is: `l2`, `ce`, ...
+    pub name: &'static str,
+    /// Its sum over the positions that it counts, without gradient; a scalar on the network's device.
+    pub sum: Tensor,
+    /// How many positions that is.
+    pub count: f64,
+}
+
+/// A loss before normalisation, so that batches, accumulation steps and ranks can be added up correctly.
+#[derive(Debug)]
+pub struct Loss {
+    /// The sum to differentiate; a scalar.
+    pub sum: Tensor,
+    /// What to divide it by (over all parts of a global batch, at least 1).
+    pub count: f64,
+    /// Its named parts.
+    pub terms: Vec<LossTerm>,
+}
+
+impl Loss {
+    /// The loss of this batch alone.
+    pub fn mean(&self) -> Tensor {
+        &self.sum / self.count.max(1.0)
+    }
+}
+
+/// A training loss. All randomness comes from `noise`, so equal draws give equal losses.
+pub trait Objective {
+    /// The loss of one batch.
+    ///
+    /// # Errors
+    /// If tensors do not fit together, or the network or the noise fails.
+    fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss>;
+}
+
+/// The objective of the paper: each row is either a *denoise* row, whose loss is the velocity's squared error, or a *decode*
+/// row, whose loss is the cross-entropy of its words.
+///
+/// Draws: `decoder_coin`, `self_cond_u` (host), `t_normal` or `t_uniform` `[B]`, `cfg_scale_u` `[B]`, `noise` `[B, S, C]`,
+/// `decoder_lambda_normal` `[B, S]`, `decoder_noise_normal` `[B, S, C]`.
+///
+/// The released code runs five passes over every row and takes all logits. The same mathematics needs less: the pass
+/// without self-conditioning only for denoise rows that are self-conditioned; no pass of its own for the guidance target's
+/// conditioned velocity, which is the main pass without its gradient (unless the network is stochastic); logits only at the
+/// loss positions of decode rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ElfObjective {
+    /// The path of denoise rows.
+    pub path: Path,
+    /// The law of their times.
+    pub time: TimeLaw,
+    /// The law of guidance scales.
+    pub guidance: GuidanceLaw,
+    /// Share of self-conditioned rows among denoise rows; 0 means a network that takes z alone.
+    pub self_cond_prob: f64,
+    /// Share of decode rows.
+    pub decoder_prob: f64,
+    /// Standard deviation of the noise in decode rows.
+    pub decoder_noise_scale: f64,
+    /// The law of each decode token's clean share.
+    pub decoder: LogitNormal,
+}
+
+impl Default for ElfObjective {
+    /// The released recipe for unconditional text.
+    fn default() -> Self {
+        Self {
+            path: Path::default(),
+            time: TimeLaw::LogitNormal(LogitNormal::DENOISER),
+            guidance: GuidanceLaw::default(),
+            self_cond_prob: 0.5,
+            decoder_prob: 0.2,
+            decoder_noise_scale: 5.0,
+            decoder: LogitNormal::DECODER,
+        }
+    }
+}
+
+/// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows.
+struct RowPlan {
+    order: Vec<i64>,
+    self_cond: i64,
+    denoise: i64,
+    decode: i64,
+}
+
+impl RowPlan {
+    fn new(decode: &[bool], self_cond: &[bool]) -> Self {
+        let rows = |wanted: &dyn Fn(usize) -> bool| (0..decode.len()).filter(|&i| wanted(i)).map(|i| i as i64).collect::<Vec<_>>();
+        let conditioned = rows(&|i| !decode[i] && self_cond[i]);
+        let plain = rows(&|i| !decode[i] && !self_cond[i]);
+        let decoded = rows(&|i| decode[i]);
+        let (n, d) = (conditioned.len() as i64, decoded.len() as i64);
+        let denoise = n + plain.len() as i64;
+        Self { order: [conditioned, plain, decoded].concat(), self_cond: n, denoise, decode: d }
+    }
+}
+
+/// A batch in the plan's order, on the network's device.
+struct Prepared {
+    /// Clean latents with dropped conditions zeroed, `[B, S, C]`.
+    x0: Tensor,
+    /// What the trunk sees, `[B, S, C]`.
+    z: Tensor,
+    /// `[B]`; 1 in decode rows.
+    t: Tensor,
+    /// Guidance scales `[B]`.
+    w: Tensor,
+    /// 1 on condition positions, `[B, S, 1]`.
+    condition: Option<Tensor>,
+}
+
+impl ElfObjective {
+    /// Checks all settings.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        self.path.check()?;
+        self.time.check()?;
+        self.guidance.check()?;
+        for (setting, p) in [("self_cond_prob", self.self_cond_prob), ("decoder_prob", self.decoder_prob)] {
+            if !(0.0..=1.0).contains(&p) {
+                return Err(Error::setting(setting, format!("{p} is not a probability")));
+            }
+        }
+        if !(self.decoder_noise_scale >= 0.0 && self.decoder_noise_scale.is_finite()) {
+            return Err(Error::setting("decoder_noise_scale", format!("{} is not a scale", self.decoder_noise_scale)));
+        }
+        Ok(())
+    }
+
+    /// Whether networks trained with this objective take a previous estimate beside z.
+    pub fn self_conditioned(&self) -> bool {
+        self.self_cond_prob > 0.0
+    }
+
+    fn prepare(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<Prepared> {
+        let (b, s, c) = batch.sizes()?;
+        let device = batch.latents.device();
+        let order = Tensor::f_from_slice(&plan.order)?;
+        let rows = order.f_to_device(device)?;
+        let condition = match &batch.condition {
+            Some(mask) => Some(mask.f_index_select(0, &order)?.f_unsqueeze(-1)?.f_to_device(device)?),
+            None => None,
+        };
+        let mut x0 = batch.latents.f_index_select(0, &rows)?;
+        if let (Some(condition), true) = (&condition, batch.dropped.contains(&true)) {
+            let keep: Vec<f32> = plan.order.iter().map(|&i| f32::from(!batch.dropped[i as usize])).collect();
+            let keep = Tensor::f_from_slice(&keep)?.f_to_device(device)?.f_view([b, 1, 1])?;
+            // A dropped row keeps its target positions and loses its condition positions.
+            x0 = x0 * (1.0 - condition * (1.0 - keep));
+        }
+
+        let t = self.time.draw(b, noise)?.f_index_select(0, &rows)?;
+        let w = self.guidance.transform(&noise.uniform("cfg_scale_u", &[b])?).f_index_select(0, &rows)?;
+        let denoise_rows = rows.f_narrow(0, 0, plan.denoise)?;
+        let decode_rows = rows.f_narrow(0, plan.denoise, plan.decode)?;
+
+        let eps = noise.normal("noise", &[b, s, c])?.f_index_select(0, &denoise_rows)?;
+        let times = t.f_narrow(0, 0, plan.denoise)?;
+        let clean = x0.f_narrow(0, 0, plan.denoise)?;
+        let mut noisy = self.path.interpolate(&clean, &eps, &times.f_view([-1, 1, 1])?);
+        if let Some(condition) = &condition {
+            noisy = pin(&noisy, &clean, &condition.f_narrow(0, 0, plan.denoise)?);
+        }
+
+        // Each token of a decode row is corrupted by an amount of its own, condition positions too (so in the released code).
+        let share = self.decoder.transform(&noise.normal("decoder_lambda_normal", &[b, s])?);
+        let share = share.f_index_select(0, &decode_rows)?.f_unsqueeze(-1)?;
+        let eps = noise.normal("decoder_noise_normal", &[b, s, c])?.f_index_select(0, &decode_rows)?;
+        let corrupted = &share * x0.f_narrow(0, plan.denoise, plan.decode)? + (1.0 - &share) * eps * self.decoder_noise_scale;
+
+        let ones = Tensor::f_ones([plan.decode], (Kind::Float, device))?;
+        Ok(Prepared { z: Tensor::f_cat(&[noisy, corrupted], 0)?, t: Tensor::f_cat(&[times, ones], 0)?, x0, w, condition })
+    }
+}
+
+/// `clean` on condition positions, `x` elsewhere.
+fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
+    x * (1.0 - condition) + clean * condition
+}
+
+/// Seeds for dropout, one a pass, if the network uses any.
+fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
+    if !net.shape().stochastic {
+        return Ok(None);
+    }
+    let coins = noise.coins("dropout", rows)?;
+    Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
+}
+
+impl Objective for ElfObjective {
+    fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        let (b, s, c) = batch.sizes()?;
+        if c != net.shape().latent_dim {
+            let expected = format!("[B, S, {}], as the network's latents have", net.shape().latent_dim);
+            return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
+        }
+        let device = batch.latents.device();
+        let below = |coins: Vec<f64>, p: f64| coins.into_iter().map(|u| u < p).collect::<Vec<bool>>();
+        let decode = below(noise.coins("decoder_coin", b as usize)?, self.decoder_prob);
+        let self_cond = match self.self_conditioned() {
+            true => below(noise.coins("self_cond_u", b as usize)?, self.self_cond_prob),
+            false => vec![false; b as usize],
+        };
+        let plan = RowPlan::new(&decode, &self_cond);
+        let (n, u, d) = (plan.denoise, plan.self_cond, plan.decode);
+        let Prepared { x0, z, t, w, condition } = tch::no_grad(|| self.prepare(batch, &plan, noise))?;
+        let t3 = t.f_view([-1, 1, 1])?;
+
+        // The previous estimate: clean on the condition positions of denoise rows, 0 elsewhere ...
+        let mut x_prev = None;
+        // ... and on self-conditioned rows what the network says without one, whose velocity guidance starts from.
+        let mut v_u = None;
+        if self.self_conditioned() {
+            let start = match &condition {
+                Some(condition) => Tensor::f_cat(
+                    &[(&x0 * condition).f_narrow(0, 0, n)?, Tensor::f_zeros([d, s, c], (Kind::Float, device))?],
+                    0,
+                )?,
+                None => z.f_zeros_like()?,
+            };
+            x_prev = Some(if u == 0 {
+                start
+            } else {
+                tch::no_grad(|| -> Result<Tensor> {
+                    let (z, x_prev, t, w) = (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
+                    let input = TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+                    let x_u = net.clean(&net.trunk(&input)?)?;
+                    v_u = Some(self.path.velocity(&x_u, &z, &t3.f_narrow(0, 0, u)?));
+                    let x_u = match &condition {
+                        Some(condition) => pin(&x_u, &x0.f_narrow(0, 0, u)?, &condition.f_narrow(0, 0, u)?),
+                        None => x_u,
+                    };
+                    Ok(Tensor::f_cat(&[x_u, start.f_narrow(0, u, b - u)?], 0)?)
+                })?
+            });
+        }
+
+        let gate: Vec<f32> = (0..b).map(|i| f32::from(i >= n)).collect();
+        let gate = Tensor::f_from_slice(&gate)?.f_to_device(device)?;
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            decode: (d > 0).then_some(&gate),
+            dropout_seed: dropout_seed(net, noise, b as usize)?,
+            ..TrunkInput::new(&z, &t)
+        };
+        let hidden = net.trunk(&input)?;
+
+        let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;
+        let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
+        let mut terms = Vec::new();
+        if n > 0 {
+            let (z, t3, x0) = (z.f_narrow(0, 0, n)?, t3.f_narrow(0, 0, n)?, x0.f_narrow(0, 0, n)?);
+            let v_hat = self.path.velocity(&net.clean(&hidden.f_narrow(0, 0, n)?)?, &z, &t3);
+            let target = self.path.velocity(&x0, &z, &t3);
+            if let Some(v_u) = v_u {
+                let v_c = match net.shape().stochastic {
+                    false => v_hat.f_narrow(0, 0, u)?.f_detach()?,
+                    // Another dropout mask than the main pass has would be noise in the target: none at all.
+                    true => tch::no_grad(|| -> Result<Tensor> {
+                        let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
+                        let x_prev = x_prev.as_ref().map(|x| x.f_narrow(0, 0, u)).transpose()?;
+                        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+                        Ok(self.path.velocity(&net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
+                    })?,
+                };
+                let strength = 1.0 - w.f_narrow(0, 0, u)?.f_reciprocal()?.f_view([-1, 1, 1])?;
+                let _ = target.f_narrow(0, 0, u)?.f_add_(&(strength * (v_c - v_u)))?;
+            }
+            let mask = mask.f_narrow(0, 0, n)?;
+            let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
+            let l2 = (per_position * mask.f_to_device(device)?).f_sum(Kind::Float)?;
+            terms.push(LossTerm { name: "l2", sum: l2.f_detach()?, count: mask.f_sum(Kind::Double)?.f_double_value(&[])? });
+            sum = sum + l2;
+        }
+        if d > 0 {
+            let flat = mask.f_narrow(0, n, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
+            let order = Tensor::f_from_slice(&plan.order[n as usize..])?;
+            let ids = batch.ids.f_index_select(0, &order)?.f_reshape([-1])?.f_index_select(0, &flat)?;
+            let hidden = hidden.f_narrow(0, n, d)?.f_reshape([d * s, -1])?.f_index_select(0, &flat.f_to_device(device)?)?;
+            let ce = net.cross_entropy_sum(&hidden, &ids.f_to_device(device)?, None)?;
+            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: flat.size1()? as f64 });
+            sum = sum + ce;
+        }
+        Ok(Loss { sum, count: batch.loss_positions(), terms })
+    }
+}

@@ -1,0 +1,148 @@
+//! How times and guidance scales are drawn, and which times a sampler visits.
+
+use elf_core::Noise;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// `sigmoid(mean + std n)` with n standard normal.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogitNormal {
+    /// Mean before the sigmoid.
+    pub mean: f64,
+    /// Standard deviation before the sigmoid.
+    pub std: f64,
+}
+
+impl LogitNormal {
+    /// The training times of the released recipes: mostly noisy.
+    pub const DENOISER: Self = Self { mean: -1.5, std: 0.8 };
+    /// The clean shares of decoder training: mostly clean.
+    pub const DECODER: Self = Self { mean: 0.8, std: 0.8 };
+
+    /// Turns standard normal numbers into times, element by element.
+    pub fn transform(&self, normal: &Tensor) -> Tensor {
+        (normal * self.std + self.mean).sigmoid()
+    }
+
+    fn check(&self, setting: &str) -> Result<()> {
+        if !self.mean.is_finite() || !(self.std >= 0.0 && self.std.is_finite()) {
+            return Err(Error::setting(setting, format!("mean {} and std {} do not make a law", self.mean, self.std)));
+        }
+        Ok(())
+    }
+}
+
+/// The law of training times, and of the inner points of a grid.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeLaw {
+    /// Logit-normal.
+    LogitNormal(LogitNormal),
+    /// Uniform in [0, 1).
+    Uniform,
+}
+
+impl TimeLaw {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// If mean or standard deviation are not numbers, or the latter is negative.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::LogitNormal(law) => law.check("denoiser_p_mean, denoiser_p_std"),
+            Self::Uniform => Ok(()),
+        }
+    }
+
+    /// One time per row, `[rows]`: the draw `t_normal` or `t_uniform`.
+    ///
+    /// # Errors
+    /// If the noise fails.
+    pub fn draw(&self, rows: i64, noise: &mut dyn Noise) -> Result<Tensor> {
+        Ok(match self {
+            Self::LogitNormal(law) => law.transform(&noise.normal("t_normal", &[rows])?),
+            Self::Uniform => noise.uniform("t_uniform", &[rows])?,
+        })
+    }
+}
+
+/// The law of guidance scales in training: `w = (1 + min) exp(u ln((1 + max) / (1 + min))) - 1`, which is log-uniform in
+/// 1 + w (so in the released code).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuidanceLaw {
+    /// Smallest scale.
+    pub min: f64,
+    /// Largest scale.
+    pub max: f64,
+}
+
+impl Default for GuidanceLaw {
+    fn default() -> Self {
+        Self { min: 0.5, max: 5.0 }
+    }
+}
+
+impl GuidanceLaw {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// If the range is empty or contains no positive scales (the training target divides by w).
+    pub fn check(&self) -> Result<()> {
+        if !(self.min > 0.0 && self.min <= self.max && self.max.is_finite()) {
+            return Err(Error::setting(
+                "self_cond_cfg_min, self_cond_cfg_max",
+                format!("{} to {} is no range of positive scales", self.min, self.max),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Turns uniform numbers in [0, 1) into scales, element by element.
+    pub fn transform(&self, uniform: &Tensor) -> Tensor {
+        (uniform * ((1.0 + self.max) / (1.0 + self.min)).ln()).exp() * (1.0 + self.min) - 1.0
+    }
+}
+
+/// The times that a sampler visits: 0, some inner points, 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeGrid {
+    /// Inner points drawn from a logit-normal law and sorted.
+    LogitNormal(LogitNormal),
+    /// Equal steps.
+    Uniform,
+}
+
+impl TimeGrid {
+    /// The `steps + 1` times of a run, ascending from 0 to 1. A logit-normal grid takes the draw `grid_normal`.
+    ///
+    /// Drawn from noise of its own, once a run: rows of one batch share it, and a request's result must not depend on the
+    /// batch it is served in.
+    ///
+    /// # Errors
+    /// If `steps` is 0 or the noise fails.
+    pub fn times(&self, steps: usize, noise: &mut dyn Noise) -> Result<Vec<f64>> {
+        if steps == 0 {
+            return Err(Error::setting("num_sampling_steps", "at least 1 step is needed"));
+        }
+        let inner = steps - 1;
+        let mut times = Vec::with_capacity(steps + 1);
+        times.push(0.0);
+        match self {
+            Self::Uniform => times.extend((1..steps).map(|i| i as f64 / steps as f64)),
+            Self::LogitNormal(law) if inner > 0 => {
+                let drawn = law.transform(&noise.normal("grid_normal", &[1, inner as i64])?).f_view([inner as i64])?;
+                let mut drawn = Vec::<f32>::try_from(&drawn)?;
+                drawn.sort_by(f32::total_cmp);
+                times.extend(drawn.into_iter().map(f64::from));
+            }
+            Self::LogitNormal(_) => {}
+        }
+        times.push(1.0);
+        Ok(times)
+    }
+}
