@@ -1,0 +1,64 @@
+//! One transformer block: attention and SwiGLU, each behind a normalisation and around a residual.
+
+use elf_core::layers::{Linear, RmsNorm};
+use elf_core::{Fans, Init, Noise, ParamBuilder, Result, Seeded, key_of};
+use tch::Tensor;
+
+use crate::ElfConfig;
+use crate::attention::Attention;
+use crate::rope::Rope;
+
+const EPS: f64 = 1e-6;
+
+/// What all blocks of one pass share.
+pub(crate) struct Pass<'a> {
+    pub(crate) rope: &'a Rope,
+    /// Additive attention mask, `[B, 1, 1, N]`.
+    pub(crate) mask: Option<&'a Tensor>,
+    pub(crate) dropout_seed: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Block {
+    norm1: RmsNorm,
+    attn: Attention,
+    norm2: RmsNorm,
+    w12: Linear,
+    w3: Linear,
+    index: u64,
+    dropout: f64,
+}
+
+impl Block {
+    pub(crate) fn new(b: &mut ParamBuilder, index: i64, config: &ElfConfig) -> Result<Self> {
+        let name = format!("blocks.{index}");
+        let (h, inner) = (config.hidden_size, config.mlp_hidden());
+        Ok(Self {
+            norm1: RmsNorm::new(b, &format!("{name}.norm1"), h, EPS)?,
+            attn: Attention::new(b, &format!("{name}.attn"), config)?,
+            norm2: RmsNorm::new(b, &format!("{name}.norm2"), h, EPS)?,
+            w12: Linear::new(b, &format!("{name}.mlp.w12"), Fans { fan_in: h, fan_out: 2 * inner }, Init::XavierUniform, true)?,
+            w3: Linear::new(b, &format!("{name}.mlp.w3"), Fans { fan_in: inner, fan_out: h }, Init::XavierUniform, true)?,
+            index: index as u64,
+            dropout: if config.dropout_in(index) { config.proj_dropout } else { 0.0 },
+        })
+    }
+
+    /// `x` `[B, N, H]` to the same.
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let attended = self.attn.forward(&self.norm1.forward(x), pass.rope, pass.mask);
+        let x = x + self.drop(attended, pass, 0)?;
+        let halves = self.w12.forward(&self.norm2.forward(&x)).chunk(2, -1);
+        let gated = self.drop(halves[0].silu() * &halves[1], pass, 1)?;
+        Ok(x + self.w3.forward(&gated))
+    }
+
+    /// Dropout with a mask that depends on the pass's seed and this place alone.
+    fn drop(&self, x: Tensor, pass: &Pass, place: u64) -> Result<Tensor> {
+        let Some(seed) = pass.dropout_seed.filter(|_| self.dropout > 0.0) else { return Ok(x) };
+        let mut noise = Seeded::new(vec![key_of(&[seed, self.index, place])], x.device());
+        let shape: Vec<i64> = std::iter::once(1).chain(x.size()).collect();
+        let keep = noise.uniform("dropout", &shape)?.squeeze_dim(0).ge(self.dropout).to_kind(x.kind());
+        Ok(x * keep / (1.0 - self.dropout))
+    }
+}

@@ -1,0 +1,163 @@
+//! Sizes of the network, and the paper's presets.
+
+use elf_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Everything that determines the network's parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ElfConfig {
+    /// C, channels of a latent: the text encoder's width.
+    pub text_encoder_dim: i64,
+    /// H, width of the blocks.
+    pub hidden_size: i64,
+    /// Number of blocks.
+    pub depth: i64,
+    /// Attention heads; H must be an even multiple of it.
+    pub num_heads: i64,
+    /// Width between the two linear layers that lift a latent to H.
+    pub bottleneck_dim: i64,
+    /// Prefix tokens that carry the time.
+    pub num_time_tokens: i64,
+    /// Prefix tokens that carry the self-conditioning guidance scale; 0 for a network without that input.
+    pub num_self_cond_cfg_tokens: i64,
+    /// Prefix tokens that say denoise or decode.
+    pub num_model_mode_tokens: i64,
+    /// V, entries of the vocabulary.
+    pub vocab_size: i64,
+    /// Inner width of the feed-forward layers, before its two thirds are taken, as a multiple of H.
+    #[serde(default = "default_mlp_ratio")]
+    pub mlp_ratio: f64,
+    /// Dropout on attention's output and inside the feed-forward layer, in the middle half of the depth.
+    #[serde(default)]
+    pub proj_dropout: f64,
+}
+
+fn default_mlp_ratio() -> f64 {
+    4.0
+}
+
+/// The paper's model sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Preset {
+    /// ELF-B: 12 blocks of width 768, about 105 million parameters.
+    #[serde(rename = "ELF-B")]
+    B,
+    /// ELF-M: 24 blocks of width 1056.
+    #[serde(rename = "ELF-M")]
+    M,
+    /// ELF-L: 32 blocks of width 1280.
+    #[serde(rename = "ELF-L")]
+    L,
+}
+
+impl Preset {
+    /// All presets with the names that configuration files use.
+    pub const ALL: [(&'static str, Self); 3] = [("ELF-B", Self::B), ("ELF-M", Self::M), ("ELF-L", Self::L)];
+
+    /// The preset's network for latents of `text_encoder_dim` channels and a vocabulary of `vocab_size`.
+    pub fn config(self, text_encoder_dim: i64, vocab_size: i64) -> ElfConfig {
+        let (depth, hidden_size, num_heads) = match self {
+            Self::B => (12, 768, 12),
+            Self::M => (24, 1056, 16),
+            Self::L => (32, 1280, 16),
+        };
+        ElfConfig {
+            text_encoder_dim,
+            hidden_size,
+            depth,
+            num_heads,
+            bottleneck_dim: 128,
+            num_time_tokens: 4,
+            num_self_cond_cfg_tokens: 4,
+            num_model_mode_tokens: 4,
+            vocab_size,
+            mlp_ratio: default_mlp_ratio(),
+            proj_dropout: 0.0,
+        }
+    }
+}
+
+impl ElfConfig {
+    /// Checks that the sizes make a network.
+    ///
+    /// # Errors
+    /// Names the first size that does not.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("text_encoder_dim", self.text_encoder_dim),
+            ("hidden_size", self.hidden_size),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+            ("bottleneck_dim", self.bottleneck_dim),
+            ("num_time_tokens", self.num_time_tokens),
+            ("num_model_mode_tokens", self.num_model_mode_tokens),
+            ("vocab_size", self.vocab_size),
+        ];
+        for (name, size) in sizes {
+            // The upper bound keeps products of two sizes far from overflow.
+            if !(1..=1 << 24).contains(&size) {
+                return Err(Error::Config(format!("{name} is {size}: it must be between 1 and 16777216")));
+            }
+        }
+        if !(0..=1 << 16).contains(&self.num_self_cond_cfg_tokens) {
+            return Err(Error::Config(format!("num_self_cond_cfg_tokens is {}: it must be 0 or a small number", self.num_self_cond_cfg_tokens)));
+        }
+        if self.hidden_size % self.num_heads != 0 || self.head_dim() % 2 != 0 {
+            return Err(Error::Config(format!(
+                "hidden_size {} over num_heads {} must give an even whole number, since rotary embedding turns pairs of channels",
+                self.hidden_size, self.num_heads
+            )));
+        }
+        if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) || self.mlp_hidden() < 1 {
+            return Err(Error::Config(format!("mlp_ratio {} leaves the feed-forward layer without width", self.mlp_ratio)));
+        }
+        if !(0.0..1.0).contains(&self.proj_dropout) {
+            return Err(Error::Config(format!("proj_dropout {} is not in [0, 1)", self.proj_dropout)));
+        }
+        Ok(())
+    }
+
+    /// Channels of one attention head.
+    pub fn head_dim(&self) -> i64 {
+        self.hidden_size / self.num_heads
+    }
+
+    /// Inner width of SwiGLU: two thirds of `mlp_ratio` times H, so that its three matrices cost what two would.
+    pub fn mlp_hidden(&self) -> i64 {
+        let full = (self.hidden_size as f64 * self.mlp_ratio).floor();
+        (full * 2.0 / 3.0).floor() as i64
+    }
+
+    /// Prefix tokens before the text.
+    pub fn prefix_len(&self) -> i64 {
+        self.num_time_tokens + self.num_self_cond_cfg_tokens + self.num_model_mode_tokens
+    }
+
+    /// Whether dropout acts in block `index`: in the middle half of the depth only, as in the released code.
+    pub fn dropout_in(&self, index: i64) -> bool {
+        let quarter = self.depth / 4;
+        (quarter..quarter * 3).contains(&index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_head_sizes_are_refused() {
+        let config = ElfConfig { hidden_size: 36, num_heads: 4, ..Preset::B.config(16, 50) };
+        let message = config.check().unwrap_err().to_string();
+        assert!(message.contains("hidden_size 36") && message.contains("num_heads 4"), "{message}");
+        for (_, preset) in Preset::ALL {
+            preset.config(512, 32100).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn swiglu_takes_two_thirds_rounded_down_twice() {
+        assert_eq!(Preset::B.config(512, 32100).mlp_hidden(), 2048);
+        assert_eq!(ElfConfig { hidden_size: 40, ..Preset::B.config(512, 32100) }.mlp_hidden(), 106);
+    }
+}

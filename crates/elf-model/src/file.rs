@@ -1,0 +1,80 @@
+//! Checkpoints of the network alone, under the interchange names.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use elf_core::tensorfile::{self, TensorFile};
+use elf_core::{Error, Network, ParamBuilder, PrecisionPolicy, Result};
+use tch::Device;
+
+use crate::{Elf, ElfConfig};
+
+impl ElfConfig {
+    /// The architecture that a checkpoint's shapes speak of.
+    ///
+    /// # Errors
+    /// If a parameter that every ELF has is missing or has an impossible shape.
+    pub fn of_checkpoint(file: &TensorFile) -> Result<Self> {
+        let shape = |name: &str, dims: usize| -> Result<Vec<i64>> {
+            let found = file.shape(name).ok_or_else(|| {
+                Error::Config(format!("{} is no ELF checkpoint: it has no tensor {name}", file.path().display()))
+            })?;
+            match found.len() == dims && found.iter().all(|&n| n > 0) {
+                true => Ok(found),
+                false => Err(Error::Shape { what: format!("{name} in {}", file.path().display()), found, expected: format!("{dims} dimensions") }),
+            }
+        };
+        let unembed = shape("unembed_kernel", 2)?;
+        let bottleneck = shape("text_proj.proj1.weight", 2)?;
+        let time = shape("t_emb_tokens", 3)?;
+        let mode = shape("mode_tokens", 3)?;
+        let head_dim = shape("blocks.0.attn.q_norm.weight", 1)?[0];
+        let depth = (0..).take_while(|i| file.shape(&format!("blocks.{i}.norm1.weight")).is_some()).count();
+        let hidden_size = time[2];
+        let config = Self {
+            text_encoder_dim: unembed[0],
+            hidden_size,
+            depth: depth as i64,
+            num_heads: hidden_size / head_dim,
+            bottleneck_dim: bottleneck[0],
+            num_time_tokens: time[1],
+            num_self_cond_cfg_tokens: file.shape("self_cond_cfg_tokens").and_then(|s| s.get(1).copied()).unwrap_or(0),
+            num_model_mode_tokens: mode[1],
+            vocab_size: unembed[1],
+            mlp_ratio: 4.0,
+            proj_dropout: 0.0,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl Elf {
+    /// Reads a network from a safetensors file of its parameters.
+    ///
+    /// # Errors
+    /// If the file is missing, damaged, or not an ELF checkpoint; every parameter that does not fit is named.
+    pub fn load(path: &Path, policy: PrecisionPolicy, device: Device) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let net = Self::build(ElfConfig::of_checkpoint(&file)?, policy, ParamBuilder::unset(device))?;
+        net.load_params(&file)?;
+        Ok(net)
+    }
+
+    /// Sets all parameters from a file of the same architecture.
+    ///
+    /// # Errors
+    /// If a parameter is missing, superfluous or of another shape; then nothing is changed.
+    pub fn load_params(&self, file: &TensorFile) -> Result<()> {
+        let tensors = file.read_all(self.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device()))?;
+        self.params().load(&file.path().display().to_string(), tensors.iter().map(|(n, t)| (n.as_str(), t)))
+    }
+
+    /// Writes all parameters in fp32, aside and renamed.
+    ///
+    /// # Errors
+    /// If the file cannot be written; an older one is still there then.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        tensorfile::write(path, self.params().iter().map(|(n, p)| (n, &p.tensor)), HashMap::new())
+    }
+}

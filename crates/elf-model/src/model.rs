@@ -1,0 +1,180 @@
+//! The whole network.
+
+use std::cell::RefCell;
+
+use elf_core::layers::{Linear, RmsNorm};
+use elf_core::{Error, Fans, Init, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result, TrunkInput, Weight};
+use tch::{Device, Kind, Tensor};
+
+use crate::ElfConfig;
+use crate::block::{Block, Pass};
+use crate::embed::{LatentProjection, ScalarEmbedder};
+use crate::rope::Rope;
+use crate::vocab_head::VocabHead;
+
+/// The ELF transformer. Time, guidance scale and mode are prefix tokens before the text; attention is full.
+#[derive(Debug)]
+pub struct Elf {
+    config: ElfConfig,
+    policy: PrecisionPolicy,
+    params: ParamSet,
+    latents: LatentProjection,
+    time: ScalarEmbedder,
+    time_tokens: Weight,
+    guidance: Option<(ScalarEmbedder, Weight)>,
+    mode_tokens: Weight,
+    blocks: Vec<Block>,
+    final_norm: RmsNorm,
+    final_linear: Linear,
+    vocab_head: VocabHead,
+    /// Angles of the last sequence length; another length replaces them.
+    rope: RefCell<Option<Rope>>,
+}
+
+impl Elf {
+    /// A network with parameters as the released code starts them, drawn from `seed`.
+    ///
+    /// # Errors
+    /// If the configuration makes no network, or libtorch fails (out of memory).
+    pub fn new(config: ElfConfig, policy: PrecisionPolicy, seed: u64, device: Device) -> Result<Self> {
+        Self::build(config, policy, ParamBuilder::seeded(seed, device))
+    }
+
+    pub(crate) fn build(config: ElfConfig, policy: PrecisionPolicy, mut b: ParamBuilder) -> Result<Self> {
+        config.check()?;
+        let b = &mut b;
+        let (c, h) = (config.text_encoder_dim, config.hidden_size);
+        let tokens = |b: &mut ParamBuilder, name: &str, n: i64| b.tensor(name, &[1, n, h], Init::Normal(0.02));
+        let latents = LatentProjection::new(b, c, config.bottleneck_dim, h)?;
+        let time = ScalarEmbedder::new(b, "t_embedder", h)?;
+        let time_tokens = tokens(b, "t_emb_tokens", config.num_time_tokens)?;
+        let guidance = match config.num_self_cond_cfg_tokens {
+            0 => None,
+            n => Some((ScalarEmbedder::new(b, "self_cond_cfg_embedder", h)?, tokens(b, "self_cond_cfg_tokens", n)?)),
+        };
+        let mode_tokens = tokens(b, "mode_tokens", config.num_model_mode_tokens)?;
+        let blocks = (0..config.depth).map(|i| Block::new(b, i, &config)).collect::<Result<_>>()?;
+        let final_norm = RmsNorm::new(b, "final_layer.norm_final", h, 1e-6)?;
+        let final_linear = Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
+        let vocab_head = VocabHead::new(b, h, c, config.vocab_size)?;
+        let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
+        let rope = RefCell::new(None);
+        Ok(Self { config, policy, params, latents, time, time_tokens, guidance, mode_tokens, blocks, final_norm, final_linear, vocab_head, rope })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &ElfConfig {
+        &self.config
+    }
+
+    /// Which parts run in which precision.
+    pub fn policy(&self) -> PrecisionPolicy {
+        self.policy
+    }
+
+    /// Changes which parts run in which precision.
+    pub fn set_policy(&mut self, policy: PrecisionPolicy) {
+        self.policy = policy;
+        self.params.changed();
+    }
+
+    fn rope(&self, text: i64, device: Device) -> Result<Rope> {
+        let prefix = self.config.prefix_len();
+        let mut kept = self.rope.borrow_mut();
+        match &*kept {
+            Some(rope) if rope.len() == prefix + text => Ok(rope.shallow_clone()),
+            _ => {
+                let rope = tch::no_grad(|| Rope::new(prefix, text, self.config.head_dim(), device))?;
+                *kept = Some(rope.shallow_clone());
+                Ok(rope)
+            }
+        }
+    }
+
+    /// The prefix, `[B, P, H]`, fp32.
+    fn prefix(&self, input: &TrunkInput, batch: i64) -> Result<Tensor> {
+        let device = input.z.device();
+        let mut parts = vec![self.time_tokens.master() + self.time.forward(input.t)];
+        if let Some((embedder, tokens)) = &self.guidance {
+            let one = Tensor::f_ones([batch], (Kind::Float, device))?;
+            parts.push(tokens.master() + embedder.forward(input.guidance.unwrap_or(&one)));
+        }
+        let gate = match input.decode {
+            Some(gate) => gate.to_kind(Kind::Float).f_view([batch, 1, 1])?,
+            None => Tensor::f_zeros([batch, 1, 1], (Kind::Float, device))?,
+        };
+        parts.push(self.mode_tokens.master() * gate);
+        Ok(Tensor::f_cat(&parts, 1)?)
+    }
+
+    fn check_input(&self, input: &TrunkInput) -> Result<(i64, i64)> {
+        let c = self.config.text_encoder_dim;
+        let wrong = |what: &str, found: &Tensor, expected: String| Error::Shape { what: what.to_owned(), found: found.size(), expected };
+        let (b, s) = match input.z.size()[..] {
+            [b, s, channels] if channels == c => (b, s),
+            _ => return Err(wrong("z", input.z, format!("[B, S, {c}]"))),
+        };
+        if let Some(x) = input.x_prev.filter(|x| x.size() != [b, s, c]) {
+            return Err(wrong("x_prev", x, format!("[{b}, {s}, {c}]")));
+        }
+        for (what, rows) in [("t", Some(input.t)), ("guidance", input.guidance), ("decode", input.decode)] {
+            if let Some(rows) = rows.filter(|r| r.size() != [b]) {
+                return Err(wrong(what, rows, format!("[{b}]")));
+            }
+        }
+        if let Some(mask) = input.mask.filter(|m| m.size() != [b, s]) {
+            return Err(wrong("mask", mask, format!("[{b}, {s}]")));
+        }
+        Ok((b, s))
+    }
+
+    /// An additive mask over prefix and text, `[B, 1, 1, P + S]`; the prefix is always seen.
+    fn additive_mask(&self, mask: &Tensor, batch: i64, kind: Kind) -> Result<Tensor> {
+        let prefix = Tensor::f_ones([batch, self.config.prefix_len()], (Kind::Bool, mask.device()))?;
+        let seen = Tensor::f_cat(&[prefix, mask.to_kind(Kind::Bool)], 1)?;
+        let hidden = Tensor::f_zeros(seen.size(), (kind, mask.device()))?.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?;
+        Ok(hidden.f_unsqueeze(1)?.f_unsqueeze(1)?)
+    }
+}
+
+impl Network for Elf {
+    fn shape(&self) -> NetworkShape {
+        NetworkShape {
+            latent_dim: self.config.text_encoder_dim,
+            hidden_size: self.config.hidden_size,
+            vocab_size: self.config.vocab_size,
+            guidance_input: self.guidance.is_some(),
+            stochastic: self.config.proj_dropout > 0.0,
+        }
+    }
+
+    fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
+        let (b, s) = self.check_input(input)?;
+        let kind = self.policy.blocks.kind();
+        let rope = self.rope(s, input.z.device())?;
+        let mask = input.mask.map(|m| self.additive_mask(m, b, kind)).transpose()?;
+        let pass = Pass { rope: &rope, mask: mask.as_ref(), dropout_seed: input.dropout_seed };
+        let text = self.latents.forward(input.z, input.x_prev);
+        let mut x = Tensor::f_cat(&[self.prefix(input, b)?, text], 1)?.to_kind(kind);
+        for block in &self.blocks {
+            x = block.forward(&x, &pass)?;
+        }
+        Ok(x.f_narrow(1, self.config.prefix_len(), s)?)
+    }
+
+    fn clean(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.final_linear.forward(&self.final_norm.forward(&hidden.to_kind(Kind::Float))))
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.vocab_head.logits(hidden, self.policy.vocab_head))
+    }
+
+    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+        self.vocab_head.cross_entropy_sum(hidden, ids, weights, self.policy.vocab_head)
+    }
+}

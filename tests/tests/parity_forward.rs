@@ -1,0 +1,129 @@
+//! One pass of the network against the released code's numbers: 1e-5 absolute.
+
+use elf_core::{Network, PrecisionPolicy, TrunkInput};
+use elf_model::{Elf, Rope, sinusoidal_features};
+use elf_tests::{Reference, assert_close, assert_close_relative, parity_path};
+use tch::{Device, Kind, Tensor};
+
+const TOLERANCE: f64 = 1e-5;
+
+fn network(weights: &str) -> Elf {
+    Elf::load(&parity_path(&format!("{weights}.safetensors")), PrecisionPolicy::F32, Device::Cpu).unwrap()
+}
+
+struct Case {
+    reference: Reference,
+    z: Tensor,
+    x_prev: Tensor,
+    t: Tensor,
+    w: Tensor,
+}
+
+impl Case {
+    fn open() -> Self {
+        let reference = Reference::open("forward.safetensors");
+        let get = |name: &str| reference.get(name).shallow_clone();
+        Self { z: get("in.z"), x_prev: get("in.x_prev"), t: get("in.t"), w: get("in.sc_cfg_scale"), reference }
+    }
+
+    fn input(&self) -> TrunkInput<'_> {
+        TrunkInput { x_prev: Some(&self.x_prev), guidance: Some(&self.w), ..TrunkInput::new(&self.z, &self.t) }
+    }
+
+    fn check(&self, net: &Elf, name: &str, input: &TrunkInput) {
+        let hidden = net.trunk(input).unwrap();
+        let mut checked = false;
+        if let Some(x) = self.reference.find(&format!("{name}.x")) {
+            assert_close(&format!("{name}.x"), &net.clean(&hidden).unwrap(), x, TOLERANCE);
+            checked = true;
+        }
+        if let Some(logits) = self.reference.find(&format!("{name}.logits")) {
+            let flat = hidden.reshape([-1, net.shape().hidden_size]);
+            let got = net.logits(&flat).unwrap().view_as(logits);
+            assert_close(&format!("{name}.logits"), &got, logits, TOLERANCE);
+            checked = true;
+        }
+        assert!(checked, "no reference numbers for {name}");
+    }
+}
+
+#[test]
+fn parity_denoise_and_decode() {
+    let (case, net) = (Case::open(), network("model"));
+    case.check(&net, "denoise", &case.input());
+    let gate = case.t.ones_like();
+    case.check(&net, "decode", &TrunkInput { decode: Some(&gate), ..case.input() });
+}
+
+#[test]
+fn parity_rows_of_mixed_mode() {
+    let (case, net) = (Case::open(), network("model"));
+    let gate = case.reference.get("in.gate");
+    case.check(&net, "mixed", &TrunkInput { decode: Some(gate), ..case.input() });
+}
+
+#[test]
+fn parity_padding_mask() {
+    let (case, net) = (Case::open(), network("model"));
+    let mask = case.reference.get("in.attention_mask");
+    case.check(&net, "masked", &TrunkInput { mask: Some(mask), ..case.input() });
+}
+
+#[test]
+fn parity_input_without_self_conditioning() {
+    let (case, net) = (Case::open(), network("model"));
+    case.check(&net, "plain", &TrunkInput { x_prev: None, ..case.input() });
+}
+
+#[test]
+fn parity_network_without_guidance_tokens() {
+    let (case, net) = (Case::open(), network("model_no_sc_tokens"));
+    assert!(!net.shape().guidance_input);
+    case.check(&net, "no_sc_tokens", &case.input());
+}
+
+#[test]
+fn parity_scalar_features_and_rotary_tables() {
+    let (case, net) = (Case::open(), network("model"));
+    let want = case.reference.get("timestep_embedding");
+    assert_close("timestep_embedding", &sinusoidal_features(&case.t), want, TOLERANCE);
+
+    let (text, config) = (case.z.size()[1], net.config());
+    let (cos, sin) = Rope::new(config.prefix_len(), text, config.head_dim(), Device::Cpu).unwrap().tables();
+    assert_close("rope.cos", &cos, case.reference.get("rope.cos"), TOLERANCE);
+    assert_close("rope.sin", &sin, case.reference.get("rope.sin"), TOLERANCE);
+}
+
+/// The chunked loss with its closed-form gradient equals what autograd makes of all logits at once.
+#[test]
+fn parity_of_the_chunked_cross_entropy_with_autograd() {
+    let (case, net) = (Case::open(), network("model"));
+    net.params().set_requires_grad(true);
+    let gate = case.t.ones_like();
+    let input = TrunkInput { decode: Some(&gate), ..case.input() };
+    let shape = net.shape();
+    let rows = case.z.size()[0] * case.z.size()[1];
+    let ids = Tensor::arange(rows, (Kind::Int64, Device::Cpu)).remainder(shape.vocab_size);
+    let weights = Tensor::arange(rows, (Kind::Float, Device::Cpu)) / rows as f64;
+
+    let gradients = |chunked: bool| {
+        net.params().zero_grad();
+        let hidden = net.trunk(&input).unwrap().reshape([-1, shape.hidden_size]);
+        let loss = if chunked {
+            net.cross_entropy_sum(&hidden, &ids, Some(&weights)).unwrap()
+        } else {
+            let log_p = net.logits(&hidden).unwrap().log_softmax(-1, Kind::Float);
+            -(log_p.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1) * &weights).sum(Kind::Float)
+        };
+        // A factor stands for the normalisation that comes after.
+        (loss.shallow_clone() * 0.25).backward();
+        let of = |grad: Tensor, like: &Tensor| if grad.defined() { grad.copy() } else { like.detach().zeros_like() };
+        let grads: Vec<_> = net.params().iter().map(|(n, p)| (n.to_owned(), of(p.tensor.grad(), &p.tensor))).collect();
+        (loss.double_value(&[]), grads)
+    };
+    let ((value, ours), (wanted_value, wanted)) = (gradients(true), gradients(false));
+    assert!((value - wanted_value).abs() < 1e-4 * wanted_value.abs());
+    for ((name, got), (_, want)) in ours.iter().zip(&wanted) {
+        assert_close_relative(name, got, want, 1e-4);
+    }
+}
