@@ -55,8 +55,13 @@ impl DeviceChoice {
             Self::Auto => Ok(Device::Cpu),
             Self::Cuda(n) if n < cuda_devices() => Ok(Device::Cuda(n)),
             Self::Cuda(n) => Err(Error::Device(match cuda_library() {
-                Err(why) => format!("cuda:{n} was asked for, but libtorch's CUDA part could not be loaded ({why}); use --device cpu, or run `cargo xtask doctor`"),
-                Ok(()) => format!("cuda:{n} was asked for, but libtorch sees {} GPU(s); run `nvidia-smi`, or use --device cpu", cuda_devices()),
+                Err(why) => format!(
+                    "cuda:{n} was asked for, but libtorch's CUDA part could not be loaded ({why}); use --device cpu, or run `cargo xtask doctor`"
+                ),
+                Ok(()) => format!(
+                    "cuda:{n} was asked for, but libtorch sees {} GPU(s); run `nvidia-smi`, or use --device cpu",
+                    cuda_devices()
+                ),
             })),
         }
     }
@@ -84,7 +89,8 @@ fn cuda_library() -> std::result::Result<(), String> {
 /// GPUs that libtorch can use; 0 without a driver or without libtorch's CUDA part.
 fn cuda_devices() -> usize {
     // Looking for the driver first keeps a machine without one from mapping half a gigabyte of kernels.
-    let driver = std::path::Path::new("/proc/driver/nvidia").exists() || std::path::Path::new("/dev/nvidiactl").exists();
+    let driver =
+        std::path::Path::new("/proc/driver/nvidia").exists() || std::path::Path::new("/dev/nvidiactl").exists();
     if !driver || cuda_library().is_err() || !Cuda::is_available() {
         return 0;
     }

@@ -77,7 +77,12 @@ impl Seeded {
         Ok(stream)
     }
 
-    fn draw(&mut self, name: &str, shape: &[i64], fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>) -> Result<Tensor> {
+    fn draw(
+        &mut self,
+        name: &str,
+        shape: &[i64],
+        fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let stream = self.next_stream(name, shape)?;
         // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock.
         static GENERATOR: Mutex<()> = Mutex::new(());

@@ -224,7 +224,9 @@ impl ParamBuilder {
 
     fn start(&self, name: &str, shape: &[i64], init: Init, fans: Option<Fans>) -> Result<Tensor> {
         let options = (Kind::Float, self.device);
-        let Some(seed) = self.seed else { return Ok(Tensor::f_empty(shape, options)?) };
+        let Some(seed) = self.seed else {
+            return Ok(Tensor::f_empty(shape, options)?);
+        };
         let row: Vec<i64> = std::iter::once(1).chain(shape.iter().copied()).collect();
         // Drawn on the CPU, so that a seed means the same model on every device.
         let mut noise = Seeded::new(vec![key_of(&[seed])], Device::Cpu);
@@ -266,7 +268,12 @@ mod tests {
         let before = w.master().copy();
         let wrong = Tensor::zeros([3, 3], (Kind::Float, Device::Cpu));
         let message = set.load("x.safetensors", [("w", &wrong), ("extra", &wrong)]).unwrap_err().to_string();
-        for part in ["x.safetensors", "w: the model has [3, 2], the file has [3, 3]", "b: the model has [3], the file has none", "extra"] {
+        for part in [
+            "x.safetensors",
+            "w: the model has [3, 2], the file has [3, 3]",
+            "b: the model has [3], the file has none",
+            "extra",
+        ] {
             assert!(message.contains(part), "{message}");
         }
         assert!(w.master().equal(&before));

@@ -41,7 +41,8 @@ impl TensorFile {
         let tensors = SafeTensors::deserialize(&map).map_err(|e| corrupt(e.to_string()))?;
         let mut names = Vec::new();
         for (name, view) in tensors.iter() {
-            kind_of(view.dtype()).ok_or_else(|| corrupt(format!("{name} has the kind {:?}, which is not supported", view.dtype())))?;
+            kind_of(view.dtype())
+                .ok_or_else(|| corrupt(format!("{name} has the kind {:?}, which is not supported", view.dtype())))?;
             names.push(name.to_owned());
         }
         names.sort_unstable();
@@ -144,9 +145,7 @@ pub fn write<'t>(
     let tensors: Vec<(&str, StoredTensor)> =
         tensors.into_iter().map(|(name, t)| Ok((name, StoredTensor::new(t)?))).collect::<Result<_>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
-    write_aside(path, |file| {
-        safetensors::serialize_to_file(tensors, metadata, file).map_err(std::io::Error::other)
-    })
+    write_aside(path, |file| safetensors::serialize_to_file(tensors, metadata, file).map_err(std::io::Error::other))
 }
 
 /// Calls `fill` with the path of a new file beside `path`, syncs it and renames it to `path`.
@@ -179,7 +178,8 @@ struct StoredTensor {
 impl StoredTensor {
     fn new(tensor: &Tensor) -> Result<Self> {
         let kind = tensor.kind();
-        let dtype = dtype_of(kind).ok_or_else(|| Error::Config(format!("tensors of kind {kind:?} cannot be stored")))?;
+        let dtype =
+            dtype_of(kind).ok_or_else(|| Error::Config(format!("tensors of kind {kind:?} cannot be stored")))?;
         let flat = tch::no_grad(|| tensor.detach().f_to_device(Device::Cpu)?.f_contiguous())?;
         let mut bytes = vec![0; flat.numel() * kind.elt_size_in_bytes()];
         flat.f_copy_data_u8(&mut bytes, flat.numel())?;

@@ -43,7 +43,12 @@ impl LatentBatch {
             check("condition", condition)?;
         }
         if !self.dropped.is_empty() && self.dropped.len() as i64 != b {
-            return Err(CoreError::Shape { what: "dropped".into(), found: vec![self.dropped.len() as i64], expected: format!("[{b}]") }.into());
+            return Err(CoreError::Shape {
+                what: "dropped".into(),
+                found: vec![self.dropped.len() as i64],
+                expected: format!("[{b}]"),
+            }
+            .into());
         }
         Ok((b, s, c))
     }

@@ -98,7 +98,9 @@ struct RowPlan {
 
 impl RowPlan {
     fn new(decode: &[bool], self_cond: &[bool]) -> Self {
-        let rows = |wanted: &dyn Fn(usize) -> bool| (0..decode.len()).filter(|&i| wanted(i)).map(|i| i as i64).collect::<Vec<_>>();
+        let rows = |wanted: &dyn Fn(usize) -> bool| {
+            (0..decode.len()).filter(|&i| wanted(i)).map(|i| i as i64).collect::<Vec<_>>()
+        };
         let conditioned = rows(&|i| !decode[i] && self_cond[i]);
         let plain = rows(&|i| !decode[i] && !self_cond[i]);
         let decoded = rows(&|i| decode[i]);
@@ -161,7 +163,7 @@ impl ElfObjective {
             let keep: Vec<f32> = plan.order.iter().map(|&i| f32::from(!batch.dropped[i as usize])).collect();
             let keep = Tensor::f_from_slice(&keep)?.f_to_device(device)?.f_view([b, 1, 1])?;
             // A dropped row keeps its target positions and loses its condition positions.
-            x0 = x0 * (1.0 - condition * (1.0 - keep));
+            x0 = &x0 * (1.0 - condition * (1.0 - keep));
         }
 
         let t = self.time.draw(b, noise)?.f_index_select(0, &rows)?;
@@ -181,10 +183,17 @@ impl ElfObjective {
         let share = self.decoder.transform(&noise.normal("decoder_lambda_normal", &[b, s])?);
         let share = share.f_index_select(0, &decode_rows)?.f_unsqueeze(-1)?;
         let eps = noise.normal("decoder_noise_normal", &[b, s, c])?.f_index_select(0, &decode_rows)?;
-        let corrupted = &share * x0.f_narrow(0, plan.denoise, plan.decode)? + (1.0 - &share) * eps * self.decoder_noise_scale;
+        let corrupted =
+            &share * x0.f_narrow(0, plan.denoise, plan.decode)? + (1.0 - &share) * eps * self.decoder_noise_scale;
 
         let ones = Tensor::f_ones([plan.decode], (Kind::Float, device))?;
-        Ok(Prepared { z: Tensor::f_cat(&[noisy, corrupted], 0)?, t: Tensor::f_cat(&[times, ones], 0)?, x0, w, condition })
+        Ok(Prepared {
+            z: Tensor::f_cat(&[noisy, corrupted], 0)?,
+            t: Tensor::f_cat(&[times, ones], 0)?,
+            x0,
+            w,
+            condition,
+        })
     }
 }
 
@@ -237,7 +246,8 @@ impl Objective for ElfObjective {
                 start
             } else {
                 tch::no_grad(|| -> Result<Tensor> {
-                    let (z, x_prev, t, w) = (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
+                    let (z, x_prev, t, w) =
+                        (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                     let input = TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
                     let x_u = net.clean(&net.trunk(&input)?)?;
                     v_u = Some(self.path.velocity(&x_u, &z, &t3.f_narrow(0, 0, u)?));
@@ -275,7 +285,8 @@ impl Objective for ElfObjective {
                     true => tch::no_grad(|| -> Result<Tensor> {
                         let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                         let x_prev = x_prev.as_ref().map(|x| x.f_narrow(0, 0, u)).transpose()?;
-                        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+                        let input =
+                            TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
                         Ok(self.path.velocity(&net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
                     })?,
                 };
@@ -285,17 +296,22 @@ impl Objective for ElfObjective {
             let mask = mask.f_narrow(0, 0, n)?;
             let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
             let l2 = (per_position * mask.f_to_device(device)?).f_sum(Kind::Float)?;
-            terms.push(LossTerm { name: "l2", sum: l2.f_detach()?, count: mask.f_sum(Kind::Double)?.f_double_value(&[])? });
-            sum = sum + l2;
+            terms.push(LossTerm {
+                name: "l2",
+                sum: l2.f_detach()?,
+                count: mask.f_sum(Kind::Double)?.f_double_value(&[])?,
+            });
+            sum = &sum + l2;
         }
         if d > 0 {
             let flat = mask.f_narrow(0, n, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
             let order = Tensor::f_from_slice(&plan.order[n as usize..])?;
             let ids = batch.ids.f_index_select(0, &order)?.f_reshape([-1])?.f_index_select(0, &flat)?;
-            let hidden = hidden.f_narrow(0, n, d)?.f_reshape([d * s, -1])?.f_index_select(0, &flat.f_to_device(device)?)?;
+            let hidden =
+                hidden.f_narrow(0, n, d)?.f_reshape([d * s, -1])?.f_index_select(0, &flat.f_to_device(device)?)?;
             let ce = net.cross_entropy_sum(&hidden, &ids.f_to_device(device)?, None)?;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: flat.size1()? as f64 });
-            sum = sum + ce;
+            sum = &sum + ce;
         }
         Ok(Loss { sum, count: batch.loss_positions(), terms })
     }

@@ -32,7 +32,10 @@ impl Path {
     /// If the noise scale is not positive or `t_eps` is not in (0, 1].
     pub fn check(&self) -> Result<()> {
         if !(self.noise_scale > 0.0 && self.noise_scale.is_finite()) {
-            return Err(Error::setting("denoiser_noise_scale", format!("{} is not a positive number", self.noise_scale)));
+            return Err(Error::setting(
+                "denoiser_noise_scale",
+                format!("{} is not a positive number", self.noise_scale),
+            ));
         }
         if !(self.t_eps > 0.0 && self.t_eps <= 1.0) {
             return Err(Error::setting("t_eps", format!("{} is not in (0, 1]", self.t_eps)));

@@ -28,7 +28,7 @@ impl LogitNormal {
     }
 
     fn check(&self, setting: &str) -> Result<()> {
-        if !self.mean.is_finite() || !(self.std >= 0.0 && self.std.is_finite()) {
+        if !(self.mean.is_finite() && self.std.is_finite() && self.std >= 0.0) {
             return Err(Error::setting(setting, format!("mean {} and std {} do not make a law", self.mean, self.std)));
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use elf_core::layers::Linear;
 use elf_core::{Fans, Init, ParamBuilder, Result, Weight};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
 use crate::rope::Rope;
@@ -47,10 +47,31 @@ impl Attention {
         let qk = rope.rotate(&qk).to_kind(kind).view([batch, n, 2, self.heads, head_dim]);
 
         let (q, k, v) = (heads_first(&qk.select(2, 0)), heads_first(&qk.select(2, 1)), heads_first(&qkv.select(2, 2)));
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        let out = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, false, scale, false);
+        let out = attend(&q, &k, &v, mask);
         self.proj.forward(&out.transpose(1, 2).reshape([batch, n, hidden]))
     }
+}
+
+/// Up to this many positions the scores are small enough to be held whole.
+const EXPLICIT_UP_TO: i64 = 512;
+
+/// `softmax(q k^T / sqrt(head_dim)) v`, all `[B, heads, N, head_dim]`; `mask` is additive, `[B, 1, 1, N]`.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Tensor {
+    let shape = q.size();
+    let [batch, heads, n, head_dim] = shape[..] else { unreachable!("attention works on four dimensions") };
+    let scale = 1.0 / (head_dim as f64).sqrt();
+    // libtorch's fused attention saves memory, but on a CPU its backward pass in bf16 is several times slower than three
+    // plain batched products.
+    if q.device() != Device::Cpu || q.kind() != Kind::BFloat16 || n > EXPLICIT_UP_TO {
+        return Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, scale, false);
+    }
+    let flat = |x: &Tensor| x.reshape([batch * heads, n, head_dim]);
+    let scores = (flat(q) * scale).bmm(&flat(k).transpose(1, 2));
+    let scores = match mask {
+        Some(mask) => (scores.view([batch, heads, n, n]) + mask).view([batch * heads, n, n]),
+        None => scores,
+    };
+    scores.softmax(-1, q.kind()).bmm(&flat(v)).view(&shape[..])
 }
 
 /// `[B, N, heads, head_dim]` to `[B, heads, N, head_dim]`.

@@ -37,8 +37,20 @@ impl Block {
             norm1: RmsNorm::new(b, &format!("{name}.norm1"), h, EPS)?,
             attn: Attention::new(b, &format!("{name}.attn"), config)?,
             norm2: RmsNorm::new(b, &format!("{name}.norm2"), h, EPS)?,
-            w12: Linear::new(b, &format!("{name}.mlp.w12"), Fans { fan_in: h, fan_out: 2 * inner }, Init::XavierUniform, true)?,
-            w3: Linear::new(b, &format!("{name}.mlp.w3"), Fans { fan_in: inner, fan_out: h }, Init::XavierUniform, true)?,
+            w12: Linear::new(
+                b,
+                &format!("{name}.mlp.w12"),
+                Fans { fan_in: h, fan_out: 2 * inner },
+                Init::XavierUniform,
+                true,
+            )?,
+            w3: Linear::new(
+                b,
+                &format!("{name}.mlp.w3"),
+                Fans { fan_in: inner, fan_out: h },
+                Init::XavierUniform,
+                true,
+            )?,
             index: index as u64,
             dropout: if config.dropout_in(index) { config.proj_dropout } else { 0.0 },
         })
@@ -55,7 +67,9 @@ impl Block {
 
     /// Dropout with a mask that depends on the pass's seed and this place alone.
     fn drop(&self, x: Tensor, pass: &Pass, place: u64) -> Result<Tensor> {
-        let Some(seed) = pass.dropout_seed.filter(|_| self.dropout > 0.0) else { return Ok(x) };
+        let Some(seed) = pass.dropout_seed.filter(|_| self.dropout > 0.0) else {
+            return Ok(x);
+        };
         let mut noise = Seeded::new(vec![key_of(&[seed, self.index, place])], x.device());
         let shape: Vec<i64> = std::iter::once(1).chain(x.size()).collect();
         let keep = noise.uniform("dropout", &shape)?.squeeze_dim(0).ge(self.dropout).to_kind(x.kind());

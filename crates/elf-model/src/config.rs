@@ -101,7 +101,10 @@ impl ElfConfig {
             }
         }
         if !(0..=1 << 16).contains(&self.num_self_cond_cfg_tokens) {
-            return Err(Error::Config(format!("num_self_cond_cfg_tokens is {}: it must be 0 or a small number", self.num_self_cond_cfg_tokens)));
+            return Err(Error::Config(format!(
+                "num_self_cond_cfg_tokens is {}: it must be 0 or a small number",
+                self.num_self_cond_cfg_tokens
+            )));
         }
         if self.hidden_size % self.num_heads != 0 || self.head_dim() % 2 != 0 {
             return Err(Error::Config(format!(
@@ -110,7 +113,10 @@ impl ElfConfig {
             )));
         }
         if !(self.mlp_ratio > 0.0 && self.mlp_ratio.is_finite()) || self.mlp_hidden() < 1 {
-            return Err(Error::Config(format!("mlp_ratio {} leaves the feed-forward layer without width", self.mlp_ratio)));
+            return Err(Error::Config(format!(
+                "mlp_ratio {} leaves the feed-forward layer without width",
+                self.mlp_ratio
+            )));
         }
         if !(0.0..1.0).contains(&self.proj_dropout) {
             return Err(Error::Config(format!("proj_dropout {} is not in [0, 1)", self.proj_dropout)));

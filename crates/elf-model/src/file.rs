@@ -21,7 +21,11 @@ impl ElfConfig {
             })?;
             match found.len() == dims && found.iter().all(|&n| n > 0) {
                 true => Ok(found),
-                false => Err(Error::Shape { what: format!("{name} in {}", file.path().display()), found, expected: format!("{dims} dimensions") }),
+                false => Err(Error::Shape {
+                    what: format!("{name} in {}", file.path().display()),
+                    found,
+                    expected: format!("{dims} dimensions"),
+                }),
             }
         };
         let unembed = shape("unembed_kernel", 2)?;

@@ -15,6 +15,9 @@ mod model;
 mod rope;
 mod vocab_head;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{ElfConfig, Preset};
 pub use embed::sinusoidal_features;
 pub use model::Elf;

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 
 use elf_core::layers::{Linear, RmsNorm};
-use elf_core::{Error, Fans, Init, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result, TrunkInput, Weight};
+use elf_core::{
+    Error, Fans, Init, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result, TrunkInput, Weight,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
@@ -55,11 +57,26 @@ impl Elf {
         let mode_tokens = tokens(b, "mode_tokens", config.num_model_mode_tokens)?;
         let blocks = (0..config.depth).map(|i| Block::new(b, i, &config)).collect::<Result<_>>()?;
         let final_norm = RmsNorm::new(b, "final_layer.norm_final", h, 1e-6)?;
-        let final_linear = Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
+        let final_linear =
+            Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
         let vocab_head = VocabHead::new(b, h, c, config.vocab_size)?;
         let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
         let rope = RefCell::new(None);
-        Ok(Self { config, policy, params, latents, time, time_tokens, guidance, mode_tokens, blocks, final_norm, final_linear, vocab_head, rope })
+        Ok(Self {
+            config,
+            policy,
+            params,
+            latents,
+            time,
+            time_tokens,
+            guidance,
+            mode_tokens,
+            blocks,
+            final_norm,
+            final_linear,
+            vocab_head,
+            rope,
+        })
     }
 
     /// The sizes.
@@ -109,7 +126,11 @@ impl Elf {
 
     fn check_input(&self, input: &TrunkInput) -> Result<(i64, i64)> {
         let c = self.config.text_encoder_dim;
-        let wrong = |what: &str, found: &Tensor, expected: String| Error::Shape { what: what.to_owned(), found: found.size(), expected };
+        let wrong = |what: &str, found: &Tensor, expected: String| Error::Shape {
+            what: what.to_owned(),
+            found: found.size(),
+            expected,
+        };
         let (b, s) = match input.z.size()[..] {
             [b, s, channels] if channels == c => (b, s),
             _ => return Err(wrong("z", input.z, format!("[B, S, {c}]"))),
@@ -132,7 +153,8 @@ impl Elf {
     fn additive_mask(&self, mask: &Tensor, batch: i64, kind: Kind) -> Result<Tensor> {
         let prefix = Tensor::f_ones([batch, self.config.prefix_len()], (Kind::Bool, mask.device()))?;
         let seen = Tensor::f_cat(&[prefix, mask.to_kind(Kind::Bool)], 1)?;
-        let hidden = Tensor::f_zeros(seen.size(), (kind, mask.device()))?.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?;
+        let hidden = Tensor::f_zeros(seen.size(), (kind, mask.device()))?
+            .f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?;
         Ok(hidden.f_unsqueeze(1)?.f_unsqueeze(1)?)
     }
 }

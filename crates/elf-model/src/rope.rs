@@ -75,7 +75,10 @@ mod tests {
         let score = |i: i64, j: i64| (q.get(i) * k.get(j)).sum(Kind::Float).double_value(&[]);
         assert!((score(4, 2) - score(9, 7)).abs() < 1e-5);
         assert!((score(2, 5) - score(6, 9)).abs() < 1e-5);
-        assert!((score(0, 1) - (v.get(0) * v.get(1)).sum(Kind::Float).double_value(&[])).abs() < 1e-6, "prefix is not turned");
+        assert!(
+            (score(0, 1) - (v.get(0) * v.get(1)).sum(Kind::Float).double_value(&[])).abs() < 1e-6,
+            "prefix is not turned"
+        );
         let lengths = q.square().sum_dim_intlist(-1, false, Kind::Float);
         assert!((lengths - v.get(0).square().sum(Kind::Float)).abs().max().double_value(&[]) < 1e-5);
     }

@@ -43,7 +43,8 @@ impl VocabHead {
         match precision {
             Precision::F32 => self.unembed_bias.master().addmm(features, self.unembed_kernel.master()),
             Precision::Bf16 => {
-                features.to_kind(kind).matmul(&self.unembed_kernel.get(kind)).to_kind(Kind::Float) + self.unembed_bias.master()
+                features.to_kind(kind).matmul(&self.unembed_kernel.get(kind)).to_kind(Kind::Float)
+                    + self.unembed_bias.master()
             }
         }
     }
@@ -58,7 +59,13 @@ impl VocabHead {
     /// The gradient of cross-entropy with respect to its logits is known in closed form (softmax minus one-hot), so each
     /// chunk's part of the gradient is taken while its logits are at hand, and no chunk's logits outlive it. The result
     /// carries those gradients: it is the loss in value, and linear in features, kernel and bias with them as coefficients.
-    pub(crate) fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
+    pub(crate) fn cross_entropy_sum(
+        &self,
+        hidden: &Tensor,
+        ids: &Tensor,
+        weights: Option<&Tensor>,
+        precision: Precision,
+    ) -> Result<Tensor> {
         let rows = hidden.size2()?.0;
         let features = self.features(hidden, precision);
         let with_grad = features.requires_grad();
@@ -98,7 +105,9 @@ impl VocabHead {
             }
             Ok(())
         })?;
-        let (Some(kernel_grad), Some(bias_grad)) = (kernel_grad, bias_grad) else { return Ok(value) };
+        let (Some(kernel_grad), Some(bias_grad)) = (kernel_grad, bias_grad) else {
+            return Ok(value);
+        };
         let linear = (&features * Tensor::f_cat(&feature_grads, 0)?).f_sum(Kind::Float)?
             + (self.unembed_kernel.master() * kernel_grad).f_sum(Kind::Float)?
             + (self.unembed_bias.master() * bias_grad).f_sum(Kind::Float)?;

@@ -1,0 +1,139 @@
+//! Reading YAML with overrides from the command line, and refusing keys that do not exist.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// Keys of the released code that have no meaning here, each with the reason: one warning line names them.
+const WITHOUT_MEANING: &[(&str, &str)] = &[
+    ("use_compile", "nothing is compiled at run time"),
+    ("use_wandb", "metrics go to metrics.jsonl"),
+    ("hf_repo_id", "nothing is uploaded"),
+    ("num_workers", "one prefetch thread is enough"),
+    ("attn_dropout", "it has no effect in the released code"),
+];
+
+/// `key=value` settings from the command line, in order; the value is YAML.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(pub Vec<String>);
+
+impl Overrides {
+    fn apply(&self, map: &mut Map<String, Value>) -> Result<()> {
+        for text in &self.0 {
+            let Some((key, value)) = text.split_once('=') else {
+                bail!("the override `{text}` is not of the form key=value");
+            };
+            let value = serde_saphyr::from_str::<Value>(value)
+                .with_context(|| format!("the override `{text}`: its value is no YAML"))?;
+            map.insert(key.trim().to_owned(), value);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a YAML mapping into a configuration: defaults, then the file, then the overrides. Keys without a meaning here are
+/// handed to `warn` in one line; unknown ones are refused with the nearest right one.
+///
+/// # Errors
+/// Names file, key and remedy.
+pub fn read_yaml<T>(path: Option<&Path>, overrides: &Overrides, warn: impl FnOnce(String)) -> Result<T>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let origin = path.map_or("the command line".to_owned(), |p| p.display().to_string());
+    let mut map = match path {
+        None => Map::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {origin}"))?;
+            match serde_saphyr::from_str::<Value>(&text).with_context(|| format!("{origin} is no YAML"))? {
+                Value::Object(map) => map,
+                Value::Null => Map::new(),
+                _ => bail!("{origin} must be a mapping of keys to values"),
+            }
+        }
+    };
+    overrides.apply(&mut map)?;
+    let ignored = take_meaningless(&mut map);
+    if !ignored.is_empty() {
+        warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
+    }
+    check_keys::<T>(&map, &origin)?;
+    serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
+}
+
+fn take_meaningless(map: &mut Map<String, Value>) -> Vec<String> {
+    let mut ignored = Vec::new();
+    for (key, why) in WITHOUT_MEANING {
+        if map.remove(*key).is_some() {
+            ignored.push(format!("{key} ({why})"));
+        }
+    }
+    let wandb: Vec<String> = map.keys().filter(|k| k.starts_with("wandb_")).cloned().collect();
+    for key in wandb {
+        map.remove(&key);
+        ignored.push(key);
+    }
+    ignored
+}
+
+/// Refuses unknown keys by name, with the nearest known one: the released code ignores them silently, which costs days.
+pub(crate) fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origin: &str) -> Result<()> {
+    let Value::Object(known) = serde_json::to_value(T::default())? else {
+        bail!("a configuration must be a mapping");
+    };
+    for key in map.keys() {
+        if known.contains_key(key) {
+            continue;
+        }
+        let nearest = known.keys().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
+        match nearest.filter(|n| strsim::jaro_winkler(key, n) > 0.75) {
+            Some(nearest) => bail!("{origin}: there is no key `{key}`; did you mean `{nearest}`?"),
+            None => bail!("{origin}: there is no key `{key}`; the keys are: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+
+    fn read(overrides: &[&str]) -> (Result<RunConfig>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let overrides = Overrides(overrides.iter().map(|s| s.to_string()).collect());
+        (read_yaml(None, &overrides, |w| warnings.push(w)), warnings)
+    }
+
+    #[test]
+    fn overrides_are_yaml_and_later_ones_win() {
+        let (config, _) = read(&["max_length=64", "denoiser_p_mean=-1", "max_length=96", "warmup_steps=-1", "model=ELF-L"]);
+        let config = config.unwrap();
+        assert_eq!((config.max_length, config.denoiser_p_mean, config.warmup_steps), (96, -1.0, -1));
+        assert_eq!(config.model, "ELF-L");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_the_nearest_right_one() {
+        let message = read(&["denoiser_p_maen=0"]).0.unwrap_err().to_string();
+        assert!(message.contains("`denoiser_p_maen`") && message.contains("`denoiser_p_mean`"), "{message}");
+        let message = read(&["xyzzy=0"]).0.unwrap_err().to_string();
+        assert!(message.contains("the keys are") && message.contains("max_length"), "{message}");
+        let message = format!("{:#}", read(&["max_length=many"]).0.unwrap_err());
+        assert!(message.contains("does not fit"), "{message}");
+        assert!(read(&["max_length"]).0.unwrap_err().to_string().contains("key=value"));
+    }
+
+    #[test]
+    fn keys_without_meaning_are_named_in_one_line() {
+        let (config, warnings) = read(&["use_wandb=true", "wandb_project=elf", "use_compile=true"]);
+        config.unwrap();
+        assert_eq!(warnings.len(), 1);
+        for key in ["use_wandb", "wandb_project", "use_compile"] {
+            assert!(warnings[0].contains(key), "{}", warnings[0]);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Configuration as users write it, and the checked plan that is made of it.
+//!
+//! A [`RunConfig`] has the key names of the released code, so that its files load unchanged; a [`RunPlan`] is what follows
+//! from one: everything derived, everything checked, stored with the run.
+
+mod keys;
+mod plan;
+mod run;
+mod sampling;
+
+pub use keys::{Overrides, read_yaml};
+pub use plan::{RunPlan, Span, TrainLength};
+pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
+pub use sampling::{SamplingConfig, SamplingMethod, SamplingSetting, read_sampling_configs};

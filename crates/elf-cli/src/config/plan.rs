@@ -1,0 +1,201 @@
+//! What follows from a configuration, checked.
+
+use anyhow::{Result, bail};
+use elf_core::{Precision, PrecisionPolicy};
+use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath, TimeLaw};
+use elf_model::{ElfConfig, Preset};
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use super::{PadTokenName, RunConfig, TimeScheduleName};
+
+/// How long a run is, in optimiser steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TrainLength {
+    /// Optimiser steps of one pass over the data.
+    pub steps_per_epoch: f64,
+    /// All optimiser steps.
+    pub total: u64,
+    /// Of these, warm-up.
+    pub warmup: u64,
+    /// Between evaluations.
+    pub eval_every: u64,
+    /// Between checkpoints.
+    pub save_every: u64,
+}
+
+/// Positions of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// S.
+    pub max_length: usize,
+    /// Longest condition, for conditional tasks.
+    pub max_input_length: Option<usize>,
+    /// The filling.
+    pub pad_token: PadTokenName,
+}
+
+/// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunPlan {
+    /// The configuration as written, overrides included.
+    pub config: RunConfig,
+    /// The network.
+    pub model: ElfConfig,
+    /// The loss.
+    pub objective: ElfObjective,
+    /// Rows.
+    pub span: Span,
+    /// Share of rows trained without their condition.
+    pub label_drop_prob: f64,
+    /// Precision of each part.
+    pub precision: PrecisionPolicy,
+    /// Rows of one batch.
+    pub batch_rows: usize,
+    /// Learning rate after warm-up.
+    pub lr: f64,
+    /// Length.
+    pub length: TrainLength,
+}
+
+impl RunPlan {
+    /// Derives and checks everything. `latent_dim` is the encoder's width, `vocab_size` the tokenizer's, `rows` the data's.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible, and why.
+    pub fn new(config: &RunConfig, latent_dim: i64, vocab_size: i64, rows: u64, device: Device) -> Result<Self> {
+        let conditional = config.max_input_length.is_some();
+        if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
+            bail!("max_input_length {longest} leaves no room for a target in max_length {}: make it smaller", config.max_length);
+        }
+        if config.max_length == 0 {
+            bail!("max_length must be at least 1");
+        }
+        if config.gradient_checkpointing {
+            bail!("gradient_checkpointing is not available yet: set it to false and use a smaller batch_size with grad_accum_steps");
+        }
+        for (key, value) in [("latent_std", config.latent_std), ("blr", config.blr), ("ema_decay1", 1.0 - config.ema_decay1), ("epochs", config.epochs), ("save_freq", config.save_freq), ("eval_freq", config.eval_freq)] {
+            if !(value > 0.0 && value.is_finite()) {
+                bail!("{key} is out of its range");
+            }
+        }
+        for (key, value) in [("global_batch_size", config.global_batch_size), ("grad_accum_steps", config.grad_accum_steps), ("batch_size", config.batch_size.unwrap_or(1)), ("log_freq", config.log_freq as usize), ("keep_checkpoints", config.keep_checkpoints)] {
+            if value == 0 {
+                bail!("{key} must be at least 1");
+            }
+        }
+        let label_drop_prob = config.label_drop_prob.unwrap_or(if conditional { 0.1 } else { 0.0 });
+        if !(0.0..=1.0).contains(&label_drop_prob) {
+            bail!("label_drop_prob {label_drop_prob} is not a probability");
+        }
+        if label_drop_prob > 0.0 && !conditional {
+            bail!("label_drop_prob {label_drop_prob} needs a conditional task: set max_input_length, or label_drop_prob to 0");
+        }
+
+        let model = model(config, latent_dim, vocab_size)?;
+        model.check()?;
+        let objective = ElfObjective {
+            path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps },
+            time: match config.time_schedule {
+                TimeScheduleName::LogitNormal => TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std }),
+                TimeScheduleName::Uniform => TimeLaw::Uniform,
+            },
+            guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
+            self_cond_prob: config.self_cond_prob,
+            decoder_prob: config.decoder_prob,
+            decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
+            decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
+        };
+        objective.check()?;
+
+        let batch_rows = config.batch_size.unwrap_or(config.global_batch_size);
+        let rows_per_step = batch_rows * config.grad_accum_steps;
+        if rows < rows_per_step as u64 {
+            bail!("the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps");
+        }
+        let steps_per_epoch = (rows / rows_per_step as u64) as f64;
+        let total = config.max_steps.unwrap_or((config.epochs * steps_per_epoch).round() as u64).max(1);
+        let warmup = match u64::try_from(config.warmup_steps) {
+            Ok(steps) => steps,
+            Err(_) => (config.warmup_epochs.unwrap_or(0.0) * steps_per_epoch).round() as u64,
+        };
+        let every = |epochs: f64| ((epochs * steps_per_epoch).round() as u64).max(1);
+        let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
+        Ok(Self {
+            config: config.clone(),
+            model,
+            objective,
+            span: Span {
+                max_length: config.max_length,
+                max_input_length: config.max_input_length,
+                pad_token: config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad }),
+            },
+            label_drop_prob,
+            precision: PrecisionPolicy::with_blocks(precision),
+            batch_rows,
+            lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
+            length: TrainLength { steps_per_epoch, total, warmup, eval_every: every(config.eval_freq), save_every: every(config.save_freq) },
+        })
+    }
+}
+
+fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConfig> {
+    let Some((_, preset)) = Preset::ALL.iter().find(|(name, _)| *name == config.model) else {
+        let names: Vec<_> = Preset::ALL.iter().map(|(name, _)| *name).collect();
+        bail!("there is no model `{}`: use one of {}, with hidden_size, depth and num_heads for other sizes", config.model, names.join(", "));
+    };
+    let mut model = preset.config(latent_dim, vocab_size);
+    model.hidden_size = config.hidden_size.unwrap_or(model.hidden_size);
+    model.depth = config.depth.unwrap_or(model.depth);
+    model.num_heads = config.num_heads.unwrap_or(model.num_heads);
+    model.bottleneck_dim = config.bottleneck_dim;
+    model.num_time_tokens = config.num_time_tokens;
+    model.num_self_cond_cfg_tokens = config.num_self_cond_cfg_tokens;
+    model.num_model_mode_tokens = config.num_model_mode_tokens;
+    model.proj_dropout = config.proj_dropout;
+    Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(change: impl FnOnce(&mut RunConfig)) -> Result<RunPlan> {
+        let mut config = RunConfig::default();
+        change(&mut config);
+        RunPlan::new(&config, 512, 32100, 10_000, Device::Cpu)
+    }
+
+    #[test]
+    fn conditional_tasks_take_the_conditional_recipe() {
+        let free = plan(|_| {}).unwrap();
+        assert_eq!((free.objective.decoder_noise_scale, free.label_drop_prob, free.span.pad_token), (5.0, 0.0, PadTokenName::Pad));
+        let task = plan(|c| c.max_input_length = Some(64)).unwrap();
+        assert_eq!((task.objective.decoder_noise_scale, task.label_drop_prob, task.span.pad_token), (1.0, 0.1, PadTokenName::Eos));
+    }
+
+    #[test]
+    fn lengths_follow_from_epochs_and_rows() {
+        let plan = plan(|c| {
+            c.batch_size = Some(50);
+            c.grad_accum_steps = 2;
+            c.warmup_steps = -1;
+            c.save_freq = 0.1;
+        })
+        .unwrap();
+        assert_eq!(plan.length, TrainLength { steps_per_epoch: 100.0, total: 500, warmup: 50, eval_every: 1000, save_every: 10 });
+        assert_eq!(plan.lr, 1e-3 * 100.0 / 256.0);
+    }
+
+    #[test]
+    fn impossible_combinations_are_named() {
+        let message = |change: fn(&mut RunConfig)| plan(change).unwrap_err().to_string();
+        assert!(message(|c| c.max_input_length = Some(1024)).contains("max_input_length 1024"));
+        assert!(message(|c| c.global_batch_size = 20_000).contains("10000 rows"));
+        assert!(message(|c| c.model = "ELF-X".into()).contains("ELF-B, ELF-M, ELF-L"));
+        assert!(message(|c| c.num_heads = Some(7)).contains("num_heads 7"));
+        assert!(message(|c| c.label_drop_prob = Some(0.2)).contains("max_input_length"));
+        assert!(message(|c| c.decoder_prob = 2.0).contains("decoder_prob"));
+        assert!(message(|c| c.grad_accum_steps = 0).contains("grad_accum_steps"));
+    }
+}

@@ -1,0 +1,140 @@
+//! The keys of a sampling file: a list, each entry with lists of which every combination is run.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::TimeScheduleName;
+use super::keys::check_keys;
+
+/// A sampler by the released code's name, or any name that the registry knows.
+pub type SamplingMethod = String;
+
+/// One entry of a sampling file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingConfig {
+    /// `ode`, `sde`, or any other sampler's name.
+    pub sampling_method: SamplingMethod,
+    /// Step counts to run.
+    pub num_sampling_steps: Vec<usize>,
+    /// Condition guidance scales to run; 1 is none.
+    pub cfgs: Vec<f64>,
+    /// Self-conditioning guidance scales to run.
+    pub self_cond_cfg_scales: Vec<f64>,
+    /// The grid's law.
+    pub time_schedule: TimeScheduleName,
+    /// How much noise the SDE adds; 0 is the ODE.
+    pub sde_gamma: f64,
+}
+
+impl Default for SamplingConfig {
+    /// The paper's setting for unconditional text in 32 steps.
+    fn default() -> Self {
+        Self {
+            sampling_method: "sde".into(),
+            num_sampling_steps: vec![32],
+            cfgs: vec![1.0],
+            self_cond_cfg_scales: vec![3.0],
+            time_schedule: TimeScheduleName::LogitNormal,
+            sde_gamma: 1.5,
+        }
+    }
+}
+
+/// One combination.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SamplingSetting {
+    /// The sampler's name.
+    pub sampling_method: SamplingMethod,
+    /// Steps.
+    pub num_sampling_steps: usize,
+    /// Condition guidance scale.
+    pub cfg: f64,
+    /// Self-conditioning guidance scale.
+    pub self_cond_cfg_scale: f64,
+    /// The grid's law.
+    pub time_schedule: TimeScheduleName,
+    /// The SDE's noise.
+    pub sde_gamma: f64,
+}
+
+impl SamplingConfig {
+    /// Every combination of the three lists.
+    pub fn settings(&self) -> Vec<SamplingSetting> {
+        let mut all = Vec::new();
+        for &num_sampling_steps in &self.num_sampling_steps {
+            for &cfg in &self.cfgs {
+                for &self_cond_cfg_scale in &self.self_cond_cfg_scales {
+                    all.push(SamplingSetting {
+                        sampling_method: self.sampling_method.clone(),
+                        num_sampling_steps,
+                        cfg,
+                        self_cond_cfg_scale,
+                        time_schedule: self.time_schedule,
+                        sde_gamma: self.sde_gamma,
+                    });
+                }
+            }
+        }
+        all
+    }
+}
+
+impl SamplingSetting {
+    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`.
+    pub fn name(&self) -> String {
+        let gamma = if self.sampling_method == "sde" { format!("-gamma{}", self.sde_gamma) } else { String::new() };
+        format!("{}-{}-w{}-cfg{}{gamma}", self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg)
+    }
+}
+
+/// Reads a sampling file.
+///
+/// # Errors
+/// If it cannot be read, or a key or value is wrong.
+pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
+    let origin = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the sampling file {origin}"))?;
+    let value = serde_saphyr::from_str::<Value>(&text).with_context(|| format!("{origin} is no YAML"))?;
+    // The released files are lists; some wrap the list in a mapping of one key.
+    let entries = match value {
+        Value::Array(entries) => entries,
+        Value::Object(map) if map.len() == 1 && map.values().all(Value::is_array) => {
+            map.into_iter().flat_map(|(_, v)| v.as_array().cloned().unwrap_or_default()).collect()
+        }
+        single @ Value::Object(_) => vec![single],
+        _ => bail!("{origin} must be a list of sampling settings"),
+    };
+    entries
+        .into_iter()
+        .enumerate()
+        .map(|(i, entry)| {
+            let origin = format!("{origin}, entry {}", i + 1);
+            let Value::Object(map) = entry else { bail!("{origin} must be a mapping of keys to values") };
+            check_keys::<SamplingConfig>(&map, &origin)?;
+            serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_is_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.yml");
+        std::fs::write(&path, "- sampling_method: sde\n  num_sampling_steps: [8, 16]\n  self_cond_cfg_scales: [1, 3.0]\n  cfgs: [1]\n  sde_gamma: 2\n- sampling_method: ode\n").unwrap();
+        let configs = read_sampling_configs(&path).unwrap();
+        let names: Vec<_> = configs[0].settings().iter().map(SamplingSetting::name).collect();
+        assert_eq!(names, ["sde-8-w1-cfg1-gamma2", "sde-8-w3-cfg1-gamma2", "sde-16-w1-cfg1-gamma2", "sde-16-w3-cfg1-gamma2"]);
+        assert_eq!(configs[1].settings().len(), 1);
+        std::fs::write(&path, "- sampling_metod: sde\n").unwrap();
+        let message = read_sampling_configs(&path).unwrap_err().to_string();
+        assert!(message.contains("`sampling_metod`") && message.contains("`sampling_method`"), "{message}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Laws that hold for any sizes; the numbers themselves are held against the reference in the package elf-tests.
+
+use elf_core::{Counting, Network, ParamBuilder, PassCount, Precision, PrecisionPolicy, TrunkInput};
+use proptest::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Elf, ElfConfig, Preset};
+
+fn small() -> ElfConfig {
+    ElfConfig {
+        hidden_size: 32,
+        depth: 4,
+        num_heads: 2,
+        bottleneck_dim: 8,
+        num_time_tokens: 2,
+        num_self_cond_cfg_tokens: 1,
+        num_model_mode_tokens: 3,
+        ..Preset::B.config(6, 40)
+    }
+}
+
+/// A network whose zero-initialised head has been given values, so that its output says something.
+fn network(config: ElfConfig, policy: PrecisionPolicy) -> Elf {
+    let net = Elf::new(config, policy, 5, Device::Cpu).unwrap();
+    let head = net.params().get("final_layer.linear.weight").unwrap();
+    tch::no_grad(|| _ = head.tensor.shallow_clone().fill_(0.1));
+    net.params().changed();
+    net
+}
+
+fn rows(n: i64, s: i64, c: i64) -> (Tensor, Tensor) {
+    let z = (Tensor::arange(n * s * c, (Kind::Float, Device::Cpu)) * 0.7).sin().view([n, s, c]);
+    (z, (Tensor::arange(n, (Kind::Float, Device::Cpu)) + 1.0) / (n + 1) as f64)
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f64 {
+    (a - b).abs().max().double_value(&[])
+}
+
+#[test]
+fn elf_b_has_the_published_number_of_parameters() {
+    let net = Elf::build(Preset::B.config(512, 32100), PrecisionPolicy::F32, ParamBuilder::unset(Device::Cpu)).unwrap();
+    assert_eq!(net.params().numel(), 104_579_940);
+}
+
+#[test]
+fn bf16_blocks_stay_near_fp32() {
+    let (z, t) = rows(3, 9, 6);
+    let mask = Tensor::ones([3, 9], (Kind::Float, Device::Cpu));
+    for mask in [None, Some(&mask)] {
+        let input = TrunkInput { mask, ..TrunkInput::new(&z, &t) };
+        let out = |policy| {
+            let net = network(small(), policy);
+            net.clean(&net.trunk(&input).unwrap()).unwrap()
+        };
+        let (wide, narrow) = (out(PrecisionPolicy::F32), out(PrecisionPolicy::with_blocks(Precision::Bf16)));
+        let scale = wide.abs().max().double_value(&[]);
+        assert!(difference(&wide, &narrow) < 0.05 * scale.max(0.1), "{} of {scale}", difference(&wide, &narrow));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Each row is computed as if it were alone, whatever mode the others are in.
+    #[test]
+    fn rows_do_not_see_each_other(decode in proptest::collection::vec(any::<bool>(), 3)) {
+        let net = network(small(), PrecisionPolicy::F32);
+        let (z, t) = rows(3, 5, 6);
+        let gate: Vec<f32> = decode.iter().map(|&d| f32::from(d)).collect();
+        let gate = Tensor::from_slice(&gate);
+        let together = net.trunk(&TrunkInput { decode: Some(&gate), x_prev: Some(&z), ..TrunkInput::new(&z, &t) }).unwrap();
+        for i in 0..3 {
+            let (z, t, gate) = (z.narrow(0, i, 1), t.narrow(0, i, 1), gate.narrow(0, i, 1));
+            let alone = net.trunk(&TrunkInput { decode: Some(&gate), x_prev: Some(&z), ..TrunkInput::new(&z, &t) }).unwrap();
+            prop_assert!(difference(&together.narrow(0, i, 1), &alone) < 1e-4);
+        }
+    }
+
+    /// Positions outside the mask change nothing inside it.
+    #[test]
+    fn masked_positions_are_not_seen(seen in 1i64..7, value in -5.0..5.0f64) {
+        let net = network(small(), PrecisionPolicy::F32);
+        let (z, t) = rows(2, 7, 6);
+        let mask = Tensor::arange(7, (Kind::Int64, Device::Cpu)).lt(seen).to_kind(Kind::Float).expand([2, 7], false);
+        let out = |z: &Tensor| net.trunk(&TrunkInput { mask: Some(&mask), ..TrunkInput::new(z, &t) }).unwrap().narrow(1, 0, seen);
+        let other = z.copy();
+        let _ = other.narrow(1, seen, 7 - seen).fill_(value);
+        prop_assert!(difference(&out(&z), &out(&other)) < 1e-5);
+    }
+}
+
+#[test]
+fn a_new_network_predicts_zero() {
+    let net = Elf::new(small(), PrecisionPolicy::F32, 1, Device::Cpu).unwrap();
+    let (z, t) = rows(2, 4, 6);
+    assert_eq!(net.clean(&net.trunk(&TrunkInput::new(&z, &t)).unwrap()).unwrap().abs().max().double_value(&[]), 0.0);
+}
+
+#[test]
+fn dropout_is_a_function_of_its_seed() {
+    let config = ElfConfig { proj_dropout: 0.3, ..small() };
+    let net = network(config, PrecisionPolicy::F32);
+    assert!(net.shape().stochastic);
+    let (z, t) = rows(2, 4, 6);
+    let out = |dropout_seed| net.trunk(&TrunkInput { dropout_seed, ..TrunkInput::new(&z, &t) }).unwrap();
+    assert_eq!(difference(&out(Some(1)), &out(Some(1))), 0.0);
+    assert!(difference(&out(Some(1)), &out(Some(2))) > 1e-3);
+    assert!(difference(&out(None), &out(Some(2))) > 1e-3);
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_named() {
+    let net = network(small(), PrecisionPolicy::F32);
+    let (z, t) = rows(2, 4, 5);
+    assert!(net.trunk(&TrunkInput::new(&z, &t)).unwrap_err().to_string().contains("[B, S, 6]"));
+    let (z, _) = rows(2, 4, 6);
+    let long = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+    assert!(net.trunk(&TrunkInput::new(&z, &long)).unwrap_err().to_string().contains("t has shape [3]"));
+}
+
+#[test]
+fn a_checkpoint_needs_no_other_file_and_a_wrong_one_is_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for config in [small(), ElfConfig { num_self_cond_cfg_tokens: 0, ..small() }] {
+        let net = network(config.clone(), PrecisionPolicy::F32);
+        net.save(&path).unwrap();
+        let back = Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap();
+        assert_eq!(back.config(), &config);
+        for ((name, a), (_, b)) in net.params().iter().zip(back.params().iter()) {
+            assert!(a.tensor.equal(&b.tensor), "{name}");
+        }
+    }
+    let wide = network(ElfConfig { hidden_size: 64, ..small() }, PrecisionPolicy::F32);
+    let file = elf_core::tensorfile::TensorFile::open(&path).unwrap();
+    let message = wide.load_params(&file).unwrap_err().to_string();
+    assert!(message.contains("proj_kernel: the model has [64, 6], the file has [32, 6]"), "{message}");
+
+    let other = Tensor::zeros([2], (Kind::Float, Device::Cpu));
+    elf_core::tensorfile::write(&path, [("lm_head", &other)], Default::default()).unwrap();
+    let message = Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap_err().to_string();
+    assert!(message.contains("is no ELF checkpoint"), "{message}");
+}
+
+#[test]
+fn counting_sees_passes_rows_and_logits() {
+    let net = Counting::new(network(small(), PrecisionPolicy::F32));
+    net.params().set_requires_grad(true);
+    let (z, t) = rows(2, 4, 6);
+    let hidden = tch::no_grad(|| net.trunk(&TrunkInput::new(&z, &t))).unwrap();
+    let _ = net.trunk(&TrunkInput::new(&z, &t)).unwrap();
+    let _ = net.logits(&hidden.reshape([8, 32])).unwrap();
+    assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8 });
+}
