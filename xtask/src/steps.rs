@@ -62,9 +62,16 @@ impl Steps {
     /// One line for each step and one for their sum.
     pub fn table(&self) -> String {
         let total = self.done.iter().map(|(_, time)| *time).sum();
-        let rows = self.done.iter().map(|(title, time)| (title.as_str(), *time));
+        let rows = self
+            .done
+            .iter()
+            .map(|(title, time)| (title.as_str(), *time));
         let rows: Vec<_> = rows.chain([("total", total)]).collect();
-        let width = rows.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0);
+        let width = rows
+            .iter()
+            .map(|(title, _)| title.chars().count())
+            .max()
+            .unwrap_or(0);
         rows.iter().fold(String::new(), |mut table, (title, time)| {
             let _ = writeln!(table, "{title:width$}  {:>8}", clock(*time));
             table
@@ -97,7 +104,10 @@ pub fn run(command: &mut Command) -> Result<()> {
 fn wait(mut child: Child) -> Result<ExitStatus> {
     let mut interrupted = None;
     loop {
-        if let Some(status) = child.try_wait().context("a child process cannot be awaited")? {
+        if let Some(status) = child
+            .try_wait()
+            .context("a child process cannot be awaited")?
+        {
             return Ok(status);
         }
         let count = INTERRUPTS.load(Ordering::SeqCst);
@@ -117,8 +127,9 @@ const CONFIGURED: [&str; 2] = ["LIBTORCH", "CARGO_ENCODED_RUSTFLAGS"];
 /// The command as one would type it into a shell, with the folder and variables that were set.
 pub fn command_line(command: &Command) -> String {
     let mut words = Vec::new();
+    let here = env::current_dir().unwrap_or_default();
     if let Some(folder) = command.get_current_dir()
-        && env::current_dir().ok().as_deref() != Some(folder)
+        && folder != here
     {
         words.push(format!("cd {} &&", quoted(&folder.to_string_lossy())));
     }
@@ -131,13 +142,18 @@ pub fn command_line(command: &Command) -> String {
         }
     }
     let program = Path::new(command.get_program());
-    // Cargo hands us the full path of itself; anyone else types the name.
+    // Cargo hands us the full path of itself, and tells us those of the programs that it builds;
+    // anyone else types the short form.
     let program = match program.file_name() {
         Some(name) if name == "cargo" => Path::new("cargo"),
-        _ => program,
+        _ => program.strip_prefix(&here).unwrap_or(program),
     };
     words.push(quoted(&program.to_string_lossy()));
-    words.extend(command.get_args().map(|word| quoted(&word.to_string_lossy())));
+    words.extend(
+        command
+            .get_args()
+            .map(|word| quoted(&word.to_string_lossy())),
+    );
     words.join(" ")
 }
 
@@ -168,7 +184,9 @@ mod tests {
     #[test]
     fn a_command_line_can_be_typed_again() {
         let mut command = Command::new("elf");
-        command.args(["train", "it's.yml", "-o", "a=b", ""]).env("X", "1 2");
+        command
+            .args(["train", "it's.yml", "-o", "a=b", ""])
+            .env("X", "1 2");
         command.current_dir("/a b");
         assert_eq!(
             command_line(&command),
@@ -176,8 +194,14 @@ mod tests {
         );
 
         let mut command = Command::new("/toolchain/bin/cargo");
-        command.arg("test").env("LIBTORCH", "/torch").current_dir(env::current_dir().unwrap());
+        command
+            .arg("test")
+            .env("LIBTORCH", "/torch")
+            .current_dir(env::current_dir().unwrap());
         assert_eq!(command_line(&command), "cargo test");
+
+        let built = env::current_dir().unwrap().join("target/release/elf");
+        assert_eq!(command_line(&Command::new(built)), "target/release/elf");
     }
 
     #[test]
@@ -190,15 +214,22 @@ mod tests {
     #[test]
     fn steps_stop_at_a_failure_and_say_how_to_repeat_it() {
         let mut steps = Steps::default();
-        steps.run("fine", Command::new("sh").args(["-c", "exit 0"])).unwrap();
-        let error = steps.run("broken", Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
+        steps
+            .run("fine", Command::new("sh").args(["-c", "exit 0"]))
+            .unwrap();
+        let error = steps
+            .run("broken", Command::new("sh").args(["-c", "exit 3"]))
+            .unwrap_err();
         let message = format!("{error:#}");
         assert!(message.contains("stopped at \"broken\""), "{message}");
         assert!(message.contains("exit status: 3"), "{message}");
         assert!(message.contains("sh -c 'exit 3'"), "{message}");
 
         let table = steps.table();
-        let titles: Vec<_> = table.lines().filter_map(|row| row.split("  ").next()).collect();
+        let titles: Vec<_> = table
+            .lines()
+            .filter_map(|row| row.split("  ").next())
+            .collect();
         assert_eq!(titles, ["fine", "broken", "total"]);
     }
 

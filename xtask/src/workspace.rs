@@ -26,7 +26,9 @@ impl Workspace {
         let manifest = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         match manifest.parent() {
-            Some(root) if root.join("Cargo.toml").is_file() => Ok(Self { root: root.to_owned() }),
+            Some(root) if root.join("Cargo.toml").is_file() => Ok(Self {
+                root: root.to_owned(),
+            }),
             _ => bail!(
                 "{} does not lie in the repository; start this program with `cargo xtask`",
                 manifest.display()
@@ -71,7 +73,10 @@ impl Workspace {
             .output()
             .context("cargo cannot be started")?;
         if !output.status.success() {
-            bail!("{package} does not build; to see it again: cargo {}", arguments.join(" "));
+            bail!(
+                "{package} does not build; to see it again: cargo {}",
+                arguments.join(" ")
+            );
         }
         executable(&String::from_utf8_lossy(&output.stdout), program).with_context(|| {
             format!("cargo built {package} but names no program {program} among its results")
@@ -137,7 +142,10 @@ mod tests {
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"elf\"},\"executable\":\"/t/release/elf\"}\n",
             "{\"reason\":\"build-finished\",\"success\":true}\n",
         );
-        assert_eq!(executable(messages, "elf"), Some(PathBuf::from("/t/release/elf")));
+        assert_eq!(
+            executable(messages, "elf"),
+            Some(PathBuf::from("/t/release/elf"))
+        );
         assert_eq!(executable(messages, "elf-core"), None);
     }
 
@@ -150,7 +158,10 @@ mod tests {
             flags_with_run_path(None, Some(" -D  warnings ".into()), libtorch),
             Some(format!("-D\u{1f}warnings\u{1f}{path}").into())
         );
-        assert_eq!(flags_with_run_path(None, Some("".into()), libtorch), Some(path.into()));
+        assert_eq!(
+            flags_with_run_path(None, Some("".into()), libtorch),
+            Some(path.into())
+        );
         assert_eq!(
             flags_with_run_path(Some("--cfg\u{1f}a b".into()), Some("-D x".into()), libtorch),
             Some(format!("--cfg\u{1f}a b\u{1f}{path}").into())

@@ -1,2 +1,88 @@
-//! The program `elf`.
-fn main() {}
+//! The program `elf`: prepares text, trains embedded language flows, samples from them and judges what they write.
+//!
+//! It is the only place that prints, shows progress and reads the environment, and the only one that turns names (of
+//! models, samplers, encoders, devices) into types.
+
+mod commands;
+mod config;
+mod held_out;
+mod judge;
+mod progress;
+mod run_folder;
+mod text_generation;
+mod text_latents;
+mod training_log;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Embedded language flows: text becomes latents, a flow carries noise to latents, a last step turns them into words.
+#[derive(Debug, Parser)]
+#[command(name = "elf", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn text into token shards, and look into them.
+    #[command(subcommand)]
+    Data(commands::data::DataCommand),
+    /// Train a tokenizer on a corpus of your own.
+    #[command(subcommand)]
+    Tokenizer(commands::tokenizer::TokenizerCommand),
+    /// Make a text encoder, and measure its latents.
+    #[command(subcommand)]
+    Encoder(commands::encoder::EncoderCommand),
+    /// Train a model, or go on with one.
+    Train(commands::train::TrainArgs),
+    /// Generate text.
+    Sample(commands::sample::SampleArgs),
+    /// Judge generated text.
+    Eval(commands::eval::EvalArgs),
+}
+
+fn main() -> ExitCode {
+    hush_panics();
+    let cli = Cli::parse();
+    let outcome = std::panic::catch_unwind(|| match cli.command {
+        Command::Data(command) => commands::data::run(command),
+        Command::Tokenizer(command) => commands::tokenizer::run(command),
+        Command::Encoder(command) => commands::encoder::run(command),
+        Command::Train(args) => commands::train::run(args),
+        Command::Sample(args) => commands::sample::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+    });
+    match outcome {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(panic) => {
+            eprintln!("error: {}", internal(panic.as_ref()));
+            ExitCode::from(70)
+        }
+    }
+}
+
+/// Plain tensor operations panic where memory runs out or shapes clash; a user gets one line, a developer who sets
+/// RUST_BACKTRACE the whole story.
+fn hush_panics() {
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+}
+
+fn internal(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
+    // libtorch's messages carry a C++ stack of many lines behind the first.
+    let first = text.lines().next().unwrap_or("no message");
+    if text.contains("out of memory") || text.contains("DefaultCPUAllocator") {
+        format!("out of memory: use a smaller batch, shorter sequences or a smaller model ({first})")
+    } else {
+        format!("this is a defect of elf; set RUST_BACKTRACE=1 and report it with what is printed then ({first})")
+    }
+}

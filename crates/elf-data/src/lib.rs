@@ -9,8 +9,6 @@
 //! masks are kept as two lengths per row until somebody asks for them in full.
 //! It never prints and reads no environment variables: progress goes to callbacks, problems come back as [`Error`].
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 mod collate;
 mod dataset;
 mod error;

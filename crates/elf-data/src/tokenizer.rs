@@ -187,8 +187,12 @@ fn fingerprint(file: &Value) -> String {
 /// where needed, a length, so that different values never give the same stream.
 fn hash_value(value: &Value, hasher: &mut blake3::Hasher) {
     match value {
-        Value::Null => drop(hasher.update(b"n")),
-        Value::Bool(b) => drop(hasher.update(if *b { b"t" } else { b"f" })),
+        Value::Null => {
+            hasher.update(b"n");
+        }
+        Value::Bool(b) => {
+            hasher.update(if *b { b"t" } else { b"f" });
+        }
         Value::Number(n) => {
             hasher.update(b"#");
             hasher.update(&n.as_f64().unwrap_or(f64::NAN).to_bits().to_le_bytes());

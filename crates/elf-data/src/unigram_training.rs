@@ -2,7 +2,7 @@
 //!
 //! The estimation is the `tokenizers` crate's. Its result depends on hash-map order and on how many threads add up a sum, so this
 //! module gives it its input in a fixed order, on a fixed number of threads, and puts ties of the result in order afterwards:
-//! the same corpus and settings give the same file, byte for byte, on any machine.
+//! the same corpus and settings give the same file, byte for byte, on any number of cores.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-    PreTokenizerWrapper,
+    AddedToken, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper,
 };
 
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ pub struct UnigramConfig {
 
 impl Default for UnigramConfig {
     fn default() -> Self {
-        Self { vocab_size: 8000, character_coverage: 0.9999, every_nth: 1, max_words: 200_000 }
+        Self { vocab_size: 8000, character_coverage: 0.9999, every_nth: 1, max_words: 50_000 }
     }
 }
 
@@ -61,7 +61,10 @@ impl UnigramConfig {
             return refuse(format!("vocab_size {} is out of range: choose 5 to 1000000", self.vocab_size));
         }
         if !(self.character_coverage > 0.0 && self.character_coverage <= 1.0) {
-            return refuse(format!("character_coverage {} is out of range: choose above 0, at most 1", self.character_coverage));
+            return refuse(format!(
+                "character_coverage {} is out of range: choose above 0, at most 1",
+                self.character_coverage
+            ));
         }
         if self.every_nth == 0 || self.max_words < 2 {
             return refuse("every_nth must be at least 1 and max_words at least 2".to_owned());
@@ -114,11 +117,10 @@ pub fn train_unigram(
     pipeline.count_words(&group, &mut counts)?;
     progress(texts_read);
 
-    let words = training_words(counts, config)?;
-    let number_of_words = words.len();
+    let TrainingWords { words, number } = training_words(counts, config)?;
     let pieces = estimate(words, config)?;
     let tokenizer = Tokenizer::from_json(pipeline.tokenizer_json(&pieces)?)?;
-    Ok(Trained { tokenizer, texts_read, texts_used, words: number_of_words })
+    Ok(Trained { tokenizer, texts_read, texts_used, words: number })
 }
 
 /// T5's text pipeline, as parts to run and as JSON to write.
@@ -192,7 +194,7 @@ impl Pipeline {
 }
 
 /// The words to estimate from, in a fixed order: rare characters cut out, rare words left out, counts scaled to the trainer's range.
-fn training_words(counts: HashMap<String, u64>, config: &UnigramConfig) -> Result<Vec<(String, u32)>> {
+fn training_words(counts: HashMap<String, u64>, config: &UnigramConfig) -> Result<TrainingWords> {
     let mut of_character: HashMap<char, u64> = HashMap::new();
     for (word, count) in &counts {
         word.chars().for_each(|c| *of_character.entry(c).or_default() += count);
@@ -235,13 +237,37 @@ fn training_words(counts: HashMap<String, u64>, config: &UnigramConfig) -> Resul
     let mut words: Vec<(String, u64)> = parts.into_iter().collect();
     words.sort_by(|(a, m), (b, n)| n.cmp(m).then_with(|| a.cmp(b)));
     words.truncate(config.max_words);
-    // An even number makes two equal shares for two threads; see `estimate`.
-    words.truncate(words.len() - words.len() % 2);
-    if words.is_empty() {
+    let number = words.len();
+    if number < 2 {
         return Err(Error::Training("the corpus has fewer than two different words".to_owned()));
     }
     let scale = (MOST_CHARACTERS as f64 / characters as f64).min(1.0);
-    Ok(words.into_iter().map(|(word, count)| (word, ((count as f64 * scale) as u32).max(1))).collect())
+    let mut words: Vec<(String, u32)> =
+        words.into_iter().map(|(word, count)| (word, ((count as f64 * scale) as u32).max(1))).collect();
+    let longer = make_words_branch(&words, config);
+    words.extend(longer);
+    // An even number makes two equal shares for two threads; see `estimate`.
+    words.truncate(words.len() - words.len() % 2);
+    Ok(TrainingWords { words, number })
+}
+
+/// Lets frequent words become pieces.
+///
+/// The trainer considers only pieces that go on differently at different places, so a word that ends wherever it occurs is never
+/// considered whole, be it ever so frequent. Each frequent word is therefore added once more with another letter behind it and a
+/// count of zero: that makes it a candidate and weighs nothing in the estimation.
+fn make_words_branch(words: &[(String, u32)], config: &UnigramConfig) -> Vec<(String, u32)> {
+    // Words come by falling count, so this is a letter that really occurs in the middle or at the end of one.
+    let Some(letter) = words.iter().find_map(|(word, _)| word.chars().nth(1)) else { return Vec::new() };
+    let frequent = words.iter().take(2 * config.vocab_size).filter(|(word, _)| word.chars().count() > 1);
+    frequent.map(|(word, _)| (format!("{word}{letter}"), 0)).collect()
+}
+
+/// What the trainer is given.
+struct TrainingWords {
+    words: Vec<(String, u32)>,
+    /// How many of them are real.
+    number: usize,
 }
 
 /// Runs the trainer; returns all pieces with their scores in the order of their ids, special tokens first.
@@ -280,7 +306,8 @@ fn in_order(mut pieces: Vec<(String, f64)>) -> Vec<(String, f64)> {
     let mut penalty = 0.0;
     loop {
         let score = lowest + penalty;
-        let of_score = |(_, (piece, s)): &(usize, &(String, f64))| s.to_bits() == score.to_bits() && piece.chars().count() == 1;
+        let of_score =
+            |(_, (piece, s)): &(usize, &(String, f64))| s.to_bits() == score.to_bits() && piece.chars().count() == 1;
         let found: Vec<usize> = learned.iter().enumerate().filter(of_score).map(|(i, _)| i).collect();
         if found.is_empty() {
             break;

@@ -1,1 +1,21 @@
-//! Frozen text encoders and latent normalisation.
+//! Frozen text encoders and latent normalisation: token ids become the latents that a flow works on.
+//!
+//! * [`TextEncoder`]: what the rest of the system needs of an encoder; bring one of your own by implementing it.
+//! * [`T5Encoder`] and [`T5Config`]: the encoder half of T5, read from and written to Hugging Face's files.
+//! * [`LatentStats`] and [`LatentMoments`]: normalising latents, and measuring what to normalise them by.
+//!
+//! It deliberately does not know flows, networks that denoise, training, text or tokenisers: ids come in, latents go
+//! out. Encoders never carry gradients.
+
+mod error;
+mod latent_stats;
+mod relative_position;
+mod t5;
+mod t5_config;
+mod text_encoder;
+
+pub use error::{Error, Result};
+pub use latent_stats::{LatentMoments, LatentStats, PerChannel};
+pub use t5::T5Encoder;
+pub use t5_config::{FeedForward, T5Config};
+pub use text_encoder::{EncoderMask, TextEncoder, check_ids};

@@ -1,1 +1,26 @@
-//! Metrics of generated text: BLEU, ROUGE, perplexity, entropy, diversity.
+//! Metrics of generated text, from plain strings and token ids.
+//!
+//! * [`bleu`]: corpus BLEU as sacreBLEU computes it.
+//! * [`rouge`]: ROUGE-1, ROUGE-2 and ROUGE-L as the `rouge_score` package computes them.
+//! * [`perplexity`]: generative perplexity and unigram entropy, from the scores of any judge
+//!   behind the [`perplexity::Scorer`] trait.
+//! * [`diversity`] and [`novelty`]: what repetition and copying from the training text look like.
+//! * [`stats`]: means over seeds and bootstrap intervals over examples.
+//! * [`report`]: named metrics as a Markdown table or as JSON, with a warning on collapse.
+//! * [`jsonl`]: texts in, one JSON object a line.
+//!
+//! This crate deliberately does not know any model, any tensor library, how text was generated,
+//! or where a run keeps its files. A language model enters only as a [`perplexity::Scorer`].
+
+pub mod bleu;
+pub mod diversity;
+mod error;
+pub mod jsonl;
+pub mod novelty;
+pub mod perplexity;
+pub mod porter;
+pub mod report;
+pub mod rouge;
+pub mod stats;
+
+pub use error::{EvalError, Result};

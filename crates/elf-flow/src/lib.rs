@@ -5,18 +5,37 @@
 //!   sampler visits.
 //! * [`Objective`]: a training loss as a function of a network, a batch of latents and explicit draws; [`ElfObjective`]
 //!   is the one of the paper.
+//! * [`Field`]: what a sampler integrates; a network ([`NetworkField`]) and guidance around it.
+//! * [`sampler`]: ways to integrate it; your own fits beside ours.
+//! * [`Generator`]: the whole way from seeds to token ids; [`Decoder`], its last step.
 //!
 //! It works on any [`elf_core::Network`] and deliberately does not know T5, text, files, the ELF transformer, or how
 //! parameters are updated.
 
+pub mod analytic;
 mod batch;
+mod condition;
+mod decode;
 mod error;
+mod field;
+mod generate;
+mod guidance;
 mod objective;
 mod path;
+pub mod sampler;
 mod time;
+mod trace;
+mod trim;
 
 pub use batch::LatentBatch;
+pub use condition::{Condition, Conditioned};
+pub use decode::Decoder;
 pub use error::{Error, Result};
+pub use field::{Field, NetworkField, Prediction, Trained};
+pub use generate::{Cost, GenerateConfig, Generated, Generator, Request};
+pub use guidance::{ConditionGuidance, SelfConditioningGuidance};
 pub use objective::{ElfObjective, Loss, LossTerm, Objective};
 pub use path::Path;
 pub use time::{GuidanceLaw, LogitNormal, TimeGrid, TimeLaw};
+pub use trace::{Frame, Observer};
+pub use trim::{Trim, pad_from_eos, shift_left};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use elf_core::tensorfile::{self, TensorFile};
-use elf_core::{Error, Network, ParamBuilder, PrecisionPolicy, Result};
+use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
 use crate::{Elf, ElfConfig};
@@ -60,7 +60,7 @@ impl Elf {
     /// If the file is missing, damaged, or not an ELF checkpoint; every parameter that does not fit is named.
     pub fn load(path: &Path, policy: PrecisionPolicy, device: Device) -> Result<Self> {
         let file = TensorFile::open(path)?;
-        let net = Self::build(ElfConfig::of_checkpoint(&file)?, policy, ParamBuilder::unset(device))?;
+        let net = Self::unset(ElfConfig::of_checkpoint(&file)?, policy, device)?;
         net.load_params(&file)?;
         Ok(net)
     }

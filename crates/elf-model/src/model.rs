@@ -42,7 +42,15 @@ impl Elf {
         Self::build(config, policy, ParamBuilder::seeded(seed, device))
     }
 
-    pub(crate) fn build(config: ElfConfig, policy: PrecisionPolicy, mut b: ParamBuilder) -> Result<Self> {
+    /// A network whose parameters have no defined values yet; the caller loads all of them before use.
+    ///
+    /// # Errors
+    /// As [`Elf::new`].
+    pub fn unset(config: ElfConfig, policy: PrecisionPolicy, device: Device) -> Result<Self> {
+        Self::build(config, policy, ParamBuilder::unset(device))
+    }
+
+    fn build(config: ElfConfig, policy: PrecisionPolicy, mut b: ParamBuilder) -> Result<Self> {
         config.check()?;
         let b = &mut b;
         let (c, h) = (config.text_encoder_dim, config.hidden_size);

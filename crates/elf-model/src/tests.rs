@@ -1,6 +1,6 @@
 //! Laws that hold for any sizes; the numbers themselves are held against the reference in the package elf-tests.
 
-use elf_core::{Counting, Network, ParamBuilder, PassCount, Precision, PrecisionPolicy, TrunkInput};
+use elf_core::{Counting, Network, PassCount, Precision, PrecisionPolicy, TrunkInput};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -39,7 +39,7 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn elf_b_has_the_published_number_of_parameters() {
-    let net = Elf::build(Preset::B.config(512, 32100), PrecisionPolicy::F32, ParamBuilder::unset(Device::Cpu)).unwrap();
+    let net = Elf::unset(Preset::B.config(512, 32100), PrecisionPolicy::F32, Device::Cpu).unwrap();
     assert_eq!(net.params().numel(), 104_579_940);
 }
 

@@ -1,1 +1,37 @@
-//! Training: optimisers, schedules, EMA, checkpoints and the loop.
+//! Training: from a network, an objective and batches of latents to trained parameters that survive a power cut.
+//!
+//! * [`optim`]: [`Muon`](optim::Muon) and [`AdamW`](optim::AdamW) as tensor code, with state by parameter name.
+//! * [`Schedule`]: learning rates by step. [`clip_grad_norm`]: one global norm. [`Ema`]: averaged parameters.
+//! * [`Trainer`]: one optimiser step out of micro-batches; its draws are a function of seed, step, micro-batch and row.
+//! * [`CheckpointFolder`]: checkpoints that are whole or not there; [`KeepPolicy`] says which ones stay.
+//! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
+//! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
+//! * [`Comm`]: what data parallelism needs; [`Solo`] is one process alone.
+//!
+//! A run that is stopped and resumed continues bit for bit on a CPU.
+//!
+//! It works on any [`elf_core::Network`] and any [`elf_flow::Objective`] and deliberately does not know the ELF transformer,
+//! text, environment variables, or how progress is shown: it never prints.
+
+mod checkpoint;
+mod comm;
+mod ema;
+mod error;
+mod gradients;
+mod keep_policy;
+pub mod optim;
+mod run;
+mod schedule;
+mod trainer;
+mod validation;
+
+pub use checkpoint::{Checkpoint, CheckpointFolder, CheckpointState, FileStamp};
+pub use comm::{Comm, Solo};
+pub use ema::Ema;
+pub use error::{Error, Result};
+pub use gradients::{clip_grad_norm, grad_norm};
+pub use keep_policy::KeepPolicy;
+pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
+pub use schedule::{Decay, Schedule};
+pub use trainer::{MicroReport, StepMetrics, StepReport, TermMean, Trainer, TrainerConfig};
+pub use validation::{Validation, validation_loss};

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::gpu::Gpus;
 use crate::python::Python;
 use crate::workspace::Workspace;
+use crate::{compiler, machine};
 
-mod fetch;
+pub mod fetch;
 pub mod link;
 
 /// The version that the crate `tch`, as pinned in the workspace, is made for.
@@ -54,7 +56,11 @@ impl Libtorch {
         if let Some(damage) = damaged_library(root) {
             bail!("{damage}");
         }
-        Ok(Self { root: root.to_owned(), version, cuda })
+        Ok(Self {
+            root: root.to_owned(),
+            version,
+            cuda,
+        })
     }
 
     /// The folder of the shared libraries.
@@ -76,7 +82,8 @@ const NEEDED: [&str; 5] = [
 /// in an archive of libtorch alone.
 fn version(root: &Path) -> Result<(String, Option<String>)> {
     if let Ok(text) = fs::read_to_string(root.join("version.py")) {
-        let version = python_string(&text, "__version__").context("its version.py has no version")?;
+        let version =
+            python_string(&text, "__version__").context("its version.py has no version")?;
         return Ok((version, python_string(&text, "cuda")));
     }
     if let Ok(text) = fs::read_to_string(root.join("build-version")) {
@@ -102,7 +109,10 @@ fn python_string(source: &str, name: &str) -> Option<String> {
         }
         let value = rest.split_once('=')?.1.trim();
         let quote = value.chars().next().filter(|c| "'\"".contains(*c))?;
-        value.strip_prefix(quote)?.strip_suffix(quote).map(str::to_owned)
+        value
+            .strip_prefix(quote)?
+            .strip_suffix(quote)
+            .map(str::to_owned)
     })
 }
 
@@ -118,7 +128,9 @@ fn damaged_library(root: &Path) -> Option<String> {
                 .any(|package| name.starts_with(package))
     });
     for list in lists {
-        let Ok(record) = fs::read_to_string(list.path().join("RECORD")) else { continue };
+        let Ok(record) = fs::read_to_string(list.path().join("RECORD")) else {
+            continue;
+        };
         for (path, stated) in record.lines().filter_map(recorded_library) {
             let found = fs::metadata(packages.join(path)).map(|file| file.len());
             match found {
@@ -159,21 +171,32 @@ pub enum SetUp {
 pub fn setup(workspace: &Workspace, how: SetUp) -> Result<Libtorch> {
     let linked = link::read(&workspace.root);
     let places = Places {
-        named: env::var_os("LIBTORCH").filter(|path| !path.is_empty()).map(PathBuf::from),
+        named: env::var_os("LIBTORCH")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         linked: linked.as_ref().map(|link| link.libtorch.clone()),
         keep_linked: how == SetUp::Once,
     };
-    let libtorch = match places.choose(|| python_torch(&Python::find().ok()?))? {
+    let found = places.choose(|| python_torch(&Python::find().ok()?))?;
+    if let (Some(libtorch), Some(link)) = (&found, &linked)
+        && link.is_for(&libtorch.root)
+    {
+        return Ok(libtorch.clone());
+    }
+    // After the quick path, for whoever has built once has a compiler; before a long download.
+    compiler::check()?;
+    let libtorch = match found {
         Some(libtorch) => libtorch,
         None => fetch::cached()?,
     };
-    if linked.is_some_and(|link| link.is_for(&libtorch.root)) {
-        return Ok(libtorch);
-    }
-    // Later than the quick path on purpose: whoever has built once has a compiler.
-    crate::compiler::check()?;
     if let Some(missing) = missing_libraries(&libtorch).first() {
-        bail!("{} cannot be loaded: {missing}. {LOADER_REMEDY}", libtorch.root.display());
+        bail!(
+            "{} cannot be loaded: {missing}. {LOADER_REMEDY}",
+            libtorch.root.display()
+        );
+    }
+    if let Some((problem, remedy)) = Gpus::here().and_then(|gpus| gpus.obstacle(&libtorch)) {
+        println!("note: this machine's GPU will not be used, for {problem}. Remedy: {remedy}");
     }
     let file = link::write(&workspace.root, &libtorch.root)?;
     println!("wrote {}", workspace.short(&file).display());
@@ -181,8 +204,7 @@ pub fn setup(workspace: &Workspace, how: SetUp) -> Result<Libtorch> {
 }
 
 /// What to do where the system cannot load libtorch.
-pub const LOADER_REMEDY: &str =
-    "It needs a Linux with glibc 2.28 or later and all NVIDIA packages that its own version asks \
+pub const LOADER_REMEDY: &str = "It needs a Linux with glibc 2.28 or later and all NVIDIA packages that its own version asks \
      for; `python3 -m pip install torch==2.11.0` followed by `cargo xtask setup --again` gets a \
      complete one";
 
@@ -251,7 +273,7 @@ fn python_torch(python: &Python) -> Option<PathBuf> {
 /// the system has no `ldd` to ask.
 pub fn missing_libraries(libtorch: &Libtorch) -> Vec<String> {
     let library = libtorch.libraries().join("libtorch_cpu.so");
-    crate::machine::unresolved_libraries(&library)
+    machine::unresolved_libraries(&library)
 }
 
 #[cfg(test)]
@@ -302,7 +324,9 @@ mod tests {
     #[test]
     fn each_defect_is_named() {
         let problem = |folder: &tempfile::TempDir| {
-            Libtorch::inspect(&folder.path().join("torch")).unwrap_err().to_string()
+            Libtorch::inspect(&folder.path().join("torch"))
+                .unwrap_err()
+                .to_string()
         };
         for near in ["2.1.0", "2.11.0a0+git", "2.11.01", "12.11.0"] {
             assert!(problem(&packages(near)).contains(near));
@@ -322,8 +346,15 @@ mod tests {
         let linked = linked.path().join("torch");
         let python = python.path().join("torch");
         for named in [None, Some(linked.clone())] {
-            let mut places = Places { named, linked: Some(linked.clone()), keep_linked: true };
-            let kept = places.choose(|| panic!("no need to ask Python")).unwrap().unwrap();
+            let mut places = Places {
+                named,
+                linked: Some(linked.clone()),
+                keep_linked: true,
+            };
+            let kept = places
+                .choose(|| panic!("no need to ask Python"))
+                .unwrap()
+                .unwrap();
             assert_eq!(kept.root, linked);
             places.keep_linked = false;
             let found = places.choose(|| Some(python.clone())).unwrap().unwrap();
@@ -343,7 +374,10 @@ mod tests {
         assert_eq!(found.root, named.path().join("torch"));
         places.named = Some(named.path().join("elsewhere"));
         let message = places.choose(|| None).unwrap_err().to_string();
-        assert!(message.contains("LIBTORCH") && message.contains("elsewhere"), "{message}");
+        assert!(
+            message.contains("LIBTORCH") && message.contains("elsewhere"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -354,7 +388,10 @@ mod tests {
             linked: Some(linked.path().join("torch")),
             keep_linked: true,
         };
-        assert_eq!(places.choose(|| Some(python.path().join("torch"))).unwrap(), None);
+        assert_eq!(
+            places.choose(|| Some(python.path().join("torch"))).unwrap(),
+            None
+        );
         assert_eq!(places.choose(|| None).unwrap(), None);
     }
 
@@ -369,7 +406,10 @@ mod tests {
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
             python_torch(&Python::at(&program))
         };
-        assert_eq!(answer("echo '/site packages/torch'"), Some("/site packages/torch".into()));
+        assert_eq!(
+            answer("echo '/site packages/torch'"),
+            Some("/site packages/torch".into())
+        );
         assert_eq!(answer("echo"), None);
         assert_eq!(answer("echo /x; exit 1"), None);
     }

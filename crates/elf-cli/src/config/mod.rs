@@ -9,6 +9,6 @@ mod run;
 mod sampling;
 
 pub use keys::{Overrides, read_yaml};
-pub use plan::{RunPlan, Span, TrainLength};
+pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
-pub use sampling::{SamplingConfig, SamplingMethod, SamplingSetting, read_sampling_configs};
+pub use sampling::{SamplingSetting, read_sampling_configs};

@@ -35,6 +35,19 @@ pub struct Span {
     pub pad_token: PadTokenName,
 }
 
+/// What a plan must know beside the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// The encoder's width.
+    pub latent_dim: i64,
+    /// Entries of the tokenizer's vocabulary.
+    pub vocab_size: i64,
+    /// Rows of the training data.
+    pub rows: u64,
+    /// Whether the data's conditions end in EOS.
+    pub condition_eos: bool,
+}
+
 /// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunPlan {
@@ -48,6 +61,8 @@ pub struct RunPlan {
     pub span: Span,
     /// Share of rows trained without their condition.
     pub label_drop_prob: f64,
+    /// Whether conditions end in EOS, as the token shards say.
+    pub condition_eos: bool,
     /// Precision of each part.
     pub precision: PrecisionPolicy,
     /// Rows of one batch.
@@ -59,11 +74,12 @@ pub struct RunPlan {
 }
 
 impl RunPlan {
-    /// Derives and checks everything. `latent_dim` is the encoder's width, `vocab_size` the tokenizer's, `rows` the data's.
+    /// Derives and checks everything.
     ///
     /// # Errors
     /// Names the setting that is impossible, and why.
-    pub fn new(config: &RunConfig, latent_dim: i64, vocab_size: i64, rows: u64, device: Device) -> Result<Self> {
+    pub fn new(config: &RunConfig, facts: Facts, device: Device) -> Result<Self> {
+        let Facts { latent_dim, vocab_size, rows, .. } = facts;
         let conditional = config.max_input_length.is_some();
         if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
             bail!("max_input_length {longest} leaves no room for a target in max_length {}: make it smaller", config.max_length);
@@ -74,7 +90,7 @@ impl RunPlan {
         if config.gradient_checkpointing {
             bail!("gradient_checkpointing is not available yet: set it to false and use a smaller batch_size with grad_accum_steps");
         }
-        for (key, value) in [("latent_std", config.latent_std), ("blr", config.blr), ("ema_decay1", 1.0 - config.ema_decay1), ("epochs", config.epochs), ("save_freq", config.save_freq), ("eval_freq", config.eval_freq)] {
+        for (key, value) in [("blr", config.blr), ("ema_decay1", 1.0 - config.ema_decay1), ("epochs", config.epochs), ("save_freq", config.save_freq), ("eval_freq", config.eval_freq)] {
             if !(value > 0.0 && value.is_finite()) {
                 bail!("{key} is out of its range");
             }
@@ -131,6 +147,7 @@ impl RunPlan {
                 pad_token: config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad }),
             },
             label_drop_prob,
+            condition_eos: facts.condition_eos,
             precision: PrecisionPolicy::with_blocks(precision),
             batch_rows,
             lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
@@ -163,7 +180,8 @@ mod tests {
     fn plan(change: impl FnOnce(&mut RunConfig)) -> Result<RunPlan> {
         let mut config = RunConfig::default();
         change(&mut config);
-        RunPlan::new(&config, 512, 32100, 10_000, Device::Cpu)
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false };
+        RunPlan::new(&config, facts, Device::Cpu)
     }
 
     #[test]

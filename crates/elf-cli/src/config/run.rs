@@ -64,10 +64,10 @@ pub struct RunConfig {
     pub encoder_model_name: String,
     /// Another file of weights for it.
     pub encoder_checkpoint: Option<String>,
-    /// Mean of the encoder's output.
-    pub latent_mean: f64,
-    /// Standard deviation of the encoder's output.
-    pub latent_std: f64,
+    /// Mean of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.
+    pub latent_mean: Option<f64>,
+    /// Standard deviation of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.2.
+    pub latent_std: Option<f64>,
 
     /// `ELF-B`, `ELF-M` or `ELF-L`; the next three keys change its sizes.
     pub model: String,
@@ -143,6 +143,8 @@ pub struct RunConfig {
     pub weight_decay: f64,
     /// The optimiser.
     pub optimizer: OptimizerName,
+    /// Orthogonalise Muon's updates in bf16 where the device multiplies it natively; the reference does it in fp32.
+    pub muon_bf16: bool,
     /// AdamW's first decay.
     pub adam_b1: f64,
     /// AdamW's second decay.
@@ -162,6 +164,8 @@ pub struct RunConfig {
     pub sampling_configs_path: Option<String>,
     /// Texts to generate at an evaluation.
     pub num_samples: usize,
+    /// Held-out rows whose loss is taken at an evaluation.
+    pub eval_rows: usize,
     /// Whether evaluations in training also generate text.
     pub online_eval: bool,
     /// The judge of generative perplexity: a folder with a GPT-2.
@@ -196,8 +200,8 @@ impl Default for RunConfig {
             tokenizer_name: None,
             encoder_model_name: "t5-small".into(),
             encoder_checkpoint: None,
-            latent_mean: 0.0,
-            latent_std: 0.2,
+            latent_mean: None,
+            latent_std: None,
             model: "ELF-B".into(),
             hidden_size: None,
             depth: None,
@@ -233,6 +237,7 @@ impl Default for RunConfig {
             lr_schedule: ScheduleName::Constant,
             weight_decay: 0.0,
             optimizer: OptimizerName::Muon,
+            muon_bf16: false,
             adam_b1: 0.9,
             adam_b2: 0.95,
             grad_accum_steps: 1,
@@ -242,6 +247,7 @@ impl Default for RunConfig {
             seed: 42,
             sampling_configs_path: None,
             num_samples: 1000,
+            eval_rows: 512,
             online_eval: true,
             eval_ppl_model: "gpt2-large".into(),
             eval_ppl_batch_size: 64,

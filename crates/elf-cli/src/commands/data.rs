@@ -1,0 +1,169 @@
+//! `elf data`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use elf_data::shards::{EosOptions, Lengths, PrepareConfig, inspect, prepare};
+use elf_data::source::{PlainText, TEXT_COLUMN};
+use elf_data::{Packing, Tokenizer};
+
+use crate::progress;
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Turn text columns into token shards. Safe to interrupt and run again.
+    Prepare(PrepareArgs),
+    /// Say what a folder of token shards holds.
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PackingName {
+    /// One row per document.
+    None,
+    /// Documents joined with EOS and cut to rows of --max-length tokens.
+    Concat,
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// Parquet, JSONL or plain text files, or folders of them.
+    #[arg(long, required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+    /// The column with the text to generate.
+    #[arg(long, default_value = TEXT_COLUMN)]
+    target_column: String,
+    /// The column with the text to generate from, for conditional tasks.
+    #[arg(long)]
+    condition_column: Option<String>,
+    /// A tokenizer.json, or the folder that holds one.
+    #[arg(long)]
+    tokenizer: PathBuf,
+    /// End every target with EOS.
+    #[arg(long)]
+    eos_target: bool,
+    /// End every condition with EOS, as the published data do.
+    #[arg(long)]
+    eos_condition: bool,
+    /// How documents become rows.
+    #[arg(long, value_enum, default_value = "none")]
+    packing: PackingName,
+    /// Tokens of a row, for --packing concat.
+    #[arg(long)]
+    max_length: Option<usize>,
+    /// In plain text files, take each file (not each line) as one document.
+    #[arg(long)]
+    whole_files: bool,
+    /// Replace shards in the output folder that were made with other settings.
+    #[arg(long)]
+    overwrite: bool,
+    /// The folder for the shards.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A folder of token shards, or single shards.
+    #[arg(required = true)]
+    shards: Vec<PathBuf>,
+    /// Show so many rows.
+    #[arg(long, default_value_t = 3)]
+    rows: usize,
+    /// Show rows as text, too.
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+}
+
+pub fn run(command: DataCommand) -> Result<ExitCode> {
+    match command {
+        DataCommand::Prepare(args) => run_prepare(args),
+        DataCommand::Inspect(args) => run_inspect(args),
+    }
+}
+
+fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
+    let packing = match (args.packing, args.max_length) {
+        (PackingName::None, None) => Packing::None,
+        (PackingName::Concat, Some(max_length)) => Packing::Concat { max_length },
+        (PackingName::None, Some(_)) => bail!("--max-length belongs to --packing concat; without packing, rows are cut in training"),
+        (PackingName::Concat, None) => bail!("--packing concat needs --max-length"),
+    };
+    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let config = PrepareConfig {
+        condition_column: args.condition_column,
+        plain_text: if args.whole_files { PlainText::WholeFile } else { PlainText::Lines },
+        eos: EosOptions { target: args.eos_target, condition: args.eos_condition },
+        packing,
+        overwrite: args.overwrite,
+        ..PrepareConfig::new(args.input, args.output, args.target_column)
+    };
+    let stop = progress::stop_on_interrupt()?;
+    let spinner = progress::spinner();
+    let report = prepare(&config, &tokenizer, &mut |done| {
+        spinner.set_message(format!("{} documents, {} tokens, {} shards", done.documents, done.tokens, done.shards));
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    spinner.finish_and_clear();
+    let report = report?;
+    let total = report.total;
+    println!(
+        "{} documents ({} empty ones left out) became {} rows, {} tokens{} in {} shard(s); written to {}",
+        total.documents,
+        report.empty_documents,
+        total.rows,
+        total.tokens,
+        if total.condition_tokens > 0 { format!(" and {} condition tokens", total.condition_tokens) } else { String::new() },
+        total.shards,
+        config.output.display()
+    );
+    if report.kept_shards > 0 {
+        println!("{} shard(s) were there already and were kept", report.kept_shards);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_inspect(args: InspectArgs) -> Result<ExitCode> {
+    let tokenizer = args.tokenizer.map(Tokenizer::load).transpose()?;
+    let summary = inspect(&args.shards, args.rows)?;
+    println!("{} rows in {} shard(s); {} tokens", summary.rows, summary.shards.len(), summary.tokens);
+    let lengths = |what: &str, l: &Lengths| {
+        println!(
+            "{what}: {} to {} tokens, mean {:.1}; percentiles 10/50/90/99: {}/{}/{}/{}",
+            l.min, l.max, l.mean, l.p10, l.p50, l.p90, l.p99
+        );
+    };
+    lengths("targets", &summary.target_lengths);
+    if let Some(conditions) = &summary.condition_lengths {
+        lengths("conditions", conditions);
+    }
+    match &summary.metadata {
+        Some(m) => println!(
+            "tokenizer {} ({} entries); packing {}; EOS after targets: {}, after conditions: {}; from {}",
+            &m.tokenizer[..12.min(m.tokenizer.len())],
+            m.vocab_size,
+            serde_json::to_string(&m.packing)?,
+            m.eos.target,
+            m.eos.condition,
+            m.source.join(", ")
+        ),
+        None => println!("the shards do not say how they were made (another program wrote them)"),
+    }
+    for (i, row) in summary.first.iter().enumerate() {
+        let show = |ids: &[i32]| -> Result<String> {
+            Ok(match &tokenizer {
+                Some(tokenizer) => tokenizer.decode(ids)?,
+                None => format!("{ids:?}"),
+            })
+        };
+        if let Some(condition) = &row.condition_ids {
+            println!("row {i}, condition: {}", show(condition)?);
+        }
+        println!("row {i}: {}", show(&row.input_ids)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}

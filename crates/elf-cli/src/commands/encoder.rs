@@ -1,0 +1,138 @@
+//! `elf encoder`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use elf_core::device::DeviceChoice;
+use elf_core::{ParamBuilder, Precision};
+use elf_data::{CollateConfig, Collator, Dataset, PadToken, Tokenizer};
+use elf_encoder::{EncoderMask, FeedForward, LatentMoments, T5Config, T5Encoder, TextEncoder};
+use tch::{Device, Tensor};
+
+use crate::progress;
+use crate::text_latents::{STATS_FILE, describe, write_stats};
+
+#[derive(Debug, Subcommand)]
+pub enum EncoderCommand {
+    /// Make a T5 encoder with random weights: the paper's simplest encoder, and a start without any download.
+    Init(InitArgs),
+    /// Measure mean and standard deviation of an encoder's latents on a corpus; training normalises by them.
+    Stats(StatsArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FeedForwardName {
+    Relu,
+    GatedGelu,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The tokenizer whose ids it reads: a tokenizer.json, or the folder that holds one.
+    #[arg(long)]
+    tokenizer: PathBuf,
+    /// C, channels of a latent.
+    #[arg(long, default_value_t = 128)]
+    d_model: i64,
+    /// Channels of one attention head.
+    #[arg(long, default_value_t = 32)]
+    d_kv: i64,
+    /// Inner width of the feed-forward layers.
+    #[arg(long, default_value_t = 256)]
+    d_ff: i64,
+    /// Blocks.
+    #[arg(long, default_value_t = 2)]
+    num_layers: i64,
+    /// Attention heads.
+    #[arg(long, default_value_t = 4)]
+    num_heads: i64,
+    /// The kind of feed-forward layer.
+    #[arg(long, value_enum, default_value = "relu")]
+    feed_forward: FeedForwardName,
+    /// Seed of the weights.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The folder for config.json, model.safetensors and tokenizer.json.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// The encoder's folder; latent_stats.json is written there.
+    encoder: PathBuf,
+    /// Token shards to measure on.
+    #[arg(long, required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Rows to measure on.
+    #[arg(long, default_value_t = 2048)]
+    rows: usize,
+    /// Rows are cut to so many tokens.
+    #[arg(long, default_value_t = 512)]
+    max_length: usize,
+    /// One mean and one standard deviation for all channels, as in the released recipes, instead of one for each.
+    #[arg(long)]
+    overall: bool,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+}
+
+pub fn run(command: EncoderCommand) -> Result<ExitCode> {
+    match command {
+        EncoderCommand::Init(args) => run_init(args),
+        EncoderCommand::Stats(args) => run_stats(args),
+    }
+}
+
+fn run_init(args: InitArgs) -> Result<ExitCode> {
+    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let feed_forward = match args.feed_forward {
+        FeedForwardName::Relu => "relu",
+        FeedForwardName::GatedGelu => "gated-gelu",
+    };
+    // Through the file's own form, so that what is left out has the file format's defaults.
+    let config = T5Config::from_json(&serde_json::to_string(&serde_json::json!({
+        "vocab_size": tokenizer.vocab_size(), "d_model": args.d_model, "d_kv": args.d_kv, "d_ff": args.d_ff,
+        "num_layers": args.num_layers, "num_heads": args.num_heads, "feed_forward_proj": feed_forward,
+    }))?)?;
+    debug_assert!(matches!(config.feed_forward_proj, FeedForward::Relu | FeedForward::GatedGelu));
+    let encoder = T5Encoder::new(&config, ParamBuilder::seeded(args.seed, Device::Cpu), Precision::F32)?;
+    encoder.save(&args.output)?;
+    tokenizer.save(args.output.join("tokenizer.json"))?;
+    println!("a T5 encoder with {} random parameters; written to {}", encoder.params().numel(), args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_stats(args: StatsArgs) -> Result<ExitCode> {
+    let device = args.device.resolve()?;
+    let encoder = T5Encoder::load(&args.encoder, device, Precision::F32)
+        .with_context(|| format!("the encoder {} cannot be used", args.encoder.display()))?;
+    let dataset = Dataset::open(&args.data)?;
+    if dataset.is_empty() {
+        bail!("the shards hold no rows to measure on");
+    }
+    let config = CollateConfig { max_length: args.max_length, max_input_length: None, pad_token: PadToken::Pad };
+    let collator = Collator::with_fill_id(config, 0)?;
+    let mut moments = LatentMoments::new(usize::try_from(encoder.dim()).context("the encoder's width")?);
+    let rows = args.rows.clamp(1, dataset.len());
+    let bar = progress::bar(rows as u64, "rows");
+    // Evenly over the corpus, which need not be shuffled.
+    let chosen: Vec<usize> = (0..rows).map(|i| i * dataset.len() / rows).collect();
+    for chunk in chosen.chunks(32) {
+        let batch = collator.collate(&dataset.examples(chunk)?)?;
+        let shape = [batch.rows as i64, batch.seq_len as i64];
+        let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view(shape)?;
+        let valid = Tensor::f_from_slice(&batch.is_valid())?.f_view(shape)?.f_to_device(device)?;
+        moments.add(&encoder.encode(&ids, EncoderMask::Columns(&valid))?, &valid)?;
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    let overall = moments.overall()?;
+    println!("over {} positions: {}", moments.positions(), describe(&overall));
+    write_stats(&args.encoder, &if args.overall { overall } else { moments.per_channel()? })?;
+    println!("written to {}", args.encoder.join(STATS_FILE).display());
+    Ok(ExitCode::SUCCESS)
+}

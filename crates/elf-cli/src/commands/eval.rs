@@ -1,0 +1,74 @@
+//! `elf eval`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use elf_core::device::DeviceChoice;
+use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_eval::jsonl;
+
+use super::sample::precision;
+use crate::judge::{JudgeSettings, Judged, report};
+use crate::run_folder::write_json;
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A JSONL file of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional tasks.
+    #[arg(long)]
+    samples: PathBuf,
+    /// A folder with a GPT-2 and its tokenizer.json, which judges perplexity and entropy.
+    #[arg(long)]
+    judge: Option<PathBuf>,
+    /// Longest text that the judge reads, in its tokens.
+    #[arg(long, default_value_t = 1024)]
+    judge_max_length: usize,
+    /// Training texts (Parquet, JSONL, plain text) to find copies of.
+    #[arg(long, num_args = 1..)]
+    training: Vec<PathBuf>,
+    /// The text column of --training.
+    #[arg(long, default_value = TEXT_COLUMN)]
+    training_column: String,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Run the judge in fp32 also where the device has bf16.
+    #[arg(long)]
+    f32: bool,
+    /// Write the report as JSON, too.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+pub fn run(args: EvalArgs) -> Result<ExitCode> {
+    let device = args.device.resolve()?;
+    let texts = jsonl::read_texts(&args.samples)?;
+    let references: Option<Vec<String>> = match jsonl::read_pairs(&args.samples) {
+        Ok(pairs) => Some(pairs.into_iter().map(|p| p.reference).collect()),
+        Err(_) => None,
+    };
+    let training = match args.training.is_empty() {
+        true => None,
+        false => {
+            let source = Source::open(&args.training, &[&args.training_column], PlainText::Lines)?;
+            Some(source.texts().collect::<Result<Vec<_>, _>>()?)
+        }
+    };
+    if let Some(folder) = args.judge.as_ref().filter(|f| !f.is_dir()) {
+        bail!("the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json", folder.display());
+    }
+    let judge = args.judge.as_deref().map(|folder| JudgeSettings {
+        folder,
+        max_length: args.judge_max_length,
+        device,
+        precision: precision(args.f32, device),
+    });
+    let judged = Judged { texts: &texts, references: references.as_deref(), training: training.as_deref() };
+    let report = report(&args.samples.display().to_string(), &judged, judge)?;
+    println!("{}", report.to_markdown());
+    if let Some(path) = &args.output {
+        write_json(path, &report).with_context(|| format!("the report could not be written to {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,8 @@
+//! One file a command.
+
+pub mod data;
+pub mod encoder;
+pub mod eval;
+pub mod sample;
+pub mod tokenizer;
+pub mod train;

@@ -1,0 +1,267 @@
+//! `elf sample`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use elf_core::device::DeviceChoice;
+use elf_core::{Network, Precision, PrecisionPolicy, key_of};
+use elf_data::source::{PlainText, Source};
+use elf_model::Elf;
+use tch::Device;
+
+use crate::config::{RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs};
+use crate::progress;
+use crate::run_folder::FoundModel;
+use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, TotalCost};
+use crate::text_latents::TextLatents;
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// A run's folder (its latest checkpoint is taken), or a checkpoint's.
+    model: PathBuf,
+    /// Texts to generate, for models of unconditional text.
+    #[arg(long, short = 'n', default_value_t = 8)]
+    num: usize,
+    /// A text to generate from, for conditional models; may be given several times.
+    #[arg(long)]
+    text: Vec<String>,
+    /// Texts to generate from: a Parquet, JSONL or plain text file.
+    #[arg(long, conflicts_with = "text")]
+    input: Option<PathBuf>,
+    /// The column of --input to generate from.
+    #[arg(long, default_value = "text", requires = "input")]
+    input_column: String,
+    /// The column of --input with what a good answer would be; written along for `elf eval`.
+    #[arg(long, requires = "input")]
+    reference_column: Option<String>,
+    /// Take only the first so many texts of --input.
+    #[arg(long, requires = "input")]
+    limit: Option<usize>,
+
+    /// A file of sampling settings; every combination in it is run. The options below change one setting each.
+    #[arg(long)]
+    sampling_config: Option<PathBuf>,
+    /// The sampler: euler (or ode), heun, sde.
+    #[arg(long)]
+    sampler: Option<String>,
+    /// Steps.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Self-conditioning guidance scale w.
+    #[arg(long)]
+    self_cond_cfg_scale: Option<f64>,
+    /// Condition guidance scale s; 1 is none, anything else doubles the cost.
+    #[arg(long)]
+    cfg: Option<f64>,
+    /// How much noise the SDE sampler adds.
+    #[arg(long)]
+    sde_gamma: Option<f64>,
+    /// Equal steps instead of logit-normal ones.
+    #[arg(long)]
+    uniform_grid: bool,
+
+    /// Seed; the i-th text of a seed is the same whatever else is generated beside it.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Show the first text as it forms.
+    #[arg(long)]
+    trace: bool,
+    /// Texts generated at once.
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// Do not fill the last batch up. Faster for few texts, but a rounding may then tip a token of a text.
+    #[arg(long)]
+    ragged: bool,
+    /// Take the parameters as trained instead of their running averages.
+    #[arg(long)]
+    no_ema: bool,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Compute in fp32 also where the device has bf16.
+    #[arg(long)]
+    f32: bool,
+    /// The JSONL file to write; several settings go to one file each, with the setting in the name.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+/// Times at which a trace shows the text.
+const TRACE: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0];
+
+/// A trained network, ready to sample from.
+pub struct LoadedModel {
+    /// Where it came from.
+    pub found: FoundModel,
+    /// The network.
+    pub net: Elf,
+    /// The encoder, for conditional models.
+    pub latents: Option<TextLatents>,
+}
+
+impl LoadedModel {
+    /// Loads a checkpoint, averaged parameters unless `raw`.
+    ///
+    /// # Errors
+    /// If anything is missing or damaged.
+    pub fn load(path: &Path, raw: bool, device: Device, precision: Precision) -> Result<Self> {
+        let found = FoundModel::at(path)?;
+        let policy = PrecisionPolicy::with_blocks(precision);
+        let net = Elf::unset(found.plan.model.clone(), policy, device)?;
+        match raw {
+            true => found.checkpoint.load_params(net.params())?,
+            false => found.checkpoint.load_averages(net.params())?,
+        }
+        let latents = match found.plan.span.max_input_length {
+            Some(_) => Some(TextLatents::load(&found.plan.config, device, precision)?),
+            None => None,
+        };
+        Ok(Self { found, net, latents })
+    }
+}
+
+/// The device's precision, or fp32 if asked for.
+pub fn precision(f32: bool, device: Device) -> Precision {
+    if f32 { Precision::F32 } else { Precision::native(device) }
+}
+
+pub fn run(args: SampleArgs) -> Result<ExitCode> {
+    let device = args.device.resolve()?;
+    let model = LoadedModel::load(&args.model, args.no_ema, device, precision(args.f32, device))?;
+    let plan = &model.found.plan;
+    let requests = requests(&args, plan)?;
+    let settings = settings(&args, plan)?;
+    let tokenizer = model.found.run.tokenizer()?;
+    if args.batch_size == 0 {
+        bail!("--batch-size must be at least 1");
+    }
+    let generator = TextGenerator {
+        net: &model.net,
+        plan,
+        tokenizer: &tokenizer,
+        latents: model.latents.as_ref(),
+        batch_rows: args.batch_size,
+        one_shape: !args.ragged,
+    };
+    for setting in &settings {
+        let bar = progress::bar(requests.len() as u64, "texts");
+        let started = Instant::now();
+        let trace: &[f64] = if args.trace { &TRACE } else { &[] };
+        let (texts, frames, cost) = generator.generate(setting, &requests, trace, &mut |n| bar.set_position(n as u64))?;
+        bar.finish_and_clear();
+        eprintln!("{}", summary(setting, &texts, &cost, started.elapsed().as_secs_f64()));
+        for (t, text) in &frames {
+            println!("t = {t:.2}  {text}");
+        }
+        match &args.output {
+            None => print_texts(&texts),
+            Some(path) => {
+                let path = match settings.len() {
+                    1 => path.clone(),
+                    _ => named(path, &setting.name()),
+                };
+                write_texts(&path, &texts)?;
+                if !args.trace {
+                    print_texts(&texts[..texts.len().min(3)]);
+                }
+                eprintln!("written to {}", path.display());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
+    let with_seeds = |texts: Vec<(String, Option<String>)>| {
+        let request = |(i, (condition, reference))| TextRequest {
+            seed: key_of(&[args.seed, i as u64]),
+            condition: Some(condition),
+            reference,
+        };
+        texts.into_iter().enumerate().map(request).collect::<Vec<_>>()
+    };
+    let requests = match (&args.input, plan.span.max_input_length) {
+        (Some(path), _) => {
+            let mut columns = vec![args.input_column.as_str()];
+            columns.extend(args.reference_column.as_deref());
+            let source = Source::open(&[path], &columns, PlainText::Lines)?;
+            let rows = source.rows().take(args.limit.unwrap_or(usize::MAX));
+            let texts = rows.map(|row| {
+                let mut row = row?.into_iter();
+                Ok((row.next().unwrap_or_default(), row.next()))
+            });
+            with_seeds(texts.collect::<Result<_>>()?)
+        }
+        (None, _) if !args.text.is_empty() => with_seeds(args.text.iter().map(|t| (t.clone(), None)).collect()),
+        (None, Some(_)) => bail!("this model generates from an input text: give one with --text, or a file with --input"),
+        (None, None) => TextRequest::unconditional(args.seed, args.num),
+    };
+    if requests.is_empty() {
+        bail!("there is nothing to generate: --num or --input asks for no text");
+    }
+    Ok(requests)
+}
+
+fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
+    let mut settings: Vec<SamplingSetting> = match &args.sampling_config {
+        Some(path) => read_sampling_configs(path)?.iter().flat_map(|c| c.settings()).collect(),
+        None => vec![TextGenerator::default_setting(plan)],
+    };
+    for setting in &mut settings {
+        if let Some(sampler) = &args.sampler {
+            setting.sampling_method.clone_from(sampler);
+        }
+        setting.num_sampling_steps = args.steps.unwrap_or(setting.num_sampling_steps);
+        setting.self_cond_cfg_scale = args.self_cond_cfg_scale.unwrap_or(setting.self_cond_cfg_scale);
+        setting.cfg = args.cfg.unwrap_or(setting.cfg);
+        setting.sde_gamma = args.sde_gamma.unwrap_or(setting.sde_gamma);
+        if args.uniform_grid {
+            setting.time_schedule = TimeScheduleName::Uniform;
+        }
+    }
+    Ok(settings)
+}
+
+/// One line that says what was run and what it cost: passes stand next to every time.
+fn summary(setting: &SamplingSetting, texts: &[GeneratedText], cost: &TotalCost, seconds: f64) -> String {
+    let mut line = format!("{}: {} texts in {seconds:.1} s", setting.name(), texts.len());
+    let _ = write!(
+        line,
+        "; {} passes for each of {} batch(es), {:.0} positions/s",
+        cost.passes_per_batch,
+        cost.batches,
+        cost.positions as f64 / seconds
+    );
+    line
+}
+
+fn print_texts(texts: &[GeneratedText]) {
+    for text in texts {
+        println!("[{}] {}", text.index, text.text);
+    }
+}
+
+/// `samples.jsonl` and a setting's name to `samples-NAME.jsonl`.
+fn named(path: &Path, name: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map_or("jsonl".into(), |e| e.to_string_lossy());
+    path.with_file_name(format!("{stem}-{name}.{extension}"))
+}
+
+/// Writes one JSON object a line, aside and renamed.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_texts(path: &Path, texts: &[GeneratedText]) -> Result<()> {
+    let mut lines = Vec::new();
+    for text in texts {
+        serde_json::to_writer(&mut lines, text)?;
+        lines.push(b'\n');
+    }
+    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines))
+        .with_context(|| format!("the texts could not be written to {}", path.display()))
+}

@@ -1,0 +1,55 @@
+//! `elf tokenizer`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_data::{UnigramConfig, train_unigram};
+
+use crate::progress;
+
+#[derive(Debug, Subcommand)]
+pub enum TokenizerCommand {
+    /// Train a Unigram tokenizer with T5's normaliser and special tokens.
+    Train(TrainTokenizerArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainTokenizerArgs {
+    /// Parquet, JSONL or plain text files, or folders of them.
+    #[arg(long, required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+    /// The text column.
+    #[arg(long, default_value = TEXT_COLUMN)]
+    column: String,
+    /// Entries of the vocabulary.
+    #[arg(long, default_value_t = UnigramConfig::default().vocab_size)]
+    vocab_size: usize,
+    /// Use only every n-th text, for very large corpora.
+    #[arg(long, default_value_t = 1)]
+    every_nth: usize,
+    /// The folder (or file) to write tokenizer.json to.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
+    let TokenizerCommand::Train(args) = command;
+    let source = Source::open(&args.input, &[&args.column], PlainText::Lines)?;
+    let config = UnigramConfig { vocab_size: args.vocab_size, every_nth: args.every_nth, ..UnigramConfig::default() };
+    let spinner = progress::spinner();
+    spinner.set_message("reading");
+    let trained = train_unigram(&config, source.texts(), &mut |texts| spinner.set_message(format!("{texts} texts read")))?;
+    spinner.finish_and_clear();
+    trained.tokenizer.save(&args.output)?;
+    println!(
+        "{} entries from {} texts ({} different words); written to {}",
+        trained.tokenizer.vocab_size(),
+        trained.texts_used,
+        trained.words,
+        args.output.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,316 @@
+//! `elf train`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use elf_core::device::{DeviceChoice, describe};
+use elf_core::Precision;
+use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
+use elf_flow::LatentBatch;
+use elf_model::Elf;
+use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
+use elf_train::{
+    BatchSource, Checkpoint, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Solo, Trainer, TrainerConfig,
+};
+use serde_json::{Value, json};
+use tch::Device;
+
+use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
+use crate::held_out::{HeldOut, collator};
+use crate::progress;
+use crate::run_folder::{FoundModel, RunFolder};
+use crate::text_latents::{self, TextLatents, encoder_folder};
+use crate::training_log::TrainingLog;
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// A YAML file of settings, with the key names of the released code.
+    config: Option<PathBuf>,
+    /// Change one setting: key=value. May be given several times; later ones win.
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE")]
+    options: Vec<String>,
+    /// The run's folder; as -o output_dir=FOLDER.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Stop and save after so many minutes; as -o max_minutes=N.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Go on from this run or checkpoint; as -o resume=PATH.
+    #[arg(long)]
+    resume: Option<PathBuf>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Say what would be done, and stop.
+    #[arg(long)]
+    plan: bool,
+}
+
+impl TrainArgs {
+    fn overrides(&self) -> Result<Overrides> {
+        let mut all = self.options.clone();
+        let text = |path: &PathBuf| serde_json::to_string(path).context("a path that is not Unicode");
+        if let Some(path) = &self.output {
+            all.push(format!("output_dir={}", text(path)?));
+        }
+        if let Some(path) = &self.resume {
+            all.push(format!("resume={}", text(path)?));
+        }
+        if let Some(minutes) = self.minutes {
+            all.push(format!("max_minutes={minutes}"));
+        }
+        Ok(Overrides(all))
+    }
+}
+
+pub fn run(args: TrainArgs) -> Result<ExitCode> {
+    let config: RunConfig = read_yaml(args.config.as_deref(), &args.overrides()?, |line| eprintln!("warning: {line}"))?;
+    let device = args.device.resolve()?;
+    let materials = Materials::load(&config, device)?;
+    let plan = materials.plan(&config, device)?;
+    let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
+    let folder = RunFolder::new(output);
+    eprintln!("{}", describe_plan(&plan, &materials, device));
+    if args.plan {
+        return Ok(ExitCode::SUCCESS);
+    }
+    train(&plan, materials, &folder, device)
+}
+
+/// What training needs beside settings.
+struct Materials {
+    tokenizer: Tokenizer,
+    latents: TextLatents,
+    train: Arc<Dataset>,
+    held_out: Option<Dataset>,
+}
+
+impl Materials {
+    fn load(config: &RunConfig, device: Device) -> Result<Self> {
+        let Some(data_path) = &config.data_path else { bail!("data_path is not set: which token shards should be trained on?") };
+        let tokenizer_path = config.tokenizer_name.clone().map_or_else(|| encoder_folder(config), PathBuf::from);
+        let tokenizer = Tokenizer::load(&tokenizer_path)
+            .with_context(|| format!("the tokenizer {} (tokenizer_name) cannot be used", tokenizer_path.display()))?;
+        let open = |path: &String, key: &str| -> Result<Dataset> {
+            let mut dataset = Dataset::open(&[path]).with_context(|| format!("{key} {path}"))?;
+            dataset.check_tokenizer(&tokenizer).with_context(|| format!("{key} {path}"))?;
+            if config.max_input_length.is_some() && !dataset.is_conditional() {
+                bail!("{key} {path} has no conditions, but max_input_length is set: prepare it with --condition-column, or set max_input_length to null");
+            }
+            Ok(dataset)
+        };
+        let train = Arc::new(open(data_path, "data_path")?);
+        let held_out = config.eval_data_path.as_ref().map(|path| open(path, "eval_data_path")).transpose()?;
+        let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
+        let latents = TextLatents::load(config, device, precision)?;
+        if latents.vocab_size() < tokenizer.vocab_size() as i64 {
+            bail!(
+                "the encoder knows {} token ids, but the tokenizer has {}: they do not belong together",
+                latents.vocab_size(),
+                tokenizer.vocab_size()
+            );
+        }
+        Ok(Self { tokenizer, latents, train, held_out })
+    }
+
+    fn plan(&self, config: &RunConfig, device: Device) -> Result<RunPlan> {
+        let facts = Facts {
+            latent_dim: self.latents.dim(),
+            vocab_size: self.tokenizer.vocab_size() as i64,
+            rows: self.train.len() as u64,
+            condition_eos: self.train.metadata().is_some_and(|m| m.eos.condition),
+        };
+        RunPlan::new(config, facts, device)
+    }
+}
+
+fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> String {
+    let (model, length) = (&plan.model, &plan.length);
+    let rows = plan.batch_rows * plan.config.grad_accum_steps;
+    format!(
+        "model:   {} blocks of width {}, {} heads, latents of {} channels, {} words\n\
+         data:    {} rows to train on, {} held out; {} positions a row\n\
+         latents: {}\n\
+         length:  {} optimiser steps of {rows} rows ({:.2} epochs), {} of them warm-up; learning rate {}{}\n\
+         device:  {}; blocks in {}",
+        model.depth,
+        model.hidden_size,
+        model.num_heads,
+        model.text_encoder_dim,
+        model.vocab_size,
+        materials.train.len(),
+        materials.held_out.as_ref().map_or(0, Dataset::len),
+        plan.span.max_length,
+        text_latents::describe(materials.latents.stats()),
+        length.total,
+        length.total as f64 / length.steps_per_epoch,
+        length.warmup,
+        plan.lr,
+        plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
+        describe(device),
+        plan.precision.blocks,
+    )
+}
+
+fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
+    let config = &plan.config;
+    Ok(TrainerConfig {
+        optimizer: match config.optimizer {
+            OptimizerName::Muon => {
+                if config.weight_decay != 0.0 {
+                    bail!("weight_decay {} has no effect on Muon: set it to 0, or optimizer to adamw", config.weight_decay);
+                }
+                OptimizerConfig::Muon(MuonConfig { precision: if config.muon_bf16 { Precision::native(device) } else { Precision::F32 }, ..MuonConfig::default() })
+            }
+            OptimizerName::Adamw => OptimizerConfig::Adamw(AdamWConfig {
+                b1: config.adam_b1,
+                b2: config.adam_b2,
+                weight_decay: config.weight_decay,
+                ..AdamWConfig::default()
+            }),
+        },
+        schedule: Schedule {
+            lr: plan.lr,
+            warmup_steps: plan.length.warmup,
+            decay: match config.lr_schedule {
+                ScheduleName::Constant => Decay::Constant,
+                ScheduleName::Cosine => Decay::Cosine,
+            },
+            min_lr: config.min_lr,
+            total_steps: plan.length.total,
+        },
+        clip_norm: Some(1.0),
+        ema_decay: config.ema_decay1,
+        accumulation: u32::try_from(config.grad_accum_steps)?.try_into().context("grad_accum_steps")?,
+        seed: config.seed,
+    })
+}
+
+fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Device) -> Result<ExitCode> {
+    let stop = progress::stop_on_interrupt()?;
+    let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
+    let mut trainer = Trainer::new(net, plan.objective, trainer_config(plan, device)?, Box::new(Solo))?;
+    for group in trainer.groups() {
+        eprintln!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel);
+    }
+
+    let cursor = match resume_from(plan, folder)? {
+        Some(checkpoint) => {
+            trainer.restore(&checkpoint)?;
+            eprintln!("resuming from {} (step {})", checkpoint.path().display(), trainer.steps_done());
+            serde_json::from_value(checkpoint.state().cursor.clone())
+                .context("the checkpoint's place in the data is from another version of this program")?
+        }
+        None => Cursor::default(),
+    };
+    folder.begin(plan, &materials.tokenizer)?;
+    let metrics = folder.metrics_from(trainer.steps_done())?;
+    let mut source = EncodedBatches::start(plan, &materials, cursor)?;
+    let mut observer = TrainingLog::new(plan, metrics, trainer.steps_done(), Arc::clone(&stop));
+    let held_out = HeldOut {
+        plan,
+        tokenizer: &materials.tokenizer,
+        latents: &materials.latents,
+        rows: materials.held_out.as_ref(),
+        folder,
+    };
+    let mut evaluator = |net: &Elf, step: u64| held_out.judge(net, step).map_err(Into::into);
+    let control = RunControl {
+        total_steps: plan.length.total,
+        save_every: plan.length.save_every,
+        evaluate_every: plan.length.eval_every,
+        keep: KeepPolicy { last: Some(plan.config.keep_checkpoints as u64), every: None },
+    };
+    let run = Run {
+        source: &mut source,
+        control,
+        checkpoints: &folder.checkpoints(),
+        plan: serde_json::to_value(plan)?,
+        evaluator: Some(&mut evaluator),
+        observer: &mut observer,
+        stop: &stop,
+    };
+    let outcome = elf_train::run(&mut trainer, run)?;
+    let out_of_time = outcome == Outcome::Stopped && observer.out_of_time;
+    if out_of_time {
+        let step = trainer.steps_done();
+        let metrics = trainer.with_averages(|net| held_out.judge(net, step))??;
+        observer.evaluated(step, &metrics);
+    }
+    observer.finish()?;
+    let what = match outcome {
+        Outcome::Finished => "finished",
+        Outcome::OutOfData => "stopped at the end of the data",
+        Outcome::Stopped if out_of_time => "stopped after the minutes it was given",
+        Outcome::Stopped => "interrupted; run the same command again to go on",
+    };
+    eprintln!("{what} after step {}; everything is in {}", trainer.steps_done(), folder.root().display());
+    Ok(if outcome == Outcome::Stopped && !out_of_time { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// The checkpoint to go on from: the one named, or the latest in the output folder.
+fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Checkpoint>> {
+    let checkpoint = match &plan.config.resume {
+        None => folder.checkpoints().latest()?,
+        Some(path) => Some(FoundModel::at(path.as_ref())?.checkpoint),
+    };
+    let Some(checkpoint) = checkpoint else { return Ok(None) };
+    let before: RunPlan = serde_json::from_value(checkpoint.state().plan.clone())
+        .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))?;
+    let stays = [
+        ("the model's sizes", before.model == plan.model),
+        ("max_length, max_input_length or pad_token", before.span == plan.span),
+        ("the encoder's vocabulary or data", before.condition_eos == plan.condition_eos),
+        ("seed", before.config.seed == plan.config.seed),
+        ("optimizer", before.config.optimizer == plan.config.optimizer),
+        ("batch size or grad_accum_steps", before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps),
+    ];
+    if let Some((what, _)) = stays.iter().find(|(_, same)| !same) {
+        bail!(
+            "{} was trained with another setting of {what}: set it back, or choose another output_dir to start anew",
+            checkpoint.path().display()
+        );
+    }
+    Ok(Some(checkpoint))
+}
+
+/// Token batches from the loader, encoded.
+struct EncodedBatches<'a> {
+    loader: Loader,
+    latents: &'a TextLatents,
+    after: Cursor,
+}
+
+impl<'a> EncodedBatches<'a> {
+    fn start(plan: &RunPlan, materials: &'a Materials, from: Cursor) -> Result<Self> {
+        let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
+        let order = Order::new(
+            OrderConfig { seed: plan.config.seed, rows: materials.train.len(), global_batch: rows_per_step },
+            Share::alone(plan.batch_rows),
+        )?;
+        let loader = Loader::start(
+            Arc::clone(&materials.train),
+            collator(plan, &materials.tokenizer)?,
+            order,
+            from,
+            LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() },
+        )?;
+        Ok(Self { loader, latents: &materials.latents, after: from })
+    }
+}
+
+impl BatchSource for EncodedBatches<'_> {
+    fn next_batch(&mut self) -> Result<Option<LatentBatch>, Box<dyn std::error::Error + Send + Sync>> {
+        let loaded = self.loader.next_batch()?;
+        let batch = self.latents.encode(&loaded.batch)?;
+        self.after = loaded.after;
+        Ok(Some(batch))
+    }
+
+    fn cursor(&self) -> Value {
+        json!(self.after)
+    }
+}

@@ -1,0 +1,119 @@
+//! What a run is judged by while it is trained: losses on held-out rows, and texts.
+
+use anyhow::{Context, Result, bail};
+use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
+use elf_model::Elf;
+use elf_train::{Metric, validation_loss};
+
+use crate::commands::sample::write_texts;
+use crate::config::{RunPlan, SamplingSetting, read_sampling_configs};
+use crate::judge::{Judged, report};
+use crate::run_folder::RunFolder;
+use crate::text_generation::{TextGenerator, TextRequest, pad_token};
+use crate::text_latents::TextLatents;
+
+/// Judges a network by held-out data.
+pub struct HeldOut<'a> {
+    /// The run's plan.
+    pub plan: &'a RunPlan,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Its encoder.
+    pub latents: &'a TextLatents,
+    /// The held-out rows, if there are any.
+    pub rows: Option<&'a Dataset>,
+    /// Where texts are written.
+    pub folder: &'a RunFolder,
+}
+
+/// The plan's way of making batches.
+///
+/// # Errors
+/// If lengths contradict each other, or the tokenizer lacks the filling.
+pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
+    let config = CollateConfig {
+        max_length: plan.span.max_length,
+        max_input_length: plan.span.max_input_length,
+        pad_token: pad_token(plan.span.pad_token),
+    };
+    Ok(Collator::new(config, tokenizer)?)
+}
+
+impl HeldOut<'_> {
+    /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
+    /// run's folder.
+    ///
+    /// # Errors
+    /// If data, network or disk fail.
+    pub fn judge(&self, net: &Elf, step: u64) -> Result<Vec<Metric>> {
+        let mut metrics = self.losses(net)?;
+        if self.plan.config.online_eval {
+            for setting in self.settings()? {
+                metrics.extend(self.texts(net, step, &setting)?);
+            }
+        }
+        Ok(metrics)
+    }
+
+    fn losses(&self, net: &Elf) -> Result<Vec<Metric>> {
+        let Some(dataset) = self.rows else { return Ok(Vec::new()) };
+        let collator = collator(self.plan, self.tokenizer)?;
+        let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
+        let batches = rows.chunks(self.plan.batch_rows).map(|chunk| {
+            let examples = dataset.examples(chunk).map_err(elf_train::Error::source)?;
+            let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
+            self.latents.encode(&batch).map_err(elf_train::Error::source)
+        });
+        let result = validation_loss(&self.plan.objective, net, batches, self.plan.config.seed)?;
+        let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
+        let mut metrics = vec![named("loss", result.loss)];
+        metrics.extend(result.terms.iter().map(|t| named(t.name, t.mean)));
+        Ok(metrics)
+    }
+
+    fn settings(&self) -> Result<Vec<SamplingSetting>> {
+        Ok(match &self.plan.config.sampling_configs_path {
+            Some(path) => read_sampling_configs(path.as_ref())?.iter().flat_map(|c| c.settings()).collect(),
+            None => vec![TextGenerator::default_setting(self.plan)],
+        })
+    }
+
+    fn texts(&self, net: &Elf, step: u64, setting: &SamplingSetting) -> Result<Vec<Metric>> {
+        let requests = self.requests()?;
+        let generator = TextGenerator {
+            net,
+            plan: self.plan,
+            tokenizer: self.tokenizer,
+            latents: Some(self.latents),
+            batch_rows: self.plan.batch_rows.min(requests.len()).max(1),
+            one_shape: true,
+        };
+        let (texts, _, _) = generator.generate(setting, &requests, &[], &mut |_| {})?;
+        let name = setting.name();
+        write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
+        let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
+        let references: Option<Vec<String>> = references.into_iter().collect();
+        let judged = Judged { texts: &words, references: references.as_deref(), training: None };
+        let report = report(&name, &judged, None)?;
+        Ok(report.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
+    }
+
+    /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.
+    fn requests(&self) -> Result<Vec<TextRequest>> {
+        let (count, seed) = (self.plan.config.num_samples, self.plan.config.seed);
+        let mut requests = TextRequest::unconditional(seed, count);
+        if self.plan.span.max_input_length.is_some() {
+            let Some(dataset) = self.rows else {
+                bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
+            };
+            requests.truncate(dataset.len());
+            for (i, request) in requests.iter_mut().enumerate() {
+                let example = dataset.example(i)?;
+                let condition = example.condition_ids.context("a held-out row has no condition")?;
+                request.condition = Some(self.tokenizer.decode(&condition)?);
+                request.reference = Some(self.tokenizer.decode(&example.input_ids)?);
+            }
+        }
+        Ok(requests)
+    }
+}

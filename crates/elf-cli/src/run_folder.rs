@@ -1,0 +1,145 @@
+//! The folder of a training run: everything that sampling and resuming need.
+//!
+//! `plan.json` (the resolved plan), `tokenizer.json` (a copy), `metrics.jsonl`, `checkpoints/step-*`, `samples/`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use elf_data::Tokenizer;
+use elf_train::{Checkpoint, CheckpointFolder};
+use serde_json::Value;
+
+use crate::config::RunPlan;
+
+/// A run's folder.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    /// A folder by name; nothing is made yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where checkpoints go.
+    pub fn checkpoints(&self) -> CheckpointFolder {
+        CheckpointFolder::new(self.root.join("checkpoints"))
+    }
+
+    /// The tokenizer that the run was trained with.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::load(self.root.join("tokenizer.json"))?)
+    }
+
+    /// Where generated text goes.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples")
+    }
+
+    /// Makes the folder and writes what does not change in training.
+    ///
+    /// # Errors
+    /// If something cannot be written.
+    pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<()> {
+        std::fs::create_dir_all(&self.root).with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
+        write_json(&self.root.join("plan.json"), plan)?;
+        tokenizer.save(self.root.join("tokenizer.json"))?;
+        Ok(())
+    }
+
+    /// Opens metrics.jsonl for lines of steps from `steps_done` on; lines of later steps, which a crash left behind after
+    /// the checkpoint that is resumed from, are cut off.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn metrics_from(&self, steps_done: u64) -> Result<File> {
+        let path = self.root.join("metrics.jsonl");
+        let context = || format!("cannot write {}", path.display());
+        let mut kept = Vec::new();
+        if let Ok(file) = File::open(&path) {
+            for line in BufReader::new(file).lines() {
+                let line = line.with_context(context)?;
+                let step = serde_json::from_str::<Value>(&line).ok().and_then(|v| v["step"].as_u64());
+                if step.is_some_and(|step| step <= steps_done) && steps_done > 0 {
+                    kept.extend_from_slice(line.as_bytes());
+                    kept.push(b'\n');
+                }
+            }
+        }
+        elf_core::tensorfile::write_aside(&path, |aside| std::fs::write(aside, &kept))?;
+        OpenOptions::new().append(true).open(&path).with_context(context)
+    }
+}
+
+/// A network's parameters and the plan that it was trained by, found from what a user may name: a run's folder, a
+/// checkpoint's folder, or a file in one.
+#[derive(Debug)]
+pub struct FoundModel {
+    /// The run's folder.
+    pub run: RunFolder,
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The plan.
+    pub plan: RunPlan,
+}
+
+impl FoundModel {
+    /// Finds the latest checkpoint of a run, or the one named.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged.
+    pub fn at(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            bail!("there is no {}: name a run's folder, or one of its checkpoints", path.display());
+        }
+        let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        let (run, checkpoint) = if folder.join("state.json").is_file() {
+            let root = folder.parent().and_then(Path::parent).unwrap_or(folder);
+            (RunFolder::new(root), Checkpoint::open(folder)?)
+        } else {
+            let run = RunFolder::new(folder);
+            let Some(checkpoint) = run.checkpoints().latest()? else {
+                bail!(
+                    "{} holds no checkpoint: train one with `elf train`, or name a folder that `elf train` wrote",
+                    folder.display()
+                );
+            };
+            (run, checkpoint)
+        };
+        let plan = serde_json::from_value(checkpoint.state().plan.clone())
+            .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))?;
+        Ok(Self { run, checkpoint, plan })
+    }
+}
+
+/// Writes JSON, aside and renamed.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value)?;
+    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &text))?;
+    Ok(())
+}
+
+/// Appends one line of JSON.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn append_json(file: &mut File, value: &Value) -> Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    file.write_all(&line).context("cannot write metrics.jsonl")
+}

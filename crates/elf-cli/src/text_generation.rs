@@ -1,0 +1,231 @@
+//! From requests for text to text: conditions are tokenised and encoded, rows are sampled in batches of one shape, ids are
+//! cut and turned into words.
+
+use anyhow::{Result, bail};
+use elf_core::{Network, key_of};
+use elf_data::{Batch, CollateConfig, Collator, Example, PadToken, Tokenizer};
+use elf_flow::sampler::{Registry, SamplerChoice};
+use elf_flow::{Condition, Cost, Frame, GenerateConfig, Generator, LogitNormal, Observer, Request, TimeGrid, Trained, Trim};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
+use crate::text_latents::TextLatents;
+
+/// One text to generate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TextRequest {
+    /// Its seed: the same seed gives the same text, whatever else is asked for beside it.
+    pub seed: u64,
+    /// What to generate from, for conditional models.
+    pub condition: Option<String>,
+    /// What a good answer would be; carried along for evaluation.
+    pub reference: Option<String>,
+}
+
+impl TextRequest {
+    /// `count` unconditional requests under one seed.
+    pub fn unconditional(seed: u64, count: usize) -> Vec<Self> {
+        (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), condition: None, reference: None }).collect()
+    }
+}
+
+/// One generated text, as it is written to a JSONL file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneratedText {
+    /// Its place among the requests.
+    pub index: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// What it was generated from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// The generated text.
+    #[serde(rename = "prediction")]
+    pub text: String,
+    /// The reference, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The generated tokens, without padding.
+    pub tokens: Vec<i64>,
+}
+
+/// What generation cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TotalCost {
+    /// Batches.
+    pub batches: u64,
+    /// Passes of one batch through the network, decoding included.
+    pub passes_per_batch: u64,
+    /// Positions that were carried through all passes, rows that fill up a batch included.
+    pub positions: u64,
+}
+
+/// A network with everything around it that turns requests into text.
+pub struct TextGenerator<'a> {
+    /// The network.
+    pub net: &'a dyn Network,
+    /// How it was trained.
+    pub plan: &'a RunPlan,
+    /// The tokenizer it was trained with.
+    pub tokenizer: &'a Tokenizer,
+    /// The encoder, needed for conditions only.
+    pub latents: Option<&'a TextLatents>,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// Fill the last batch up, so that all have one shape and a text depends on its seed and condition alone.
+    pub one_shape: bool,
+}
+
+/// The sampler's settings for a generator.
+fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunPlan) -> GenerateConfig {
+    let mut sampler = SamplerChoice::named(setting.sampling_method.clone());
+    if setting.sampling_method == "sde" {
+        sampler = sampler.with("gamma", setting.sde_gamma);
+    }
+    GenerateConfig {
+        sampler,
+        steps: setting.num_sampling_steps,
+        grid: match setting.time_schedule {
+            TimeScheduleName::LogitNormal => TimeGrid::LogitNormal(LogitNormal {
+                mean: plan.config.denoiser_p_mean,
+                std: plan.config.denoiser_p_std,
+            }),
+            TimeScheduleName::Uniform => TimeGrid::Uniform,
+        },
+        self_conditioning_guidance: setting.self_cond_cfg_scale,
+        condition_guidance: setting.cfg,
+        pad_to,
+        ..GenerateConfig::default()
+    }
+}
+
+impl TextGenerator<'_> {
+    /// The setting that suits this model when nothing else is said: the paper's.
+    pub fn default_setting(plan: &RunPlan) -> SamplingSetting {
+        let conditional = plan.span.max_input_length.is_some();
+        let guided = plan.objective.self_conditioned();
+        SamplingSetting {
+            sampling_method: if conditional { "ode" } else { "sde" }.into(),
+            num_sampling_steps: if conditional { 64 } else { 32 },
+            cfg: if conditional { 2.0 } else { 1.0 },
+            self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
+            time_schedule: TimeScheduleName::LogitNormal,
+            sde_gamma: if conditional { 0.0 } else { 1.5 },
+        }
+    }
+
+    /// Generates all texts. `trace` are times at which the first text is shown as it forms; `progress` is told of finished
+    /// texts.
+    ///
+    /// # Errors
+    /// If a setting makes no sense for this model, a condition is missing or superfluous, or the network fails.
+    pub fn generate(
+        &self,
+        setting: &SamplingSetting,
+        requests: &[TextRequest],
+        trace: &[f64],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<GeneratedText>, Vec<(f64, String)>, TotalCost)> {
+        let pad_to = self.one_shape.then_some(self.batch_rows);
+        let config = generate_config(setting, pad_to, self.plan);
+        let generator = Generator::new(self.net, Trained::from(&self.plan.objective), config, &Registry::builtin())?;
+        let length = self.plan.span.max_length as i64;
+        let trim = Trim {
+            eos: i64::from(self.tokenizer.eos_id()?),
+            pad: i64::from(self.tokenizer.pad_id()?),
+            max_input_length: self.plan.span.max_input_length.unwrap_or(0),
+        };
+        let (mut texts, mut frames, mut total) = (Vec::new(), Vec::new(), TotalCost::default());
+        for chunk in requests.chunks(self.batch_rows.max(1)) {
+            let condition = self.condition(chunk)?;
+            let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
+            let first = texts.is_empty();
+            let request = Request {
+                condition: condition.as_ref(),
+                trace: if first { trace } else { &[] },
+                ..Request::new(&seeds, length)
+            };
+            let mut seen: Vec<Frame> = Vec::new();
+            let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
+            let lengths = condition.as_ref().map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
+            for frame in &seen {
+                frames.push((frame.t, self.text(&trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
+            }
+            add_cost(&mut total, generated.cost, length);
+            for ((row, request), &given) in generated.ids.iter().zip(chunk).zip(&lengths) {
+                let (text, tokens) = self.text(&trim.row(row, given), trim.pad)?;
+                texts.push(GeneratedText {
+                    index: texts.len(),
+                    seed: request.seed,
+                    input: request.condition.clone(),
+                    text,
+                    reference: request.reference.clone(),
+                    tokens,
+                });
+            }
+            progress(texts.len());
+        }
+        Ok((texts, frames, total))
+    }
+
+    /// Words and tokens of a cut row.
+    fn text(&self, ids: &[i64], pad: i64) -> Result<(String, Vec<i64>)> {
+        let tokens: Vec<i64> = ids.iter().copied().filter(|&id| id != pad).collect();
+        let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
+        Ok((self.tokenizer.decode(&narrow)?, tokens))
+    }
+
+    /// The encoded conditions of a batch; none for unconditional models.
+    fn condition(&self, requests: &[TextRequest]) -> Result<Option<Condition>> {
+        let Some(max_input_length) = self.plan.span.max_input_length else {
+            if requests.iter().any(|r| r.condition.is_some()) {
+                bail!("this model was trained on unconditional text and takes no input text");
+            }
+            return Ok(None);
+        };
+        let Some(latents) = self.latents else {
+            bail!("this model generates from an input text, for which its text encoder is needed");
+        };
+        let batch = self.collate(requests, max_input_length)?;
+        let encoded = latents.encode(&batch)?;
+        match encoded.condition {
+            Some(mask) => Ok(Some(Condition::new(&encoded.latents, &mask)?)),
+            None => bail!("the input text is empty"),
+        }
+    }
+
+    fn collate(&self, requests: &[TextRequest], max_input_length: usize) -> Result<Batch> {
+        let eos = self.plan.condition_eos.then(|| self.tokenizer.eos_id()).transpose()?;
+        let examples = requests.iter().map(|request| {
+            let Some(text) = &request.condition else {
+                bail!("this model generates from an input text: give one with --text or --input");
+            };
+            let mut ids = self.tokenizer.encode(text)?;
+            ids.extend(eos);
+            if ids.is_empty() {
+                bail!("an input text is empty");
+            }
+            Ok(Example { input_ids: Vec::new(), condition_ids: Some(ids) })
+        });
+        let config = CollateConfig {
+            max_length: self.plan.span.max_length,
+            max_input_length: Some(max_input_length),
+            pad_token: pad_token(self.plan.span.pad_token),
+        };
+        Ok(Collator::new(config, self.tokenizer)?.collate(&examples.collect::<Result<Vec<_>>>()?)?)
+    }
+}
+
+/// elf-data's word for the filling.
+pub fn pad_token(name: PadTokenName) -> PadToken {
+    match name {
+        PadTokenName::Pad => PadToken::Pad,
+        PadTokenName::Eos => PadToken::Eos,
+    }
+}
+
+fn add_cost(total: &mut TotalCost, cost: Cost, length: i64) {
+    total.batches += 1;
+    total.passes_per_batch = cost.passes;
+    total.positions += cost.rows * length as u64;
+}

@@ -1,0 +1,182 @@
+//! From token ids to the latents that a flow learns: the encoder, the masks, the normalisation.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use elf_core::Precision;
+use elf_data::Batch;
+use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
+use elf_flow::LatentBatch;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::RunConfig;
+
+/// The file beside an encoder's weights that says by what its output is normalised.
+pub const STATS_FILE: &str = "latent_stats.json";
+
+/// Means and standard deviations of the released recipes for T5-small.
+const RELEASED_MEAN: f64 = 0.0;
+const RELEASED_STD: f64 = 0.2;
+
+/// A frozen encoder with its normalisation.
+pub struct TextLatents {
+    encoder: Box<dyn TextEncoder>,
+    stats: LatentStats,
+    device: Device,
+}
+
+impl TextLatents {
+    /// Loads the encoder that a configuration names.
+    ///
+    /// # Errors
+    /// If its folder is missing, incomplete, or no T5.
+    pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
+        let folder = encoder_folder(config);
+        let encoder = T5Encoder::load(&folder, device, precision).with_context(|| {
+            format!(
+                "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
+                 model.safetensors, such as `elf encoder init` makes",
+                folder.display()
+            )
+        })?;
+        let stats = stats(config, &folder)?;
+        stats.check_dim(encoder.dim())?;
+        Ok(Self { encoder: Box::new(encoder), stats, device })
+    }
+
+    /// C, channels of a latent.
+    pub fn dim(&self) -> i64 {
+        self.encoder.dim()
+    }
+
+    /// Entries of the encoder's vocabulary.
+    pub fn vocab_size(&self) -> i64 {
+        self.encoder.vocab_size()
+    }
+
+    /// What latents are normalised by.
+    pub fn stats(&self) -> &LatentStats {
+        &self.stats
+    }
+
+    /// Encodes a batch.
+    ///
+    /// # Errors
+    /// If an id is not in the encoder's vocabulary, or libtorch fails.
+    pub fn encode(&self, batch: &Batch) -> Result<LatentBatch> {
+        let (b, s) = (batch.rows as i64, batch.seq_len as i64);
+        let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([b, s])?;
+        let masks = Masks::of(batch, self.device)?;
+        let mask = match &masks.pairs {
+            Some(pairs) => EncoderMask::Pairs(pairs),
+            None => EncoderMask::Columns(&masks.valid),
+        };
+        let latents = self.stats.normalise(&self.encoder.encode(&ids, mask)?)?;
+        Ok(LatentBatch {
+            latents,
+            ids,
+            loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view([b, s])?,
+            condition: match masks.pairs.is_some() {
+                true => Some(Tensor::f_from_slice(&batch.is_cond())?.f_view([b, s])?),
+                false => None,
+            },
+            dropped: batch.label_drop.clone(),
+        })
+    }
+}
+
+/// What the encoder may see, built on its device out of two lengths a row.
+struct Masks {
+    /// `[B, S]`.
+    valid: Tensor,
+    /// `[B, S, S]`; none without conditions, where all rows see all valid columns.
+    pairs: Option<Tensor>,
+}
+
+impl Masks {
+    fn of(batch: &Batch, device: Device) -> Result<Self> {
+        let column = |lengths: &[usize]| -> Result<Tensor> {
+            let lengths: Vec<i64> = lengths.iter().map(|&n| n as i64).collect();
+            Ok(Tensor::f_from_slice(&lengths)?.f_to_device(device)?.f_unsqueeze(-1)?)
+        };
+        let positions = Tensor::f_arange(batch.seq_len as i64, (Kind::Int64, device))?.f_unsqueeze(0)?;
+        let valid = positions.f_lt_tensor(&column(&batch.valid_len)?)?;
+        if batch.cond_len.iter().all(|&n| n == 0) {
+            return Ok(Self { valid, pairs: None });
+        }
+        let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
+        let drop: Vec<bool> = if batch.label_drop.is_empty() { vec![false; batch.rows] } else { batch.label_drop.clone() };
+        let drop = Tensor::f_from_slice(&drop)?.f_to_device(device)?.f_unsqueeze(-1)?;
+        // A condition sees the condition; all else sees what is valid, without the condition where it is dropped.
+        let seen_by_target = valid.f_logical_and(&condition.f_logical_and(&drop)?.f_logical_not()?)?;
+        let (rows, seen_by_condition) = (condition.f_unsqueeze(-1)?, condition.f_unsqueeze(1)?);
+        let pairs = seen_by_condition.f_where_self(&rows, &seen_by_target.f_unsqueeze(1)?)?;
+        Ok(Self { valid, pairs: Some(pairs) })
+    }
+}
+
+/// The encoder's folder.
+pub fn encoder_folder(config: &RunConfig) -> PathBuf {
+    PathBuf::from(config.encoder_checkpoint.as_ref().unwrap_or(&config.encoder_model_name))
+}
+
+fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
+    let path = folder.join(STATS_FILE);
+    let measured = match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            Some(serde_json::from_str::<LatentStats>(&text).with_context(|| format!("{} is damaged", path.display()))?)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    };
+    Ok(match (config.latent_mean, config.latent_std, measured) {
+        (None, None, Some(measured)) => measured,
+        (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
+            .context("latent_mean and latent_std")?,
+    })
+}
+
+/// Writes what [`TextLatents::load`] will normalise by.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_stats(folder: &Path, stats: &LatentStats) -> Result<()> {
+    let text = serde_json::to_vec_pretty(stats)?;
+    elf_core::tensorfile::write_aside(&folder.join(STATS_FILE), |path| std::fs::write(path, text))?;
+    Ok(())
+}
+
+/// One line about a normalisation.
+pub fn describe(stats: &LatentStats) -> String {
+    let one = |value: &PerChannel| match value {
+        PerChannel::All(v) => format!("{v}"),
+        PerChannel::Each(v) => {
+            let mean = v.iter().sum::<f64>() / v.len().max(1) as f64;
+            format!("{mean:.4} on average over {} channels", v.len())
+        }
+    };
+    format!("mean {}, standard deviation {}", one(stats.mean()), one(stats.std()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use elf_data::{CollateConfig, Collator, Example, PadToken};
+
+    /// The mask built on the device equals the one that elf-data spells out.
+    #[test]
+    fn device_masks_equal_host_masks() {
+        let config = CollateConfig { max_length: 9, max_input_length: Some(4), pad_token: PadToken::Eos };
+        let example = |c: &[i32], t: &[i32]| Example { input_ids: t.to_vec(), condition_ids: Some(c.to_vec()) };
+        let examples = [example(&[5, 6, 7], &[8, 9]), example(&[5; 7], &[8; 9]), example(&[4], &[]), example(&[], &[7])];
+        for drop in [vec![false; 4], vec![true, false, false, true]] {
+            let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
+            batch.label_drop = drop;
+            let ours = Masks::of(&batch, Device::Cpu).unwrap();
+            let pairs = Vec::<f32>::try_from(ours.pairs.unwrap().to_kind(Kind::Float).view([-1])).unwrap();
+            assert_eq!(pairs, batch.encoder_mask_with_label_drop());
+            let valid = Vec::<f32>::try_from(ours.valid.to_kind(Kind::Float).view([-1])).unwrap();
+            assert_eq!(valid, batch.is_valid());
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a user sees of a training run, and what metrics.jsonl keeps.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use elf_train::{Checkpoint, Metric, Observer, StepMetrics};
+use indicatif::ProgressBar;
+use serde_json::{Map, Value, json};
+
+use crate::config::RunPlan;
+use crate::progress;
+use crate::run_folder::append_json;
+
+/// Shows progress, writes metrics, and stops the run when its time is over.
+pub struct TrainingLog {
+    bar: ProgressBar,
+    metrics: File,
+    log_freq: u64,
+    started: Instant,
+    deadline: Option<Instant>,
+    stop: Arc<AtomicBool>,
+    /// Whether the deadline was what stopped the run.
+    pub out_of_time: bool,
+    window: Window,
+    failed: Option<anyhow::Error>,
+}
+
+/// Sums since the last line of metrics.
+struct Window {
+    since: Instant,
+    steps: u64,
+    loss: f64,
+    positions: u64,
+    /// Name, sum of means weighted by counts, counts.
+    terms: Vec<(&'static str, f64, f64)>,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: Vec::new() }
+    }
+
+    fn add(&mut self, step: &StepMetrics) {
+        self.steps += 1;
+        self.loss += step.loss;
+        self.positions += step.positions;
+        for term in &step.terms {
+            let weighted = term.mean * term.count;
+            match self.terms.iter_mut().find(|(name, ..)| *name == term.name) {
+                Some((_, sum, count)) => (*sum, *count) = (*sum + weighted, *count + term.count),
+                None => self.terms.push((term.name, weighted, term.count)),
+            }
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        self.positions as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn means(&self) -> Vec<(&'static str, f64)> {
+        let loss = ("loss", self.loss / self.steps.max(1) as f64);
+        std::iter::once(loss).chain(self.terms.iter().map(|(name, sum, count)| (*name, sum / count.max(1.0)))).collect()
+    }
+}
+
+impl TrainingLog {
+    /// Begins at `steps_done`; `stop` is set when the plan's minutes are over.
+    pub fn new(plan: &RunPlan, metrics: File, steps_done: u64, stop: Arc<AtomicBool>) -> Self {
+        let bar = progress::bar(plan.length.total, "steps");
+        bar.set_position(steps_done);
+        let started = Instant::now();
+        Self {
+            bar,
+            metrics,
+            log_freq: plan.config.log_freq,
+            started,
+            deadline: plan.config.max_minutes.map(|m| started + Duration::from_secs_f64(m * 60.0)),
+            stop,
+            out_of_time: false,
+            window: Window::new(),
+            failed: None,
+        }
+    }
+
+    fn write(&mut self, line: Value) {
+        // An observer cannot fail; the first failure ends the run through the stop flag and is reported then.
+        if let Err(error) = append_json(&mut self.metrics, &line)
+            && self.failed.is_none()
+        {
+            self.failed = Some(error);
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Ends the display.
+    ///
+    /// # Errors
+    /// If metrics could not be written.
+    pub fn finish(self) -> Result<()> {
+        self.bar.finish_and_clear();
+        match self.failed {
+            Some(error) => Err(anyhow!("{error:#}; the run stopped and saved a checkpoint")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Observer for TrainingLog {
+    fn stepped(&mut self, step: &StepMetrics) {
+        self.window.add(step);
+        let done = step.step + 1;
+        self.bar.set_position(done);
+        if done.is_multiple_of(self.log_freq) || self.window.steps == 1 {
+            let text = |(name, mean): &(&str, f64)| format!("{name} {mean:.3}");
+            let means = self.window.means().iter().map(text).collect::<Vec<_>>().join(", ");
+            self.bar.set_message(format!("{means}; {:.0} positions/s", self.window.rate()));
+        }
+        if done.is_multiple_of(self.log_freq) {
+            let mut line = Map::new();
+            line.insert("step".into(), json!(done));
+            for (name, mean) in self.window.means() {
+                line.insert(name.into(), json!(mean));
+            }
+            line.insert("grad_norm".into(), json!(step.grad_norm));
+            line.insert("lr".into(), json!(step.lr));
+            line.insert("positions_per_s".into(), json!(self.window.rate()));
+            line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
+            self.write(Value::Object(line));
+            self.window = Window::new();
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) && !self.stop.load(Ordering::SeqCst) {
+            self.out_of_time = true;
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn evaluated(&mut self, steps_done: u64, metrics: &[Metric]) {
+        let mut line = Map::new();
+        line.insert("step".into(), json!(steps_done));
+        for metric in metrics {
+            line.insert(metric.name.clone(), json!(metric.value));
+        }
+        line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
+        self.write(Value::Object(line));
+        let losses = metrics.iter().filter(|m| m.name.starts_with("validation_"));
+        let text = losses.map(|m| format!("{} {:.3}", m.name, m.value)).collect::<Vec<_>>().join(", ");
+        self.bar.suspend(|| eprintln!("step {steps_done}: {text}"));
+        // Evaluation is not training: its time does not count in the rate.
+        self.window.since = Instant::now();
+        self.window.positions = 0;
+    }
+
+    fn saved(&mut self, checkpoint: &Checkpoint, _removed: &[u64]) {
+        self.bar.suspend(|| eprintln!("saved {}", checkpoint.path().display()));
+    }
+}

@@ -1,0 +1,215 @@
+//! Rows of ids to a rectangular batch with its masks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::Example;
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+
+/// Which token fills a row up, and thereby whether the model learns the filling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PadToken {
+    /// Fill with `<pad>`; filled positions carry no loss.
+    #[default]
+    Pad,
+    /// Fill with `</s>`; filled positions carry loss, so that the model learns to end a text.
+    Eos,
+}
+
+/// The shape of batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollateConfig {
+    /// Sequence length S; longer rows are cut, shorter ones filled up.
+    pub max_length: usize,
+    /// For conditional tasks: the condition is cut to so many tokens. Without it, conditions are ignored.
+    #[serde(default)]
+    pub max_input_length: Option<usize>,
+    /// What fills a row up.
+    #[serde(default)]
+    pub pad_token: PadToken,
+}
+
+/// Makes batches out of examples.
+#[derive(Clone, Debug)]
+pub struct Collator {
+    config: CollateConfig,
+    fill_id: i64,
+}
+
+impl Collator {
+    /// A collator that fills with the token that `config` names, as `tokenizer` has it.
+    ///
+    /// # Errors
+    /// If lengths contradict one another, or the tokenizer lacks the token.
+    pub fn new(config: CollateConfig, tokenizer: &Tokenizer) -> Result<Self> {
+        let fill = match config.pad_token {
+            PadToken::Pad => tokenizer.pad_id()?,
+            PadToken::Eos => tokenizer.eos_id()?,
+        };
+        Self::with_fill_id(config, fill)
+    }
+
+    /// A collator that fills with `fill_id`. `config.pad_token` then only decides about the loss on filled positions.
+    ///
+    /// # Errors
+    /// If lengths contradict one another.
+    pub fn with_fill_id(config: CollateConfig, fill_id: i32) -> Result<Self> {
+        if config.max_length == 0 {
+            return Err(Error::Config("max_length must be at least 1".to_owned()));
+        }
+        if let Some(input) = config.max_input_length {
+            if input >= config.max_length {
+                return Err(Error::Config(format!(
+                    "max_input_length ({input}) must be below max_length ({}): the condition and its target share one sequence, and nothing would be left for the target",
+                    config.max_length
+                )));
+            }
+            if input == 0 {
+                return Err(Error::Config(
+                    "max_input_length must be at least 1; leave it out for unconditional training".to_owned(),
+                ));
+            }
+        }
+        Ok(Self { config, fill_id: i64::from(fill_id) })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> CollateConfig {
+        self.config
+    }
+
+    /// The id that fills rows up.
+    pub fn fill_id(&self) -> i64 {
+        self.fill_id
+    }
+
+    /// A batch with one row per example: `condition[..max_input_length] ++ target`, cut or filled up to `max_length`.
+    /// No row's label is dropped; set [`Batch::label_drop`] for that.
+    ///
+    /// # Errors
+    /// If conditions are wanted and an example has none.
+    pub fn collate(&self, examples: &[Example]) -> Result<Batch> {
+        let seq_len = self.config.max_length;
+        let mut batch = Batch {
+            rows: examples.len(),
+            seq_len,
+            input_ids: Vec::with_capacity(examples.len() * seq_len),
+            cond_len: Vec::with_capacity(examples.len()),
+            valid_len: Vec::with_capacity(examples.len()),
+            label_drop: vec![false; examples.len()],
+            pad_token: self.config.pad_token,
+        };
+        for (row, example) in examples.iter().enumerate() {
+            let condition = match (self.config.max_input_length, &example.condition_ids) {
+                (None, _) => &[][..],
+                (Some(most), Some(ids)) => &ids[..ids.len().min(most)],
+                (Some(_), None) => return Err(Error::NoCondition),
+            };
+            let target = &example.input_ids[..example.input_ids.len().min(seq_len - condition.len())];
+            batch.input_ids.extend(condition.iter().chain(target).map(|&id| i64::from(id)));
+            batch.input_ids.resize((row + 1) * seq_len, self.fill_id);
+            batch.cond_len.push(condition.len());
+            batch.valid_len.push(condition.len() + target.len());
+        }
+        Ok(batch)
+    }
+}
+
+/// A rectangular batch of `B = rows` rows and `S = seq_len` positions.
+///
+/// In every row the condition comes first, then the target, then filling. So two lengths per row say all that the masks say, and a
+/// device can build the masks from them; the methods build them here, row-major, 1 = yes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// B.
+    pub rows: usize,
+    /// S.
+    pub seq_len: usize,
+    /// Token ids, `[B, S]`.
+    pub input_ids: Vec<i64>,
+    /// Length of each row's condition, `[B]`; 0 without one.
+    pub cond_len: Vec<usize>,
+    /// Length of each row without its filling, `[B]`, condition included.
+    pub valid_len: Vec<usize>,
+    /// Rows whose condition is to be dropped in this training step, `[B]`.
+    pub label_drop: Vec<bool>,
+    /// What the filling is, which decides whether it carries loss.
+    pub pad_token: PadToken,
+}
+
+impl Batch {
+    /// 1 where a position is not filling, `[B, S]`. By length, not by token: an EOS that was there before stays valid where EOS
+    /// is the filling too. (The released code calls this `attention_mask`.)
+    pub fn is_valid(&self) -> Vec<f32> {
+        self.mask(|row, position| position < self.valid_len[row])
+    }
+
+    /// 1 where a position belongs to the condition, `[B, S]`. (`cond_seq_mask` in the released code.)
+    pub fn is_cond(&self) -> Vec<f32> {
+        self.mask(|row, position| position < self.cond_len[row])
+    }
+
+    /// 1 where a position carries loss, `[B, S]`: all of the target, and the filling too if it is EOS.
+    pub fn loss_mask(&self) -> Vec<f32> {
+        self.mask(|row, position| {
+            position >= self.cond_len[row] && (self.pad_token == PadToken::Eos || position < self.valid_len[row])
+        })
+    }
+
+    /// Which column (key) each row position (query) may see in the text encoder, `[B, S, S]`, labels not dropped: a condition
+    /// position sees the condition only, because at inference there is no target yet; every other position, filling included, sees
+    /// all that is valid.
+    pub fn encoder_mask(&self) -> Vec<f32> {
+        self.square_mask(&vec![false; self.rows])
+    }
+
+    /// [`encoder_mask`](Self::encoder_mask), where moreover in rows of [`label_drop`](Self::label_drop) no position after the
+    /// condition sees the condition.
+    ///
+    /// In such a row without any target, positions after the condition see nothing at all; a softmax over them must not divide by zero.
+    pub fn encoder_mask_with_label_drop(&self) -> Vec<f32> {
+        self.square_mask(&self.label_drop)
+    }
+
+    /// Number of ids that are not filling.
+    pub fn tokens(&self) -> usize {
+        self.valid_len.iter().sum()
+    }
+
+    fn mask(&self, yes: impl Fn(usize, usize) -> bool) -> Vec<f32> {
+        let cells = (0..self.rows).flat_map(|row| (0..self.seq_len).map(move |position| (row, position)));
+        cells.map(|(row, position)| f32::from(yes(row, position))).collect()
+    }
+
+    fn square_mask(&self, dropped: &[bool]) -> Vec<f32> {
+        let mut mask = vec![0.0; self.rows * self.seq_len * self.seq_len];
+        for (i, line) in mask.chunks_exact_mut(self.seq_len).enumerate() {
+            let (row, query) = (i / self.seq_len, i % self.seq_len);
+            let (cond, valid) = (self.cond_len[row], self.valid_len[row]);
+            let seen = match (query < cond, dropped[row]) {
+                (true, _) => 0..cond,
+                (false, true) => cond..valid,
+                (false, false) => 0..valid,
+            };
+            line[seen].fill(1.0);
+        }
+        mask
+    }
+}
+
+/// Whether the row at `position` of the global order of `epoch` has its label dropped: a coin with probability `prob` that depends
+/// on nothing but the arguments, so that resuming, or another number of ranks, changes no coin.
+pub fn is_label_dropped(prob: f64, seed: u64, epoch: u64, position: u64) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"elf label drop");
+    for number in [seed, epoch, position] {
+        hasher.update(&number.to_le_bytes());
+    }
+    let mut first = [0u8; 8];
+    hasher.finalize_xof().fill(&mut first);
+    // 53 bits make a uniform number in [0, 1) that f64 holds exactly.
+    let uniform = (u64::from_le_bytes(first) >> 11) as f64 / (1u64 << 53) as f64;
+    uniform < prob
+}

@@ -1,0 +1,187 @@
+//! Which row comes when, for every rank.
+//!
+//! There is one global order per epoch. It depends on the seed, the epoch and the number of rows, never on how many ranks there
+//! are. An optimiser step takes the next `global_batch` rows of it; within each micro-batch rank r takes the positions r, r + world,
+//! r + 2 world and so on. So a run may go on with another number of ranks and every step still sees the same rows.
+//! What is left at an epoch's end and does not fill a global batch is dropped; as every epoch is shuffled anew, those are other
+//! rows each time.
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What decides the global order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderConfig {
+    /// Seed of the shuffle.
+    pub seed: u64,
+    /// Rows of the data set; fewer than 2^32.
+    pub rows: usize,
+    /// Rows of one optimiser step, over all ranks and all accumulation steps.
+    pub global_batch: usize,
+}
+
+/// A rank's part of the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// This rank, from 0.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// Rows that a rank processes at once. `global_batch / (world * micro_batch)` such batches make one optimiser step.
+    pub micro_batch: usize,
+}
+
+impl Share {
+    /// The share of a process that works alone.
+    pub fn alone(micro_batch: usize) -> Self {
+        Self { rank: 0, world: 1, micro_batch }
+    }
+}
+
+/// A place in the global order: the next row to come. Store it in a checkpoint and give it to [`Order`] again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Rows of this epoch's global order that are done, over all ranks.
+    pub position: u64,
+}
+
+/// The global order of one epoch: row numbers, 4 bytes each.
+pub type EpochOrder = Arc<[u32]>;
+
+/// A rank's way through the data.
+#[derive(Clone, Debug)]
+pub struct Order {
+    config: OrderConfig,
+    share: Share,
+    // The permutation of one epoch, 4 bytes per row (40 MB for ten million), so that each is computed once.
+    current: Option<(u64, EpochOrder)>,
+}
+
+impl Order {
+    /// Checks that rows, batch sizes and ranks fit together.
+    ///
+    /// # Errors
+    /// If there are too few or too many rows, or the global batch does not divide evenly.
+    pub fn new(config: OrderConfig, share: Share) -> Result<Self> {
+        let refuse = |message: String| Err(Error::Config(message));
+        let OrderConfig { rows, global_batch, .. } = config;
+        let Share { rank, world, micro_batch } = share;
+        if global_batch == 0 || micro_batch == 0 || world == 0 {
+            return refuse("batch sizes and the number of ranks must be at least 1".to_owned());
+        }
+        if rank >= world {
+            return refuse(format!("rank {rank} does not exist among {world} ranks (they count from 0)"));
+        }
+        if u32::try_from(rows).is_err() {
+            return refuse(format!(
+                "{rows} rows are too many to shuffle (limit 4294967295): pack the data, or split it"
+            ));
+        }
+        if rows < global_batch {
+            return refuse(format!(
+                "{rows} rows do not fill a global batch of {global_batch}: lower the batch size, or use more data"
+            ));
+        }
+        if world.checked_mul(micro_batch).is_none_or(|at_once| global_batch % at_once != 0) {
+            return refuse(format!(
+                "a global batch of {global_batch} cannot be shared evenly by {world} ranks with micro-batches of {micro_batch}"
+            ));
+        }
+        Ok(Self { config, share, current: None })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> OrderConfig {
+        self.config
+    }
+
+    /// The rank's part.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// Optimiser steps per epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        (self.config.rows / self.config.global_batch) as u64
+    }
+
+    /// Micro-batches of this rank per optimiser step.
+    pub fn micro_batches_per_step(&self) -> usize {
+        self.config.global_batch / self.rows_at_once()
+    }
+
+    /// The place before optimiser step `step` (from 0).
+    pub fn cursor_at_step(&self, step: u64) -> Cursor {
+        let steps = self.steps_per_epoch();
+        Cursor { epoch: step / steps, position: step % steps * self.config.global_batch as u64 }
+    }
+
+    /// The global order of `epoch`: a permutation of all rows, the same for every rank. The last `rows % global_batch` are dropped.
+    pub fn epoch_order(&mut self, epoch: u64) -> EpochOrder {
+        match &self.current {
+            Some((of, order)) if *of == epoch => order.clone(),
+            _ => {
+                let order: EpochOrder = permutation(self.config.seed, epoch, self.config.rows).into();
+                self.current = Some((epoch, order.clone()));
+                order
+            }
+        }
+    }
+
+    /// This rank's next micro-batch: `(position in the global order, row)` for each of its rows, and the cursor after it.
+    ///
+    /// # Errors
+    /// If `at` is not a place where a micro-batch can begin.
+    pub fn next(&mut self, at: Cursor) -> Result<(Vec<(u64, usize)>, Cursor)> {
+        let used = self.steps_per_epoch() * self.config.global_batch as u64;
+        let at_once = self.rows_at_once() as u64;
+        let refuse = |reason: String| Err(Error::BadCursor { epoch: at.epoch, position: at.position, reason });
+        if at.position >= used {
+            return refuse(format!("an epoch has {used} positions: is it the cursor of another data set?"));
+        }
+        if !at.position.is_multiple_of(at_once) {
+            return refuse(format!(
+                "batches of {at_once} rows begin at its multiples: go on from the start of an optimiser step"
+            ));
+        }
+        let order = self.epoch_order(at.epoch);
+        let positions = (at.position + self.share.rank as u64..at.position + at_once).step_by(self.share.world);
+        let rows = positions.map(|position| (position, order[position as usize] as usize)).collect();
+        let position = at.position + at_once;
+        let after = if position == used {
+            Cursor { epoch: at.epoch + 1, position: 0 }
+        } else {
+            Cursor { epoch: at.epoch, position }
+        };
+        Ok((rows, after))
+    }
+
+    fn rows_at_once(&self) -> usize {
+        self.share.world * self.share.micro_batch
+    }
+}
+
+/// Fisher-Yates on ChaCha8. Written out here rather than taken from a library, because a library may change its way between
+/// versions, and a checkpoint must go on with the same order after an update.
+fn permutation(seed: u64, epoch: u64, rows: usize) -> Vec<u32> {
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(epoch);
+    let mut order: Vec<u32> = (0..rows as u32).collect();
+    for i in (1..rows).rev() {
+        // The high half of a 64-bit product maps a random number to 0..=i; the bias is below 2^-32.
+        let j = (u128::from(rng.next_u64()) * (i as u128 + 1)) >> 64;
+        order.swap(i, j as usize);
+    }
+    order
+}

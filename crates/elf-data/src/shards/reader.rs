@@ -1,0 +1,217 @@
+//! Reading one shard, a row group at a time.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int32Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+
+use super::{CONDITION_INPUT_IDS, FORMAT_VERSION, INPUT_IDS, METADATA_KEY, ShardMetadata};
+use crate::error::{Error, Result};
+
+const REMEDY: &str = "copy or download it again, or prepare the data again";
+
+/// Rows of different lengths in one vector.
+#[derive(Debug, Default)]
+pub(crate) struct Ragged {
+    ids: Vec<i32>,
+    // Row i is `ids[ends[i - 1]..ends[i]]`, the first row from 0.
+    ends: Vec<usize>,
+}
+
+impl Ragged {
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn row(&self, i: usize) -> &[i32] {
+        let begin = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.ids[begin..self.ends[i]]
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &[i32]> {
+        (0..self.len()).map(|i| self.row(i))
+    }
+
+    fn bytes(&self) -> usize {
+        self.ids.len() * size_of::<i32>() + self.ends.len() * size_of::<usize>()
+    }
+}
+
+/// A decoded row group.
+#[derive(Debug, Default)]
+pub(crate) struct RowGroup {
+    pub(crate) input: Ragged,
+    pub(crate) condition: Option<Ragged>,
+}
+
+impl RowGroup {
+    pub(crate) fn bytes(&self) -> usize {
+        self.input.bytes() + self.condition.as_ref().map_or(0, Ragged::bytes)
+    }
+}
+
+/// An opened shard: its footer is read, its rows are not.
+#[derive(Debug)]
+pub(crate) struct ShardFile {
+    pub(crate) path: PathBuf,
+    footer: ArrowReaderMetadata,
+    conditional: bool,
+    pub(crate) metadata: Option<ShardMetadata>,
+    pub(crate) rows_of_groups: Vec<usize>,
+}
+
+impl ShardFile {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open the shard", path))?;
+        let footer =
+            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| damaged(path, e.to_string()))?;
+        let schema = footer.schema();
+        let present: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let input = schema.field_with_name(INPUT_IDS).map_err(|_| Error::missing_column(path, INPUT_IDS, &present))?;
+        let condition = schema.field_with_name(CONDITION_INPUT_IDS).ok();
+        for field in [Some(input), condition].into_iter().flatten() {
+            if !is_list_of_integers(field.data_type()) {
+                return Err(Error::WrongType {
+                    path: path.to_owned(),
+                    column: field.name().clone(),
+                    found: field.data_type().to_string(),
+                    wanted: "lists of integers",
+                });
+            }
+        }
+        let conditional = condition.is_some();
+        let metadata = metadata(path, &footer)?;
+        let rows = |group: &parquet::file::metadata::RowGroupMetaData| {
+            usize::try_from(group.num_rows())
+                .map_err(|_| damaged(path, "a row group has a negative number of rows".to_owned()))
+        };
+        let rows_of_groups = footer.metadata().row_groups().iter().map(rows).collect::<Result<Vec<_>>>()?;
+        let total = rows_of_groups.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
+        match (&metadata, total) {
+            (_, None) => return Err(damaged(path, "impossible numbers of rows".to_owned())),
+            (Some(m), Some(rows)) if m.rows != rows as u64 => {
+                return Err(damaged(path, format!("{rows} rows where its metadata says {}", m.rows)));
+            }
+            _ => {}
+        }
+        Ok(Self { path: path.to_owned(), footer, conditional, metadata, rows_of_groups })
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows_of_groups.iter().sum()
+    }
+
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.conditional
+    }
+
+    /// Number of ids in both columns according to the footer, to decide whether they fit into memory.
+    pub(crate) fn ids(&self) -> u64 {
+        let groups = self.footer.metadata().row_groups().iter();
+        let columns = groups.flat_map(|group| group.columns()).filter(|column| {
+            column.column_path().parts().first().is_some_and(|root| root == INPUT_IDS || root == CONDITION_INPUT_IDS)
+        });
+        columns.map(|column| u64::try_from(column.num_values()).unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
+    }
+
+    /// Decodes row group `group`. Every id is checked against `vocab_size`.
+    pub(crate) fn read(&self, group: usize, vocab_size: usize) -> Result<RowGroup> {
+        let file = File::open(&self.path).map_err(Error::io("open the shard", &self.path))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.footer.clone());
+        let schema = self.footer.schema();
+        let wanted = [INPUT_IDS, CONDITION_INPUT_IDS].into_iter().filter_map(|name| schema.index_of(name).ok());
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+        let reader = builder
+            .with_row_groups(vec![group])
+            .with_projection(mask)
+            .with_batch_size(8192)
+            .build()
+            .map_err(|e| damaged(&self.path, e.to_string()))?;
+        let mut rows = RowGroup { input: Ragged::default(), condition: self.conditional.then(Ragged::default) };
+        for batch in reader {
+            let batch = batch.map_err(|e| damaged(&self.path, e.to_string()))?;
+            self.append(&batch, INPUT_IDS, &mut rows.input)?;
+            if let Some(condition) = &mut rows.condition {
+                self.append(&batch, CONDITION_INPUT_IDS, condition)?;
+            }
+        }
+        if rows.input.len() != self.rows_of_groups[group] {
+            let reason =
+                format!("row group {group} has {} rows instead of {}", rows.input.len(), self.rows_of_groups[group]);
+            return Err(damaged(&self.path, reason));
+        }
+        for ragged in std::iter::once(&rows.input).chain(&rows.condition) {
+            if let Some(bad) = ragged.ids.iter().position(|&id| id < 0 || id as usize >= vocab_size) {
+                let before: usize = self.rows_of_groups[..group].iter().sum();
+                let row = before + ragged.ends.partition_point(|&end| end <= bad);
+                return Err(Error::IdOutOfRange {
+                    path: self.path.clone(),
+                    row,
+                    id: i64::from(ragged.ids[bad]),
+                    vocab_size,
+                });
+            }
+        }
+        Ok(rows)
+    }
+
+    fn append(&self, batch: &RecordBatch, column: &str, to: &mut Ragged) -> Result<()> {
+        let bad = |reason: &str| damaged(&self.path, format!("column `{column}` {reason}"));
+        let array = batch.column_by_name(column).ok_or_else(|| bad("is missing in a part of the file"))?;
+        if array.null_count() > 0 {
+            return Err(bad("has rows that are null"));
+        }
+        let target = DataType::LargeList(Arc::new(Field::new_list_field(DataType::Int32, true)));
+        let lists = cast(array, &target).map_err(|e| bad(&e.to_string()))?;
+        let lists = lists.as_list::<i64>();
+        let values = lists.values().as_primitive::<Int32Type>();
+        let offsets = lists.value_offsets();
+        let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else { return Ok(()) };
+        let values = values.slice(first as usize, (last - first) as usize);
+        if values.null_count() > 0 {
+            // The cast turns what does not fit into 32 bits into null.
+            return Err(bad("has ids that are null or do not fit into 32 bits"));
+        }
+        let start = to.ids.len();
+        to.ids.extend_from_slice(values.values());
+        to.ends.extend(offsets[1..].iter().map(|&end| start + (end - first) as usize));
+        Ok(())
+    }
+}
+
+fn metadata(path: &Path, footer: &ArrowReaderMetadata) -> Result<Option<ShardMetadata>> {
+    let pairs = footer.metadata().file_metadata().key_value_metadata();
+    let ours = pairs
+        .and_then(|pairs| pairs.iter().find(|pair| pair.key == METADATA_KEY))
+        .and_then(|pair| pair.value.as_deref());
+    let Some(json) = ours else { return Ok(None) };
+    // The version first: a later format may well have other fields.
+    let version =
+        serde_json::from_str::<serde_json::Value>(json).ok().and_then(|value| value.get("format_version")?.as_u64());
+    if version.is_some_and(|version| version != u64::from(FORMAT_VERSION)) {
+        return Err(Error::Config(format!(
+            "`{}` has shard format {}, this program reads format {FORMAT_VERSION}: update the program, or prepare the data again",
+            path.display(),
+            version.unwrap_or_default(),
+        )));
+    }
+    serde_json::from_str(json).map(Some).map_err(|e| damaged(path, format!("its metadata cannot be read: {e}")))
+}
+
+fn is_list_of_integers(found: &DataType) -> bool {
+    match found {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item.data_type().is_integer()
+        }
+        _ => false,
+    }
+}
+
+fn damaged(path: &Path, reason: String) -> Error {
+    Error::Damaged { path: path.to_owned(), reason, remedy: REMEDY }
+}

@@ -1,0 +1,117 @@
+//! Laws of collation.
+
+mod support;
+
+use elf_data::{Batch, CollateConfig, Collator, Error, Example, PadToken, is_label_dropped};
+use proptest::prelude::*;
+use support::t5;
+
+fn collator(max_length: usize, max_input_length: Option<usize>, pad_token: PadToken) -> Result<Collator, Error> {
+    Collator::new(CollateConfig { max_length, max_input_length, pad_token }, t5())
+}
+
+fn examples() -> impl Strategy<Value = Vec<Example>> {
+    let ids = || prop::collection::vec(0..100i32, 0..20);
+    prop::collection::vec((ids(), ids()), 0..6).prop_map(|rows| {
+        rows.into_iter().map(|(input_ids, condition)| Example { input_ids, condition_ids: Some(condition) }).collect()
+    })
+}
+
+fn ones(mask: &[f32]) -> usize {
+    mask.iter().filter(|&&x| x == 1.0).count()
+}
+
+proptest! {
+    #[test]
+    fn rows_are_condition_target_filling(
+        examples in examples(), max_length in 2..24usize, input in prop::option::of(1..23usize), eos in any::<bool>()
+    ) {
+        let pad_token = if eos { PadToken::Eos } else { PadToken::Pad };
+        let input = input.filter(|&n| n < max_length);
+        let collator = collator(max_length, input, pad_token).unwrap();
+        let batch = collator.collate(&examples).unwrap();
+        prop_assert_eq!((batch.rows, batch.seq_len), (examples.len(), max_length));
+        prop_assert_eq!(collator.fill_id(), i64::from(eos));
+        for (row, example) in examples.iter().enumerate() {
+            let condition: Vec<i32> = example.condition_ids.iter().flatten().copied().take(input.unwrap_or(0)).collect();
+            let mut expected: Vec<i64> = condition.iter().chain(&example.input_ids).map(|&id| i64::from(id)).take(max_length).collect();
+            prop_assert_eq!(batch.cond_len[row], condition.len());
+            prop_assert_eq!(batch.valid_len[row], expected.len());
+            expected.resize(max_length, collator.fill_id());
+            prop_assert_eq!(&batch.input_ids[row * max_length..][..max_length], expected);
+        }
+        check_masks(&batch)?;
+    }
+}
+
+fn check_masks(batch: &Batch) -> Result<(), TestCaseError> {
+    let (is_valid, is_cond, loss) = (batch.is_valid(), batch.is_cond(), batch.loss_mask());
+    let mut dropped = batch.clone();
+    dropped.label_drop = vec![true; batch.rows];
+    let (mask, mask_dropped) = (batch.encoder_mask(), dropped.encoder_mask_with_label_drop());
+    prop_assert_eq!(ones(&is_valid), batch.tokens());
+    prop_assert_eq!(&batch.encoder_mask_with_label_drop(), &mask, "no row is dropped by default");
+    let s = batch.seq_len;
+    prop_assert_eq!(mask.len(), batch.rows * s * s);
+    for row in 0..batch.rows {
+        for query in 0..s {
+            let q = row * s + query;
+            prop_assert!(is_cond[q] <= is_valid[q]);
+            prop_assert_eq!(
+                loss[q] == 1.0,
+                is_cond[q] == 0.0 && (is_valid[q] == 1.0 || batch.pad_token == PadToken::Eos)
+            );
+            for key in 0..s {
+                let k = row * s + key;
+                let seen = if is_cond[q] == 1.0 { is_cond[k] } else { is_valid[k] };
+                prop_assert_eq!(mask[q * s + key], seen);
+                let blocked = is_cond[q] == 0.0 && is_cond[k] == 1.0;
+                prop_assert_eq!(mask_dropped[q * s + key], if blocked { 0.0 } else { seen });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn contradictory_lengths_are_refused() {
+    for input in [8, 9] {
+        let error = collator(8, Some(input), PadToken::Pad).unwrap_err().to_string();
+        assert!(error.contains("max_input_length") && error.contains("must be below max_length (8)"), "{error}");
+    }
+    assert!(collator(0, None, PadToken::Pad).is_err());
+    assert!(collator(8, Some(0), PadToken::Pad).is_err());
+    assert!(collator(8, Some(7), PadToken::Pad).is_ok());
+}
+
+#[test]
+fn a_missing_condition_is_an_error() {
+    let example = Example { input_ids: vec![5], condition_ids: None };
+    let error = collator(8, Some(4), PadToken::Pad).unwrap().collate(std::slice::from_ref(&example)).unwrap_err();
+    assert!(matches!(error, Error::NoCondition), "{error}");
+    assert!(collator(8, None, PadToken::Pad).unwrap().collate(&[example]).is_ok());
+}
+
+#[test]
+fn settings_are_read_as_the_configuration_writes_them() {
+    let read = |json: &str| serde_json::from_str::<CollateConfig>(json);
+    let config = read(r#"{"max_length": 128, "max_input_length": 64, "pad_token": "eos"}"#).unwrap();
+    assert_eq!(config, CollateConfig { max_length: 128, max_input_length: Some(64), pad_token: PadToken::Eos });
+    assert_eq!(
+        read(r#"{"max_length": 128}"#).unwrap(),
+        CollateConfig { max_length: 128, max_input_length: None, pad_token: PadToken::Pad }
+    );
+    assert!(read(r#"{"max_length": 128, "max_lenght": 3}"#).is_err());
+}
+
+#[test]
+fn label_drop_is_a_fair_coin_per_position() {
+    let dropped = |seed, epoch| (0..10_000).filter(|&p| is_label_dropped(0.1, seed, epoch, p)).collect::<Vec<u64>>();
+    let first = dropped(1, 0);
+    // 1000 expected, standard deviation 30.
+    assert!((850..1150).contains(&first.len()), "{}", first.len());
+    assert_eq!(first, dropped(1, 0));
+    assert_ne!(first, dropped(2, 0));
+    assert_ne!(first, dropped(1, 1));
+    assert!((0..100).all(|p| !is_label_dropped(0.0, 1, 0, p) && is_label_dropped(1.0, 1, 0, p)));
+}

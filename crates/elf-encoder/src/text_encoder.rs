@@ -1,0 +1,75 @@
+//! What the rest of the system needs of a text encoder.
+
+use tch::{Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// Which columns (keys) each row (query) of a sequence may attend to; 1 (anything but 0) is attend.
+#[derive(Debug, Clone, Copy)]
+pub enum EncoderMask<'a> {
+    /// Every position sees every position.
+    None,
+    /// `[B, S]`: the same visible columns for all rows of a sequence, such as its valid positions.
+    Columns(&'a Tensor),
+    /// `[B, S, S]`: visible columns for each row of its own, such as "a condition sees only the condition".
+    Pairs(&'a Tensor),
+}
+
+/// A frozen map from token ids to latents.
+///
+/// `Send`, so that a batch can be encoded on a prefetch thread while the previous one is trained on.
+pub trait TextEncoder: Send {
+    /// C, the channels of a latent.
+    fn dim(&self) -> i64;
+
+    /// How many token ids there are.
+    fn vocab_size(&self) -> i64;
+
+    /// Latents `[B, S, C]`, fp32, on the encoder's device and without gradients, of `ids` `[B, S]` (int64, any device).
+    ///
+    /// # Errors
+    /// [`Error::Vocabulary`] if an id is negative or not below [`TextEncoder::vocab_size`]; a shape error if ids or mask
+    /// do not fit; libtorch's own errors.
+    fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor>;
+}
+
+impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
+    fn dim(&self) -> i64 {
+        (**self).dim()
+    }
+
+    fn vocab_size(&self) -> i64 {
+        (**self).vocab_size()
+    }
+
+    fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
+        (**self).encode(ids, mask)
+    }
+}
+
+/// Checks that `ids` is an int64 `[B, S]` with every id in `0..vocab_size`, and returns `(B, S)`. For implementors.
+///
+/// Looking up an id that is not there aborts a GPU's whole context and reads freely on some CPUs. One look at the
+/// extremes of a batch costs microseconds on a CPU; for ids on a GPU it waits for the device, so pass ids from the CPU.
+///
+/// # Errors
+/// If one of these does not hold, or there are no ids at all.
+pub fn check_ids(ids: &Tensor, vocab_size: i64) -> Result<(i64, i64)> {
+    let (b, s) = match ids.size()[..] {
+        [b, s] if b > 0 && s > 0 && ids.kind() == Kind::Int64 => (b, s),
+        _ => {
+            return Err(Error::shape(
+                &format!("ids (of kind {:?})", ids.kind()),
+                ids,
+                "[B, S] of int64, at least one of each",
+            ));
+        }
+    };
+    let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
+    let (least, greatest) = (least.f_int64_value(&[])?, greatest.f_int64_value(&[])?);
+    match (least, greatest) {
+        (id, _) if id < 0 => Err(Error::Vocabulary { id, vocab_size }),
+        (_, id) if id >= vocab_size => Err(Error::Vocabulary { id, vocab_size }),
+        _ => Ok((b, s)),
+    }
+}

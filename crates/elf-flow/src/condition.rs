@@ -1,0 +1,118 @@
+//! Clean latents that are given rather than generated.
+
+use elf_core::Error as CoreError;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Field, Prediction, Result};
+
+/// The condition of a batch: which positions are given, and their clean latents.
+#[derive(Debug)]
+pub struct Condition {
+    /// Clean latents, `[B, S, C]`; whatever stands outside the condition positions is ignored.
+    latents: Tensor,
+    /// True on positions to generate, `[B, S, 1]`, bool.
+    free: Tensor,
+    /// Condition positions at the start of each row.
+    lengths: Vec<usize>,
+}
+
+impl Condition {
+    /// From clean latents `[B, S, C]`, normalised as in training, and a mask `[B, S]` on the CPU, 1 on condition positions.
+    ///
+    /// # Errors
+    /// If the shapes do not fit together, or the mask holds anything but 0 and 1.
+    pub fn new(latents: &Tensor, mask: &Tensor) -> Result<Self> {
+        let (b, s, _) = latents.size3()?;
+        if mask.size() != [b, s] || mask.device() != Device::Cpu {
+            let expected = format!("[{b}, {s}] on the CPU, as the condition's latents have");
+            return Err(CoreError::Shape { what: "condition mask".into(), found: mask.size(), expected }.into());
+        }
+        let flat = Vec::<f32>::try_from(mask.f_to_kind(Kind::Float)?.f_reshape([-1])?)?;
+        if let Some(other) = flat.iter().find(|&&m| m != 0.0 && m != 1.0) {
+            return Err(Error::setting("condition mask", format!("{other} is neither 0 nor 1")));
+        }
+        let lengths = match s {
+            0 => vec![0; b as usize],
+            s => flat.chunks(s as usize).map(|row| row.iter().take_while(|&&m| m == 1.0).count()).collect(),
+        };
+        let free = mask.f_eq(0.0)?.f_unsqueeze(-1)?.f_to_device(latents.device())?;
+        Ok(Self { latents: latents.shallow_clone(), free, lengths })
+    }
+
+    /// `(B, S, C)`.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn sizes(&self) -> Result<(i64, i64, i64)> {
+        Ok(self.latents.size3()?)
+    }
+
+    /// How many positions at the start of each row are condition positions: what is dropped from its decoded text.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// `z` `[B, S, C]` with the clean condition in its positions, bit for bit.
+    ///
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn pin(&self, z: &Tensor) -> Result<Tensor> {
+        Ok(z.f_where_self(&self.free, &self.latents)?)
+    }
+
+    /// `z` `[B, S, C]` with 0 in the condition's positions.
+    ///
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn remove(&self, z: &Tensor) -> Result<Tensor> {
+        Ok(z.f_where_scalarother(&self.free, 0.0)?)
+    }
+
+    /// The condition on `device`, with its first row repeated until there are `rows` rows.
+    pub(crate) fn fitted(&self, rows: i64, device: Device) -> Result<Self> {
+        let have = self.lengths.len() as i64;
+        let index: Vec<i64> = (0..rows).map(|i| if i < have { i } else { 0 }).collect();
+        let index = Tensor::f_from_slice(&index)?.f_to_device(self.latents.device())?;
+        Ok(Self {
+            latents: self.latents.f_index_select(0, &index)?.f_to_device(device)?,
+            free: self.free.f_index_select(0, &index)?.f_to_device(device)?,
+            lengths: (0..rows as usize).map(|i| self.lengths[if i < have as usize { i } else { 0 }]).collect(),
+        })
+    }
+}
+
+/// A field whose condition positions are clean throughout: in what the inner field sees as z and as hint, in its estimate,
+/// and with velocity 0.
+#[derive(Debug)]
+pub struct Conditioned<'a, F> {
+    inner: F,
+    condition: &'a Condition,
+}
+
+impl<'a, F: Field> Conditioned<'a, F> {
+    /// Pins `condition` in `inner`.
+    pub fn new(inner: F, condition: &'a Condition) -> Self {
+        Self { inner, condition }
+    }
+}
+
+impl<F: Field> Field for Conditioned<'_, F> {
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
+        let z = self.condition.pin(z)?;
+        // No estimate is 0 where text is to be generated; the condition's estimate is always known.
+        let hint = match hint {
+            Some(hint) => self.condition.pin(hint)?,
+            None => self.condition.pin(&z.f_zeros_like()?)?,
+        };
+        let Prediction { v, x } = self.inner.eval(&z, t, Some(&hint))?;
+        Ok(Prediction { v: self.condition.remove(&v)?, x: self.condition.pin(&x)? })
+    }
+
+    fn pin(&self, z: Tensor) -> Result<Tensor> {
+        self.condition.pin(&self.inner.pin(z)?)
+    }
+
+    fn noise_scale(&self) -> f64 {
+        self.inner.noise_scale()
+    }
+}

@@ -1,0 +1,66 @@
+//! From clean latents to words.
+
+use elf_core::{Network, TrunkInput};
+use tch::{Kind, Tensor};
+
+use crate::{Condition, Result, Trained};
+
+/// A chunk of logits takes 128 MiB at most (unless one position takes more).
+const LOGITS_PER_CHUNK: i64 = 1 << 25;
+
+/// A network in decode mode: the likeliest token at each position.
+pub struct Decoder<'a> {
+    net: &'a dyn Network,
+    trained: Trained,
+    guidance: f64,
+    positions_per_chunk: i64,
+}
+
+impl std::fmt::Debug for Decoder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("trained", &self.trained).field("guidance", &self.guidance).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Decoder<'a> {
+    /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given here too.
+    pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
+        let positions_per_chunk = (LOGITS_PER_CHUNK / net.shape().vocab_size.max(1)).max(1);
+        Self { net, trained, guidance, positions_per_chunk }
+    }
+
+    /// Turns at most `positions` positions into logits at a time.
+    pub fn in_chunks_of(self, positions: i64) -> Self {
+        Self { positions_per_chunk: positions.max(1), ..self }
+    }
+
+    /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass at t = 1 without an earlier
+    /// estimate. The condition is clean here, although training corrupts it like everything else in decode rows.
+    ///
+    /// The `[B, S, V]` logits never exist as a whole.
+    ///
+    /// # Errors
+    /// If a shape does not fit or the network fails.
+    pub fn ids(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Tensor> {
+        let (b, s, _) = z.size3()?;
+        let z = match condition {
+            Some(condition) => condition.pin(z)?,
+            None => z.shallow_clone(),
+        };
+        let ones = Tensor::f_ones([b], (Kind::Float, z.device()))?;
+        let w = &ones * self.guidance;
+        let x_prev = self.trained.self_conditioned.then(|| z.f_zeros_like()).transpose()?;
+        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), decode: Some(&ones), ..TrunkInput::new(&z, &ones) };
+        let hidden = self.net.trunk(&input)?.f_flatten(0, 1)?;
+        let positions = b * s;
+        let ids = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
+            let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;
+            Ok(self.net.logits(&chunk)?.f_argmax(-1, false)?)
+        });
+        let ids = ids.collect::<Result<Vec<_>>>()?;
+        match ids.is_empty() {
+            true => Ok(Tensor::f_zeros([b, s], (Kind::Int64, z.device()))?),
+            false => Ok(Tensor::f_cat(&ids, 0)?.f_view([b, s])?),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a sampler integrates.
+
+use std::cell::Cell;
+
+use elf_core::{Network, TrunkInput};
+use tch::{Kind, Tensor};
+
+use crate::{ElfObjective, Path, Result};
+
+/// What a field says about a point: two forms of one statement, since `v` follows from `x` and the point.
+#[derive(Debug)]
+pub struct Prediction {
+    /// Velocity dz/dt, `[B, S, C]`; 0 on condition positions.
+    pub v: Tensor,
+    /// The clean latents that the point is thought to lead to, `[B, S, C]`.
+    pub x: Tensor,
+}
+
+/// A velocity field over latents. Guidance wraps a field and is a field again; samplers see nothing else.
+pub trait Field {
+    /// The prediction at `z` `[B, S, C]` and time `t` in [0, 1].
+    ///
+    /// `hint` `[B, S, C]` is an earlier clean estimate of the same rows, which self-conditioned networks take as a second
+    /// input; `None` is no estimate yet.
+    ///
+    /// # Errors
+    /// If a shape does not fit or the network fails.
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction>;
+
+    /// Puts the clean condition back in its positions. A sampler calls this whenever it changed `z` other than along `v`.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    fn pin(&self, z: Tensor) -> Result<Tensor> {
+        Ok(z)
+    }
+
+    /// sigma, the standard deviation of the latents at t = 0: samplers that add noise scale it by this.
+    fn noise_scale(&self) -> f64;
+}
+
+impl<F: Field + ?Sized> Field for &F {
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
+        (**self).eval(z, t, hint)
+    }
+
+    fn pin(&self, z: Tensor) -> Result<Tensor> {
+        (**self).pin(z)
+    }
+
+    fn noise_scale(&self) -> f64 {
+        (**self).noise_scale()
+    }
+}
+
+impl<F: Field + ?Sized> Field for Box<F> {
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
+        (**self).eval(z, t, hint)
+    }
+
+    fn pin(&self, z: Tensor) -> Result<Tensor> {
+        (**self).pin(z)
+    }
+
+    fn noise_scale(&self) -> f64 {
+        (**self).noise_scale()
+    }
+}
+
+/// What sampling must know of how a network was trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trained {
+    /// The path between noise and data.
+    pub path: Path,
+    /// Whether the network takes an earlier clean estimate beside z. One trained with `self_cond_prob` 0 does not: it takes
+    /// z alone in training, sampling and decoding, and there is nothing for self-conditioning guidance to strengthen.
+    pub self_conditioned: bool,
+}
+
+impl From<&ElfObjective> for Trained {
+    fn from(objective: &ElfObjective) -> Self {
+        Self { path: objective.path, self_conditioned: objective.self_conditioned() }
+    }
+}
+
+/// A network in denoise mode as a field: one pass per evaluation.
+///
+/// It knows nothing of conditions; see [`Conditioned`](crate::Conditioned).
+pub struct NetworkField<'a> {
+    net: &'a dyn Network,
+    trained: Trained,
+    guidance: f64,
+    rows: Cell<u64>,
+}
+
+impl std::fmt::Debug for NetworkField<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("NetworkField").field("trained", &self.trained).field("guidance", &self.guidance).finish_non_exhaustive()
+    }
+}
+
+impl<'a> NetworkField<'a> {
+    /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given; others ignore it.
+    pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
+        Self { net, trained, guidance, rows: Cell::new(0) }
+    }
+
+    /// Rows sent through the network so far. Divided by the batch's rows this is the number of passes.
+    pub fn rows(&self) -> u64 {
+        self.rows.get()
+    }
+}
+
+impl Field for NetworkField<'_> {
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
+        let (b, ..) = z.size3()?;
+        let options = (Kind::Float, z.device());
+        let times = Tensor::f_full([b], t, options)?;
+        let w = Tensor::f_full([b], self.guidance, options)?;
+        let x_prev = match (self.trained.self_conditioned, hint) {
+            (false, _) => None,
+            (true, Some(hint)) => Some(hint.shallow_clone()),
+            (true, None) => Some(z.f_zeros_like()?),
+        };
+        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(z, &times) };
+        let x = self.net.clean(&self.net.trunk(&input)?)?;
+        self.rows.set(self.rows.get() + b as u64);
+        Ok(Prediction { v: self.trained.path.velocity_at(&x, z, t), x })
+    }
+
+    fn noise_scale(&self) -> f64 {
+        self.trained.path.noise_scale
+    }
+}

@@ -1,0 +1,272 @@
+//! The whole way from seeds to tokens.
+
+use elf_core::{Error as CoreError, Network, Noise, Seeded};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
+use crate::trace::{Frame, Observer, steps_to_show};
+use crate::{
+    Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Result,
+    SelfConditioningGuidance, TimeGrid, Trained,
+};
+
+/// More than anyone wants; a mistyped number must not exhaust memory.
+const MAX_STEPS: usize = 100_000;
+
+/// How text is sampled. The defaults are the published setting for 32 steps of unconditional text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerateConfig {
+    /// The sampler and its settings.
+    pub sampler: SamplerChoice,
+    /// N, steps of a run.
+    pub steps: usize,
+    /// Which times they visit.
+    pub grid: TimeGrid,
+    /// The seed of a random grid: of the run, not of a row, since all rows of a batch visit the same times.
+    pub grid_seed: u64,
+    /// w, the self-conditioning guidance scale; 1 is none.
+    pub self_conditioning_guidance: f64,
+    /// s, the condition guidance scale; 1 is none, anything else doubles the cost of a step.
+    pub condition_guidance: f64,
+    /// Fill every batch up to this many rows. Matrix products of another shape may round otherwise, and a rounding may tip
+    /// a token: with one fixed shape a row's tokens depend on its seed and its condition, not on the other rows.
+    pub pad_to: Option<usize>,
+}
+
+impl Default for GenerateConfig {
+    fn default() -> Self {
+        Self {
+            sampler: SamplerChoice::named("sde").with("gamma", 1.5),
+            steps: 32,
+            grid: TimeGrid::LogitNormal(LogitNormal::DENOISER),
+            grid_seed: 0,
+            self_conditioning_guidance: 3.0,
+            condition_guidance: 1.0,
+            pad_to: None,
+        }
+    }
+}
+
+/// One batch of texts to sample.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// One seed per row.
+    pub seeds: &'a [u64],
+    /// S, positions of a row, condition included.
+    pub length: i64,
+    /// The condition, one row per seed.
+    pub condition: Option<&'a Condition>,
+    /// Times in [0, 1] at which to show the text so far; empty for none.
+    pub trace: &'a [f64],
+}
+
+impl<'a> Request<'a> {
+    /// Unconditional rows without a trace.
+    pub fn new(seeds: &'a [u64], length: i64) -> Self {
+        Self { seeds, length, condition: None, trace: &[] }
+    }
+}
+
+/// What a batch cost. One pass is every row of the (filled-up) batch once through the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Rows of the batch, those that fill it up included.
+    pub rows: u64,
+    /// Passes of the sampler and the last one, which decodes: N + 1 with a sampler of one evaluation a step, 2N + 1 with
+    /// condition guidance. A batch of 2B rows is two passes.
+    pub passes: u64,
+    /// Passes that only the trace needed.
+    pub trace_passes: u64,
+}
+
+/// A sampled batch.
+#[derive(Debug)]
+pub struct Generated {
+    /// Final latents, `[B, S, C]`, on the network's device.
+    pub z: Tensor,
+    /// Token ids of each row, all S positions; [`Trim`](crate::Trim) makes texts of them.
+    pub ids: Vec<Vec<i64>>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// A network, how it was trained, and how to sample from it, checked and ready.
+pub struct Generator<'a> {
+    net: &'a dyn Network,
+    trained: Trained,
+    config: GenerateConfig,
+    sampler: Box<dyn SamplerConfig>,
+    times: Vec<f64>,
+    device: Device,
+}
+
+impl std::fmt::Debug for Generator<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Generator").field("config", &self.config).field("sampler", &self.sampler).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Generator<'a> {
+    /// Checks all settings, finds the sampler in `registry` and fixes the times.
+    ///
+    /// # Errors
+    /// Names the first setting that makes no sense, alone or with this network.
+    pub fn new(net: &'a dyn Network, trained: Trained, config: GenerateConfig, registry: &Registry) -> Result<Self> {
+        trained.path.check()?;
+        let sampler = registry.config(&config.sampler)?;
+        let w = config.self_conditioning_guidance;
+        for (setting, scale) in [("self_conditioning_guidance", w), ("condition_guidance", config.condition_guidance)] {
+            if !scale.is_finite() {
+                return Err(Error::setting(setting, format!("{scale} is not a scale")));
+            }
+        }
+        if w != 1.0 && !trained.self_conditioned && !net.shape().guidance_input {
+            let reason = format!("{w} is asked for, but this network was trained without self-conditioning; use 1");
+            return Err(Error::setting("self_conditioning_guidance", reason));
+        }
+        if config.steps > MAX_STEPS {
+            return Err(Error::setting("steps", format!("{} steps are more than the {MAX_STEPS} that are allowed", config.steps)));
+        }
+        if config.pad_to == Some(0) {
+            return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
+        }
+        // On the CPU whatever the network's device: a run visits the same times everywhere.
+        let times = config.grid.times(config.steps, &mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
+        let device = net.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
+        Ok(Self { net, trained, config, sampler, times, device })
+    }
+
+    /// Visits these times instead of the configured grid's.
+    ///
+    /// # Errors
+    /// If they do not ascend from 0 to 1.
+    pub fn with_times(self, times: Vec<f64>) -> Result<Self> {
+        let ends = times.first() == Some(&0.0) && times.last() == Some(&1.0);
+        if !ends || !times.iter().is_sorted() {
+            return Err(Error::setting("times", format!("{times:?} do not ascend from 0 to 1")));
+        }
+        Ok(Self { times, ..self })
+    }
+
+    /// The times that a run visits, from 0 to 1.
+    pub fn times(&self) -> &[f64] {
+        &self.times
+    }
+
+    /// Samples one batch. Equal seeds (and conditions) give equal rows; whatever else is in the batch, if `pad_to` is set.
+    ///
+    /// The device is waited for once, at the end, and once for each frame of a trace.
+    ///
+    /// # Errors
+    /// If the request does not fit together or exceeds `pad_to`, the network fails, or the latents are not finite.
+    pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
+        let asked = request.seeds.len();
+        let rows = self.config.pad_to.unwrap_or(asked);
+        if rows < asked {
+            let reason = format!("{asked} rows are more than {rows}; split the batch, or raise it");
+            return Err(Error::setting("pad_to", reason));
+        }
+        let seeds = (0..rows).filter_map(|i| request.seeds.get(i).or(request.seeds.first())).copied().collect();
+        self.run(request, rows, &mut Seeded::new(seeds, self.device), observer)
+    }
+
+    /// As [`Generator::generate`], with noise of the caller's own for exactly `request.seeds.len()` rows (`pad_to` and the
+    /// seeds' values are not used): `z0` `[B, S, C]` once, then whatever the sampler draws.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`], or if the noise fails.
+    pub fn generate_from(&self, request: &Request, noise: &mut dyn Noise, observer: &mut dyn Observer) -> Result<Generated> {
+        self.run(request, request.seeds.len(), noise, observer)
+    }
+
+    fn run(&self, request: &Request, rows: usize, noise: &mut dyn Noise, observer: &mut dyn Observer) -> Result<Generated> {
+        let shape = [rows as i64, request.length, self.net.shape().latent_dim];
+        self.check(request)?;
+        tch::no_grad(|| {
+            let condition = request.condition.map(|c| c.fitted(shape[0], self.device)).transpose()?;
+            let network = NetworkField::new(self.net, self.trained, self.config.self_conditioning_guidance);
+            let field = self.field(&network, condition.as_ref());
+            let decoder = Decoder::new(self.net, self.trained, self.config.self_conditioning_guidance);
+            let asked = request.seeds.len();
+
+            let shown = steps_to_show(&self.times, request.trace);
+            let steps = shown.len();
+            let mut trace_passes = 0;
+            let start = State::start(noise.normal("z0", &shape)? * self.trained.path.noise_scale);
+            let mut sampler = self.sampler.build();
+            let end = integrate(&*field, &mut *sampler, start, &self.times, noise, |step, state| {
+                observer.step(step + 1, steps);
+                if let (true, Some(x)) = (shown[step], &state.x) {
+                    let ids = rows_on_host(&decoder.ids(x, condition.as_ref())?, x, asked)?;
+                    trace_passes += 1;
+                    observer.frame(Frame { t: self.times[step], ids });
+                }
+                Ok(())
+            })?;
+
+            let ids = rows_on_host(&decoder.ids(&end.z, condition.as_ref())?, &end.z, asked)?;
+            if !request.trace.is_empty() {
+                observer.frame(Frame { t: 1.0, ids: ids.clone() });
+            }
+            let cost = Cost { rows: rows as u64, passes: network.rows() / rows as u64 + 1, trace_passes };
+            Ok(Generated { z: field.pin(end.z)?.f_narrow(0, 0, asked as i64)?, ids, cost })
+        })
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let (asked, c) = (request.seeds.len() as i64, self.net.shape().latent_dim);
+        if asked == 0 || request.length <= 0 {
+            let reason = format!("{asked} rows of {} positions are nothing to sample", request.length);
+            return Err(Error::setting("seeds, length", reason));
+        }
+        if let Some(t) = request.trace.iter().find(|t| !(0.0..=1.0).contains(*t)) {
+            return Err(Error::setting("trace", format!("{t} is not a time in [0, 1]")));
+        }
+        let Some(condition) = request.condition else {
+            let s = self.config.condition_guidance;
+            return match s == 1.0 {
+                true => Ok(()),
+                false => Err(Error::setting("condition_guidance", format!("{s} is asked for without a condition; use 1"))),
+            };
+        };
+        let found = condition.sizes()?;
+        if found != (asked, request.length, c) {
+            let found = vec![found.0, found.1, found.2];
+            let expected = format!("[{asked}, {}, {c}]: seeds, length, the network's channels", request.length);
+            return Err(CoreError::Shape { what: "condition latents".into(), found, expected }.into());
+        }
+        Ok(())
+    }
+
+    /// Guidance around the network, as far as there is any.
+    fn field<'f>(&self, network: &'f NetworkField<'f>, condition: Option<&'f Condition>) -> Box<dyn Field + 'f> {
+        let mut field: Box<dyn Field + 'f> = Box::new(network);
+        if let Some(condition) = condition {
+            let s = self.config.condition_guidance;
+            if s != 1.0 {
+                field = Box::new(ConditionGuidance::new(field, condition, s));
+            }
+            field = Box::new(Conditioned::new(field, condition));
+        }
+        let w = self.config.self_conditioning_guidance;
+        if self.trained.self_conditioned && !self.net.shape().guidance_input && w != 1.0 {
+            field = Box::new(SelfConditioningGuidance::new(field, w));
+        }
+        field
+    }
+}
+
+/// The first `rows` rows of `ids` `[B, S]`, in one read that also says whether the latents that they stand for are finite.
+fn rows_on_host(ids: &Tensor, latents: &Tensor, rows: usize) -> Result<Vec<Vec<i64>>> {
+    let (_, s) = ids.size2()?;
+    let rows = rows as i64;
+    let finite = latents.f_narrow(0, 0, rows)?.f_isfinite()?.f_all()?.f_to_kind(Kind::Int64)?.f_view([1])?;
+    let mut flat = Vec::<i64>::try_from(Tensor::f_cat(&[ids.f_narrow(0, 0, rows)?.f_reshape([-1])?, finite], 0)?)?;
+    if flat.pop() != Some(1) {
+        let reason = "the sampled latents are not finite; use smaller guidance scales, or fp32 if this was bf16";
+        return Err(Error::setting("sampling", reason));
+    }
+    Ok(flat.chunks(s as usize).map(<[i64]>::to_vec).collect())
+}

@@ -1,0 +1,90 @@
+//! Fields that strengthen what a hint or a condition adds to another field.
+//!
+//! Both are linear in the inner field, so they may be nested in either order. [`Generator`](crate::Generator) nests them as
+//! self-conditioning guidance of a conditioned field of condition guidance of a network.
+
+use tch::Tensor;
+
+use crate::{Condition, Field, Prediction, Result};
+
+/// `without + scale (with - without)`.
+fn extrapolate(without: &Tensor, with: &Tensor, scale: f64) -> Result<Tensor> {
+    Ok(without.f_lerp(with, scale)?)
+}
+
+/// Self-conditioning guidance for networks that do not take its scale as an input: `v_u + w (v_c - v_u)`, likewise for the
+/// clean estimate, where `v_c` is evaluated with the hint and `v_u` without.
+///
+/// Two evaluations; one where the two cannot differ (no hint yet) or only one counts (w = 1 or w = 0).
+#[derive(Debug)]
+pub struct SelfConditioningGuidance<F> {
+    inner: F,
+    scale: f64,
+}
+
+impl<F: Field> SelfConditioningGuidance<F> {
+    /// Guides `inner` with scale w.
+    pub fn new(inner: F, scale: f64) -> Self {
+        Self { inner, scale }
+    }
+}
+
+impl<F: Field> Field for SelfConditioningGuidance<F> {
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
+        if hint.is_none() || self.scale == 1.0 {
+            return self.inner.eval(z, t, hint);
+        }
+        let without = self.inner.eval(z, t, None)?;
+        if self.scale == 0.0 {
+            return Ok(without);
+        }
+        let with = self.inner.eval(z, t, hint)?;
+        Ok(Prediction { v: extrapolate(&without.v, &with.v, self.scale)?, x: extrapolate(&without.x, &with.x, self.scale)? })
+    }
+
+    fn pin(&self, z: Tensor) -> Result<Tensor> {
+        self.inner.pin(z)
+    }
+
+    fn noise_scale(&self) -> f64 {
+        self.inner.noise_scale()
+    }
+}
+
+/// Condition guidance (classifier-free guidance): `v_u + s (v_c - v_u)`, likewise for the clean estimate, where `v_u` is
+/// evaluated with the condition's latents zeroed in both z and hint.
+///
+/// Both are evaluated as one batch of 2B rows. The inner field must therefore take any number of rows; put the condition in
+/// place around this field, not inside it.
+#[derive(Debug)]
+pub struct ConditionGuidance<'a, F> {
+    inner: F,
+    condition: &'a Condition,
+    scale: f64,
+}
+
+impl<'a, F: Field> ConditionGuidance<'a, F> {
+    /// Guides `inner` towards `condition` with scale s.
+    pub fn new(inner: F, condition: &'a Condition, scale: f64) -> Self {
+        Self { inner, condition, scale }
+    }
+}
+
+impl<F: Field> Field for ConditionGuidance<'_, F> {
+    fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
+        let (b, ..) = z.size3()?;
+        let doubled = |x: &Tensor| -> Result<Tensor> { Ok(Tensor::f_cat(&[x, &self.condition.remove(x)?], 0)?) };
+        let hint = hint.map(doubled).transpose()?;
+        let Prediction { v, x } = self.inner.eval(&doubled(z)?, t, hint.as_ref())?;
+        let guided = |both: &Tensor| extrapolate(&both.f_narrow(0, b, b)?, &both.f_narrow(0, 0, b)?, self.scale);
+        Ok(Prediction { v: guided(&v)?, x: guided(&x)? })
+    }
+
+    fn pin(&self, z: Tensor) -> Result<Tensor> {
+        self.inner.pin(z)
+    }
+
+    fn noise_scale(&self) -> f64 {
+        self.inner.noise_scale()
+    }
+}

@@ -1,0 +1,57 @@
+//! The paper's stochastic sampler.
+
+use elf_core::Noise;
+use serde::{Deserialize, Serialize};
+
+use super::{Sampler, SamplerConfig, Span, State, euler_step};
+use crate::{Error, Field, Result};
+
+/// Goes back a little in time by shrinking the latents and adding noise, then takes an Euler step from there.
+///
+/// With `h = to - from` and `a = clamp(1 - gamma h, 0, 1)`: from `a z + (1 - a) sigma eps` at time `a from`, Euler to `to`.
+/// One evaluation a step. gamma 0 is [`Euler`](super::Euler). The draw is `sde` `[B, S, C]`, one a step but for the last.
+///
+/// This is the released code's formula, and it does not keep the marginals: at the earlier time the latents should have
+/// noise of standard deviation `(1 - a from) sigma`, and get only the root of `a^2 (1 - from)^2 + (1 - a)^2` times sigma.
+/// The mean is kept and the spread shrinks, the more so the larger gamma and the more steps: for normally distributed data
+/// of standard deviation 1 and sigma 2, 64 uniform steps with gamma 1 give 0.32 instead of 1. Samples are thus drawn to where
+/// data are dense, which a judge of likelihood rewards; look at entropy and diversity too. The example `custom_sampler` adds
+/// the right amount.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sde {
+    /// How much noise is added per unit of time, at least 0.
+    pub gamma: f64,
+}
+
+impl Default for Sde {
+    /// The published setting for 64 steps.
+    fn default() -> Self {
+        Self { gamma: 1.0 }
+    }
+}
+
+impl SamplerConfig for Sde {
+    fn build(&self) -> Box<dyn Sampler> {
+        Box::new(*self)
+    }
+
+    fn check(&self) -> Result<()> {
+        if !(self.gamma >= 0.0 && self.gamma.is_finite()) {
+            return Err(Error::setting("gamma", format!("{} is not a number of at least 0", self.gamma)));
+        }
+        Ok(())
+    }
+}
+
+impl Sampler for Sde {
+    fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
+        let keep = (1.0 - self.gamma * span.length()).clamp(0.0, 1.0);
+        if keep == 1.0 {
+            return euler_step(field, state, span);
+        }
+        let eps = noise.normal("sde", &state.z.size())?;
+        let z = field.pin(state.z * keep + eps * ((1.0 - keep) * field.noise_scale()))?;
+        euler_step(field, State { z, ..state }, Span { from: keep * span.from, to: span.to })
+    }
+}

@@ -1,0 +1,291 @@
+//! From seeds to tokens on a small network: what a batch costs, what it depends on, and how guidance combines.
+
+mod toy;
+
+use elf_core::{Counting, Network, Noise, Seeded};
+use elf_flow::sampler::{Registry, SamplerChoice};
+use elf_flow::{
+    Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated, Generator, NetworkField,
+    Observer, Path, Request, SelfConditioningGuidance, TimeGrid, Trained,
+};
+use tch::{Device, Kind, Tensor};
+use toy::{C, Toy, V};
+
+const S: i64 = 9;
+const TRAINED: Trained = Trained { path: Path { noise_scale: 2.0, t_eps: 0.05 }, self_conditioned: true };
+
+fn config() -> GenerateConfig {
+    GenerateConfig { steps: 6, self_conditioning_guidance: 1.0, ..GenerateConfig::default() }
+}
+
+fn generate(net: &dyn Network, config: GenerateConfig, request: &Request) -> Generated {
+    Generator::new(net, TRAINED, config, &Registry::builtin()).unwrap().generate(request, &mut ()).unwrap()
+}
+
+/// One condition per seed, of the seed's own length and content.
+fn condition_of(seeds: &[u64]) -> Condition {
+    let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
+    let mask: Vec<f32> = seeds.iter().flat_map(|seed| (0..S).map(move |i| f32::from(i <= (*seed % 4) as i64))).collect();
+    Condition::new(&latents, &Tensor::from_slice(&mask).view([-1, S])).unwrap()
+}
+
+#[test]
+fn a_batch_costs_what_it_says() {
+    let seeds = [1, 2, 3];
+    let condition = condition_of(&seeds);
+    let plain = Request::new(&seeds, S);
+    let conditional = Request { condition: Some(&condition), ..plain };
+    let sampler = |name: &str| GenerateConfig { sampler: SamplerChoice::named(name), ..config() };
+    let n = config().steps as u64;
+    let cases = [
+        ("euler", true, sampler("euler"), plain, n + 1),
+        ("sde", true, sampler("sde"), plain, n + 1),
+        ("heun", true, sampler("heun"), plain, 2 * (n - 1) + 2),
+        ("condition, s = 1", true, config(), conditional, n + 1),
+        ("condition guidance", true, GenerateConfig { condition_guidance: 2.0, ..config() }, conditional, 2 * n + 1),
+        ("w is an input", true, GenerateConfig { self_conditioning_guidance: 3.0, ..config() }, plain, n + 1),
+        // The first step has no estimate to be guided by.
+        ("w is not an input", false, GenerateConfig { self_conditioning_guidance: 3.0, ..config() }, plain, 2 * n),
+        ("w = 1", false, config(), plain, n + 1),
+        ("w = 0", false, GenerateConfig { self_conditioning_guidance: 0.0, ..config() }, plain, n + 1),
+        ("filled up", true, GenerateConfig { pad_to: Some(5), ..config() }, plain, n + 1),
+    ];
+    for (name, guidance_input, config, request, passes) in cases {
+        let net = Counting::new(Toy::new(guidance_input));
+        let rows = config.pad_to.unwrap_or(seeds.len()) as u64;
+        let got = generate(&net, config, &request);
+        assert_eq!((got.cost.rows, got.cost.passes, got.cost.trace_passes), (rows, passes, 0), "{name}");
+        assert_eq!(net.count().rows, passes * rows, "{name}: the network saw as much");
+        assert_eq!(net.count().rows_with_grad, 0, "{name}: nothing is recorded for a backward pass");
+        assert_eq!(net.count().logit_positions, rows * S as u64, "{name}: logits once");
+        assert_eq!((got.z.size(), got.ids.len()), (vec![3, S, C], 3), "{name}");
+        assert!(got.ids.iter().all(|row| row.len() == S as usize && row.iter().all(|id| (0..V).contains(id))), "{name}");
+    }
+}
+
+#[test]
+fn condition_guidance_is_one_batch_of_twice_the_rows() {
+    let seeds = [1, 2];
+    let condition = condition_of(&seeds);
+    let net = Counting::new(Toy::new(true));
+    let config = GenerateConfig { steps: 1, condition_guidance: 2.0, ..config() };
+    generate(&net, config, &Request { condition: Some(&condition), ..Request::new(&seeds, S) });
+    assert_eq!((net.count().passes, net.count().rows), (2, 2 * 2 + 2));
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let net = Toy::new(true);
+    for (sampler, guidance) in [("sde", 1.0), ("euler", 2.0), ("heun", 2.0)] {
+        let config =
+            GenerateConfig { pad_to: Some(5), sampler: SamplerChoice::named(sampler), condition_guidance: guidance, ..config() };
+        let ids = |seeds: &[u64]| {
+            let condition = condition_of(seeds);
+            generate(&net, config.clone(), &Request { condition: Some(&condition), ..Request::new(seeds, S) }).ids
+        };
+        let alone = ids(&[77]);
+        let together = ids(&[5, 6, 7, 77, 8]);
+        assert_eq!(alone[0], together[3], "{sampler}");
+        assert_eq!(ids(&[77, 5])[..], [alone[0].clone(), together[0].clone()], "{sampler}");
+        assert_ne!(together[0], together[2], "{sampler}: other seeds give other text");
+    }
+}
+
+#[test]
+fn grids_are_the_runs_own() {
+    let net = Toy::new(true);
+    let times = |grid_seed| {
+        let config = GenerateConfig { grid_seed, ..config() };
+        Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap().times().to_vec()
+    };
+    assert_eq!(times(1), times(1));
+    assert_ne!(times(1), times(2));
+    let (times, steps) = (times(1), config().steps);
+    assert_eq!((times.len(), times[0], times[steps]), (steps + 1, 0.0, 1.0));
+    assert!(times.is_sorted());
+}
+
+#[test]
+fn the_condition_stays_as_it_is() {
+    let seeds = [3, 6];
+    let condition = condition_of(&seeds);
+    let config = GenerateConfig { condition_guidance: 2.0, self_conditioning_guidance: 2.0, ..config() };
+    let request = Request { condition: Some(&condition), ..Request::new(&seeds, S) };
+    for guidance_input in [true, false] {
+        let got = generate(&Toy::new(guidance_input), config.clone(), &request);
+        assert!(condition.pin(&got.z).unwrap().equal(&got.z));
+        let free = generate(&Toy::new(guidance_input), GenerateConfig { condition_guidance: 1.0, ..config.clone() }, &request);
+        assert!(!free.z.equal(&got.z), "guidance does something");
+    }
+}
+
+#[test]
+fn guidance_is_the_formula_in_either_order() {
+    let net = Toy::new(false);
+    let seeds = [3, 6];
+    let condition = condition_of(&seeds);
+    let (s, w, t) = (2.0, 3.0, 0.3);
+    let draw = |name: &str| Seeded::new(seeds.to_vec(), Device::Cpu).normal(name, &[2, S, C]).unwrap();
+    let (z, hint) = (condition.pin(&draw("z")).unwrap(), condition.pin(&draw("hint")).unwrap());
+    let plain = NetworkField::new(&net, TRAINED, 1.0);
+    let parts = |with_hint: bool, with_condition: bool| {
+        let none = condition.pin(&hint.zeros_like()).unwrap();
+        let hint = if with_hint { &hint } else { &none };
+        let cut = |x: &Tensor| if with_condition { x.shallow_clone() } else { condition.remove(x).unwrap() };
+        plain.eval(&cut(&z), t, Some(&cut(hint))).unwrap()
+    };
+    let expected = |pick: &dyn Fn(bool, bool) -> Tensor| {
+        let guided = |hint: bool| {
+            let (without, with) = (pick(hint, false), pick(hint, true));
+            &without + s * (with - &without)
+        };
+        let (without, with) = (guided(false), guided(true));
+        &without + w * (with - &without)
+    };
+    let v = condition.remove(&expected(&|h, c| parts(h, c).v)).unwrap();
+    let x = condition.pin(&expected(&|h, c| parts(h, c).x)).unwrap();
+
+    let network = || NetworkField::new(&net, TRAINED, 1.0);
+    let ours = SelfConditioningGuidance::new(
+        Conditioned::new(ConditionGuidance::new(network(), &condition, s), &condition),
+        w,
+    );
+    let got = ours.eval(&z, t, Some(&hint)).unwrap();
+    assert!(got.v.allclose(&v, 1e-4, 1e-4, false) && got.x.allclose(&x, 1e-4, 1e-4, false));
+    // What stands in condition positions of z does not matter: it is put right on the way in.
+    let soiled = &z + condition.pin(&z.zeros_like()).unwrap();
+    assert!(ours.eval(&soiled, t, Some(&hint)).unwrap().v.equal(&got.v));
+    assert_eq!(ours.noise_scale(), TRAINED.path.noise_scale);
+}
+
+#[test]
+fn a_network_without_self_conditioning_takes_z_alone() {
+    let net = Toy::new(false);
+    let trained = Trained { self_conditioned: false, ..TRAINED };
+    let field = NetworkField::new(&net, trained, 1.0);
+    let z = Tensor::randn([2, S, C], (Kind::Float, Device::Cpu));
+    let (with, without) = (field.eval(&z, 0.5, Some(&z)).unwrap(), field.eval(&z, 0.5, None).unwrap());
+    assert!(with.x.equal(&without.x));
+    let config = GenerateConfig { self_conditioning_guidance: 3.0, ..config() };
+    let error = Generator::new(&net, trained, config, &Registry::builtin()).unwrap_err().to_string();
+    assert!(error.contains("self_conditioning_guidance") && error.contains("use 1"), "{error}");
+}
+
+#[test]
+fn decoding_in_chunks_changes_nothing() {
+    let net = Toy::new(true);
+    let z = Tensor::randn([3, S, C], (Kind::Float, Device::Cpu));
+    let whole = Decoder::new(&net, TRAINED, 1.0).ids(&z, None).unwrap();
+    assert_eq!((whole.size(), whole.kind()), (vec![3, S], Kind::Int64));
+    for positions in [1, 2, 26, 27, 1000] {
+        let chunked = Decoder::new(&net, TRAINED, 1.0).in_chunks_of(positions).ids(&z, None).unwrap();
+        assert!(chunked.equal(&whole), "{positions}");
+    }
+    // The condition is put in before decoding.
+    let condition = condition_of(&[1, 2, 3]);
+    let decoder = Decoder::new(&net, TRAINED, 1.0);
+    let pinned = condition.pin(&z).unwrap();
+    assert!(decoder.ids(&z, Some(&condition)).unwrap().equal(&decoder.ids(&pinned, None).unwrap()));
+}
+
+/// Counts steps and keeps frames.
+#[derive(Default)]
+struct Watch {
+    steps: Vec<(usize, usize)>,
+    frames: Vec<Frame>,
+}
+
+impl Observer for Watch {
+    fn step(&mut self, done: usize, steps: usize) {
+        self.steps.push((done, steps));
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        self.frames.push(frame);
+    }
+}
+
+#[test]
+fn a_trace_shows_the_text_as_it_forms() {
+    let net = Counting::new(Toy::new(true));
+    let config = GenerateConfig { grid: TimeGrid::Uniform, steps: 8, pad_to: Some(4), ..config() };
+    let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
+    let seeds = [4, 5];
+    let mut watch = Watch::default();
+    let request = Request { trace: &[0.0, 0.26, 0.5, 1.0], ..Request::new(&seeds, S) };
+    let traced = generator.generate(&request, &mut watch).unwrap();
+    assert_eq!(watch.steps, (1..=8).map(|i| (i, 8)).collect::<Vec<_>>());
+    assert_eq!(watch.frames.iter().map(|f| f.t).collect::<Vec<_>>(), [0.0, 0.25, 0.5, 1.0]);
+    assert!(watch.frames.iter().all(|f| f.ids.len() == 2 && f.ids[0].len() == S as usize));
+    assert_eq!(watch.frames.last().unwrap().ids, traced.ids);
+    assert_eq!((traced.cost.passes, traced.cost.trace_passes), (9, 3), "the last frame is free");
+    assert_eq!(net.count().rows, (9 + 3) * 4);
+
+    // Watching changes nothing.
+    let unwatched = generator.generate(&Request::new(&seeds, S), &mut ()).unwrap();
+    assert!(unwatched.z.equal(&traced.z) && unwatched.ids == traced.ids);
+    let mut frames = Vec::new();
+    generator.generate(&request, &mut frames).unwrap();
+    assert_eq!(frames, watch.frames);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    let net = Toy::new(true);
+    let new = |config| Generator::new(&net, TRAINED, config, &Registry::builtin()).map(|_| ()).unwrap_err().to_string();
+    let cases = [
+        (GenerateConfig { steps: 0, ..config() }, "steps"),
+        (GenerateConfig { steps: usize::MAX, ..config() }, "steps"),
+        (GenerateConfig { condition_guidance: f64::NAN, ..config() }, "condition_guidance"),
+        (GenerateConfig { self_conditioning_guidance: f64::INFINITY, ..config() }, "self_conditioning_guidance"),
+        (GenerateConfig { pad_to: Some(0), ..config() }, "pad_to"),
+        (GenerateConfig { sampler: SamplerChoice::named("eular"), ..config() }, "there is: euler"),
+    ];
+    for (config, named) in cases {
+        let message = new(config);
+        assert!(message.contains(named), "{message}");
+    }
+
+    let seeds = [1, 2];
+    let condition = condition_of(&[1, 2, 3]);
+    let run = |config, request: &Request| {
+        let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
+        generator.generate(request, &mut ()).unwrap_err().to_string()
+    };
+    let plain = Request::new(&seeds, S);
+    let cases = [
+        (config(), Request::new(&[], S), "seeds"),
+        (config(), Request::new(&seeds, 0), "length"),
+        (config(), Request { trace: &[1.5], ..plain }, "trace"),
+        (config(), Request { condition: Some(&condition), ..plain }, "condition"),
+        (GenerateConfig { condition_guidance: 2.0, ..config() }, plain, "without a condition"),
+        (GenerateConfig { pad_to: Some(1), ..config() }, plain, "pad_to"),
+    ];
+    for (config, request, named) in cases {
+        let message = run(config, &request);
+        assert!(message.contains(named), "{message}");
+    }
+    let latents = Tensor::zeros([2, S, C], (Kind::Float, Device::Cpu));
+    for mask in [Tensor::zeros([2, S + 1], (Kind::Float, Device::Cpu)), Tensor::full([2, S], 0.5, (Kind::Float, Device::Cpu))] {
+        assert!(Condition::new(&latents, &mask).unwrap_err().to_string().contains("condition mask"));
+    }
+    let times = |times: Vec<f64>| Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap().with_times(times).is_err();
+    assert!(times(vec![]) && times(vec![0.0, 0.5]) && times(vec![0.0, 0.6, 0.5, 1.0]) && times(vec![0.0, f64::NAN, 1.0]));
+}
+
+#[test]
+fn latents_that_are_not_finite_are_an_error() {
+    let net = Toy::new(false);
+    let config = GenerateConfig { self_conditioning_guidance: 1e300, ..config() };
+    let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
+    let error = generator.generate(&Request::new(&[1], S), &mut ()).unwrap_err().to_string();
+    assert!(error.contains("not finite") && error.contains("guidance"), "{error}");
+}
+
+#[test]
+fn a_configuration_round_trips_and_refuses_unknown_keys() {
+    let config = GenerateConfig { pad_to: Some(8), ..GenerateConfig::default() };
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<GenerateConfig>(&text).unwrap(), config);
+    assert!(serde_json::from_str::<GenerateConfig>(r#"{"stepps": 3}"#).unwrap_err().to_string().contains("stepps"));
+}

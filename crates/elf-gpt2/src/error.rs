@@ -1,0 +1,93 @@
+//! What can go wrong with GPT-2 and its files.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the model, its files, or its tokeniser.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Tensors, parameters or files of tensors.
+    #[error(transparent)]
+    Core(#[from] elf_core::Error),
+
+    /// The configuration file is not what it should be.
+    #[error("{} is not a usable GPT-2 configuration: {reason}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+
+    /// Settings that contradict each other or make no model.
+    #[error("no GPT-2 can have these settings: {0}")]
+    Config(String),
+
+    /// The checkpoint has a vocabulary head of its own, which GPT-2 does not.
+    #[error("{}: lm_head.weight differs from the embedding of tokens; GPT-2 uses one table for both, so this is another kind of model", path.display())]
+    UntiedHead {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// Token ids that the model has no embedding for.
+    #[error(
+        "token id {id} is outside the model's vocabulary of {vocab_size}: the ids come from another tokenizer than the model's"
+    )]
+    Vocabulary {
+        /// The first such id found: the largest, or a negative one.
+        id: i64,
+        /// How many entries the model knows.
+        vocab_size: i64,
+    },
+
+    /// More tokens than the model has positions for.
+    #[error("a sequence of {length} tokens was given, but the model has only {positions} positions; cut it")]
+    TooLong {
+        /// Tokens in the sequence.
+        length: i64,
+        /// Positions of the model.
+        positions: i64,
+    },
+
+    /// The tokeniser's file cannot be used.
+    #[error("cannot use the tokenizer {}: {source}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The tokeniser and the model in one folder do not belong together.
+    #[error("the tokenizer {} does not belong to the model beside it: {reason}", path.display())]
+    ForeignTokenizer {
+        /// The tokeniser's file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// A text that could not be tokenised.
+    #[error("a text could not be tokenised: {0}")]
+    Tokenise(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// Settings of the judge that cannot be.
+    #[error(transparent)]
+    Judge(#[from] elf_eval::EvalError),
+}
+
+impl From<tch::TchError> for Error {
+    fn from(source: tch::TchError) -> Self {
+        Self::Core(source.into())
+    }
+}
+
+impl Error {
+    /// A tensor of another shape than expected.
+    pub(crate) fn shape(what: &str, found: &tch::Tensor, expected: impl Into<String>) -> Self {
+        Self::Core(elf_core::Error::Shape { what: what.to_owned(), found: found.size(), expected: expected.into() })
+    }
+}

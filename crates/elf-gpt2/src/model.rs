@@ -1,0 +1,323 @@
+//! The model: causal, pre-norm, learned positions, one table for embedding and head.
+
+use std::path::Path;
+
+use elf_core::layers::{Embedding, LayerNorm};
+use elf_core::tensorfile::{self, TensorFile};
+use elf_core::{Fans, Init, ParamBuilder, ParamSet, PrecisionPolicy, Weight};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use crate::{Error, Gpt2Config, Result};
+
+/// Hugging Face's language models carry this before each name, its bare models do not.
+const PREFIX: &str = "transformer.";
+const HEAD: &str = "lm_head.weight";
+/// Logits that exist at a time: 128 MiB of fp32, whatever the vocabulary.
+const LOGITS_AT_A_TIME: i64 = 1 << 25;
+
+/// A GPT-2.
+///
+/// Parameters are fp32; matrix products run in the given precision; the residual stream, norms, and losses are fp32. There
+/// is no dropout. The head is best left in fp32: the released models' logits lie around -100, where bf16 knows only
+/// multiples of a half.
+#[derive(Debug)]
+pub struct Gpt2 {
+    config: Gpt2Config,
+    precision: PrecisionPolicy,
+    device: Device,
+    params: ParamSet,
+    tokens: Embedding,
+    positions: Embedding,
+    blocks: Vec<Block>,
+    final_norm: LayerNorm,
+}
+
+impl Gpt2 {
+    /// A model whose parameters come from `builder`: seeded, with the standard deviations of Hugging Face's own start,
+    /// or unset, to be loaded. They carry no gradients until
+    /// [`set_requires_grad`](ParamSet::set_requires_grad) on [`Gpt2::params`].
+    ///
+    /// # Errors
+    /// If the settings make no model, or libtorch fails.
+    pub fn new(config: &Gpt2Config, mut builder: ParamBuilder, precision: PrecisionPolicy) -> Result<Self> {
+        config.validate()?;
+        let device = builder.device();
+        let b = &mut builder;
+        let (h, std) = (config.n_embd, config.initializer_range);
+        let tokens = Embedding::new(b, &format!("{PREFIX}wte.weight"), config.vocab_size, h, std)?;
+        let positions = Embedding::new(b, &format!("{PREFIX}wpe.weight"), config.n_positions, h, std)?;
+        let blocks =
+            (0..config.n_layer).map(|i| Block::new(b, &format!("{PREFIX}h.{i}"), config)).collect::<Result<_>>()?;
+        let final_norm = LayerNorm::new(b, &format!("{PREFIX}ln_f"), h, config.layer_norm_epsilon)?;
+        let params = builder.finish();
+        Ok(Self { config: config.clone(), precision, device, params, tokens, positions, blocks, final_norm })
+    }
+
+    /// Reads `config.json` and `model.safetensors` from a folder as Hugging Face writes it, names with or without
+    /// `transformer.` before them. Masks stored as buffers and the tied `lm_head.weight` are not needed.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the two do not fit together: then every difference is named.
+    pub fn load(folder: &Path, device: Device, precision: PrecisionPolicy) -> Result<Self> {
+        let config_path = folder.join("config.json");
+        let config = Gpt2Config::load(&config_path)?;
+        let path = folder.join("model.safetensors");
+        let file = TensorFile::open(&path)?;
+        // Before anything is allocated: a damaged size must not ask for terabytes. No kind of number is below 2 bytes.
+        let bytes = std::fs::metadata(&path).map_err(elf_core::Error::io("read", &path))?.len();
+        let needed = config.parameter_count();
+        if needed as u64 > bytes / 2 {
+            let reason = format!(
+                "it describes {needed} parameters, but {} has only {bytes} bytes; both must be of the same model",
+                path.display()
+            );
+            return Err(Error::ConfigFile { path: config_path, reason });
+        }
+        let model = Self::new(&config, ParamBuilder::unset(device), precision)?;
+        let mut tensors = Vec::new();
+        let mut head = None;
+        for name in file.names() {
+            if name == HEAD {
+                head = Some(file.get(name, Device::Cpu)?);
+            } else if !name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias") {
+                let bare = name.strip_prefix(PREFIX).unwrap_or(name);
+                tensors.push((format!("{PREFIX}{bare}"), file.get(name, Device::Cpu)?));
+            }
+        }
+        model.params.load(&path.display().to_string(), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
+        if let Some(head) = head {
+            let tokens = tensors.iter().find(|(name, _)| name.ends_with(".wte.weight")).map(|(_, t)| t);
+            if tokens.is_none_or(|t| t.size() != head.size() || t.kind() != head.kind() || !t.equal(&head)) {
+                return Err(Error::UntiedHead { path });
+            }
+        }
+        Ok(model)
+    }
+
+    /// Writes `config.json` and `model.safetensors` into a folder, each aside and renamed, under Hugging Face's names.
+    ///
+    /// # Errors
+    /// If a file cannot be written; the one that was there before is kept then.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        tensorfile::write(
+            &folder.join("model.safetensors"),
+            self.params.iter().map(|(name, p)| (name, &p.tensor)),
+            metadata,
+        )?;
+        self.config.save(&folder.join("config.json"))
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The parameters by Hugging Face's names.
+    pub fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    /// Hidden states `[B, S, H]`, fp32 and normalised, of token ids `[B, S]` (int64, any device). Position i depends on
+    /// ids `0..=i` only, so that sequences padded on the right need no mask.
+    ///
+    /// # Errors
+    /// If an id is not in the vocabulary, a sequence is longer than the model has positions, or libtorch fails.
+    pub fn hidden(&self, ids: &Tensor) -> Result<Tensor> {
+        let length = self.check_ids(ids)?;
+        let kind = self.precision.blocks.kind();
+        let positions = Tensor::f_arange(length, (Kind::Int64, self.device))?;
+        let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_add(&self.positions.forward(&positions))?;
+        for block in &self.blocks {
+            x = block.forward(&x, kind)?;
+        }
+        Ok(self.final_norm.forward(&x))
+    }
+
+    /// Vocabulary logits: hidden states `[N, H]` to `[N, V]`, fp32. Memory grows with N times V.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let kind = self.precision.vocab_head.kind();
+        Ok(hidden
+            .f_to_kind(kind)?
+            .f_linear(&self.tokens.weight().get(kind), None::<&Tensor>)?
+            .f_to_kind(Kind::Float)?)
+    }
+
+    /// Negative natural log-likelihoods `[N]`, fp32, of `targets` `[N]` after hidden states `[N, H]`.
+    ///
+    /// Logits are made for a limited number of rows at a time: without gradients, `[N, V]` never exists as a whole. With
+    /// gradients, libtorch keeps what the backward pass needs of each part.
+    ///
+    /// # Errors
+    /// If the shapes do not fit or libtorch fails.
+    pub fn nll(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.nll_by(hidden, targets, (LOGITS_AT_A_TIME / self.config.vocab_size).max(1))
+    }
+
+    fn nll_by(&self, hidden: &Tensor, targets: &Tensor, rows: i64) -> Result<Tensor> {
+        let n = match hidden.size()[..] {
+            [n, h] if h == self.config.n_embd => n,
+            _ => return Err(Error::shape("hidden states", hidden, format!("[N, {}]", self.config.n_embd))),
+        };
+        if targets.size() != [n] {
+            return Err(Error::shape("targets", targets, format!("[{n}]")));
+        }
+        let mut parts = Vec::new();
+        for from in (0..n).step_by(rows as usize) {
+            let rows = rows.min(n - from);
+            let logits = self.logits(&hidden.f_narrow(0, from, rows)?)?;
+            parts.push(logits.f_cross_entropy_loss(
+                &targets.f_narrow(0, from, rows)?,
+                None::<&Tensor>,
+                Reduction::None,
+                -100,
+                0.0,
+            )?);
+        }
+        if parts.is_empty() {
+            return Ok(Tensor::f_zeros([0], (Kind::Float, hidden.device()))?);
+        }
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+
+    /// Negative natural log-likelihoods `[B, S - 1]`, fp32, of each id of `ids` `[B, S]` but the first, given those
+    /// before it. Trainable: the mean over the positions that count is the language model's loss.
+    ///
+    /// # Errors
+    /// As [`Gpt2::hidden`].
+    pub fn next_token_nll(&self, ids: &Tensor) -> Result<Tensor> {
+        let hidden = self.hidden(ids)?;
+        let (b, s, h) = hidden.size3()?;
+        let hidden = hidden.f_narrow(1, 0, s - 1)?.f_reshape([b * (s - 1), h])?;
+        let targets = ids.f_to_device(self.device)?.f_narrow(1, 1, s - 1)?.f_reshape([b * (s - 1)])?;
+        Ok(self.nll(&hidden, &targets)?.f_view([b, s - 1])?)
+    }
+
+    /// Checks ids once a batch, for an id that is not there aborts a GPU's whole context, and returns S. Cheap for ids on
+    /// the CPU; for ids on a GPU it waits for the device.
+    fn check_ids(&self, ids: &Tensor) -> Result<i64> {
+        let length = match ids.size()[..] {
+            [b, s] if b > 0 && s > 0 && ids.kind() == Kind::Int64 => s,
+            _ => {
+                return Err(Error::shape(
+                    &format!("ids (of kind {:?})", ids.kind()),
+                    ids,
+                    "[B, S] of int64, at least one of each",
+                ));
+            }
+        };
+        if length > self.config.n_positions {
+            return Err(Error::TooLong { length, positions: self.config.n_positions });
+        }
+        let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
+        let vocab_size = self.config.vocab_size;
+        for id in [least.f_int64_value(&[])?, greatest.f_int64_value(&[])?] {
+            if !(0..vocab_size).contains(&id) {
+                return Err(Error::Vocabulary { id, vocab_size });
+            }
+        }
+        Ok(length)
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    ln_1: LayerNorm,
+    c_attn: Conv1d,
+    attn_proj: Conv1d,
+    ln_2: LayerNorm,
+    c_fc: Conv1d,
+    mlp_proj: Conv1d,
+    heads: i64,
+}
+
+impl Block {
+    fn new(b: &mut ParamBuilder, name: &str, config: &Gpt2Config) -> Result<Self> {
+        let (h, inner, eps) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
+        let init = Init::Normal(config.initializer_range);
+        // What is added to the residual stream starts smaller, so that its size does not depend on the depth.
+        let closing = Init::Normal(config.initializer_range / (2.0 * config.n_layer as f64).sqrt());
+        let fans = |fan_in, fan_out| Fans { fan_in, fan_out };
+        Ok(Self {
+            ln_1: LayerNorm::new(b, &format!("{name}.ln_1"), h, eps)?,
+            c_attn: Conv1d::new(b, &format!("{name}.attn.c_attn"), fans(h, 3 * h), init)?,
+            attn_proj: Conv1d::new(b, &format!("{name}.attn.c_proj"), fans(h, h), closing)?,
+            ln_2: LayerNorm::new(b, &format!("{name}.ln_2"), h, eps)?,
+            c_fc: Conv1d::new(b, &format!("{name}.mlp.c_fc"), fans(h, inner), init)?,
+            mlp_proj: Conv1d::new(b, &format!("{name}.mlp.c_proj"), fans(inner, h), closing)?,
+            heads: config.n_head,
+        })
+    }
+
+    /// `[B, S, H]` fp32 to the same, with matrix products in `kind`.
+    fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+        let (b, s, h) = x.size3()?;
+        let qkv = self.c_attn.forward(&self.ln_1.forward(x).f_to_kind(kind)?)?;
+        // [B, S, 3H] to three of [B, heads, S, head_dim].
+        let qkv = qkv.f_view([b, s, 3, self.heads, h / self.heads])?.f_permute([2, 0, 3, 1, 4])?;
+        let (q, k, v) = (qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?);
+        let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, true, None, false)?;
+        let x = x.f_add(&self.attn_proj.forward(&mixed.f_transpose(1, 2)?.f_reshape([b, s, h])?)?)?;
+        let inner = self.c_fc.forward(&self.ln_2.forward(&x).f_to_kind(kind)?)?.f_gelu("tanh")?;
+        Ok(x.f_add(&self.mlp_proj.forward(&inner)?)?)
+    }
+}
+
+/// `y = x W + b`, the weight stored as (in, out), as GPT-2 has all of its own.
+#[derive(Debug)]
+struct Conv1d {
+    weight: Weight,
+    bias: Weight,
+}
+
+impl Conv1d {
+    fn new(b: &mut ParamBuilder, name: &str, fans: Fans, init: Init) -> Result<Self> {
+        let weight = b.matrix(&format!("{name}.weight"), [fans.fan_in, fans.fan_out], init, fans)?;
+        let bias = b.tensor(&format!("{name}.bias"), &[fans.fan_out], Init::Constant(0.0))?;
+        Ok(Self { weight, bias })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kind = x.kind();
+        Ok(x.f_linear(&self.weight.get(kind).f_tr()?, Some(self.bias.get(kind)))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nll_in_parts_is_the_whole() {
+        let config = Gpt2Config {
+            vocab_size: 30,
+            n_positions: 16,
+            n_embd: 16,
+            n_layer: 1,
+            n_head: 2,
+            n_inner: None,
+            layer_norm_epsilon: 1e-5,
+            initializer_range: 0.3,
+            eos_token_id: None,
+        };
+        let model = Gpt2::new(&config, ParamBuilder::seeded(0, Device::Cpu), PrecisionPolicy::F32).unwrap();
+        let ids = (Tensor::arange(32, (Kind::Int64, Device::Cpu)) * 7).remainder(30);
+        let hidden = model.hidden(&ids.view([2, 16])).unwrap().view([32, 16]);
+        let whole = -model
+            .logits(&hidden)
+            .unwrap()
+            .log_softmax(-1, Kind::Float)
+            .gather(1, &ids.unsqueeze(1), false)
+            .squeeze_dim(1);
+        for rows in [1, 5, 32, 100] {
+            let parts = model.nll_by(&hidden, &ids, rows).unwrap();
+            assert!((parts - &whole).abs().max().double_value(&[]) < 1e-5);
+        }
+        assert_eq!(model.nll(&hidden.narrow(0, 0, 0), &ids.narrow(0, 0, 0)).unwrap().size(), [0]);
+        assert!(model.nll(&hidden, &ids.narrow(0, 0, 3)).unwrap_err().to_string().contains("[32]"));
+        assert!(model.nll(&ids, &ids).unwrap_err().to_string().contains("[N, 16]"));
+    }
+}

@@ -1,0 +1,109 @@
+//! GPT-2 and generative perplexity against numbers from Hugging Face's model and the released evaluation code.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use elf_core::PrecisionPolicy;
+use elf_eval::perplexity::GenerativePerplexity;
+use elf_gpt2::{Gpt2, Gpt2Scorer, ScorerSettings};
+use serde::Deserialize;
+use tch::{Device, Tensor};
+
+/// Relative, in fp32: what the reference meets between two machines.
+const TOLERANCE: f64 = 1e-4;
+
+#[derive(Deserialize)]
+struct Reference {
+    texts: Vec<String>,
+    max_length: usize,
+    context_size: usize,
+    batch_size: usize,
+    ppl: f64,
+    /// Null where nothing of a sample could be scored.
+    per_sample_ppl: Vec<Option<f64>>,
+    mean_entropy: f64,
+    first_text_ids: Vec<u32>,
+    first_text_logits_row0: Vec<f64>,
+    first_text_logits_last: Vec<f64>,
+}
+
+fn root() -> PathBuf {
+    std::env::var_os("ELF_PARITY_DIR").map_or_else(|| PathBuf::from("/work/main/tests/parity"), PathBuf::from)
+}
+
+fn reference() -> Result<Reference> {
+    let path = root().join("gen_ppl.json");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+fn near(what: &str, found: f64, expected: f64) -> Result<()> {
+    let apart = (found - expected).abs() / expected.abs();
+    ensure!(apart <= TOLERANCE, "{what}: {found} instead of {expected}, {apart:.1e} apart");
+    Ok(())
+}
+
+fn judge(reference: &Reference) -> Result<Gpt2Scorer> {
+    let settings = ScorerSettings {
+        device: Device::Cpu,
+        precision: PrecisionPolicy::F32,
+        max_length: reference.max_length,
+        context_size: Some(reference.context_size),
+        batch_tokens: reference.batch_size * reference.context_size,
+    };
+    Ok(Gpt2Scorer::load(&root().join("gpt2"), &settings)?)
+}
+
+#[test]
+fn parity_gpt2_logits() -> Result<()> {
+    let reference = reference()?;
+    let model = Gpt2::load(&root().join("gpt2"), Device::Cpu, PrecisionPolicy::F32)?;
+    let ids: Vec<i64> = reference.first_text_ids.iter().map(|&id| id.into()).collect();
+    let hidden = tch::no_grad(|| model.hidden(&Tensor::from_slice(&ids).unsqueeze(0)))?;
+    for (name, position, expected) in [
+        ("first", 0, &reference.first_text_logits_row0),
+        ("last", ids.len() as i64 - 1, &reference.first_text_logits_last),
+    ] {
+        let found: Vec<f32> = model.logits(&hidden.narrow(1, position, 1).squeeze_dim(1))?.squeeze_dim(0).try_into()?;
+        ensure!(found.len() == expected.len(), "{name}: {} logits instead of {}", found.len(), expected.len());
+        // Relative to the size of the row: single logits may be close to 0.
+        let size = expected.iter().map(|x| x * x).sum::<f64>().sqrt() / (expected.len() as f64).sqrt();
+        let worst = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+        println!("{name} position: largest difference {:.1e} of a typical logit", worst / size);
+        ensure!(worst <= TOLERANCE * size, "{name}: differs by {worst:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn parity_gpt2_tokens() -> Result<()> {
+    let reference = reference()?;
+    let ids = judge(&reference)?.tokenise(&reference.texts[..1])?;
+    let n = reference.first_text_ids.len();
+    ensure!(ids[0].len() >= n && ids[0][..n] == reference.first_text_ids, "{:?}", ids[0]);
+    Ok(())
+}
+
+#[test]
+fn parity_gen_ppl() -> Result<()> {
+    let reference = reference()?;
+    let found = GenerativePerplexity::measure(&judge(&reference)?, &reference.texts)?;
+    ensure!(found.samples.len() == reference.per_sample_ppl.len());
+    let mut worst = 0f64;
+    for (i, (sample, expected)) in found.samples.iter().zip(&reference.per_sample_ppl).enumerate() {
+        match (sample.and_then(|s| s.perplexity), expected) {
+            (Some(found), Some(expected)) => {
+                worst = worst.max((found / expected - 1.0).abs());
+                near(&format!("perplexity of sample {i}"), found, *expected)?;
+            }
+            (None, None) => {}
+            (found, expected) => bail!("perplexity of sample {i}: {found:?} instead of {expected:?}"),
+        }
+    }
+    println!("{} samples, largest relative difference {worst:.1e}", found.samples.len());
+    let blank = reference.texts.iter().filter(|t| t.trim().is_empty()).count();
+    ensure!(found.skipped == blank, "{} samples were skipped, {blank} are blank", found.skipped);
+    near("perplexity", found.perplexity, reference.ppl)?;
+    near("entropy", found.entropy, reference.mean_entropy)?;
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! Checkpoints: folders that are whole or not there.
+//!
+//! A checkpoint is a folder `step-NNNNNNNN` with `model.safetensors` (parameters under their own names), `ema.safetensors`
+//! (their averages, under the same names), `optimizer.safetensors`, and `state.json` (step, seed, data cursor, run plan, and
+//! the sizes and BLAKE3 hashes of the other files). It is written under another name and renamed when all of it is on
+//! disk: a full disk or a lost process leaves the older ones as they were.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use elf_core::tensorfile::{self, TensorFile};
+use elf_core::{Error as CoreError, ParamSet};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::{Device, Tensor};
+
+use crate::optim::Optimizer;
+use crate::{Ema, Error, KeepPolicy, Result};
+
+const FORMAT: u32 = 1;
+const STATE: &str = "state.json";
+const PARAMS: &str = "model.safetensors";
+const AVERAGES: &str = "ema.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// Begins the name of every checkpoint.
+const STEP: &str = "step-";
+/// Begins the name of a folder that is being written or removed.
+const ASIDE: &str = ".aside-";
+
+/// What tells a whole file from a damaged one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileStamp {
+    /// Its length.
+    pub bytes: u64,
+    /// Its BLAKE3 hash, hexadecimal.
+    pub blake3: String,
+}
+
+/// A checkpoint's `state.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointState {
+    /// Version of the layout.
+    pub format: u32,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// The run's seed: all its draws follow from it and the step.
+    pub seed: u64,
+    /// Where the data continues, in its source's own words.
+    pub cursor: Value,
+    /// What the run was asked to do, in the program's own words.
+    pub plan: Value,
+    /// The other files by name.
+    pub files: BTreeMap<String, FileStamp>,
+}
+
+impl CheckpointState {
+    pub(crate) fn new(step: u64, seed: u64, cursor: Value, plan: Value) -> Self {
+        Self { format: FORMAT, step, seed, cursor, plan, files: BTreeMap::new() }
+    }
+}
+
+/// Where a run keeps its checkpoints. One run at a time writes there.
+#[derive(Debug, Clone)]
+pub struct CheckpointFolder {
+    root: PathBuf,
+}
+
+impl CheckpointFolder {
+    /// A folder for checkpoints; it is made when the first one is saved.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Steps and paths of all checkpoints, ascending. A folder that is not there has none.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(CoreError::io("read", &self.root)(e).into()),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(CoreError::io("read", &self.root))?.path();
+            let digits = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(STEP));
+            if let Some(step) = digits.and_then(|d| d.parse().ok())
+                && path.is_dir()
+            {
+                found.push((step, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The newest checkpoint, if there is any.
+    ///
+    /// # Errors
+    /// As [`CheckpointFolder::list`] and [`Checkpoint::open`].
+    pub fn latest(&self) -> Result<Option<Checkpoint>> {
+        self.list()?.pop().map(|(_, path)| Checkpoint::open(path)).transpose()
+    }
+
+    /// Writes a checkpoint: aside, synced, renamed. One of the same step is replaced.
+    pub(crate) fn save(
+        &self,
+        mut state: CheckpointState,
+        params: &[(&str, &Tensor)],
+        averages: &[(&str, &Tensor)],
+        optimizer: &[(String, Tensor)],
+    ) -> Result<Checkpoint> {
+        let root = &self.root;
+        fs::create_dir_all(root).map_err(CoreError::io("create", root))?;
+        self.remove_leftovers()?;
+        // Removed when dropped, whatever happens before the rename.
+        let aside = tempfile::Builder::new().prefix(ASIDE).tempdir_in(root).map_err(CoreError::io("write", root))?;
+        let optimizer: Vec<(&str, &Tensor)> = optimizer.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        for (name, tensors) in [(PARAMS, params), (AVERAGES, averages), (OPTIMIZER, &optimizer)] {
+            let path = aside.path().join(name);
+            tensorfile::write(&path, tensors.iter().copied(), Default::default())?;
+            state.files.insert(name.to_owned(), stamp(&path)?);
+        }
+        let json = aside.path().join(STATE);
+        tensorfile::write_aside(&json, |path| fs::write(path, serde_json::to_vec_pretty(&state)?))?;
+        sync_folder(aside.path())?;
+
+        let path = root.join(format!("{STEP}{:08}", state.step));
+        let replaced = match path.exists() {
+            true => Some(self.set_aside(&path)?),
+            false => None,
+        };
+        if let Err(e) = fs::rename(aside.path(), &path) {
+            if let Some(old) = replaced {
+                // The better of two bad ends: the old one under its name again.
+                let _ = fs::rename(old, &path);
+            }
+            return Err(CoreError::io("rename", &path)(e).into());
+        }
+        // It has moved: nothing is left to remove under the old name.
+        let _ = aside.keep();
+        sync_folder(root)?;
+        if let Some(old) = replaced {
+            fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
+        }
+        Ok(Checkpoint { path, state })
+    }
+
+    /// Removes checkpoints that `policy` does not keep; returns their steps.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn prune(&self, policy: &KeepPolicy) -> Result<Vec<u64>> {
+        let present = self.list()?;
+        let steps: Vec<u64> = present.iter().map(|(step, _)| *step).collect();
+        let superfluous = policy.superfluous(&steps);
+        for (step, path) in present {
+            if superfluous.contains(&step) {
+                // Renamed first, so that half a checkpoint never bears the name of a whole one.
+                let old = self.set_aside(&path)?;
+                fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
+            }
+        }
+        Ok(superfluous)
+    }
+
+    /// Renames a checkpoint to a name that is not a checkpoint's.
+    fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("checkpoint");
+        let old = self.root.join(format!("{ASIDE}old-{name}"));
+        fs::rename(path, &old).map_err(CoreError::io("rename", path))?;
+        Ok(old)
+    }
+
+    /// Removes what a process that died while writing has left.
+    fn remove_leftovers(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.root).map_err(CoreError::io("read", &self.root))? {
+            let path = entry.map_err(CoreError::io("read", &self.root))?.path();
+            if path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(ASIDE)) {
+                fs::remove_dir_all(&path).map_err(CoreError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes renames within a folder last through a power cut, where the system can.
+fn sync_folder(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    fs::File::open(path).and_then(|f| f.sync_all()).map_err(CoreError::io("write", path))?;
+    let _ = path;
+    Ok(())
+}
+
+fn stamp(path: &Path) -> Result<FileStamp> {
+    let mut hasher = blake3::Hasher::new();
+    let file = fs::File::open(path).map_err(CoreError::io("read", path))?;
+    hasher.update_reader(&file).map_err(CoreError::io("read", path))?;
+    Ok(FileStamp { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
+}
+
+/// A checkpoint on disk.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    path: PathBuf,
+    state: CheckpointState,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and checks that its files are there in full length.
+    ///
+    /// # Errors
+    /// If `state.json` cannot be read, is of a newer version, or a file is missing or cut short.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let json = path.join(STATE);
+        let bad = |reason: String| Error::Checkpoint { path: path.clone(), reason };
+        let text = fs::read_to_string(&json).map_err(|e| bad(format!("{STATE} cannot be read ({e}); {REMEDY}")))?;
+        let unreadable = |e: serde_json::Error| bad(format!("{STATE} is damaged ({e}); {REMEDY}"));
+        let value: Value = serde_json::from_str(&text).map_err(unreadable)?;
+        let format = value.get("format").and_then(Value::as_u64);
+        if format.is_some_and(|f| f > u64::from(FORMAT)) {
+            let newer = format.unwrap_or_default();
+            return Err(bad(format!(
+                "its format is {newer} and this program knows up to {FORMAT}; use a newer version of the program"
+            )));
+        }
+        let state: CheckpointState = serde_json::from_value(value).map_err(unreadable)?;
+        for name in [PARAMS, AVERAGES, OPTIMIZER] {
+            let stamp =
+                state.files.get(name).ok_or_else(|| bad(format!("{STATE} does not mention {name}; {REMEDY}")))?;
+            let found =
+                fs::metadata(path.join(name)).map_err(|e| bad(format!("{name} cannot be read ({e}); {REMEDY}")))?.len();
+            if found != stamp.bytes {
+                return Err(bad(format!("{name} has {found} bytes, but {} were written; {REMEDY}", stamp.bytes)));
+            }
+        }
+        Ok(Self { path, state })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its `state.json`.
+    pub fn state(&self) -> &CheckpointState {
+        &self.state
+    }
+
+    /// Checks the content of every file against the hash that was stored.
+    ///
+    /// # Errors
+    /// Names the first file that is not as it was written.
+    pub fn verify(&self) -> Result<()> {
+        for (name, expected) in &self.state.files {
+            // Names come from a file: they must stay within the folder.
+            let plain = Path::new(name).file_name().is_some_and(|n| n == name.as_str());
+            if !plain || stamp(&self.path.join(name))? != *expected {
+                let reason = format!("{name} is not what was written; {REMEDY}");
+                return Err(Error::Checkpoint { path: self.path.clone(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets `params` to the trained parameters.
+    ///
+    /// # Errors
+    /// If names or shapes differ, with a table of all differences.
+    pub fn load_params(&self, params: &ParamSet) -> Result<()> {
+        self.load_into(PARAMS, params)
+    }
+
+    /// Sets `params` to the averaged parameters: the model to sample from.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_params`].
+    pub fn load_averages(&self, params: &ParamSet) -> Result<()> {
+        self.load_into(AVERAGES, params)
+    }
+
+    pub(crate) fn load_averages_into(&self, ema: &mut Ema) -> Result<()> {
+        let (origin, tensors) = self.read(AVERAGES)?;
+        ema.load(&origin, &tensors)
+    }
+
+    pub(crate) fn load_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        let (origin, tensors) = self.read(OPTIMIZER)?;
+        optimizer.load_state(&origin, &tensors)
+    }
+
+    fn load_into(&self, name: &str, params: &ParamSet) -> Result<()> {
+        let (origin, tensors) = self.read(name)?;
+        Ok(params.load(&origin, tensors.iter().map(|(n, t)| (n.as_str(), t)))?)
+    }
+
+    fn read(&self, name: &str) -> Result<(String, Vec<(String, Tensor)>)> {
+        let path = self.path.join(name);
+        let tensors = TensorFile::open(&path)?.read_all(Device::Cpu)?;
+        Ok((path.display().to_string(), tensors))
+    }
+}
+
+const REMEDY: &str = "remove this folder to continue from the checkpoint before it, or fetch it again";

@@ -1,0 +1,85 @@
+//! What can go wrong in training.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of training: a setting, a checkpoint, a loss that is no number, or a failure below.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting out of its range, or settings that exclude each other.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// The setting's name, as in a configuration file.
+        setting: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+
+    /// A checkpoint is damaged, incomplete, or of another time.
+    #[error("the checkpoint {} cannot be used: {reason}", path.display())]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+
+    /// The loss or the gradients are no numbers any more.
+    #[error(
+        "step {step}: the {what} is {value}; training stopped and nothing was saved since the last checkpoint. \
+         Resume from it with a lower learning rate, a longer warm-up, or blocks in f32"
+    )]
+    NonFinite {
+        /// The optimiser step, counted from 0.
+        step: u64,
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+
+    /// The source of batches failed.
+    #[error("the next training batch could not be made: {0}")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// An evaluation during training failed.
+    #[error("the evaluation after step {step} failed: {source}")]
+    Evaluation {
+        /// Optimiser steps done.
+        step: u64,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The processes of a run could not talk to one another.
+    #[error("the processes of this run lost contact: {0}; start the run again, it resumes from its last checkpoint")]
+    Comm(String),
+
+    /// The objective failed.
+    #[error(transparent)]
+    Flow(#[from] elf_flow::Error),
+
+    /// The network, a file of tensors, or a tensor operation failed.
+    #[error(transparent)]
+    Core(#[from] elf_core::Error),
+}
+
+impl Error {
+    /// An [`Error::Setting`].
+    pub fn setting(setting: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Setting { setting: setting.into(), reason: reason.into() }
+    }
+
+    /// An [`Error::Source`].
+    pub fn source(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Source(error.into())
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(e: tch::TchError) -> Self {
+        Error::Core(e.into())
+    }
+}

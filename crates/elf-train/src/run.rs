@@ -1,0 +1,234 @@
+//! The training loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use elf_core::Network;
+use elf_flow::{LatentBatch, Objective};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::Device;
+
+use crate::checkpoint::{Checkpoint, CheckpointFolder};
+use crate::trainer::{StepMetrics, StepReport, Trainer};
+use crate::{Error, KeepPolicy, Result};
+
+/// Any error of the program around the loop.
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where training batches come from.
+pub trait BatchSource {
+    /// The next micro-batch of this rank; `None` when there are no more. All ranks get equally many batches of equally many
+    /// rows.
+    ///
+    /// # Errors
+    /// Whatever goes wrong in making it; training stops.
+    fn next_batch(&mut self) -> Result<Option<LatentBatch>, AnyError>;
+
+    /// Where the batches continue after those already given: stored with a checkpoint, and given back to whoever makes the
+    /// source of the resumed run.
+    fn cursor(&self) -> Value;
+}
+
+/// A named result of an evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metric {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: f64,
+}
+
+/// Judges a network during training.
+pub trait Evaluator<N> {
+    /// Evaluates `net`, which holds the averaged parameters, after `steps_done` optimiser steps.
+    ///
+    /// # Errors
+    /// Whatever goes wrong; training stops.
+    fn evaluate(&mut self, net: &N, steps_done: u64) -> Result<Vec<Metric>, AnyError>;
+}
+
+impl<N, F: FnMut(&N, u64) -> Result<Vec<Metric>, AnyError>> Evaluator<N> for F {
+    fn evaluate(&mut self, net: &N, steps_done: u64) -> Result<Vec<Metric>, AnyError> {
+        self(net, steps_done)
+    }
+}
+
+/// Is told what happens; shows or records it. All methods do nothing unless they are written.
+pub trait Observer {
+    /// A step is done and its numbers are finite. Reported in order; on a GPU one step late.
+    fn stepped(&mut self, _: &StepMetrics) {}
+
+    /// An evaluation is done.
+    fn evaluated(&mut self, _steps_done: u64, _: &[Metric]) {}
+
+    /// A checkpoint is on disk; those of the steps in `removed` are gone.
+    fn saved(&mut self, _: &Checkpoint, _removed: &[u64]) {}
+}
+
+/// An observer that ignores everything.
+impl Observer for () {}
+
+/// When to do what.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunControl {
+    /// Optimiser steps in all, those before a resumption included.
+    pub total_steps: u64,
+    /// Save after every so many steps; 0 for only at the end, and when stopped.
+    pub save_every: u64,
+    /// Evaluate after every so many steps and at the end; 0 for never.
+    pub evaluate_every: u64,
+    /// Which checkpoints stay.
+    pub keep: KeepPolicy,
+}
+
+/// How a run came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// It was asked to stop.
+    Stopped,
+    /// The batches ended before the steps did.
+    OutOfData,
+}
+
+/// Everything that a run needs beside its trainer.
+pub struct Run<'a, N> {
+    /// The batches, positioned at the trainer's step.
+    pub source: &'a mut dyn BatchSource,
+    /// When to do what.
+    pub control: RunControl,
+    /// Where checkpoints go.
+    pub checkpoints: &'a CheckpointFolder,
+    /// Stored with each checkpoint: what the run was asked to do.
+    pub plan: Value,
+    /// Judges the network; on every rank.
+    pub evaluator: Option<&'a mut dyn Evaluator<N>>,
+    /// Is told what happens.
+    pub observer: &'a mut dyn Observer,
+    /// Set from outside (a signal, a deadline) to stop: the step in hand is finished and saved.
+    pub stop: &'a AtomicBool,
+}
+
+/// Trains until all steps are done, the batches end, or it is asked to stop; saves at the end in each of these cases.
+///
+/// The loss and the gradient norm of each step are read once. On a CPU that happens at once; on a GPU after the next step
+/// has been queued, so that the device never waits for the host. If one of them is no number, training ends with an error
+/// that names the step. Nothing is saved or evaluated before all steps so far have been read, so the checkpoints on disk are
+/// always good.
+///
+/// # Errors
+/// If the batches, the objective, an evaluation or the disk fail, or a loss is no number.
+pub fn run<N: Network, O: Objective>(trainer: &mut Trainer<N, O>, run: Run<N>) -> Result<Outcome> {
+    let device = trainer.net().params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
+    let started_at = trainer.steps_done();
+    let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
+    let mut state = Loop { run, reports, saved_at: None, evaluated_at: None };
+    let outcome = loop {
+        if trainer.steps_done() >= state.run.control.total_steps {
+            break Outcome::Finished;
+        }
+        if state.stop_requested(trainer)? {
+            break Outcome::Stopped;
+        }
+        let source = &mut *state.run.source;
+        let batches = std::iter::from_fn(|| source.next_batch().map_err(Error::Source).transpose());
+        let Some(report) = trainer.step(batches)? else { break Outcome::OutOfData };
+        state.reports.push(report, state.run.observer)?;
+        let RunControl { save_every, evaluate_every, .. } = state.run.control;
+        if is_due(save_every, trainer.steps_done()) {
+            state.save(trainer)?;
+        }
+        if is_due(evaluate_every, trainer.steps_done()) {
+            state.evaluate(trainer)?;
+        }
+    };
+    state.reports.flush(state.run.observer)?;
+    if trainer.steps_done() > started_at {
+        state.save(trainer)?;
+    }
+    if outcome != Outcome::Stopped && state.run.control.evaluate_every > 0 {
+        state.evaluate(trainer)?;
+    }
+    Ok(outcome)
+}
+
+fn is_due(every: u64, steps_done: u64) -> bool {
+    every > 0 && steps_done.is_multiple_of(every)
+}
+
+/// A run under way.
+struct Loop<'a, N> {
+    run: Run<'a, N>,
+    reports: Reports,
+    saved_at: Option<u64>,
+    evaluated_at: Option<u64>,
+}
+
+impl<N: Network> Loop<'_, N> {
+    /// Whether any rank was asked to stop.
+    fn stop_requested<O: Objective>(&self, trainer: &Trainer<N, O>) -> Result<bool> {
+        let mut asked = [f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)))];
+        trainer.comm().sum_numbers(&mut asked)?;
+        Ok(asked[0] > 0.0)
+    }
+
+    fn save<O: Objective>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
+        self.reports.flush(self.run.observer)?;
+        if self.saved_at == Some(trainer.steps_done()) {
+            return Ok(());
+        }
+        // All ranks hold the same parameters and cursors count in global batches: the first one's are everyone's.
+        if trainer.comm().rank() == 0 {
+            let checkpoint = trainer.save(self.run.checkpoints, self.run.source.cursor(), self.run.plan.clone())?;
+            let removed = self.run.checkpoints.prune(&self.run.control.keep)?;
+            self.run.observer.saved(&checkpoint, &removed);
+        }
+        self.saved_at = Some(trainer.steps_done());
+        Ok(())
+    }
+
+    fn evaluate<O: Objective>(&mut self, trainer: &mut Trainer<N, O>) -> Result<()> {
+        self.reports.flush(self.run.observer)?;
+        let step = trainer.steps_done();
+        if self.evaluated_at == Some(step) {
+            return Ok(());
+        }
+        if let Some(evaluator) = &mut self.run.evaluator {
+            let metrics = trainer.with_averages(|net| evaluator.evaluate(net, step))?;
+            let metrics = metrics.map_err(|source| Error::Evaluation { step, source })?;
+            self.run.observer.evaluated(step, &metrics);
+        }
+        self.evaluated_at = Some(step);
+        Ok(())
+    }
+}
+
+/// Step reports that have not been read yet.
+struct Reports {
+    /// How many may wait: reading makes the host wait for the device.
+    lag: usize,
+    waiting: Vec<StepReport>,
+}
+
+impl Reports {
+    fn push(&mut self, report: StepReport, observer: &mut dyn Observer) -> Result<()> {
+        self.waiting.push(report);
+        self.read(self.lag, observer)
+    }
+
+    fn flush(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.read(0, observer)
+    }
+
+    fn read(&mut self, leave: usize, observer: &mut dyn Observer) -> Result<()> {
+        let ready = self.waiting.len().saturating_sub(leave);
+        for report in self.waiting.drain(..ready) {
+            let metrics = report.read()?;
+            metrics.check()?;
+            observer.stepped(&metrics);
+        }
+        Ok(())
+    }
+}

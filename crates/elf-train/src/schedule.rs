@@ -1,0 +1,118 @@
+//! Learning rates by step.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What follows the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// The peak rate for ever.
+    #[default]
+    Constant,
+    /// Half a cosine from the peak rate to `min_lr` at the last step.
+    Cosine,
+}
+
+/// A linear warm-up from 0, then a [`Decay`].
+///
+/// Steps count from 0, so with a warm-up the very first update has learning rate 0 (so in the released code: it fills
+/// the optimiser's averages and moves nothing).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// The peak learning rate.
+    pub lr: f64,
+    /// Optimiser steps of warm-up; 0 for none.
+    pub warmup_steps: u64,
+    /// What follows.
+    pub decay: Decay,
+    /// The rate at the end of a cosine; a constant schedule ignores it.
+    pub min_lr: f64,
+    /// Optimiser steps in all, warm-up included: where a cosine ends. A constant schedule ignores it.
+    pub total_steps: u64,
+}
+
+impl Schedule {
+    /// A constant rate after a warm-up.
+    pub fn constant(lr: f64, warmup_steps: u64) -> Self {
+        Self { lr, warmup_steps, decay: Decay::Constant, min_lr: 0.0, total_steps: 0 }
+    }
+
+    /// Checks all settings.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        if !(self.lr >= 0.0 && self.lr.is_finite()) {
+            return Err(Error::setting(
+                "lr",
+                format!("{} is not a learning rate; give 0 or a positive number", self.lr),
+            ));
+        }
+        if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) && self.decay == Decay::Cosine {
+            return Err(Error::setting("min_lr", format!("{} is not between 0 and lr, {}", self.min_lr, self.lr)));
+        }
+        if self.decay == Decay::Cosine && self.total_steps < self.warmup_steps {
+            let reason =
+                format!("{} steps of warm-up do not fit into {} steps in all", self.warmup_steps, self.total_steps);
+            return Err(Error::setting("warmup_steps", reason));
+        }
+        Ok(())
+    }
+
+    /// The learning rate of the optimiser step that follows `steps_done` others.
+    pub fn lr_at(&self, steps_done: u64) -> f64 {
+        if steps_done < self.warmup_steps {
+            return self.lr * steps_done as f64 / self.warmup_steps as f64;
+        }
+        match self.decay {
+            Decay::Constant => self.lr,
+            Decay::Cosine => {
+                let (after, length) =
+                    (steps_done - self.warmup_steps, self.total_steps.saturating_sub(self.warmup_steps));
+                let progress = (after as f64 / length.max(1) as f64).min(1.0);
+                self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_first_rate_of_a_warm_up_is_zero() {
+        let s = Schedule::constant(2.0, 4);
+        assert_eq!([0, 1, 2, 3, 4, 5, 1000].map(|i| s.lr_at(i)), [0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]);
+        assert_eq!(Schedule::constant(2.0, 0).lr_at(0), 2.0);
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        let cosine = Schedule { decay: Decay::Cosine, total_steps: 10, ..Schedule::constant(1.0, 2) };
+        assert!(cosine.check().is_ok());
+        for (wrong, name) in [
+            (Schedule { lr: f64::NAN, ..cosine }, "lr"),
+            (Schedule { lr: -1.0, ..cosine }, "lr"),
+            (Schedule { min_lr: 2.0, ..cosine }, "min_lr"),
+            (Schedule { warmup_steps: 11, ..cosine }, "warmup_steps"),
+        ] {
+            assert!(wrong.check().unwrap_err().to_string().starts_with(name));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rates_rise_then_fall_within_their_bounds(warmup in 0u64..50, rest in 1u64..200, min in 0.0f64..1.0, step in 0u64..300) {
+            let s = Schedule { lr: 1.0, warmup_steps: warmup, decay: Decay::Cosine, min_lr: min, total_steps: warmup + rest };
+            let (now, next) = (s.lr_at(step), s.lr_at(step + 1));
+            prop_assert!((0.0..=1.0 + 1e-12).contains(&now));
+            if step < warmup { prop_assert!(next > now) } else { prop_assert!(next <= now && now >= min - 1e-12) }
+            prop_assert!((s.lr_at(warmup + rest) - min).abs() < 1e-12);
+        }
+    }
+}

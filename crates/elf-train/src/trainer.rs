@@ -1,0 +1,361 @@
+//! One optimiser step out of micro-batches.
+
+use std::num::NonZeroU32;
+
+use elf_core::{Network, Noise, Seeded, key_of};
+use elf_flow::{LatentBatch, Loss, Objective};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::{Checkpoint, CheckpointFolder, CheckpointState};
+use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, gradients, norm_of};
+use crate::optim::{Group, Optimizer, OptimizerConfig};
+use crate::validation::{Validation, validation_totals};
+use crate::{Comm, Ema, Error, Result, Schedule};
+
+/// Settings of a [`Trainer`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerConfig {
+    /// How parameters are moved.
+    pub optimizer: OptimizerConfig,
+    /// How far, by step.
+    pub schedule: Schedule,
+    /// Limit of the global gradient norm; `None` for no limit.
+    pub clip_norm: Option<f64>,
+    /// Decay of the averaged parameters.
+    pub ema_decay: f64,
+    /// Micro-batches in one optimiser step.
+    pub accumulation: NonZeroU32,
+    /// Where all draws of the run come from.
+    pub seed: u64,
+}
+
+/// The mean of one part of a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct TermMean {
+    /// What it is: `l2`, `ce`, ...
+    pub name: &'static str,
+    /// Its mean over the positions that it counts.
+    pub mean: f64,
+    /// How many positions that is.
+    pub count: f64,
+}
+
+/// What one micro-batch gave; tensors are scalars on the device, not yet read.
+#[derive(Debug)]
+pub struct MicroReport {
+    /// The micro-batch's mean loss over all ranks.
+    pub loss: Tensor,
+    /// Name, sum and count of each part of the loss, of this rank's rows.
+    pub terms: Vec<(&'static str, Tensor, f64)>,
+}
+
+/// What one optimiser step gave. Nothing has been read from the device yet: [`StepReport::read`] waits for it, once.
+#[derive(Debug)]
+pub struct StepReport {
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The learning rate that was used.
+    pub lr: f64,
+    /// Gradient norm before clipping, over all ranks; a scalar on the device.
+    pub grad_norm: Tensor,
+    /// The micro-batches in order.
+    pub micro: Vec<MicroReport>,
+    /// Rows in this rank's micro-batches.
+    pub rows: u64,
+    /// Positions in them, padding included: the unit of throughput.
+    pub positions: u64,
+}
+
+/// A [`StepReport`] as numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepMetrics {
+    /// The step, counted from 0.
+    pub step: u64,
+    /// Mean over the micro-batches of their mean losses.
+    pub loss: f64,
+    /// Parts of the loss, each a mean over all positions of the step that it counts.
+    pub terms: Vec<TermMean>,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Rows in this rank's micro-batches.
+    pub rows: u64,
+    /// Positions in them, padding included.
+    pub positions: u64,
+}
+
+impl StepReport {
+    /// Reads all numbers with one copy from the device.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn read(&self) -> Result<StepMetrics> {
+        let device = self.grad_norm.device();
+        let mut scalars = vec![self.grad_norm.f_view([1])?];
+        for m in &self.micro {
+            for t in std::iter::once(&m.loss).chain(m.terms.iter().map(|(_, sum, _)| sum)) {
+                scalars.push(t.f_to_device(device)?.f_to_kind(Kind::Float)?.f_view([1])?);
+            }
+        }
+        let numbers = Tensor::f_cat(&scalars, 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
+        let mut numbers = Vec::<f64>::try_from(&numbers)?.into_iter();
+        let mut next = || numbers.next().unwrap_or(f64::NAN);
+
+        let grad_norm = next();
+        let (mut loss, mut sums) = (0.0, Vec::<TermMean>::new());
+        for m in &self.micro {
+            loss += next() / self.micro.len() as f64;
+            for (name, _, count) in &m.terms {
+                let sum = next();
+                match sums.iter_mut().find(|t| t.name == *name) {
+                    Some(t) => (t.mean, t.count) = (t.mean + sum, t.count + count),
+                    None => sums.push(TermMean { name, mean: sum, count: *count }),
+                }
+            }
+        }
+        let terms = sums.into_iter().map(|t| TermMean { mean: t.mean / t.count.max(1.0), ..t }).collect();
+        let Self { step, lr, rows, positions, .. } = *self;
+        Ok(StepMetrics { step, loss, terms, grad_norm, lr, rows, positions })
+    }
+}
+
+impl StepMetrics {
+    /// Refuses a loss or a gradient norm that is infinite or no number.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with the step.
+    pub fn check(&self) -> Result<()> {
+        for (what, value) in [("loss", self.loss), ("gradient norm", self.grad_norm)] {
+            if !value.is_finite() {
+                return Err(Error::NonFinite { step: self.step, what, value });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A network with all that it takes to train it.
+pub struct Trainer<N, O> {
+    net: N,
+    objective: O,
+    optimizer: Box<dyn Optimizer>,
+    ema: Ema,
+    config: TrainerConfig,
+    comm: Box<dyn Comm>,
+    /// Optimiser steps done.
+    step: u64,
+}
+
+impl<N: Network, O: Objective> Trainer<N, O> {
+    /// A trainer at step 0. Switches on gradients for all parameters.
+    ///
+    /// # Errors
+    /// If a setting is out of its range.
+    pub fn new(net: N, objective: O, config: TrainerConfig, comm: Box<dyn Comm>) -> Result<Self> {
+        config.schedule.check()?;
+        if let Some(limit) = config.clip_norm
+            && !(limit > 0.0 && limit.is_finite())
+        {
+            return Err(Error::setting(
+                "clip_norm",
+                format!("{limit} is not a positive number; leave it out for no limit"),
+            ));
+        }
+        let params = net.params();
+        params.set_requires_grad(true);
+        allocate_gradients(params)?;
+        let optimizer = config.optimizer.build(params)?;
+        let ema = Ema::new(params, config.ema_decay)?;
+        Ok(Self { net, objective, optimizer, ema, config, comm, step: 0 })
+    }
+
+    /// One optimiser step from the next [`TrainerConfig::accumulation`] micro-batches, which all draw from the run's seed:
+    /// a row's draws depend on the seed, the step, the micro-batch's number and the row's place in the global micro-batch
+    /// (rank times rows, plus row: all ranks have equally many rows). `None`, and nothing changed, if the batches end first.
+    ///
+    /// The loss is the mean over micro-batches of each one's own mean. Then the global gradient norm is limited, parameters
+    /// are moved, and the averages follow.
+    ///
+    /// # Errors
+    /// If the batches, the objective or libtorch fail; the parameters are then as they were, unless libtorch failed in
+    /// the very update.
+    pub fn step(&mut self, batches: impl IntoIterator<Item = Result<LatentBatch>>) -> Result<Option<StepReport>> {
+        let (seed, step, rank) = (self.config.seed, self.step, self.comm.rank());
+        self.step_with_noise(batches.into_iter().enumerate().map(move |(micro, batch)| {
+            let batch = batch?;
+            let rows = batch.latents.size().first().copied().unwrap_or(0) as u64;
+            let keys = (0..rows).map(|row| key_of(&[seed, step, micro as u64, rank * rows + row])).collect();
+            let noise: Box<dyn Noise> = Box::new(Seeded::new(keys, batch.latents.device()));
+            Ok((batch, noise))
+        }))
+    }
+
+    /// [`Trainer::step`] with each micro-batch's draws given.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_with_noise(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<(LatentBatch, Box<dyn Noise>)>>,
+    ) -> Result<Option<StepReport>> {
+        let wanted = self.config.accumulation.get();
+        self.net.params().zero_grad();
+        let (mut micro, mut rows, mut positions) = (Vec::new(), 0, 0);
+        let mut batches = batches.into_iter();
+        for _ in 0..wanted {
+            let Some(next) = batches.next() else { return Ok(None) };
+            let (batch, mut noise) = next?;
+            let (b, s, _) = batch.sizes()?;
+            (rows, positions) = (rows + b as u64, positions + (b * s) as u64);
+            micro.push(self.accumulate(&batch, noise.as_mut(), f64::from(wanted))?);
+        }
+        let lr = self.config.schedule.lr_at(self.step);
+        let grad_norm = self.update(lr, &micro)?;
+        let report = StepReport { step: self.step, lr, grad_norm, micro, rows, positions };
+        self.step += 1;
+        Ok(Some(report))
+    }
+
+    /// Adds the gradients of one micro-batch.
+    fn accumulate(&self, batch: &LatentBatch, noise: &mut dyn Noise, parts: f64) -> Result<MicroReport> {
+        let Loss { sum, count, terms } = self.objective.loss(&self.net, batch, noise)?;
+        let mut total = [count];
+        self.comm.sum_numbers(&mut total)?;
+        let mean = sum * (1.0 / total[0].max(1.0));
+        // Without a single row or position there may be nothing to differentiate.
+        if mean.requires_grad() {
+            (&mean * (1.0 / parts)).f_backward()?;
+        }
+        let terms = terms.into_iter().map(|t| (t.name, t.sum, t.count)).collect();
+        Ok(MicroReport { loss: mean.f_detach()?, terms })
+    }
+
+    /// Sums gradients and losses over ranks, limits the gradients, moves the parameters and lets the averages follow.
+    fn update(&mut self, lr: f64, micro: &[MicroReport]) -> Result<Tensor> {
+        let params = self.net.params();
+        let mut summands = gradients(params)?;
+        summands.extend(micro.iter().map(|m| m.loss.shallow_clone()));
+        self.comm.sum_tensors(&mut summands)?;
+        let norm = match self.config.clip_norm {
+            Some(limit) => clip_grad_norm(params, limit)?,
+            None => grad_norm(params)?,
+        };
+        self.optimizer.step(params, lr)?;
+        self.ema.update(params)?;
+        Ok(norm)
+    }
+
+    /// The objective on held-out batches under the averaged parameters; see [`validation_loss`](crate::validation_loss).
+    /// Sums over ranks: each gives its share of the batches.
+    ///
+    /// # Errors
+    /// As [`validation_loss`](crate::validation_loss).
+    pub fn validate(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<LatentBatch>>,
+        seed: u64,
+    ) -> Result<Validation> {
+        let params = self.net.params();
+        self.ema.swap(params)?;
+        let totals = validation_totals(&self.objective, &self.net, batches, key_of(&[seed, self.comm.rank()]));
+        self.ema.swap(params)?;
+        totals?.over_ranks(self.comm.as_ref())
+    }
+
+    /// Calls `f` while the network holds the averaged parameters, which is what a model is judged and used by.
+    ///
+    /// # Errors
+    /// If libtorch fails; the outer result is about the exchange, the inner one is `f`'s.
+    pub fn with_averages<R>(&mut self, f: impl FnOnce(&N) -> R) -> Result<R> {
+        self.ema.swap(self.net.params())?;
+        let result = f(&self.net);
+        self.ema.swap(self.net.params())?;
+        Ok(result)
+    }
+
+    /// Saves everything that the next step depends on as `step-NNNNNNNN` in `folder`. `cursor` is where the data continues and
+    /// `plan` what the run was asked to do; both are given back as they are.
+    ///
+    /// # Errors
+    /// If a parameter is infinite or no number, or it cannot be written; then nothing of it is left and all other checkpoints
+    /// are as they were.
+    pub fn save(&self, folder: &CheckpointFolder, cursor: Value, plan: Value) -> Result<Checkpoint> {
+        let tensors: Vec<Tensor> = self.net.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        let value = tch::no_grad(|| norm_of(&tensors))?.f_double_value(&[])?;
+        if !value.is_finite() {
+            return Err(Error::NonFinite { step: self.step.saturating_sub(1), what: "norm of the parameters", value });
+        }
+        let state = CheckpointState::new(self.step, self.config.seed, cursor, plan);
+        let params: Vec<_> = self.net.params().iter().map(|(name, p)| (name, &p.tensor)).collect();
+        let averages: Vec<_> = self.ema.averages().collect();
+        folder.save(state, &params, &averages, &self.optimizer.state())
+    }
+
+    /// Continues from a checkpoint: parameters, averages, optimiser, step and seed are those that were saved.
+    ///
+    /// # Errors
+    /// If any file is missing, damaged, or was made for another network or optimiser. The trainer must then not be used.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.verify()?;
+        checkpoint.load_optimizer(self.optimizer.as_mut())?;
+        checkpoint.load_averages_into(&mut self.ema)?;
+        checkpoint.load_params(self.net.params())?;
+        self.step = checkpoint.state().step;
+        self.config.seed = checkpoint.state().seed;
+        Ok(())
+    }
+
+    /// The network.
+    pub fn net(&self) -> &N {
+        &self.net
+    }
+
+    /// The network, without the rest.
+    pub fn into_net(self) -> N {
+        self.net
+    }
+
+    /// The objective.
+    pub fn objective(&self) -> &O {
+        &self.objective
+    }
+
+    /// The averaged parameters.
+    pub fn ema(&self) -> &Ema {
+        &self.ema
+    }
+
+    /// Optimiser steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// The settings; after [`Trainer::restore`] with the checkpoint's seed.
+    pub fn config(&self) -> &TrainerConfig {
+        &self.config
+    }
+
+    /// Which rule moves which parameter.
+    pub fn groups(&self) -> &[Group] {
+        self.optimizer.groups()
+    }
+
+    /// The processes of this run.
+    pub fn comm(&self) -> &dyn Comm {
+        self.comm.as_ref()
+    }
+}
+
+impl<N, O: std::fmt::Debug> std::fmt::Debug for Trainer<N, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Trainer")
+            .field("step", &self.step)
+            .field("config", &self.config)
+            .field("objective", &self.objective)
+            .finish()
+    }
+}

@@ -1,0 +1,319 @@
+//! The loop: what happens when, and what is told to whom.
+
+mod small;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use elf_core::{Counting, Network, Replay};
+use elf_flow::{ElfObjective, Objective};
+use elf_train::optim::OptimizerConfig;
+use elf_train::{
+    Checkpoint, CheckpointFolder, Comm, Error, KeepPolicy, Metric, Observer, Outcome, Run, RunControl, StepMetrics,
+    Trainer, run, validation_loss,
+};
+use serde_json::json;
+use small::{C, Counted, S, SmallNet, batch, config, control, equal, trainer};
+use tch::{Kind, Tensor};
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Diary {
+    steps: Vec<StepMetrics>,
+    evaluated: Vec<u64>,
+    saved: Vec<u64>,
+    removed: Vec<u64>,
+}
+
+impl Observer for Diary {
+    fn stepped(&mut self, metrics: &StepMetrics) {
+        self.steps.push(metrics.clone());
+    }
+
+    fn evaluated(&mut self, steps_done: u64, metrics: &[Metric]) {
+        assert_eq!(metrics[0].name, "is_average");
+        assert_eq!(metrics[0].value, 1.0);
+        self.evaluated.push(steps_done);
+    }
+
+    fn saved(&mut self, checkpoint: &Checkpoint, removed: &[u64]) {
+        self.saved.push(checkpoint.state().step);
+        self.removed.extend(removed);
+    }
+}
+
+fn go(
+    trainer: &mut Trainer<SmallNet, ElfObjective>,
+    source: &mut Counted,
+    control: RunControl,
+    folder: &CheckpointFolder,
+) -> (Result<Outcome, Error>, Diary) {
+    let mut diary = Diary::default();
+    let average = std::cell::RefCell::new(Vec::new());
+    let mut evaluator = |net: &SmallNet, _: u64| {
+        let now = net.params().snapshot();
+        let fresh = !equal(&now, &average.borrow());
+        *average.borrow_mut() = now;
+        Ok(vec![Metric { name: "is_average".into(), value: f64::from(u8::from(fresh)) }])
+    };
+    let outcome = run(
+        trainer,
+        Run {
+            source,
+            control,
+            checkpoints: folder,
+            plan: json!(null),
+            evaluator: Some(&mut evaluator),
+            observer: &mut diary,
+            stop: &AtomicBool::new(false),
+        },
+    );
+    (outcome, diary)
+}
+
+#[test]
+fn saving_and_evaluating_happen_when_they_are_due_and_at_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::new(root.path());
+    let mut trainer = trainer(OptimizerConfig::default());
+    let keep = KeepPolicy { last: Some(1), every: Some(6) };
+    let control = RunControl { total_steps: 10, save_every: 3, evaluate_every: 4, keep };
+    let (outcome, diary) = go(&mut trainer, &mut Counted::from(0), control, &folder);
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    assert_eq!(diary.steps.iter().map(|m| m.step).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    assert_eq!(diary.saved, [3, 6, 9, 10]);
+    assert_eq!(diary.removed, [3, 9]);
+    assert_eq!(diary.evaluated, [4, 8, 10]);
+    let first = &diary.steps[0];
+    assert_eq!((first.lr, first.rows, first.positions), (0.0, 8, 8 * S as u64), "two micro-batches of four rows");
+    assert!(first.grad_norm > 0.0);
+    for m in &diary.steps {
+        let parts: f64 = m.terms.iter().map(|t| t.mean * t.count).sum();
+        let positions: f64 = m.terms.iter().map(|t| t.count).sum();
+        // All positions count here, so the mean of the micro-batches' means is the mean over all positions.
+        assert!((parts / positions - m.loss).abs() < 1e-5 * m.loss.abs(), "{m:?}");
+    }
+    // A finished run that is started again has nothing to do, and does not write either.
+    let (outcome, diary) = go(&mut trainer, &mut Counted::from(20), control, &folder);
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    assert!(diary.steps.is_empty() && diary.saved.is_empty());
+}
+
+#[test]
+fn the_end_of_the_data_in_the_middle_of_a_step_is_no_step() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::new(root.path());
+    let mut trainer = trainer(OptimizerConfig::default());
+    let mut source = Counted { end: 7, ..Counted::from(0) };
+    let (outcome, diary) = go(&mut trainer, &mut source, control(10), &folder);
+    assert_eq!(outcome.unwrap(), Outcome::OutOfData);
+    assert_eq!((diary.steps.len(), trainer.steps_done()), (3, 3));
+    assert_eq!(folder.latest().unwrap().unwrap().state().step, 3);
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_its_step_and_saves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::new(root.path());
+    let mut trainer = trainer(OptimizerConfig::default());
+    // Batches 10 and 11 make step 5.
+    let mut source = Counted { poisoned: Some(11), ..Counted::from(0) };
+    let (outcome, diary) = go(&mut trainer, &mut source, RunControl { save_every: 2, ..control(10) }, &folder);
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, Error::NonFinite { step: 5, .. }), "{error}");
+    assert!(error.to_string().starts_with("step 5: the loss is NaN"), "{error}");
+    assert_eq!((diary.steps.len(), diary.saved), (5, vec![2, 4]));
+    let latest = folder.latest().unwrap().unwrap();
+    latest.verify().unwrap();
+    let net = SmallNet::new(0);
+    latest.load_params(net.params()).unwrap();
+    assert!(net.params().snapshot().iter().all(|(_, t)| t.isfinite().all().int64_value(&[]) == 1));
+}
+
+#[test]
+fn training_learns() {
+    let root = tempfile::tempdir().unwrap();
+    let mut trainer = trainer(OptimizerConfig::default());
+    let validate = |trainer: &mut Trainer<SmallNet, ElfObjective>| {
+        trainer.validate((1000..1010).map(|i| Ok(batch(i, 8))), 3).unwrap()
+    };
+    let before = validate(&mut trainer);
+    let folder = CheckpointFolder::new(root.path());
+    go(&mut trainer, &mut Counted::from(0), control(30), &folder).0.unwrap();
+    let after = validate(&mut trainer);
+    assert!(after.loss < 0.9 * before.loss, "{before:?} {after:?}");
+    assert_eq!((after.rows, after.terms.len()), (80, 2));
+}
+
+#[test]
+fn validation_does_not_depend_on_batching_and_leaves_no_trace() {
+    let trainer = trainer(OptimizerConfig::default());
+    let rows = batch(1, 12);
+    let part = |from: i64, n: i64| elf_flow::LatentBatch {
+        latents: rows.latents.narrow(0, from, n),
+        ids: rows.ids.narrow(0, from, n),
+        loss_mask: rows.loss_mask.narrow(0, from, n),
+        condition: None,
+        dropped: Vec::new(),
+    };
+    let whole = validation_loss(trainer.objective(), trainer.net(), [Ok(part(0, 12))], 9).unwrap();
+    let pieces =
+        validation_loss(trainer.objective(), trainer.net(), [Ok(part(0, 5)), Ok(part(5, 1)), Ok(part(6, 6))], 9)
+            .unwrap();
+    let other = validation_loss(trainer.objective(), trainer.net(), [Ok(part(0, 12))], 10).unwrap();
+    assert!((whole.loss - pieces.loss).abs() < 1e-5 * whole.loss);
+    for term in &whole.terms {
+        let same = pieces.terms.iter().find(|t| t.name == term.name).unwrap();
+        assert!(term.count == same.count && (term.mean - same.mean).abs() < 1e-5 * term.mean);
+    }
+    assert_ne!(whole.loss, other.loss, "another seed, other draws");
+    for (_, p) in trainer.net().params().iter() {
+        assert_eq!(p.tensor.grad().abs().max().double_value(&[]), 0.0);
+    }
+}
+
+/// The draws of rows whose coins are known.
+fn draws(decode: &[f32], self_cond: &[f32]) -> Replay {
+    let b = decode.len() as i64;
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu));
+    let mut replay = Replay::new();
+    replay.push("decoder_coin", &Tensor::from_slice(decode)).push("self_cond_u", &Tensor::from_slice(self_cond));
+    for (name, shape) in [
+        ("t_normal", vec![b]),
+        ("cfg_scale_u", vec![b]),
+        ("noise", vec![b, S, C]),
+        ("decoder_lambda_normal", vec![b, S]),
+        ("decoder_noise_normal", vec![b, S, C]),
+    ] {
+        replay.push(name, &zeros(&shape));
+    }
+    replay
+}
+
+#[test]
+fn only_the_passes_that_are_needed_are_made() {
+    let objective = ElfObjective { decoder_prob: 0.5, ..ElfObjective::default() };
+    let net = Counting::new(SmallNet::new(1));
+    net.params().set_requires_grad(true);
+    let mut five = batch(0, 5);
+    // Of the two decode rows, 1 and 4, the loss counts two and three positions.
+    five.loss_mask =
+        Tensor::from_slice(&[1f32, 1., 1., 1., 0., 1., 1., 0., 1., 1., 1., 1., 1., 0., 0., 0., 1., 1., 1., 0.])
+            .view([5, S]);
+    // Below one half: decode, self-condition. A decode row's other coin does not matter.
+    let mut noise = draws(&[0.9, 0.1, 0.9, 0.9, 0.1], &[0.1, 0.1, 0.9, 0.1, 0.9]);
+    objective.loss(&net, &five, &mut noise).unwrap().mean().backward();
+    let count = net.count();
+    // The released code: five passes over all five rows, and the logits of all their 20 positions.
+    assert_eq!(count.passes, 2);
+    assert_eq!(
+        count.rows,
+        5 + 2,
+        "a pass without gradients for the self-conditioned denoise rows 0 and 3, one for all"
+    );
+    assert_eq!(count.rows_with_grad, 5);
+    assert_eq!(count.logit_positions, 2 + 3, "loss positions of decode rows");
+
+    net.reset();
+    objective.loss(&net, &five, &mut draws(&[0.9; 5], &[0.9; 5])).unwrap();
+    assert_eq!((net.count().passes, net.count().rows, net.count().logit_positions), (1, 5, 0));
+}
+
+/// Two ranks that were run one after the other: each reads the other's summands from a list.
+struct Ranks {
+    rank: u64,
+    /// What the other rank contributes, in order; empty while recording.
+    theirs: std::rc::Rc<std::cell::RefCell<std::collections::VecDeque<Vec<Tensor>>>>,
+    mine: std::rc::Rc<std::cell::RefCell<std::collections::VecDeque<Vec<Tensor>>>>,
+}
+
+impl Comm for Ranks {
+    fn rank(&self) -> u64 {
+        self.rank
+    }
+
+    fn world(&self) -> u64 {
+        2
+    }
+
+    fn sum_tensors(&self, tensors: &mut [Tensor]) -> elf_train::Result<()> {
+        self.mine.borrow_mut().push_back(tensors.iter().map(|t| t.copy()).collect());
+        if let Some(theirs) = self.theirs.borrow_mut().pop_front() {
+            for (t, other) in tensors.iter_mut().zip(theirs) {
+                let _ = tch::no_grad(|| t.g_add_(&other));
+            }
+        }
+        Ok(())
+    }
+
+    fn sum_numbers(&self, numbers: &mut [f64]) -> elf_train::Result<()> {
+        // Both ranks hold equally many positions here.
+        numbers.iter_mut().for_each(|n| *n *= 2.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn two_ranks_do_what_one_does_with_the_whole_batch() {
+    let objective = ElfObjective { decoder_prob: 0.3, ..ElfObjective::default() };
+    let whole = |i: u64| batch(i, 6);
+    let half = |i: u64, rank: i64| {
+        let all = whole(i);
+        elf_flow::LatentBatch {
+            latents: all.latents.narrow(0, 3 * rank, 3),
+            ids: all.ids.narrow(0, 3 * rank, 3),
+            loss_mask: all.loss_mask.narrow(0, 3 * rank, 3),
+            condition: None,
+            dropped: Vec::new(),
+        }
+    };
+    let mut settings = config(OptimizerConfig::default());
+    settings.schedule.warmup_steps = 0;
+    let mut alone = Trainer::new(SmallNet::new(1), objective, settings, Box::new(elf_train::Solo)).unwrap();
+    let report = alone.step([Ok(whole(0)), Ok(whole(1))]).unwrap().unwrap().read().unwrap();
+
+    let exchange = std::rc::Rc::new(std::cell::RefCell::default());
+    let mut norms = Vec::new();
+    let mut ends = Vec::new();
+    // Rank 1 first, only for its gradients; then rank 0 with the sums.
+    for rank in [1, 0] {
+        let comm =
+            Ranks { rank: rank as u64, theirs: std::rc::Rc::clone(&exchange), mine: std::rc::Rc::clone(&exchange) };
+        let comm = match rank {
+            1 => Ranks { theirs: std::rc::Rc::default(), ..comm },
+            _ => Ranks { mine: std::rc::Rc::default(), ..comm },
+        };
+        let mut trainer = Trainer::new(SmallNet::new(1), objective, settings, Box::new(comm)).unwrap();
+        let report = trainer.step([Ok(half(0, rank)), Ok(half(1, rank))]).unwrap().unwrap();
+        let metrics = report.read().unwrap();
+        norms.push((metrics.grad_norm, metrics.loss));
+        ends.push(trainer.net().params().snapshot());
+    }
+    let (norm, loss) = norms[1];
+    assert!((norm - report.grad_norm).abs() < 1e-4 * report.grad_norm, "{norms:?} {report:?}");
+    assert!((loss - report.loss).abs() < 1e-5 * report.loss, "{norms:?} {report:?}");
+    for ((name, one), (_, two)) in alone.net().params().snapshot().iter().zip(&ends[1]) {
+        assert!((one - two).abs().max().double_value(&[]) < 1e-4, "{name}");
+    }
+}
+
+#[test]
+fn a_stop_before_the_first_step_changes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::new(root.path());
+    let mut trainer = trainer(OptimizerConfig::default());
+    let stop = AtomicBool::new(false);
+    stop.store(true, Ordering::Relaxed);
+    let mut source = Counted::from(0);
+    let run_now = Run {
+        source: &mut source,
+        control: control(3),
+        checkpoints: &folder,
+        plan: json!(null),
+        evaluator: None,
+        observer: &mut (),
+        stop: &stop,
+    };
+    assert_eq!(run(&mut trainer, run_now).unwrap(), Outcome::Stopped);
+    assert_eq!((source.next, trainer.steps_done()), (0, 0));
+    assert!(folder.latest().unwrap().is_none());
+}

@@ -1,0 +1,140 @@
+//! BLEU, ROUGE and the stemmer against sacreBLEU, `rouge_score` and NLTK.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use elf_eval::bleu::Bleu;
+use elf_eval::jsonl;
+use elf_eval::rouge::{self, Rouge};
+use elf_eval::stats::Spread;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// What the reference implementations agree on between machines.
+const TOLERANCE: f64 = 1e-6;
+
+#[derive(Deserialize)]
+struct TextMetrics {
+    hypotheses: Vec<String>,
+    references: Vec<String>,
+    bleu_lowercase_effective: CorpusBleu,
+    bleu_default: f64,
+    bleu_slices: Vec<Slice>,
+    rouge_per_pair: Vec<[f64; 3]>,
+    rouge_mean: HashMap<String, f64>,
+    rouge_spread: HashMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct CorpusBleu {
+    score: f64,
+    precisions: [f64; 4],
+    bp: f64,
+    sys_len: u64,
+    ref_len: u64,
+    counts: [u64; 4],
+    totals: [u64; 4],
+}
+
+#[derive(Deserialize)]
+struct Slice {
+    start: usize,
+    end: usize,
+    bleu: f64,
+}
+
+fn read<T: DeserializeOwned>(name: &str) -> T {
+    let root = std::env::var_os("ELF_PARITY_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity")), PathBuf::from);
+    let path = root.join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[track_caller]
+fn close(ours: f64, theirs: f64, what: &str) {
+    assert!((ours - theirs).abs() <= TOLERANCE, "{what}: {ours} instead of {theirs}");
+}
+
+#[test]
+fn parity_porter_stems() {
+    let stems: HashMap<String, String> = read("porter_stems.json");
+    assert!(!stems.is_empty());
+    let wrong: Vec<_> = stems
+        .iter()
+        .map(|(word, stem)| (word, rouge::tokenize(word), stem)) // words of three letters stay
+        .filter(|(_, ours, theirs)| ours[..] != [theirs.as_str()])
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} differ: {wrong:?}", wrong.len(), stems.len());
+}
+
+#[test]
+fn parity_bleu_of_the_corpus() {
+    let m: TextMetrics = read("text_metrics.json");
+    let ours = Bleu::lowercase_effective().corpus(&m.hypotheses, &m.references).unwrap();
+    let theirs = m.bleu_lowercase_effective;
+    assert_eq!(ours.counts.matches, theirs.counts);
+    assert_eq!(ours.counts.totals, theirs.totals);
+    assert_eq!(ours.counts.hypothesis_len, theirs.sys_len);
+    assert_eq!(ours.counts.reference_len, theirs.ref_len);
+    for (n, (a, b)) in ours.precisions.iter().zip(theirs.precisions).enumerate() {
+        close(*a, b, &format!("precision of order {}", n + 1));
+    }
+    close(ours.brevity_penalty, theirs.bp, "brevity penalty");
+    close(ours.score, theirs.score, "lower-cased BLEU");
+    let default = Bleu::default().corpus(&m.hypotheses, &m.references).unwrap();
+    close(default.score, m.bleu_default, "BLEU with sacreBLEU's defaults");
+}
+
+#[test]
+fn parity_bleu_of_slices() {
+    let m: TextMetrics = read("text_metrics.json");
+    assert!(!m.bleu_slices.is_empty());
+    for Slice { start, end, bleu } in m.bleu_slices {
+        let ours = Bleu::lowercase_effective().corpus(&m.hypotheses[start..end], &m.references[start..end]).unwrap();
+        close(ours.score, bleu, &format!("BLEU of pairs {start} to {end}"));
+    }
+}
+
+#[test]
+fn parity_rouge() {
+    let m: TextMetrics = read("text_metrics.json");
+    let pairs = rouge::score_pairs(&m.hypotheses, &m.references).unwrap();
+    assert_eq!(pairs.len(), m.rouge_per_pair.len());
+    for (index, (ours, theirs)) in pairs.iter().zip(&m.rouge_per_pair).enumerate() {
+        for (a, b) in [ours.rouge1.f1, ours.rouge2.f1, ours.rouge_l.f1].iter().zip(theirs) {
+            close(*a, *b, &format!("ROUGE of pair {index}"));
+        }
+    }
+    let mean = rouge::mean(&pairs);
+    let f1s = |f1: fn(&Rouge) -> f64| pairs.iter().map(|p| 100.0 * f1(p)).collect::<Vec<_>>();
+    for (name, mean, values) in [
+        ("rouge1", mean.rouge1, f1s(|r| r.rouge1.f1)),
+        ("rouge2", mean.rouge2, f1s(|r| r.rouge2.f1)),
+        ("rougeL", mean.rouge_l, f1s(|r| r.rouge_l.f1)),
+    ] {
+        close(mean, m.rouge_mean[name], name);
+        let spread = Spread::of_population(&values).unwrap();
+        close(spread.std, m.rouge_spread[&format!("{name}_std")], &format!("deviation of {name}"));
+        let sem = m.rouge_spread[&format!("{name}_sem")];
+        close(spread.standard_error, sem, &format!("standard error of {name}"));
+    }
+}
+
+#[test]
+fn parity_bleu_from_a_jsonl_file() {
+    // The way of the program: pairs written to a file and read back give the same number.
+    let m: TextMetrics = read("text_metrics.json");
+    let lines: Vec<String> = m
+        .hypotheses
+        .iter()
+        .zip(&m.references)
+        .map(|(p, r)| serde_json::json!({"prediction": p, "reference": r}).to_string())
+        .collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n")).unwrap();
+    let (predictions, references): (Vec<_>, Vec<_>) =
+        jsonl::read_pairs(file.path()).unwrap().into_iter().map(|pair| (pair.prediction, pair.reference)).unzip();
+    let ours = Bleu::lowercase_effective().corpus(&predictions, &references).unwrap();
+    close(ours.score, m.bleu_lowercase_effective.score, "BLEU of the file");
+}

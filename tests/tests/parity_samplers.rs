@@ -1,0 +1,155 @@
+//! Rollouts, decoded tokens and their trimming against the reference numbers.
+
+use elf_core::{Counting, PrecisionPolicy, Replay};
+use elf_flow::sampler::{Registry, SamplerChoice};
+use elf_flow::{Condition, GenerateConfig, Generator, Path, Request, TimeGrid, Trained, Trim, pad_from_eos, shift_left};
+use elf_model::Elf;
+use elf_tests::{Reference, assert_close, parity_json, parity_path};
+use serde::Deserialize;
+use tch::{Device, Tensor};
+
+/// One rollout of `samplers.json`.
+#[derive(Deserialize)]
+struct Rollout {
+    name: String,
+    weights: String,
+    method: String,
+    gamma: f64,
+    cfg_scale: f64,
+    self_cond_cfg_scale: f64,
+    conditional: bool,
+    noise_scale: f64,
+    t_eps: f64,
+    num_self_cond_cfg_tokens: i64,
+    self_cond_prob: f64,
+}
+
+impl Rollout {
+    fn self_conditioned(&self) -> bool {
+        self.self_cond_prob > 0.0
+    }
+
+    fn config(&self) -> GenerateConfig {
+        let sampler = SamplerChoice::named(&self.method);
+        GenerateConfig {
+            sampler: if self.method == "sde" { sampler.with("gamma", self.gamma) } else { sampler },
+            steps: 1,
+            grid: TimeGrid::Uniform,
+            self_conditioning_guidance: self.self_cond_cfg_scale,
+            condition_guidance: self.cfg_scale,
+            ..GenerateConfig::default()
+        }
+    }
+
+    /// Passes that this rollout needs, the decoding one included.
+    fn passes(&self, steps: u64) -> u64 {
+        let two_pass_guidance = self.self_conditioned() && self.num_self_cond_cfg_tokens == 0 && self.self_cond_cfg_scale != 1.0;
+        let condition_guidance = self.conditional && self.cfg_scale != 1.0;
+        // The first step has no estimate to be guided by.
+        let evaluations = if two_pass_guidance { 2 * steps - 1 } else { steps };
+        evaluations * if condition_guidance { 2 } else { 1 } + 1
+    }
+}
+
+fn rows(ids: &Tensor) -> Vec<Vec<i64>> {
+    Vec::try_from(ids).unwrap()
+}
+
+#[test]
+fn parity_rollouts() {
+    let rollouts: Vec<Rollout> = parity_json("samplers.json");
+    assert!(!rollouts.is_empty());
+    let reference = Reference::open("samplers.safetensors");
+    let mut wrong = Vec::new();
+    for rollout in &rollouts {
+        let get = |what: &str| reference.get(&format!("{}.{what}", rollout.name));
+        let path = parity_path(&format!("{}.safetensors", rollout.weights));
+        let net = Counting::new(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap());
+        let trained = Trained {
+            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps },
+            self_conditioned: rollout.self_conditioned(),
+        };
+        let times: Vec<f64> = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
+        let steps = times.len() as u64 - 1;
+
+        let (b, s, _) = get("z0").size3().unwrap();
+        let mut noise = Replay::new();
+        noise.push("z0", &(get("z0") / rollout.noise_scale));
+        if let Some(eps) = reference.find(&format!("{}.eps", rollout.name)) {
+            assert_eq!(eps.size()[0] as u64, steps - 1, "one draw a step but for the last");
+            (0..eps.size()[0]).for_each(|i| _ = noise.push("sde", &eps.get(i)));
+        }
+        let condition =
+            rollout.conditional.then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
+        let seeds = vec![0; b as usize];
+        let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
+
+        let generator = Generator::new(&net, trained, rollout.config(), &Registry::builtin()).unwrap().with_times(times).unwrap();
+        let got = generator.generate_from(&request, &mut noise, &mut ()).unwrap();
+
+        let difference = elf_tests::max_difference(&got.z, get("z_final"));
+        println!("{}: z_final differs by {difference:e}, {} passes", rollout.name, got.cost.passes);
+        if difference > 1e-4 || got.ids != rows(get("token_ids")) {
+            wrong.push(format!("{}: z_final differs by {difference:e}, ids {:?}", rollout.name, got.ids));
+        }
+        assert_eq!(got.cost.passes, rollout.passes(steps), "{}", rollout.name);
+        assert_eq!(net.count().rows, got.cost.passes * b as u64, "{}: the cost is what the network saw", rollout.name);
+        assert_eq!(net.count().logit_positions, (b * s) as u64, "{}", rollout.name);
+        if let Some(condition) = &condition {
+            let pinned = condition.pin(&got.z).unwrap();
+            assert!(pinned.equal(&got.z), "{}: the condition is not clean", rollout.name);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn parity_trimming() {
+    let reference = Reference::open("samplers.safetensors");
+    let ids = rows(reference.get("post.ids"));
+    let shift = Vec::<i64>::try_from(reference.get("post.shift")).unwrap();
+    let shifted = rows(reference.get("post.shift_left"));
+    // The end-of-text token is part of the tensor's name.
+    let masked = reference.under("post.mask_after_eos_");
+    assert_eq!(masked.len(), 1);
+    for (eos, masked) in masked {
+        let (eos, pad) = (eos.parse().unwrap(), 0);
+        for (i, row) in ids.iter().enumerate() {
+            let mut got = row.clone();
+            pad_from_eos(&mut got, eos, pad);
+            assert_eq!(got, rows(masked)[i]);
+            assert_eq!(shift_left(row, shift[i] as usize, pad), shifted[i]);
+            // Both together are what a text is made of.
+            let trim = Trim { eos, pad, max_input_length: 0 };
+            let mut expected = shifted[i].clone();
+            pad_from_eos(&mut expected, eos, pad);
+            assert_eq!(trim.row(row, shift[i] as usize), expected);
+        }
+    }
+}
+
+#[test]
+fn parity_sde_without_noise_is_the_ode() {
+    let rollouts: Vec<Rollout> = parity_json("samplers.json");
+    let reference = Reference::open("samplers.safetensors");
+    for rollout in rollouts.iter().filter(|r| r.method == "ode") {
+        let get = |what: &str| reference.get(&format!("{}.{what}", rollout.name));
+        let net = Elf::load(&parity_path(&format!("{}.safetensors", rollout.weights)), PrecisionPolicy::F32, Device::Cpu).unwrap();
+        let trained = Trained {
+            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps },
+            self_conditioned: rollout.self_conditioned(),
+        };
+        let times = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
+        let (b, s, _) = get("z0").size3().unwrap();
+        let condition =
+            rollout.conditional.then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
+        let seeds = vec![0; b as usize];
+        let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
+        let config = GenerateConfig { sampler: SamplerChoice::named("sde").with("gamma", 0.0), ..rollout.config() };
+        let generator = Generator::new(&net, trained, config, &Registry::builtin()).unwrap().with_times(times).unwrap();
+        let mut noise = Replay::new();
+        noise.push("z0", &(get("z0") / rollout.noise_scale));
+        let got = generator.generate_from(&request, &mut noise, &mut ()).unwrap();
+        assert_close(&rollout.name, &got.z, get("z_final"), 1e-4);
+    }
+}

@@ -1,0 +1,125 @@
+//! Tests, benches, and what continuous integration checks. Everything is built in the release
+//! profile, so that dependencies, the C++ bridge to libtorch above all, are compiled once for all.
+
+use anyhow::Result;
+
+use crate::libtorch::{SetUp, setup};
+use crate::steps::{Steps, clock};
+use crate::workspace::Workspace;
+
+/// All tests, or those that the arguments for `cargo test` choose.
+///
+/// # Errors
+/// If set-up or a test fails.
+pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let start = std::time::Instant::now();
+    let libtorch = setup(workspace, SetUp::Once)?;
+    let mut command = workspace.cargo_with(&libtorch);
+    command.args(["test", "--release"]);
+    if !chooses_packages(arguments) {
+        command.arg("--workspace");
+    }
+    command.args(arguments);
+    Steps::default().run("tests", &mut command)?;
+    println!(
+        "\nall tests passed in {}, builds included",
+        clock(start.elapsed())
+    );
+    Ok(())
+}
+
+/// Whether cargo is told which packages to take; `--workspace` would overrule that.
+fn chooses_packages(arguments: &[String]) -> bool {
+    arguments
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word.starts_with("-p") || word == "--package" || word.starts_with("--package="))
+}
+
+/// The benches of one package, or of all.
+///
+/// # Errors
+/// If set-up or a bench fails.
+pub fn bench(workspace: &Workspace, package: Option<&str>, arguments: &[String]) -> Result<()> {
+    let libtorch = setup(workspace, SetUp::Once)?;
+    let mut command = workspace.cargo_with(&libtorch);
+    // Without this, cargo would also start the test programs of libraries, which know no options
+    // of benches.
+    command.args(["bench", "--bench", "*"]);
+    match package {
+        Some(package) => command.args(["--package", package]),
+        None => command.arg("--workspace"),
+    };
+    if !arguments.is_empty() {
+        command.arg("--").args(arguments);
+    }
+    Steps::default().run("benches", &mut command)
+}
+
+/// Format, lints, documentation and the benches' compilation; the quick ones first.
+///
+/// # Errors
+/// At the first that fails.
+pub fn ci(workspace: &Workspace) -> Result<()> {
+    let mut steps = Steps::default();
+    let result = ci_steps(workspace, &mut steps);
+    println!("\n{}", steps.table());
+    result
+}
+
+fn ci_steps(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
+    steps.run(
+        "format",
+        workspace.cargo().args(["fmt", "--all", "--check"]),
+    )?;
+    let libtorch = steps.time("libtorch", || {
+        let libtorch = setup(workspace, SetUp::Once)?;
+        println!("    {libtorch}");
+        Ok(libtorch)
+    })?;
+    let cargo = |words: &[&str]| {
+        let mut command = workspace.cargo_with(&libtorch);
+        command.args(words);
+        command
+    };
+    steps.run(
+        "lints",
+        &mut cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--release",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--release"]);
+    steps.run(
+        "documentation",
+        documentation.env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    steps.run(
+        "benches compile",
+        &mut cargo(&["bench", "--workspace", "--no-run"]),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_of_packages_is_recognised() {
+        let chooses = |line: &str| {
+            chooses_packages(
+                &line
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert!(chooses("-p elf-data") && chooses("--doc --package=elf-data") && chooses("-pelf"));
+        assert!(!chooses("") && !chooses("parity") && !chooses("parity -- -p"));
+    }
+}
