@@ -1,23 +1,17 @@
 //! The T5 encoder against hidden states computed by Hugging Face's implementation.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, ensure};
 use elf_core::Precision;
 use elf_core::tensorfile::TensorFile;
 use elf_encoder::{EncoderMask, T5Encoder, TextEncoder};
+use elf_tests::parity_path;
 use tch::{Device, Kind, Tensor};
 
 /// Absolute, in fp32: what the reference meets between two machines.
 const TOLERANCE: f64 = 1e-5;
 
-fn root() -> PathBuf {
-    std::env::var_os("ELF_PARITY_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity"), PathBuf::from)
-}
-
 fn check(folder: &str) -> Result<()> {
-    let folder = root().join(folder);
+    let folder = parity_path(folder);
     let encoder = T5Encoder::load(&folder, Device::Cpu, Precision::F32)?;
     let file = TensorFile::open(folder.join("cases.safetensors"))?;
     let get = |name: &str| file.get(name, Device::Cpu).with_context(|| format!("{name} of {}", folder.display()));

@@ -1,11 +1,10 @@
 //! GPT-2 and generative perplexity against numbers from Hugging Face's model and the released evaluation code.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use elf_core::PrecisionPolicy;
 use elf_eval::perplexity::GenerativePerplexity;
 use elf_gpt2::{Gpt2, Gpt2Scorer, ScorerSettings};
+use elf_tests::{parity_json, parity_path};
 use serde::Deserialize;
 use tch::{Device, Tensor};
 
@@ -27,15 +26,8 @@ struct Reference {
     first_text_logits_last: Vec<f64>,
 }
 
-fn root() -> PathBuf {
-    std::env::var_os("ELF_PARITY_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity"), PathBuf::from)
-}
-
-fn reference() -> Result<Reference> {
-    let path = root().join("gen_ppl.json");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+fn reference() -> Reference {
+    parity_json("gen_ppl.json")
 }
 
 fn near(what: &str, found: f64, expected: f64) -> Result<()> {
@@ -52,13 +44,13 @@ fn judge(reference: &Reference) -> Result<Gpt2Scorer> {
         context_size: Some(reference.context_size),
         batch_tokens: reference.batch_size * reference.context_size,
     };
-    Ok(Gpt2Scorer::load(&root().join("gpt2"), &settings)?)
+    Ok(Gpt2Scorer::load(&parity_path("gpt2"), &settings)?)
 }
 
 #[test]
 fn parity_gpt2_logits() -> Result<()> {
-    let reference = reference()?;
-    let model = Gpt2::load(&root().join("gpt2"), Device::Cpu, PrecisionPolicy::F32)?;
+    let reference = reference();
+    let model = Gpt2::load(&parity_path("gpt2"), Device::Cpu, PrecisionPolicy::F32)?;
     let ids: Vec<i64> = reference.first_text_ids.iter().map(|&id| id.into()).collect();
     let hidden = tch::no_grad(|| model.hidden(&Tensor::from_slice(&ids).unsqueeze(0)))?;
     for (name, position, expected) in [
@@ -78,7 +70,7 @@ fn parity_gpt2_logits() -> Result<()> {
 
 #[test]
 fn parity_gpt2_tokens() -> Result<()> {
-    let reference = reference()?;
+    let reference = reference();
     let ids = judge(&reference)?.tokenise(&reference.texts[..1])?;
     let n = reference.first_text_ids.len();
     ensure!(ids[0].len() >= n && ids[0][..n] == reference.first_text_ids, "{:?}", ids[0]);
@@ -87,7 +79,7 @@ fn parity_gpt2_tokens() -> Result<()> {
 
 #[test]
 fn parity_gen_ppl() -> Result<()> {
-    let reference = reference()?;
+    let reference = reference();
     let found = GenerativePerplexity::measure(&judge(&reference)?, &reference.texts)?;
     ensure!(found.samples.len() == reference.per_sample_ppl.len());
     let mut worst = 0f64;

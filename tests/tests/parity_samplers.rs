@@ -2,7 +2,9 @@
 
 use elf_core::{Counting, PrecisionPolicy, Replay};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{Condition, GenerateConfig, Generator, Path, Request, TimeGrid, Trained, Trim, pad_from_eos, shift_left};
+use elf_flow::{
+    Condition, GenerateConfig, Generator, Path, Request, TimeGrid, Trained, Trim, pad_from_eos, shift_left,
+};
 use elf_model::Elf;
 use elf_tests::{Reference, assert_close, parity_json, parity_path};
 use serde::Deserialize;
@@ -43,7 +45,8 @@ impl Rollout {
 
     /// Passes that this rollout needs, the decoding one included.
     fn passes(&self, steps: u64) -> u64 {
-        let two_pass_guidance = self.self_conditioned() && self.num_self_cond_cfg_tokens == 0 && self.self_cond_cfg_scale != 1.0;
+        let two_pass_guidance =
+            self.self_conditioned() && self.num_self_cond_cfg_tokens == 0 && self.self_cond_cfg_scale != 1.0;
         let condition_guidance = self.conditional && self.cfg_scale != 1.0;
         // The first step has no estimate to be guided by.
         let evaluations = if two_pass_guidance { 2 * steps - 1 } else { steps };
@@ -79,12 +82,14 @@ fn parity_rollouts() {
             assert_eq!(eps.size()[0] as u64, steps - 1, "one draw a step but for the last");
             (0..eps.size()[0]).for_each(|i| _ = noise.push("sde", &eps.get(i)));
         }
-        let condition =
-            rollout.conditional.then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
+        let condition = rollout
+            .conditional
+            .then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
         let seeds = vec![0; b as usize];
         let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
 
-        let generator = Generator::new(&net, trained, rollout.config(), &Registry::builtin()).unwrap().with_times(times).unwrap();
+        let generator =
+            Generator::new(&net, trained, rollout.config(), &Registry::builtin()).unwrap().with_times(times).unwrap();
         let got = generator.generate_from(&request, &mut noise, &mut ()).unwrap();
 
         let difference = elf_tests::max_difference(&got.z, get("z_final"));
@@ -134,15 +139,18 @@ fn parity_sde_without_noise_is_the_ode() {
     let reference = Reference::open("samplers.safetensors");
     for rollout in rollouts.iter().filter(|r| r.method == "ode") {
         let get = |what: &str| reference.get(&format!("{}.{what}", rollout.name));
-        let net = Elf::load(&parity_path(&format!("{}.safetensors", rollout.weights)), PrecisionPolicy::F32, Device::Cpu).unwrap();
+        let net =
+            Elf::load(&parity_path(&format!("{}.safetensors", rollout.weights)), PrecisionPolicy::F32, Device::Cpu)
+                .unwrap();
         let trained = Trained {
             path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps },
             self_conditioned: rollout.self_conditioned(),
         };
         let times = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
         let (b, s, _) = get("z0").size3().unwrap();
-        let condition =
-            rollout.conditional.then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
+        let condition = rollout
+            .conditional
+            .then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
         let seeds = vec![0; b as usize];
         let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
         let config = GenerateConfig { sampler: SamplerChoice::named("sde").with("gamma", 0.0), ..rollout.config() };
@@ -152,4 +160,32 @@ fn parity_sde_without_noise_is_the_ode() {
         let got = generator.generate_from(&request, &mut noise, &mut ()).unwrap();
         assert_close(&rollout.name, &got.z, get("z_final"), 1e-4);
     }
+}
+
+#[test]
+fn parity_weights_sample_rows_that_do_not_depend_on_their_batch() {
+    #[derive(Deserialize)]
+    struct Config {
+        batch: usize,
+        steps: usize,
+        model: Model,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        max_length: i64,
+    }
+    let config: Config = parity_json("config.json");
+    let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+    let sampling = GenerateConfig { steps: config.steps, pad_to: Some(config.batch), ..GenerateConfig::default() };
+    let trained = Trained { path: Path::default(), self_conditioned: true };
+    let generator = Generator::new(&net, trained, sampling, &Registry::builtin()).unwrap();
+    let sample = |seeds: &[u64]| generator.generate(&Request::new(seeds, config.model.max_length), &mut ()).unwrap();
+    let alone = sample(&[77]);
+    let mut seeds: Vec<u64> = (0..config.batch as u64).collect();
+    let last = seeds.len() - 1;
+    seeds[last] = 77;
+    let together = sample(&seeds);
+    assert_eq!(alone.ids[0], together.ids[last]);
+    assert_close("latents", &alone.z.get(0), &together.z.get(last as i64), 1e-5);
+    assert!(last == 0 || elf_tests::max_difference(&together.z.get(0), &together.z.get(last as i64)) > 1e-2);
 }

@@ -21,10 +21,7 @@ pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     }
     command.args(arguments);
     Steps::default().run("tests", &mut command)?;
-    println!(
-        "\nall tests passed in {}, builds included",
-        clock(start.elapsed())
-    );
+    println!("\nall tests passed in {}, builds included", clock(start.elapsed()));
     Ok(())
 }
 
@@ -68,10 +65,7 @@ pub fn ci(workspace: &Workspace) -> Result<()> {
 }
 
 fn ci_steps(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
-    steps.run(
-        "format",
-        workspace.cargo().args(["fmt", "--all", "--check"]),
-    )?;
+    steps.run("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     let libtorch = steps.time("libtorch", || {
         let libtorch = setup(workspace, SetUp::Once)?;
         println!("    {libtorch}");
@@ -82,27 +76,10 @@ fn ci_steps(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
         command.args(words);
         command
     };
-    steps.run(
-        "lints",
-        &mut cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--release",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    )?;
+    steps.run("lints", &mut cargo(&["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"]))?;
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--release"]);
-    steps.run(
-        "documentation",
-        documentation.env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
-    steps.run(
-        "benches compile",
-        &mut cargo(&["bench", "--workspace", "--no-run"]),
-    )
+    steps.run("documentation", documentation.env("RUSTDOCFLAGS", "-D warnings"))?;
+    steps.run("benches compile", &mut cargo(&["bench", "--workspace", "--no-run"]))
 }
 
 #[cfg(test)]
@@ -111,14 +88,7 @@ mod tests {
 
     #[test]
     fn a_choice_of_packages_is_recognised() {
-        let chooses = |line: &str| {
-            chooses_packages(
-                &line
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>(),
-            )
-        };
+        let chooses = |line: &str| chooses_packages(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         assert!(chooses("-p elf-data") && chooses("--doc --package=elf-data") && chooses("-pelf"));
         assert!(!chooses("") && !chooses("parity") && !chooses("parity -- -p"));
     }

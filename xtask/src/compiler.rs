@@ -30,33 +30,19 @@ fn check_compiler(chosen: &str) -> Result<String> {
     };
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
     let source = folder.path().join("probe.cpp");
-    fs::write(
-        &source,
-        "#include <optional>\nint main() { return *std::optional<int>(0); }\n",
-    )
-    .with_context(|| format!("{} cannot be written", source.display()))?;
-    let output = call()
-        .arg("-std=c++17")
-        .arg(&source)
-        .arg("-lgomp")
-        .arg("-o")
-        .arg(folder.path().join("probe"))
-        .output();
+    fs::write(&source, "#include <optional>\nint main() { return *std::optional<int>(0); }\n")
+        .with_context(|| format!("{} cannot be written", source.display()))?;
+    let output =
+        call().arg("-std=c++17").arg(&source).arg("-lgomp").arg("-o").arg(folder.path().join("probe")).output();
     match output {
         Err(_) => bail!("{program} cannot be started. {REMEDY}"),
         Ok(output) if !output.status.success() => {
             let message = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "{chosen} cannot build a small C++17 program. {REMEDY}. It says:\n{}",
-                message.trim()
-            );
+            bail!("{chosen} cannot build a small C++17 program. {REMEDY}. It says:\n{}", message.trim());
         }
         Ok(_) => {}
     }
-    let version = call()
-        .arg("--version")
-        .output()
-        .context("the compiler has no version")?;
+    let version = call().arg("--version").output().context("the compiler has no version")?;
     let version = String::from_utf8_lossy(&version.stdout);
     Ok(version.lines().next().unwrap_or(chosen).trim().to_owned())
 }

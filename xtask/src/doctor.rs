@@ -34,28 +34,15 @@ struct Finding {
 
 impl Finding {
     fn fine(name: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            name,
-            state: State::Fine,
-            found: found.into(),
-            remedy: None,
-        }
+        Self { name, state: State::Fine, found: found.into(), remedy: None }
     }
 
     fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            name,
-            state: State::Warning,
-            found: found.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self { name, state: State::Warning, found: found.into(), remedy: Some(remedy.into()) }
     }
 
     fn missing(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            state: State::Missing,
-            ..Self::warning(name, found, remedy)
-        }
+        Self { state: State::Missing, ..Self::warning(name, found, remedy) }
     }
 
     fn json(&self) -> Value {
@@ -86,9 +73,7 @@ impl Finding {
 /// None but those of printing.
 pub fn run(workspace: &Workspace, as_json: bool) -> Result<ExitCode> {
     let findings = examine(workspace);
-    let complete = findings
-        .iter()
-        .all(|finding| finding.state != State::Missing);
+    let complete = findings.iter().all(|finding| finding.state != State::Missing);
     if as_json {
         let list: Vec<_> = findings.iter().map(Finding::json).collect();
         let report = json!({ "complete": complete, "findings": list });
@@ -101,21 +86,13 @@ pub fn run(workspace: &Workspace, as_json: bool) -> Result<ExitCode> {
             println!("\nSomething needed is missing: see the remedies.");
         }
     }
-    Ok(if complete {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn examine(workspace: &Workspace) -> Vec<Finding> {
     let linked = link::read(&workspace.root);
-    let libtorch = linked
-        .as_ref()
-        .map(|link| Libtorch::inspect(&link.libtorch));
-    let usable = libtorch
-        .as_ref()
-        .and_then(|libtorch| libtorch.as_ref().ok());
+    let libtorch = linked.as_ref().map(|link| Libtorch::inspect(&link.libtorch));
+    let usable = libtorch.as_ref().and_then(|libtorch| libtorch.as_ref().ok());
 
     let mut findings = toolchain(workspace);
     findings.push(libtorch_finding(linked.as_ref(), libtorch.as_ref()));
@@ -146,11 +123,7 @@ fn toolchain(workspace: &Workspace) -> Vec<Finding> {
             "cargo" => workspace.cargo(),
             other => Command::new(other),
         };
-        let output = command
-            .args(arguments)
-            .current_dir(&workspace.root)
-            .output()
-            .ok()?;
+        let output = command.args(arguments).current_dir(&workspace.root).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         output.status.success().then_some(text)
     };
@@ -162,11 +135,7 @@ fn toolchain(workspace: &Workspace) -> Vec<Finding> {
             format!("{version}, and {wanted} is needed"),
             format!("rustup toolchain install {wanted}"),
         ),
-        None => Finding::missing(
-            "Rust",
-            "rustc does not run",
-            "install rustup, or see `rustup show`",
-        ),
+        None => Finding::missing("Rust", "rustc does not run", "install rustup, or see `rustup show`"),
     };
     let lacking: Vec<_> = [("fmt", "rustfmt"), ("clippy", "clippy")]
         .into_iter()
@@ -177,10 +146,7 @@ fn toolchain(workspace: &Workspace) -> Vec<Finding> {
     if !lacking.is_empty() {
         findings.push(Finding::warning(
             "Rust",
-            format!(
-                "{} missing; `cargo xtask ci` needs them",
-                lacking.join(" and ")
-            ),
+            format!("{} missing; `cargo xtask ci` needs them", lacking.join(" and ")),
             format!("rustup component add {}", lacking.join(" ")),
         ));
     }
@@ -194,9 +160,7 @@ fn at_least(version: &str, wanted: &str) -> bool {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     };
     let found = version.split_whitespace().nth(1).and_then(numbers);
-    found
-        .zip(numbers(wanted))
-        .is_some_and(|(found, wanted)| found >= wanted)
+    found.zip(numbers(wanted)).is_some_and(|(found, wanted)| found >= wanted)
 }
 
 fn libtorch_finding(linked: Option<&link::Link>, libtorch: Option<&Result<Libtorch>>) -> Finding {
@@ -228,33 +192,19 @@ fn libtorch_finding(linked: Option<&link::Link>, libtorch: Option<&Result<Libtor
 /// Python and pip are needed only as long as libtorch has to be fetched.
 fn python(have_libtorch: bool) -> Finding {
     const NAME: &str = "Python";
-    let found = Python::find().and_then(|python| {
-        Ok(format!(
-            "{} with pip {}",
-            python.version()?,
-            python.pip_version()?
-        ))
-    });
+    let found =
+        Python::find().and_then(|python| Ok(format!("{} with pip {}", python.version()?, python.pip_version()?)));
     match found {
         Ok(found) => Finding::fine(NAME, found),
-        Err(problem) if have_libtorch => Finding::fine(
-            NAME,
-            format!(
-                "not needed, for libtorch is there ({})",
-                first_clause(&problem)
-            ),
-        ),
+        Err(problem) if have_libtorch => {
+            Finding::fine(NAME, format!("not needed, for libtorch is there ({})", first_clause(&problem)))
+        }
         Err(problem) => split_remedy(NAME, &problem.to_string()),
     }
 }
 
 fn first_clause(problem: &anyhow::Error) -> String {
-    problem
-        .to_string()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    problem.to_string().split(';').next().unwrap_or_default().to_owned()
 }
 
 /// Variables that change builds behind the back of cargo's configuration.
@@ -294,17 +244,8 @@ fn variables() -> Vec<Finding> {
 fn processor() -> Finding {
     let processor = Processor::here();
     let features = processor.features();
-    let features = if features.is_empty() {
-        "no vector units known".to_owned()
-    } else {
-        features.join(", ")
-    };
-    let found = format!(
-        "{}, {} threads; {features}; {}",
-        processor.model,
-        processor.threads,
-        processor.bf16()
-    );
+    let features = if features.is_empty() { "no vector units known".to_owned() } else { features.join(", ") };
+    let found = format!("{}, {} threads; {features}; {}", processor.model, processor.threads, processor.bf16());
     Finding::fine("processor", found)
 }
 
@@ -314,11 +255,7 @@ fn memory() -> Finding {
     let Some((total, free)) = machine::memory() else {
         return Finding::fine("memory", "the system does not say");
     };
-    let found = format!(
-        "{:.1} GB, {:.1} GB free",
-        total as f64 / 1e9,
-        free as f64 / 1e9
-    );
+    let found = format!("{:.1} GB, {:.1} GB free", total as f64 / 1e9, free as f64 / 1e9);
     if free < ENOUGH {
         return Finding::warning(
             "memory",
@@ -359,11 +296,8 @@ fn gpus(libtorch: Option<&Libtorch>) -> Finding {
     let Some(gpus) = Gpus::here() else {
         return Finding::fine(NAME, "none (nvidia-smi names none); the CPU is used");
     };
-    let list: Vec<_> = gpus
-        .list
-        .iter()
-        .map(|gpu| format!("{} with {} (driver {})", gpu.name, gpu.memory, gpu.driver))
-        .collect();
+    let list: Vec<_> =
+        gpus.list.iter().map(|gpu| format!("{} with {} (driver {})", gpu.name, gpu.memory, gpu.driver)).collect();
     let list = list.join("; ");
     match libtorch.and_then(|libtorch| gpus.obstacle(libtorch)) {
         Some((problem, remedy)) => Finding::warning(NAME, format!("{list}; {problem}"), remedy),
@@ -387,14 +321,9 @@ mod tests {
     #[test]
     fn a_workspace_without_link_gets_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        let workspace = Workspace {
-            root: folder.path().to_owned(),
-        };
+        let workspace = Workspace { root: folder.path().to_owned() };
         let findings = examine(&workspace);
-        let finding = findings
-            .iter()
-            .find(|finding| finding.name == "libtorch")
-            .unwrap();
+        let finding = findings.iter().find(|finding| finding.name == "libtorch").unwrap();
         assert_eq!(finding.state, State::Missing);
         assert_eq!(finding.json()["remedy"], "cargo xtask setup");
     }
@@ -407,10 +336,6 @@ mod tests {
         let link = link::read(folder.path()).unwrap();
         let finding = libtorch_finding(Some(&link), Some(&Libtorch::inspect(&gone)));
         assert_eq!(finding.state, State::Missing);
-        assert!(
-            finding.found.contains("no such folder"),
-            "{}",
-            finding.found
-        );
+        assert!(finding.found.contains("no such folder"), "{}", finding.found);
     }
 }

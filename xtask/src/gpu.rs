@@ -31,27 +31,18 @@ impl Gpus {
     pub fn here() -> Option<Self> {
         let ask = |arguments: &[&str]| {
             let output = Command::new("nvidia-smi").args(arguments).output().ok()?;
-            output
-                .status
-                .success()
-                .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let fields = "--query-gpu=name,driver_version,memory.total,compute_cap";
         let list = parse_list(&ask(&[fields, "--format=csv,noheader"])?);
-        (!list.is_empty()).then(|| Self {
-            list,
-            cuda: ask(&[]).and_then(|text| parse_cuda(&text)),
-        })
+        (!list.is_empty()).then(|| Self { list, cuda: ask(&[]).and_then(|text| parse_cuda(&text)) })
     }
 
     /// Why `libtorch` cannot use these GPUs, with the remedy; `None` if nothing speaks against it.
     pub fn obstacle(&self, libtorch: &Libtorch) -> Option<(String, String)> {
         let complete = "python3 -m pip install torch==2.11.0, then cargo xtask setup --again";
         let Some(built) = libtorch.cuda.as_deref().and_then(parse_version) else {
-            return Some((
-                "the linked libtorch is built for CPUs alone".into(),
-                complete.into(),
-            ));
+            return Some(("the linked libtorch is built for CPUs alone".into(), complete.into()));
         };
         if let Some(driver) = self.cuda
             && driver.0 < built.0
@@ -64,16 +55,9 @@ impl Gpus {
                 "install a newer NVIDIA driver (CUDA 13 needs 580 or later)".into(),
             ));
         }
-        if let Some(old) = self
-            .list
-            .iter()
-            .find(|gpu| gpu.capability.is_some_and(too_old))
-        {
+        if let Some(old) = self.list.iter().find(|gpu| gpu.capability.is_some_and(too_old)) {
             return Some((
-                format!(
-                    "{} is older than what libtorch for CUDA 13 has code for",
-                    old.name
-                ),
+                format!("{} is older than what libtorch for CUDA 13 has code for", old.name),
                 "use the CPU, or a GPU of compute capability 7.5 or later".into(),
             ));
         }
@@ -83,10 +67,7 @@ impl Gpus {
         }
         let missing = machine::unresolved_libraries(&library);
         let first = missing.first()?;
-        Some((
-            format!("{} CUDA libraries are missing: {first}", missing.len()),
-            complete.into(),
-        ))
+        Some((format!("{} CUDA libraries are missing: {first}", missing.len()), complete.into()))
     }
 }
 
@@ -124,22 +105,13 @@ mod tests {
     use super::*;
 
     fn gpus(cuda: &str, capability: &str) -> Gpus {
-        let list = parse_list(&format!(
-            "NVIDIA H200, 580.95.05, 143771 MiB, {capability}\n"
-        ));
+        let list = parse_list(&format!("NVIDIA H200, 580.95.05, 143771 MiB, {capability}\n"));
         assert_eq!(list.len(), 1);
-        Gpus {
-            list,
-            cuda: parse_cuda(&format!("| Driver: 580  CUDA Version: {cuda}     |")),
-        }
+        Gpus { list, cuda: parse_cuda(&format!("| Driver: 580  CUDA Version: {cuda}     |")) }
     }
 
     fn libtorch(cuda: Option<&str>) -> Libtorch {
-        Libtorch {
-            root: "/no/such/torch".into(),
-            version: "2.11.0".into(),
-            cuda: cuda.map(str::to_owned),
-        }
+        Libtorch { root: "/no/such/torch".into(), version: "2.11.0".into(), cuda: cuda.map(str::to_owned) }
     }
 
     #[test]
@@ -147,14 +119,8 @@ mod tests {
         let found = gpus("13.0", "9.0");
         assert_eq!(found.cuda, Some((13, 0)));
         let gpu = &found.list[0];
-        assert_eq!(
-            (gpu.name.as_str(), gpu.driver.as_str()),
-            ("NVIDIA H200", "580.95.05")
-        );
-        assert_eq!(
-            (gpu.memory.as_str(), gpu.capability),
-            ("143771 MiB", Some((9, 0)))
-        );
+        assert_eq!((gpu.name.as_str(), gpu.driver.as_str()), ("NVIDIA H200", "580.95.05"));
+        assert_eq!((gpu.memory.as_str(), gpu.capability), ("143771 MiB", Some((9, 0))));
         assert!(parse_list("\n").is_empty());
         assert_eq!(parse_cuda("no table"), None);
     }
@@ -162,10 +128,7 @@ mod tests {
     #[test]
     fn each_obstacle_is_told_apart() {
         let obstacle = |cuda, capability, built| {
-            gpus(cuda, capability)
-                .obstacle(&libtorch(built))
-                .map(|(problem, _)| problem)
-                .unwrap()
+            gpus(cuda, capability).obstacle(&libtorch(built)).map(|(problem, _)| problem).unwrap()
         };
         assert!(obstacle("13.0", "9.0", None).contains("CPUs alone"));
         assert!(obstacle("12.8", "9.0", Some("13.0")).contains("CUDA 12.8"));

@@ -47,11 +47,7 @@ impl Processor {
     /// The features that matter, by the names that people use.
     pub fn features(&self) -> Vec<&'static str> {
         let has = |flag: &str| self.features.iter().any(|feature| feature == flag);
-        FEATURES
-            .iter()
-            .filter(|(_, flag)| has(flag))
-            .map(|(name, _)| *name)
-            .collect()
+        FEATURES.iter().filter(|(_, flag)| has(flag)).map(|(name, _)| *name).collect()
     }
 
     /// What is to be expected of training in bf16.
@@ -73,10 +69,7 @@ fn features(cpuinfo: &str) -> Vec<String> {
         let (key, value) = line.split_once(':')?;
         matches!(key.trim(), "flags" | "Features").then_some(value)
     });
-    line.unwrap_or_default()
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect()
+    line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 /// Memory that this process may use and how much of it is free, in bytes; limits of a container
@@ -97,9 +90,7 @@ pub fn memory() -> Option<(u64, u64)> {
 
 /// Free space for a path that need not exist yet, in bytes; `None` if its disk is not known.
 pub fn free_space(path: &Path) -> Option<u64> {
-    let existing = path
-        .ancestors()
-        .find_map(|folder| folder.canonicalize().ok())?;
+    let existing = path.ancestors().find_map(|folder| folder.canonicalize().ok())?;
     Disks::new_with_refreshed_list()
         .ok()?
         .iter()
@@ -120,10 +111,7 @@ pub fn unresolved_libraries(library: &Path) -> Vec<String> {
 }
 
 fn unresolved(ldd: &str) -> Vec<String> {
-    let lines = ldd
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.contains("not found"));
+    let lines = ldd.lines().map(str::trim).filter(|line| line.contains("not found"));
     lines.map(str::to_owned).collect()
 }
 
@@ -132,20 +120,13 @@ mod tests {
     use super::*;
 
     fn processor(cpuinfo: &str) -> Processor {
-        Processor {
-            model: "a processor".to_owned(),
-            threads: 2,
-            features: features(cpuinfo),
-        }
+        Processor { model: "a processor".to_owned(), threads: 2, features: features(cpuinfo) }
     }
 
     #[test]
     fn features_are_read_as_whole_words() {
         let sapphire = processor("model\t: x\nflags\t\t: fpu avx2 avx512f amx_bf16 avx512_bf16\n");
-        assert_eq!(
-            sapphire.features(),
-            ["AMX bf16", "AVX-512 bf16", "AVX-512", "AVX2"]
-        );
+        assert_eq!(sapphire.features(), ["AMX bf16", "AVX-512 bf16", "AVX-512", "AVX2"]);
         assert!(sapphire.bf16().contains("several times"));
 
         let old = processor("flags : fpu avx512fx xamx_bf16\n\nflags : avx2\n");
@@ -159,8 +140,7 @@ mod tests {
 
     #[test]
     fn missing_libraries_are_taken_from_the_list() {
-        let text =
-            "\tlinux-vdso.so.1 (0x7f)\n\tlibcudart.so.13 => not found\n\tlibc.so.6 => /l (0x7)\n";
+        let text = "\tlinux-vdso.so.1 (0x7f)\n\tlibcudart.so.13 => not found\n\tlibc.so.6 => /l (0x7)\n";
         assert_eq!(unresolved(text), ["libcudart.so.13 => not found"]);
     }
 

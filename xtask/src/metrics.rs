@@ -9,14 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Words in the names of figures that a reader wants to see at the end.
-const SHOWN: [&str; 6] = [
-    "loss",
-    "entropy",
-    "distinct",
-    "perplexity",
-    "ppl",
-    "accuracy",
-];
+const SHOWN: [&str; 6] = ["loss", "entropy", "distinct", "perplexity", "ppl", "accuracy"];
 
 /// The course of one figure over a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,8 +49,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If the file cannot be read.
 pub fn courses(file: &Path) -> Result<BTreeMap<String, Course>> {
-    let text = fs::read_to_string(file)
-        .with_context(|| format!("the metrics in {} cannot be read", file.display()))?;
+    let text = fs::read_to_string(file).with_context(|| format!("the metrics in {} cannot be read", file.display()))?;
     let mut courses = BTreeMap::new();
     for line in text.lines() {
         if let Ok(value) = serde_json::from_str(line) {
@@ -70,22 +62,13 @@ pub fn courses(file: &Path) -> Result<BTreeMap<String, Course>> {
 fn collect(value: &Value, name: String, courses: &mut BTreeMap<String, Course>) {
     if let Value::Object(fields) = value {
         for (key, value) in fields {
-            let name = if name.is_empty() {
-                key.clone()
-            } else {
-                format!("{name}.{key}")
-            };
+            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
             collect(value, name, courses);
         }
     } else if let Some(number) = value.as_f64()
         && SHOWN.iter().any(|word| name.contains(word))
     {
-        let start = Course {
-            first: number,
-            last: number,
-            lowest: number,
-            count: 0,
-        };
+        let start = Course { first: number, last: number, lowest: number, count: 0 };
         let course = courses.entry(name).or_insert(start);
         course.last = number;
         course.lowest = course.lowest.min(number);
@@ -95,27 +78,11 @@ fn collect(value: &Value, name: String, courses: &mut BTreeMap<String, Course>) 
 
 /// One line for each figure: where it started, its lowest value, where it ended.
 pub fn table(courses: &BTreeMap<String, Course>) -> String {
-    let width = courses
-        .keys()
-        .map(|name| name.chars().count())
-        .max()
-        .unwrap_or(0)
-        .max(6);
-    let mut table = format!(
-        "{:width$}  {:>9} {:>9} {:>9} {:>7}\n",
-        "figure", "first", "lowest", "last", "values"
-    );
+    let width = courses.keys().map(|name| name.chars().count()).max().unwrap_or(0).max(6);
+    let mut table = format!("{:width$}  {:>9} {:>9} {:>9} {:>7}\n", "figure", "first", "lowest", "last", "values");
     for (name, course) in courses {
-        let Course {
-            first,
-            last,
-            lowest,
-            count,
-        } = course;
-        let _ = writeln!(
-            table,
-            "{name:width$}  {first:>9.4} {lowest:>9.4} {last:>9.4} {count:>7}"
-        );
+        let Course { first, last, lowest, count } = course;
+        let _ = writeln!(table, "{name:width$}  {first:>9.4} {lowest:>9.4} {last:>9.4} {count:>7}");
     }
     table
 }
@@ -142,15 +109,7 @@ mod tests {
         let courses = courses(&files[0]).unwrap();
         let names: Vec<_> = courses.keys().map(String::as_str).collect();
         assert_eq!(names, ["loss", "validation.loss_decode"]);
-        assert_eq!(
-            courses["loss"],
-            Course {
-                first: 3.0,
-                last: 2.0,
-                lowest: 1.0,
-                count: 3
-            }
-        );
+        assert_eq!(courses["loss"], Course { first: 3.0, last: 2.0, lowest: 1.0, count: 3 });
 
         let table = table(&courses);
         let row = table.lines().find(|row| row.starts_with("loss")).unwrap();

@@ -27,19 +27,13 @@ impl Python {
         ["python3", "python"]
             .into_iter()
             .map(|name| Self::at(Path::new(name)))
-            .find(|python| {
-                python
-                    .print("import sys; assert sys.version_info[0] == 3")
-                    .is_ok()
-            })
+            .find(|python| python.print("import sys; assert sys.version_info[0] == 3").is_ok())
             .context(NO_PYTHON)
     }
 
     /// The interpreter at a known path.
     pub fn at(program: &Path) -> Self {
-        Self {
-            program: program.to_owned(),
-        }
+        Self { program: program.to_owned() }
     }
 
     /// What a short program prints, without the line's end.
@@ -56,9 +50,7 @@ impl Python {
         if !output.status.success() {
             bail!("{} failed", self.program.display());
         }
-        Ok(String::from_utf8(output.stdout)?
-            .trim_end_matches(['\r', '\n'])
-            .to_owned())
+        Ok(String::from_utf8(output.stdout)?.trim_end_matches(['\r', '\n']).to_owned())
     }
 
     /// The interpreter's version, e.g. `3.11.7`.
@@ -74,8 +66,7 @@ impl Python {
     /// # Errors
     /// If it has none, with the remedy.
     pub fn pip_version(&self) -> Result<String> {
-        self.print("import pip; print(pip.__version__)")
-            .context(NO_PIP)
+        self.print("import pip; print(pip.__version__)").context(NO_PIP)
     }
 
     /// A call of the interpreter.

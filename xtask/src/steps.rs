@@ -62,16 +62,9 @@ impl Steps {
     /// One line for each step and one for their sum.
     pub fn table(&self) -> String {
         let total = self.done.iter().map(|(_, time)| *time).sum();
-        let rows = self
-            .done
-            .iter()
-            .map(|(title, time)| (title.as_str(), *time));
+        let rows = self.done.iter().map(|(title, time)| (title.as_str(), *time));
         let rows: Vec<_> = rows.chain([("total", total)]).collect();
-        let width = rows
-            .iter()
-            .map(|(title, _)| title.chars().count())
-            .max()
-            .unwrap_or(0);
+        let width = rows.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0);
         rows.iter().fold(String::new(), |mut table, (title, time)| {
             let _ = writeln!(table, "{title:width$}  {:>8}", clock(*time));
             table
@@ -88,9 +81,7 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("interrupted");
     }
     let line = command_line(command);
-    let child = command
-        .spawn()
-        .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+    let child = command.spawn().with_context(|| format!("{} cannot be started", command.get_program().display()))?;
     let status = wait(child)?;
     if INTERRUPTS.load(Ordering::SeqCst) > 0 {
         bail!("interrupted; to go on from here by hand:\n    {line}");
@@ -104,10 +95,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 fn wait(mut child: Child) -> Result<ExitStatus> {
     let mut interrupted = None;
     loop {
-        if let Some(status) = child
-            .try_wait()
-            .context("a child process cannot be awaited")?
-        {
+        if let Some(status) = child.try_wait().context("a child process cannot be awaited")? {
             return Ok(status);
         }
         let count = INTERRUPTS.load(Ordering::SeqCst);
@@ -149,11 +137,7 @@ pub fn command_line(command: &Command) -> String {
         _ => program.strip_prefix(&here).unwrap_or(program),
     };
     words.push(quoted(&program.to_string_lossy()));
-    words.extend(
-        command
-            .get_args()
-            .map(|word| quoted(&word.to_string_lossy())),
-    );
+    words.extend(command.get_args().map(|word| quoted(&word.to_string_lossy())));
     words.join(" ")
 }
 
@@ -184,20 +168,12 @@ mod tests {
     #[test]
     fn a_command_line_can_be_typed_again() {
         let mut command = Command::new("elf");
-        command
-            .args(["train", "it's.yml", "-o", "a=b", ""])
-            .env("X", "1 2");
+        command.args(["train", "it's.yml", "-o", "a=b", ""]).env("X", "1 2");
         command.current_dir("/a b");
-        assert_eq!(
-            command_line(&command),
-            r"cd '/a b' && X='1 2' elf train 'it'\''s.yml' -o a=b ''"
-        );
+        assert_eq!(command_line(&command), r"cd '/a b' && X='1 2' elf train 'it'\''s.yml' -o a=b ''");
 
         let mut command = Command::new("/toolchain/bin/cargo");
-        command
-            .arg("test")
-            .env("LIBTORCH", "/torch")
-            .current_dir(env::current_dir().unwrap());
+        command.arg("test").env("LIBTORCH", "/torch").current_dir(env::current_dir().unwrap());
         assert_eq!(command_line(&command), "cargo test");
 
         let built = env::current_dir().unwrap().join("target/release/elf");
@@ -214,22 +190,15 @@ mod tests {
     #[test]
     fn steps_stop_at_a_failure_and_say_how_to_repeat_it() {
         let mut steps = Steps::default();
-        steps
-            .run("fine", Command::new("sh").args(["-c", "exit 0"]))
-            .unwrap();
-        let error = steps
-            .run("broken", Command::new("sh").args(["-c", "exit 3"]))
-            .unwrap_err();
+        steps.run("fine", Command::new("sh").args(["-c", "exit 0"])).unwrap();
+        let error = steps.run("broken", Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
         let message = format!("{error:#}");
         assert!(message.contains("stopped at \"broken\""), "{message}");
         assert!(message.contains("exit status: 3"), "{message}");
         assert!(message.contains("sh -c 'exit 3'"), "{message}");
 
         let table = steps.table();
-        let titles: Vec<_> = table
-            .lines()
-            .filter_map(|row| row.split("  ").next())
-            .collect();
+        let titles: Vec<_> = table.lines().filter_map(|row| row.split("  ").next()).collect();
         assert_eq!(titles, ["fine", "broken", "total"]);
     }
 

@@ -23,16 +23,11 @@ impl Workspace {
     pub fn find() -> Result<Self> {
         // At run time cargo names the folder of this crate; the compile-time value serves a program
         // started by hand.
-        let manifest = env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let manifest =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         match manifest.parent() {
-            Some(root) if root.join("Cargo.toml").is_file() => Ok(Self {
-                root: root.to_owned(),
-            }),
-            _ => bail!(
-                "{} does not lie in the repository; start this program with `cargo xtask`",
-                manifest.display()
-            ),
+            Some(root) if root.join("Cargo.toml").is_file() => Ok(Self { root: root.to_owned() }),
+            _ => bail!("{} does not lie in the repository; start this program with `cargo xtask`", manifest.display()),
         }
     }
 
@@ -48,11 +43,9 @@ impl Workspace {
         let mut command = self.cargo();
         // Our own environment may still carry the value that the configuration had when we started.
         command.env("LIBTORCH", &libtorch.root);
-        if let Some(flags) = flags_with_run_path(
-            env::var_os("CARGO_ENCODED_RUSTFLAGS"),
-            env::var_os("RUSTFLAGS"),
-            &libtorch.root,
-        ) {
+        if let Some(flags) =
+            flags_with_run_path(env::var_os("CARGO_ENCODED_RUSTFLAGS"), env::var_os("RUSTFLAGS"), &libtorch.root)
+        {
             command.env("CARGO_ENCODED_RUSTFLAGS", flags);
         }
         command
@@ -73,14 +66,10 @@ impl Workspace {
             .output()
             .context("cargo cannot be started")?;
         if !output.status.success() {
-            bail!(
-                "{package} does not build; to see it again: cargo {}",
-                arguments.join(" ")
-            );
+            bail!("{package} does not build; to see it again: cargo {}", arguments.join(" "));
         }
-        executable(&String::from_utf8_lossy(&output.stdout), program).with_context(|| {
-            format!("cargo built {package} but names no program {program} among its results")
-        })
+        executable(&String::from_utf8_lossy(&output.stdout), program)
+            .with_context(|| format!("cargo built {package} but names no program {program} among its results"))
     }
 
     /// The folder that holds what cargo builds, for a look at the free space.
@@ -96,11 +85,7 @@ impl Workspace {
 
 /// Flags set in the environment make cargo ignore those of its configuration, our run path with
 /// them: what was set plus the run path, in cargo's encoding; `None` where nothing was set.
-fn flags_with_run_path(
-    encoded: Option<OsString>,
-    plain: Option<OsString>,
-    libtorch: &Path,
-) -> Option<OsString> {
+fn flags_with_run_path(encoded: Option<OsString>, plain: Option<OsString>, libtorch: &Path) -> Option<OsString> {
     const SEPARATOR: &str = "\u{1f}";
     let mut flags = match (encoded, plain) {
         (Some(encoded), _) => encoded.into_string().ok()?,
@@ -142,10 +127,7 @@ mod tests {
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"elf\"},\"executable\":\"/t/release/elf\"}\n",
             "{\"reason\":\"build-finished\",\"success\":true}\n",
         );
-        assert_eq!(
-            executable(messages, "elf"),
-            Some(PathBuf::from("/t/release/elf"))
-        );
+        assert_eq!(executable(messages, "elf"), Some(PathBuf::from("/t/release/elf")));
         assert_eq!(executable(messages, "elf-core"), None);
     }
 
@@ -158,10 +140,7 @@ mod tests {
             flags_with_run_path(None, Some(" -D  warnings ".into()), libtorch),
             Some(format!("-D\u{1f}warnings\u{1f}{path}").into())
         );
-        assert_eq!(
-            flags_with_run_path(None, Some("".into()), libtorch),
-            Some(path.into())
-        );
+        assert_eq!(flags_with_run_path(None, Some("".into()), libtorch), Some(path.into()));
         assert_eq!(
             flags_with_run_path(Some("--cfg\u{1f}a b".into()), Some("-D x".into()), libtorch),
             Some(format!("--cfg\u{1f}a b\u{1f}{path}").into())

@@ -169,7 +169,11 @@ impl LatentMoments {
         match encoded.size()[..] {
             [b, s, c] if c == dim && valid.size() == [b, s] => {}
             [_, _, c] if c == dim => {
-                return Err(Error::shape("the validity mask", valid, format!("[B, S] of latents {:?}", encoded.size())));
+                return Err(Error::shape(
+                    "the validity mask",
+                    valid,
+                    format!("[B, S] of latents {:?}", encoded.size()),
+                ));
             }
             _ => return Err(Error::shape("encoded text", encoded, format!("[B, S, {dim}]"))),
         }

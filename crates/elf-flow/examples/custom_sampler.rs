@@ -61,11 +61,21 @@ impl Sampler for Renoise {
     // `finish`, the last step, is an Euler step unless it is written here.
 }
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    match run(std::env::args().skip(1)) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: impl Iterator<Item = String>) -> std::result::Result<(), Box<dyn std::error::Error>> {
     // 3. The name. A program registers it beside the built-in ones; a configuration or a command line then chooses.
     let registry = Registry::builtin().with(Entry::of::<Renoise>("renoise"));
 
-    let choices = match choice_from(std::env::args().skip(1))? {
+    let choices = match choice_from(words)? {
         Some(choice) => vec![choice],
         None => registry.entries().map(|entry| SamplerChoice::named(entry.name())).collect(),
     };
@@ -86,9 +96,12 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 /// `NAME [SETTING=NUMBER]...`, if anything is given.
 fn choice_from(mut words: impl Iterator<Item = String>) -> std::result::Result<Option<SamplerChoice>, String> {
     let Some(name) = words.next() else { return Ok(None) };
-    words.try_fold(SamplerChoice::named(name), |choice, word| {
-        let (setting, value) = word.split_once('=').ok_or_else(|| format!("`{word}` is not of the form SETTING=NUMBER"))?;
-        let value: f64 = value.parse().map_err(|_| format!("`{value}` is not a number"))?;
-        Ok(choice.with(setting, value))
-    }).map(Some)
+    words
+        .try_fold(SamplerChoice::named(name), |choice, word| {
+            let (setting, value) =
+                word.split_once('=').ok_or_else(|| format!("`{word}` is not of the form SETTING=NUMBER"))?;
+            let value: f64 = value.parse().map_err(|_| format!("`{value}` is not a number"))?;
+            Ok(choice.with(setting, value))
+        })
+        .map(Some)
 }

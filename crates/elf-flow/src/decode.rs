@@ -18,7 +18,10 @@ pub struct Decoder<'a> {
 
 impl std::fmt::Debug for Decoder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.debug_struct("Decoder").field("trained", &self.trained).field("guidance", &self.guidance).finish_non_exhaustive()
+        f.debug_struct("Decoder")
+            .field("trained", &self.trained)
+            .field("guidance", &self.guidance)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,7 +53,12 @@ impl<'a> Decoder<'a> {
         let ones = Tensor::f_ones([b], (Kind::Float, z.device()))?;
         let w = &ones * self.guidance;
         let x_prev = self.trained.self_conditioned.then(|| z.f_zeros_like()).transpose()?;
-        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), decode: Some(&ones), ..TrunkInput::new(&z, &ones) };
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            decode: Some(&ones),
+            ..TrunkInput::new(&z, &ones)
+        };
         let hidden = self.net.trunk(&input)?.f_flatten(0, 1)?;
         let positions = b * s;
         let ids = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {

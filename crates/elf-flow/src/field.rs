@@ -95,7 +95,10 @@ pub struct NetworkField<'a> {
 
 impl std::fmt::Debug for NetworkField<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.debug_struct("NetworkField").field("trained", &self.trained).field("guidance", &self.guidance).finish_non_exhaustive()
+        f.debug_struct("NetworkField")
+            .field("trained", &self.trained)
+            .field("guidance", &self.guidance)
+            .finish_non_exhaustive()
     }
 }
 

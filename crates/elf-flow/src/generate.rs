@@ -104,7 +104,10 @@ pub struct Generator<'a> {
 
 impl std::fmt::Debug for Generator<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.debug_struct("Generator").field("config", &self.config).field("sampler", &self.sampler).finish_non_exhaustive()
+        f.debug_struct("Generator")
+            .field("config", &self.config)
+            .field("sampler", &self.sampler)
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,7 +121,8 @@ impl<'a> Generator<'a> {
         let sampler = registry.config(&config.sampler)?;
         let w = config.self_conditioning_guidance;
         for (setting, scale) in [("self_conditioning_guidance", w), ("condition_guidance", config.condition_guidance)] {
-            if !scale.is_finite() {
+            // Tensors are fp32: a larger number would not fit beside them.
+            if !(scale as f32).is_finite() {
                 return Err(Error::setting(setting, format!("{scale} is not a scale")));
             }
         }
@@ -127,7 +131,10 @@ impl<'a> Generator<'a> {
             return Err(Error::setting("self_conditioning_guidance", reason));
         }
         if config.steps > MAX_STEPS {
-            return Err(Error::setting("steps", format!("{} steps are more than the {MAX_STEPS} that are allowed", config.steps)));
+            return Err(Error::setting(
+                "steps",
+                format!("{} steps are more than the {MAX_STEPS} that are allowed", config.steps),
+            ));
         }
         if config.pad_to == Some(0) {
             return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
@@ -177,11 +184,22 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// As [`Generator::generate`], or if the noise fails.
-    pub fn generate_from(&self, request: &Request, noise: &mut dyn Noise, observer: &mut dyn Observer) -> Result<Generated> {
+    pub fn generate_from(
+        &self,
+        request: &Request,
+        noise: &mut dyn Noise,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated> {
         self.run(request, request.seeds.len(), noise, observer)
     }
 
-    fn run(&self, request: &Request, rows: usize, noise: &mut dyn Noise, observer: &mut dyn Observer) -> Result<Generated> {
+    fn run(
+        &self,
+        request: &Request,
+        rows: usize,
+        noise: &mut dyn Noise,
+        observer: &mut dyn Observer,
+    ) -> Result<Generated> {
         let shape = [rows as i64, request.length, self.net.shape().latent_dim];
         self.check(request)?;
         tch::no_grad(|| {
@@ -228,7 +246,9 @@ impl<'a> Generator<'a> {
             let s = self.config.condition_guidance;
             return match s == 1.0 {
                 true => Ok(()),
-                false => Err(Error::setting("condition_guidance", format!("{s} is asked for without a condition; use 1"))),
+                false => {
+                    Err(Error::setting("condition_guidance", format!("{s} is asked for without a condition; use 1")))
+                }
             };
         };
         let found = condition.sizes()?;
@@ -265,7 +285,7 @@ fn rows_on_host(ids: &Tensor, latents: &Tensor, rows: usize) -> Result<Vec<Vec<i
     let finite = latents.f_narrow(0, 0, rows)?.f_isfinite()?.f_all()?.f_to_kind(Kind::Int64)?.f_view([1])?;
     let mut flat = Vec::<i64>::try_from(Tensor::f_cat(&[ids.f_narrow(0, 0, rows)?.f_reshape([-1])?, finite], 0)?)?;
     if flat.pop() != Some(1) {
-        let reason = "the sampled latents are not finite; use smaller guidance scales, or fp32 if this was bf16";
+        let reason = "the sampled latents are not finite; use smaller guidance scales, or another checkpoint if this one is damaged";
         return Err(Error::setting("sampling", reason));
     }
     Ok(flat.chunks(s as usize).map(<[i64]>::to_vec).collect())

@@ -39,7 +39,10 @@ impl<F: Field> Field for SelfConditioningGuidance<F> {
             return Ok(without);
         }
         let with = self.inner.eval(z, t, hint)?;
-        Ok(Prediction { v: extrapolate(&without.v, &with.v, self.scale)?, x: extrapolate(&without.x, &with.x, self.scale)? })
+        Ok(Prediction {
+            v: extrapolate(&without.v, &with.v, self.scale)?,
+            x: extrapolate(&without.x, &with.x, self.scale)?,
+        })
     }
 
     fn pin(&self, z: Tensor) -> Result<Tensor> {

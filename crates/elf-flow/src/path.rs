@@ -31,7 +31,8 @@ impl Path {
     /// # Errors
     /// If the noise scale is not positive or `t_eps` is not in (0, 1].
     pub fn check(&self) -> Result<()> {
-        if !(self.noise_scale > 0.0 && self.noise_scale.is_finite()) {
+        // Tensors are fp32: a larger number would not fit beside them.
+        if !(self.noise_scale > 0.0 && (self.noise_scale as f32).is_finite()) {
             return Err(Error::setting(
                 "denoiser_noise_scale",
                 format!("{} is not a positive number", self.noise_scale),

@@ -28,7 +28,8 @@ impl LogitNormal {
     }
 
     fn check(&self, setting: &str) -> Result<()> {
-        if !(self.mean.is_finite() && self.std.is_finite() && self.std >= 0.0) {
+        // Tensors are fp32: larger numbers would not fit beside them.
+        if !((self.mean as f32).is_finite() && (self.std as f32).is_finite() && self.std >= 0.0) {
             return Err(Error::setting(setting, format!("mean {} and std {} do not make a law", self.mean, self.std)));
         }
         Ok(())
@@ -124,8 +125,11 @@ impl TimeGrid {
     /// batch it is served in.
     ///
     /// # Errors
-    /// If `steps` is 0 or the noise fails.
+    /// If `steps` is 0, mean and standard deviation make no law, or the noise fails.
     pub fn times(&self, steps: usize, noise: &mut dyn Noise) -> Result<Vec<f64>> {
+        if let Self::LogitNormal(law) = self {
+            law.check("grid")?;
+        }
         if steps == 0 {
             return Err(Error::setting("num_sampling_steps", "at least 1 step is needed"));
         }

@@ -37,7 +37,8 @@ fn the_order_of_convergence_is_as_promised() {
     let exact = FIELD.end_of(&z0);
     for entry in BUILTIN {
         let (order, choice) = promise(entry.name());
-        let error = |steps| (run(&choice, &FIELD, &z0, steps, &mut no_randomness()).z - &exact).abs().max().double_value(&[]);
+        let error =
+            |steps| (run(&choice, &FIELD, &z0, steps, &mut no_randomness()).z - &exact).abs().max().double_value(&[]);
         let observed = (error(80) / error(640)).log2() / 3.0;
         assert!((observed - order).abs() < 0.15, "{}: order {observed:.3}, promised {order}", entry.name());
         assert!(error(640) < 0.01, "{}: converges elsewhere", entry.name());
@@ -92,12 +93,18 @@ impl Field for Strict<'_> {
 #[test]
 fn condition_positions_are_clean_at_every_step() {
     let latents = Tensor::randn([3, 6, 4], (Kind::Float, Device::Cpu)) * 5.0;
-    let mask = Tensor::from_slice(&[1f32, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let mask = Tensor::from_slice(&[
+        1f32, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0,
+    ]);
     let condition = Condition::new(&latents, &mask.view([3, 6])).unwrap();
     assert_eq!(condition.lengths(), [2, 4, 0]);
     for entry in BUILTIN {
         let choice = SamplerChoice::named(entry.name());
-        let field = Strict { inner: Conditioned::new(FIELD, &condition), condition: &condition, evaluations: Default::default() };
+        let field = Strict {
+            inner: Conditioned::new(FIELD, &condition),
+            condition: &condition,
+            evaluations: Default::default(),
+        };
         let mut noise = Seeded::new(vec![1, 2, 3], Device::Cpu);
         let z0 = noise.normal("z0", &[3, 6, 4]).unwrap();
         let mut checked = 0;
@@ -135,7 +142,10 @@ fn misspelt_names_and_settings_are_refused_with_what_there_is() {
     for entry in BUILTIN {
         let misspelt = format!("{}x", entry.name());
         let text = message(SamplerChoice::named(&misspelt));
-        assert!(text.contains(&format!("no sampler `{misspelt}`; there is: {}", entry.name())), "nearest first: {text}");
+        assert!(
+            text.contains(&format!("no sampler `{misspelt}`; there is: {}", entry.name())),
+            "nearest first: {text}"
+        );
         assert!(BUILTIN.iter().all(|e| text.contains(e.name())), "all are listed: {text}");
 
         let defaults = entry.defaults().unwrap();
@@ -145,9 +155,14 @@ fn misspelt_names_and_settings_are_refused_with_what_there_is() {
         for (key, value) in &defaults {
             let wrong_type = SamplerChoice::named(entry.name()).with(key, serde_json::json!(["wrong"]));
             assert!(message(wrong_type).contains(entry.name()));
-            registry.config(&SamplerChoice::named(entry.name()).with(key, value.clone())).expect("the default is right");
+            registry
+                .config(&SamplerChoice::named(entry.name()).with(key, value.clone()))
+                .expect("the default is right");
         }
-        entry.aliases().iter().for_each(|alias| _ = registry.config(&SamplerChoice::named(*alias)).expect("an alias is a name"));
+        entry
+            .aliases()
+            .iter()
+            .for_each(|alias| _ = registry.config(&SamplerChoice::named(*alias)).expect("an alias is a name"));
     }
     assert!(message(SamplerChoice::named("sde").with("gama", 1.0)).contains("no setting `gama`; there is: gamma"));
     assert!(message(SamplerChoice::named("sde").with("gamma", -0.5)).contains("-0.5"));
@@ -155,7 +170,10 @@ fn misspelt_names_and_settings_are_refused_with_what_there_is() {
 
 #[test]
 fn names_and_aliases_are_unique() {
-    let mut names: Vec<_> = BUILTIN.iter().flat_map(|e| std::iter::once(&e.name()).chain(e.aliases()).copied().collect::<Vec<_>>()).collect();
+    let mut names: Vec<_> = BUILTIN
+        .iter()
+        .flat_map(|e| std::iter::once(&e.name()).chain(e.aliases()).copied().collect::<Vec<_>>())
+        .collect();
     let all = names.len();
     names.sort_unstable();
     names.dedup();

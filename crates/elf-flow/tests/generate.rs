@@ -5,8 +5,8 @@ mod toy;
 use elf_core::{Counting, Network, Noise, Seeded};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated, Generator, NetworkField,
-    Observer, Path, Request, SelfConditioningGuidance, TimeGrid, Trained,
+    Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated, Generator,
+    LogitNormal, NetworkField, Observer, Path, Request, SelfConditioningGuidance, TimeGrid, Trained,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
@@ -25,7 +25,8 @@ fn generate(net: &dyn Network, config: GenerateConfig, request: &Request) -> Gen
 /// One condition per seed, of the seed's own length and content.
 fn condition_of(seeds: &[u64]) -> Condition {
     let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
-    let mask: Vec<f32> = seeds.iter().flat_map(|seed| (0..S).map(move |i| f32::from(i <= (*seed % 4) as i64))).collect();
+    let mask: Vec<f32> =
+        seeds.iter().flat_map(|seed| (0..S).map(move |i| f32::from(i <= (*seed % 4) as i64))).collect();
     Condition::new(&latents, &Tensor::from_slice(&mask).view([-1, S])).unwrap()
 }
 
@@ -59,7 +60,10 @@ fn a_batch_costs_what_it_says() {
         assert_eq!(net.count().rows_with_grad, 0, "{name}: nothing is recorded for a backward pass");
         assert_eq!(net.count().logit_positions, rows * S as u64, "{name}: logits once");
         assert_eq!((got.z.size(), got.ids.len()), (vec![3, S, C], 3), "{name}");
-        assert!(got.ids.iter().all(|row| row.len() == S as usize && row.iter().all(|id| (0..V).contains(id))), "{name}");
+        assert!(
+            got.ids.iter().all(|row| row.len() == S as usize && row.iter().all(|id| (0..V).contains(id))),
+            "{name}"
+        );
     }
 }
 
@@ -77,8 +81,12 @@ fn condition_guidance_is_one_batch_of_twice_the_rows() {
 fn a_row_does_not_depend_on_its_batch() {
     let net = Toy::new(true);
     for (sampler, guidance) in [("sde", 1.0), ("euler", 2.0), ("heun", 2.0)] {
-        let config =
-            GenerateConfig { pad_to: Some(5), sampler: SamplerChoice::named(sampler), condition_guidance: guidance, ..config() };
+        let config = GenerateConfig {
+            pad_to: Some(5),
+            sampler: SamplerChoice::named(sampler),
+            condition_guidance: guidance,
+            ..config()
+        };
         let ids = |seeds: &[u64]| {
             let condition = condition_of(seeds);
             generate(&net, config.clone(), &Request { condition: Some(&condition), ..Request::new(seeds, S) }).ids
@@ -114,7 +122,8 @@ fn the_condition_stays_as_it_is() {
     for guidance_input in [true, false] {
         let got = generate(&Toy::new(guidance_input), config.clone(), &request);
         assert!(condition.pin(&got.z).unwrap().equal(&got.z));
-        let free = generate(&Toy::new(guidance_input), GenerateConfig { condition_guidance: 1.0, ..config.clone() }, &request);
+        let free =
+            generate(&Toy::new(guidance_input), GenerateConfig { condition_guidance: 1.0, ..config.clone() }, &request);
         assert!(!free.z.equal(&got.z), "guidance does something");
     }
 }
@@ -237,7 +246,9 @@ fn what_makes_no_sense_is_refused_by_name() {
         (GenerateConfig { steps: 0, ..config() }, "steps"),
         (GenerateConfig { steps: usize::MAX, ..config() }, "steps"),
         (GenerateConfig { condition_guidance: f64::NAN, ..config() }, "condition_guidance"),
-        (GenerateConfig { self_conditioning_guidance: f64::INFINITY, ..config() }, "self_conditioning_guidance"),
+        (GenerateConfig { self_conditioning_guidance: 1e300, ..config() }, "self_conditioning_guidance"),
+        (GenerateConfig { grid: TimeGrid::LogitNormal(LogitNormal { mean: 1e300, std: 0.8 }), ..config() }, "grid"),
+        (GenerateConfig { grid: TimeGrid::LogitNormal(LogitNormal { mean: 0.0, std: f64::NAN }), ..config() }, "grid"),
         (GenerateConfig { pad_to: Some(0), ..config() }, "pad_to"),
         (GenerateConfig { sampler: SamplerChoice::named("eular"), ..config() }, "there is: euler"),
     ];
@@ -266,20 +277,27 @@ fn what_makes_no_sense_is_refused_by_name() {
         assert!(message.contains(named), "{message}");
     }
     let latents = Tensor::zeros([2, S, C], (Kind::Float, Device::Cpu));
-    for mask in [Tensor::zeros([2, S + 1], (Kind::Float, Device::Cpu)), Tensor::full([2, S], 0.5, (Kind::Float, Device::Cpu))] {
+    for mask in
+        [Tensor::zeros([2, S + 1], (Kind::Float, Device::Cpu)), Tensor::full([2, S], 0.5, (Kind::Float, Device::Cpu))]
+    {
         assert!(Condition::new(&latents, &mask).unwrap_err().to_string().contains("condition mask"));
     }
-    let times = |times: Vec<f64>| Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap().with_times(times).is_err();
-    assert!(times(vec![]) && times(vec![0.0, 0.5]) && times(vec![0.0, 0.6, 0.5, 1.0]) && times(vec![0.0, f64::NAN, 1.0]));
+    let times = |times: Vec<f64>| {
+        Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap().with_times(times).is_err()
+    };
+    assert!(
+        times(vec![]) && times(vec![0.0, 0.5]) && times(vec![0.0, 0.6, 0.5, 1.0]) && times(vec![0.0, f64::NAN, 1.0])
+    );
 }
 
 #[test]
 fn latents_that_are_not_finite_are_an_error() {
     let net = Toy::new(false);
-    let config = GenerateConfig { self_conditioning_guidance: 1e300, ..config() };
-    let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
+    let damaged = net.params().get("to_x").unwrap().tensor.get(0);
+    tch::no_grad(|| _ = damaged.shallow_clone().fill_(f64::NAN));
+    let generator = Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap();
     let error = generator.generate(&Request::new(&[1], S), &mut ()).unwrap_err().to_string();
-    assert!(error.contains("not finite") && error.contains("guidance"), "{error}");
+    assert!(error.contains("not finite") && error.contains("checkpoint"), "{error}");
 }
 
 #[test]

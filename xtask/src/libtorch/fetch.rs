@@ -72,11 +72,7 @@ pub fn cached() -> Result<Libtorch> {
             Err(problem) => println!("{} is damaged: {problem}", home.display()),
         }
     }
-    if !cfg!(all(
-        target_os = "linux",
-        target_arch = "x86_64",
-        target_env = "gnu"
-    )) {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         bail!(
             "libtorch can be fetched for Linux with glibc on x86_64 alone; install PyTorch {VERSION} \
              for python3, or set LIBTORCH to a folder with libtorch {VERSION}, and run `cargo xtask \
@@ -96,10 +92,7 @@ pub fn cached() -> Result<Libtorch> {
             SPACE as f64 / 1e9
         );
     }
-    println!(
-        "fetching libtorch {VERSION} with pip into {}, once for this user",
-        cache.display()
-    );
+    println!("fetching libtorch {VERSION} with pip into {}, once for this user", cache.display());
     clear(&cache, &home).with_context(|| cannot_write(&cache))?;
     for wheel in &WHEELS {
         download(&python, wheel, &downloads)?;
@@ -115,9 +108,7 @@ pub fn cached() -> Result<Libtorch> {
 /// # Errors
 /// If the user has none.
 pub fn folder() -> Result<PathBuf> {
-    let chosen = env::var_os("ELF_CACHE_DIR")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from);
+    let chosen = env::var_os("ELF_CACHE_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = chosen
         .or_else(|| Some(dirs::cache_dir()?.join("elf")))
         .ok_or_else(|| anyhow!("no folder for caches is known: set ELF_CACHE_DIR to one"))?;
@@ -125,10 +116,7 @@ pub fn folder() -> Result<PathBuf> {
 }
 
 fn cannot_write(path: &Path) -> String {
-    format!(
-        "{} cannot be written; let ELF_CACHE_DIR name a folder that can",
-        path.display()
-    )
+    format!("{} cannot be written; let ELF_CACHE_DIR name a folder that can", path.display())
 }
 
 /// Two set-ups at once, say in two clones, take turns: the second one finds the work done.
@@ -138,8 +126,7 @@ fn lock(path: &Path) -> Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             println!("another set-up is fetching libtorch; waiting for it");
-            file.lock()
-                .with_context(|| format!("{} cannot be locked", path.display()))?;
+            file.lock().with_context(|| format!("{} cannot be locked", path.display()))?;
         }
         // Some network file systems know no locks; then nobody can be waited for.
         Err(TryLockError::Error(_)) => {}
@@ -202,18 +189,12 @@ fn download(python: &Python, wheel: &Wheel, downloads: &Path) -> Result<()> {
 /// Unpacks the files side by side, as pip would install them, for libtorch finds its neighbours by
 /// relative paths; keeps what a build and a program need, and renames the whole into place.
 fn unpack(python: &Python, downloads: &Path, cache: &Path, home: &Path) -> Result<Libtorch> {
-    let aside = tempfile::Builder::new()
-        .prefix(UNPACKING)
-        .tempdir_in(cache)
-        .with_context(|| cannot_write(cache))?;
+    let aside = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(cache).with_context(|| cannot_write(cache))?;
     let all = aside.path().join("all");
     let kept = aside.path().join("kept");
     for wheel in &WHEELS {
         let mut unzip = python.command();
-        unzip
-            .args(["-m", "zipfile", "-e"])
-            .arg(downloads.join(wheel.file))
-            .arg(&all);
+        unzip.args(["-m", "zipfile", "-e"]).arg(downloads.join(wheel.file)).arg(&all);
         steps::run(&mut unzip).with_context(|| {
             format!(
                 "{} cannot be unpacked. If it is damaged, delete {} and run `cargo xtask setup` again",
@@ -223,8 +204,7 @@ fn unpack(python: &Python, downloads: &Path, cache: &Path, home: &Path) -> Resul
         })?;
     }
     keep_needed(&all, &kept).with_context(|| cannot_write(&kept))?;
-    Libtorch::inspect(&kept.join("torch"))
-        .map_err(|problem| anyhow!("what pip fetched cannot be used: {problem}"))?;
+    Libtorch::inspect(&kept.join("torch")).map_err(|problem| anyhow!("what pip fetched cannot be used: {problem}"))?;
     fs::rename(&kept, home).with_context(|| cannot_write(home))?;
     Libtorch::inspect(&home.join("torch"))
 }
@@ -276,12 +256,7 @@ mod tests {
             "torch-2.11.0.dist-info/licenses/LICENSE",
             "nvidia/cu13/lib/libcudart.so.13",
         ];
-        let unneeded = [
-            "torch/nn/modules.py",
-            "torch/bin/protoc",
-            "torchgen/gen.py",
-            "nvidia/cu13/lib/libx.a",
-        ];
+        let unneeded = ["torch/nn/modules.py", "torch/bin/protoc", "torchgen/gen.py", "nvidia/cu13/lib/libx.a"];
         for file in needed.iter().chain(&unneeded) {
             fs::create_dir_all(all.join(file).parent().unwrap()).unwrap();
             fs::write(all.join(file), file).unwrap();
@@ -306,10 +281,7 @@ mod tests {
         }
         clear(folder.path(), &at("home")).unwrap();
         clear(folder.path(), &at("home")).unwrap();
-        assert_eq!(
-            names.map(|name| at(name).exists()),
-            [false, false, true, true]
-        );
+        assert_eq!(names.map(|name| at(name).exists()), [false, false, true, true]);
     }
 
     #[test]
@@ -321,11 +293,7 @@ mod tests {
             assert!(wheel.file.contains(wheel.platform), "{}", wheel.file);
             assert_eq!(wheel.sha256.len(), 64);
         }
-        assert!(
-            WHEELS
-                .iter()
-                .any(|wheel| wheel.requirement == format!("torch=={VERSION}"))
-        );
+        assert!(WHEELS.iter().any(|wheel| wheel.requirement == format!("torch=={VERSION}")));
     }
 
     #[test]

@@ -31,15 +31,10 @@ impl Link {
 /// Reads the link, if there is one of the form that [`write()`] gives it.
 pub fn read(workspace: &Path) -> Option<Link> {
     let text = fs::read_to_string(workspace.join(FILE)).ok()?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix("LIBTORCH = "))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("LIBTORCH = "))?;
     // The strings that we write are valid JSON as well.
     let libtorch: String = serde_json::from_str(value).ok()?;
-    Some(Link {
-        libtorch: libtorch.into(),
-        text,
-    })
+    Some(Link { libtorch: libtorch.into(), text })
 }
 
 /// Writes the link aside and renames it into place; returns its path.
@@ -81,10 +76,7 @@ pub fn write(workspace: &Path, libtorch: &Path) -> Result<PathBuf> {
 
 /// The flags for rustc that let our programs find the libraries at run time.
 pub fn run_path_flags(libtorch: &str) -> [String; 2] {
-    [
-        "-C".to_owned(),
-        format!("link-arg=-Wl,-rpath,{libtorch}/lib"),
-    ]
+    ["-C".to_owned(), format!("link-arg=-Wl,-rpath,{libtorch}/lib")]
 }
 
 /// A basic string of TOML. JSON's escapes are TOML's; control characters do not get here.
@@ -124,9 +116,7 @@ mod tests {
     fn paths_that_a_linker_would_cut_are_refused() {
         let workspace = tempfile::tempdir().unwrap();
         for root in ["/a,b", "/a:b", "/$ORIGIN", "/a\nb"] {
-            let message = write(workspace.path(), Path::new(root))
-                .unwrap_err()
-                .to_string();
+            let message = write(workspace.path(), Path::new(root)).unwrap_err().to_string();
             assert!(message.contains("move libtorch"), "{message}");
             assert_eq!(read(workspace.path()), None);
         }

@@ -56,11 +56,7 @@ impl Libtorch {
         if let Some(damage) = damaged_library(root) {
             bail!("{damage}");
         }
-        Ok(Self {
-            root: root.to_owned(),
-            version,
-            cuda,
-        })
+        Ok(Self { root: root.to_owned(), version, cuda })
     }
 
     /// The folder of the shared libraries.
@@ -82,8 +78,7 @@ const NEEDED: [&str; 5] = [
 /// in an archive of libtorch alone.
 fn version(root: &Path) -> Result<(String, Option<String>)> {
     if let Ok(text) = fs::read_to_string(root.join("version.py")) {
-        let version =
-            python_string(&text, "__version__").context("its version.py has no version")?;
+        let version = python_string(&text, "__version__").context("its version.py has no version")?;
         return Ok((version, python_string(&text, "cuda")));
     }
     if let Ok(text) = fs::read_to_string(root.join("build-version")) {
@@ -109,10 +104,7 @@ fn python_string(source: &str, name: &str) -> Option<String> {
         }
         let value = rest.split_once('=')?.1.trim();
         let quote = value.chars().next().filter(|c| "'\"".contains(*c))?;
-        value
-            .strip_prefix(quote)?
-            .strip_suffix(quote)
-            .map(str::to_owned)
+        value.strip_prefix(quote)?.strip_suffix(quote).map(str::to_owned)
     })
 }
 
@@ -123,9 +115,7 @@ fn damaged_library(root: &Path) -> Option<String> {
     let lists = fs::read_dir(packages).ok()?.flatten().filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
         name.ends_with(".dist-info")
-            && ["torch-", "nvidia_cuda_runtime-", "nvidia_cuda_cupti-"]
-                .iter()
-                .any(|package| name.starts_with(package))
+            && ["torch-", "nvidia_cuda_runtime-", "nvidia_cuda_cupti-"].iter().any(|package| name.starts_with(package))
     });
     for list in lists {
         let Ok(record) = fs::read_to_string(list.path().join("RECORD")) else {
@@ -171,9 +161,7 @@ pub enum SetUp {
 pub fn setup(workspace: &Workspace, how: SetUp) -> Result<Libtorch> {
     let linked = link::read(&workspace.root);
     let places = Places {
-        named: env::var_os("LIBTORCH")
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from),
+        named: env::var_os("LIBTORCH").filter(|path| !path.is_empty()).map(PathBuf::from),
         linked: linked.as_ref().map(|link| link.libtorch.clone()),
         keep_linked: how == SetUp::Once,
     };
@@ -190,10 +178,7 @@ pub fn setup(workspace: &Workspace, how: SetUp) -> Result<Libtorch> {
         None => fetch::cached()?,
     };
     if let Some(missing) = missing_libraries(&libtorch).first() {
-        bail!(
-            "{} cannot be loaded: {missing}. {LOADER_REMEDY}",
-            libtorch.root.display()
-        );
+        bail!("{} cannot be loaded: {missing}. {LOADER_REMEDY}", libtorch.root.display());
     }
     if let Some((problem, remedy)) = Gpus::here().and_then(|gpus| gpus.obstacle(&libtorch)) {
         println!("note: this machine's GPU will not be used, for {problem}. Remedy: {remedy}");
@@ -323,11 +308,8 @@ mod tests {
 
     #[test]
     fn each_defect_is_named() {
-        let problem = |folder: &tempfile::TempDir| {
-            Libtorch::inspect(&folder.path().join("torch"))
-                .unwrap_err()
-                .to_string()
-        };
+        let problem =
+            |folder: &tempfile::TempDir| Libtorch::inspect(&folder.path().join("torch")).unwrap_err().to_string();
         for near in ["2.1.0", "2.11.0a0+git", "2.11.01", "12.11.0"] {
             assert!(problem(&packages(near)).contains(near));
         }
@@ -346,15 +328,8 @@ mod tests {
         let linked = linked.path().join("torch");
         let python = python.path().join("torch");
         for named in [None, Some(linked.clone())] {
-            let mut places = Places {
-                named,
-                linked: Some(linked.clone()),
-                keep_linked: true,
-            };
-            let kept = places
-                .choose(|| panic!("no need to ask Python"))
-                .unwrap()
-                .unwrap();
+            let mut places = Places { named, linked: Some(linked.clone()), keep_linked: true };
+            let kept = places.choose(|| panic!("no need to ask Python")).unwrap().unwrap();
             assert_eq!(kept.root, linked);
             places.keep_linked = false;
             let found = places.choose(|| Some(python.clone())).unwrap().unwrap();
@@ -374,24 +349,14 @@ mod tests {
         assert_eq!(found.root, named.path().join("torch"));
         places.named = Some(named.path().join("elsewhere"));
         let message = places.choose(|| None).unwrap_err().to_string();
-        assert!(
-            message.contains("LIBTORCH") && message.contains("elsewhere"),
-            "{message}"
-        );
+        assert!(message.contains("LIBTORCH") && message.contains("elsewhere"), "{message}");
     }
 
     #[test]
     fn unusable_ones_are_passed_over() {
         let (linked, python) = (packages("2.10.0"), packages("2.12.0"));
-        let places = Places {
-            named: None,
-            linked: Some(linked.path().join("torch")),
-            keep_linked: true,
-        };
-        assert_eq!(
-            places.choose(|| Some(python.path().join("torch"))).unwrap(),
-            None
-        );
+        let places = Places { named: None, linked: Some(linked.path().join("torch")), keep_linked: true };
+        assert_eq!(places.choose(|| Some(python.path().join("torch"))).unwrap(), None);
         assert_eq!(places.choose(|| None).unwrap(), None);
     }
 
@@ -406,10 +371,7 @@ mod tests {
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
             python_torch(&Python::at(&program))
         };
-        assert_eq!(
-            answer("echo '/site packages/torch'"),
-            Some("/site packages/torch".into())
-        );
+        assert_eq!(answer("echo '/site packages/torch'"), Some("/site packages/torch".into()));
         assert_eq!(answer("echo"), None);
         assert_eq!(answer("echo /x; exit 1"), None);
     }

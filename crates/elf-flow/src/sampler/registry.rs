@@ -148,7 +148,10 @@ impl Registry {
         let name = choice.name.as_str();
         let entry = self.entries.iter().find(|e| e.name == name || e.aliases.contains(&name)).ok_or_else(|| {
             let names = self.entries.iter().flat_map(|e| std::iter::once(&e.name).chain(e.aliases)).copied();
-            Error::setting("sampler", format!("there is no sampler `{name}`; there is: {}", nearest_first(name, names).join(", ")))
+            Error::setting(
+                "sampler",
+                format!("there is no sampler `{name}`; there is: {}", nearest_first(name, names).join(", ")),
+            )
         })?;
         entry.config(&choice.settings)
     }

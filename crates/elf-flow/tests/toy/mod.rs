@@ -34,7 +34,13 @@ impl Toy {
 
 impl Network for Toy {
     fn shape(&self) -> NetworkShape {
-        NetworkShape { latent_dim: C, hidden_size: H, vocab_size: V, guidance_input: self.guidance_input, stochastic: false }
+        NetworkShape {
+            latent_dim: C,
+            hidden_size: H,
+            vocab_size: V,
+            guidance_input: self.guidance_input,
+            stochastic: false,
+        }
     }
 
     fn params(&self) -> &ParamSet {
@@ -47,7 +53,7 @@ impl Network for Toy {
         let scalars = Tensor::stack(&[input.t, w, input.decode.unwrap_or(&zeros)], -1).unsqueeze(1);
         let mut h = input.z.matmul(self.from_z.master()) + scalars.matmul(self.from_scalars.master());
         if let Some(x) = input.x_prev {
-            h = h + x.matmul(self.from_x.master());
+            h += x.matmul(self.from_x.master());
         }
         let h = h.tanh();
         let context = h.mean_dim([1i64].as_slice(), true, Kind::Float).matmul(self.mix.master());
