@@ -76,7 +76,7 @@ fn calls(out: &Path, minutes: f64) -> Vec<Call> {
         call("token shards to validate on", None, prepare("validation")),
         call(
             "a small T5 encoder with random weights, which stay as they are",
-            Some("encoder/model.safetensors"),
+            Some("encoder/tokenizer.json"),
             format!(
                 "encoder init --tokenizer {at}/tokenizer --d-model 64 --d-kv 16 --d-ff 128 --num-layers 2 --num-heads 4 \
                  --seed 0 --output {at}/encoder"

@@ -85,10 +85,11 @@ impl HeldOut<'_> {
             plan: self.plan,
             tokenizer: self.tokenizer,
             latents: Some(self.latents),
+            grid_seed: self.plan.config.seed,
             batch_rows: self.plan.batch_rows.min(requests.len()).max(1),
             one_shape: true,
         };
-        let (texts, _, _) = generator.generate(setting, &requests, &[], &mut |_| {})?;
+        let texts = generator.generate(setting, &requests, &[], &mut |_| {})?.texts;
         let name = setting.name();
         write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();

@@ -44,9 +44,19 @@ enum Command {
     Eval(commands::eval::EvalArgs),
 }
 
+impl Command {
+    /// Whether it runs networks.
+    fn computes(&self) -> bool {
+        !matches!(self, Command::Data(_) | Command::Tokenizer(_))
+    }
+}
+
 fn main() -> ExitCode {
     hush_panics();
     let cli = Cli::parse();
+    if cli.command.computes() {
+        start_with_patient_threads();
+    }
     let outcome = std::panic::catch_unwind(|| match cli.command {
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),
@@ -68,6 +78,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// libtorch's threads burn their core while they wait for one another, which costs nothing on an idle machine and nearly
+/// everything on a busy one: beside two compilers, training on two cores was measured at a tenth of its speed. OpenMP reads
+/// its waiting policy once, when it is loaded, so the program replaces itself by itself with the policy set. Whoever has
+/// set one is left alone.
+fn start_with_patient_threads() {
+    #[cfg(unix)]
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() && std::env::var_os("GOMP_SPINCOUNT").is_none() {
+        use std::os::unix::process::CommandExt;
+        if let Ok(program) = std::env::current_exe() {
+            // Comes back only if it failed, and then the waiting policy is not worth an error.
+            let _ = std::process::Command::new(program)
+                .args(std::env::args_os().skip(1))
+                .env("OMP_WAIT_POLICY", "PASSIVE")
+                .exec();
+        }
+    }
+}
+
 /// Plain tensor operations panic where memory runs out or shapes clash; a user gets one line, a developer who sets
 /// RUST_BACKTRACE the whole story.
 fn hush_panics() {
@@ -77,7 +105,8 @@ fn hush_panics() {
 }
 
 fn internal(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
     // libtorch's messages carry a C++ stack of many lines behind the first.
     let first = text.lines().next().unwrap_or("no message");
     if text.contains("out of memory") || text.contains("DefaultCPUAllocator") {

@@ -53,7 +53,8 @@ impl RunFolder {
     /// # Errors
     /// If something cannot be written.
     pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<()> {
-        std::fs::create_dir_all(&self.root).with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
+        std::fs::create_dir_all(&self.root)
+            .with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
         write_json(&self.root.join("plan.json"), plan)?;
         tokenizer.save(self.root.join("tokenizer.json"))?;
         Ok(())
@@ -118,8 +119,9 @@ impl FoundModel {
             };
             (run, checkpoint)
         };
-        let plan = serde_json::from_value(checkpoint.state().plan.clone())
-            .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))?;
+        let plan = serde_json::from_value(checkpoint.state().plan.clone()).with_context(|| {
+            format!("the plan in {} is from another version of this program", checkpoint.path().display())
+        })?;
         Ok(Self { run, checkpoint, plan })
     }
 }

@@ -5,7 +5,9 @@ use anyhow::{Result, bail};
 use elf_core::{Network, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{Condition, Cost, Frame, GenerateConfig, Generator, LogitNormal, Observer, Request, TimeGrid, Trained, Trim};
+use elf_flow::{
+    Condition, Cost, Frame, GenerateConfig, Generator, LogitNormal, Observer, Request, TimeGrid, Trained, Trim,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
@@ -60,6 +62,17 @@ pub struct TotalCost {
     pub positions: u64,
 }
 
+/// What came of a list of requests.
+#[derive(Debug, Default)]
+pub struct Generation {
+    /// The texts, in the order of the requests.
+    pub texts: Vec<GeneratedText>,
+    /// The first text as it formed: time and words.
+    pub frames: Vec<(f64, String)>,
+    /// What it cost.
+    pub cost: TotalCost,
+}
+
 /// A network with everything around it that turns requests into text.
 pub struct TextGenerator<'a> {
     /// The network.
@@ -70,6 +83,8 @@ pub struct TextGenerator<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The encoder, needed for conditions only.
     pub latents: Option<&'a TextLatents>,
+    /// Seed of a random grid, which all texts of a run share.
+    pub grid_seed: u64,
     /// Rows of a batch.
     pub batch_rows: usize,
     /// Fill the last batch up, so that all have one shape and a text depends on its seed and condition alone.
@@ -125,9 +140,9 @@ impl TextGenerator<'_> {
         requests: &[TextRequest],
         trace: &[f64],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<(Vec<GeneratedText>, Vec<(f64, String)>, TotalCost)> {
+    ) -> Result<Generation> {
         let pad_to = self.one_shape.then_some(self.batch_rows);
-        let config = generate_config(setting, pad_to, self.plan);
+        let config = GenerateConfig { grid_seed: self.grid_seed, ..generate_config(setting, pad_to, self.plan) };
         let generator = Generator::new(self.net, Trained::from(&self.plan.objective), config, &Registry::builtin())?;
         let length = self.plan.span.max_length as i64;
         let trim = Trim {
@@ -135,11 +150,11 @@ impl TextGenerator<'_> {
             pad: i64::from(self.tokenizer.pad_id()?),
             max_input_length: self.plan.span.max_input_length.unwrap_or(0),
         };
-        let (mut texts, mut frames, mut total) = (Vec::new(), Vec::new(), TotalCost::default());
+        let mut done = Generation::default();
         for chunk in requests.chunks(self.batch_rows.max(1)) {
             let condition = self.condition(chunk)?;
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
-            let first = texts.is_empty();
+            let first = done.texts.is_empty();
             let request = Request {
                 condition: condition.as_ref(),
                 trace: if first { trace } else { &[] },
@@ -149,13 +164,13 @@ impl TextGenerator<'_> {
             let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
             let lengths = condition.as_ref().map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
             for frame in &seen {
-                frames.push((frame.t, self.text(&trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
+                done.frames.push((frame.t, self.text(&trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
-            add_cost(&mut total, generated.cost, length);
+            add_cost(&mut done.cost, generated.cost, length);
             for ((row, request), &given) in generated.ids.iter().zip(chunk).zip(&lengths) {
                 let (text, tokens) = self.text(&trim.row(row, given), trim.pad)?;
-                texts.push(GeneratedText {
-                    index: texts.len(),
+                done.texts.push(GeneratedText {
+                    index: done.texts.len(),
                     seed: request.seed,
                     input: request.condition.clone(),
                     text,
@@ -163,9 +178,9 @@ impl TextGenerator<'_> {
                     tokens,
                 });
             }
-            progress(texts.len());
+            progress(done.texts.len());
         }
-        Ok((texts, frames, total))
+        Ok(done)
     }
 
     /// Words and tokens of a cut row.

@@ -105,7 +105,8 @@ impl Masks {
             return Ok(Self { valid, pairs: None });
         }
         let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
-        let drop: Vec<bool> = if batch.label_drop.is_empty() { vec![false; batch.rows] } else { batch.label_drop.clone() };
+        let drop: Vec<bool> =
+            if batch.label_drop.is_empty() { vec![false; batch.rows] } else { batch.label_drop.clone() };
         let drop = Tensor::f_from_slice(&drop)?.f_to_device(device)?.f_unsqueeze(-1)?;
         // A condition sees the condition; all else sees what is valid, without the condition where it is dropped.
         let seen_by_target = valid.f_logical_and(&condition.f_logical_and(&drop)?.f_logical_not()?)?;
@@ -168,7 +169,8 @@ mod tests {
     fn device_masks_equal_host_masks() {
         let config = CollateConfig { max_length: 9, max_input_length: Some(4), pad_token: PadToken::Eos };
         let example = |c: &[i32], t: &[i32]| Example { input_ids: t.to_vec(), condition_ids: Some(c.to_vec()) };
-        let examples = [example(&[5, 6, 7], &[8, 9]), example(&[5; 7], &[8; 9]), example(&[4], &[]), example(&[], &[7])];
+        let examples =
+            [example(&[5, 6, 7], &[8, 9]), example(&[5; 7], &[8; 9]), example(&[4], &[]), example(&[], &[7])];
         for drop in [vec![false; 4], vec![true, false, false, true]] {
             let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
             batch.label_drop = drop;

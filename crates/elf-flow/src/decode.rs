@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 
 use crate::{Condition, Result, Trained};
 
-/// A chunk of logits takes 128 MiB at most (unless one position takes more).
-const LOGITS_PER_CHUNK: i64 = 1 << 25;
+/// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
+const LOGITS_PER_CHUNK: i64 = 1 << 23;
 
 /// A network in decode mode: the likeliest token at each position.
 pub struct Decoder<'a> {

@@ -90,7 +90,9 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
     let packing = match (args.packing, args.max_length) {
         (PackingName::None, None) => Packing::None,
         (PackingName::Concat, Some(max_length)) => Packing::Concat { max_length },
-        (PackingName::None, Some(_)) => bail!("--max-length belongs to --packing concat; without packing, rows are cut in training"),
+        (PackingName::None, Some(_)) => {
+            bail!("--max-length belongs to --packing concat; without packing, rows are cut in training")
+        }
         (PackingName::Concat, None) => bail!("--packing concat needs --max-length"),
     };
     let tokenizer = Tokenizer::load(&args.tokenizer)?;
@@ -117,7 +119,11 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
         report.empty_documents,
         total.rows,
         total.tokens,
-        if total.condition_tokens > 0 { format!(" and {} condition tokens", total.condition_tokens) } else { String::new() },
+        if total.condition_tokens > 0 {
+            format!(" and {} condition tokens", total.condition_tokens)
+        } else {
+            String::new()
+        },
         total.shards,
         config.output.display()
     );

@@ -56,7 +56,10 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         }
     };
     if let Some(folder) = args.judge.as_ref().filter(|f| !f.is_dir()) {
-        bail!("the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json", folder.display());
+        bail!(
+            "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
+            folder.display()
+        );
     }
     let judge = args.judge.as_deref().map(|folder| JudgeSettings {
         folder,

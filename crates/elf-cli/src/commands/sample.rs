@@ -16,7 +16,7 @@ use tch::Device;
 use crate::config::{RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs};
 use crate::progress;
 use crate::run_folder::FoundModel;
-use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, TotalCost};
+use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::TextLatents;
 
 #[derive(Debug, Args)]
@@ -144,6 +144,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         plan,
         tokenizer: &tokenizer,
         latents: model.latents.as_ref(),
+        grid_seed: args.seed,
         batch_rows: args.batch_size,
         one_shape: !args.ragged,
     };
@@ -151,7 +152,8 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         let bar = progress::bar(requests.len() as u64, "texts");
         let started = Instant::now();
         let trace: &[f64] = if args.trace { &TRACE } else { &[] };
-        let (texts, frames, cost) = generator.generate(setting, &requests, trace, &mut |n| bar.set_position(n as u64))?;
+        let Generation { texts, frames, cost } =
+            generator.generate(setting, &requests, trace, &mut |n| bar.set_position(n as u64))?;
         bar.finish_and_clear();
         eprintln!("{}", summary(setting, &texts, &cost, started.elapsed().as_secs_f64()));
         for (t, text) in &frames {
@@ -197,7 +199,9 @@ fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
             with_seeds(texts.collect::<Result<_>>()?)
         }
         (None, _) if !args.text.is_empty() => with_seeds(args.text.iter().map(|t| (t.clone(), None)).collect()),
-        (None, Some(_)) => bail!("this model generates from an input text: give one with --text, or a file with --input"),
+        (None, Some(_)) => {
+            bail!("this model generates from an input text: give one with --text, or a file with --input")
+        }
         (None, None) => TextRequest::unconditional(args.seed, args.num),
     };
     if requests.is_empty() {

@@ -41,7 +41,8 @@ pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
     let config = UnigramConfig { vocab_size: args.vocab_size, every_nth: args.every_nth, ..UnigramConfig::default() };
     let spinner = progress::spinner();
     spinner.set_message("reading");
-    let trained = train_unigram(&config, source.texts(), &mut |texts| spinner.set_message(format!("{texts} texts read")))?;
+    let trained =
+        train_unigram(&config, source.texts(), &mut |texts| spinner.set_message(format!("{texts} texts read")))?;
     spinner.finish_and_clear();
     trained.tokenizer.save(&args.output)?;
     println!(

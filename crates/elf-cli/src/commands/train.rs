@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::device::{DeviceChoice, describe};
 use elf_core::Precision;
+use elf_core::device::{DeviceChoice, describe};
 use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    BatchSource, Checkpoint, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Solo, Trainer, TrainerConfig,
+    BatchSource, Checkpoint, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Solo, Trainer,
+    TrainerConfig,
 };
 use serde_json::{Value, json};
 use tch::Device;
@@ -90,7 +91,9 @@ struct Materials {
 
 impl Materials {
     fn load(config: &RunConfig, device: Device) -> Result<Self> {
-        let Some(data_path) = &config.data_path else { bail!("data_path is not set: which token shards should be trained on?") };
+        let Some(data_path) = &config.data_path else {
+            bail!("data_path is not set: which token shards should be trained on?")
+        };
         let tokenizer_path = config.tokenizer_name.clone().map_or_else(|| encoder_folder(config), PathBuf::from);
         let tokenizer = Tokenizer::load(&tokenizer_path)
             .with_context(|| format!("the tokenizer {} (tokenizer_name) cannot be used", tokenizer_path.display()))?;
@@ -98,7 +101,9 @@ impl Materials {
             let mut dataset = Dataset::open(&[path]).with_context(|| format!("{key} {path}"))?;
             dataset.check_tokenizer(&tokenizer).with_context(|| format!("{key} {path}"))?;
             if config.max_input_length.is_some() && !dataset.is_conditional() {
-                bail!("{key} {path} has no conditions, but max_input_length is set: prepare it with --condition-column, or set max_input_length to null");
+                bail!(
+                    "{key} {path} has no conditions, but max_input_length is set: prepare it with --condition-column, or set max_input_length to null"
+                );
             }
             Ok(dataset)
         };
@@ -161,9 +166,15 @@ fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
         optimizer: match config.optimizer {
             OptimizerName::Muon => {
                 if config.weight_decay != 0.0 {
-                    bail!("weight_decay {} has no effect on Muon: set it to 0, or optimizer to adamw", config.weight_decay);
+                    bail!(
+                        "weight_decay {} has no effect on Muon: set it to 0, or optimizer to adamw",
+                        config.weight_decay
+                    );
                 }
-                OptimizerConfig::Muon(MuonConfig { precision: if config.muon_bf16 { Precision::native(device) } else { Precision::F32 }, ..MuonConfig::default() })
+                OptimizerConfig::Muon(MuonConfig {
+                    precision: if config.muon_bf16 { Precision::native(device) } else { Precision::F32 },
+                    ..MuonConfig::default()
+                })
             }
             OptimizerName::Adamw => OptimizerConfig::Adamw(AdamWConfig {
                 b1: config.adam_b1,
@@ -258,15 +269,19 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Checkpoint>>
         Some(path) => Some(FoundModel::at(path.as_ref())?.checkpoint),
     };
     let Some(checkpoint) = checkpoint else { return Ok(None) };
-    let before: RunPlan = serde_json::from_value(checkpoint.state().plan.clone())
-        .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))?;
+    let before: RunPlan = serde_json::from_value(checkpoint.state().plan.clone()).with_context(|| {
+        format!("the plan in {} is from another version of this program", checkpoint.path().display())
+    })?;
     let stays = [
         ("the model's sizes", before.model == plan.model),
         ("max_length, max_input_length or pad_token", before.span == plan.span),
         ("the encoder's vocabulary or data", before.condition_eos == plan.condition_eos),
         ("seed", before.config.seed == plan.config.seed),
         ("optimizer", before.config.optimizer == plan.config.optimizer),
-        ("batch size or grad_accum_steps", before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps),
+        (
+            "batch size or grad_accum_steps",
+            before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps,
+        ),
     ];
     if let Some((what, _)) = stays.iter().find(|(_, same)| !same) {
         bail!(

@@ -47,7 +47,8 @@ where
     let mut map = match path {
         None => Map::new(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {origin}"))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {origin}"))?;
             match serde_saphyr::from_str::<Value>(&text).with_context(|| format!("{origin} is no YAML"))? {
                 Value::Object(map) => map,
                 Value::Null => Map::new(),
@@ -91,7 +92,10 @@ pub(crate) fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origi
         let nearest = known.keys().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
         match nearest.filter(|n| strsim::jaro_winkler(key, n) > 0.75) {
             Some(nearest) => bail!("{origin}: there is no key `{key}`; did you mean `{nearest}`?"),
-            None => bail!("{origin}: there is no key `{key}`; the keys are: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
+            None => bail!(
+                "{origin}: there is no key `{key}`; the keys are: {}",
+                known.keys().cloned().collect::<Vec<_>>().join(", ")
+            ),
         }
     }
     Ok(())
@@ -110,7 +114,8 @@ mod tests {
 
     #[test]
     fn overrides_are_yaml_and_later_ones_win() {
-        let (config, _) = read(&["max_length=64", "denoiser_p_mean=-1", "max_length=96", "warmup_steps=-1", "model=ELF-L"]);
+        let (config, _) =
+            read(&["max_length=64", "denoiser_p_mean=-1", "max_length=96", "warmup_steps=-1", "model=ELF-L"]);
         let config = config.unwrap();
         assert_eq!((config.max_length, config.denoiser_p_mean, config.warmup_steps), (96, -1.0, -1));
         assert_eq!(config.model, "ELF-L");

@@ -82,20 +82,37 @@ impl RunPlan {
         let Facts { latent_dim, vocab_size, rows, .. } = facts;
         let conditional = config.max_input_length.is_some();
         if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
-            bail!("max_input_length {longest} leaves no room for a target in max_length {}: make it smaller", config.max_length);
+            bail!(
+                "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
+                config.max_length
+            );
         }
         if config.max_length == 0 {
             bail!("max_length must be at least 1");
         }
         if config.gradient_checkpointing {
-            bail!("gradient_checkpointing is not available yet: set it to false and use a smaller batch_size with grad_accum_steps");
+            bail!(
+                "gradient_checkpointing is not available yet: set it to false and use a smaller batch_size with grad_accum_steps"
+            );
         }
-        for (key, value) in [("blr", config.blr), ("ema_decay1", 1.0 - config.ema_decay1), ("epochs", config.epochs), ("save_freq", config.save_freq), ("eval_freq", config.eval_freq)] {
+        for (key, value) in [
+            ("blr", config.blr),
+            ("ema_decay1", 1.0 - config.ema_decay1),
+            ("epochs", config.epochs),
+            ("save_freq", config.save_freq),
+            ("eval_freq", config.eval_freq),
+        ] {
             if !(value > 0.0 && value.is_finite()) {
                 bail!("{key} is out of its range");
             }
         }
-        for (key, value) in [("global_batch_size", config.global_batch_size), ("grad_accum_steps", config.grad_accum_steps), ("batch_size", config.batch_size.unwrap_or(1)), ("log_freq", config.log_freq as usize), ("keep_checkpoints", config.keep_checkpoints)] {
+        for (key, value) in [
+            ("global_batch_size", config.global_batch_size),
+            ("grad_accum_steps", config.grad_accum_steps),
+            ("batch_size", config.batch_size.unwrap_or(1)),
+            ("log_freq", config.log_freq as usize),
+            ("keep_checkpoints", config.keep_checkpoints),
+        ] {
             if value == 0 {
                 bail!("{key} must be at least 1");
             }
@@ -105,7 +122,9 @@ impl RunPlan {
             bail!("label_drop_prob {label_drop_prob} is not a probability");
         }
         if label_drop_prob > 0.0 && !conditional {
-            bail!("label_drop_prob {label_drop_prob} needs a conditional task: set max_input_length, or label_drop_prob to 0");
+            bail!(
+                "label_drop_prob {label_drop_prob} needs a conditional task: set max_input_length, or label_drop_prob to 0"
+            );
         }
 
         let model = model(config, latent_dim, vocab_size)?;
@@ -113,7 +132,9 @@ impl RunPlan {
         let objective = ElfObjective {
             path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps },
             time: match config.time_schedule {
-                TimeScheduleName::LogitNormal => TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std }),
+                TimeScheduleName::LogitNormal => {
+                    TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std })
+                }
                 TimeScheduleName::Uniform => TimeLaw::Uniform,
             },
             guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
@@ -127,7 +148,9 @@ impl RunPlan {
         let batch_rows = config.batch_size.unwrap_or(config.global_batch_size);
         let rows_per_step = batch_rows * config.grad_accum_steps;
         if rows < rows_per_step as u64 {
-            bail!("the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps");
+            bail!(
+                "the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps"
+            );
         }
         let steps_per_epoch = (rows / rows_per_step as u64) as f64;
         let total = config.max_steps.unwrap_or((config.epochs * steps_per_epoch).round() as u64).max(1);
@@ -151,7 +174,13 @@ impl RunPlan {
             precision: PrecisionPolicy::with_blocks(precision),
             batch_rows,
             lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
-            length: TrainLength { steps_per_epoch, total, warmup, eval_every: every(config.eval_freq), save_every: every(config.save_freq) },
+            length: TrainLength {
+                steps_per_epoch,
+                total,
+                warmup,
+                eval_every: every(config.eval_freq),
+                save_every: every(config.save_freq),
+            },
         })
     }
 }
@@ -159,7 +188,11 @@ impl RunPlan {
 fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConfig> {
     let Some((_, preset)) = Preset::ALL.iter().find(|(name, _)| *name == config.model) else {
         let names: Vec<_> = Preset::ALL.iter().map(|(name, _)| *name).collect();
-        bail!("there is no model `{}`: use one of {}, with hidden_size, depth and num_heads for other sizes", config.model, names.join(", "));
+        bail!(
+            "there is no model `{}`: use one of {}, with hidden_size, depth and num_heads for other sizes",
+            config.model,
+            names.join(", ")
+        );
     };
     let mut model = preset.config(latent_dim, vocab_size);
     model.hidden_size = config.hidden_size.unwrap_or(model.hidden_size);
@@ -187,9 +220,15 @@ mod tests {
     #[test]
     fn conditional_tasks_take_the_conditional_recipe() {
         let free = plan(|_| {}).unwrap();
-        assert_eq!((free.objective.decoder_noise_scale, free.label_drop_prob, free.span.pad_token), (5.0, 0.0, PadTokenName::Pad));
+        assert_eq!(
+            (free.objective.decoder_noise_scale, free.label_drop_prob, free.span.pad_token),
+            (5.0, 0.0, PadTokenName::Pad)
+        );
         let task = plan(|c| c.max_input_length = Some(64)).unwrap();
-        assert_eq!((task.objective.decoder_noise_scale, task.label_drop_prob, task.span.pad_token), (1.0, 0.1, PadTokenName::Eos));
+        assert_eq!(
+            (task.objective.decoder_noise_scale, task.label_drop_prob, task.span.pad_token),
+            (1.0, 0.1, PadTokenName::Eos)
+        );
     }
 
     #[test]
@@ -201,7 +240,10 @@ mod tests {
             c.save_freq = 0.1;
         })
         .unwrap();
-        assert_eq!(plan.length, TrainLength { steps_per_epoch: 100.0, total: 500, warmup: 50, eval_every: 1000, save_every: 10 });
+        assert_eq!(
+            plan.length,
+            TrainLength { steps_per_epoch: 100.0, total: 500, warmup: 50, eval_every: 1000, save_every: 10 }
+        );
         assert_eq!(plan.lr, 1e-3 * 100.0 / 256.0);
     }
 

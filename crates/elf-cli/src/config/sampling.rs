@@ -87,7 +87,10 @@ impl SamplingSetting {
     /// A short name for files: `sde-32-w3-cfg1-gamma1.5`.
     pub fn name(&self) -> String {
         let gamma = if self.sampling_method == "sde" { format!("-gamma{}", self.sde_gamma) } else { String::new() };
-        format!("{}-{}-w{}-cfg{}{gamma}", self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg)
+        format!(
+            "{}-{}-w{}-cfg{}{gamma}",
+            self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg
+        )
     }
 }
 
@@ -115,7 +118,8 @@ pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
             let origin = format!("{origin}, entry {}", i + 1);
             let Value::Object(map) = entry else { bail!("{origin} must be a mapping of keys to values") };
             check_keys::<SamplingConfig>(&map, &origin)?;
-            serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
+            serde_json::from_value(Value::Object(map))
+                .with_context(|| format!("{origin}: a value does not fit its key"))
         })
         .collect()
 }
@@ -131,7 +135,10 @@ mod tests {
         std::fs::write(&path, "- sampling_method: sde\n  num_sampling_steps: [8, 16]\n  self_cond_cfg_scales: [1, 3.0]\n  cfgs: [1]\n  sde_gamma: 2\n- sampling_method: ode\n").unwrap();
         let configs = read_sampling_configs(&path).unwrap();
         let names: Vec<_> = configs[0].settings().iter().map(SamplingSetting::name).collect();
-        assert_eq!(names, ["sde-8-w1-cfg1-gamma2", "sde-8-w3-cfg1-gamma2", "sde-16-w1-cfg1-gamma2", "sde-16-w3-cfg1-gamma2"]);
+        assert_eq!(
+            names,
+            ["sde-8-w1-cfg1-gamma2", "sde-8-w3-cfg1-gamma2", "sde-16-w1-cfg1-gamma2", "sde-16-w3-cfg1-gamma2"]
+        );
         assert_eq!(configs[1].settings().len(), 1);
         std::fs::write(&path, "- sampling_metod: sde\n").unwrap();
         let message = read_sampling_configs(&path).unwrap_err().to_string();
