@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", plain(&error));
             ExitCode::FAILURE
         }
         Err(panic) => {
@@ -104,13 +104,39 @@ fn hush_panics() {
     }
 }
 
+/// An error and its causes in one line. A cause that is already told is not told twice: many messages quote their cause.
+fn plain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    // libtorch's messages carry a C++ stack behind the reason.
+    let is_stack = |line: &&str| line.starts_with("Exception raised from") || line.starts_with("frame #");
+    let reason = text.lines().take_while(|line| !is_stack(line)).collect::<Vec<_>>().join("\n");
+    let reason = reason.trim_end();
+    if memory_is_short(&text) { out_of_memory(reason) } else { reason.to_owned() }
+}
+
+fn memory_is_short(message: &str) -> bool {
+    message.contains("out of memory") || message.contains("DefaultCPUAllocator")
+}
+
+fn out_of_memory(reason: &str) -> String {
+    format!("out of memory: use a smaller batch, shorter sequences or a smaller model ({reason})")
+}
+
 fn internal(panic: &(dyn std::any::Any + Send)) -> String {
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
-    // libtorch's messages carry a C++ stack of many lines behind the first.
-    let first = text.lines().next().unwrap_or("no message");
-    if text.contains("out of memory") || text.contains("DefaultCPUAllocator") {
-        format!("out of memory: use a smaller batch, shorter sequences or a smaller model ({first})")
+    // libtorch's messages carry a C++ stack behind the first line; in a panic its line ends are escaped.
+    let first = text.lines().next().and_then(|line| line.split("\\n").next()).unwrap_or("no message");
+    let first = first.split_once("Torch(\"").map_or(first, |(_, reason)| reason);
+    if memory_is_short(text) {
+        out_of_memory(first)
     } else {
         format!("this is a defect of elf; set RUST_BACKTRACE=1 and report it with what is printed then ({first})")
     }

@@ -105,7 +105,17 @@ impl FoundModel {
         if !path.exists() {
             bail!("there is no {}: name a run's folder, or one of its checkpoints", path.display());
         }
-        let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        let folder = match path.parent() {
+            // A file beside us has an empty parent, which is no name for a folder.
+            Some(parent) if path.is_file() => {
+                if parent.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    parent
+                }
+            }
+            _ => path,
+        };
         let (run, checkpoint) = if folder.join("state.json").is_file() {
             let root = folder.parent().and_then(Path::parent).unwrap_or(folder);
             (RunFolder::new(root), Checkpoint::open(folder)?)

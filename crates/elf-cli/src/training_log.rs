@@ -138,6 +138,10 @@ impl Observer for TrainingLog {
     }
 
     fn evaluated(&mut self, steps_done: u64, metrics: &[Metric]) {
+        // Without held-out rows and texts to generate there is nothing to say.
+        if metrics.is_empty() {
+            return;
+        }
         let mut line = Map::new();
         line.insert("step".into(), json!(steps_done));
         for metric in metrics {

@@ -135,6 +135,20 @@ impl ElfConfig {
         (full * 2.0 / 3.0).floor() as i64
     }
 
+    /// Numbers over all parameters, known before any is made.
+    pub fn parameter_count(&self) -> u64 {
+        let size = |n: i64| n.max(0) as u64;
+        let (c, h, v) = (size(self.text_encoder_dim), size(self.hidden_size), size(self.vocab_size));
+        let (bottleneck, inner, head) = (size(self.bottleneck_dim), size(self.mlp_hidden()), size(self.head_dim()));
+        let linear = |fan_in: u64, fan_out: u64| fan_in * fan_out + fan_out;
+        let latents = linear(2 * c, c) + c * bottleneck + linear(bottleneck, h);
+        let embedder = linear(crate::embed::FEATURES as u64, h) + linear(h, h);
+        let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 * embedder } else { embedder };
+        let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
+        let heads = h + linear(h, c) + linear(h, c) + linear(c, v);
+        latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads
+    }
+
     /// Prefix tokens before the text.
     pub fn prefix_len(&self) -> i64 {
         self.num_time_tokens + self.num_self_cond_cfg_tokens + self.num_model_mode_tokens

@@ -4,7 +4,7 @@ use elf_core::layers::Linear;
 use elf_core::{Fans, Init, ParamBuilder, Result};
 use tch::{Kind, Tensor};
 
-const FEATURES: i64 = 256;
+pub(crate) const FEATURES: i64 = 256;
 const MAX_PERIOD: f64 = 10_000.0;
 
 /// `[cos(s f_i), sin(s f_i)]` with `f_i = exp(-ln(10000) i / 128)`: scalars `[B]` to features `[B, 256]`, fp32.

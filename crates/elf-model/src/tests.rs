@@ -41,6 +41,10 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 fn elf_b_has_the_published_number_of_parameters() {
     let net = Elf::unset(Preset::B.config(512, 32100), PrecisionPolicy::F32, Device::Cpu).unwrap();
     assert_eq!(net.params().numel(), 104_579_940);
+    for config in [Preset::B.config(512, 32100), small(), ElfConfig { num_self_cond_cfg_tokens: 0, ..small() }] {
+        let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
+        assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
+    }
 }
 
 #[test]

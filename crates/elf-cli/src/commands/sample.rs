@@ -222,6 +222,12 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
         setting.num_sampling_steps = args.steps.unwrap_or(setting.num_sampling_steps);
         setting.self_cond_cfg_scale = args.self_cond_cfg_scale.unwrap_or(setting.self_cond_cfg_scale);
         setting.cfg = args.cfg.unwrap_or(setting.cfg);
+        if args.sde_gamma.is_some() && setting.sampling_method != "sde" {
+            bail!(
+                "--sde-gamma has no effect on the sampler `{}`: leave it out, or take --sampler sde",
+                setting.sampling_method
+            );
+        }
         setting.sde_gamma = args.sde_gamma.unwrap_or(setting.sde_gamma);
         if args.uniform_grid {
             setting.time_schedule = TimeScheduleName::Uniform;
@@ -266,6 +272,10 @@ pub fn write_texts(path: &Path, texts: &[GeneratedText]) -> Result<()> {
         serde_json::to_writer(&mut lines, text)?;
         lines.push(b'\n');
     }
-    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines))
-        .with_context(|| format!("the texts could not be written to {}", path.display()))
+    let written = match std::fs::metadata(path) {
+        // A pipe or a device, such as /dev/stdout, is written to; renaming a file over it would replace it.
+        Ok(there) if !there.is_file() && !there.is_dir() => std::fs::write(path, &lines).map_err(anyhow::Error::from),
+        _ => elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines)).map_err(Into::into),
+    };
+    written.with_context(|| format!("the texts could not be written to {}", path.display()))
 }

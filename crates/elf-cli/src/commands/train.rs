@@ -75,6 +75,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
     let folder = RunFolder::new(output);
     eprintln!("{}", describe_plan(&plan, &materials, device));
+    refuse_what_cannot_fit(&plan, device)?;
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
@@ -130,6 +131,33 @@ impl Materials {
         };
         RunPlan::new(config, facts, device)
     }
+}
+
+/// Refuses a model whose parameters, gradients, averages and optimiser state alone exceed this machine's memory, before
+/// anything of it is allocated. Activations come on top; they depend on the batch.
+fn refuse_what_cannot_fit(plan: &RunPlan, device: Device) -> Result<()> {
+    const COPIES: u64 = 4;
+    if device != Device::Cpu {
+        return Ok(());
+    }
+    let needed = plan.model.parameter_count() * COPIES * 4;
+    let Some(there) = memory_of_this_machine() else { return Ok(()) };
+    if needed > there {
+        bail!(
+            "a model of {} parameters needs at least {:.0} GB to train, and this machine has {:.0} GB: lower hidden_size or depth",
+            plan.model.parameter_count(),
+            needed as f64 / 1e9,
+            there as f64 / 1e9
+        );
+    }
+    Ok(())
+}
+
+/// Bytes of memory, where the system says so.
+fn memory_of_this_machine() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> String {

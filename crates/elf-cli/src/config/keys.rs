@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -26,12 +26,20 @@ impl Overrides {
             let Some((key, value)) = text.split_once('=') else {
                 bail!("the override `{text}` is not of the form key=value");
             };
-            let value = serde_saphyr::from_str::<Value>(value)
-                .with_context(|| format!("the override `{text}`: its value is no YAML"))?;
+            let value = parse_yaml(value).with_context(|| format!("the override `{text}`: its value is no YAML"))?;
             map.insert(key.trim().to_owned(), value);
         }
         Ok(())
     }
+}
+
+/// Any YAML value. The parser's picture of the place, of many lines, is left out: its first line says where and what.
+pub(crate) fn parse_yaml(text: &str) -> Result<Value> {
+    serde_saphyr::from_str(text).map_err(|e| {
+        let message = e.to_string();
+        let first = message.lines().next().unwrap_or_default();
+        anyhow!("{}", first.trim_start_matches("error: "))
+    })
 }
 
 /// Reads a YAML mapping into a configuration: defaults, then the file, then the overrides. Keys without a meaning here are
@@ -49,7 +57,7 @@ where
         Some(path) => {
             let text =
                 std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {origin}"))?;
-            match serde_saphyr::from_str::<Value>(&text).with_context(|| format!("{origin} is no YAML"))? {
+            match parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))? {
                 Value::Object(map) => map,
                 Value::Null => Map::new(),
                 _ => bail!("{origin} must be a mapping of keys to values"),

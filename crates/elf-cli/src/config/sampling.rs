@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::TimeScheduleName;
-use super::keys::check_keys;
+use super::keys::{check_keys, parse_yaml};
 
 /// A sampler by the released code's name, or any name that the registry knows.
 pub type SamplingMethod = String;
@@ -101,7 +101,7 @@ impl SamplingSetting {
 pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the sampling file {origin}"))?;
-    let value = serde_saphyr::from_str::<Value>(&text).with_context(|| format!("{origin} is no YAML"))?;
+    let value = parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))?;
     // The released files are lists; some wrap the list in a mapping of one key.
     let entries = match value {
         Value::Array(entries) => entries,

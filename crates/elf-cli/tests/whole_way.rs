@@ -1,0 +1,197 @@
+//! From text to a model to text to metrics, with the program as a user has it.
+
+mod tiny_run;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tiny_run::{Materials, checkpoints, elf, json_lines, run, within};
+
+/// The texts of a file that `elf sample` wrote.
+fn texts(path: &str) -> Vec<String> {
+    json_lines(path).iter().map(|l| l["prediction"].as_str().expect("a text").to_owned()).collect()
+}
+
+/// Samples from the unconditional run; returns all lines but not what they were written with.
+fn sample(folder: &TempDir, name: &str, more: &[&str]) -> Vec<Value> {
+    let model = Materials::unconditional().path("run");
+    let output = within(folder, name);
+    run(elf(&[&["sample", &model, "--steps", "3", "-o", &output], more].concat())).well();
+    json_lines(&output)
+}
+
+#[test]
+fn training_leaves_everything_that_sampling_needs() {
+    let materials = Materials::unconditional();
+    let folder = materials.path("run");
+    for name in ["plan.json", "tokenizer.json", "metrics.jsonl"] {
+        assert!(Path::new(&folder).join(name).is_file(), "{name}");
+    }
+    let names: Vec<_> = checkpoints(&folder).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
+    assert_eq!(names, ["step-00000002", "step-00000004", "step-00000006"]);
+    let metrics = json_lines(&format!("{folder}/metrics.jsonl"));
+    assert_eq!(metrics.iter().map(|m| m["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    for line in &metrics {
+        for key in ["loss", "grad_norm", "lr"] {
+            assert!(line[key].as_f64().is_some_and(f64::is_finite), "{key} of {line}");
+        }
+    }
+    // Shards can be looked into, as ids and as words.
+    let shown = run(elf(&[
+        "data",
+        "inspect",
+        &materials.path("shards"),
+        "--tokenizer",
+        &materials.path("tokenizer"),
+        "--rows",
+        "1",
+    ]))
+    .well();
+    assert!(shown.out.contains("320 rows") && shown.out.contains("row 0: A old dog finds the"), "{}", shown.out);
+}
+
+#[test]
+fn a_plan_trains_nothing() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let output = within(&folder, "run");
+    let mut command = materials.train_command(&output, &[]);
+    command.arg("--plan");
+    let planned = run(command).well();
+    assert!(
+        planned.err.contains("320 rows to train on") && planned.err.contains("6 optimiser steps"),
+        "{}",
+        planned.err
+    );
+    assert!(!Path::new(&output).exists());
+}
+
+#[test]
+fn held_out_rows_and_texts_are_judged_while_training() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let output = within(&folder, "run");
+    let held_out = format!("eval_data_path={}", materials.path("shards"));
+    let options = [held_out.as_str(), "online_eval=true", "num_samples=3", "eval_rows=16", "max_steps=2"];
+    materials.train(&output, &options).well();
+    let metrics = json_lines(&format!("{output}/metrics.jsonl"));
+    let last = metrics.last().unwrap();
+    assert!(last["validation_loss"].as_f64().is_some_and(f64::is_finite), "{last}");
+    let files: Vec<_> = fs::read_dir(format!("{output}/samples")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    assert_eq!(texts(files[0].to_str().unwrap()).len(), 3);
+}
+
+#[test]
+fn texts_are_shown_written_and_judged() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (model, output, report) = (materials.path("run"), within(&folder, "s.jsonl"), within(&folder, "report.json"));
+    let sampled = run(elf(&["sample", &model, "--steps", "4", "-n", "4", "--trace", "-o", &output])).well();
+    assert!(sampled.out.contains("t = 0.00  ") && sampled.out.contains("t = 1.00  "), "{}", sampled.out);
+    let lines = json_lines(&output);
+    assert_eq!(lines.iter().map(|l| l["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert!(lines.iter().all(|l| l["tokens"].as_array().is_some_and(|t| t.len() <= 12)));
+    // A model of six steps may write nothing at all, so the words to count are known ones.
+    run(elf(&["eval", "--samples", &output])).well();
+    let known = within(&folder, "known.jsonl");
+    fs::write(&known, "{\"text\": \"a small tool\"}\n{\"text\": \"a large tool\"}\n").unwrap();
+    let judged =
+        run(elf(&["eval", "--samples", &known, "--training", &materials.path("corpus.jsonl"), "-o", &report])).well();
+    // Six steps may have learned no word yet, so that there is no diversity to tell of.
+    for metric in ["Words per text", "Empty texts", "Exact copies of training texts"] {
+        assert!(judged.out.contains(metric), "{}", judged.out);
+    }
+    assert!(!judged.out.contains("BLEU"), "there are no references: {}", judged.out);
+    assert!(fs::read_to_string(&report).unwrap().contains("Words per text"));
+    // Without a file, the texts are printed; a checkpoint may be named instead of a run.
+    let checkpoint = checkpoints(&model)[0].to_str().unwrap().to_owned();
+    let printed = run(elf(&["sample", &checkpoint, "--steps", "2", "-n", "2"])).well();
+    assert!(printed.out.contains("[0] ") && printed.out.contains("[1] "), "{}", printed.out);
+}
+
+#[test]
+fn a_translation_is_sampled_from_text_and_judged_against_references() {
+    let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());
+    let (model, output) = (materials.path("run"), within(&folder, "s.jsonl"));
+    let spoken =
+        run(elf(&["sample", &model, "--steps", "2", "--text", "cat old the", "--text", "tree", "-o", &output])).well();
+    assert!(spoken.out.contains("[0] ") && spoken.out.contains("[1] "));
+    assert_eq!(json_lines(&output)[1]["input"], "tree");
+    run(elf(&[
+        "sample",
+        &model,
+        "--steps",
+        "2",
+        "--input",
+        &materials.path("corpus.jsonl"),
+        "--input-column",
+        "de",
+        "--reference-column",
+        "en",
+        "--limit",
+        "5",
+        "-o",
+        &output,
+    ]))
+    .well();
+    let lines = json_lines(&output);
+    assert_eq!(lines.len(), 5);
+    for line in &lines {
+        let mut words: Vec<&str> = line["input"].as_str().unwrap().split(' ').collect();
+        words.reverse();
+        assert_eq!(line["reference"], words.join(" "));
+    }
+    let judged = run(elf(&["eval", "--samples", &output])).well();
+    assert!(judged.out.contains("BLEU") && judged.out.contains("ROUGE-L"), "{}", judged.out);
+    // A perfect translator gets 100.
+    let perfect: String = lines
+        .iter()
+        .map(|l| format!("{}\n", serde_json::json!({ "prediction": l["reference"], "reference": l["reference"] })))
+        .collect();
+    fs::write(&output, perfect).unwrap();
+    let judged = run(elf(&["eval", "--samples", &output])).well();
+    assert!(judged.out.lines().any(|l| l.starts_with("| BLEU | 100 ")), "{}", judged.out);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_whatever_is_generated_beside_it() {
+    let folder = TempDir::new().unwrap();
+    let all = sample(&folder, "a.jsonl", &["-n", "10", "--batch-size", "4", "--seed", "7"]);
+    assert_eq!(all, sample(&folder, "b.jsonl", &["-n", "10", "--batch-size", "4", "--seed", "7"]));
+    assert_eq!(all[..3], sample(&folder, "c.jsonl", &["-n", "3", "--batch-size", "4", "--seed", "7"]));
+    let another = sample(&folder, "d.jsonl", &["-n", "10", "--batch-size", "4", "--seed", "8"]);
+    assert!(all.iter().zip(&another).all(|(a, b)| a["seed"] != b["seed"]));
+    let tokens = |lines: &[Value]| lines.iter().map(|l| l["tokens"].clone()).collect::<Vec<_>>();
+    assert_ne!(tokens(&all), tokens(&another));
+}
+
+#[test]
+fn every_setting_of_a_sampling_file_has_its_own_output() {
+    let folder = TempDir::new().unwrap();
+    let settings = within(&folder, "s.yml");
+    fs::write(&settings, "- sampling_method: ode\n  num_sampling_steps: [2, 3]\n- sampling_method: heun\n").unwrap();
+    let model = Materials::unconditional().path("run");
+    let output = within(&folder, "out.jsonl");
+    run(elf(&["sample", &model, "-n", "2", "--sampling-config", &settings, "-o", &output])).well();
+    for name in ["ode-2-w3-cfg1", "ode-3-w3-cfg1", "heun-32-w3-cfg1"] {
+        assert_eq!(texts(&within(&folder, &format!("out-{name}.jsonl"))).len(), 2, "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_that_is_no_file_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let folder = TempDir::new().unwrap();
+    let pipe = within(&folder, "pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read_to_string(pipe).unwrap()
+    });
+    let model = Materials::unconditional().path("run");
+    run(elf(&["sample", &model, "--steps", "2", "-n", "2", "-o", &pipe])).well();
+    // First this: nobody would ever wake the reader of a pipe that is gone.
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    assert_eq!(reader.join().unwrap().lines().count(), 2);
+}
