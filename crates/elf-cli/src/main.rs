@@ -72,8 +72,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(panic) => {
-            eprintln!("error: {}", internal(panic.as_ref()));
-            ExitCode::from(70)
+            let (message, code) = internal(panic.as_ref());
+            eprintln!("error: {message}");
+            ExitCode::from(code)
         }
     }
 }
@@ -129,15 +130,17 @@ fn out_of_memory(reason: &str) -> String {
     format!("out of memory: use a smaller batch, shorter sequences or a smaller model ({reason})")
 }
 
-fn internal(panic: &(dyn std::any::Any + Send)) -> String {
+/// The message and exit code of a panic: memory that ran out is the user's business, anything else a defect (70, as
+/// sysexits has it).
+fn internal(panic: &(dyn std::any::Any + Send)) -> (String, u8) {
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
     // libtorch's messages carry a C++ stack behind the first line; in a panic its line ends are escaped.
     let first = text.lines().next().and_then(|line| line.split("\\n").next()).unwrap_or("no message");
     let first = first.split_once("Torch(\"").map_or(first, |(_, reason)| reason);
     if memory_is_short(text) {
-        out_of_memory(first)
+        (out_of_memory(first), 1)
     } else {
-        format!("this is a defect of elf; set RUST_BACKTRACE=1 and report it with what is printed then ({first})")
+        (format!("this is a defect of elf; set RUST_BACKTRACE=1 and report it with what is printed then ({first})"), 70)
     }
 }
