@@ -3,6 +3,8 @@
 //! The root is `ELF_PARITY_DIR`, or the copy in this package. Every size comes from the files there, never from a literal,
 //! so that the same tests run on reference numbers of other shapes.
 
+pub mod recorded;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -49,7 +51,8 @@ impl Reference {
     /// # Panics
     /// If it is missing or damaged.
     pub fn open(name: &str) -> Self {
-        let tensors = TensorFile::open(parity_path(name)).and_then(|f| f.read_all(Device::Cpu)).unwrap_or_else(|e| panic!("{e}"));
+        let tensors =
+            TensorFile::open(parity_path(name)).and_then(|f| f.read_all(Device::Cpu)).unwrap_or_else(|e| panic!("{e}"));
         Self { file: name.to_owned(), tensors: tensors.into_iter().collect() }
     }
 
@@ -100,5 +103,8 @@ pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
 pub fn assert_close_relative(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
     let scale = if want.numel() == 0 { 0.0 } else { want.to_kind(Kind::Double).abs().max().double_value(&[]) };
     let difference = max_difference(got, want);
-    assert!(difference <= tolerance * scale.max(1e-6), "{what}: differs by {difference:e} where the largest is {scale:e}, allowed a share of {tolerance:e}");
+    assert!(
+        difference <= tolerance * scale.max(1e-6),
+        "{what}: differs by {difference:e} where the largest is {scale:e}, allowed a share of {tolerance:e}"
+    );
 }
