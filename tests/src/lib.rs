@@ -3,6 +3,8 @@
 //! The root is `ELF_PARITY_DIR`, or the copy in this package. Every size comes from the files there, never from a literal,
 //! so that the same tests run on reference numbers of other shapes.
 
+pub mod recorded;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 

@@ -1,130 +1,17 @@
 //! Whole training steps against the released code's numbers: losses, clipped gradients, parameters and averages after four
 //! micro-batches, for Muon, AdamW, a conditional task with label drop, and gradient accumulation; and learning rates.
 
-use std::num::NonZeroU32;
-
-use elf_core::{Network, Noise, Precision, PrecisionPolicy, Replay};
-use elf_encoder::{EncoderMask, LatentStats, T5Encoder, TextEncoder};
-use elf_flow::{ElfObjective, GuidanceLaw, LatentBatch, LogitNormal, Path, TimeLaw};
+use elf_core::{Network, Noise, Precision, PrecisionPolicy};
+use elf_encoder::T5Encoder;
 use elf_model::Elf;
+use elf_tests::recorded::{Metrics, Recorded};
 use elf_tests::{Reference, assert_close, assert_close_relative, parity_json, parity_path};
-use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
-use elf_train::{Decay, Schedule, Solo, StepMetrics, Trainer, TrainerConfig};
+use elf_train::{Decay, Schedule, Solo, StepMetrics, Trainer};
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 /// Relative, for losses and gradients; absolute, for parameters after all steps.
 const TOLERANCE: f64 = 1e-4;
-
-#[derive(Deserialize)]
-struct Metrics {
-    loss: f64,
-    l2_loss: f64,
-    ce_loss: f64,
-}
-
-/// One entry of `train.json`.
-#[derive(Deserialize)]
-struct Recorded {
-    name: String,
-    optimizer: String,
-    pad_token: String,
-    grad_accum_steps: NonZeroU32,
-    lr: f64,
-    warmup_steps: u64,
-    weight_decay: f64,
-    adam_b1: f64,
-    adam_b2: f64,
-    ema_decay: f64,
-    decoder_prob: f64,
-    decoder_noise_scale: f64,
-    decoder_p_mean: f64,
-    decoder_p_std: f64,
-    denoiser_p_mean: f64,
-    denoiser_p_std: f64,
-    denoiser_noise_scale: f64,
-    latent_mean: f64,
-    latent_std: f64,
-    self_cond_prob: f64,
-    self_cond_cfg_min: f64,
-    self_cond_cfg_max: f64,
-    t_eps: f64,
-    clip_norm: f64,
-    num_steps: usize,
-    encoder: String,
-    metrics: Vec<Metrics>,
-}
-
-impl Recorded {
-    fn objective(&self) -> ElfObjective {
-        let objective = ElfObjective {
-            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps },
-            time: TimeLaw::LogitNormal(LogitNormal { mean: self.denoiser_p_mean, std: self.denoiser_p_std }),
-            guidance: GuidanceLaw { min: self.self_cond_cfg_min, max: self.self_cond_cfg_max },
-            self_cond_prob: self.self_cond_prob,
-            decoder_prob: self.decoder_prob,
-            decoder_noise_scale: self.decoder_noise_scale,
-            decoder: LogitNormal { mean: self.decoder_p_mean, std: self.decoder_p_std },
-        };
-        objective.check().unwrap();
-        objective
-    }
-
-    fn config(&self) -> TrainerConfig {
-        let optimizer = match self.optimizer.as_str() {
-            "muon" => OptimizerConfig::Muon(MuonConfig::default()),
-            "adamw" => {
-                let (b1, b2, weight_decay) = (self.adam_b1, self.adam_b2, self.weight_decay);
-                OptimizerConfig::Adamw(AdamWConfig { b1, b2, weight_decay, ..AdamWConfig::default() })
-            }
-            other => panic!("unknown optimizer {other}"),
-        };
-        TrainerConfig {
-            optimizer,
-            schedule: Schedule::constant(self.lr, self.warmup_steps),
-            clip_norm: Some(self.clip_norm),
-            ema_decay: self.ema_decay,
-            accumulation: self.grad_accum_steps,
-            seed: 0,
-        }
-    }
-
-    /// The micro-batch of a recorded step, encoded.
-    fn batch(&self, reference: &Reference, step: usize, encoder: &dyn TextEncoder) -> LatentBatch {
-        let get = |name: &str| reference.get(&format!("step{step}.batch.{name}"));
-        let (ids, condition, valid) = (get("input_ids"), get("cond_seq_mask"), get("attention_mask"));
-        let dropped: Tensor = get("label_drop_mask").view([-1, 1, 1]);
-        // The target's rows lose the condition's columns where the label is dropped.
-        let hidden = dropped * (1.0 - condition.unsqueeze(-1)) * condition.unsqueeze(1);
-        let mask = get("encoder_attention_mask") * (1.0 - hidden);
-        let encoded = encoder.encode(ids, EncoderMask::Pairs(&mask)).unwrap();
-        let loss_mask = match self.pad_token.as_str() {
-            "pad" => valid * (1.0 - condition),
-            "eos" => 1.0 - condition,
-            other => panic!("unknown padding {other}"),
-        };
-        LatentBatch {
-            latents: LatentStats::uniform(self.latent_mean, self.latent_std).unwrap().normalise(&encoded).unwrap(),
-            ids: ids.shallow_clone(),
-            loss_mask,
-            condition: (condition.sum(Kind::Float).double_value(&[]) > 0.0).then(|| condition.shallow_clone()),
-            dropped: Vec::<f32>::try_from(get("label_drop_mask")).unwrap().iter().map(|&d| d > 0.5).collect(),
-        }
-    }
-
-    /// The draws of a recorded step.
-    fn draws(&self, reference: &Reference, step: usize) -> Replay {
-        let get = |name: &str| reference.get(&format!("step{step}.draw.{name}"));
-        let mut replay = Replay::new();
-        for name in ["self_cond_u", "t_normal", "cfg_scale_u", "noise", "decoder_lambda_normal", "decoder_noise_normal"]
-        {
-            replay.push(name, get(name));
-        }
-        // The recording holds the outcome, 1 for decode; the objective wants a number that is below the probability then.
-        replay.push("decoder_coin", &(1.0 - get("decoder_coin")));
-        replay
-    }
-}
 
 fn train(name: &str) {
     let all: Vec<Recorded> = parity_json("train.json");

@@ -40,6 +40,8 @@ enum Command {
     Train(commands::train::TrainArgs),
     /// Generate text.
     Sample(commands::sample::SampleArgs),
+    /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
+    Convert(commands::convert::ConvertArgs),
     /// Judge generated text.
     Eval(commands::eval::EvalArgs),
 }
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Encoder(command) => commands::encoder::run(command),
         Command::Train(args) => commands::train::run(args),
         Command::Sample(args) => commands::sample::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),
     });
     match outcome {

@@ -97,6 +97,12 @@ pub struct FoundModel {
 }
 
 impl FoundModel {
+    /// Whether a path belongs to a run of this program, and is no file or folder of another one's.
+    pub fn is_at(path: &Path) -> bool {
+        let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+        folder.join("state.json").is_file() || folder.join("plan.json").is_file() || folder.join("checkpoints").is_dir()
+    }
+
     /// Finds the latest checkpoint of a run, or the one named.
     ///
     /// # Errors

@@ -47,6 +47,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A PyTorch checkpoint is damaged, or holds more than tensors and plain containers.
+    #[error("{} is not a usable PyTorch checkpoint: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// Tensors and parameters do not fit together; the message is a table of names with both sides.
     #[error("{origin} does not fit this model:\n{table}")]
     Mismatch {

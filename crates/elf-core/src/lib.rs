@@ -8,8 +8,10 @@
 //! * [`Precision`] and [`device`]: which parts run in bf16, and where.
 //! * [`layers`]: the layers that T5, GPT-2 and ELF have in common.
 //! * [`tensorfile`]: safetensors files, read without trusting a single size in them, written aside and renamed.
+//! * [`pytorch`]: PyTorch checkpoints, read without running anything that is in them, and written.
+//! * [`weights`]: parameters by name out of any of these files, one or many.
 //!
-//! It deliberately does not know any model, any file layout beyond a flat list of named tensors, text, or training.
+//! It deliberately does not know any model, text, or training.
 
 pub mod device;
 mod error;
@@ -18,7 +20,9 @@ mod network;
 mod noise;
 mod param;
 mod precision;
+pub mod pytorch;
 pub mod tensorfile;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use network::{Counting, Network, NetworkShape, PassCount, TrunkInput};

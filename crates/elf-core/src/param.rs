@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
 
+use crate::weights::Weights;
 use crate::{Error, Noise, Result, Seeded, key_of};
 
 /// Fan-in and fan-out of a matrix, whatever the order in which it is stored.
@@ -105,27 +106,7 @@ impl ParamSet {
     /// [`Error::Mismatch`] with a table of everything that is missing, superfluous, or of another shape or kind.
     pub fn load<'t>(&self, origin: &str, tensors: impl IntoIterator<Item = (&'t str, &'t Tensor)>) -> Result<()> {
         let given: IndexMap<&str, &Tensor> = tensors.into_iter().collect();
-        let mut table = String::new();
-        for (name, p) in &self.params {
-            match given.get(name.as_str()) {
-                None => _ = writeln!(table, "  {name}: the model has {:?}, the file has none", p.tensor.size()),
-                Some(t) if t.size() != p.tensor.size() => {
-                    _ = writeln!(table, "  {name}: the model has {:?}, the file has {:?}", p.tensor.size(), t.size());
-                }
-                Some(t) if !matches!(t.kind(), Kind::Float | Kind::BFloat16 | Kind::Half) => {
-                    _ = writeln!(table, "  {name}: the model has floating-point numbers, the file has {:?}", t.kind());
-                }
-                Some(_) => {}
-            }
-        }
-        for (name, t) in &given {
-            if !self.params.contains_key(*name) {
-                _ = writeln!(table, "  {name}: the file has {:?}, the model has none", t.size());
-            }
-        }
-        if !table.is_empty() {
-            return Err(Error::Mismatch { origin: origin.to_owned(), table });
-        }
+        self.check_fit(origin, given.iter().map(|(name, t)| (*name, t.size(), t.kind())))?;
         tch::no_grad(|| {
             for (name, p) in &self.params {
                 p.tensor.shallow_clone().f_copy_(given[name.as_str()])?;
@@ -134,6 +115,52 @@ impl ParamSet {
         })?;
         self.changed();
         Ok(())
+    }
+
+    /// [`ParamSet::load`] from files, one tensor at a time: beside the parameters no more than one of them is in memory.
+    ///
+    /// # Errors
+    /// As [`ParamSet::load`], with nothing changed; or if a tensor's bytes turn out to be damaged, which leaves the
+    /// parameters undefined.
+    pub fn load_from(&self, weights: &Weights) -> Result<()> {
+        let of = |name: &str| weights.shape(name).zip(weights.kind(name));
+        let given = weights.names().filter_map(|name| of(name).map(|(shape, kind)| (name, shape, kind)));
+        self.check_fit(&weights.path().display().to_string(), given)?;
+        tch::no_grad(|| {
+            for (name, p) in &self.params {
+                p.tensor.shallow_clone().f_copy_(&weights.get(name, Device::Cpu)?)?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.changed();
+        Ok(())
+    }
+
+    /// Refuses names, shapes or kinds that are not the parameters' own, all in one table.
+    fn check_fit<'t>(&self, origin: &str, given: impl Iterator<Item = (&'t str, Vec<i64>, Kind)>) -> Result<()> {
+        let given: IndexMap<&str, (Vec<i64>, Kind)> = given.map(|(name, shape, kind)| (name, (shape, kind))).collect();
+        let mut table = String::new();
+        for (name, p) in &self.params {
+            match given.get(name.as_str()) {
+                None => _ = writeln!(table, "  {name}: the model has {:?}, the file has none", p.tensor.size()),
+                Some((shape, _)) if *shape != p.tensor.size() => {
+                    _ = writeln!(table, "  {name}: the model has {:?}, the file has {shape:?}", p.tensor.size());
+                }
+                Some((_, kind)) if !matches!(kind, Kind::Float | Kind::BFloat16 | Kind::Half) => {
+                    _ = writeln!(table, "  {name}: the model has floating-point numbers, the file has {kind:?}");
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, (shape, _)) in &given {
+            if !self.params.contains_key(*name) {
+                _ = writeln!(table, "  {name}: the file has {shape:?}, the model has none");
+            }
+        }
+        match table.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Mismatch { origin: origin.to_owned(), table }),
+        }
     }
 }
 

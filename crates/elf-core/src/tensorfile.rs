@@ -70,6 +70,12 @@ impl TensorFile {
         Some(tensors.tensor(name).ok()?.shape().iter().map(|&n| n as i64).collect())
     }
 
+    /// The kind of a tensor's numbers, without reading it.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        let tensors = SafeTensors::deserialize(&self.map).ok()?;
+        kind_of(tensors.tensor(name).ok()?.dtype())
+    }
+
     /// One tensor, copied to `device`.
     ///
     /// # Errors

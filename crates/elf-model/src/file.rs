@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use elf_core::tensorfile::{self, TensorFile};
+use elf_core::tensorfile;
+use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
@@ -14,7 +15,7 @@ impl ElfConfig {
     ///
     /// # Errors
     /// If a parameter that every ELF has is missing or has an impossible shape.
-    pub fn of_checkpoint(file: &TensorFile) -> Result<Self> {
+    pub fn of_checkpoint(file: &Weights) -> Result<Self> {
         let shape = |name: &str, dims: usize| -> Result<Vec<i64>> {
             let found = file.shape(name).ok_or_else(|| {
                 Error::Config(format!("{} is no ELF checkpoint: it has no tensor {name}", file.path().display()))
@@ -54,24 +55,23 @@ impl ElfConfig {
 }
 
 impl Elf {
-    /// Reads a network from a safetensors file of its parameters.
+    /// Reads a network from whatever file or folder [`Weights::open`] takes, its averaged parameters if there are any.
+    /// Shapes give the architecture.
     ///
     /// # Errors
     /// If the file is missing, damaged, or not an ELF checkpoint; every parameter that does not fit is named.
     pub fn load(path: &Path, policy: PrecisionPolicy, device: Device) -> Result<Self> {
-        let file = TensorFile::open(path)?;
-        let net = Self::unset(ElfConfig::of_checkpoint(&file)?, policy, device)?;
-        net.load_params(&file)?;
-        Ok(net)
+        Self::of_weights(&Weights::open(path, ParamKind::Averaged)?, policy, device)
     }
 
-    /// Sets all parameters from a file of the same architecture.
+    /// A network of the architecture and with the parameters of `weights`.
     ///
     /// # Errors
-    /// If a parameter is missing, superfluous or of another shape; then nothing is changed.
-    pub fn load_params(&self, file: &TensorFile) -> Result<()> {
-        let tensors = file.read_all(self.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device()))?;
-        self.params().load(&file.path().display().to_string(), tensors.iter().map(|(n, t)| (n.as_str(), t)))
+    /// As [`Elf::load`].
+    pub fn of_weights(weights: &Weights, policy: PrecisionPolicy, device: Device) -> Result<Self> {
+        let net = Self::unset(ElfConfig::of_checkpoint(weights)?, policy, device)?;
+        net.params().load_from(weights)?;
+        Ok(net)
     }
 
     /// Writes all parameters in fp32, aside and renamed.

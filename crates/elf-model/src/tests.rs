@@ -137,8 +137,8 @@ fn a_checkpoint_needs_no_other_file_and_a_wrong_one_is_a_table() {
         }
     }
     let wide = network(ElfConfig { hidden_size: 64, ..small() }, PrecisionPolicy::F32);
-    let file = elf_core::tensorfile::TensorFile::open(&path).unwrap();
-    let message = wide.load_params(&file).unwrap_err().to_string();
+    let file = elf_core::weights::Weights::open(&path, elf_core::weights::ParamKind::Averaged).unwrap();
+    let message = wide.params().load_from(&file).unwrap_err().to_string();
     assert!(message.contains("proj_kernel: the model has [64, 6], the file has [32, 6]"), "{message}");
 
     let other = Tensor::zeros([2], (Kind::Float, Device::Cpu));

@@ -4,6 +4,7 @@
 //! * [`Schedule`]: learning rates by step. [`clip_grad_norm`]: one global norm. [`Ema`]: averaged parameters.
 //! * [`Trainer`]: one optimiser step out of micro-batches; its draws are a function of seed, step, micro-batch and row.
 //! * [`CheckpointFolder`]: checkpoints that are whole or not there; [`KeepPolicy`] says which ones stay.
+//! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from.
 //! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
 //! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
 //! * [`Comm`]: what data parallelism needs; [`Solo`] is one process alone.
@@ -20,6 +21,7 @@ mod error;
 mod gradients;
 mod keep_policy;
 pub mod optim;
+mod released;
 mod run;
 mod schedule;
 mod trainer;
@@ -31,6 +33,7 @@ pub use ema::Ema;
 pub use error::{Error, Result};
 pub use gradients::{clip_grad_norm, grad_norm};
 pub use keep_policy::KeepPolicy;
+pub use released::ReleasedCheckpoint;
 pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroReport, StepMetrics, StepReport, TermMean, Trainer, TrainerConfig};

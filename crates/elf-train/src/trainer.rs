@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use elf_core::weights::ParamKind;
 use elf_core::{Network, Noise, Seeded, key_of};
 use elf_flow::{LatentBatch, Loss, Objective};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::checkpoint::{Checkpoint, CheckpointFolder, CheckpointState};
 use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, gradients, norm_of};
 use crate::optim::{Group, Optimizer, OptimizerConfig};
 use crate::validation::{Validation, validation_totals};
-use crate::{Comm, Ema, Error, Result, Schedule};
+use crate::{Comm, Ema, Error, ReleasedCheckpoint, Result, Schedule};
 
 /// Settings of a [`Trainer`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -306,6 +307,21 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         checkpoint.load_params(self.net.params())?;
         self.step = checkpoint.state().step;
         self.config.seed = checkpoint.state().seed;
+        Ok(())
+    }
+
+    /// Continues a run of the released code: parameters, averages, optimiser state and step are the file's; the seed stays.
+    ///
+    /// # Errors
+    /// If the file is damaged, or was made for another network or optimiser, with a table of all differences. The trainer
+    /// must then not be used.
+    pub fn restore_released(&mut self, checkpoint: &ReleasedCheckpoint) -> Result<()> {
+        let step = checkpoint.step()?;
+        self.net.params().load_from(&checkpoint.weights(ParamKind::Trained)?)?;
+        let origin = checkpoint.path().display().to_string();
+        self.ema.load(&origin, &checkpoint.averages()?)?;
+        self.optimizer.load_state(&origin, &checkpoint.optimizer_state()?)?;
+        self.step = step;
         Ok(())
     }
 

@@ -9,20 +9,36 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::device::DeviceChoice;
 use elf_core::{Network, Precision, PrecisionPolicy, key_of};
+use elf_core::weights::{ParamKind, Weights};
+use elf_data::Tokenizer;
 use elf_data::source::{PlainText, Source};
-use elf_model::Elf;
+use elf_model::{Elf, ElfConfig};
 use tch::Device;
 
-use crate::config::{RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs};
+use crate::config::{Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs, read_yaml};
 use crate::progress;
 use crate::run_folder::FoundModel;
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
-use crate::text_latents::TextLatents;
+use crate::text_latents::{TextLatents, encoder_folder};
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
-    /// A run's folder (its latest checkpoint is taken), or a checkpoint's.
+    /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
+    /// checkpoint of the released code, safetensors, an index of shards, or a folder with one.
     model: PathBuf,
+    /// For a file from elsewhere: the configuration it was trained with. Without one the released recipe for unconditional
+    /// text is meant; the network's sizes always come from the file.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// For a file from elsewhere: change one setting of --config, as key=value. May be given several times.
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    options: Vec<String>,
+    /// For a file from elsewhere: the tokenizer's file or folder; as --option tokenizer_name=PATH.
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// For a file from elsewhere: positions of a text (1024 unless --config says otherwise); as --option max_length=N.
+    #[arg(long)]
+    length: Option<usize>,
     /// Texts to generate, for models of unconditional text.
     #[arg(long, short = 'n', default_value_t = 8)]
     num: usize,
@@ -94,33 +110,78 @@ pub struct SampleArgs {
 const TRACE: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0];
 
 /// A trained network, ready to sample from.
-pub struct LoadedModel {
-    /// Where it came from.
-    pub found: FoundModel,
+struct LoadedModel {
+    /// How it was trained.
+    plan: RunPlan,
+    /// The tokenizer it was trained with.
+    tokenizer: Tokenizer,
     /// The network.
-    pub net: Elf,
+    net: Elf,
     /// The encoder, for conditional models.
-    pub latents: Option<TextLatents>,
+    latents: Option<TextLatents>,
 }
 
 impl LoadedModel {
-    /// Loads a checkpoint, averaged parameters unless `raw`.
-    ///
-    /// # Errors
-    /// If anything is missing or damaged.
-    pub fn load(path: &Path, raw: bool, device: Device, precision: Precision) -> Result<Self> {
-        let found = FoundModel::at(path)?;
-        let policy = PrecisionPolicy::with_blocks(precision);
-        let net = Elf::unset(found.plan.model.clone(), policy, device)?;
-        match raw {
-            true => found.checkpoint.load_params(net.params())?,
-            false => found.checkpoint.load_averages(net.params())?,
+    fn load(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
+        match FoundModel::is_at(&args.model) || !args.model.exists() {
+            true => Self::of_run(args, device, precision),
+            false => Self::from_elsewhere(args, device, precision),
         }
-        let latents = match found.plan.span.max_input_length {
-            Some(_) => Some(TextLatents::load(&found.plan.config, device, precision)?),
-            None => None,
-        };
-        Ok(Self { found, net, latents })
+    }
+
+    fn of_run(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
+        if args.config.is_some() || args.tokenizer.is_some() || args.length.is_some() || !args.options.is_empty() {
+            bail!("{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out", args.model.display());
+        }
+        let FoundModel { run, checkpoint, plan } = FoundModel::at(&args.model)?;
+        let net = Elf::unset(plan.model.clone(), PrecisionPolicy::with_blocks(precision), device)?;
+        match args.no_ema {
+            true => checkpoint.load_params(net.params())?,
+            false => checkpoint.load_averages(net.params())?,
+        }
+        Self { latents: None, tokenizer: run.tokenizer()?, plan, net }.with_encoder(device, precision)
+    }
+
+    fn from_elsewhere(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
+        let which = if args.no_ema { ParamKind::Trained } else { ParamKind::Averaged };
+        let weights = Weights::open(&args.model, which)?;
+        let model = ElfConfig::of_checkpoint(&weights)?;
+        let mut options = args.options.clone();
+        if let Some(path) = &args.tokenizer {
+            options.push(format!("tokenizer_name={}", serde_json::to_string(path).context("a path that is not Unicode")?));
+        }
+        options.extend(args.length.map(|n| format!("max_length={n}")));
+        let warn = |line| eprintln!("warning: {line}");
+        let mut config: RunConfig = read_yaml(args.config.as_deref(), &Overrides(options), warn)?;
+        // It is about memory in training only.
+        config.gradient_checkpointing = false;
+
+        let path = config.tokenizer_name.clone().map_or_else(|| encoder_folder(&config), PathBuf::from);
+        let tokenizer = Tokenizer::load(&path).with_context(|| {
+            format!("the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer", path.display(), args.model.display())
+        })?;
+        let entries = tokenizer.vocab_size() as i64;
+        if entries != model.vocab_size {
+            bail!(
+                "the tokenizer {} has {entries} entries, but the model in {} chooses among {}: name the tokenizer that it was trained with",
+                path.display(),
+                weights.path().display(),
+                model.vocab_size
+            );
+        }
+        // How many rows it was trained on makes no difference to sampling.
+        let facts = Facts { latent_dim: model.text_encoder_dim, vocab_size: model.vocab_size, rows: 1 << 40, condition_eos: false };
+        let mut plan = RunPlan::new(&config, facts, device)?;
+        plan.model = model;
+        let net = Elf::of_weights(&weights, PrecisionPolicy::with_blocks(precision), device)?;
+        Self { plan, tokenizer, net, latents: None }.with_encoder(device, precision)
+    }
+
+    fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
+        if self.plan.span.max_input_length.is_some() {
+            self.latents = Some(TextLatents::load(&self.plan.config, device, precision)?);
+        }
+        Ok(self)
     }
 }
 
@@ -131,18 +192,17 @@ pub fn precision(f32: bool, device: Device) -> Precision {
 
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let device = args.device.resolve()?;
-    let model = LoadedModel::load(&args.model, args.no_ema, device, precision(args.f32, device))?;
-    let plan = &model.found.plan;
+    let model = LoadedModel::load(&args, device, precision(args.f32, device))?;
+    let plan = &model.plan;
     let requests = requests(&args, plan)?;
     let settings = settings(&args, plan)?;
-    let tokenizer = model.found.run.tokenizer()?;
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
     let generator = TextGenerator {
         net: &model.net,
         plan,
-        tokenizer: &tokenizer,
+        tokenizer: &model.tokenizer,
         latents: model.latents.as_ref(),
         grid_seed: args.seed,
         batch_rows: args.batch_size,

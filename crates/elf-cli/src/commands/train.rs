@@ -1,6 +1,6 @@
 //! `elf train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use elf_flow::LatentBatch;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    BatchSource, Checkpoint, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Solo, Trainer,
-    TrainerConfig,
+    BatchSource, Checkpoint, Decay, KeepPolicy, Observer, Outcome, ReleasedCheckpoint, Run, RunControl, Schedule, Solo,
+    Trainer, TrainerConfig,
 };
 use serde_json::{Value, json};
 use tch::Device;
@@ -39,7 +39,7 @@ pub struct TrainArgs {
     /// Stop and save after so many minutes; as -o max_minutes=N.
     #[arg(long)]
     minutes: Option<f64>,
-    /// Go on from this run or checkpoint; as -o resume=PATH.
+    /// Go on from this run or checkpoint, or from a training checkpoint of the released code; as -o resume=PATH.
     #[arg(long)]
     resume: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
@@ -237,7 +237,19 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
     }
 
     let cursor = match resume_from(plan, folder)? {
-        Some(checkpoint) => {
+        Some(Resume::Released(checkpoint)) => {
+            trainer.restore_released(&checkpoint)?;
+            let step = trainer.steps_done();
+            eprintln!("resuming from {} (step {step}, epoch {}) of the released code", checkpoint.path().display(), checkpoint.epoch()?);
+            if checkpoint.is_amid_a_step() {
+                eprintln!("warning: it was saved between the micro-batches of a step; their gradients are not taken over");
+            }
+            let rows = (plan.batch_rows * plan.config.grad_accum_steps) as u64;
+            // The same place in the data; its order is this program's own from here on.
+            let per_epoch = (materials.train.len() as u64 / rows).max(1);
+            Cursor { epoch: step / per_epoch, position: step % per_epoch * rows }
+        }
+        Some(Resume::Own(checkpoint)) => {
             trainer.restore(&checkpoint)?;
             eprintln!("resuming from {} (step {})", checkpoint.path().display(), trainer.steps_done());
             serde_json::from_value(checkpoint.state().cursor.clone())
@@ -290,10 +302,21 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
     Ok(if outcome == Outcome::Stopped && !out_of_time { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
+/// What to go on from.
+enum Resume {
+    /// A checkpoint of this program.
+    Own(Checkpoint),
+    /// A training checkpoint of the released code.
+    Released(ReleasedCheckpoint),
+}
+
 /// The checkpoint to go on from: the one named, or the latest in the output folder.
-fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Checkpoint>> {
+fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
     let checkpoint = match &plan.config.resume {
         None => folder.checkpoints().latest()?,
+        Some(path) if Path::new(path).exists() && !FoundModel::is_at(path.as_ref()) => {
+            return Ok(Some(Resume::Released(ReleasedCheckpoint::open(path.as_ref())?)));
+        }
         Some(path) => Some(FoundModel::at(path.as_ref())?.checkpoint),
     };
     let Some(checkpoint) = checkpoint else { return Ok(None) };
@@ -317,7 +340,7 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Checkpoint>>
             checkpoint.path().display()
         );
     }
-    Ok(Some(checkpoint))
+    Ok(Some(Resume::Own(checkpoint)))
 }
 
 /// Token batches from the loader, encoded.

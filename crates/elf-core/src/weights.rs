@@ -1,0 +1,318 @@
+//! Parameters by name, from whatever file holds them: safetensors (one file, or shards with an index) or a PyTorch checkpoint.
+//!
+//! The names are the model's own: `_orig_mod.` and `module.` in front, which compiled and data-parallel PyTorch modules
+//! leave, are taken off. Of a training checkpoint either the averages or the parameters as trained are seen.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::pytorch::{PyTorchFile, TensorRef};
+use crate::tensorfile::TensorFile;
+use crate::{Error, Result};
+
+/// Which of a training checkpoint's two sets of parameters is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// The running averages, if the file has them: the model to sample from.
+    Averaged,
+    /// The parameters as trained.
+    Trained,
+}
+
+/// The key of the parameters in a training checkpoint.
+pub const TRAINED: &str = "params";
+/// The key of their averages.
+pub const AVERAGED: &str = "ema_params1";
+/// What PyTorch modules are wrapped in.
+const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
+/// Longest index of shards.
+const MAX_INDEX: u64 = 64 << 20;
+
+/// A set of named tensors in one or more files, copied out one by one when asked for.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    store: Store,
+    names: BTreeMap<String, At>,
+}
+
+#[derive(Debug)]
+enum Store {
+    Safetensors(Vec<TensorFile>),
+    PyTorch(Arc<PyTorchFile>),
+}
+
+#[derive(Debug)]
+enum At {
+    Safetensors { file: usize, name: String },
+    PyTorch(TensorRef),
+}
+
+impl Weights {
+    /// Opens a safetensors file, an index of shards (`*.index.json`), a PyTorch checkpoint, or a folder: its latest
+    /// `checkpoint_N`, its `model.safetensors`, its index, or its `pytorch_model.bin`.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged or refused.
+    pub fn open(path: &Path, which: ParamKind) -> Result<Self> {
+        let path = &find(path)?;
+        if path.extension().is_some_and(|e| e == "json") {
+            return Self::sharded(path, which);
+        }
+        if !PyTorchFile::is_zip(path)? {
+            let file = TensorFile::open(path)?;
+            return Self::of_safetensors(path, vec![file], which);
+        }
+        Self::of_pytorch(Arc::new(PyTorchFile::open(path)?), which)
+    }
+
+    /// The parameters in a PyTorch checkpoint that is already open.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn of_pytorch(file: Arc<PyTorchFile>, which: ParamKind) -> Result<Self> {
+        let path = file.path().to_owned();
+        let bad = |reason: String| Error::Checkpoint { path: path.clone(), reason };
+        let top = file.value();
+        let keys = match which {
+            ParamKind::Averaged => [AVERAGED, TRAINED],
+            ParamKind::Trained => [TRAINED, TRAINED],
+        };
+        let filled = |key: &&str| top.get(key).filter(|v| v.items().is_some_and(|items| !items.is_empty()));
+        let dict = keys.iter().find_map(filled).or_else(|| top.get("state_dict")).unwrap_or(top);
+        let mut names = BTreeMap::new();
+        for (key, value) in
+            dict.items().ok_or_else(|| bad(format!("it holds {}, no dict of parameters", dict.kind_name())))?
+        {
+            let name = key.as_str().ok_or_else(|| bad("a parameter's name is no text".into()))?;
+            let tensor = value.as_tensor().ok_or_else(|| {
+                bad(format!("`{}` is {} where a parameter should be", name.escape_default(), value.kind_name()))
+            })?;
+            insert(&mut names, name, At::PyTorch(tensor.clone())).map_err(bad)?;
+        }
+        Ok(Self { path: path.clone(), names, store: Store::PyTorch(file) })
+    }
+
+    fn of_safetensors(path: &Path, files: Vec<TensorFile>, which: ParamKind) -> Result<Self> {
+        let all = || files.iter().enumerate().flat_map(|(i, f)| f.names().map(move |n| (i, n)));
+        // A whole training checkpoint as safetensors has the checkpoint's keys in front.
+        let under = |key: &str| Some(format!("{key}/")).filter(|p| all().any(|(_, n)| n.starts_with(p.as_str())));
+        let averaged = if which == ParamKind::Averaged { under(AVERAGED) } else { None };
+        let prefix = averaged.or_else(|| under(TRAINED)).unwrap_or_default();
+        let mut names = BTreeMap::new();
+        for (file, full) in all() {
+            if let Some(name) = full.strip_prefix(&prefix) {
+                insert(&mut names, name, At::Safetensors { file, name: full.to_owned() })
+                    .map_err(|reason| Error::Corrupt { path: path.to_owned(), reason })?;
+            }
+        }
+        Ok(Self { path: path.to_owned(), names, store: Store::Safetensors(files) })
+    }
+
+    fn sharded(path: &Path, which: ParamKind) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let bad = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
+        let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+        if length > MAX_INDEX {
+            return Err(bad(format!("an index of {length} bytes is longer than any model needs")));
+        }
+        let text = std::fs::read(path).map_err(Error::io("read", path))?;
+        let index: Index = serde_json::from_slice(&text).map_err(|e| bad(format!("it is no index of shards ({e})")))?;
+        let mut shards: Vec<&String> = index.weight_map.values().collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let mut files = Vec::with_capacity(shards.len());
+        for shard in &shards {
+            // The name comes from a file: it must stay in its folder.
+            if Path::new(shard).file_name().is_none_or(|n| n != shard.as_str()) {
+                return Err(bad(format!("the shard `{}` lies outside of its folder", shard.escape_default())));
+            }
+            files.push(TensorFile::open(path.with_file_name(shard))?);
+        }
+        for (name, shard) in &index.weight_map {
+            let file = shards.binary_search(&shard).ok().map(|i| &files[i]);
+            if file.and_then(|f| f.shape(name)).is_none() {
+                return Err(bad(format!("{shard} should hold {name}, but has no such tensor")));
+            }
+        }
+        for file in &files {
+            if let Some(name) = file.names().find(|n| !index.weight_map.contains_key(*n)) {
+                return Err(bad(format!("{} holds {name}, which the index does not mention", file.path().display())));
+            }
+        }
+        Self::of_safetensors(path, files, which)
+    }
+
+    /// The file, of a folder the one that was found in it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, without reading it.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        match (self.names.get(name)?, &self.store) {
+            (At::PyTorch(t), _) => Some(t.shape().to_vec()),
+            (At::Safetensors { file, name }, Store::Safetensors(files)) => files[*file].shape(name),
+            (At::Safetensors { .. }, Store::PyTorch(_)) => None,
+        }
+    }
+
+    /// The kind of a tensor's numbers, without reading it.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        match (self.names.get(name)?, &self.store) {
+            (At::PyTorch(t), _) => Some(t.kind()),
+            (At::Safetensors { file, name }, Store::Safetensors(files)) => files[*file].kind(name),
+            (At::Safetensors { .. }, Store::PyTorch(_)) => None,
+        }
+    }
+
+    /// One tensor, copied to `device`.
+    ///
+    /// # Errors
+    /// If there is no tensor of that name, or its bytes are damaged.
+    pub fn get(&self, name: &str, device: Device) -> Result<Tensor> {
+        match (self.names.get(name), &self.store) {
+            (Some(At::PyTorch(t)), Store::PyTorch(file)) => file.tensor(t, device),
+            (Some(At::Safetensors { file, name }), Store::Safetensors(files)) => files[*file].get(name, device),
+            _ => Err(Error::Config(format!("{} has no tensor {name}", self.path.display()))),
+        }
+    }
+}
+
+/// A parameter's name without what PyTorch wraps around modules.
+pub fn unwrapped(name: &str) -> &str {
+    let mut name = name;
+    while let Some(inner) = WRAPPERS.iter().find_map(|w| name.strip_prefix(w)) {
+        name = inner;
+    }
+    name
+}
+
+fn insert(names: &mut BTreeMap<String, At>, name: &str, at: At) -> std::result::Result<(), String> {
+    match names.insert(unwrapped(name).to_owned(), at) {
+        None => Ok(()),
+        Some(_) => Err(format!("two parameters are named {}", unwrapped(name).escape_default())),
+    }
+}
+
+/// The newest `checkpoint_N` in a folder.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn latest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut latest: Option<(u64, PathBuf)> = None;
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("checkpoint_"));
+        if let Some(number) = number.and_then(|n| n.strip_suffix(".pt").unwrap_or(n).parse().ok())
+            && path.is_file()
+            && latest.as_ref().is_none_or(|(n, _)| number > *n)
+        {
+            latest = Some((number, path));
+        }
+    }
+    Ok(latest.map(|(_, path)| path))
+}
+
+/// The file of weights that a path means: itself, or the one in the folder.
+///
+/// # Errors
+/// If a folder has none.
+pub fn find(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if let Some(latest) = latest_checkpoint(path)? {
+        return Ok(latest);
+    }
+    let usual = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    usual.iter().map(|name| path.join(name)).find(|p| p.is_file()).ok_or_else(|| {
+        Error::Config(format!("{} holds neither a checkpoint_N nor any of {}", path.display(), usual.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pytorch::{self, Value};
+    use crate::{Fans, Init, ParamBuilder, ParamSet, tensorfile};
+    use std::collections::HashMap;
+
+    fn numbers(n: i64) -> Tensor {
+        Tensor::arange(n, (Kind::Float, Device::Cpu))
+    }
+
+    fn set() -> ParamSet {
+        let mut b = ParamBuilder::unset(Device::Cpu);
+        b.matrix("w", [2, 3], Init::Constant(0.0), Fans { fan_in: 3, fan_out: 2 }).unwrap();
+        b.tensor("b", &[2], Init::Constant(0.0)).unwrap();
+        b.finish()
+    }
+
+    #[test]
+    fn averages_come_first_and_wrappers_are_taken_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let dict = |plus: f64, wrap: &str| {
+            let entry = |name: &str, t: Tensor| (Value::Str(format!("{wrap}{name}")), Value::Tensor(t + plus));
+            Value::Dict(vec![entry("w", numbers(6).view([2, 3])), entry("b", numbers(2).to_kind(Kind::BFloat16))])
+        };
+        for (n, plus) in [(9, 0.0), (10, 5.0)] {
+            let top = vec![(AVERAGED, dict(plus, "_orig_mod.module.")), (TRAINED, dict(plus + 1.0, "module."))];
+            let top = top.into_iter().map(|(k, v)| (Value::Str(k.into()), v)).collect();
+            pytorch::write(&folder.path().join(format!("checkpoint_{n}")), &Value::Dict(top)).unwrap();
+        }
+        for (which, first) in [(ParamKind::Averaged, 5.0), (ParamKind::Trained, 6.0)] {
+            let weights = Weights::open(folder.path(), which).unwrap();
+            assert!(weights.path().ends_with("checkpoint_10"), "10 is later than 9");
+            assert_eq!(weights.names().collect::<Vec<_>>(), ["b", "w"]);
+            let set = set();
+            set.load_from(&weights).unwrap();
+            assert_eq!(set.get("w").unwrap().tensor.double_value(&[0, 0]), first);
+            assert_eq!(set.get("b").unwrap().tensor.double_value(&[1]), first + 1.0);
+        }
+    }
+
+    #[test]
+    fn shards_are_joined_and_held_against_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (w, b) = (numbers(6).view([2, 3]), numbers(2));
+        tensorfile::write(&at("model-00001-of-00002.safetensors"), [("w", &w)], HashMap::new()).unwrap();
+        tensorfile::write(&at("model-00002-of-00002.safetensors"), [("b", &b)], HashMap::new()).unwrap();
+        let index = |map: &str| {
+            std::fs::write(at("model.safetensors.index.json"), format!("{{\"metadata\":{{}},\"weight_map\":{map}}}"))
+                .unwrap()
+        };
+        index(r#"{"w":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}"#);
+        let set = set();
+        set.load_from(&Weights::open(folder.path(), ParamKind::Averaged).unwrap()).unwrap();
+        assert!(set.get("w").unwrap().tensor.equal(&w) && set.get("b").unwrap().tensor.equal(&b));
+        for (map, part) in [
+            (r#"{"w":"model-00002-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}"#, "should hold w"),
+            (r#"{"w":"model-00001-of-00002.safetensors"}"#, ""),
+            (r#"{"w":"../model-00001-of-00002.safetensors"}"#, "outside"),
+            (r#"{"w":7}"#, "no index"),
+        ] {
+            index(map);
+            let opened = Weights::open(folder.path(), ParamKind::Averaged);
+            match part {
+                "" => {
+                    assert!(set.load_from(&opened.unwrap()).unwrap_err().to_string().contains("b: the model has [2]"))
+                }
+                part => assert!(opened.unwrap_err().to_string().contains(part)),
+            }
+        }
+    }
+}

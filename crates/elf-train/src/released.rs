@@ -1,0 +1,162 @@
+//! Training checkpoints of the released PyTorch code: read, to continue a run of theirs here.
+//!
+//! Such a file holds `params`, `ema_params1`, `opt_state` (the `state_dict` of their optimiser), `lr_scheduler`, `step` and
+//! `epoch`. Optimiser state lies there under numbers; the groups say which parameters, in the order of `params`, they count.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use elf_core::pytorch::{PyTorchFile, TensorRef, Value};
+use elf_core::weights::{self, ParamKind, TRAINED, Weights, unwrapped};
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// A training checkpoint of the released code.
+#[derive(Debug)]
+pub struct ReleasedCheckpoint {
+    file: Arc<PyTorchFile>,
+}
+
+type Tree = Value<TensorRef>;
+
+impl ReleasedCheckpoint {
+    /// Opens a checkpoint, or the latest `checkpoint_N` in a folder.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged or refused.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { file: Arc::new(PyTorchFile::open(weights::find(path)?)?) })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    fn bad(&self, reason: impl Into<String>) -> Error {
+        Error::Checkpoint { path: self.path().to_owned(), reason: reason.into() }
+    }
+
+    fn count(&self, key: &str) -> Result<u64> {
+        let value = self.file.value().get(key).and_then(Value::as_int).and_then(|i| u64::try_from(i).ok());
+        value.ok_or_else(|| {
+            self.bad(format!("it has no count `{key}`: it is no training checkpoint of the released code"))
+        })
+    }
+
+    /// Optimiser steps done.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn step(&self) -> Result<u64> {
+        self.count("step")
+    }
+
+    /// Epochs done.
+    ///
+    /// # Errors
+    /// If the file does not say.
+    pub fn epoch(&self) -> Result<u64> {
+        self.count("epoch")
+    }
+
+    /// Whether it was saved between the micro-batches of one step: their gradients are not taken over.
+    pub fn is_amid_a_step(&self) -> bool {
+        self.file.value().get("grad_accum_buffers").and_then(Value::items).is_some_and(|items| !items.is_empty())
+    }
+
+    /// The parameters, averaged or as trained.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn weights(&self, which: ParamKind) -> Result<Weights> {
+        Ok(Weights::of_pytorch(Arc::clone(&self.file), which)?)
+    }
+
+    /// The averages, by name, in fp32.
+    pub(crate) fn averages(&self) -> Result<Vec<(String, Tensor)>> {
+        let weights = self.weights(ParamKind::Averaged)?;
+        let copy = |name: &str| Ok((name.to_owned(), weights.get(name, Device::Cpu)?.f_to_kind(Kind::Float)?));
+        weights.names().map(copy).collect()
+    }
+
+    /// The optimiser's state under this crate's names: `momentum/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, `steps`.
+    ///
+    /// # Errors
+    /// If the file has no such state, or one that is not of Muon or AdamW as the released code runs them.
+    pub fn optimizer_state(&self) -> Result<Vec<(String, Tensor)>> {
+        let missing = || self.bad("it has no `opt_state` to continue from: it can be sampled from, but not trained on");
+        let opt = self.file.value().get("opt_state").ok_or_else(missing)?;
+        let (state, groups) =
+            opt.get("state").zip(opt.get("param_groups").and_then(Value::members)).ok_or_else(missing)?;
+        let (mut named, mut steps) = (Vec::new(), None);
+        for group in groups {
+            let names = self.names_of(group, groups.len())?;
+            let ids = group.get("params").and_then(Value::members).unwrap_or_default();
+            if ids.len() != names.len() {
+                return Err(self.bad(format!(
+                    "a group of its optimiser counts {} parameters where the model has {}",
+                    ids.len(),
+                    names.len()
+                )));
+            }
+            for (id, name) in ids.iter().zip(names) {
+                let entry = id.as_int().and_then(|id| state.at(id));
+                let entry = entry.ok_or_else(|| self.bad(format!("its optimiser has no state for {name}")))?;
+                for (key, value) in entry.items().unwrap_or_default() {
+                    let what = match key.as_str() {
+                        Some("momentum_buffer") => "momentum",
+                        Some("exp_avg") => "exp_avg",
+                        Some("exp_avg_sq") => "exp_avg_sq",
+                        Some("step") => {
+                            let step = self.number(value)?;
+                            if *steps.get_or_insert(step) != step {
+                                return Err(
+                                    self.bad(format!("its optimiser did {step} steps on {name}, but others elsewhere"))
+                                );
+                            }
+                            continue;
+                        }
+                        _ => return Err(self.bad(format!("its optimiser keeps something unknown for {name}"))),
+                    };
+                    let tensor = value.as_tensor().ok_or_else(|| self.bad(format!("{what} of {name} is no tensor")))?;
+                    let tensor = self.file.tensor(tensor, Device::Cpu)?.f_to_kind(Kind::Float)?;
+                    named.push((format!("{what}/{name}"), tensor));
+                }
+            }
+        }
+        let steps = steps.ok_or_else(|| self.bad("its optimiser has done no step yet"))?;
+        named.push(("steps".to_owned(), Tensor::from_slice(&[steps])));
+        Ok(named)
+    }
+
+    /// The parameters that a group of the optimiser counts: matrices or the rest with Muon, all with AdamW.
+    fn names_of(&self, group: &Tree, groups: usize) -> Result<Vec<&str>> {
+        let matrices = match (group.get("use_muon"), groups) {
+            (Some(Value::Bool(muon)), _) => Some(*muon),
+            (_, 1) => None,
+            _ => return Err(self.bad("its optimiser has groups that are neither Muon's nor AdamW's")),
+        };
+        let params = self.file.value().get(TRAINED).and_then(Value::items).unwrap_or_default();
+        let of_group = params.iter().filter_map(|(name, value)| {
+            let is_matrix = value.as_tensor()?.shape().len() == 2;
+            matrices.is_none_or(|wanted| wanted == is_matrix).then(|| name.as_str().map(unwrapped)).flatten()
+        });
+        Ok(of_group.collect())
+    }
+
+    /// A count of steps, which PyTorch's own optimisers keep as a tensor.
+    fn number(&self, value: &Tree) -> Result<i64> {
+        let number = match value {
+            Value::Tensor(t) if t.numel() == 1 => {
+                self.file.tensor(t, Device::Cpu)?.f_view([1])?.f_double_value(&[0])?
+            }
+            other => other.as_float().unwrap_or(-1.0),
+        };
+        match number >= 0.0 && number.fract() == 0.0 && number < 2f64.powi(53) {
+            true => Ok(number as i64),
+            false => Err(self.bad("its optimiser's count of steps is no whole number")),
+        }
+    }
+}
