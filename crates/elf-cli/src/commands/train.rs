@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::Precision;
+use elf_data::evaluation;
+use elf_data::shards::EosOptions;
 use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_model::Elf;
@@ -103,7 +105,15 @@ impl Materials {
             Ok(dataset)
         };
         let train = Arc::new(open(data_path, "data_path")?);
-        let held_out = config.eval_data_path.as_ref().map(|path| open(path, "eval_data_path")).transpose()?;
+        let held_out = match &config.eval_data_path {
+            Some(path) if evaluation::is_pairs(path.as_ref()) && config.max_input_length.is_some() => {
+                // Ends as those of the data trained on do; data of others has EOS after conditions.
+                let eos = train.metadata().map_or(EosOptions { target: false, condition: true }, |m| m.eos);
+                Some(Dataset::from_pairs(evaluation::read_pairs(path.as_ref())?, &tokenizer, eos)?)
+            }
+            Some(path) => Some(open(path, "eval_data_path")?),
+            None => None,
+        };
         let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
         let latents = TextLatents::load(config, device, precision)?;
         if latents.vocab_size() < tokenizer.vocab_size() as i64 {
