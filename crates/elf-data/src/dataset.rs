@@ -237,6 +237,25 @@ impl Dataset {
         Ok(())
     }
 
+    /// Which columns end in EOS: what the shards say of themselves; data of other tools, which does not say, is asked by its first
+    /// rows, all of which must end so.
+    ///
+    /// # Errors
+    /// If the tokenizer has no EOS, or a row cannot be read.
+    pub fn eos_options(&self, tokenizer: &Tokenizer) -> Result<EosOptions> {
+        if let Some(metadata) = self.metadata() {
+            return Ok(metadata.eos);
+        }
+        let eos_id = tokenizer.eos_id()?;
+        let mut eos = EosOptions { target: true, condition: self.conditional };
+        for row in 0..self.rows.min(64) {
+            let Example { input_ids, condition_ids } = self.example(row)?;
+            eos.target &= input_ids.last() == Some(&eos_id);
+            eos.condition &= condition_ids.as_ref().and_then(|ids| ids.last()) == Some(&eos_id);
+        }
+        Ok(eos)
+    }
+
     fn folder(&self) -> PathBuf {
         self.files.first().and_then(|file| file.path().parent()).unwrap_or(Path::new(".")).to_owned()
     }

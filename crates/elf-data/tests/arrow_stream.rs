@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Int8Type};
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use elf_data::evaluation::{EvaluationPair, read_pairs};
 use elf_data::shards::{EosOptions, inspect};
-use elf_data::{CarriedText, Dataset, Error, Example, OpenOptions};
+use elf_data::{CarriedText, Cursor, Dataset, Error, Example, OpenOptions, Order, OrderConfig, Share};
 use proptest::prelude::*;
 use support::{repository, t5};
 
@@ -304,6 +304,7 @@ fn pairs_become_rows() {
     assert_eq!(pairs, [pair(4, "a b", "c"), pair(1, "d", "e")]);
     let eos = EosOptions { target: false, condition: true };
     let dataset = Dataset::from_pairs(pairs, t5(), eos).unwrap();
+    assert_eq!(dataset.eos_options(t5()).unwrap(), eos);
     let mut condition = t5().encode("a b").unwrap();
     condition.push(t5().eos_id().unwrap());
     let expected = Example { input_ids: t5().encode("c").unwrap(), condition_ids: Some(condition) };
@@ -322,6 +323,59 @@ fn pairs_become_rows() {
         fs::write(&path, line).unwrap();
         let error = read_pairs(&path).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Figures for ten million rows: opening, one row in the seeded order, and memory of our own.
+/// `cargo test --release -p elf-data --test arrow_stream -- --ignored --nocapture`
+#[test]
+#[ignore = "writes a file of 2.7 GB"]
+fn ten_million_rows_are_not_loaded() {
+    const ROWS: usize = 10_000_000;
+    const ROWS_OF_BATCH: usize = 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.arrow");
+    let rows: Vec<Vec<i32>> = (0..ROWS_OF_BATCH).map(|i| vec![i as i32; 64]).collect();
+    let batch = RecordBatch::try_from_iter([("input_ids", int32(&rows))]).unwrap();
+    let file = std::io::BufWriter::new(fs::File::create(&path).unwrap());
+    let mut writer = StreamWriter::try_new(file, &batch.schema()).unwrap();
+    (0..ROWS / ROWS_OF_BATCH).for_each(|_| writer.write(&batch).unwrap());
+    writer.finish().unwrap();
+    drop(writer);
+
+    let anonymous = || -> Option<u64> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?.trim().trim_end_matches(" kB").parse().ok()
+    };
+    let before = anonymous();
+    let begun = std::time::Instant::now();
+    let dataset = Dataset::open_with(&[&path], OpenOptions { memory_limit: 0, cache: 0 }).unwrap();
+    println!("opened {} rows in {:?}", dataset.len(), begun.elapsed());
+    assert_eq!(dataset.len(), ROWS);
+    let mut order = Order::new(OrderConfig { seed: 7, rows: ROWS, global_batch: 512 }, Share::alone(512)).unwrap();
+    let mut cursor = Cursor::default();
+    for round in ["first", "second"] {
+        let (mut taken, mut ordering, mut reading) = (0, std::time::Duration::ZERO, std::time::Duration::ZERO);
+        for _ in 0..400 {
+            let begun = std::time::Instant::now();
+            let (places, after) = order.next(cursor).unwrap();
+            ordering += begun.elapsed();
+            cursor = after;
+            let rows: Vec<usize> = places.iter().map(|&(_, row)| row).collect();
+            let begun = std::time::Instant::now();
+            let examples = dataset.examples(&rows).unwrap();
+            reading += begun.elapsed();
+            taken += rows.len();
+            for (row, example) in rows.iter().zip(examples) {
+                assert_eq!(example.input_ids, vec![(row % ROWS_OF_BATCH) as i32; 64]);
+            }
+        }
+        let each = |time: std::time::Duration| time.as_secs_f64() / taken as f64 * 1e6;
+        println!("{round} {taken} rows: {:.2} µs a row to read, {:.2} to order", each(reading), each(ordering));
+    }
+    if let (Some(before), Some(after)) = (before, anonymous()) {
+        println!("anonymous memory grew by {} MiB", after.saturating_sub(before) >> 10);
+        assert!(after.saturating_sub(before) < 256 << 10, "the rows were loaded");
     }
 }
 

@@ -9,7 +9,6 @@ use clap::Args;
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::Precision;
 use elf_data::evaluation;
-use elf_data::shards::EosOptions;
 use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_model::Elf;
@@ -107,9 +106,8 @@ impl Materials {
         let train = Arc::new(open(data_path, "data_path")?);
         let held_out = match &config.eval_data_path {
             Some(path) if evaluation::is_pairs(path.as_ref()) && config.max_input_length.is_some() => {
-                // Ends as those of the data trained on do; data of others has EOS after conditions.
-                let eos = train.metadata().map_or(EosOptions { target: false, condition: true }, |m| m.eos);
-                Some(Dataset::from_pairs(evaluation::read_pairs(path.as_ref())?, &tokenizer, eos)?)
+                let pairs = evaluation::read_pairs(path.as_ref())?;
+                Some(Dataset::from_pairs(pairs, &tokenizer, train.eos_options(&tokenizer)?)?)
             }
             Some(path) => Some(open(path, "eval_data_path")?),
             None => None,
@@ -131,7 +129,7 @@ impl Materials {
             latent_dim: self.latents.dim(),
             vocab_size: self.tokenizer.vocab_size() as i64,
             rows: self.train.len() as u64,
-            condition_eos: self.train.metadata().is_some_and(|m| m.eos.condition),
+            condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
         };
         RunPlan::new(config, facts, device)
     }
