@@ -12,6 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Int8Type};
+use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use elf_data::evaluation::{EvaluationPair, read_pairs};
 use elf_data::shards::{EosOptions, inspect};
@@ -55,6 +56,16 @@ fn write_columns(path: &Path, columns: Vec<(&str, ArrayRef)>) {
 
 fn inputs(dataset: &Dataset) -> Vec<Vec<i32>> {
     (0..dataset.len()).map(|row| dataset.example(row).unwrap().input_ids).collect()
+}
+
+/// As many rows as Arrow's own reader finds.
+#[test]
+fn no_row_is_lost() {
+    for name in ["save_to_disk", "save_to_disk_dict/train"] {
+        let dataset = Dataset::open(&[fixture().join(name)]).unwrap();
+        let rows = dataset.files().flat_map(|path| StreamReader::try_new(fs::File::open(path).unwrap(), None).unwrap());
+        assert_eq!(dataset.len(), rows.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), "{name}");
+    }
 }
 
 /// Every type of column gives the same rows.
