@@ -108,11 +108,16 @@ impl HeldOut<'_> {
                 bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
             };
             requests.truncate(dataset.len());
-            for (i, request) in requests.iter_mut().enumerate() {
+            let carried = dataset.carried(0..requests.len())?;
+            for (i, (request, carried)) in requests.iter_mut().zip(carried).enumerate() {
                 let example = dataset.example(i)?;
                 let condition = example.condition_ids.context("a held-out row has no condition")?;
                 request.condition = Some(self.tokenizer.decode(&condition)?);
-                request.reference = Some(self.tokenizer.decode(&example.input_ids)?);
+                // The text itself where the data has it: decoded ids may be cut, and differ in spaces.
+                request.reference = Some(match carried.target {
+                    Some(text) => text,
+                    None => self.tokenizer.decode(&example.input_ids)?,
+                });
             }
         }
         Ok(requests)

@@ -1,15 +1,19 @@
-//! Random access to the rows of token shards.
+//! Random access to the rows of token data: shards, Arrow files, or rows made in memory.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::carried::CarriedText;
+use crate::data_file::DataFile;
 use crate::error::{Error, Result};
-use crate::shards::reader::{RowGroup, ShardFile};
-use crate::shards::{self, ShardMetadata};
+use crate::evaluation::EvaluationPair;
+use crate::shards::reader::RowGroup;
+use crate::shards::{self, EosOptions, ShardMetadata};
 use crate::tokenizer::Tokenizer;
 
 /// One row: a target, and its condition where the shards have one. Lengths are as in the shard; collation cuts them.
@@ -38,10 +42,17 @@ impl Default for OpenOptions {
 
 /// Token shards, opened for access by row number.
 ///
-/// Opening reads the footers of all shards and, if the ids are few enough, the ids. It may be shared between threads.
+/// Opening reads the footers of all Parquet shards and, if the ids are few enough, the ids. Arrow files are mapped into memory, not
+/// read: opening them notes where their batches lie. It may be shared between threads.
 #[derive(Debug)]
 pub struct Dataset {
-    files: Vec<ShardFile>,
+    // None for rows that were made in memory.
+    files: Vec<DataFile>,
+    conditional: bool,
+    // Texts of rows that were made in memory.
+    carried: Vec<CarriedText>,
+    // Whether the files are small enough to be read as a whole when something about all rows must be known.
+    small: bool,
     // All row groups in order, with the number of rows before each.
     groups: Vec<GroupAt>,
     rows: usize,
@@ -52,6 +63,8 @@ pub struct Dataset {
 #[derive(Clone, Copy, Debug)]
 struct GroupAt {
     rows_before: usize,
+    /// Rows before it in its own file.
+    before_in_file: usize,
     file: usize,
     group: usize,
 }
@@ -63,7 +76,9 @@ enum Store {
 }
 
 impl Dataset {
-    /// Opens `paths`: folders that [`prepare`](crate::shards::prepare) wrote, folders of Parquet files, or Parquet files.
+    /// Opens `paths`: folders that [`prepare`](crate::shards::prepare) wrote, folders of Parquet or Arrow files, Hugging Face
+    /// `save_to_disk` folders, single files, or splits: `folder/train` for the shards `train-*` of `folder`, or for the split
+    /// `train` of a saved `DatasetDict`.
     ///
     /// # Errors
     /// If a shard is missing, truncated or damaged, the shards do not belong together, or the folder is not fully prepared.
@@ -77,18 +92,19 @@ impl Dataset {
     /// As [`open`](Self::open).
     pub fn open_with<P: AsRef<Path>>(paths: &[P], options: OpenOptions) -> Result<Self> {
         let found = shards::find(paths)?;
-        let files: Vec<ShardFile> = found.par_iter().map(|path| ShardFile::open(path)).collect::<Result<_>>()?;
+        let files: Vec<DataFile> = found.par_iter().map(|path| DataFile::open(path)).collect::<Result<_>>()?;
         for file in &files[1..] {
             if let Some(reason) = difference(&files[0], file) {
-                let (first, second) = (files[0].path.clone(), file.path.clone());
+                let (first, second) = (files[0].path().to_owned(), file.path().to_owned());
                 return Err(Error::MixedShards { first, second, reason: reason.to_owned() });
             }
         }
         let mut groups = Vec::new();
         let mut rows = 0usize;
         for (file, shard) in files.iter().enumerate() {
-            for (group, &in_group) in shard.rows_of_groups.iter().enumerate() {
-                groups.push(GroupAt { rows_before: rows, file, group });
+            let file_begins = rows;
+            for (group, in_group) in shard.rows_of_groups().into_iter().enumerate() {
+                groups.push(GroupAt { rows_before: rows, before_in_file: rows - file_begins, file, group });
                 rows = rows
                     .checked_add(in_group)
                     .ok_or_else(|| Error::Config("the shards claim more rows than can be counted".to_owned()))?;
@@ -97,15 +113,19 @@ impl Dataset {
         if rows == 0 {
             return Err(Error::Config(format!(
                 "the token shards hold no rows (first shard: `{}`)",
-                files[0].path.display()
+                files[0].path().display()
             )));
         }
-        let vocab_size = files[0].metadata.as_ref().map(|m| m.vocab_size);
+        let vocab_size = files[0].metadata().map(|m| m.vocab_size);
         let bytes_per_id = if vocab_size.is_some_and(|size| size <= 1 << 16) { 2 } else { 4 };
-        let bytes = files.iter().map(ShardFile::ids).fold(0, u64::saturating_add).saturating_mul(bytes_per_id);
+        let bytes = files.iter().map(DataFile::ids).fold(0, u64::saturating_add).saturating_mul(bytes_per_id);
         let store = Store::Disk(Mutex::new(GroupCache::new(options.cache)));
-        let mut dataset = Self { files, groups, rows, vocab_size, store };
-        if bytes <= options.memory_limit {
+        let conditional = files[0].is_conditional();
+        let mapped = files.iter().all(DataFile::is_mapped);
+        let small = bytes <= options.memory_limit;
+        let carried = Vec::new();
+        let mut dataset = Self { files, conditional, carried, small, groups, rows, vocab_size, store };
+        if small && !mapped {
             let mut input = Compact::default();
             let mut condition = dataset.is_conditional().then(Compact::default);
             dataset.for_each_group(|group| {
@@ -117,6 +137,44 @@ impl Dataset {
             dataset.store = Store::Memory { input, condition };
         }
         Ok(dataset)
+    }
+
+    /// Pairs of texts as rows, held in memory: inputs become conditions, expected texts targets. `eos` should be that of the data
+    /// that was trained on.
+    ///
+    /// # Errors
+    /// If there are no pairs, or a text cannot be tokenised.
+    pub fn from_pairs(pairs: Vec<EvaluationPair>, tokenizer: &Tokenizer, eos: EosOptions) -> Result<Self> {
+        if pairs.is_empty() {
+            return Err(Error::Config("there are no pairs of texts to make rows of".to_owned()));
+        }
+        let eos_id = if eos.target || eos.condition { Some(tokenizer.eos_id()?) } else { None };
+        let compact = |texts: Vec<&str>, eos: bool| -> Result<Compact> {
+            let mut rows = Compact::default();
+            for mut ids in tokenizer.encode_batch(&texts)? {
+                ids.extend(eos_id.filter(|_| eos));
+                rows.push(&ids);
+            }
+            Ok(rows)
+        };
+        let targets = pairs.iter().map(|pair| pair.target.as_deref().unwrap_or_default()).collect();
+        let input = compact(targets, eos.target)?;
+        let condition = Some(compact(pairs.iter().map(|pair| pair.input.as_str()).collect(), eos.condition)?);
+        let carried = |pair: EvaluationPair| CarriedText {
+            index: Some(pair.index),
+            input: Some(pair.input),
+            target: pair.target,
+        };
+        Ok(Self {
+            files: Vec::new(),
+            conditional: true,
+            small: true,
+            groups: Vec::new(),
+            rows: pairs.len(),
+            vocab_size: Some(tokenizer.vocab_size()),
+            carried: pairs.into_iter().map(carried).collect(),
+            store: Store::Memory { input, condition },
+        })
     }
 
     /// Number of rows.
@@ -131,17 +189,17 @@ impl Dataset {
 
     /// Whether rows have conditions.
     pub fn is_conditional(&self) -> bool {
-        self.files[0].is_conditional()
+        self.conditional
     }
 
     /// The first shard's metadata; its counts are that shard's. Shards of other tools have none.
     pub fn metadata(&self) -> Option<&ShardMetadata> {
-        self.files[0].metadata.as_ref()
+        self.files.first().and_then(DataFile::metadata)
     }
 
     /// The shard files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|file| file.path.as_path())
+        self.files.iter().map(DataFile::path)
     }
 
     /// Checks that `tokenizer` is the one the shards were made with. Shards of other tools do not say; for them, ids are held
@@ -155,26 +213,86 @@ impl Dataset {
                 return Ok(());
             }
             let short = |fingerprint: &str| fingerprint.chars().take(12).collect();
-            let path = self.files[0].path.parent().unwrap_or(Path::new(".")).to_owned();
+            let path = self.folder();
             return Err(Error::TokenizerMismatch {
                 path,
                 shards: short(&metadata.tokenizer),
                 tokenizer: short(tokenizer.fingerprint()),
             });
         }
+        let vocab_size = tokenizer.vocab_size();
         if let Store::Memory { input, condition } = &self.store {
-            let vocab_size = tokenizer.vocab_size();
             for compact in std::iter::once(input).chain(condition) {
                 if let Some((row, id)) = compact.first_at_least(vocab_size) {
-                    let at = self.locate(row);
-                    let before = self.files[..at.file].iter().map(ShardFile::rows).sum::<usize>();
-                    let path = self.files[at.file].path.clone();
-                    return Err(Error::IdOutOfRange { path, row: row - before, id, vocab_size });
+                    let (path, row) = self.place_of(row);
+                    return Err(Error::IdOutOfRange { path, row, id, vocab_size });
                 }
             }
         }
-        self.vocab_size = Some(tokenizer.vocab_size());
+        self.vocab_size = Some(vocab_size);
+        if self.small && self.files.iter().any(DataFile::is_mapped) {
+            // Every id is checked as it is read; a wrong one should be found now, not hours later.
+            self.for_each_group(drop)?;
+        }
         Ok(())
+    }
+
+    /// Which columns end in EOS: what the shards say of themselves; data of other tools, which does not say, is asked by its first
+    /// rows, all of which must end so.
+    ///
+    /// # Errors
+    /// If the tokenizer has no EOS, or a row cannot be read.
+    pub fn eos_options(&self, tokenizer: &Tokenizer) -> Result<EosOptions> {
+        if let Some(metadata) = self.metadata() {
+            return Ok(metadata.eos);
+        }
+        let eos_id = tokenizer.eos_id()?;
+        let mut eos = EosOptions { target: true, condition: self.conditional };
+        for row in 0..self.rows.min(64) {
+            let Example { input_ids, condition_ids } = self.example(row)?;
+            eos.target &= input_ids.last() == Some(&eos_id);
+            eos.condition &= condition_ids.as_ref().and_then(|ids| ids.last()) == Some(&eos_id);
+        }
+        Ok(eos)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.files.first().and_then(|file| file.path().parent()).unwrap_or(Path::new(".")).to_owned()
+    }
+
+    /// The file that holds `row`, and the row's number in it.
+    fn place_of(&self, row: usize) -> (PathBuf, usize) {
+        if self.files.is_empty() {
+            return (PathBuf::from("memory"), row);
+        }
+        let at = self.locate(row);
+        (self.files[at.file].path().to_owned(), at.before_in_file + (row - at.rows_before))
+    }
+
+    /// What the data carries along with rows `rows`. It is read from the files, those of a Parquet shard a row group at a time:
+    /// for evaluation, not for every step of training.
+    ///
+    /// # Errors
+    /// If there are no such rows, or they cannot be read.
+    pub fn carried(&self, rows: Range<usize>) -> Result<Vec<CarriedText>> {
+        if rows.start > rows.end || rows.end > self.rows {
+            return Err(Error::RowOutOfRange { row: rows.start.max(rows.end.saturating_sub(1)), rows: self.rows });
+        }
+        if self.files.is_empty() {
+            return Ok(self.carried[rows].to_vec());
+        }
+        let mut carried = Vec::with_capacity(rows.len());
+        let mut row = rows.start;
+        while row < rows.end {
+            let group = self.groups.partition_point(|at| at.rows_before <= row);
+            let at = self.groups[group - 1];
+            let group_end = self.groups.get(group).map_or(self.rows, |next| next.rows_before);
+            let end = rows.end.min(group_end);
+            let within = row - at.rows_before..end - at.rows_before;
+            carried.extend(self.files[at.file].carried(at.group, at.before_in_file, within)?);
+            row = end;
+        }
+        Ok(carried)
     }
 
     /// One row.
@@ -191,8 +309,12 @@ impl Dataset {
             }
             Store::Disk(cache) => {
                 let at = self.locate(row);
-                let group = self.group(at, cache)?;
                 let within = row - at.rows_before;
+                if let DataFile::Arrow(file) = &self.files[at.file] {
+                    let (input_ids, condition_ids) = file.row(at.before_in_file + within, self.bound())?;
+                    return Ok(Example { input_ids, condition_ids });
+                }
+                let group = self.group(at, cache)?;
                 Ok(Example {
                     input_ids: group.input.row(within).to_vec(),
                     condition_ids: group.condition.as_ref().map(|c| c.row(within).to_vec()),
@@ -226,8 +348,13 @@ impl Dataset {
         self.groups[self.groups.partition_point(|at| at.rows_before <= row) - 1]
     }
 
+    /// Every id is below it.
+    fn bound(&self) -> usize {
+        self.vocab_size.unwrap_or(i32::MAX as usize)
+    }
+
     fn read(&self, at: GroupAt) -> Result<RowGroup> {
-        self.files[at.file].read(at.group, self.vocab_size.unwrap_or(i32::MAX as usize))
+        self.files[at.file].read(at.group, self.bound())
     }
 
     fn group(&self, at: GroupAt, cache: &Mutex<GroupCache>) -> Result<Arc<RowGroup>> {
@@ -243,11 +370,11 @@ impl Dataset {
     }
 }
 
-fn difference(first: &ShardFile, other: &ShardFile) -> Option<&'static str> {
+fn difference(first: &DataFile, other: &DataFile) -> Option<&'static str> {
     if first.is_conditional() != other.is_conditional() {
         return Some("only one of them has conditions");
     }
-    match (&first.metadata, &other.metadata) {
+    match (first.metadata(), other.metadata()) {
         (Some(a), Some(b)) => a.difference(b),
         (None, None) => None,
         _ => Some("only one of them was written by `elf data prepare`"),

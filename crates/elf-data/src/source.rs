@@ -7,6 +7,8 @@ mod jsonl;
 mod parquet_text;
 mod plain;
 
+pub(crate) use jsonl::JsonLines;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

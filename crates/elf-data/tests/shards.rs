@@ -307,8 +307,6 @@ fn shards_of_other_tools_are_read() {
     let error = Dataset::open(&[half.path()]).unwrap_err().to_string();
     assert!(error.contains("train-00000-of-00002.parquet"), "{error}");
 
-    let arrow = Dataset::open(&[fixture.join("save_to_disk")]).unwrap_err().to_string();
-    assert!(arrow.contains("to_parquet"), "{arrow}");
     let texts = Dataset::open(&[repository().join("data/de-en-test.parquet")]).unwrap_err().to_string();
     assert!(texts.contains("no column `input_ids`"), "{texts}");
 }

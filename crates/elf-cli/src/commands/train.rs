@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::Precision;
 use elf_core::device::{DeviceChoice, describe};
+use elf_data::evaluation;
 use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_model::Elf;
@@ -109,7 +110,14 @@ impl Materials {
             Ok(dataset)
         };
         let train = Arc::new(open(data_path, "data_path")?);
-        let held_out = config.eval_data_path.as_ref().map(|path| open(path, "eval_data_path")).transpose()?;
+        let held_out = match &config.eval_data_path {
+            Some(path) if evaluation::is_pairs(path.as_ref()) && config.max_input_length.is_some() => {
+                let pairs = evaluation::read_pairs(path.as_ref())?;
+                Some(Dataset::from_pairs(pairs, &tokenizer, train.eos_options(&tokenizer)?)?)
+            }
+            Some(path) => Some(open(path, "eval_data_path")?),
+            None => None,
+        };
         let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
         let latents = TextLatents::load(config, device, precision)?;
         if latents.vocab_size() < tokenizer.vocab_size() as i64 {
@@ -127,7 +135,7 @@ impl Materials {
             latent_dim: self.latents.dim(),
             vocab_size: self.tokenizer.vocab_size() as i64,
             rows: self.train.len() as u64,
-            condition_eos: self.train.metadata().is_some_and(|m| m.eos.condition),
+            condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
         };
         RunPlan::new(config, facts, device)
     }

@@ -1,16 +1,20 @@
 //! Reading one shard, a row group at a time.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int32Type};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelector,
+};
 
 use super::{CONDITION_INPUT_IDS, FORMAT_VERSION, INPUT_IDS, METADATA_KEY, ShardMetadata};
+use crate::carried::{CarriedText, INDEX, INPUT_TEXT, TARGET_TEXT};
 use crate::error::{Error, Result};
 
 const REMEDY: &str = "copy or download it again, or prepare the data again";
@@ -35,6 +39,19 @@ impl Ragged {
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &[i32]> {
         (0..self.len()).map(|i| self.row(i))
+    }
+
+    /// Adds a row whose ids `fill` appends; if it fails, nothing is added.
+    pub(crate) fn push_with<E>(&mut self, fill: impl FnOnce(&mut Vec<i32>) -> Result<(), E>) -> Result<(), E> {
+        let before = self.ids.len();
+        match fill(&mut self.ids) {
+            Ok(()) => self.ends.push(self.ids.len()),
+            Err(e) => {
+                self.ids.truncate(before);
+                return Err(e);
+            }
+        }
+        Ok(())
     }
 
     fn bytes(&self) -> usize {
@@ -102,10 +119,6 @@ impl ShardFile {
         Ok(Self { path: path.to_owned(), footer, conditional, metadata, rows_of_groups })
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.rows_of_groups.iter().sum()
-    }
-
     pub(crate) fn is_conditional(&self) -> bool {
         self.conditional
     }
@@ -160,6 +173,59 @@ impl ShardFile {
         Ok(rows)
     }
 
+    /// What is carried along with rows `rows` of row group `group`.
+    pub(crate) fn carried(&self, group: usize, rows: Range<usize>) -> Result<Vec<CarriedText>> {
+        let schema = self.footer.schema();
+        let column = |name: &str, fits: fn(&DataType) -> bool| {
+            schema.index_of(name).ok().filter(|&at| fits(schema.field(at).data_type()))
+        };
+        let (index, input, target) =
+            (column(INDEX, DataType::is_integer), column(INPUT_TEXT, is_text), column(TARGET_TEXT, is_text));
+        if index.is_none() && input.is_none() && target.is_none() {
+            return Ok(vec![CarriedText::default(); rows.len()]);
+        }
+        let file = File::open(&self.path).map_err(Error::io("open the shard", &self.path))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.footer.clone());
+        let mask = ProjectionMask::roots(builder.parquet_schema(), [index, input, target].into_iter().flatten());
+        let reader = builder
+            .with_row_groups(vec![group])
+            .with_projection(mask)
+            .with_row_selection(vec![RowSelector::skip(rows.start), RowSelector::select(rows.len())].into())
+            .with_batch_size(1024)
+            .build()
+            .map_err(|e| damaged(&self.path, e.to_string()))?;
+        let mut carried = Vec::new();
+        for batch in reader {
+            let batch = batch.map_err(|e| damaged(&self.path, e.to_string()))?;
+            let of = |name: &str, wanted: Option<usize>, target: &DataType| -> Result<Option<ArrayRef>> {
+                let Some(array) = wanted.and_then(|_| batch.column_by_name(name)) else { return Ok(None) };
+                let array = cast(array, target);
+                array.map(Some).map_err(|e| damaged(&self.path, format!("column `{name}`: {e}")))
+            };
+            let numbers = of(INDEX, index, &DataType::Int64)?;
+            let inputs = of(INPUT_TEXT, input, &DataType::LargeUtf8)?;
+            let targets = of(TARGET_TEXT, target, &DataType::LargeUtf8)?;
+            let text = |array: &Option<ArrayRef>, i: usize| {
+                let strings = array.as_ref()?.as_string::<i64>();
+                strings.is_valid(i).then(|| strings.value(i).to_owned())
+            };
+            carried.extend((0..batch.num_rows()).map(|i| {
+                CarriedText {
+                    index: numbers
+                        .as_ref()
+                        .map(|a| a.as_primitive::<Int64Type>())
+                        .and_then(|a| a.is_valid(i).then(|| a.value(i))),
+                    input: text(&inputs, i),
+                    target: text(&targets, i),
+                }
+            }));
+        }
+        if carried.len() != rows.len() {
+            return Err(damaged(&self.path, format!("row group {group} breaks off")));
+        }
+        Ok(carried)
+    }
+
     fn append(&self, batch: &RecordBatch, column: &str, to: &mut Ragged) -> Result<()> {
         let bad = |reason: &str| damaged(&self.path, format!("column `{column}` {reason}"));
         let array = batch.column_by_name(column).ok_or_else(|| bad("is missing in a part of the file"))?;
@@ -201,6 +267,14 @@ fn metadata(path: &Path, footer: &ArrowReaderMetadata) -> Result<Option<ShardMet
         )));
     }
     serde_json::from_str(json).map(Some).map_err(|e| damaged(path, format!("its metadata cannot be read: {e}")))
+}
+
+fn is_text(found: &DataType) -> bool {
+    match found {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
 }
 
 fn is_list_of_integers(found: &DataType) -> bool {

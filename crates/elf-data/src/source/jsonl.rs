@@ -9,33 +9,22 @@ use serde_json::{Map, Value};
 use super::TextRow;
 use crate::error::{Error, Result};
 
-pub(super) struct Rows {
+/// The objects of a file, each with the number of its line, from 1. Empty lines are passed over.
+pub(crate) struct JsonLines {
     reader: BufReader<File>,
     path: PathBuf,
-    columns: Vec<String>,
     line: Vec<u8>,
     number: u64,
 }
 
-impl Rows {
-    pub(super) fn open(path: &Path, columns: &[String]) -> Result<Self> {
+impl JsonLines {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        Ok(Self {
-            reader: BufReader::with_capacity(1 << 20, file),
-            path: path.to_owned(),
-            columns: columns.to_vec(),
-            line: Vec::new(),
-            number: 0,
-        })
+        Ok(Self { reader: BufReader::with_capacity(1 << 20, file), path: path.to_owned(), line: Vec::new(), number: 0 })
     }
 
-    fn parse(&self) -> Result<TextRow> {
-        let bad = |reason: String| Error::BadRecord {
-            path: self.path.clone(),
-            place: format!("line {}", self.number),
-            reason,
-        };
-        let mut object: Map<String, Value> = serde_json::from_slice(&self.line).map_err(|e| {
+    fn parse(&self) -> Result<Map<String, Value>> {
+        serde_json::from_slice(&self.line).map_err(|e| {
             if e.is_eof() && self.line.last() != Some(&b'\n') {
                 return Error::Damaged {
                     path: self.path.clone(),
@@ -43,8 +32,47 @@ impl Rows {
                     remedy: "copy the file again, or remove that line",
                 };
             }
-            bad(format!("not a JSON object ({e}): every line must be one"))
-        })?;
+            Error::BadRecord {
+                path: self.path.clone(),
+                place: format!("line {}", self.number),
+                reason: format!("not a JSON object ({e}): every line must be one"),
+            }
+        })
+    }
+}
+
+impl Iterator for JsonLines {
+    type Item = Result<(u64, Map<String, Value>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            self.line.clear();
+            match self.reader.read_until(b'\n', &mut self.line) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(e) => return Some(Err(Error::io("read", &self.path)(e))),
+            }
+            self.number += 1;
+            if !self.line.iter().all(u8::is_ascii_whitespace) {
+                return Some(self.parse().map(|object| (self.number, object)));
+            }
+        }
+    }
+}
+
+pub(super) struct Rows {
+    lines: JsonLines,
+    columns: Vec<String>,
+}
+
+impl Rows {
+    pub(super) fn open(path: &Path, columns: &[String]) -> Result<Self> {
+        Ok(Self { lines: JsonLines::open(path)?, columns: columns.to_vec() })
+    }
+
+    fn texts(&self, number: u64, mut object: Map<String, Value>) -> Result<TextRow> {
+        let path = &self.lines.path;
+        let bad = |reason: String| Error::BadRecord { path: path.clone(), place: format!("line {number}"), reason };
         let mut row = Vec::with_capacity(self.columns.len());
         for (i, column) in self.columns.iter().enumerate() {
             // The same column may be asked for twice, so only its last use may take the text out.
@@ -56,12 +84,12 @@ impl Rows {
             match found {
                 Some(Value::String(text)) => row.push(text),
                 Some(other) => return Err(bad(format!("`{column}` is {}, not a string", kind(&other)))),
-                None if self.number == 1 => {
+                None if number == 1 => {
                     let mut present: Vec<String> = object.keys().cloned().collect();
                     present.extend(self.columns[..i].iter().cloned());
                     present.sort();
                     present.dedup();
-                    return Err(Error::missing_column(&self.path, column, &present));
+                    return Err(Error::missing_column(path, column, &present));
                 }
                 None => return Err(bad(format!("the object has no `{column}`"))),
             }
@@ -74,18 +102,8 @@ impl Iterator for Rows {
     type Item = Result<TextRow>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            self.line.clear();
-            match self.reader.read_until(b'\n', &mut self.line) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(e) => return Some(Err(Error::io("read", &self.path)(e))),
-            }
-            self.number += 1;
-            if !self.line.iter().all(u8::is_ascii_whitespace) {
-                return Some(self.parse());
-            }
-        }
+        let line = self.lines.next()?;
+        Some(line.and_then(|(number, object)| self.texts(number, object)))
     }
 }
 
