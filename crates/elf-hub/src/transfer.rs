@@ -32,6 +32,9 @@ pub(crate) struct Transfer {
     settings: Settings,
 }
 
+/// One attempt at something; it tells its steps to the listener that it gets.
+type Attempt<'a, T> = dyn FnMut(&mut dyn FnMut(Step)) -> Result<T, Failure> + 'a;
+
 /// What to ask for, and how to speak of it.
 pub(crate) struct Request<'a> {
     pub url: &'a str,
@@ -234,7 +237,7 @@ impl Transfer {
         &self,
         step: &mut dyn FnMut(Step),
         gained: &mut dyn FnMut() -> u64,
-        attempt: &mut dyn FnMut(&mut dyn FnMut(Step)) -> Result<T, Failure>,
+        attempt: &mut Attempt<'_, T>,
     ) -> Result<T> {
         let (mut failures, mut furthest) = (0, gained());
         loop {
