@@ -6,6 +6,7 @@
 mod commands;
 mod config;
 mod held_out;
+mod hub;
 mod judge;
 mod progress;
 mod run_folder;
@@ -42,12 +43,14 @@ enum Command {
     Sample(commands::sample::SampleArgs),
     /// Judge generated text.
     Eval(commands::eval::EvalArgs),
+    /// Fetch models, tokenizers and data sets from the Hugging Face hub ahead of time.
+    Pull(commands::pull::PullArgs),
 }
 
 impl Command {
     /// Whether it runs networks.
     fn computes(&self) -> bool {
-        !matches!(self, Command::Data(_) | Command::Tokenizer(_))
+        !matches!(self, Command::Data(_) | Command::Tokenizer(_) | Command::Pull(_))
     }
 }
 
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Sample(args) => commands::sample::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Pull(args) => commands::pull::run(args),
     });
     match outcome {
         Ok(Ok(code)) => code,

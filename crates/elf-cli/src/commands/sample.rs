@@ -10,18 +10,19 @@ use clap::Args;
 use elf_core::device::DeviceChoice;
 use elf_core::{Network, Precision, PrecisionPolicy, key_of};
 use elf_data::source::{PlainText, Source};
+use elf_hub::What;
 use elf_model::Elf;
 use tch::Device;
 
 use crate::config::{RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs};
-use crate::progress;
 use crate::run_folder::FoundModel;
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::TextLatents;
+use crate::{hub, progress};
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
-    /// A run's folder (its latest checkpoint is taken), or a checkpoint's.
+    /// A run's folder (its latest checkpoint is taken), or a checkpoint's, or a Hugging Face id.
     model: PathBuf,
     /// Texts to generate, for models of unconditional text.
     #[arg(long, short = 'n', default_value_t = 8)]
@@ -29,7 +30,7 @@ pub struct SampleArgs {
     /// A text to generate from, for conditional models; may be given several times.
     #[arg(long)]
     text: Vec<String>,
-    /// Texts to generate from: a Parquet, JSONL or plain text file.
+    /// Texts to generate from: a Parquet, JSONL or plain text file, or a Hugging Face id of a data set.
     #[arg(long, conflicts_with = "text")]
     input: Option<PathBuf>,
     /// The column of --input to generate from.
@@ -109,7 +110,7 @@ impl LoadedModel {
     /// # Errors
     /// If anything is missing or damaged.
     pub fn load(path: &Path, raw: bool, device: Device, precision: Precision) -> Result<Self> {
-        let found = FoundModel::at(path)?;
+        let found = FoundModel::at(&hub::locate(path, What::ElfCheckpoint)?)?;
         let policy = PrecisionPolicy::with_blocks(precision);
         let net = Elf::unset(found.plan.model.clone(), policy, device)?;
         match raw {
@@ -190,7 +191,7 @@ fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
         (Some(path), _) => {
             let mut columns = vec![args.input_column.as_str()];
             columns.extend(args.reference_column.as_deref());
-            let source = Source::open(&[path], &columns, PlainText::Lines)?;
+            let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::Lines)?;
             let rows = source.rows().take(args.limit.unwrap_or(usize::MAX));
             let texts = rows.map(|row| {
                 let mut row = row?.into_iter();

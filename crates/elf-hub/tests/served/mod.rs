@@ -45,10 +45,13 @@ pub struct Seen {
     pub host: String,
 }
 
+/// Name and content.
+type StoredFile = (String, Vec<u8>);
+
 #[derive(Default)]
 struct State {
     /// Files by `models/ID` or `datasets/ID`, then commit.
-    repositories: HashMap<String, HashMap<String, Vec<(String, Vec<u8>)>>>,
+    repositories: HashMap<String, HashMap<String, Vec<StoredFile>>>,
     branches: HashMap<(String, String), String>,
     faults: VecDeque<(String, Fault)>,
     seen: Vec<Seen>,
