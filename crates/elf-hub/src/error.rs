@@ -152,6 +152,16 @@ impl Error {
         move |source| Self::Disk { action, path, source }
     }
 
+    /// What happened, without the advice that is only due once all attempts have failed.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::Network { what, source, .. } => format!("{what}: {source}"),
+            Self::RateLimited { what, .. } => format!("{what}: the hub allows no more requests for now (HTTP 429)"),
+            Self::Status { what, status } => format!("{what}: the hub answered HTTP {status}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether this is about the way to the hub, not about what was asked for.
     pub(crate) fn is_about_the_way(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::RateLimited { .. } | Self::Status { status: 500.., .. })

@@ -143,7 +143,7 @@ impl Fetcher {
             Ok(listing) => listing,
             Err(error) if error.is_about_the_way() => {
                 let Ok(Some(path)) = repository.cached() else { return Err(error) };
-                (self.listener)(&Event::FromCache { reference, why: &error.to_string() });
+                (self.listener)(&Event::FromCache { reference, why: &error.brief() });
                 return Ok(path);
             }
             Err(error) => return Err(error),

@@ -255,7 +255,7 @@ impl Transfer {
             if failures >= self.settings.attempts.max(1) || wait > self.settings.longest_wait {
                 return Err(error);
             }
-            step(Step::Wait { why: error.to_string(), wait });
+            step(Step::Wait { why: error.brief(), wait });
             std::thread::sleep(wait);
         }
     }

@@ -173,7 +173,8 @@ fn a_server_that_asks_for_patience_gets_it_within_reason() {
     let waits = Arc::new(Mutex::new(Vec::new()));
     let listener = Arc::clone(&waits);
     let fetcher = hub.fetcher().with_listener(move |event| {
-        if let Event::Waiting { wait, .. } = event {
+        if let Event::Waiting { why, wait } = event {
+            assert!(why.contains("HTTP 429") || why.contains("HTTP 503"), "{why}");
             listener.lock().unwrap().push(*wait);
         }
     });

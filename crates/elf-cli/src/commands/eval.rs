@@ -68,7 +68,9 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
             folder.display()
         );
     }
+    let judge_name = args.judge.as_ref().map_or(String::new(), |name| name.display().to_string());
     let judge = judge_folder.as_deref().map(|folder| JudgeSettings {
+        name: &judge_name,
         folder,
         max_length: args.judge_max_length,
         device,
