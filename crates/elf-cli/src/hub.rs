@@ -15,8 +15,19 @@ pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
     let path = name.as_ref();
     // The environment is not even read for local paths; and a name that is no Unicode is no id.
     match path.to_str() {
-        Some(text) if !path.exists() => Ok(fetcher()?.locate(text, what)?),
+        Some(text) if !path.exists() => fetcher()?.locate(text, what).with_context(|| format!("the {}", noun(what))),
         _ => Ok(path.to_owned()),
+    }
+}
+
+fn noun(what: What) -> &'static str {
+    match what {
+        What::Encoder => "text encoder",
+        What::Gpt2 => "judge",
+        What::Tokenizer => "tokenizer",
+        What::Dataset => "data",
+        What::File => "file",
+        What::ElfCheckpoint => "model",
     }
 }
 
