@@ -27,6 +27,8 @@ pub struct Judged<'a> {
 /// The judge of generative perplexity.
 #[derive(Debug, Clone, Copy)]
 pub struct JudgeSettings<'a> {
+    /// As the user calls it, for the report.
+    pub name: &'a str,
     /// A folder with a GPT-2.
     pub folder: &'a Path,
     /// Longest text, in the judge's tokens.
@@ -87,7 +89,7 @@ pub fn report(title: &str, judged: &Judged, judge: Option<JudgeSettings>) -> Res
         let scorer = Gpt2Scorer::load(judge.folder, &settings)
             .with_context(|| format!("the judge {} cannot be used", judge.folder.display()))?;
         let result = GenerativePerplexity::measure(&scorer, texts)?;
-        report.push_perplexity(&result, &judge.folder.display().to_string(), &CollapseWarning::default())?;
+        report.push_perplexity(&result, judge.name, &CollapseWarning::default())?;
     }
     Ok(report)
 }

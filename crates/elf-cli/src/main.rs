@@ -6,6 +6,7 @@
 mod commands;
 mod config;
 mod held_out;
+mod hub;
 mod judge;
 mod progress;
 mod run_folder;
@@ -44,12 +45,14 @@ enum Command {
     Convert(commands::convert::ConvertArgs),
     /// Judge generated text.
     Eval(commands::eval::EvalArgs),
+    /// Fetch models, tokenizers and data sets from the Hugging Face hub ahead of time.
+    Pull(commands::pull::PullArgs),
 }
 
 impl Command {
     /// Whether it runs networks.
     fn computes(&self) -> bool {
-        !matches!(self, Command::Data(_) | Command::Tokenizer(_))
+        !matches!(self, Command::Data(_) | Command::Tokenizer(_) | Command::Pull(_))
     }
 }
 
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => commands::sample::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Pull(args) => commands::pull::run(args),
     });
     match outcome {
         Ok(Ok(code)) => code,

@@ -7,9 +7,11 @@ use elf_core::Precision;
 use elf_data::Batch;
 use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
 use elf_flow::LatentBatch;
+use elf_hub::What;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::RunConfig;
+use crate::hub;
 
 /// The file beside an encoder's weights that says by what its output is normalised.
 pub const STATS_FILE: &str = "latent_stats.json";
@@ -31,7 +33,7 @@ impl TextLatents {
     /// # Errors
     /// If its folder is missing, incomplete, or no T5.
     pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
-        let folder = encoder_folder(config);
+        let folder = encoder_folder(config)?;
         let encoder = T5Encoder::load(&folder, device, precision).with_context(|| {
             format!(
                 "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
@@ -116,9 +118,15 @@ impl Masks {
     }
 }
 
-/// The encoder's folder.
-pub fn encoder_folder(config: &RunConfig) -> PathBuf {
-    PathBuf::from(config.encoder_checkpoint.as_ref().unwrap_or(&config.encoder_model_name))
+/// The encoder's folder, fetched if it is named by a Hugging Face id.
+///
+/// # Errors
+/// If it is neither here nor on the hub.
+pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
+    match &config.encoder_checkpoint {
+        Some(name) => hub::locate(name, What::Encoder).context("encoder_checkpoint"),
+        None => hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name"),
+    }
 }
 
 fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {

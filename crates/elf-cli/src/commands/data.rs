@@ -10,8 +10,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use elf_data::shards::{EosOptions, Lengths, PrepareConfig, inspect, prepare};
 use elf_data::source::{PlainText, TEXT_COLUMN};
 use elf_data::{Packing, Tokenizer};
+use elf_hub::What;
 
-use crate::progress;
+use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
@@ -31,7 +32,7 @@ enum PackingName {
 
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
-    /// Parquet, JSONL or plain text files, or folders of them.
+    /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<PathBuf>,
     /// The column with the text to generate.
@@ -40,7 +41,7 @@ pub struct PrepareArgs {
     /// The column with the text to generate from, for conditional tasks.
     #[arg(long)]
     condition_column: Option<String>,
-    /// A tokenizer.json, or the folder that holds one.
+    /// A tokenizer.json, or the folder that holds one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: PathBuf,
     /// End every target with EOS.
@@ -68,7 +69,7 @@ pub struct PrepareArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A folder of token shards, or single shards.
+    /// A folder of token shards, or single shards; or Hugging Face ids of data sets.
     #[arg(required = true)]
     shards: Vec<PathBuf>,
     /// Show so many rows.
@@ -95,14 +96,14 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
         }
         (PackingName::Concat, None) => bail!("--packing concat needs --max-length"),
     };
-    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let tokenizer = Tokenizer::load(hub::locate(&args.tokenizer, What::Tokenizer)?)?;
     let config = PrepareConfig {
         condition_column: args.condition_column,
         plain_text: if args.whole_files { PlainText::WholeFile } else { PlainText::Lines },
         eos: EosOptions { target: args.eos_target, condition: args.eos_condition },
         packing,
         overwrite: args.overwrite,
-        ..PrepareConfig::new(args.input, args.output, args.target_column)
+        ..PrepareConfig::new(hub::locate_all(&args.input, What::Dataset)?, args.output, args.target_column)
     };
     let stop = progress::stop_on_interrupt()?;
     let spinner = progress::spinner();
@@ -134,8 +135,11 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
 }
 
 fn run_inspect(args: InspectArgs) -> Result<ExitCode> {
-    let tokenizer = args.tokenizer.map(Tokenizer::load).transpose()?;
-    let summary = inspect(&args.shards, args.rows)?;
+    let tokenizer = match &args.tokenizer {
+        Some(name) => Some(Tokenizer::load(hub::locate(name, What::Tokenizer)?)?),
+        None => None,
+    };
+    let summary = inspect(&hub::locate_all(&args.shards, What::Dataset)?, args.rows)?;
     println!("{} rows in {} shard(s); {} tokens", summary.rows, summary.shards.len(), summary.tokens);
     let lengths = |what: &str, l: &Lengths| {
         println!(

@@ -9,10 +9,11 @@ use elf_core::device::DeviceChoice;
 use elf_core::{ParamBuilder, Precision};
 use elf_data::{CollateConfig, Collator, Dataset, PadToken, Tokenizer};
 use elf_encoder::{EncoderMask, FeedForward, LatentMoments, T5Config, T5Encoder, TextEncoder};
+use elf_hub::What;
 use tch::{Device, Tensor};
 
-use crate::progress;
 use crate::text_latents::{STATS_FILE, describe, write_stats};
+use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
 pub enum EncoderCommand {
@@ -30,7 +31,7 @@ enum FeedForwardName {
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The tokenizer whose ids it reads: a tokenizer.json, or the folder that holds one.
+    /// The tokenizer whose ids it reads: a tokenizer.json, or the folder that holds one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: PathBuf,
     /// C, channels of a latent.
@@ -61,9 +62,9 @@ pub struct InitArgs {
 
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// The encoder's folder; latent_stats.json is written there.
+    /// The encoder's folder; latent_stats.json is written there. Or a Hugging Face id; then the numbers are only told.
     encoder: PathBuf,
-    /// Token shards to measure on.
+    /// Token shards to measure on: files, folders, or Hugging Face ids of data sets.
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Rows to measure on.
@@ -88,7 +89,7 @@ pub fn run(command: EncoderCommand) -> Result<ExitCode> {
 }
 
 fn run_init(args: InitArgs) -> Result<ExitCode> {
-    let tokenizer = Tokenizer::load(&args.tokenizer)?;
+    let tokenizer = Tokenizer::load(hub::locate(&args.tokenizer, What::Tokenizer)?)?;
     let feed_forward = match args.feed_forward {
         FeedForwardName::Relu => "relu",
         FeedForwardName::GatedGelu => "gated-gelu",
@@ -108,9 +109,9 @@ fn run_init(args: InitArgs) -> Result<ExitCode> {
 
 fn run_stats(args: StatsArgs) -> Result<ExitCode> {
     let device = args.device.resolve()?;
-    let encoder = T5Encoder::load(&args.encoder, device, Precision::F32)
+    let encoder = T5Encoder::load(&hub::locate(&args.encoder, What::Encoder)?, device, Precision::F32)
         .with_context(|| format!("the encoder {} cannot be used", args.encoder.display()))?;
-    let dataset = Dataset::open(&args.data)?;
+    let dataset = Dataset::open(&hub::locate_all(&args.data, What::Dataset)?)?;
     if dataset.is_empty() {
         bail!("the shards hold no rows to measure on");
     }
@@ -132,6 +133,14 @@ fn run_stats(args: StatsArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
     let overall = moments.overall()?;
     println!("over {} positions: {}", moments.positions(), describe(&overall));
+    if !args.encoder.is_dir() {
+        // The hub's cache is shared with other programs: nothing of ours belongs into a model there.
+        println!(
+            "{} comes from the hub: set latent_mean and latent_std to these numbers in the configuration",
+            args.encoder.display()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     write_stats(&args.encoder, &if args.overall { overall } else { moments.per_channel()? })?;
     println!("written to {}", args.encoder.join(STATS_FILE).display());
     Ok(ExitCode::SUCCESS)

@@ -8,8 +8,10 @@ use clap::Args;
 use elf_core::device::DeviceChoice;
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_eval::jsonl;
+use elf_hub::What;
 
 use super::sample::precision;
+use crate::hub;
 use crate::judge::{JudgeSettings, Judged, report};
 use crate::run_folder::write_json;
 
@@ -18,7 +20,7 @@ pub struct EvalArgs {
     /// A JSONL file of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional tasks.
     #[arg(long)]
     samples: PathBuf,
-    /// A folder with a GPT-2 and its tokenizer.json, which judges perplexity and entropy.
+    /// A folder with a GPT-2 and its tokenizer.json, or a Hugging Face id such as gpt2-large, which judges perplexity and entropy.
     #[arg(long)]
     judge: Option<PathBuf>,
     /// Longest text that the judge reads, in its tokens.
@@ -51,17 +53,24 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
     let training = match args.training.is_empty() {
         true => None,
         false => {
-            let source = Source::open(&args.training, &[&args.training_column], PlainText::Lines)?;
+            let source = Source::open(
+                &hub::locate_all(&args.training, What::Dataset)?,
+                &[&args.training_column],
+                PlainText::Lines,
+            )?;
             Some(source.texts().collect::<Result<Vec<_>, _>>()?)
         }
     };
-    if let Some(folder) = args.judge.as_ref().filter(|f| !f.is_dir()) {
+    let judge_folder = args.judge.as_ref().map(|name| hub::locate(name, What::Gpt2)).transpose()?;
+    if let Some(folder) = judge_folder.as_ref().filter(|f| !f.is_dir()) {
         bail!(
             "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
             folder.display()
         );
     }
-    let judge = args.judge.as_deref().map(|folder| JudgeSettings {
+    let judge_name = args.judge.as_ref().map_or(String::new(), |name| name.display().to_string());
+    let judge = judge_folder.as_deref().map(|folder| JudgeSettings {
+        name: &judge_name,
         folder,
         max_length: args.judge_max_length,
         device,

@@ -12,19 +12,20 @@ use elf_core::{Network, Precision, PrecisionPolicy, key_of};
 use elf_core::weights::{ParamKind, Weights};
 use elf_data::Tokenizer;
 use elf_data::source::{PlainText, Source};
+use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
 use tch::Device;
 
 use crate::config::{Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs, read_yaml};
-use crate::progress;
 use crate::run_folder::FoundModel;
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::{TextLatents, encoder_folder};
+use crate::{hub, progress};
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
     /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
-    /// checkpoint of the released code, safetensors, an index of shards, or a folder with one.
+    /// checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
     model: PathBuf,
     /// For a file from elsewhere: the configuration it was trained with. Without one the released recipe for unconditional
     /// text is meant; the network's sizes always come from the file.
@@ -45,7 +46,7 @@ pub struct SampleArgs {
     /// A text to generate from, for conditional models; may be given several times.
     #[arg(long)]
     text: Vec<String>,
-    /// Texts to generate from: a Parquet, JSONL or plain text file.
+    /// Texts to generate from: a Parquet, JSONL or plain text file, or a Hugging Face id of a data set.
     #[arg(long, conflicts_with = "text")]
     input: Option<PathBuf>,
     /// The column of --input to generate from.
@@ -156,7 +157,10 @@ impl LoadedModel {
         // It is about memory in training only.
         config.gradient_checkpointing = false;
 
-        let path = config.tokenizer_name.clone().map_or_else(|| encoder_folder(&config), PathBuf::from);
+        let path = match &config.tokenizer_name {
+            Some(name) => hub::locate(name, What::Tokenizer)?,
+            None => encoder_folder(&config)?,
+        };
         let tokenizer = Tokenizer::load(&path).with_context(|| {
             format!("the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer", path.display(), args.model.display())
         })?;
@@ -190,8 +194,9 @@ pub fn precision(f32: bool, device: Device) -> Precision {
     if f32 { Precision::F32 } else { Precision::native(device) }
 }
 
-pub fn run(args: SampleArgs) -> Result<ExitCode> {
+pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     let device = args.device.resolve()?;
+    args.model = hub::locate(&args.model, What::ElfCheckpoint)?;
     let model = LoadedModel::load(&args, device, precision(args.f32, device))?;
     let plan = &model.plan;
     let requests = requests(&args, plan)?;
@@ -250,7 +255,7 @@ fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
         (Some(path), _) => {
             let mut columns = vec![args.input_column.as_str()];
             columns.extend(args.reference_column.as_deref());
-            let source = Source::open(&[path], &columns, PlainText::Lines)?;
+            let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::Lines)?;
             let rows = source.rows().take(args.limit.unwrap_or(usize::MAX));
             let texts = rows.map(|row| {
                 let mut row = row?.into_iter();

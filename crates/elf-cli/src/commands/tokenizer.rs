@@ -7,8 +7,9 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{UnigramConfig, train_unigram};
+use elf_hub::What;
 
-use crate::progress;
+use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
 pub enum TokenizerCommand {
@@ -18,7 +19,7 @@ pub enum TokenizerCommand {
 
 #[derive(Debug, Args)]
 pub struct TrainTokenizerArgs {
-    /// Parquet, JSONL or plain text files, or folders of them.
+    /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<PathBuf>,
     /// The text column.
@@ -37,7 +38,7 @@ pub struct TrainTokenizerArgs {
 
 pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
     let TokenizerCommand::Train(args) = command;
-    let source = Source::open(&args.input, &[&args.column], PlainText::Lines)?;
+    let source = Source::open(&hub::locate_all(&args.input, What::Dataset)?, &[&args.column], PlainText::Lines)?;
     let config = UnigramConfig { vocab_size: args.vocab_size, every_nth: args.every_nth, ..UnigramConfig::default() };
     let spinner = progress::spinner();
     spinner.set_message("reading");

@@ -1,6 +1,6 @@
 //! `elf train`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use elf_core::device::{DeviceChoice, describe};
 use elf_data::evaluation;
 use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
+use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
@@ -22,10 +23,10 @@ use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
 use crate::held_out::{HeldOut, collator};
-use crate::progress;
 use crate::run_folder::{FoundModel, RunFolder};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
+use crate::{hub, progress};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -96,11 +97,15 @@ impl Materials {
         let Some(data_path) = &config.data_path else {
             bail!("data_path is not set: which token shards should be trained on?")
         };
-        let tokenizer_path = config.tokenizer_name.clone().map_or_else(|| encoder_folder(config), PathBuf::from);
+        let tokenizer_path = match &config.tokenizer_name {
+            Some(name) => hub::locate(name, What::Tokenizer).context("tokenizer_name")?,
+            None => encoder_folder(config)?,
+        };
         let tokenizer = Tokenizer::load(&tokenizer_path)
             .with_context(|| format!("the tokenizer {} (tokenizer_name) cannot be used", tokenizer_path.display()))?;
         let open = |path: &String, key: &str| -> Result<Dataset> {
-            let mut dataset = Dataset::open(&[path]).with_context(|| format!("{key} {path}"))?;
+            let place = hub::locate(path, What::Dataset).with_context(|| key.to_owned())?;
+            let mut dataset = Dataset::open(&[place]).with_context(|| format!("{key} {path}"))?;
             dataset.check_tokenizer(&tokenizer).with_context(|| format!("{key} {path}"))?;
             if config.max_input_length.is_some() && !dataset.is_conditional() {
                 bail!(
@@ -322,10 +327,13 @@ enum Resume {
 fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
     let checkpoint = match &plan.config.resume {
         None => folder.checkpoints().latest()?,
-        Some(path) if Path::new(path).exists() && !FoundModel::is_at(path.as_ref()) => {
-            return Ok(Some(Resume::Released(ReleasedCheckpoint::open(path.as_ref())?)));
+        Some(path) => {
+            let place = hub::locate(path, What::ElfCheckpoint)?;
+            if place.exists() && !FoundModel::is_at(&place) {
+                return Ok(Some(Resume::Released(ReleasedCheckpoint::open(&place)?)));
+            }
+            Some(FoundModel::at(&place)?.checkpoint)
         }
-        Some(path) => Some(FoundModel::at(path.as_ref())?.checkpoint),
     };
     let Some(checkpoint) = checkpoint else { return Ok(None) };
     let before: RunPlan = serde_json::from_value(checkpoint.state().plan.clone()).with_context(|| {

@@ -47,7 +47,7 @@ pub enum OptimizerName {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// Token shards to train on: a folder or a file.
+    /// Token shards to train on: a folder, a file or a Hugging Face id.
     pub data_path: Option<String>,
     /// Token shards to validate on.
     pub eval_data_path: Option<String>,
@@ -57,10 +57,10 @@ pub struct RunConfig {
     pub max_input_length: Option<usize>,
     /// How rows are filled up; `null`: `pad` for unconditional text, `eos` for conditional tasks.
     pub pad_token: Option<PadTokenName>,
-    /// A folder with tokenizer.json, or the file; `null`: the encoder's folder.
+    /// A folder with tokenizer.json, or the file, or a Hugging Face id; `null`: the encoder's folder.
     pub tokenizer_name: Option<String>,
 
-    /// A folder with the text encoder's config.json and model.safetensors.
+    /// A folder with the text encoder's config.json and model.safetensors, or a Hugging Face id.
     pub encoder_model_name: String,
     /// Another file of weights for it.
     pub encoder_checkpoint: Option<String>,

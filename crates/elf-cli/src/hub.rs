@@ -1,0 +1,86 @@
+//! Places that a user names by a path or by a Hugging Face id: local ones first, others are fetched with a progress bar.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use elf_hub::{Event, Fetcher, Settings, What};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// What a name stands for: a local path if there is one, otherwise a file or folder fetched from the hub.
+///
+/// # Errors
+/// If it is neither.
+pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
+    let path = name.as_ref();
+    // The environment is not even read for local paths; and a name that is no Unicode is no id.
+    match path.to_str() {
+        Some(text) if !path.exists() => fetcher()?.locate(text, what).with_context(|| format!("the {}", noun(what))),
+        _ => Ok(path.to_owned()),
+    }
+}
+
+fn noun(what: What) -> &'static str {
+    match what {
+        What::Encoder => "text encoder",
+        What::Gpt2 => "judge",
+        What::Tokenizer => "tokenizer",
+        What::Dataset => "data",
+        What::File => "file",
+        What::ElfCheckpoint => "model",
+    }
+}
+
+/// [`locate`] for each.
+///
+/// # Errors
+/// As there.
+pub fn locate_all(names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
+    names.iter().map(|name| locate(name, what)).collect()
+}
+
+/// A fetcher with the environment's settings that shows what it does on standard error.
+///
+/// # Errors
+/// If a variable of the environment makes no sense.
+pub fn fetcher() -> Result<Fetcher> {
+    let settings = Settings::from_env().context("the settings for the Hugging Face hub")?;
+    let bar = Mutex::new(None);
+    Ok(Fetcher::new(settings)?.with_listener(move |event| {
+        if let Ok(mut bar) = bar.lock() {
+            show(&mut bar, event);
+        }
+    }))
+}
+
+fn show(bar: &mut Option<ProgressBar>, event: &Event) {
+    match event {
+        Event::Planned { reference, files, bytes } => {
+            eprintln!("fetching {reference}: {files} file(s), {:.1} MB", *bytes as f64 / 1e6);
+        }
+        Event::Progress { file, at, size } => {
+            let bar = bar.get_or_insert_with(|| bar_of_bytes(file, size.unwrap_or(0)));
+            bar.set_position(*at);
+            if Some(*at) == *size {
+                bar.finish_and_clear();
+            }
+        }
+        Event::Waiting { why, wait } => eprintln!("{why} (trying again in {:.1} s)", wait.as_secs_f64()),
+        Event::FromCache { reference, why } => {
+            eprintln!(
+                "warning: using the copy of {reference} from an earlier time, because the hub cannot be asked: {why}"
+            );
+        }
+        _ => {}
+    }
+    if bar.as_ref().is_some_and(ProgressBar::is_finished) {
+        *bar = None;
+    }
+}
+
+fn bar_of_bytes(file: &str, size: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:28} {bytes}/{total_bytes} {bytes_per_sec}  {eta}");
+    let bar = ProgressBar::new(size).with_message(file.to_owned());
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
