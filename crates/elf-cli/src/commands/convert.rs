@@ -47,7 +47,8 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
         }
         (false, None) => {
             let weights = named(&input, which)?;
-            let items = || weights.iter().map(|(n, t)| (Value::Str(n.clone()), Value::Tensor(t.shallow_clone()))).collect();
+            let items =
+                || weights.iter().map(|(n, t)| (Value::Str(n.clone()), Value::Tensor(t.shallow_clone()))).collect();
             // The released code samples from the averages and fine-tunes from the parameters: both are these.
             let params = Value::OrderedDict { items: items(), attributes: Vec::new() };
             let top = vec![(Value::Str(TRAINED.into()), params), (Value::Str(AVERAGED.into()), Value::Dict(items()))];
@@ -63,7 +64,9 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
 fn source(args: &ConvertArgs, which: ParamKind) -> Result<PathBuf> {
     if FoundModel::is_at(&args.input) && args.input.is_dir() {
         if args.all {
-            bail!("--all converts training checkpoints of the released code; of a run of this program take the averages, or --raw");
+            bail!(
+                "--all converts training checkpoints of the released code; of a run of this program take the averages, or --raw"
+            );
         }
         let checkpoint = FoundModel::at(&args.input)?.checkpoint;
         let name = if which == ParamKind::Trained { "model.safetensors" } else { "ema.safetensors" };
@@ -121,10 +124,11 @@ fn count_tensors(tree: &Value<Tensor>) -> usize {
 /// Tensors under the keys that lead to them, and the tree without them as JSON.
 fn write_whole(path: &Path, tree: &Value<Tensor>) -> Result<usize> {
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
-    let names = tree.map_tensors(&mut |name: &str, t: &Tensor| match tensors.insert(name.to_owned(), t.shallow_clone()) {
-        None => Ok(name.to_owned()),
-        Some(_) => bail!("two tensors lie under {name}: this checkpoint cannot be written as safetensors"),
-    })?;
+    let names =
+        tree.map_tensors(&mut |name: &str, t: &Tensor| match tensors.insert(name.to_owned(), t.shallow_clone()) {
+            None => Ok(name.to_owned()),
+            Some(_) => bail!("two tensors lie under {name}: this checkpoint cannot be written as safetensors"),
+        })?;
     let metadata = HashMap::from([(TREE.to_owned(), serde_json::to_string(&names)?)]);
     tensorfile::write(path, tensors.iter().map(|(n, t)| (n.as_str(), t)), metadata)?;
     Ok(tensors.len())

@@ -8,15 +8,17 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::device::DeviceChoice;
-use elf_core::{Network, Precision, PrecisionPolicy, key_of};
 use elf_core::weights::{ParamKind, Weights};
+use elf_core::{Network, Precision, PrecisionPolicy, key_of};
 use elf_data::Tokenizer;
 use elf_data::source::{PlainText, Source};
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
 use tch::Device;
 
-use crate::config::{Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs, read_yaml};
+use crate::config::{
+    Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs, read_yaml,
+};
 use crate::run_folder::FoundModel;
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::{TextLatents, encoder_folder};
@@ -132,7 +134,10 @@ impl LoadedModel {
 
     fn of_run(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
         if args.config.is_some() || args.tokenizer.is_some() || args.length.is_some() || !args.options.is_empty() {
-            bail!("{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out", args.model.display());
+            bail!(
+                "{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out",
+                args.model.display()
+            );
         }
         let FoundModel { run, checkpoint, plan } = FoundModel::at(&args.model)?;
         let net = Elf::unset(plan.model.clone(), PrecisionPolicy::with_blocks(precision), device)?;
@@ -149,7 +154,8 @@ impl LoadedModel {
         let model = ElfConfig::of_checkpoint(&weights)?;
         let mut options = args.options.clone();
         if let Some(path) = &args.tokenizer {
-            options.push(format!("tokenizer_name={}", serde_json::to_string(path).context("a path that is not Unicode")?));
+            options
+                .push(format!("tokenizer_name={}", serde_json::to_string(path).context("a path that is not Unicode")?));
         }
         options.extend(args.length.map(|n| format!("max_length={n}")));
         let warn = |line| eprintln!("warning: {line}");
@@ -162,7 +168,11 @@ impl LoadedModel {
             None => encoder_folder(&config)?,
         };
         let tokenizer = Tokenizer::load(&path).with_context(|| {
-            format!("the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer", path.display(), args.model.display())
+            format!(
+                "the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer",
+                path.display(),
+                args.model.display()
+            )
         })?;
         let entries = tokenizer.vocab_size() as i64;
         if entries != model.vocab_size {
@@ -174,7 +184,12 @@ impl LoadedModel {
             );
         }
         // How many rows it was trained on makes no difference to sampling.
-        let facts = Facts { latent_dim: model.text_encoder_dim, vocab_size: model.vocab_size, rows: 1 << 40, condition_eos: false };
+        let facts = Facts {
+            latent_dim: model.text_encoder_dim,
+            vocab_size: model.vocab_size,
+            rows: 1 << 40,
+            condition_eos: false,
+        };
         let mut plan = RunPlan::new(&config, facts, device)?;
         plan.model = model;
         let net = Elf::of_weights(&weights, PrecisionPolicy::with_blocks(precision), device)?;

@@ -253,9 +253,15 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         Some(Resume::Released(checkpoint)) => {
             trainer.restore_released(&checkpoint)?;
             let step = trainer.steps_done();
-            eprintln!("resuming from {} (step {step}, epoch {}) of the released code", checkpoint.path().display(), checkpoint.epoch()?);
+            eprintln!(
+                "resuming from {} (step {step}, epoch {}) of the released code",
+                checkpoint.path().display(),
+                checkpoint.epoch()?
+            );
             if checkpoint.is_amid_a_step() {
-                eprintln!("warning: it was saved between the micro-batches of a step; their gradients are not taken over");
+                eprintln!(
+                    "warning: it was saved between the micro-batches of a step; their gradients are not taken over"
+                );
             }
             let rows = (plan.batch_rows * plan.config.grad_accum_steps) as u64;
             // The same place in the data; its order is this program's own from here on.

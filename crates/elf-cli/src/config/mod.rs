@@ -12,3 +12,6 @@ pub use keys::{Overrides, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
 pub use sampling::{SamplingSetting, read_sampling_configs};
+
+#[cfg(test)]
+mod released_files;
