@@ -164,7 +164,11 @@ fn parity_a_written_checkpoint_has_the_official_tree_bit_for_bit() {
     assert_eq!(leaves(back.value()), leaves(official.value()));
     let again = tensors(&back);
     let mut originals = Vec::new();
-    tree.map_tensors(&mut |_: &str, t: &Tensor| Ok::<_, ()>(originals.push(t.shallow_clone()))).unwrap();
+    tree.map_tensors(&mut |_: &str, t: &Tensor| {
+        let _: () = originals.push(t.shallow_clone());
+        Ok::<_, ()>(())
+    })
+    .unwrap();
     let mut originals = originals.into_iter();
     again
         .map_tensors(&mut |name: &str, t: &Tensor| {

@@ -40,7 +40,7 @@ enum Command {
     /// Train a model, or go on with one.
     Train(commands::train::TrainArgs),
     /// Generate text.
-    Sample(commands::sample::SampleArgs),
+    Sample(Box<commands::sample::SampleArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
     Convert(commands::convert::ConvertArgs),
     /// Judge generated text.
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Encoder(command) => commands::encoder::run(command),
         Command::Train(args) => commands::train::run(args),
-        Command::Sample(args) => commands::sample::run(args),
+        Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Pull(args) => commands::pull::run(args),

@@ -387,7 +387,7 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, flat: Vec<Id>) -> Result<(), String> {
         let dict = self.top()?;
         match &mut self.nodes[dict as usize] {
-            Node::Dict { items, .. } if flat.len() % 2 == 0 => {
+            Node::Dict { items, .. } if flat.len().is_multiple_of(2) => {
                 items.extend(flat.chunks(2).map(|pair| (pair[0], pair[1])))
             }
             Node::Dict { .. } => return Err("a key has no value".into()),
