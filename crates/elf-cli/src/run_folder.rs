@@ -142,6 +142,14 @@ impl FoundModel {
     }
 }
 
+/// What to say of a place that is no run of this program and turns out to be no checkpoint of another one either.
+pub fn no_run(path: &Path) -> String {
+    format!(
+        "{} holds no checkpoint: it is no folder that `elf train` wrote, and no checkpoint from elsewhere",
+        path.display()
+    )
+}
+
 /// Writes JSON, aside and renamed.
 ///
 /// # Errors

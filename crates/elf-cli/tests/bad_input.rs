@@ -145,7 +145,7 @@ fn folders_without_a_checkpoint() {
     // A file beside us has no folder in its name.
     let mut command = elf(&["sample", "config.yml"]);
     command.current_dir(materials.path(""));
-    run(command).badly(&[". holds no checkpoint"]);
+    run(command).badly(&["config.yml holds no checkpoint"]);
 }
 
 #[test]

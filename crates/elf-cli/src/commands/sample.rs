@@ -19,7 +19,7 @@ use tch::Device;
 use crate::config::{
     Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs, read_yaml,
 };
-use crate::run_folder::FoundModel;
+use crate::run_folder::{FoundModel, no_run};
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::{TextLatents, encoder_folder};
 use crate::{hub, progress};
@@ -150,7 +150,7 @@ impl LoadedModel {
 
     fn from_elsewhere(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
         let which = if args.no_ema { ParamKind::Trained } else { ParamKind::Averaged };
-        let weights = Weights::open(&args.model, which)?;
+        let weights = Weights::open(&args.model, which).with_context(|| no_run(&args.model))?;
         let model = ElfConfig::of_checkpoint(&weights)?;
         let mut options = args.options.clone();
         if let Some(path) = &args.tokenizer {

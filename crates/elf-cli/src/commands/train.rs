@@ -23,7 +23,7 @@ use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
 use crate::held_out::{HeldOut, collator};
-use crate::run_folder::{FoundModel, RunFolder};
+use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
 use crate::{hub, progress};
@@ -336,7 +336,7 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
         Some(path) => {
             let place = hub::locate(path, What::ElfCheckpoint)?;
             if place.exists() && !FoundModel::is_at(&place) {
-                return Ok(Some(Resume::Released(ReleasedCheckpoint::open(&place)?)));
+                return Ok(Some(Resume::Released(ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?)));
             }
             Some(FoundModel::at(&place)?.checkpoint)
         }
