@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use elf_core::layers::{Embedding, Linear, RmsNorm};
-use elf_core::tensorfile::{self, TensorFile};
+use elf_core::tensorfile;
+use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Fans, Init, ParamBuilder, ParamSet, Precision, Weight};
 use tch::{Device, Kind, Tensor};
 
@@ -73,7 +74,8 @@ impl T5Encoder {
         Ok(Self { config: config.clone(), precision, device, params, embedding, positions, blocks, final_norm })
     }
 
-    /// Reads `config.json` and `model.safetensors` from a folder as Hugging Face writes it. A decoder and a language
+    /// Reads `config.json` and the weights (safetensors, also in shards, or `pytorch_model.bin`) from a folder as Hugging
+    /// Face writes it. A decoder and a language
     /// model head in the file are ignored.
     ///
     /// # Errors
@@ -81,14 +83,15 @@ impl T5Encoder {
     pub fn load(folder: &Path, device: Device, precision: Precision) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = T5Config::load(&config_path)?;
-        let path = folder.join("model.safetensors");
-        let file = TensorFile::open(&path)?;
-        // Before anything is allocated: a damaged size must not ask for terabytes. No kind of number is below 2 bytes.
-        let bytes = std::fs::metadata(&path).map_err(elf_core::Error::io("read", &path))?.len();
-        let needed = config.parameter_count();
-        if needed as u64 > bytes / 2 {
+        let file = Weights::open(folder, ParamKind::Trained)?;
+        let path = file.path().to_owned();
+        // Before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
+        // name by name below.
+        let numbers = |name| file.shape(name).map_or(0, |shape| shape.iter().fold(1i64, |n, &d| n.saturating_mul(d)));
+        let (needed, held) = (config.parameter_count(), file.names().map(numbers).fold(0, i64::saturating_add));
+        if needed > held.saturating_mul(2) {
             let reason = format!(
-                "it describes {needed} parameters, but {} has only {bytes} bytes; both must be of the same model",
+                "it describes {needed} parameters, but {} holds only {held} numbers; both must be of the same model",
                 path.display()
             );
             return Err(Error::ConfigFile { path: config_path, reason });

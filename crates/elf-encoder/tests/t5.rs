@@ -251,3 +251,36 @@ fn ids_and_masks_that_do_not_fit_are_errors() {
     assert!(message(&good, EncoderMask::Columns(&mask)).contains("[2, 4]"));
     assert!(message(&good, EncoderMask::Pairs(&mask)).contains("[2, 4, 4]"));
 }
+
+/// Hugging Face keeps weights in one safetensors file, in shards with an index, or in a PyTorch file: all give the same.
+#[test]
+fn shards_and_pytorch_files_load_as_one_file_does() {
+    use elf_core::pytorch::{Value, write};
+    use elf_core::tensorfile;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let ids = ids(3, 2, 7);
+    let first = encoder(8, FeedForward::Relu);
+    first.save(folder.path()).unwrap();
+    let wanted = first.encode(&ids, EncoderMask::None).unwrap();
+    std::fs::remove_file(at("model.safetensors")).unwrap();
+    let same = |what: &str| {
+        let again = T5Encoder::load(folder.path(), Device::Cpu, Precision::F32).unwrap();
+        assert!(again.encode(&ids, EncoderMask::None).unwrap().equal(&wanted), "{what}");
+    };
+
+    let item = |(name, p): (&str, &elf_core::Param)| (Value::Str(name.into()), Value::Tensor(p.tensor.shallow_clone()));
+    write(&at("pytorch_model.bin"), &Value::Dict(first.params().iter().map(item).collect())).unwrap();
+    same("pytorch_model.bin");
+    std::fs::remove_file(at("pytorch_model.bin")).unwrap();
+
+    let mut map = serde_json::Map::new();
+    for (i, (name, p)) in first.params().iter().enumerate() {
+        let shard = format!("model-{i:05}.safetensors");
+        tensorfile::write(&at(&shard), [(name, &p.tensor)], Default::default()).unwrap();
+        map.insert(name.to_owned(), shard.into());
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    std::fs::write(at("model.safetensors.index.json"), index.to_string()).unwrap();
+    same("shards");
+}

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use elf_core::layers::{Embedding, LayerNorm};
-use elf_core::tensorfile::{self, TensorFile};
+use elf_core::tensorfile;
+use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Fans, Init, ParamBuilder, ParamSet, PrecisionPolicy, Weight};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -53,7 +54,8 @@ impl Gpt2 {
         Ok(Self { config: config.clone(), precision, device, params, tokens, positions, blocks, final_norm })
     }
 
-    /// Reads `config.json` and `model.safetensors` from a folder as Hugging Face writes it, names with or without
+    /// Reads `config.json` and the weights (safetensors, also in shards, or `pytorch_model.bin`) from a folder as Hugging
+    /// Face writes it, names with or without
     /// `transformer.` before them. Masks stored as buffers and the tied `lm_head.weight` are not needed.
     ///
     /// # Errors
@@ -61,14 +63,15 @@ impl Gpt2 {
     pub fn load(folder: &Path, device: Device, precision: PrecisionPolicy) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = Gpt2Config::load(&config_path)?;
-        let path = folder.join("model.safetensors");
-        let file = TensorFile::open(&path)?;
-        // Before anything is allocated: a damaged size must not ask for terabytes. No kind of number is below 2 bytes.
-        let bytes = std::fs::metadata(&path).map_err(elf_core::Error::io("read", &path))?.len();
-        let needed = config.parameter_count();
-        if needed as u64 > bytes / 2 {
+        let file = Weights::open(folder, ParamKind::Trained)?;
+        let path = file.path().to_owned();
+        // Before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
+        // name by name below.
+        let numbers = |name| file.shape(name).map_or(0, |shape| shape.iter().fold(1i64, |n, &d| n.saturating_mul(d)));
+        let (needed, held) = (config.parameter_count(), file.names().map(numbers).fold(0, i64::saturating_add));
+        if needed > held.saturating_mul(2) {
             let reason = format!(
-                "it describes {needed} parameters, but {} has only {bytes} bytes; both must be of the same model",
+                "it describes {needed} parameters, but {} holds only {held} numbers; both must be of the same model",
                 path.display()
             );
             return Err(Error::ConfigFile { path: config_path, reason });
