@@ -126,8 +126,11 @@ impl ParamSet {
         let of = |name: &str| weights.shape(name).zip(weights.kind(name));
         let given = weights.names().filter_map(|name| of(name).map(|(shape, kind)| (name, shape, kind)));
         self.check_fit(&weights.path().display().to_string(), given)?;
+        // The largest first: the copies that a tensor passes through then stand beside few others, not beside all of them.
+        let mut in_order: Vec<(&String, &Param)> = self.params.iter().collect();
+        in_order.sort_by_key(|(_, p)| std::cmp::Reverse(p.tensor.numel()));
         tch::no_grad(|| {
-            for (name, p) in &self.params {
+            for (name, p) in in_order {
                 p.tensor.shallow_clone().f_copy_(&weights.get(name, Device::Cpu)?)?;
             }
             Ok::<_, Error>(())
