@@ -53,7 +53,7 @@ pub fn bench(workspace: &Workspace, package: Option<&str>, arguments: &[String])
     Steps::default().run("benches", &mut command)
 }
 
-/// Format, lints, documentation and the benches' compilation; the quick ones first.
+/// Format, lints, documentation with its examples run, and the benches' compilation; the quick ones first.
 ///
 /// # Errors
 /// At the first that fails.
@@ -79,7 +79,8 @@ fn ci_steps(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     steps.run("lints", &mut cargo(&["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"]))?;
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps", "--release"]);
     steps.run("documentation", documentation.env("RUSTDOCFLAGS", "-D warnings"))?;
-    steps.run("benches compile", &mut cargo(&["bench", "--workspace", "--no-run"]))
+    steps.run("benches compile", &mut cargo(&["bench", "--workspace", "--no-run"]))?;
+    steps.run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--release"]))
 }
 
 #[cfg(test)]

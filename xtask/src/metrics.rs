@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Words in the names of figures that a reader wants to see at the end.
-const SHOWN: [&str; 6] = ["loss", "entropy", "distinct", "perplexity", "ppl", "accuracy"];
+const SHOWN: [&str; 7] = ["loss", "validation", "entropy", "distinct", "perplexity", "ppl", "accuracy"];
 
 /// The course of one figure over a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
