@@ -1,22 +1,11 @@
 //! Collation against the numbers of the released code: ids and masks must be equal, not close.
 
-use std::path::PathBuf;
-
 use elf_data::{Batch, CollateConfig, Collator, Example, PadToken};
+use elf_tests::parity_json;
 use serde_json::Value;
 
 fn fixture() -> Value {
-    let root = std::env::var_os("ELF_PARITY_DIR").map_or_else(default_root, PathBuf::from);
-    let path = root.join("collate.json");
-    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_slice(&bytes).unwrap()
-}
-
-/// The nearest `tests/parity` above this package.
-fn default_root() -> PathBuf {
-    let above = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let found = above.ancestors().map(|folder| folder.join("tests/parity")).find(|folder| folder.is_dir());
-    found.expect("the repository has a folder tests/parity")
+    parity_json("collate.json")
 }
 
 fn length(value: &Value) -> usize {

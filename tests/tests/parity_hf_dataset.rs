@@ -1,10 +1,11 @@
 //! The same rows as Hugging Face `save_to_disk` folders, as Parquet shards and as evaluation JSONL: all must give what
 //! `rows.json` says in clear.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use elf_data::evaluation::read_pairs;
 use elf_data::{CarriedText, Dataset, Example, OpenOptions};
+use elf_tests::parity_path;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -17,8 +18,7 @@ struct Row {
 }
 
 fn fixture() -> PathBuf {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity");
-    std::env::var_os("ELF_PARITY_DIR").map_or(default, PathBuf::from).join("hf_dataset")
+    parity_path("hf_dataset")
 }
 
 fn rows() -> Vec<Row> {

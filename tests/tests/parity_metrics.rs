@@ -1,14 +1,13 @@
 //! BLEU, ROUGE and the stemmer against sacreBLEU, `rouge_score` and NLTK.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use elf_eval::bleu::Bleu;
 use elf_eval::jsonl;
 use elf_eval::rouge::{self, Rouge};
 use elf_eval::stats::Spread;
+use elf_tests::parity_json;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 /// What the reference implementations agree on between machines.
 const TOLERANCE: f64 = 1e-6;
@@ -43,14 +42,6 @@ struct Slice {
     bleu: f64,
 }
 
-fn read<T: DeserializeOwned>(name: &str) -> T {
-    let root = std::env::var_os("ELF_PARITY_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity")), PathBuf::from);
-    let path = root.join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 #[track_caller]
 fn close(ours: f64, theirs: f64, what: &str) {
     assert!((ours - theirs).abs() <= TOLERANCE, "{what}: {ours} instead of {theirs}");
@@ -58,7 +49,7 @@ fn close(ours: f64, theirs: f64, what: &str) {
 
 #[test]
 fn parity_porter_stems() {
-    let stems: HashMap<String, String> = read("porter_stems.json");
+    let stems: HashMap<String, String> = parity_json("porter_stems.json");
     assert!(!stems.is_empty());
     let wrong: Vec<_> = stems
         .iter()
@@ -70,7 +61,7 @@ fn parity_porter_stems() {
 
 #[test]
 fn parity_bleu_of_the_corpus() {
-    let m: TextMetrics = read("text_metrics.json");
+    let m: TextMetrics = parity_json("text_metrics.json");
     let ours = Bleu::lowercase_effective().corpus(&m.hypotheses, &m.references).unwrap();
     let theirs = m.bleu_lowercase_effective;
     assert_eq!(ours.counts.matches, theirs.counts);
@@ -88,7 +79,7 @@ fn parity_bleu_of_the_corpus() {
 
 #[test]
 fn parity_bleu_of_slices() {
-    let m: TextMetrics = read("text_metrics.json");
+    let m: TextMetrics = parity_json("text_metrics.json");
     assert!(!m.bleu_slices.is_empty());
     for Slice { start, end, bleu } in m.bleu_slices {
         let ours = Bleu::lowercase_effective().corpus(&m.hypotheses[start..end], &m.references[start..end]).unwrap();
@@ -98,7 +89,7 @@ fn parity_bleu_of_slices() {
 
 #[test]
 fn parity_rouge() {
-    let m: TextMetrics = read("text_metrics.json");
+    let m: TextMetrics = parity_json("text_metrics.json");
     let pairs = rouge::score_pairs(&m.hypotheses, &m.references).unwrap();
     assert_eq!(pairs.len(), m.rouge_per_pair.len());
     for (index, (ours, theirs)) in pairs.iter().zip(&m.rouge_per_pair).enumerate() {
@@ -124,7 +115,7 @@ fn parity_rouge() {
 #[test]
 fn parity_bleu_from_a_jsonl_file() {
     // The way of the program: pairs written to a file and read back give the same number.
-    let m: TextMetrics = read("text_metrics.json");
+    let m: TextMetrics = parity_json("text_metrics.json");
     let lines: Vec<String> = m
         .hypotheses
         .iter()
