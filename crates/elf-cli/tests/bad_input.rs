@@ -240,3 +240,14 @@ fn a_full_disk_is_named_and_the_earlier_checkpoint_is_whole() {
     run(elf_with_file_limit(1, &args)).badly(&["could not be written", "s.jsonl"]);
     assert!(!Path::new(&texts).exists());
 }
+
+#[test]
+fn a_reference_that_is_missing_is_named() {
+    let folder = TempDir::new().unwrap();
+    let path = within(&folder, "pairs.jsonl");
+    let pair = "{\"prediction\": \"a\", \"reference\": \"a\"}\n";
+    fs::write(&path, format!("{pair}{{\"prediction\": \"b\"}}\n")).unwrap();
+    run(elf(&["eval", "--samples", &path])).badly(&["pairs.jsonl", "reference"]);
+    fs::write(&path, pair).unwrap();
+    assert!(run(elf(&["eval", "--samples", &path])).well().out.contains("BLEU"));
+}

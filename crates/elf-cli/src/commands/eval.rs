@@ -1,6 +1,6 @@
 //! `elf eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,7 @@ use elf_core::device::DeviceChoice;
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_eval::jsonl;
 use elf_hub::What;
+use serde_json::Value;
 
 use super::sample::precision;
 use crate::hub;
@@ -43,12 +44,19 @@ pub struct EvalArgs {
     output: Option<PathBuf>,
 }
 
+/// Whether any line of a JSONL file has a reference: then all must, and a line without one is an error that names it.
+fn names_references(path: &Path) -> Result<bool> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let has = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|v| v.get("reference").is_some());
+    Ok(text.lines().any(has))
+}
+
 pub fn run(args: EvalArgs) -> Result<ExitCode> {
     let device = args.device.resolve()?;
     let texts = jsonl::read_texts(&args.samples)?;
-    let references: Option<Vec<String>> = match jsonl::read_pairs(&args.samples) {
-        Ok(pairs) => Some(pairs.into_iter().map(|p| p.reference).collect()),
-        Err(_) => None,
+    let references = match names_references(&args.samples)? {
+        true => Some(jsonl::read_pairs(&args.samples)?.into_iter().map(|p| p.reference).collect::<Vec<_>>()),
+        false => None,
     };
     let training = match args.training.is_empty() {
         true => None,
