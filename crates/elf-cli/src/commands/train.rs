@@ -78,6 +78,14 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let folder = RunFolder::new(output);
     eprintln!("{}", describe_plan(&plan, &materials, device));
     refuse_what_cannot_fit(&plan, device)?;
+    if config.online_eval {
+        eprintln!(
+            "note:    evaluations write texts to {}/samples and measure entropy and diversity; eval_ppl_model and its keys are not \
+             used in training: `elf eval --samples FILE --judge {}` gives perplexities",
+            folder.root().display(),
+            config.eval_ppl_model
+        );
+    }
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }

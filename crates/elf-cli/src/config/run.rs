@@ -168,7 +168,7 @@ pub struct RunConfig {
     pub eval_rows: usize,
     /// Whether evaluations in training also generate text.
     pub online_eval: bool,
-    /// The judge of generative perplexity: a folder with a GPT-2.
+    /// The judge of generative perplexity, for `elf eval --judge`; evaluations in training do without one.
     pub eval_ppl_model: String,
     /// Texts that the judge reads at once.
     pub eval_ppl_batch_size: usize,
