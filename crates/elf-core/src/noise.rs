@@ -84,7 +84,8 @@ impl Seeded {
         fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let stream = self.next_stream(name, shape)?;
-        // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock.
+        // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock. Whatever
+        // draws from libtorch on another thread without this type breaks in between: hence nothing of ours does.
         static GENERATOR: Mutex<()> = Mutex::new(());
         let _guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         tch::no_grad(|| {
