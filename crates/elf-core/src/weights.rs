@@ -169,6 +169,13 @@ impl Weights {
         }
     }
 
+    /// Numbers over all tensors, without reading any: what a configuration's sizes can be held against before memory is
+    /// asked for.
+    pub fn numel(&self) -> i64 {
+        let numbers = |name| self.shape(name).map_or(0, |shape| shape.iter().fold(1i64, |n, &d| n.saturating_mul(d)));
+        self.names().map(numbers).fold(0, i64::saturating_add)
+    }
+
     /// The kind of a tensor's numbers, without reading it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         match (self.names.get(name)?, &self.store) {

@@ -87,8 +87,7 @@ impl T5Encoder {
         let path = file.path().to_owned();
         // Before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
         // name by name below.
-        let numbers = |name| file.shape(name).map_or(0, |shape| shape.iter().fold(1i64, |n, &d| n.saturating_mul(d)));
-        let (needed, held) = (config.parameter_count(), file.names().map(numbers).fold(0, i64::saturating_add));
+        let (needed, held) = (config.parameter_count(), file.numel());
         if needed > held.saturating_mul(2) {
             let reason = format!(
                 "it describes {needed} parameters, but {} holds only {held} numbers; both must be of the same model",

@@ -352,10 +352,6 @@ pub fn write_texts(path: &Path, texts: &[GeneratedText]) -> Result<()> {
         serde_json::to_writer(&mut lines, text)?;
         lines.push(b'\n');
     }
-    let written = match std::fs::metadata(path) {
-        // A pipe or a device, such as /dev/stdout, is written to; renaming a file over it would replace it.
-        Ok(there) if !there.is_file() && !there.is_dir() => std::fs::write(path, &lines).map_err(anyhow::Error::from),
-        _ => elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines)).map_err(Into::into),
-    };
-    written.with_context(|| format!("the texts could not be written to {}", path.display()))
+    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines))
+        .with_context(|| format!("the texts could not be written to {}", path.display()))
 }
