@@ -1,0 +1,213 @@
+//! Keys and values that all processes of a run see.
+
+use std::ffi::{CString, c_char};
+use std::path::Path;
+use std::ptr::{NonNull, null_mut};
+use std::time::Duration;
+
+use crate::ffi::{self, RawStore};
+use crate::{Error, Result};
+
+/// A c10d store: where processes meet, and where they leave words for one another.
+#[derive(Debug)]
+pub struct Store {
+    raw: NonNull<RawStore>,
+    port: Option<u16>,
+}
+
+// SAFETY: c10d's stores lock a mutex of their own around every operation, and none belongs to a thread.
+unsafe impl Send for Store {}
+// SAFETY: as above.
+unsafe impl Sync for Store {}
+
+impl Store {
+    /// Opens a store on `port` of this host and joins it; port 0 takes a free one (see [`Store::port`]). It lives as long as
+    /// the value returned. It listens on every address of the host, as PyTorch's own does.
+    ///
+    /// # Errors
+    /// If the port is taken, or not allowed.
+    pub fn serve(host: &str, port: u16, timeout: Duration) -> Result<Self> {
+        Self::tcp(host, port, true, timeout)
+    }
+
+    /// Joins the store that another process serves; waits for it to appear.
+    ///
+    /// # Errors
+    /// If it does not within `timeout`.
+    pub fn join(host: &str, port: u16, timeout: Duration) -> Result<Self> {
+        Self::tcp(host, port, false, timeout)
+    }
+
+    fn tcp(host: &str, port: u16, server: bool, timeout: Duration) -> Result<Self> {
+        let doing = || match server {
+            true => format!("opening the meeting point {host}:{port}"),
+            false => format!("reaching the meeting point {host}:{port}"),
+        };
+        let name = text("host", host)?;
+        let (mut bound, mut error) = (0, null_mut());
+        // SAFETY: the texts and out-parameters outlive the call.
+        let raw = unsafe {
+            ffi::elf_c10d_tcp_store(name.as_ptr(), port, server, milliseconds(timeout), &mut bound, &mut error)
+        };
+        Ok(Self { raw: made(raw, error, doing)?, port: Some(bound) })
+    }
+
+    /// A store in a file that all processes can write. The file is the caller's to remove.
+    ///
+    /// # Errors
+    /// If `path` is not Unicode.
+    pub fn file(path: &Path, timeout: Duration) -> Result<Self> {
+        let name = path
+            .to_str()
+            .ok_or_else(|| Error::Argument { argument: "path", reason: format!("{} is not Unicode", path.display()) })?;
+        let name = text("path", name)?;
+        let mut error = null_mut();
+        // SAFETY: the text and the out-parameter outlive the call.
+        let raw = unsafe { ffi::elf_c10d_file_store(name.as_ptr(), milliseconds(timeout), &mut error) };
+        Ok(Self { raw: made(raw, error, || format!("opening {}", path.display()))?, port: None })
+    }
+
+    /// The same store seen through `prefix`: every key gets it in front, so two users of a store do not meet.
+    ///
+    /// # Errors
+    /// If `prefix` contains a NUL.
+    pub fn within(&self, prefix: &str) -> Result<Self> {
+        let name = text("prefix", prefix)?;
+        let mut error = null_mut();
+        // SAFETY: the store is alive; it is reference counted and stays so for as long as the new one.
+        let raw = unsafe { ffi::elf_c10d_prefix_store(self.raw.as_ptr(), name.as_ptr(), &mut error) };
+        Ok(Self { raw: made(raw, error, || format!("the prefix {prefix}"))?, port: self.port })
+    }
+
+    /// The port of a store on TCP.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        let name = text("key", key)?;
+        let mut error = null_mut();
+        // SAFETY: all pointers outlive the call.
+        let done = unsafe {
+            ffi::elf_c10d_store_set(self.raw.as_ptr(), name.as_ptr(), value.as_ptr(), value.len(), &mut error)
+        };
+        check(done, error, || format!("storing {key}"))
+    }
+
+    /// Sets a value unless there is one, and gives back the one that is there now.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub fn set_once(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
+        let name = text("key", key)?;
+        let (mut data, mut length, mut error) = (null_mut(), 0, null_mut());
+        // SAFETY: all pointers outlive the call.
+        let done = unsafe {
+            ffi::elf_c10d_store_set_once(
+                self.raw.as_ptr(),
+                name.as_ptr(),
+                value.as_ptr(),
+                value.len(),
+                &mut data,
+                &mut length,
+                &mut error,
+            )
+        };
+        check(done, error, || format!("storing {key}"))?;
+        // SAFETY: the call succeeded.
+        Ok(unsafe { ffi::take_bytes(data, length) })
+    }
+
+    /// A value; waits for it up to the store's timeout.
+    ///
+    /// # Errors
+    /// If it does not come, or the store does not answer.
+    pub fn get(&self, key: &str) -> Result<Vec<u8>> {
+        let name = text("key", key)?;
+        let (mut data, mut length, mut error) = (null_mut(), 0, null_mut());
+        // SAFETY: all pointers outlive the call.
+        let done = unsafe {
+            ffi::elf_c10d_store_get(self.raw.as_ptr(), name.as_ptr(), &mut data, &mut length, &mut error)
+        };
+        check(done, error, || format!("waiting for {key}"))?;
+        // SAFETY: the call succeeded.
+        Ok(unsafe { ffi::take_bytes(data, length) })
+    }
+
+    /// Adds to a counter that starts at 0, in one step, and gives back the sum.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub fn add(&self, key: &str, amount: i64) -> Result<i64> {
+        let name = text("key", key)?;
+        let (mut sum, mut error) = (0, null_mut());
+        // SAFETY: all pointers outlive the call.
+        let done =
+            unsafe { ffi::elf_c10d_store_add(self.raw.as_ptr(), name.as_ptr(), amount, &mut sum, &mut error) };
+        check(done, error, || format!("counting {key}"))?;
+        Ok(sum)
+    }
+
+    /// Whether a key has a value, without waiting.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub fn has(&self, key: &str) -> Result<bool> {
+        let name = text("key", key)?;
+        let (mut there, mut error) = (false, null_mut());
+        // SAFETY: all pointers outlive the call.
+        let done = unsafe { ffi::elf_c10d_store_has(self.raw.as_ptr(), name.as_ptr(), &mut there, &mut error) };
+        check(done, error, || format!("looking for {key}"))?;
+        Ok(there)
+    }
+
+    /// Waits until a key has a value.
+    ///
+    /// # Errors
+    /// If it has none after `timeout`, or the store does not answer.
+    pub fn wait(&self, key: &str, timeout: Duration) -> Result<()> {
+        let name = text("key", key)?;
+        let mut error = null_mut();
+        // SAFETY: all pointers outlive the call.
+        let done = unsafe {
+            ffi::elf_c10d_store_wait(self.raw.as_ptr(), name.as_ptr(), milliseconds(timeout), &mut error)
+        };
+        check(done, error, || format!("waiting for {key}"))
+    }
+
+    pub(crate) fn raw(&self) -> *const RawStore {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: made by one of the constructors and freed once; groups count references to what is inside.
+        unsafe { ffi::elf_c10d_store_free(self.raw.as_ptr()) }
+    }
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2).max(1)
+}
+
+pub(crate) fn text(argument: &'static str, value: &str) -> Result<CString> {
+    CString::new(value).map_err(|_| Error::Argument { argument, reason: "it contains a NUL character".to_owned() })
+}
+
+fn made(raw: *mut RawStore, error: *mut c_char, doing: impl Fn() -> String) -> Result<NonNull<RawStore>> {
+    // SAFETY: the text comes from the call that just failed.
+    NonNull::new(raw).ok_or_else(|| Error::Store { doing: doing(), reason: unsafe { ffi::take_text(error) } })
+}
+
+fn check(done: bool, error: *mut c_char, doing: impl Fn() -> String) -> Result<()> {
+    match done {
+        true => Ok(()),
+        // SAFETY: the text comes from the call that just failed.
+        false => Err(Error::Store { doing: doing(), reason: unsafe { ffi::take_text(error) } }),
+    }
+}
