@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <c10/util/Logging.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
@@ -14,6 +15,8 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "c10d.h"
+
+C10_DECLARE_int(caffe2_log_level);
 
 using std::chrono::milliseconds;
 
@@ -58,6 +61,11 @@ extern "C" {
 
 void elf_c10d_free(void* pointer) {
   std::free(pointer);
+}
+
+// Errors reach the caller as texts; the same on standard error, with stack traces, would only bury them.
+void elf_c10d_hush() {
+  FLAGS_caffe2_log_level = c10::GLOG_FATAL;
 }
 
 // ---- stores ----

@@ -19,6 +19,7 @@ pub struct RawWork {
 
 unsafe extern "C" {
     pub fn elf_c10d_free(pointer: *mut c_void);
+    pub fn elf_c10d_hush();
 
     pub fn elf_c10d_tcp_store(
         host: *const c_char,
@@ -95,11 +96,7 @@ unsafe extern "C" {
         root: c_int,
         error: *mut *mut c_char,
     ) -> *mut RawWork;
-    pub fn elf_c10d_all_reduce_sum(
-        group: *mut RawGroup,
-        value: *mut c_void,
-        error: *mut *mut c_char,
-    ) -> *mut RawWork;
+    pub fn elf_c10d_all_reduce_sum(group: *mut RawGroup, value: *mut c_void, error: *mut *mut c_char) -> *mut RawWork;
     pub fn elf_c10d_all_gather(
         group: *mut RawGroup,
         all: *mut c_void,

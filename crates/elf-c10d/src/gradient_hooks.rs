@@ -41,8 +41,9 @@ impl GradientHooks {
             }
             let mut error = null_mut();
             // SAFETY: the tensor is alive; `context` stays valid until the hook is removed, which `drop` does first.
-            let done =
-                unsafe { ffi::elf_c10d_watch_gradient(leaf.as_mut_ptr().cast(), index, trampoline, context, &mut error) };
+            let done = unsafe {
+                ffi::elf_c10d_watch_gradient(leaf.as_mut_ptr().cast(), index, trampoline, context, &mut error)
+            };
             if !done {
                 // SAFETY: the text comes from the call that just failed.
                 return Err(Error::Group { operation: "watching gradients", reason: unsafe { ffi::take_text(error) } });
@@ -92,7 +93,8 @@ mod tests {
     fn each_reached_leaf_is_reported_once_a_pass_after_its_gradient_is_there() {
         let leaves = [leaf(), leaf(), leaf()];
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (sink, watched) = (Arc::clone(&seen), leaves.iter().map(|l| Mutex::new(l.shallow_clone())).collect::<Vec<_>>());
+        let (sink, watched) =
+            (Arc::clone(&seen), leaves.iter().map(|l| Mutex::new(l.shallow_clone())).collect::<Vec<_>>());
         let hooks = GradientHooks::new(&leaves, move |i| {
             let gradient = watched[i].lock().unwrap().grad().double_value(&[0]);
             sink.lock().unwrap().push((i, gradient));

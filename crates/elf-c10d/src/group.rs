@@ -106,8 +106,7 @@ impl Group {
     /// # Errors
     /// If the library cannot be loaded, or as [`Group::gloo`].
     pub fn nccl(store: &Store, membership: Membership, device: usize, library: &Path) -> Result<Self> {
-        type Make =
-            unsafe extern "C" fn(*const RawStore, c_int, c_int, i64, c_int, *mut *mut c_char) -> *mut RawGroup;
+        type Make = unsafe extern "C" fn(*const RawStore, c_int, c_int, i64, c_int, *mut *mut c_char) -> *mut RawGroup;
         let (rank, world) = membership.numbers()?;
         let bad = |e: libloading::Error| Error::Nccl { path: library.to_owned(), reason: e.to_string() };
         // SAFETY: the library is ours; loading it registers nothing and starts nothing.
@@ -118,8 +117,7 @@ impl Group {
             .map_err(|_| Error::Argument { argument: "device", reason: format!("there is no GPU {device}") })?;
         let mut error = null_mut();
         // SAFETY: as in `gloo`.
-        let raw =
-            unsafe { make(store.raw(), rank, world, milliseconds(membership.timeout), device, &mut error) };
+        let raw = unsafe { make(store.raw(), rank, world, milliseconds(membership.timeout), device, &mut error) };
         Self::made(raw, error, membership, Some(loaded))
     }
 

@@ -21,3 +21,10 @@ pub use error::{Error, Result};
 pub use gradient_hooks::GradientHooks;
 pub use group::{Group, Membership, Pending, Via};
 pub use store::Store;
+
+/// Keeps libtorch from writing to standard error itself, for the rest of the process: what it has to say of a failure comes
+/// back as an [`Error`], and it would write the same with stack traces.
+pub fn hush_libtorch() {
+    // SAFETY: sets one number, which libtorch reads.
+    unsafe { ffi::elf_c10d_hush() }
+}

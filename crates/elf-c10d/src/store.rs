@@ -57,9 +57,10 @@ impl Store {
     /// # Errors
     /// If `path` is not Unicode.
     pub fn file(path: &Path, timeout: Duration) -> Result<Self> {
-        let name = path
-            .to_str()
-            .ok_or_else(|| Error::Argument { argument: "path", reason: format!("{} is not Unicode", path.display()) })?;
+        let name = path.to_str().ok_or_else(|| Error::Argument {
+            argument: "path",
+            reason: format!("{} is not Unicode", path.display()),
+        })?;
         let name = text("path", name)?;
         let mut error = null_mut();
         // SAFETY: the text and the out-parameter outlive the call.
@@ -130,9 +131,8 @@ impl Store {
         let name = text("key", key)?;
         let (mut data, mut length, mut error) = (null_mut(), 0, null_mut());
         // SAFETY: all pointers outlive the call.
-        let done = unsafe {
-            ffi::elf_c10d_store_get(self.raw.as_ptr(), name.as_ptr(), &mut data, &mut length, &mut error)
-        };
+        let done =
+            unsafe { ffi::elf_c10d_store_get(self.raw.as_ptr(), name.as_ptr(), &mut data, &mut length, &mut error) };
         check(done, error, || format!("waiting for {key}"))?;
         // SAFETY: the call succeeded.
         Ok(unsafe { ffi::take_bytes(data, length) })
@@ -146,8 +146,7 @@ impl Store {
         let name = text("key", key)?;
         let (mut sum, mut error) = (0, null_mut());
         // SAFETY: all pointers outlive the call.
-        let done =
-            unsafe { ffi::elf_c10d_store_add(self.raw.as_ptr(), name.as_ptr(), amount, &mut sum, &mut error) };
+        let done = unsafe { ffi::elf_c10d_store_add(self.raw.as_ptr(), name.as_ptr(), amount, &mut sum, &mut error) };
         check(done, error, || format!("counting {key}"))?;
         Ok(sum)
     }
@@ -173,9 +172,8 @@ impl Store {
         let name = text("key", key)?;
         let mut error = null_mut();
         // SAFETY: all pointers outlive the call.
-        let done = unsafe {
-            ffi::elf_c10d_store_wait(self.raw.as_ptr(), name.as_ptr(), milliseconds(timeout), &mut error)
-        };
+        let done =
+            unsafe { ffi::elf_c10d_store_wait(self.raw.as_ptr(), name.as_ptr(), milliseconds(timeout), &mut error) };
         check(done, error, || format!("waiting for {key}"))
     }
 

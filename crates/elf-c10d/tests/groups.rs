@@ -166,6 +166,7 @@ fn one_process_is_a_group_too() {
 
 #[test]
 fn refusals_name_what_is_wrong() {
+    elf_c10d::hush_libtorch();
     let store = Store::serve("127.0.0.1", 0, LONG).unwrap();
     let wrong = elf_c10d::Membership { rank: 2, world: 2, timeout: LONG };
     let message = Group::gloo(&store, wrong, Via::HostName).unwrap_err().to_string();

@@ -1,10 +1,17 @@
 //! What data parallelism needs of the processes of a run.
 
+mod c10d;
+mod gradient_buckets;
+mod lifeline;
+mod packing;
+
 use tch::Tensor;
 
-use crate::Result;
+pub use c10d::{C10d, Meeting, MeetingPoint};
 
-/// Sums over the processes (ranks) of a run. Every rank makes the same calls in the same order.
+use crate::{Error, Result};
+
+/// The processes (ranks) of a run. Every rank makes the same calls in the same order.
 ///
 /// Training calls these without asking how many ranks there are: one process is the case in which a sum has one summand.
 pub trait Comm {
@@ -25,6 +32,67 @@ pub trait Comm {
     /// # Errors
     /// If a rank is gone.
     fn sum_numbers(&self, numbers: &mut [f64]) -> Result<()>;
+
+    /// Gives each tensor, in place, the value that it has on its owner, a rank. Tensors, shapes and owners are equal on all
+    /// ranks.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    fn share_tensors(&self, tensors: &[Tensor], owners: &[u64]) -> Result<()>;
+
+    /// Every rank's bytes, in order of ranks.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// What sums the gradients of `leaves` over the ranks, step after step.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>>;
+
+    /// Tells the other ranks why this one stops, so that each can say it. Fails silently: it is the last thing a rank does.
+    fn stopping_for(&self, reason: &str);
+
+    /// Refuses to go on if the ranks disagree on one of `facts`, each a name and a value.
+    ///
+    /// # Errors
+    /// [`Error::Disagreement`], the same on every rank: which fact, which ranks, which values. Or if a rank is gone.
+    fn agree(&self, facts: &[(&str, String)]) -> Result<()> {
+        let own = serde_json::to_vec(facts).map_err(|e| Error::Comm(e.to_string()))?;
+        let all = self.gather_bytes(&own)?;
+        let read = |bytes: &Vec<u8>| serde_json::from_slice::<Vec<(String, String)>>(bytes).unwrap_or_default();
+        let all: Vec<_> = all.iter().map(read).collect();
+        let Some((first, others)) = all.split_first() else { return Ok(()) };
+        for (other, facts) in (1..).zip(others) {
+            if let Some((what, one, another)) = difference(first, facts) {
+                return Err(Error::Disagreement { what, rank: other, first: one, other: another });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first fact that is not the same in both lists.
+fn difference(a: &[(String, String)], b: &[(String, String)]) -> Option<(String, String, String)> {
+    let value = |facts: &[(String, String)], name: &str| {
+        facts.iter().find(|(n, _)| n == name).map_or_else(|| "nothing".to_owned(), |(_, v)| v.clone())
+    };
+    let names = a.iter().chain(b).map(|(name, _)| name);
+    names.map(|name| (name.clone(), value(a, name), value(b, name))).find(|(_, one, another)| one != another)
+}
+
+/// Sums gradients over ranks while the backward pass still runs.
+pub trait GradientSum {
+    /// The next backward pass is the last one before the step: what it completes may be sent off.
+    fn begin(&self);
+
+    /// Waits until every gradient is its sum over all ranks.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    fn finish(&self) -> Result<()>;
 }
 
 /// One process alone.
@@ -46,5 +114,76 @@ impl Comm for Solo {
 
     fn sum_numbers(&self, _: &mut [f64]) -> Result<()> {
         Ok(())
+    }
+
+    fn share_tensors(&self, _: &[Tensor], _: &[u64]) -> Result<()> {
+        Ok(())
+    }
+
+    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![own.to_vec()])
+    }
+
+    fn gradient_sum(&self, _: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
+        Ok(Box::new(Self))
+    }
+
+    fn stopping_for(&self, _: &str) {}
+}
+
+impl GradientSum for Solo {
+    fn begin(&self) {}
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ranks that exist only as words.
+    struct Words(Vec<Vec<(String, String)>>);
+
+    impl Comm for Words {
+        fn rank(&self) -> u64 {
+            0
+        }
+        fn world(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn sum_tensors(&self, _: &mut [Tensor]) -> Result<()> {
+            Ok(())
+        }
+        fn sum_numbers(&self, _: &mut [f64]) -> Result<()> {
+            Ok(())
+        }
+        fn share_tensors(&self, _: &[Tensor], _: &[u64]) -> Result<()> {
+            Ok(())
+        }
+        fn gather_bytes(&self, _: &[u8]) -> Result<Vec<Vec<u8>>> {
+            Ok(self.0.iter().map(|facts| serde_json::to_vec(facts).unwrap()).collect())
+        }
+        fn gradient_sum(&self, _: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
+            Ok(Box::new(Solo))
+        }
+        fn stopping_for(&self, _: &str) {}
+    }
+
+    fn facts(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn a_disagreement_names_the_fact_the_rank_and_both_values() {
+        let same = facts(&[("version", "1"), ("lr", "0.1")]);
+        Words(vec![same.clone(), same.clone(), same.clone()]).agree(&[]).unwrap();
+        let other = facts(&[("version", "1"), ("lr", "0.2")]);
+        let error = Words(vec![same.clone(), same.clone(), other]).agree(&[]).unwrap_err().to_string();
+        assert!(error.contains("lr") && error.contains("rank 2") && error.contains("0.1") && error.contains("0.2"));
+        let less = facts(&[("version", "1")]);
+        let error = Words(vec![same, less]).agree(&[]).unwrap_err().to_string();
+        assert!(error.contains("rank 1") && error.contains("nothing"), "{error}");
     }
 }

@@ -57,6 +57,22 @@ pub enum Error {
     #[error("the processes of this run lost contact: {0}; start the run again, it resumes from its last checkpoint")]
     Comm(String),
 
+    /// The processes of a run were started with different things to do.
+    #[error(
+        "the ranks of this run do not agree on {what}: rank 0 has {first}, rank {rank} has {other}; start all of them \
+         with the same program, configuration and data"
+    )]
+    Disagreement {
+        /// On what.
+        what: String,
+        /// The first rank that differs from rank 0.
+        rank: usize,
+        /// What rank 0 has.
+        first: String,
+        /// What that rank has.
+        other: String,
+    },
+
     /// The objective failed.
     #[error(transparent)]
     Flow(#[from] elf_flow::Error),

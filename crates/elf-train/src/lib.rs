@@ -7,7 +7,7 @@
 //! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from.
 //! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
 //! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
-//! * [`Comm`]: what data parallelism needs; [`Solo`] is one process alone.
+//! * [`Comm`]: what data parallelism needs; [`Solo`] is one process alone, [`C10d`] many, on PyTorch's own engine.
 //!
 //! A run that is stopped and resumed continues bit for bit on a CPU.
 //!
@@ -28,7 +28,7 @@ mod trainer;
 mod validation;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder, CheckpointState, FileStamp};
-pub use comm::{Comm, Solo};
+pub use comm::{C10d, Comm, GradientSum, Meeting, MeetingPoint, Solo};
 pub use ema::Ema;
 pub use error::{Error, Result};
 pub use gradients::{clip_grad_norm, grad_norm};

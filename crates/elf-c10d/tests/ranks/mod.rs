@@ -30,6 +30,7 @@ impl Place {
         })
     }
 
+    #[allow(dead_code)]
     pub fn membership(&self, timeout: Duration) -> Membership {
         Membership { rank: self.rank, world: self.world, timeout }
     }

@@ -1,0 +1,226 @@
+//! Many processes, on PyTorch's own engine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use elf_c10d::{Group, Membership, Store, Via};
+use tch::{Device, Kind, Tensor};
+
+use super::gradient_buckets::GradientBuckets;
+use super::lifeline::{Lifeline, ranks};
+use super::packing::{packed, packs, unpack};
+use super::{Comm, GradientSum};
+use crate::{Error, Result};
+
+/// Where the processes of a run meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeetingPoint {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whether rank 0 opens it; otherwise whoever started the processes has done so, as torchrun does.
+    pub opened_by_rank_0: bool,
+    /// Keeps runs apart that use one meeting point one after the other, as torchrun's restarts do.
+    pub prefix: String,
+}
+
+/// All that a process must know to take part.
+#[derive(Debug, Clone)]
+pub struct Meeting {
+    /// This process's number, from 0.
+    pub rank: usize,
+    /// How many processes there are.
+    pub world: usize,
+    /// Where they meet.
+    pub point: MeetingPoint,
+    /// How long any operation waits for the others before the run is given up. It must be longer than the longest thing that
+    /// one rank does alone: writing a checkpoint.
+    pub timeout: Duration,
+    /// The network interface that the others reach this host by; `None` for what its name resolves to.
+    pub interface: Option<String>,
+    /// Where the tensors are.
+    pub device: Device,
+    /// The library that makes NCCL groups (`cargo xtask nccl`), for GPUs.
+    pub nccl_library: PathBuf,
+}
+
+/// The processes of a run on c10d: Gloo for what is in memory, NCCL for what is on GPUs.
+pub struct C10d {
+    rank: u64,
+    world: u64,
+    lifeline: Arc<Lifeline>,
+    // Never freed after a failure: taking a group down waits for operations that cannot end any more.
+    host: Option<Arc<Group>>,
+    device: Option<Arc<Group>>,
+}
+
+impl C10d {
+    /// Meets the other processes.
+    ///
+    /// # Errors
+    /// If they do not all come within the timeout: names those that are missing.
+    pub fn meet(meeting: &Meeting) -> Result<Self> {
+        let Meeting { rank, world, ref point, timeout, .. } = *meeting;
+        let bad = |e: elf_c10d::Error| Error::Comm(e.to_string());
+        let begun = Instant::now();
+        let serves = point.opened_by_rank_0 && rank == 0;
+        let root = match serves {
+            true => Store::serve(&point.host, point.port, timeout),
+            false => Store::join(&point.host, point.port, timeout),
+        }
+        .map_err(bad)?;
+        let port = root.port().unwrap_or(point.port);
+        let own_connection = Store::join(&point.host, port, timeout).map_err(bad)?;
+        let within = |store: &Store, what: &str| store.within(&format!("{}{what}", point.prefix)).map_err(bad);
+        let store = within(&root, "words")?;
+
+        store.set(&format!("here/{rank}"), b"").map_err(bad)?;
+        for other in 0..world {
+            let left = timeout.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
+            if store.wait(&format!("here/{other}"), left).is_err() {
+                let is_missing = |r: &usize| !store.has(&format!("here/{r}")).unwrap_or(false);
+                let missing: Vec<usize> = (0..world).filter(is_missing).collect();
+                return Err(Error::Comm(format!(
+                    "{} of {world} did not come to {}:{port} within {} s",
+                    ranks(&missing),
+                    point.host,
+                    timeout.as_secs()
+                )));
+            }
+        }
+
+        let membership = Membership { rank, world, timeout };
+        let via = match &meeting.interface {
+            Some(name) => Via::Interface(name),
+            None if is_loopback(&point.host) => Via::Address(&point.host),
+            None => Via::HostName,
+        };
+        let host = Group::gloo(&within(&root, "host")?, membership, via).map_err(bad)?;
+        let device = match meeting.device {
+            Device::Cuda(index) => {
+                Some(Group::nccl(&within(&root, "device")?, membership, index, &meeting.nccl_library).map_err(bad)?)
+            }
+            _ => None,
+        };
+        let lifeline = Arc::new(Lifeline::start(store, within(&own_connection, "words")?, rank, world));
+        Ok(Self {
+            rank: rank as u64,
+            world: world as u64,
+            lifeline,
+            host: Some(Arc::new(host)),
+            device: device.map(Arc::new),
+        })
+    }
+
+    /// The group that moves a tensor.
+    fn group(&self, device: Device) -> Result<&Arc<Group>> {
+        let group = match device {
+            Device::Cpu => self.host.as_ref(),
+            _ => self.device.as_ref(),
+        };
+        group.ok_or_else(|| Error::Comm(format!("the ranks did not meet for tensors on {device:?}")))
+    }
+
+    /// Begins an operation on each pack of tensors, then ends them all.
+    fn on_packs(
+        &self,
+        tensors: &[Tensor],
+        owners: &[u64],
+        operation: impl Fn(&Group, &Tensor, u64) -> elf_c10d::Result<elf_c10d::Pending>,
+    ) -> Result<()> {
+        self.lifeline.check()?;
+        tch::no_grad(|| {
+            let mut under_way = Vec::new();
+            for pack in packs(tensors, owners) {
+                let (flat, owner) = (packed(tensors, &pack)?, owners[pack[0]]);
+                self.lifeline.count_operation();
+                let pending = operation(self.group(flat.device())?, &flat, owner);
+                under_way.push((pack, flat, pending.map_err(|e| self.lifeline.lost(&e))?));
+            }
+            for (pack, flat, pending) in under_way {
+                pending.wait().map_err(|e| self.lifeline.lost(&e))?;
+                unpack(&flat, tensors, &pack)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl Comm for C10d {
+    fn rank(&self) -> u64 {
+        self.rank
+    }
+
+    fn world(&self) -> u64 {
+        self.world
+    }
+
+    fn sum_tensors(&self, tensors: &mut [Tensor]) -> Result<()> {
+        self.on_packs(tensors, &vec![0; tensors.len()], |group, flat, _| group.all_reduce_sum(flat))
+    }
+
+    fn sum_numbers(&self, numbers: &mut [f64]) -> Result<()> {
+        let sums = Tensor::from_slice(numbers);
+        self.sum_tensors(&mut [sums.shallow_clone()])?;
+        numbers.copy_from_slice(&Vec::<f64>::try_from(&sums)?);
+        Ok(())
+    }
+
+    fn share_tensors(&self, tensors: &[Tensor], owners: &[u64]) -> Result<()> {
+        self.on_packs(tensors, owners, |group, flat, owner| group.broadcast(flat, owner as usize))
+    }
+
+    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.lifeline.check()?;
+        let options = (Kind::Int64, Device::Cpu);
+        let group = self.group(Device::Cpu)?;
+        let gather = |all: &Tensor, own: &Tensor| -> Result<()> {
+            self.lifeline.count_operation();
+            group.all_gather(all, own).and_then(|p| p.wait()).map_err(|e| self.lifeline.lost(&e))
+        };
+        let lengths = Tensor::f_zeros([self.world as i64], options)?;
+        gather(&lengths, &Tensor::from_slice(&[own.len() as i64]))?;
+        let lengths = Vec::<i64>::try_from(&lengths)?;
+        let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
+        let mut padded = own.to_vec();
+        padded.resize(longest as usize, 0);
+        let all = Tensor::f_zeros([self.world as i64 * longest], (Kind::Uint8, Device::Cpu))?;
+        gather(&all, &Tensor::from_slice(&padded))?;
+        let all = Vec::<u8>::try_from(&all)?;
+        let of_rank = |(bytes, n): (&[u8], i64)| bytes.iter().copied().take(usize::try_from(n).unwrap_or(0)).collect();
+        Ok(all.chunks(longest as usize).zip(lengths).map(of_rank).collect())
+    }
+
+    fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
+        let device = leaves.first().map_or(Device::Cpu, Tensor::device);
+        let group = Arc::clone(self.group(device)?);
+        Ok(Box::new(GradientBuckets::new(group, Arc::clone(&self.lifeline), leaves)?))
+    }
+
+    fn stopping_for(&self, reason: &str) {
+        if !self.lifeline.has_failed() {
+            self.lifeline.leave_word(reason);
+        }
+    }
+}
+
+impl std::fmt::Debug for C10d {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("C10d").field("rank", &self.rank).field("world", &self.world).finish_non_exhaustive()
+    }
+}
+
+impl Drop for C10d {
+    fn drop(&mut self) {
+        if self.lifeline.has_failed() {
+            std::mem::forget(self.host.take());
+            std::mem::forget(self.device.take());
+        }
+    }
+}
