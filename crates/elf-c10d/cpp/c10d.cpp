@@ -71,12 +71,14 @@ void elf_c10d_hush() {
 // ---- stores ----
 
 ElfStore* elf_c10d_tcp_store(
-    const char* host, uint16_t port, bool server, int64_t timeout_ms, uint16_t* bound_port, char** error) {
+    const char* host, uint16_t port, bool server, int listener, int64_t timeout_ms, uint16_t* bound_port,
+    char** error) {
   ElfStore* made = nullptr;
   elf_guard(error, [&] {
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = server;
+    if (listener >= 0) options.masterListenFd = listener;
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(std::string(host), options);

@@ -25,6 +25,7 @@ unsafe extern "C" {
         host: *const c_char,
         port: u16,
         server: bool,
+        listener: c_int,
         timeout_ms: i64,
         bound_port: *mut u16,
         error: *mut *mut c_char,

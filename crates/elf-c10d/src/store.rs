@@ -27,7 +27,22 @@ impl Store {
     /// # Errors
     /// If the port is taken, or not allowed.
     pub fn serve(host: &str, port: u16, timeout: Duration) -> Result<Self> {
-        Self::tcp(host, port, true, timeout)
+        Self::tcp(host, port, true, None, timeout)
+    }
+
+    /// Opens a store on a free port of the loopback address, which only processes of this host can reach, and joins it.
+    ///
+    /// # Errors
+    /// If there is no free port.
+    #[cfg(unix)]
+    pub fn serve_this_host(timeout: Duration) -> Result<Self> {
+        let no_port = |e: std::io::Error| Error::Store {
+            doing: "opening a meeting point on 127.0.0.1".to_owned(),
+            reason: e.to_string(),
+        };
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(no_port)?;
+        let port = listener.local_addr().map_err(no_port)?.port();
+        Self::tcp("127.0.0.1", port, true, Some(listener.into()), timeout)
     }
 
     /// Joins the store that another process serves; waits for it to appear.
@@ -35,10 +50,11 @@ impl Store {
     /// # Errors
     /// If it does not within `timeout`.
     pub fn join(host: &str, port: u16, timeout: Duration) -> Result<Self> {
-        Self::tcp(host, port, false, timeout)
+        Self::tcp(host, port, false, None, timeout)
     }
 
-    fn tcp(host: &str, port: u16, server: bool, timeout: Duration) -> Result<Self> {
+    /// `listener` is a socket already bound, for a server; the store takes it over.
+    fn tcp(host: &str, port: u16, server: bool, listener: Option<Socket>, timeout: Duration) -> Result<Self> {
         let doing = || match server {
             true => format!("opening the meeting point {host}:{port}"),
             false => format!("reaching the meeting point {host}:{port}"),
@@ -47,7 +63,15 @@ impl Store {
         let (mut bound, mut error) = (0, null_mut());
         // SAFETY: the texts and out-parameters outlive the call.
         let raw = unsafe {
-            ffi::elf_c10d_tcp_store(name.as_ptr(), port, server, milliseconds(timeout), &mut bound, &mut error)
+            ffi::elf_c10d_tcp_store(
+                name.as_ptr(),
+                port,
+                server,
+                listener.map_or(-1, descriptor),
+                milliseconds(timeout),
+                &mut bound,
+                &mut error,
+            )
         };
         Ok(Self { raw: made(raw, error, doing)?, port: Some(bound) })
     }
@@ -187,6 +211,22 @@ impl Drop for Store {
         // SAFETY: made by one of the constructors and freed once; groups count references to what is inside.
         unsafe { ffi::elf_c10d_store_free(self.raw.as_ptr()) }
     }
+}
+
+#[cfg(unix)]
+type Socket = std::os::fd::OwnedFd;
+#[cfg(not(unix))]
+type Socket = std::convert::Infallible;
+
+/// Gives a socket away as C++ takes it.
+#[cfg(unix)]
+fn descriptor(socket: Socket) -> std::ffi::c_int {
+    use std::os::fd::IntoRawFd;
+    socket.into_raw_fd()
+}
+#[cfg(not(unix))]
+fn descriptor(socket: Socket) -> std::ffi::c_int {
+    match socket {}
 }
 
 pub(crate) fn milliseconds(duration: Duration) -> i64 {

@@ -9,6 +9,7 @@ mod held_out;
 mod hub;
 mod judge;
 mod progress;
+mod rank_environment;
 mod run_folder;
 mod text_generation;
 mod text_latents;
@@ -39,6 +40,8 @@ enum Command {
     Encoder(commands::encoder::EncoderCommand),
     /// Train a model, or go on with one.
     Train(commands::train::TrainArgs),
+    /// Run a command in several processes of this host that work together: `elf launch --nproc 2 -- train config.yml`.
+    Launch(commands::launch::LaunchArgs),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
@@ -52,7 +55,7 @@ enum Command {
 impl Command {
     /// Whether it runs networks.
     fn computes(&self) -> bool {
-        !matches!(self, Command::Data(_) | Command::Tokenizer(_) | Command::Pull(_))
+        !matches!(self, Command::Data(_) | Command::Tokenizer(_) | Command::Pull(_) | Command::Launch(_))
     }
 }
 
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Encoder(command) => commands::encoder::run(command),
         Command::Train(args) => commands::train::run(args),
+        Command::Launch(args) => commands::launch::run(args),
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),

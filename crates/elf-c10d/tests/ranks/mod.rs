@@ -60,7 +60,7 @@ impl Ranks {
     /// Starts `world` processes that run the test `name`.
     pub fn start(name: &str, world: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::serve("127.0.0.1", 0, Duration::from_secs(30)).unwrap();
+        let store = Store::serve_this_host(Duration::from_secs(60)).unwrap();
         let mut ranks = Self { children: Vec::new(), store, folder };
         for rank in 0..world {
             let child = Command::new(std::env::current_exe().unwrap())

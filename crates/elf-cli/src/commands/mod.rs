@@ -4,6 +4,7 @@ pub mod convert;
 pub mod data;
 pub mod encoder;
 pub mod eval;
+pub mod launch;
 pub mod pull;
 pub mod sample;
 pub mod tokenizer;
