@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
 use elf_model::Elf;
-use elf_train::{Metric, validation_loss};
+use elf_train::{Comm, Metric, validation_loss_over_ranks};
 
 use crate::commands::sample::write_texts;
 use crate::config::{RunPlan, SamplingSetting, read_sampling_configs};
@@ -11,6 +11,9 @@ use crate::judge::{Judged, report};
 use crate::run_folder::RunFolder;
 use crate::text_generation::{TextGenerator, TextRequest, pad_token};
 use crate::text_latents::TextLatents;
+
+/// Texts of one batch at most: the global batch of many ranks would not fit one of them.
+const ROWS_AT_ONCE: usize = 64;
 
 /// Judges a network by held-out data.
 pub struct HeldOut<'a> {
@@ -41,30 +44,33 @@ pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
 
 impl HeldOut<'_> {
     /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
-    /// run's folder.
+    /// run's folder. The ranks share the work, and all get the same.
     ///
     /// # Errors
-    /// If data, network or disk fail.
-    pub fn judge(&self, net: &Elf, step: u64) -> Result<Vec<Metric>> {
-        let mut metrics = self.losses(net)?;
+    /// If data, network or disk fail, or a rank is gone.
+    pub fn judge(&self, net: &Elf, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
+        let mut metrics = self.losses(net, comm)?;
         if self.plan.config.online_eval {
             for setting in self.settings()? {
-                metrics.extend(self.texts(net, step, &setting)?);
+                metrics.extend(self.texts(net, comm, step, &setting)?);
             }
         }
         Ok(metrics)
     }
 
-    fn losses(&self, net: &Elf) -> Result<Vec<Metric>> {
+    fn losses(&self, net: &Elf, comm: &dyn Comm) -> Result<Vec<Metric>> {
         let Some(dataset) = self.rows else { return Ok(Vec::new()) };
         let collator = collator(self.plan, self.tokenizer)?;
         let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
-        let batches = rows.chunks(self.plan.batch_rows).map(|chunk| {
+        let (rank, world) = (comm.rank() as usize, comm.world() as usize);
+        let size = (self.plan.batch_rows / world).max(1);
+        let own = rows.chunks(size).enumerate().skip(rank).step_by(world);
+        let batches = own.map(|(number, chunk)| {
             let examples = dataset.examples(chunk).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            self.latents.encode(&batch).map_err(elf_train::Error::source)
+            Ok(((number * size) as u64, self.latents.encode(&batch).map_err(elf_train::Error::source)?))
         });
-        let result = validation_loss(&self.plan.objective, net, batches, self.plan.config.seed)?;
+        let result = validation_loss_over_ranks(&self.plan.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
         let mut metrics = vec![named("loss", result.loss)];
         metrics.extend(result.terms.iter().map(|t| named(t.name, t.mean)));
@@ -78,7 +84,7 @@ impl HeldOut<'_> {
         })
     }
 
-    fn texts(&self, net: &Elf, step: u64, setting: &SamplingSetting) -> Result<Vec<Metric>> {
+    fn texts(&self, net: &Elf, comm: &dyn Comm, step: u64, setting: &SamplingSetting) -> Result<Vec<Metric>> {
         let requests = self.requests()?;
         let generator = TextGenerator {
             net,
@@ -86,12 +92,15 @@ impl HeldOut<'_> {
             tokenizer: self.tokenizer,
             latents: Some(self.latents),
             grid_seed: self.plan.config.seed,
-            batch_rows: self.plan.batch_rows.min(requests.len()).max(1),
+            batch_rows: self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE),
+            comm,
             one_shape: true,
         };
         let texts = generator.generate(setting, &requests, &[], &mut |_| {})?.texts;
         let name = setting.name();
-        write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
+        if comm.rank() == 0 {
+            write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
+        }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
         let references: Option<Vec<String>> = references.into_iter().collect();
         let judged = Judged { texts: &words, references: references.as_deref(), training: None };

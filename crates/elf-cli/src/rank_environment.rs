@@ -60,9 +60,10 @@ impl RankEnvironment {
                 (rank, world, number("SLURM_LOCALID")?, get("MASTER_ADDR").or_else(first), port)
             }
             (rank, _) => {
-                let (there, missing) =
-                    if rank.is_some() { ("RANK", "WORLD_SIZE") } else { ("WORLD_SIZE", "RANK") };
-                bail!("{there} is set and {missing} is not: start the ranks with torchrun, srun or `elf launch`, or unset it");
+                let (there, missing) = if rank.is_some() { ("RANK", "WORLD_SIZE") } else { ("WORLD_SIZE", "RANK") };
+                bail!(
+                    "{there} is set and {missing} is not: start the ranks with torchrun, srun or `elf launch`, or unset it"
+                );
             }
         };
         if rank >= world {
@@ -148,8 +149,13 @@ mod tests {
 
     #[test]
     fn torchruns_ranks_are_recognised() {
-        let mut variables =
-            vec![("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "h"), ("MASTER_PORT", "29500")];
+        let mut variables = vec![
+            ("RANK", "3"),
+            ("WORLD_SIZE", "4"),
+            ("LOCAL_RANK", "1"),
+            ("MASTER_ADDR", "h"),
+            ("MASTER_PORT", "29500"),
+        ];
         let place = read(&variables).unwrap().unwrap();
         assert_eq!((place.rank, place.world, place.local_rank), (3, 4, 1));
         assert_eq!((place.point.host.as_str(), place.point.port, place.point.opened_by_rank_0), ("h", 29500, true));

@@ -8,6 +8,7 @@ use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, Frame, GenerateConfig, Generator, LogitNormal, Observer, Request, TimeGrid, Trained, Trim,
 };
+use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
@@ -51,8 +52,8 @@ pub struct GeneratedText {
     pub tokens: Vec<i64>,
 }
 
-/// What generation cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// What generation cost, on all ranks together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotalCost {
     /// Batches.
     pub batches: u64,
@@ -63,7 +64,7 @@ pub struct TotalCost {
 }
 
 /// What came of a list of requests.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Generation {
     /// The texts, in the order of the requests.
     pub texts: Vec<GeneratedText>,
@@ -87,6 +88,8 @@ pub struct TextGenerator<'a> {
     pub grid_seed: u64,
     /// Rows of a batch.
     pub batch_rows: usize,
+    /// Who shares in the work.
+    pub comm: &'a dyn Comm,
     /// Fill the last batch up, so that all have one shape and a text depends on its seed and condition alone.
     pub one_shape: bool,
 }
@@ -132,9 +135,34 @@ impl TextGenerator<'_> {
     /// Generates all texts. `trace` are times at which the first text is shown as it forms; `progress` is told of finished
     /// texts.
     ///
+    /// Batches are dealt out to the ranks in turn. They are the batches that one process would make, so texts do not depend on
+    /// how many ranks there are; every rank gets all of them.
+    ///
     /// # Errors
-    /// If a setting makes no sense for this model, a condition is missing or superfluous, or the network fails.
+    /// If a setting makes no sense for this model, a condition is missing or superfluous, the network fails, or a rank is gone.
     pub fn generate(
+        &self,
+        setting: &SamplingSetting,
+        requests: &[TextRequest],
+        trace: &[f64],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Generation> {
+        let own = self.generate_own(setting, requests, trace, progress)?;
+        let mut all = Generation::default();
+        for bytes in self.comm.gather_bytes(&serde_json::to_vec(&own)?)? {
+            let Generation { texts, frames, cost } = serde_json::from_slice(&bytes)?;
+            all.texts.extend(texts);
+            all.frames.extend(frames);
+            all.cost.batches += cost.batches;
+            all.cost.positions += cost.positions;
+            all.cost.passes_per_batch = all.cost.passes_per_batch.max(cost.passes_per_batch);
+        }
+        all.texts.sort_by_key(|text| text.index);
+        Ok(all)
+    }
+
+    /// This rank's batches.
+    fn generate_own(
         &self,
         setting: &SamplingSetting,
         requests: &[TextRequest],
@@ -151,10 +179,12 @@ impl TextGenerator<'_> {
             max_input_length: self.plan.span.max_input_length.unwrap_or(0),
         };
         let mut done = Generation::default();
-        for chunk in requests.chunks(self.batch_rows.max(1)) {
+        let rows = self.batch_rows.max(1);
+        let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize);
+        for (number, chunk) in own.map_while(|number| Some((number, requests.chunks(rows).nth(number)?))) {
             let condition = self.condition(chunk)?;
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
-            let first = done.texts.is_empty();
+            let first = number == 0;
             let request = Request {
                 condition: condition.as_ref(),
                 trace: if first { trace } else { &[] },
@@ -167,10 +197,10 @@ impl TextGenerator<'_> {
                 done.frames.push((frame.t, self.text(&trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
             add_cost(&mut done.cost, generated.cost, length);
-            for ((row, request), &given) in generated.ids.iter().zip(chunk).zip(&lengths) {
+            for (i, ((row, request), &given)) in generated.ids.iter().zip(chunk).zip(&lengths).enumerate() {
                 let (text, tokens) = self.text(&trim.row(row, given), trim.pad)?;
                 done.texts.push(GeneratedText {
-                    index: done.texts.len(),
+                    index: number * rows + i,
                     seed: request.seed,
                     input: request.condition.clone(),
                     text,

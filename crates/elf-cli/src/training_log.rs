@@ -1,12 +1,13 @@
 //! What a user sees of a training run, and what metrics.jsonl keeps.
 
 use std::fs::File;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use elf_train::{Checkpoint, Metric, Observer, StepMetrics};
+use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 
@@ -17,7 +18,9 @@ use crate::run_folder::append_json;
 /// Shows progress, writes metrics, and stops the run when its time is over.
 pub struct TrainingLog {
     bar: ProgressBar,
-    metrics: File,
+    /// Only on the rank that writes.
+    metrics: Option<File>,
+    comm: Rc<dyn Comm>,
     log_freq: u64,
     started: Instant,
     deadline: Option<Instant>,
@@ -35,7 +38,7 @@ struct Window {
     loss: f64,
     positions: u64,
     /// Name, sum of means weighted by counts, counts.
-    terms: Vec<(&'static str, f64, f64)>,
+    terms: Vec<(String, f64, f64)>,
 }
 
 impl Window {
@@ -48,11 +51,26 @@ impl Window {
         self.loss += step.loss;
         self.positions += step.positions;
         for term in &step.terms {
-            let weighted = term.mean * term.count;
-            match self.terms.iter_mut().find(|(name, ..)| *name == term.name) {
-                Some((_, sum, count)) => (*sum, *count) = (*sum + weighted, *count + term.count),
-                None => self.terms.push((term.name, weighted, term.count)),
-            }
+            self.add_term(term.name, term.mean * term.count, term.count);
+        }
+    }
+
+    /// Makes the parts of the loss and the positions those of all ranks; the loss is theirs already.
+    fn add_other_ranks(&mut self, comm: &dyn Comm) -> Result<()> {
+        let own = serde_json::to_vec(&(self.positions, &self.terms))?;
+        (self.positions, self.terms) = (0, Vec::new());
+        for bytes in comm.gather_bytes(&own)? {
+            let (positions, terms): (u64, Vec<(String, f64, f64)>) = serde_json::from_slice(&bytes)?;
+            self.positions += positions;
+            terms.iter().for_each(|(name, sum, count)| self.add_term(name, *sum, *count));
+        }
+        Ok(())
+    }
+
+    fn add_term(&mut self, name: &str, sum: f64, count: f64) {
+        match self.terms.iter_mut().find(|(n, ..)| n == name) {
+            Some((_, s, c)) => (*s, *c) = (*s + sum, *c + count),
+            None => self.terms.push((name.to_owned(), sum, count)),
         }
     }
 
@@ -60,21 +78,30 @@ impl Window {
         self.positions as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
     }
 
-    fn means(&self) -> Vec<(&'static str, f64)> {
+    fn means(&self) -> Vec<(&str, f64)> {
         let loss = ("loss", self.loss / self.steps.max(1) as f64);
-        std::iter::once(loss).chain(self.terms.iter().map(|(name, sum, count)| (*name, sum / count.max(1.0)))).collect()
+        std::iter::once(loss)
+            .chain(self.terms.iter().map(|(name, sum, count)| (name.as_str(), sum / count.max(1.0))))
+            .collect()
     }
 }
 
 impl TrainingLog {
-    /// Begins at `steps_done`; `stop` is set when the plan's minutes are over.
-    pub fn new(plan: &RunPlan, metrics: File, steps_done: u64, stop: Arc<AtomicBool>) -> Self {
-        let bar = progress::bar(plan.length.total, "steps");
+    /// Begins at `steps_done`; `stop` is set when the plan's minutes are over. The rank without a file shows nothing.
+    pub fn new(
+        plan: &RunPlan,
+        metrics: Option<File>,
+        comm: Rc<dyn Comm>,
+        steps_done: u64,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let bar = if metrics.is_some() { progress::bar(plan.length.total, "steps") } else { ProgressBar::hidden() };
         bar.set_position(steps_done);
         let started = Instant::now();
         Self {
             bar,
             metrics,
+            comm,
             log_freq: plan.config.log_freq,
             started,
             deadline: plan.config.max_minutes.map(|m| started + Duration::from_secs_f64(m * 60.0)),
@@ -87,9 +114,15 @@ impl TrainingLog {
 
     fn write(&mut self, line: Value) {
         // An observer cannot fail; the first failure ends the run through the stop flag and is reported then.
-        if let Err(error) = append_json(&mut self.metrics, &line)
-            && self.failed.is_none()
+        if let Some(file) = &mut self.metrics
+            && let Err(error) = append_json(file, &line)
         {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: anyhow::Error) {
+        if self.failed.is_none() {
             self.failed = Some(error);
             self.stop.store(true, Ordering::SeqCst);
         }
@@ -116,9 +149,12 @@ impl Observer for TrainingLog {
         if done.is_multiple_of(self.log_freq) || self.window.steps == 1 {
             let text = |(name, mean): &(&str, f64)| format!("{name} {mean:.3}");
             let means = self.window.means().iter().map(text).collect::<Vec<_>>().join(", ");
-            self.bar.set_message(format!("{means}; {:.0} positions/s", self.window.rate()));
+            self.bar.set_message(format!("{means}; {:.0} positions/s", self.window.rate() * self.comm.world() as f64));
         }
         if done.is_multiple_of(self.log_freq) {
+            if let Err(error) = self.window.add_other_ranks(self.comm.as_ref()) {
+                self.fail(error);
+            }
             let mut line = Map::new();
             line.insert("step".into(), json!(done));
             for (name, mean) in self.window.means() {

@@ -93,6 +93,16 @@ impl ParamSet {
         }
     }
 
+    /// Those parameters whose names `keep` wants, as a set that shares tensors and changes with this one.
+    pub fn subset(&self, mut keep: impl FnMut(&str) -> bool) -> ParamSet {
+        let kept = self.params.iter().filter(|(name, _)| keep(name));
+        let share = |p: &Param| Param { tensor: p.tensor.shallow_clone(), fans: p.fans };
+        ParamSet {
+            params: kept.map(|(name, p)| (name.clone(), share(p))).collect(),
+            generation: Arc::clone(&self.generation),
+        }
+    }
+
     /// Copies of all values, by name.
     pub fn snapshot(&self) -> Vec<(String, Tensor)> {
         tch::no_grad(|| self.iter().map(|(name, p)| (name.to_owned(), p.tensor.detach().copy())).collect())
@@ -322,6 +332,19 @@ mod tests {
         });
         set.changed();
         assert_eq!(w.get(Kind::BFloat16).double_value(&[0, 0]), 2.0);
+    }
+
+    #[test]
+    fn a_subset_shares_its_parameters_with_the_whole() {
+        let (set, w) = two();
+        let part = set.subset(|name| name == "w");
+        assert_eq!(part.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["w"]);
+        let _ = w.get(Kind::BFloat16);
+        tch::no_grad(|| {
+            let _ = part.get("w").unwrap().tensor.shallow_clone().fill_(3.0);
+        });
+        part.changed();
+        assert_eq!(w.get(Kind::BFloat16).double_value(&[0, 0]), 3.0);
     }
 
     #[test]

@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Device, Tensor};
 
-use crate::optim::Optimizer;
-use crate::{Ema, Error, KeepPolicy, Result};
+use crate::{Error, KeepPolicy, Result};
 
 const FORMAT: u32 = 1;
 const STATE: &str = "state.json";
@@ -289,14 +288,14 @@ impl Checkpoint {
         self.load_into(AVERAGES, params)
     }
 
-    pub(crate) fn load_averages_into(&self, ema: &mut Ema) -> Result<()> {
-        let (origin, tensors) = self.read(AVERAGES)?;
-        ema.load(&origin, &tensors)
+    /// The averaged parameters by name, and the file that they come from.
+    pub(crate) fn averages(&self) -> Result<(String, Vec<(String, Tensor)>)> {
+        self.read(AVERAGES)
     }
 
-    pub(crate) fn load_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
-        let (origin, tensors) = self.read(OPTIMIZER)?;
-        optimizer.load_state(&origin, &tensors)
+    /// The optimiser's state, likewise.
+    pub(crate) fn optimizer(&self) -> Result<(String, Vec<(String, Tensor)>)> {
+        self.read(OPTIMIZER)
     }
 
     fn load_into(&self, name: &str, params: &ParamSet) -> Result<()> {

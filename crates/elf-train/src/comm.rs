@@ -5,6 +5,8 @@ mod gradient_buckets;
 mod lifeline;
 mod packing;
 
+use std::rc::Rc;
+
 use tch::Tensor;
 
 pub use c10d::{C10d, Meeting, MeetingPoint};
@@ -46,6 +48,12 @@ pub trait Comm {
     /// If a rank is gone.
     fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
 
+    /// Refuses to go on unless all ranks hold the same bits in `tensors`, which are called `what`.
+    ///
+    /// # Errors
+    /// As [`Comm::agree`].
+    fn agree_on_tensors(&self, what: &str, tensors: &[Tensor]) -> Result<()>;
+
     /// What sums the gradients of `leaves` over the ranks, step after step.
     ///
     /// # Errors
@@ -81,6 +89,45 @@ fn difference(a: &[(String, String)], b: &[(String, String)]) -> Option<(String,
     };
     let names = a.iter().chain(b).map(|(name, _)| name);
     names.map(|name| (name.clone(), value(a, name), value(b, name))).find(|(_, one, another)| one != another)
+}
+
+/// Several owners of one: the trainer, and whoever else has something to sum.
+impl<C: Comm + ?Sized> Comm for Rc<C> {
+    fn rank(&self) -> u64 {
+        (**self).rank()
+    }
+
+    fn world(&self) -> u64 {
+        (**self).world()
+    }
+
+    fn sum_tensors(&self, tensors: &mut [Tensor]) -> Result<()> {
+        (**self).sum_tensors(tensors)
+    }
+
+    fn sum_numbers(&self, numbers: &mut [f64]) -> Result<()> {
+        (**self).sum_numbers(numbers)
+    }
+
+    fn share_tensors(&self, tensors: &[Tensor], owners: &[u64]) -> Result<()> {
+        (**self).share_tensors(tensors, owners)
+    }
+
+    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        (**self).gather_bytes(own)
+    }
+
+    fn agree_on_tensors(&self, what: &str, tensors: &[Tensor]) -> Result<()> {
+        (**self).agree_on_tensors(what, tensors)
+    }
+
+    fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
+        (**self).gradient_sum(leaves)
+    }
+
+    fn stopping_for(&self, reason: &str) {
+        (**self).stopping_for(reason);
+    }
 }
 
 /// Sums gradients over ranks while the backward pass still runs.
@@ -124,6 +171,10 @@ impl Comm for Solo {
         Ok(vec![own.to_vec()])
     }
 
+    fn agree_on_tensors(&self, _: &str, _: &[Tensor]) -> Result<()> {
+        Ok(())
+    }
+
     fn gradient_sum(&self, _: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
         Ok(Box::new(Self))
     }
@@ -164,6 +215,9 @@ mod tests {
         }
         fn gather_bytes(&self, _: &[u8]) -> Result<Vec<Vec<u8>>> {
             Ok(self.0.iter().map(|facts| serde_json::to_vec(facts).unwrap()).collect())
+        }
+        fn agree_on_tensors(&self, _: &str, _: &[Tensor]) -> Result<()> {
+            Ok(())
         }
         fn gradient_sum(&self, _: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
             Ok(Box::new(Solo))

@@ -28,8 +28,9 @@ pub enum Error {
 
     /// The loss or the gradients are no numbers any more.
     #[error(
-        "step {step}: the {what} is {value}; training stopped and nothing was saved since the last checkpoint. \
-         Resume from it with a lower learning rate, a longer warm-up, or blocks in f32"
+        "step {step}: the {what} is {value}{}; training stopped and nothing was saved since the last checkpoint. \
+         Resume from it with a lower learning rate, a longer warm-up, or blocks in f32",
+        of_ranks(ranks)
     )]
     NonFinite {
         /// The optimiser step, counted from 0.
@@ -38,6 +39,8 @@ pub enum Error {
         what: &'static str,
         /// Its value.
         value: f64,
+        /// The ranks whose own part of the loss is no number; empty if that is not known, or not where it comes from.
+        ranks: Vec<u64>,
     },
 
     /// The source of batches failed.
@@ -80,6 +83,14 @@ pub enum Error {
     /// The network, a file of tensors, or a tensor operation failed.
     #[error(transparent)]
     Core(#[from] elf_core::Error),
+}
+
+/// Where a number comes from that is none, if there is more than one place.
+fn of_ranks(ranks: &[u64]) -> String {
+    match ranks {
+        [] => String::new(),
+        ranks => format!(" because of rank {}", ranks.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 impl Error {

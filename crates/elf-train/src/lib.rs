@@ -24,6 +24,7 @@ pub mod optim;
 mod released;
 mod run;
 mod schedule;
+mod sharding;
 mod trainer;
 mod validation;
 
@@ -37,4 +38,4 @@ pub use released::ReleasedCheckpoint;
 pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroReport, StepMetrics, StepReport, TermMean, Trainer, TrainerConfig};
-pub use validation::{Validation, validation_loss};
+pub use validation::{Validation, validation_loss, validation_loss_over_ranks};

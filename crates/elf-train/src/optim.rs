@@ -9,7 +9,7 @@ mod muon;
 mod newton_schulz;
 mod state;
 
-use elf_core::ParamSet;
+use elf_core::{Param, ParamSet};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -86,5 +86,39 @@ impl OptimizerConfig {
             Self::Muon(config) => Box::new(Muon::new(*config, params)?),
             Self::Adamw(config) => Box::new(AdamW::new(*config, params)?),
         })
+    }
+
+    /// [`OptimizerConfig::build`] for one rank's share of a network's parameters, in which a rule may have none.
+    pub(crate) fn build_share(&self, params: &ParamSet) -> Result<Box<dyn Optimizer>> {
+        Ok(match self {
+            Self::Muon(config) => Box::new(Muon::for_share(*config, params)?),
+            Self::Adamw(config) => Box::new(AdamW::for_share(*config, params)?),
+        })
+    }
+
+    /// Which rule moves which of a whole network's parameters.
+    ///
+    /// # Errors
+    /// If a rule would have none.
+    pub(crate) fn groups(&self, params: &ParamSet) -> Result<Vec<Group>> {
+        Ok(match self {
+            Self::Muon(_) => muon::groups(params)?.into(),
+            Self::Adamw(_) => adam::groups(params)?.into(),
+        })
+    }
+
+    /// About how many operations the update of a parameter takes: what shares are balanced by.
+    pub(crate) fn cost(&self, p: &Param) -> u64 {
+        // Reading and writing a number of the state takes as long as many operations of a matrix product.
+        const ELEMENT: u64 = 100;
+        let elements = ELEMENT * p.tensor.numel() as u64;
+        match (self, p.tensor.size().as_slice()) {
+            (Self::Muon(config), &[rows, columns]) => {
+                let (short, long) = (rows.min(columns) as u64, rows.max(columns) as u64);
+                // Per iteration X X^T, its square, and a product with X.
+                elements + config.iterations as u64 * (4 * short * short * long + 2 * short * short * short)
+            }
+            _ => elements,
+        }
     }
 }

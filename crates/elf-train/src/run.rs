@@ -10,7 +10,7 @@ use tch::Device;
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::trainer::{StepMetrics, StepReport, Trainer};
-use crate::{Error, KeepPolicy, Result};
+use crate::{Comm, Error, KeepPolicy, Result};
 
 /// Any error of the program around the loop.
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -40,16 +40,17 @@ pub struct Metric {
 
 /// Judges a network during training.
 pub trait Evaluator<N> {
-    /// Evaluates `net`, which holds the averaged parameters, after `steps_done` optimiser steps.
+    /// Evaluates `net`, which holds the averaged parameters, after `steps_done` optimiser steps. It is called on every rank of
+    /// `comm`, which may share the work; all must return the same.
     ///
     /// # Errors
     /// Whatever goes wrong; training stops.
-    fn evaluate(&mut self, net: &N, steps_done: u64) -> Result<Vec<Metric>, AnyError>;
+    fn evaluate(&mut self, net: &N, comm: &dyn Comm, steps_done: u64) -> Result<Vec<Metric>, AnyError>;
 }
 
-impl<N, F: FnMut(&N, u64) -> Result<Vec<Metric>, AnyError>> Evaluator<N> for F {
-    fn evaluate(&mut self, net: &N, steps_done: u64) -> Result<Vec<Metric>, AnyError> {
-        self(net, steps_done)
+impl<N, F: FnMut(&N, &dyn Comm, u64) -> Result<Vec<Metric>, AnyError>> Evaluator<N> for F {
+    fn evaluate(&mut self, net: &N, comm: &dyn Comm, steps_done: u64) -> Result<Vec<Metric>, AnyError> {
+        self(net, comm, steps_done)
     }
 }
 
@@ -135,7 +136,7 @@ pub fn run<N: Network, O: Objective>(trainer: &mut Trainer<N, O>, run: Run<N>) -
         let source = &mut *state.run.source;
         let batches = std::iter::from_fn(|| source.next_batch().map_err(Error::Source).transpose());
         let Some(report) = trainer.step(batches)? else { break Outcome::OutOfData };
-        state.reports.push(report, state.run.observer)?;
+        state.reports.push(report, state.run.observer, trainer.comm())?;
         let RunControl { save_every, evaluate_every, .. } = state.run.control;
         if is_due(save_every, trainer.steps_done()) {
             state.save(trainer)?;
@@ -144,7 +145,7 @@ pub fn run<N: Network, O: Objective>(trainer: &mut Trainer<N, O>, run: Run<N>) -
             state.evaluate(trainer)?;
         }
     };
-    state.reports.flush(state.run.observer)?;
+    state.reports.flush(state.run.observer, trainer.comm())?;
     if trainer.steps_done() > started_at {
         state.save(trainer)?;
     }
@@ -175,13 +176,13 @@ impl<N: Network> Loop<'_, N> {
     }
 
     fn save<O: Objective>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
-        self.reports.flush(self.run.observer)?;
+        self.reports.flush(self.run.observer, trainer.comm())?;
         if self.saved_at == Some(trainer.steps_done()) {
             return Ok(());
         }
-        // All ranks hold the same parameters and cursors count in global batches: the first one's are everyone's.
-        if trainer.comm().rank() == 0 {
-            let checkpoint = trainer.save(self.run.checkpoints, self.run.source.cursor(), self.run.plan.clone())?;
+        // Cursors count in global batches: the first rank's is everyone's.
+        let saved = trainer.save(self.run.checkpoints, self.run.source.cursor(), self.run.plan.clone())?;
+        if let Some(checkpoint) = saved {
             let removed = self.run.checkpoints.prune(&self.run.control.keep)?;
             self.run.observer.saved(&checkpoint, &removed);
         }
@@ -190,13 +191,13 @@ impl<N: Network> Loop<'_, N> {
     }
 
     fn evaluate<O: Objective>(&mut self, trainer: &mut Trainer<N, O>) -> Result<()> {
-        self.reports.flush(self.run.observer)?;
+        self.reports.flush(self.run.observer, trainer.comm())?;
         let step = trainer.steps_done();
         if self.evaluated_at == Some(step) {
             return Ok(());
         }
         if let Some(evaluator) = &mut self.run.evaluator {
-            let metrics = trainer.with_averages(|net| evaluator.evaluate(net, step))?;
+            let metrics = trainer.with_averages(|net, comm| evaluator.evaluate(net, comm, step))?;
             let metrics = metrics.map_err(|source| Error::Evaluation { step, source })?;
             self.run.observer.evaluated(step, &metrics);
         }
@@ -213,22 +214,41 @@ struct Reports {
 }
 
 impl Reports {
-    fn push(&mut self, report: StepReport, observer: &mut dyn Observer) -> Result<()> {
+    fn push(&mut self, report: StepReport, observer: &mut dyn Observer, comm: &dyn Comm) -> Result<()> {
         self.waiting.push(report);
-        self.read(self.lag, observer)
+        self.read(self.lag, observer, comm)
     }
 
-    fn flush(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        self.read(0, observer)
+    fn flush(&mut self, observer: &mut dyn Observer, comm: &dyn Comm) -> Result<()> {
+        self.read(0, observer, comm)
     }
 
-    fn read(&mut self, leave: usize, observer: &mut dyn Observer) -> Result<()> {
+    fn read(&mut self, leave: usize, observer: &mut dyn Observer, comm: &dyn Comm) -> Result<()> {
         let ready = self.waiting.len().saturating_sub(leave);
         for report in self.waiting.drain(..ready) {
             let metrics = report.read()?;
-            metrics.check()?;
+            match metrics.check() {
+                Err(Error::NonFinite { step, what, value, .. }) => {
+                    let ranks = culprits(&report, comm)?;
+                    return Err(Error::NonFinite { step, what, value, ranks });
+                }
+                checked => checked?,
+            }
             observer.stepped(&metrics);
         }
         Ok(())
     }
+}
+
+/// The ranks whose own losses are no numbers. The sums were the same on all of them, so all come here together. Where there
+/// is only one, that goes without saying.
+fn culprits(report: &StepReport, comm: &dyn Comm) -> Result<Vec<u64>> {
+    let mut finite = true;
+    for micro in &report.micro {
+        finite &= micro.own_loss.f_double_value(&[])?.is_finite();
+    }
+    let all = comm.gather_bytes(&[u8::from(finite)])?;
+    let others = all.iter().any(|flag| *flag == [1]);
+    let numbered = (0..).zip(&all).filter(|(_, flag)| **flag != [1]).map(|(rank, _)| rank);
+    Ok(if others { numbered.collect() } else { Vec::new() })
 }

@@ -1,5 +1,6 @@
 //! One optimiser step out of micro-batches.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use elf_core::weights::ParamKind;
@@ -10,10 +11,11 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder, CheckpointState};
-use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, gradients, norm_of};
+use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, norm_of};
 use crate::optim::{Group, Optimizer, OptimizerConfig};
-use crate::validation::{Validation, validation_totals};
-use crate::{Comm, Ema, Error, ReleasedCheckpoint, Result, Schedule};
+use crate::sharding::{Sharding, gather_named};
+use crate::validation::{Validation, validation_loss_over_ranks};
+use crate::{Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule};
 
 /// Settings of a [`Trainer`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub struct TermMean {
 pub struct MicroReport {
     /// The micro-batch's mean loss over all ranks.
     pub loss: Tensor,
+    /// This rank's part of it.
+    pub own_loss: Tensor,
     /// Name, sum and count of each part of the loss, of this rank's rows.
     pub terms: Vec<(&'static str, Tensor, f64)>,
 }
@@ -132,7 +136,7 @@ impl StepMetrics {
     pub fn check(&self) -> Result<()> {
         for (what, value) in [("loss", self.loss), ("gradient norm", self.grad_norm)] {
             if !value.is_finite() {
-                return Err(Error::NonFinite { step: self.step, what, value });
+                return Err(Error::NonFinite { step: self.step, what, value, ranks: Vec::new() });
             }
         }
         Ok(())
@@ -143,19 +147,25 @@ impl StepMetrics {
 pub struct Trainer<N, O> {
     net: N,
     objective: O,
+    /// Moves this rank's share of the parameters.
     optimizer: Box<dyn Optimizer>,
+    /// Of all ranks together.
+    groups: Vec<Group>,
+    /// Follows this rank's share of the parameters.
     ema: Ema,
     config: TrainerConfig,
+    sharding: Sharding,
+    gradient_sum: Box<dyn GradientSum>,
     comm: Box<dyn Comm>,
     /// Optimiser steps done.
     step: u64,
 }
 
 impl<N: Network, O: Objective> Trainer<N, O> {
-    /// A trainer at step 0. Switches on gradients for all parameters.
+    /// A trainer at step 0. Switches on gradients for all parameters, and gives all ranks those of the first one.
     ///
     /// # Errors
-    /// If a setting is out of its range.
+    /// If a setting is out of its range, or a rank is gone.
     pub fn new(net: N, objective: O, config: TrainerConfig, comm: Box<dyn Comm>) -> Result<Self> {
         config.schedule.check()?;
         if let Some(limit) = config.clip_norm
@@ -169,14 +179,22 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         let params = net.params();
         params.set_requires_grad(true);
         allocate_gradients(params)?;
-        let optimizer = config.optimizer.build(params)?;
-        let ema = Ema::new(params, config.ema_decay)?;
-        Ok(Self { net, objective, optimizer, ema, config, comm, step: 0 })
+        let leaves: Vec<Tensor> = params.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        comm.share_tensors(&leaves, &vec![0; leaves.len()])?;
+        comm.agree_on_tensors("the initial weights", &leaves)?;
+        params.changed();
+        let sharding = Sharding::new(params, |p| config.optimizer.cost(p), comm.as_ref());
+        let groups = config.optimizer.groups(params)?;
+        let optimizer = config.optimizer.build_share(sharding.owned())?;
+        let ema = Ema::new(sharding.owned(), config.ema_decay)?;
+        let gradient_sum = comm.gradient_sum(leaves)?;
+        Ok(Self { net, objective, optimizer, groups, ema, config, sharding, gradient_sum, comm, step: 0 })
     }
 
     /// One optimiser step from the next [`TrainerConfig::accumulation`] micro-batches, which all draw from the run's seed:
     /// a row's draws depend on the seed, the step, the micro-batch's number and the row's place in the global micro-batch
-    /// (rank times rows, plus row: all ranks have equally many rows). `None`, and nothing changed, if the batches end first.
+    /// (row times ranks, plus rank, as the data is shared out: so draws do not depend on how many ranks there are, as long as
+    /// each has equally many rows). `None`, and nothing changed, if the batches end first.
     ///
     /// The loss is the mean over micro-batches of each one's own mean. Then the global gradient norm is limited, parameters
     /// are moved, and the averages follow.
@@ -185,11 +203,11 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// If the batches, the objective or libtorch fail; the parameters are then as they were, unless libtorch failed in
     /// the very update.
     pub fn step(&mut self, batches: impl IntoIterator<Item = Result<LatentBatch>>) -> Result<Option<StepReport>> {
-        let (seed, step, rank) = (self.config.seed, self.step, self.comm.rank());
+        let (seed, step, rank, world) = (self.config.seed, self.step, self.comm.rank(), self.comm.world());
         self.step_with_noise(batches.into_iter().enumerate().map(move |(micro, batch)| {
             let batch = batch?;
             let rows = batch.latents.size().first().copied().unwrap_or(0) as u64;
-            let keys = (0..rows).map(|row| key_of(&[seed, step, micro as u64, rank * rows + row])).collect();
+            let keys = (0..rows).map(|row| key_of(&[seed, step, micro as u64, row * world + rank])).collect();
             let noise: Box<dyn Noise> = Box::new(Seeded::new(keys, batch.latents.device()));
             Ok((batch, noise))
         }))
@@ -207,12 +225,12 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         self.net.params().zero_grad();
         let (mut micro, mut rows, mut positions) = (Vec::new(), 0, 0);
         let mut batches = batches.into_iter();
-        for _ in 0..wanted {
+        for part in 1..=wanted {
             let Some(next) = batches.next() else { return Ok(None) };
             let (batch, mut noise) = next?;
             let (b, s, _) = batch.sizes()?;
             (rows, positions) = (rows + b as u64, positions + (b * s) as u64);
-            micro.push(self.accumulate(&batch, noise.as_mut(), f64::from(wanted))?);
+            micro.push(self.accumulate(&batch, noise.as_mut(), part, wanted)?);
         }
         let lr = self.config.schedule.lr_at(self.step);
         let grad_norm = self.update(lr, &micro)?;
@@ -221,79 +239,111 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         Ok(Some(report))
     }
 
-    /// Adds the gradients of one micro-batch.
-    fn accumulate(&self, batch: &LatentBatch, noise: &mut dyn Noise, parts: f64) -> Result<MicroReport> {
+    /// Adds the gradients of the `part`-th micro-batch of `parts`, counted from 1. Those of the last one leave for the other
+    /// ranks as soon as they are complete; before it nothing is exchanged but how many positions the loss counts.
+    fn accumulate(&self, batch: &LatentBatch, noise: &mut dyn Noise, part: u32, parts: u32) -> Result<MicroReport> {
         let Loss { sum, count, terms } = self.objective.loss(&self.net, batch, noise)?;
         let mut total = [count];
         self.comm.sum_numbers(&mut total)?;
         let mean = sum * (1.0 / total[0].max(1.0));
+        if part == parts {
+            self.gradient_sum.begin();
+        }
         // Without a single row or position there may be nothing to differentiate.
         if mean.requires_grad() {
-            (&mean * (1.0 / parts)).f_backward()?;
+            (&mean * (1.0 / f64::from(parts))).f_backward()?;
         }
         let terms = terms.into_iter().map(|t| (t.name, t.sum, t.count)).collect();
-        Ok(MicroReport { loss: mean.f_detach()?, terms })
+        let own_loss = mean.f_detach()?;
+        Ok(MicroReport { loss: own_loss.copy(), own_loss, terms })
     }
 
     /// Sums gradients and losses over ranks, limits the gradients, moves the parameters and lets the averages follow.
     fn update(&mut self, lr: f64, micro: &[MicroReport]) -> Result<Tensor> {
         let params = self.net.params();
-        let mut summands = gradients(params)?;
-        summands.extend(micro.iter().map(|m| m.loss.shallow_clone()));
-        self.comm.sum_tensors(&mut summands)?;
+        self.gradient_sum.finish()?;
+        let mut losses: Vec<Tensor> = micro.iter().map(|m| m.loss.shallow_clone()).collect();
+        self.comm.sum_tensors(&mut losses)?;
         let norm = match self.config.clip_norm {
             Some(limit) => clip_grad_norm(params, limit)?,
             None => grad_norm(params)?,
         };
-        self.optimizer.step(params, lr)?;
-        self.ema.update(params)?;
+        self.optimizer.step(self.sharding.owned(), lr)?;
+        self.ema.update(self.sharding.owned())?;
+        self.sharding.share(params, self.comm.as_ref())?;
         Ok(norm)
     }
 
-    /// The objective on held-out batches under the averaged parameters; see [`validation_loss`](crate::validation_loss).
-    /// Sums over ranks: each gives its share of the batches.
+    /// The objective on held-out batches under the averaged parameters; each rank brings some of them, with the place of their
+    /// first row among all rows; see [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
     ///
     /// # Errors
-    /// As [`validation_loss`](crate::validation_loss).
+    /// As [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
     pub fn validate(
         &mut self,
-        batches: impl IntoIterator<Item = Result<LatentBatch>>,
+        batches: impl IntoIterator<Item = Result<(u64, LatentBatch)>>,
         seed: u64,
     ) -> Result<Validation> {
-        let params = self.net.params();
-        self.ema.swap(params)?;
-        let totals = validation_totals(&self.objective, &self.net, batches, key_of(&[seed, self.comm.rank()]));
-        self.ema.swap(params)?;
-        totals?.over_ranks(self.comm.as_ref())
+        self.exchange_averages()?;
+        let found = validation_loss_over_ranks(&self.objective, &self.net, batches, seed, self.comm.as_ref());
+        self.exchange_averages()?;
+        found
     }
 
-    /// Calls `f` while the network holds the averaged parameters, which is what a model is judged and used by.
+    /// Calls `f` while the network holds the averaged parameters, which is what a model is judged and used by, with the ranks
+    /// that share in the work. Every rank calls it.
     ///
     /// # Errors
-    /// If libtorch fails; the outer result is about the exchange, the inner one is `f`'s.
-    pub fn with_averages<R>(&mut self, f: impl FnOnce(&N) -> R) -> Result<R> {
-        self.ema.swap(self.net.params())?;
-        let result = f(&self.net);
-        self.ema.swap(self.net.params())?;
+    /// If libtorch fails or a rank is gone; the outer result is about the exchange, the inner one is `f`'s.
+    pub fn with_averages<R>(&mut self, f: impl FnOnce(&N, &dyn Comm) -> R) -> Result<R> {
+        self.exchange_averages()?;
+        let result = f(&self.net, self.comm.as_ref());
+        self.exchange_averages()?;
         Ok(result)
+    }
+
+    /// Puts the averages of all ranks in the parameters' places, and the parameters in theirs; or back, bit for bit.
+    fn exchange_averages(&mut self) -> Result<()> {
+        self.ema.swap(self.sharding.owned())?;
+        self.sharding.share(self.net.params(), self.comm.as_ref())
     }
 
     /// Saves everything that the next step depends on as `step-NNNNNNNN` in `folder`. `cursor` is where the data continues and
     /// `plan` what the run was asked to do; both are given back as they are.
     ///
+    /// Every rank calls it; rank 0 writes what all of them keep, and alone gets the checkpoint. The files do not say how many
+    /// ranks there were: any number can go on from them.
+    ///
     /// # Errors
     /// If a parameter is infinite or no number, or it cannot be written; then nothing of it is left and all other checkpoints
-    /// are as they were.
-    pub fn save(&self, folder: &CheckpointFolder, cursor: Value, plan: Value) -> Result<Checkpoint> {
+    /// are as they were. All ranks fail together.
+    pub fn save(&self, folder: &CheckpointFolder, cursor: Value, plan: Value) -> Result<Option<Checkpoint>> {
         let tensors: Vec<Tensor> = self.net.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         let value = tch::no_grad(|| norm_of(&tensors))?.f_double_value(&[])?;
         if !value.is_finite() {
-            return Err(Error::NonFinite { step: self.step.saturating_sub(1), what: "norm of the parameters", value });
+            return Err(Error::NonFinite {
+                step: self.step.saturating_sub(1),
+                what: "norm of the parameters",
+                value,
+                ranks: Vec::new(),
+            });
         }
-        let state = CheckpointState::new(self.step, self.config.seed, cursor, plan);
-        let params: Vec<_> = self.net.params().iter().map(|(name, p)| (name, &p.tensor)).collect();
-        let averages: Vec<_> = self.ema.averages().collect();
-        folder.save(state, &params, &averages, &self.optimizer.state())
+        let own_averages = self.ema.averages().map(|(name, t)| (name.to_owned(), t.shallow_clone())).collect();
+        let averages = gather_named(own_averages, self.comm.as_ref())?;
+        let optimizer = gather_named(self.optimizer.state(), self.comm.as_ref())?;
+        let written = (self.comm.rank() == 0).then(|| {
+            let state = CheckpointState::new(self.step, self.config.seed, cursor, plan);
+            let params: Vec<_> = self.net.params().iter().map(|(name, p)| (name, &p.tensor)).collect();
+            let averages: HashMap<&str, &Tensor> = averages.iter().map(|(name, t)| (name.as_str(), t)).collect();
+            let in_order: Vec<_> = params.iter().filter_map(|(n, _)| averages.get(n).map(|t| (*n, *t))).collect();
+            folder.save(state, &params, &in_order, &optimizer)
+        });
+        let mut failures = [f64::from(u8::from(matches!(written, Some(Err(_)))))];
+        self.comm.sum_numbers(&mut failures)?;
+        match written.transpose()? {
+            None if failures[0] > 0.0 => Err(Error::Comm("rank 0 could not write the checkpoint".to_owned())),
+            checkpoint => Ok(checkpoint),
+        }
     }
 
     /// Continues from a checkpoint: parameters, averages, optimiser, step and seed are those that were saved.
@@ -302,12 +352,15 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// If any file is missing, damaged, or was made for another network or optimiser. The trainer must then not be used.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.verify()?;
-        checkpoint.load_optimizer(self.optimizer.as_mut())?;
-        checkpoint.load_averages_into(&mut self.ema)?;
+        let own_share = |all| self.sharding.own_share(self.net.params(), all);
+        let (origin, state) = checkpoint.optimizer()?;
+        self.optimizer.load_state(&origin, &own_share(state))?;
+        let (origin, averages) = checkpoint.averages()?;
+        self.ema.load(&origin, &own_share(averages))?;
         checkpoint.load_params(self.net.params())?;
         self.step = checkpoint.state().step;
         self.config.seed = checkpoint.state().seed;
-        Ok(())
+        self.agree_on_place()
     }
 
     /// Continues a run of the released code: parameters, averages, optimiser state and step are the file's; the seed stays.
@@ -319,10 +372,18 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         let step = checkpoint.step()?;
         self.net.params().load_from(&checkpoint.weights(ParamKind::Trained)?)?;
         let origin = checkpoint.path().display().to_string();
-        self.ema.load(&origin, &checkpoint.averages()?)?;
-        self.optimizer.load_state(&origin, &checkpoint.optimizer_state()?)?;
+        let own_share = |all| self.sharding.own_share(self.net.params(), all);
+        self.ema.load(&origin, &own_share(checkpoint.averages()?))?;
+        self.optimizer.load_state(&origin, &own_share(checkpoint.optimizer_state()?))?;
         self.step = step;
-        Ok(())
+        self.agree_on_place()
+    }
+
+    /// All ranks must have gone on from the same checkpoint.
+    fn agree_on_place(&self) -> Result<()> {
+        self.comm.agree(&[("the step to go on from", self.step.to_string())])?;
+        let params: Vec<Tensor> = self.net.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        self.comm.agree_on_tensors("the weights to go on from", &params)
     }
 
     /// The network.
@@ -357,7 +418,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
 
     /// Which rule moves which parameter.
     pub fn groups(&self) -> &[Group] {
-        self.optimizer.groups()
+        &self.groups
     }
 
     /// The processes of this run.

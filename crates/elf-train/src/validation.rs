@@ -1,11 +1,14 @@
 //! The objective on held-out batches, with draws that are the same every time.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use elf_core::{Network, NetworkShape, ParamSet, Seeded, TrunkInput, key_of};
 use elf_flow::{LatentBatch, Objective};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::{Comm, Result, TermMean};
+use crate::{Comm, Error, Result, TermMean};
 
 /// Mean losses over held-out batches.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,52 +34,71 @@ pub fn validation_loss(
     batches: impl IntoIterator<Item = Result<LatentBatch>>,
     seed: u64,
 ) -> Result<Validation> {
-    validation_totals(objective, net, batches, key_of(&[seed, 0])).map(Totals::means)
+    let mut first_row = 0;
+    let numbered = batches.into_iter().map(|batch| {
+        let batch = batch?;
+        let first = first_row;
+        first_row += batch.sizes()?.0 as u64;
+        Ok((first, batch))
+    });
+    validation_totals(objective, net, numbered, key_of(&[seed, 0])).map(Totals::means)
+}
+
+/// [`validation_loss`] with the batches shared out over the ranks of a run: each brings some, with the place of their first
+/// row among all rows, and all get the result for all of them.
+///
+/// # Errors
+/// As [`validation_loss`], or if a rank is gone.
+pub fn validation_loss_over_ranks(
+    objective: &dyn Objective,
+    net: &dyn Network,
+    batches: impl IntoIterator<Item = Result<(u64, LatentBatch)>>,
+    seed: u64,
+    comm: &dyn Comm,
+) -> Result<Validation> {
+    Ok(validation_totals(objective, net, batches, key_of(&[seed, 0]))?.over_ranks(comm)?.means())
 }
 
 /// Sums before division, so that ranks can be added up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     sum: f64,
     count: f64,
     rows: f64,
-    terms: Vec<TermMean>,
+    /// Name, sum and count of each part.
+    terms: Vec<(String, f64, f64)>,
 }
 
 pub(crate) fn validation_totals(
     objective: &dyn Objective,
     net: &dyn Network,
-    batches: impl IntoIterator<Item = Result<LatentBatch>>,
+    batches: impl IntoIterator<Item = Result<(u64, LatentBatch)>>,
     key: u64,
 ) -> Result<Totals> {
     let net = WithoutDropout(net);
     let mut totals = Totals { sum: 0.0, count: 0.0, rows: 0.0, terms: Vec::new() };
-    let mut seen = 0u64;
     // Sums stay on the device until the end: one tensor for the loss and one for each of its parts.
     let mut sums: Vec<(Option<&'static str>, Tensor)> = Vec::new();
     tch::no_grad(|| -> Result<()> {
         for batch in batches {
-            let batch = batch?;
+            let (first_row, batch) = batch?;
             let (b, _, _) = batch.sizes()?;
-            let keys = (0..b as u64).map(|row| key_of(&[key, seen + row])).collect();
-            seen += b as u64;
+            let keys = (0..b as u64).map(|row| key_of(&[key, first_row + row])).collect();
+            totals.rows += b as f64;
             let loss = objective.loss(&net, &batch, &mut Seeded::new(keys, batch.latents.device()))?;
             totals.count += loss.count;
             add(&mut sums, None, &loss.sum)?;
             for term in loss.terms {
                 add(&mut sums, Some(term.name), &term.sum)?;
-                match totals.terms.iter_mut().find(|t| t.name == term.name) {
-                    Some(t) => t.count += term.count,
-                    None => totals.terms.push(TermMean { name: term.name, mean: 0.0, count: term.count }),
-                }
+                totals.add(term.name, 0.0, term.count);
             }
         }
         Ok(())
     })?;
-    totals.rows = seen as f64;
     for (name, sum) in &sums {
         let value = sum.f_double_value(&[])?;
-        match totals.terms.iter_mut().find(|t| Some(t.name) == *name) {
-            Some(term) => term.mean = value,
+        match name {
+            Some(name) => totals.add(name, value, 0.0),
             None => totals.sum = value,
         }
     }
@@ -94,17 +116,52 @@ fn add(sums: &mut Vec<(Option<&'static str>, Tensor)>, name: Option<&'static str
 }
 
 impl Totals {
-    fn means(self) -> Validation {
-        let terms = self.terms.into_iter().map(|t| TermMean { mean: t.mean / t.count.max(1.0), ..t }).collect();
-        Validation { loss: self.sum / self.count.max(1.0), terms, rows: self.rows as u64 }
+    fn add(&mut self, name: &str, sum: f64, count: f64) {
+        match self.terms.iter_mut().find(|(n, ..)| n == name) {
+            Some((_, s, c)) => (*s, *c) = (*s + sum, *c + count),
+            None => self.terms.push((name.to_owned(), sum, count)),
+        }
     }
 
-    /// Adds up all ranks. A part of the loss that this rank has not seen is missing from its result.
-    pub(crate) fn over_ranks(mut self, comm: &dyn Comm) -> Result<Validation> {
-        let mut numbers = [self.sum, self.count, self.rows];
-        comm.sum_numbers(&mut numbers)?;
-        [self.sum, self.count, self.rows] = numbers;
-        Ok(self.means())
+    pub(crate) fn means(self) -> Validation {
+        let term = |(name, sum, count): (String, f64, f64)| TermMean {
+            name: static_name(&name),
+            mean: sum / count.max(1.0),
+            count,
+        };
+        Validation {
+            loss: self.sum / self.count.max(1.0),
+            terms: self.terms.into_iter().map(term).collect(),
+            rows: self.rows as u64,
+        }
+    }
+
+    /// Adds up all ranks, in their order: the result is the same on each.
+    pub(crate) fn over_ranks(self, comm: &dyn Comm) -> Result<Totals> {
+        let unreadable = |e: serde_json::Error| Error::Comm(format!("a rank's losses cannot be read: {e}"));
+        let own = serde_json::to_vec(&self).map_err(unreadable)?;
+        let mut all = Totals { sum: 0.0, count: 0.0, rows: 0.0, terms: Vec::new() };
+        for bytes in comm.gather_bytes(&own)? {
+            let Totals { sum, count, rows, terms } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            (all.sum, all.count, all.rows) = (all.sum + sum, all.count + count, all.rows + rows);
+            terms.iter().for_each(|(name, sum, count)| all.add(name, *sum, *count));
+        }
+        all.terms.sort_by(|a, b| b.0.cmp(&a.0));
+        Ok(all)
+    }
+}
+
+/// The names of a loss's parts are few and fixed, but this rank may not have met one that another has: each is kept once.
+fn static_name(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    match names.get(name) {
+        Some(known) => known,
+        None => {
+            let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
+            names.insert(kept);
+            kept
+        }
     }
 }
 

@@ -49,7 +49,7 @@ fn a_checkpoint_has_its_files_and_gives_everything_back() {
     let mut other = trainer(OptimizerConfig::default());
     other.restore(&latest).unwrap();
     assert!(equal(&params.params().snapshot(), &other.net().params().snapshot()));
-    other.with_averages(|net| assert!(equal(&averages.params().snapshot(), &net.params().snapshot()))).unwrap();
+    other.with_averages(|net, _| assert!(equal(&averages.params().snapshot(), &net.params().snapshot()))).unwrap();
     assert!(!equal(&params.params().snapshot(), &averages.params().snapshot()));
     assert_eq!(other.steps_done(), 3);
 }

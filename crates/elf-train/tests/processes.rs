@@ -2,10 +2,13 @@
 
 #[path = "../../elf-c10d/tests/ranks/mod.rs"]
 mod ranks;
+mod small;
 
 use std::time::Duration;
 
-use elf_train::{C10d, Comm, Error, Meeting, MeetingPoint};
+use elf_core::Network;
+use elf_train::optim::OptimizerConfig;
+use elf_train::{C10d, Comm, Error, Meeting, MeetingPoint, Trainer};
 use ranks::{Place, Ranks, in_ranks, rank_body};
 use tch::{Device, Kind, Tensor};
 
@@ -113,6 +116,79 @@ fn gradients_are_summed_while_they_are_made() {
                 assert_eq!(leaf.grad().max().double_value(&[]), expected, "step {step}, leaf {i}");
             }
         }
+    });
+}
+
+/// A row's draws depend on its place in the global batch, so the same seed trains the same network on any number of ranks.
+#[test]
+fn a_seed_trains_the_same_network_on_any_number_of_ranks() {
+    in_ranks("a_seed_trains_the_same_network_on_any_number_of_ranks", 3, |place| {
+        let rows = |i: u64, rank: i64, world: usize| {
+            let all = small::batch(i, 6);
+            let index = Tensor::from_slice(&(rank..6).step_by(world).collect::<Vec<i64>>());
+            elf_flow::LatentBatch {
+                latents: all.latents.index_select(0, &index),
+                ids: all.ids.index_select(0, &index),
+                loss_mask: all.loss_mask.index_select(0, &index),
+                condition: None,
+                dropped: Vec::new(),
+            }
+        };
+        for optimizer in [OptimizerConfig::default(), OptimizerConfig::Adamw(Default::default())] {
+            let mut settings = small::config(optimizer);
+            settings.schedule.warmup_steps = 0;
+            let objective = elf_flow::ElfObjective { decoder_prob: 0.3, ..Default::default() };
+            let go = |comm: Box<dyn Comm>, seed: u64| {
+                let (rank, world) = (comm.rank() as i64, comm.world() as usize);
+                // The first rank's weights count.
+                let mut trainer =
+                    Trainer::new(small::SmallNet::new(seed + rank as u64), objective, settings, comm).unwrap();
+                let mut seen = Vec::new();
+                for step in 0..3 {
+                    let batches = (0..settings.accumulation.get() as u64).map(|i| Ok(rows(2 * step + i, rank, world)));
+                    let metrics = trainer.step(batches).unwrap().unwrap().read().unwrap();
+                    seen.push((metrics.loss, metrics.grad_norm));
+                }
+                (trainer.net().params().snapshot(), seen)
+            };
+            let (alone, expected) = go(Box::new(elf_train::Solo), 1);
+            let mut meeting = meeting(&place, LONG);
+            meeting.point.prefix = format!("{optimizer:?}/").chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+            let (together, seen) = go(Box::new(C10d::meet(&meeting).unwrap()), 1);
+            for ((name, one), (_, many)) in alone.iter().zip(&together) {
+                assert!((one - many).abs().max().double_value(&[]) < 1e-5, "{name}");
+            }
+            for ((loss, norm), (l, n)) in expected.iter().zip(&seen) {
+                assert!((loss - l).abs() < 1e-5 * loss && (norm - n).abs() < 1e-4 * norm, "{expected:?} {seen:?}");
+            }
+        }
+    });
+}
+
+/// What is no number on one rank stops all, and each can say where it comes from.
+#[test]
+fn a_nan_on_one_rank_stops_all_and_is_traced_to_it() {
+    in_ranks("a_nan_on_one_rank_stops_all_and_is_traced_to_it", 3, |place| {
+        let comm = meet(&place, LONG);
+        let settings = small::config(OptimizerConfig::default());
+        let objective = elf_flow::ElfObjective::default();
+        let mut trainer = Trainer::new(small::SmallNet::new(1), objective, settings, Box::new(comm)).unwrap();
+        let mut source = small::Counted::from(0);
+        source.poisoned = (place.rank == 1).then_some(5);
+        let folder = elf_train::CheckpointFolder::new(place.folder.join("checkpoints"));
+        let run = elf_train::Run {
+            source: &mut source,
+            control: elf_train::RunControl { save_every: 1, ..small::control(9) },
+            checkpoints: &folder,
+            plan: serde_json::json!(null),
+            evaluator: None,
+            observer: &mut (),
+            stop: &std::sync::atomic::AtomicBool::new(false),
+        };
+        let error = elf_train::run(&mut trainer, run).unwrap_err();
+        assert!(matches!(&error, Error::NonFinite { ranks, .. } if *ranks == [1]), "{error}");
+        assert!(error.to_string().contains("because of rank 1"), "{error}");
+        folder.latest().unwrap().unwrap().verify().unwrap();
     });
 }
 

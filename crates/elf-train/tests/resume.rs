@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use elf_flow::ElfObjective;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
-use elf_train::{CheckpointFolder, Observer, Outcome, Run, StepMetrics, Trainer, run};
+use elf_train::{CheckpointFolder, Comm, Observer, Outcome, Run, StepMetrics, Trainer, run};
 use serde_json::json;
 use small::{Counted, SmallNet, control, equal, trainer};
 
@@ -44,7 +44,7 @@ fn session(
     let stop = AtomicBool::new(false);
     let mut observer = StopAfter { step: stop_in, stop: &stop, losses: Vec::new() };
     // Evaluation draws numbers and exchanges parameters: neither may leave a trace.
-    let mut evaluator = |_: &SmallNet, _: u64| Ok(Vec::new());
+    let mut evaluator = |_: &SmallNet, _: &dyn Comm, _: u64| Ok(Vec::new());
     let control = elf_train::RunControl { save_every, evaluate_every: 2, ..control(STEPS) };
     let outcome = run(
         &mut trainer,

@@ -14,6 +14,7 @@ use elf_data::Tokenizer;
 use elf_data::source::{PlainText, Source};
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
+use elf_train::Comm;
 use tch::Device;
 
 use crate::config::{
@@ -22,7 +23,7 @@ use crate::config::{
 use crate::run_folder::{FoundModel, no_run};
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::{TextLatents, encoder_folder};
-use crate::{hub, progress};
+use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -189,6 +190,7 @@ impl LoadedModel {
             vocab_size: model.vocab_size,
             rows: 1 << 40,
             condition_eos: false,
+            ranks: 1,
         };
         let mut plan = RunPlan::new(&config, facts, device)?;
         plan.model = model;
@@ -209,8 +211,12 @@ pub fn precision(f32: bool, device: Device) -> Precision {
     if f32 { Precision::F32 } else { Precision::native(device) }
 }
 
-pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
-    let device = args.device.resolve()?;
+pub fn run(args: SampleArgs) -> Result<ExitCode> {
+    let (device, comm) = rank_environment::meet(args.device)?;
+    sample(args, device, comm.as_ref()).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
+}
+
+fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
     args.model = hub::locate(&args.model, What::ElfCheckpoint)?;
     let model = LoadedModel::load(&args, device, precision(args.f32, device))?;
     let plan = &model.plan;
@@ -226,15 +232,20 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
         latents: model.latents.as_ref(),
         grid_seed: args.seed,
         batch_rows: args.batch_size,
+        comm,
         one_shape: !args.ragged,
     };
     for setting in &settings {
-        let bar = progress::bar(requests.len() as u64, "texts");
+        // Rank 0 shows its own part, which is about that of everyone.
+        let bar = progress::bar(requests.len() as u64 / comm.world(), "texts");
         let started = Instant::now();
         let trace: &[f64] = if args.trace { &TRACE } else { &[] };
         let Generation { texts, frames, cost } =
             generator.generate(setting, &requests, trace, &mut |n| bar.set_position(n as u64))?;
         bar.finish_and_clear();
+        if comm.rank() > 0 {
+            continue;
+        }
         eprintln!("{}", summary(setting, &texts, &cost, started.elapsed().as_secs_f64()));
         for (t, text) in &frames {
             println!("t = {t:.2}  {text}");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,7 @@ use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    BatchSource, Checkpoint, Decay, KeepPolicy, Observer, Outcome, ReleasedCheckpoint, Run, RunControl, Schedule, Solo,
+    BatchSource, Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, ReleasedCheckpoint, Run, RunControl, Schedule,
     Trainer, TrainerConfig,
 };
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ use crate::held_out::{HeldOut, collator};
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
-use crate::{hub, progress};
+use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -70,26 +71,40 @@ impl TrainArgs {
 }
 
 pub fn run(args: TrainArgs) -> Result<ExitCode> {
-    let config: RunConfig = read_yaml(args.config.as_deref(), &args.overrides()?, |line| eprintln!("warning: {line}"))?;
-    let device = args.device.resolve()?;
+    let (device, comm) = rank_environment::meet(args.device)?;
+    let comm: Rc<dyn Comm> = comm.into();
+    train_on(args, device, &comm).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
+}
+
+/// What one of the ranks does, which are all started with the same arguments.
+fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<ExitCode> {
+    // The first rank speaks for all.
+    let say = |line: String| {
+        if comm.rank() == 0 {
+            eprintln!("{line}");
+        }
+    };
+    let config: RunConfig =
+        read_yaml(args.config.as_deref(), &args.overrides()?, |line| say(format!("warning: {line}")))?;
     let materials = Materials::load(&config, device)?;
-    let plan = materials.plan(&config, device)?;
+    let plan = materials.plan(&config, device, comm.world() as usize)?;
+    agree(&plan, &materials, comm.as_ref())?;
     let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
     let folder = RunFolder::new(output);
-    eprintln!("{}", describe_plan(&plan, &materials, device));
+    say(describe_plan(&plan, &materials, device, comm.world()));
     refuse_what_cannot_fit(&plan, device)?;
     if config.online_eval {
-        eprintln!(
+        say(format!(
             "note:    evaluations write texts to {}/samples and measure entropy and diversity; eval_ppl_model and its keys are not \
              used in training: `elf eval --samples FILE --judge {}` gives perplexities",
             folder.root().display(),
             config.eval_ppl_model
-        );
+        ));
     }
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
-    train(&plan, materials, &folder, device)
+    train(&plan, materials, &folder, device, comm)
 }
 
 /// What training needs beside settings.
@@ -143,15 +158,53 @@ impl Materials {
         Ok(Self { tokenizer, latents, train, held_out })
     }
 
-    fn plan(&self, config: &RunConfig, device: Device) -> Result<RunPlan> {
+    fn plan(&self, config: &RunConfig, device: Device, ranks: usize) -> Result<RunPlan> {
         let facts = Facts {
             latent_dim: self.latents.dim(),
             vocab_size: self.tokenizer.vocab_size() as i64,
             rows: self.train.len() as u64,
             condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
+            ranks,
         };
         RunPlan::new(config, facts, device)
     }
+}
+
+/// Refuses to start unless all ranks run the same program on the same configuration and the same data.
+fn agree(plan: &RunPlan, materials: &Materials, comm: &dyn Comm) -> Result<()> {
+    let Value::Object(plan) = serde_json::to_value(plan)? else { bail!("a plan is no object") };
+    let Some(Value::Object(config)) = plan.get("config") else { bail!("a plan has no configuration") };
+    let mut facts = vec![("the program", program_fingerprint()?)];
+    facts.extend(config.iter().map(|(key, value)| (key.as_str(), value.to_string())));
+    facts.extend(plan.iter().filter(|(key, _)| *key != "config").map(|(key, value)| (key.as_str(), value.to_string())));
+    facts.push(("the tokenizer", materials.tokenizer.fingerprint().to_owned()));
+    facts.push(("the training data", data_fingerprint(&materials.train)?));
+    let held_out = materials.held_out.as_ref().map(data_fingerprint).transpose()?;
+    facts.push(("the held-out data", held_out.unwrap_or_else(|| "none".into())));
+    Ok(comm.agree(&facts)?)
+}
+
+/// The version of this program, to the byte.
+fn program_fingerprint() -> Result<String> {
+    let path = std::env::current_exe().context("this program cannot be found again")?;
+    let mut hasher = blake3::Hasher::new();
+    let read = std::fs::File::open(&path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    read.with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(format!("{} ({})", env!("CARGO_PKG_VERSION"), &hasher.finalize().to_hex()[..12]))
+}
+
+/// Number and content of the rows, the latter from the first, the last, and some between.
+fn data_fingerprint(data: &Dataset) -> Result<String> {
+    const LOOKED_AT: usize = 64;
+    let (rows, mut hasher) = (data.len(), blake3::Hasher::new());
+    for i in 0..LOOKED_AT.min(rows) {
+        let example = data.example(i * rows.saturating_sub(1) / LOOKED_AT.min(rows).saturating_sub(1).max(1))?;
+        for ids in example.condition_ids.iter().chain([&example.input_ids]) {
+            hasher.update(&(ids.len() as u64).to_le_bytes());
+            ids.iter().for_each(|id| _ = hasher.update(&id.to_le_bytes()));
+        }
+    }
+    Ok(format!("{rows} rows ({})", &hasher.finalize().to_hex()[..12]))
 }
 
 /// Refuses a model whose parameters, gradients, averages and optimiser state alone exceed this machine's memory, before
@@ -181,7 +234,7 @@ fn memory_of_this_machine() -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> String {
+fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, ranks: u64) -> String {
     let (model, length) = (&plan.model, &plan.length);
     let rows = plan.batch_rows * plan.config.grad_accum_steps;
     format!(
@@ -189,7 +242,7 @@ fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> Strin
          data:    {} rows to train on, {} held out; {} positions a row\n\
          latents: {}\n\
          length:  {} optimiser steps of {rows} rows ({:.2} epochs), {} of them warm-up; learning rate {}{}\n\
-         device:  {}; blocks in {}",
+         device:  {}{}; blocks in {}",
         model.depth,
         model.hidden_size,
         model.num_heads,
@@ -204,6 +257,7 @@ fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> Strin
         length.warmup,
         plan.lr,
         plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
+        if ranks > 1 { format!("{ranks} processes, each on ") } else { String::new() },
         describe(device),
         plan.precision.blocks,
     )
@@ -249,11 +303,18 @@ fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     })
 }
 
-fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Device) -> Result<ExitCode> {
+fn train(
+    plan: &RunPlan,
+    materials: Materials,
+    folder: &RunFolder,
+    device: Device,
+    comm: &Rc<dyn Comm>,
+) -> Result<ExitCode> {
+    let first = comm.rank() == 0;
     let stop = progress::stop_on_interrupt()?;
     let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
-    let mut trainer = Trainer::new(net, plan.objective, trainer_config(plan, device)?, Box::new(Solo))?;
-    for group in trainer.groups() {
+    let mut trainer = Trainer::new(net, plan.objective, trainer_config(plan, device)?, Box::new(Rc::clone(comm)))?;
+    for group in trainer.groups().iter().filter(|_| first) {
         eprintln!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel);
     }
 
@@ -261,12 +322,14 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         Some(Resume::Released(checkpoint)) => {
             trainer.restore_released(&checkpoint)?;
             let step = trainer.steps_done();
-            eprintln!(
-                "resuming from {} (step {step}, epoch {}) of the released code",
-                checkpoint.path().display(),
-                checkpoint.epoch()?
-            );
-            if checkpoint.is_amid_a_step() {
+            if first {
+                eprintln!(
+                    "resuming from {} (step {step}, epoch {}) of the released code",
+                    checkpoint.path().display(),
+                    checkpoint.epoch()?
+                );
+            }
+            if first && checkpoint.is_amid_a_step() {
                 eprintln!(
                     "warning: it was saved between the micro-batches of a step; their gradients are not taken over"
                 );
@@ -278,16 +341,27 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         }
         Some(Resume::Own(checkpoint)) => {
             trainer.restore(&checkpoint)?;
-            eprintln!("resuming from {} (step {})", checkpoint.path().display(), trainer.steps_done());
+            if first {
+                eprintln!("resuming from {} (step {})", checkpoint.path().display(), trainer.steps_done());
+            }
             serde_json::from_value(checkpoint.state().cursor.clone())
                 .context("the checkpoint's place in the data is from another version of this program")?
         }
         None => Cursor::default(),
     };
-    folder.begin(plan, &materials.tokenizer)?;
-    let metrics = folder.metrics_from(trainer.steps_done())?;
-    let mut source = EncodedBatches::start(plan, &materials, cursor)?;
-    let mut observer = TrainingLog::new(plan, metrics, trainer.steps_done(), Arc::clone(&stop));
+    // One writer: the first rank.
+    let metrics = first.then(|| {
+        folder.begin(plan, &materials.tokenizer)?;
+        folder.metrics_from(trainer.steps_done())
+    });
+    let share = Share {
+        rank: comm.rank() as usize,
+        world: comm.world() as usize,
+        micro_batch: plan.batch_rows / comm.world() as usize,
+    };
+    let mut source = EncodedBatches::start(plan, &materials, share, cursor)?;
+    let mut observer =
+        TrainingLog::new(plan, metrics.transpose()?, Rc::clone(comm), trainer.steps_done(), Arc::clone(&stop));
     let held_out = HeldOut {
         plan,
         tokenizer: &materials.tokenizer,
@@ -295,7 +369,7 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         rows: materials.held_out.as_ref(),
         folder,
     };
-    let mut evaluator = |net: &Elf, step: u64| held_out.judge(net, step).map_err(Into::into);
+    let mut evaluator = |net: &Elf, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
     let control = RunControl {
         total_steps: plan.length.total,
         save_every: plan.length.save_every,
@@ -312,10 +386,13 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         stop: &stop,
     };
     let outcome = elf_train::run(&mut trainer, run)?;
-    let out_of_time = outcome == Outcome::Stopped && observer.out_of_time;
+    // Clocks differ: the run is out of time if any rank says so.
+    let mut out_of_time = [f64::from(u8::from(observer.out_of_time))];
+    comm.sum_numbers(&mut out_of_time)?;
+    let out_of_time = outcome == Outcome::Stopped && out_of_time[0] > 0.0;
     if out_of_time {
         let step = trainer.steps_done();
-        let metrics = trainer.with_averages(|net| held_out.judge(net, step))??;
+        let metrics = trainer.with_averages(|net, comm| held_out.judge(net, comm, step))??;
         observer.evaluated(step, &metrics);
     }
     observer.finish()?;
@@ -325,7 +402,9 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         Outcome::Stopped if out_of_time => "stopped after the minutes it was given",
         Outcome::Stopped => "interrupted; run the same command again to go on",
     };
-    eprintln!("{what} after step {}; everything is in {}", trainer.steps_done(), folder.root().display());
+    if first {
+        eprintln!("{what} after step {}; everything is in {}", trainer.steps_done(), folder.root().display());
+    }
     Ok(if outcome == Outcome::Stopped && !out_of_time { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
@@ -381,11 +460,11 @@ struct EncodedBatches<'a> {
 }
 
 impl<'a> EncodedBatches<'a> {
-    fn start(plan: &RunPlan, materials: &'a Materials, from: Cursor) -> Result<Self> {
+    fn start(plan: &RunPlan, materials: &'a Materials, share: Share, from: Cursor) -> Result<Self> {
         let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
         let order = Order::new(
             OrderConfig { seed: plan.config.seed, rows: materials.train.len(), global_batch: rows_per_step },
-            Share::alone(plan.batch_rows),
+            share,
         )?;
         let loader = Loader::start(
             Arc::clone(&materials.train),

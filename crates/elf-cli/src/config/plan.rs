@@ -46,6 +46,8 @@ pub struct Facts {
     pub rows: u64,
     /// Whether the data's conditions end in EOS.
     pub condition_eos: bool,
+    /// How many processes share the run.
+    pub ranks: usize,
 }
 
 /// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
@@ -65,7 +67,7 @@ pub struct RunPlan {
     pub condition_eos: bool,
     /// Precision of each part.
     pub precision: PrecisionPolicy,
-    /// Rows of one batch.
+    /// Rows of one batch over all ranks.
     pub batch_rows: usize,
     /// Learning rate after warm-up.
     pub lr: f64,
@@ -145,7 +147,14 @@ impl RunPlan {
         };
         objective.check()?;
 
-        let batch_rows = config.batch_size.unwrap_or(config.global_batch_size);
+        // As in the released code: batch_size is what one device takes at once, global_batch_size what all take together.
+        let batch_rows = config.batch_size.map_or(config.global_batch_size, |rows| rows * facts.ranks);
+        if !batch_rows.is_multiple_of(facts.ranks) {
+            bail!(
+                "{} ranks cannot share batches of {batch_rows} rows evenly: choose a global_batch_size that is a multiple of {0}",
+                facts.ranks
+            );
+        }
         let rows_per_step = batch_rows * config.grad_accum_steps;
         if rows < rows_per_step as u64 {
             bail!(
@@ -213,7 +222,7 @@ mod tests {
     fn plan(change: impl FnOnce(&mut RunConfig)) -> Result<RunPlan> {
         let mut config = RunConfig::default();
         change(&mut config);
-        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false };
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false, ranks: 1 };
         RunPlan::new(&config, facts, Device::Cpu)
     }
 
@@ -245,6 +254,21 @@ mod tests {
             TrainLength { steps_per_epoch: 100.0, total: 500, warmup: 50, eval_every: 1000, save_every: 10 }
         );
         assert_eq!(plan.lr, 1e-3 * 100.0 / 256.0);
+    }
+
+    #[test]
+    fn ranks_share_the_global_batch() {
+        let plan = |change: fn(&mut RunConfig), ranks| {
+            let mut config = RunConfig::default();
+            change(&mut config);
+            let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false, ranks };
+            RunPlan::new(&config, facts, Device::Cpu)
+        };
+        let alone = plan(|c| c.global_batch_size = 60, 1).unwrap();
+        assert_eq!(plan(|c| c.global_batch_size = 60, 3).unwrap(), alone, "the plan does not depend on the ranks");
+        let each = plan(|c| c.batch_size = Some(20), 3).unwrap();
+        assert_eq!((each.batch_rows, each.length, each.lr), (60, alone.length, alone.lr));
+        assert!(plan(|c| c.global_batch_size = 64, 3).unwrap_err().to_string().contains("3 ranks cannot share"));
     }
 
     #[test]

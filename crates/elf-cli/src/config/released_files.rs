@@ -91,7 +91,7 @@ const SAMPLING: &str = "
 ";
 
 fn plan(config: &RunConfig) -> RunPlan {
-    let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 51_200, condition_eos: false };
+    let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 51_200, condition_eos: false, ranks: 1 };
     RunPlan::new(config, facts, Device::Cpu).unwrap()
 }
 

@@ -197,6 +197,18 @@ impl Comm for C10d {
         Ok(all.chunks(longest as usize).zip(lengths).map(of_rank).collect())
     }
 
+    fn agree_on_tensors(&self, what: &str, tensors: &[Tensor]) -> Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        for tensor in tensors {
+            let host =
+                tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?.f_to_kind(Kind::Float)?.f_view([-1])?;
+            let mut numbers = vec![0f32; host.numel()];
+            host.f_copy_data(&mut numbers, host.numel())?;
+            numbers.iter().for_each(|x| _ = hasher.update(&x.to_le_bytes()));
+        }
+        self.agree(&[(what, hasher.finalize().to_hex()[..16].to_owned())])
+    }
+
     fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
         let device = leaves.first().map_or(Device::Cpu, Tensor::device);
         let group = Arc::clone(self.group(device)?);

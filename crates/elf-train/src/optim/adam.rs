@@ -72,6 +72,12 @@ impl AdamW {
     /// # Errors
     /// If a setting is out of its range or there are no parameters.
     pub fn new(config: AdamWConfig, params: &ParamSet) -> Result<Self> {
+        groups(params)?;
+        Self::for_share(config, params)
+    }
+
+    /// [`AdamW::new`] for one rank's share of the parameters, which may be empty.
+    pub(super) fn for_share(config: AdamWConfig, params: &ParamSet) -> Result<Self> {
         check_decay("adam_b1", config.b1)?;
         check_decay("adam_b2", config.b2)?;
         check_eps("adam_eps", config.eps)?;
@@ -81,12 +87,21 @@ impl AdamW {
                 format!("{} is not a rate of decay; 0 is none", config.weight_decay),
             ));
         }
-        if params.is_empty() {
-            return Err(Error::setting("optimizer", "the network has no parameters"));
-        }
-        let names: Vec<String> = params.iter().map(|(name, _)| name.to_owned()).collect();
+        let names = names(params);
         let moments = Moments::zeros(params, &names)?;
         Ok(Self { config, groups: [Group::new("adamw", params, &names)], names, moments, steps: 0 })
+    }
+}
+
+fn names(params: &ParamSet) -> Vec<String> {
+    params.iter().map(|(name, _)| name.to_owned()).collect()
+}
+
+/// All parameters of a network.
+pub(super) fn groups(params: &ParamSet) -> Result<[Group; 1]> {
+    match params.is_empty() {
+        true => Err(Error::setting("optimizer", "the network has no parameters")),
+        false => Ok([Group::new("adamw", params, &names(params))]),
     }
 }
 

@@ -58,19 +58,18 @@ impl Muon {
     /// # Errors
     /// If a setting is out of its range, or there is no matrix among the parameters.
     pub fn new(config: MuonConfig, params: &ParamSet) -> Result<Self> {
+        groups(params)?;
+        Self::for_share(config, params)
+    }
+
+    /// [`Muon::new`] for one rank's share of the parameters, which may be without a matrix.
+    pub(super) fn for_share(config: MuonConfig, params: &ParamSet) -> Result<Self> {
         check_decay("momentum", config.momentum)?;
         if config.iterations == 0 {
             return Err(Error::setting("iterations", "at least 1 Newton-Schulz iteration is needed; 5 is usual"));
         }
-        let is_matrix = |p: &Param| p.tensor.dim() == 2;
-        let names_of = |matrices: bool| {
-            params.iter().filter(|(_, p)| is_matrix(p) == matrices).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
-        };
-        let (names, others) = (names_of(true), names_of(false));
-        if names.is_empty() {
-            return Err(Error::setting("optimizer", "muon moves matrices, and the network has none; use adamw"));
-        }
-        let groups = [Group::new("muon", params, &names), Group::new("nesterov-adam", params, &others)];
+        let (names, others) = by_rule(params);
+        let groups = groups_of(params, &names, &others);
         let momentum = Averages::zeros("momentum", params, &names)?;
         let rest = NesterovAdam::new(config.adam, params, others)?;
         let stacks = stacks(params, &names)?;
@@ -101,6 +100,31 @@ impl Muon {
         }
         Ok(())
     }
+}
+
+/// Names of the matrices, and of everything else.
+fn by_rule(params: &ParamSet) -> (Vec<String>, Vec<String>) {
+    let names_of = |matrices: bool| {
+        params.iter().filter(|(_, p)| is_matrix(p) == matrices).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    (names_of(true), names_of(false))
+}
+
+fn groups_of(params: &ParamSet, matrices: &[String], others: &[String]) -> [Group; 2] {
+    [Group::new("muon", params, matrices), Group::new("nesterov-adam", params, others)]
+}
+
+/// Which of a whole network's parameters are orthogonalised.
+pub(super) fn groups(params: &ParamSet) -> Result<[Group; 2]> {
+    let (matrices, others) = by_rule(params);
+    if matrices.is_empty() {
+        return Err(Error::setting("optimizer", "muon moves matrices, and the network has none; use adamw"));
+    }
+    Ok(groups_of(params, &matrices, &others))
+}
+
+fn is_matrix(p: &Param) -> bool {
+    p.tensor.dim() == 2
 }
 
 fn is_tall(matrix: &Tensor) -> bool {
