@@ -17,6 +17,7 @@ mod gpu;
 mod libtorch;
 mod machine;
 mod metrics;
+mod nccl;
 mod python;
 mod steps;
 mod workspace;
@@ -54,6 +55,8 @@ enum Task {
     },
     /// From nothing to generated text: build, prepare, train a small model, sample, evaluate.
     Demo(demo::Options),
+    /// Build the library for training on several GPUs, which needs the headers of NCCL and CUDA.
+    Nccl(nccl::Options),
     /// What continuous integration checks before the tests: format, lints, documentation, benches.
     Ci,
     /// Run the benches of one crate, or of all.
@@ -89,6 +92,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Doctor { json } => return doctor::run(&workspace, json),
         Task::Test { arguments } => checks::test(&workspace, &arguments)?,
         Task::Demo(options) => demo::run(&workspace, &options)?,
+        Task::Nccl(options) => nccl::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,
         Task::Bench { package, arguments } => {
             checks::bench(&workspace, package.as_deref(), &arguments)?;

@@ -12,6 +12,7 @@ mod judge;
 mod progress;
 mod rank_environment;
 mod run_folder;
+mod step_timeline;
 mod text_generation;
 mod text_latents;
 mod training_log;
@@ -43,6 +44,8 @@ enum Command {
     Train(commands::train::TrainArgs),
     /// Run a command in several processes of this host that work together: `elf launch --nproc 2 -- train config.yml`.
     Launch(commands::launch::LaunchArgs),
+    /// What a training step costs on many GPUs, on paper: the tables of docs/scaling.md.
+    Scaling(commands::scaling::ScalingArgs),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
@@ -58,7 +61,10 @@ enum Command {
 impl Command {
     /// Whether it runs networks.
     fn computes(&self) -> bool {
-        !matches!(self, Command::Data(_) | Command::Tokenizer(_) | Command::Pull(_) | Command::Launch(_))
+        !matches!(
+            self,
+            Command::Data(_) | Command::Tokenizer(_) | Command::Pull(_) | Command::Launch(_) | Command::Scaling(_)
+        )
     }
 }
 
@@ -74,6 +80,7 @@ fn main() -> ExitCode {
         Command::Encoder(command) => commands::encoder::run(command),
         Command::Train(args) => commands::train::run(args),
         Command::Launch(args) => commands::launch::run(args),
+        Command::Scaling(args) => commands::scaling::run(args),
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),

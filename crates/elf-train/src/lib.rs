@@ -37,5 +37,6 @@ pub use keep_policy::KeepPolicy;
 pub use released::ReleasedCheckpoint;
 pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
 pub use schedule::{Decay, Schedule};
+pub use sharding::share_out;
 pub use trainer::{MicroReport, StepMetrics, StepReport, StepTimes, TermMean, Trainer, TrainerConfig};
 pub use validation::{Validation, validation_loss, validation_loss_over_ranks};

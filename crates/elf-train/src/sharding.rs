@@ -53,11 +53,12 @@ impl Sharding {
     }
 }
 
-/// Longest processing time first.
-fn share_out(costs: &[u64], world: u64) -> Vec<u64> {
+/// Who owns each of some things of different cost, so that nobody has much more than another: the most expensive first, each
+/// to the one with the least so far. Nobody has more than the mean and one thing.
+pub fn share_out(costs: &[u64], world: u64) -> Vec<u64> {
     let mut order: Vec<usize> = (0..costs.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(costs[i]), i));
-    let mut loads = vec![0u64; world as usize];
+    let mut loads = vec![0u64; usize::try_from(world).unwrap_or(0)];
     let mut owners = vec![0; costs.len()];
     for i in order {
         let Some((owner, load)) = loads.iter_mut().enumerate().min_by_key(|(rank, load)| (**load, *rank)) else {

@@ -15,7 +15,7 @@ use elf_c10d::Store;
 use crate::rank_environment::prefix;
 
 /// How long the other ranks have to end by themselves, and say why, after one has failed.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at the processes.
 const POLL: Duration = Duration::from_millis(30);
 

@@ -8,5 +8,6 @@ pub mod eval;
 pub mod launch;
 pub mod pull;
 pub mod sample;
+pub mod scaling;
 pub mod tokenizer;
 pub mod train;

@@ -23,7 +23,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    /// What a process left.
+    pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -36,6 +37,15 @@ impl Ran {
     pub fn well(self) -> Self {
         assert_eq!(self.code, Some(0), "{}", self.err);
         self
+    }
+
+    /// Asserts a failure of which several processes tell, each in one line with all of `words`.
+    #[track_caller]
+    pub fn badly_many(self, words: &[&str]) {
+        assert_eq!(self.code, Some(1), "{}", self.err);
+        let messages: Vec<&str> = self.err.lines().filter(|l| l.starts_with("error:")).collect();
+        assert!(!messages.is_empty(), "{}", self.err);
+        assert!(messages.iter().any(|m| words.iter().all(|w| m.contains(w))), "{}", self.err);
     }
 
     /// Asserts a failure that a user understands: an exit code, one line of error with all of `words`, and nothing that
