@@ -15,17 +15,26 @@ pub struct Link {
 }
 
 impl Link {
-    /// A ring all-reduce: each rank sends its share twice around, `2 (W - 1) / W` of the bytes in `2 (W - 1)` messages.
+    /// An all-reduce, by whichever of two ways is faster, as NCCL chooses: around a ring, where each rank sends
+    /// `2 (W - 1) / W` of the bytes in `2 (W - 1)` messages one after the other; or up and down a pair of binary trees, where it
+    /// sends them twice, in `2 log2 W` messages.
     pub fn all_reduce(&self, bytes: f64, world: u64) -> f64 {
         let others = (world - 1) as f64;
-        2.0 * others * (bytes / world as f64 / self.bytes_per_second + self.latency)
+        let ring = 2.0 * others * (bytes / world as f64 / self.bytes_per_second + self.latency);
+        let tree = 2.0 * (bytes / self.bytes_per_second + levels(world) * self.latency);
+        ring.min(tree)
     }
 
     /// Giving all ranks what each owner has: all bytes but the rank's own arrive once; messages go along a binary tree.
     pub fn share(&self, bytes: f64, messages: f64, world: u64) -> f64 {
         let others = (world - 1) as f64;
-        bytes * others / world as f64 / self.bytes_per_second + messages * (world as f64).log2().ceil() * self.latency
+        bytes * others / world as f64 / self.bytes_per_second + messages * levels(world) * self.latency
     }
+}
+
+/// Of a binary tree over all ranks.
+fn levels(world: u64) -> f64 {
+    (world as f64).log2().ceil()
 }
 
 /// What one rank computes in a step, in seconds.

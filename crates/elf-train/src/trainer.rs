@@ -421,8 +421,12 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         self.agree_on_place()
     }
 
-    /// All ranks must have gone on from the same checkpoint.
-    fn agree_on_place(&self) -> Result<()> {
+    /// Refuses to go on unless all ranks are at the same step with the same weights. Restoring does so by itself; a run that
+    /// begins calls it in its place, for another rank may have found a checkpoint.
+    ///
+    /// # Errors
+    /// If they are not, or a rank is gone.
+    pub fn agree_on_place(&self) -> Result<()> {
         self.comm.agree(&[("the step to go on from", self.step.to_string())])?;
         let params: Vec<Tensor> = self.net.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         self.comm.agree_on_tensors("the weights to go on from", &params)

@@ -14,6 +14,9 @@ pub struct ScalingArgs {
     /// Rows of one optimiser step, over all GPUs.
     #[arg(long, default_value_t = 512)]
     rows: u64,
+    /// Rows of each GPU instead, so that the batch grows with their number.
+    #[arg(long, conflicts_with = "rows")]
+    rows_each: Option<u64>,
     /// Positions of a row.
     #[arg(long, default_value_t = 1024)]
     seq: u64,
@@ -42,18 +45,21 @@ struct Update {
 
 pub fn run(args: ScalingArgs) -> Result<ExitCode> {
     let positive = [args.teraflops, args.memory_terabytes, args.gigabits, args.latency];
-    if positive.iter().any(|x| !(*x > 0.0 && x.is_finite())) || args.gpus.contains(&0) || args.rows * args.seq == 0 {
+    if positive.iter().any(|x| !(*x > 0.0 && x.is_finite()))
+        || args.gpus.contains(&0)
+        || args.rows * args.seq == 0
+        || args.rows_each == Some(0)
+    {
         bail!("every number must be positive");
     }
     for (name, preset) in Preset::ALL {
         let config = preset.config(512, 32100);
         let parameters = config.parameter_count();
         println!(
-            "\n{name}: {:.1} million parameters, {:.2} PFLOP and {:.2} GB of gradients a step of {} x {}",
+            "\n{name}: {:.1} million parameters, {:.2} GB of gradients, {:.2} TFLOP a row of {} positions\n",
             parameters as f64 / 1e6,
-            (args.rows * row_flops(&config, args.seq)) as f64 / 1e15,
             4.0 * parameters as f64 / 1e9,
-            args.rows,
+            row_flops(&config, args.seq) as f64 / 1e12,
             args.seq
         );
         println!(
@@ -61,11 +67,12 @@ pub fn run(args: ScalingArgs) -> Result<ExitCode> {
         );
         println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
         for &gpus in &args.gpus {
-            let (step, compute) = step(&config, &args, gpus);
+            let rows = args.rows_each.map_or(args.rows, |each| each * gpus);
+            let (step, compute) = step(&config, &args, rows, gpus);
             let share = (gpus - 1) as f64 / gpus as f64;
             println!(
                 "| {gpus} | {} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0}% | {:.2} | {:.2} |",
-                args.rows as f64 / gpus as f64,
+                rows as f64 / gpus as f64,
                 3.0 * share * 4.0 * parameters as f64 / 1e9,
                 (compute.before + compute.backward) * 1e3,
                 compute.update * 1e3,
@@ -80,10 +87,10 @@ pub fn run(args: ScalingArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn step(config: &ElfConfig, args: &ScalingArgs, gpus: u64) -> (Timeline, Compute) {
+fn step(config: &ElfConfig, args: &ScalingArgs, rows: u64, gpus: u64) -> (Timeline, Compute) {
     let rate = args.teraflops * 1e12;
-    let total = args.rows as f64 * row_flops(config, args.seq) as f64 / gpus as f64 / rate;
-    let backward = args.rows as f64 * backward_flops(config, args.seq) as f64 / gpus as f64 / rate;
+    let total = rows as f64 * row_flops(config, args.seq) as f64 / gpus as f64 / rate;
+    let backward = rows as f64 * backward_flops(config, args.seq) as f64 / gpus as f64 / rate;
     let update = update(config, gpus);
     let compute = Compute {
         before: total - backward,

@@ -347,7 +347,10 @@ fn train(
             serde_json::from_value(checkpoint.state().cursor.clone())
                 .context("the checkpoint's place in the data is from another version of this program")?
         }
-        None => Cursor::default(),
+        None => {
+            trainer.agree_on_place()?;
+            Cursor::default()
+        }
     };
     // One writer: the first rank.
     let metrics = first.then(|| {

@@ -216,9 +216,7 @@ impl Comm for C10d {
     }
 
     fn stopping_for(&self, reason: &str) {
-        if !self.lifeline.has_failed() {
-            self.lifeline.leave_word(reason);
-        }
+        self.lifeline.leave_word(reason);
     }
 }
 

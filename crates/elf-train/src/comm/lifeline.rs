@@ -90,8 +90,12 @@ impl Lifeline {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves word of why this rank stops. The first word of all ranks stays.
+    /// Leaves word of why this rank stops, unless that is a lost rank. The first word of all ranks stays. Operations may be
+    /// under way that the others never join: from now on the group counts as failed.
     pub(super) fn leave_word(&self, reason: &str) {
+        if self.failed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let _ = self.store.set_once(FAULT, format!("rank {}: {reason}", self.rank).as_bytes());
     }
 
