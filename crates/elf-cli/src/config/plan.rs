@@ -171,7 +171,10 @@ impl RunPlan {
             },
             label_drop_prob,
             condition_eos: facts.condition_eos,
-            precision: PrecisionPolicy::with_blocks(precision),
+            precision: match config.heads_bf16 {
+                true => PrecisionPolicy::uniform(precision),
+                false => PrecisionPolicy::with_blocks(precision),
+            },
             batch_rows,
             lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
             length: TrainLength {
