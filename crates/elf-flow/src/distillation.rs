@@ -188,6 +188,12 @@ impl<'t> DistillObjective<'t> {
         &self.step
     }
 
+    /// How often the teacher sees a row on average: its K steps for denoise rows, and once more for those that are
+    /// self-conditioned. The student sees each row once, with gradient.
+    pub fn teacher_passes_per_row(&self) -> f64 {
+        (1.0 - self.base.decoder_prob) * (self.step.substeps as f64 + self.base.self_cond_prob)
+    }
+
     /// What the denoise rows of a batch are to predict, by the draws that [`Objective::loss`] takes.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod data;
+pub mod distill;
 pub mod encoder;
 pub mod eval;
 pub mod pull;
