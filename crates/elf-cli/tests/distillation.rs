@@ -19,7 +19,7 @@ const ROUNDS: [&str; 5] = ["round1_16step", "round2_8step", "round3_4step", "rou
 fn distill_command(teacher: &str, output: &str, more: &[&str]) -> Command {
     let steps = format!("max_steps={STEPS}");
     let usual = ["distill", "--teacher", teacher, "--output", output, "-o", &steps, "-o", "save_freq=0.05"];
-    elf(&[&usual, &["-o", "lr=0.01", "-o", "ema_decay1=0.9", "-o", "warmup_steps=2"], more].concat())
+    elf(&[&usual[..], &["-o", "lr=0.01", "-o", "ema_decay1=0.9", "-o", "warmup_steps=2"], more].concat())
 }
 
 fn teacher() -> String {
@@ -109,13 +109,13 @@ fn the_first_step_of_a_round_starts_from_the_averages_of_the_one_before() {
     assert!(before[0] != before[1]);
 }
 
-/// Starts the curriculum and sends `signal` as soon as round `name` has a checkpoint; returns the exit code.
-fn disturb(output: &str, name: &str, signal: &str) -> Option<i32> {
+/// Starts the curriculum and sends `signal` as soon as it has come so far; returns the exit code.
+fn disturb(output: &str, signal: &str, so_far: impl Fn() -> bool) -> Option<i32> {
     let mut command = distill_command(&teacher(), output, &[]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
-    while checkpoints(&round(output, name)).is_empty() {
-        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no checkpoint came");
+    while !so_far() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "it did not come so far");
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
@@ -136,7 +136,8 @@ fn assert_whole_metrics(root: &str) {
 fn an_interrupted_curriculum_goes_on_in_the_same_round_to_the_same_parameters() {
     let folder = TempDir::new().unwrap();
     let output = within(&folder, "students");
-    assert_eq!(disturb(&output, ROUNDS[1], "-INT"), Some(130));
+    let saved = |name| !checkpoints(&round(&output, name)).is_empty();
+    assert_eq!(disturb(&output, "-INT", || saved(ROUNDS[1])), Some(130));
     assert!(!Path::new(&round(&output, ROUNDS[4])).exists(), "it was over before the signal");
     let resumed = run(distill_command(&teacher(), &output, &[])).well();
     assert!(resumed.err.contains("resuming from"), "{}", resumed.err);
@@ -150,10 +151,12 @@ fn an_interrupted_curriculum_goes_on_in_the_same_round_to_the_same_parameters() 
 fn a_killed_curriculum_goes_on_from_its_last_checkpoint_to_the_same_parameters() {
     let folder = TempDir::new().unwrap();
     let output = within(&folder, "students");
-    // In two rounds, each time at whatever the program was doing then.
-    for name in [ROUNDS[1], ROUNDS[3]] {
-        assert_eq!(disturb(&output, name, "-KILL"), None);
-    }
+    let saved = |name| !checkpoints(&round(&output, name)).is_empty();
+    let begun = |name| Path::new(&round(&output, name)).join("plan.json").exists();
+    // Within a round, and between the beginning of one and its first checkpoint.
+    assert_eq!(disturb(&output, "-KILL", || saved(ROUNDS[1])), None);
+    assert_eq!(disturb(&output, "-KILL", || begun(ROUNDS[2])), None);
+    assert_eq!(disturb(&output, "-KILL", || saved(ROUNDS[3])), None);
     run(distill_command(&teacher(), &output, &[])).well();
     assert!(final_tensors(&output) == final_tensors(distilled()), "the parameters differ");
     assert_whole_metrics(&output);

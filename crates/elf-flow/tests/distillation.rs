@@ -172,7 +172,7 @@ proptest! {
             let v = path.velocity(&x, &z, &t.view([-1, 1, 1]));
             prop_assert!(largest(&(&teacher.seen.borrow()[k as usize].0 - &z)) < 1e-5);
             prop_assert!(largest(&(&teacher.seen.borrow()[k as usize].1 - &x_prev)) < 1e-5);
-            z = z + v * (next - t).view([-1, 1, 1]);
+            z += v * (next - t).view([-1, 1, 1]);
             x_prev = x;
         }
         let (first, last) = (start.times.select(1, 0), start.times.select(1, substeps));
