@@ -274,6 +274,43 @@ fn what_cannot_be_distilled_is_said_in_one_line() {
 }
 
 #[test]
+fn a_teacher_from_elsewhere_is_the_same_teacher() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let config = materials.path("config.yml");
+    for name in ["teacher.safetensors", "teacher.pt"] {
+        let (file, output) = (within(&folder, name), within(&folder, &format!("of-{name}")));
+        run(elf(&["convert", &teacher(), &file])).well();
+        let steps = format!("max_steps={STEPS}");
+        let distill = ["distill", &config, "--teacher", &file, "--output", &output, "--round", "1", "-o", &steps];
+        run(elf(&distill)).well();
+        let last = tensors(&checkpoints(&round(&output, ROUNDS[0])).pop().unwrap());
+        assert!(last == final_tensors(distilled())[0], "{name}");
+    }
+    // It does not say what it was trained with, but another encoder may not fit.
+    let (narrow, tokenizer) = (within(&folder, "narrow"), materials.path("tokenizer"));
+    let sizes = ["--d-model", "8", "--d-kv", "8", "--d-ff", "16", "--num-layers", "1", "--num-heads", "1"];
+    run(elf(&[&["encoder", "init", "--tokenizer", &tokenizer, "--output", &narrow][..], &sizes].concat())).well();
+    let (file, encoder) = (within(&folder, "teacher.pt"), format!("encoder_model_name={narrow}"));
+    let distill = ["distill", &config, "--teacher", &file, "--output", &within(&folder, "x"), "-o", &encoder];
+    run(elf(&distill)).badly(&["teacher", "channels", "16", "8"]);
+}
+
+#[test]
+fn a_deadline_is_for_all_rounds_together() {
+    let folder = TempDir::new().unwrap();
+    let output = within(&folder, "students");
+    let ended = run(distill_command(&teacher(), &output, &["--minutes", "0"])).well();
+    assert!(
+        ended.err.contains("before round 1") && checkpoints(&round(&output, ROUNDS[0])).is_empty(),
+        "{}",
+        ended.err
+    );
+    let ended = run(distill_command(&teacher(), &output, &["--minutes", "0.001", "-o", "max_steps=100000"])).well();
+    assert!(ended.err.contains("stopped after the minutes"), "{}", ended.err);
+    assert!(!Path::new(&round(&output, ROUNDS[1])).exists());
+}
+
+#[test]
 fn a_teacher_stays_the_same_teacher() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let teacher = materials.copy("run", &folder);

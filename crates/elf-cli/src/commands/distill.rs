@@ -296,6 +296,7 @@ impl Distillation {
 
     fn round(&self, round: &Round, watch: &Watch) -> Result<Ended> {
         if let Some(ended) = watch.over() {
+            eprintln!("stopped before round {}; run the same command again to go on", round.number);
             return Ok(ended);
         }
         eprintln!(
