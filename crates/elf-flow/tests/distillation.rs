@@ -245,6 +245,21 @@ proptest! {
     }
 }
 
+#[test]
+fn passes_a_row_are_what_the_teacher_is_asked() {
+    for (decoder_prob, self_cond_prob, passes) in [(0.0, 0.0, 3.0), (0.0, 1.0, 4.0), (1.0, 1.0, 0.0)] {
+        let teacher = Counting::new(Toy::new(true));
+        let base = ElfObjective { decoder_prob, self_cond_prob, ..base() };
+        let objective = DistillObjective::new(base, step(0.25, 3), &teacher).unwrap();
+        objective.loss(&Toy::new(true), &batch(6, false), &mut noise(6, 2)).unwrap();
+        assert_eq!(objective.teacher_passes_per_row(), passes);
+        assert_eq!(teacher.count().rows as f64, 6.0 * passes);
+    }
+    let teacher = Toy::new(true);
+    let released = DistillObjective::new(ElfObjective::default(), step(0.25, 16), &teacher).unwrap();
+    assert!((released.teacher_passes_per_row() - 13.2).abs() < 1e-12, "the released recipe's third round");
+}
+
 /// In the half for the previous estimate, and for the teacher in both.
 #[test]
 fn condition_positions_are_clean_in_every_row_and_at_every_step() {
