@@ -29,8 +29,8 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
          ---\n\n\
          # An ELF for {steps} step{} ({title})\n\n\
          A step of this student covers {} of the time from noise to text, as {} Euler steps of its teacher do. It is made for\n\
-         {steps} step{}, which is what `elf sample` takes unless told otherwise (`{}`); {} passes a text, decoding included.\n\
-         With fewer steps each is longer than any it has learned.\n\n\
+         {steps} step{}, which is what `elf sample` takes unless told otherwise (`{}`). With fewer steps each is longer than any\n\
+         it has learned.\n\n\
          | | |\n\
          | --- | --- |\n\
          | network | {} blocks of width {}, {} heads |\n\
@@ -46,7 +46,6 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         step.substeps,
         plural(steps),
         setting.name(),
-        steps + 1,
         plan.model.depth,
         plan.model.hidden_size,
         plan.model.num_heads,

@@ -296,6 +296,18 @@ fn a_teacher_from_elsewhere_is_the_same_teacher() {
 }
 
 #[test]
+fn a_translation_is_distilled_and_sampled_from_text() {
+    let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());
+    let output = within(&folder, "students");
+    run(distill_command(&materials.path("run"), &output, &["--round", "1"])).well();
+    let student = round(&output, ROUNDS[0]);
+    assert_eq!(plan_of(&student)["label_drop_prob"], 0.1, "as in training");
+    let sampled = run(elf(&["sample", &student, "--text", "cat old the"])).well();
+    // Condition guidance takes two passes a step.
+    assert!(sampled.err.contains("ode-16-") && sampled.err.contains("33 passes"), "{}", sampled.err);
+}
+
+#[test]
 fn a_deadline_is_for_all_rounds_together() {
     let folder = TempDir::new().unwrap();
     let output = within(&folder, "students");

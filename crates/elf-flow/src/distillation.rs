@@ -7,7 +7,7 @@ use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::objective::{Prepared, RowPlan, dropout_seed, pin};
+use crate::objective::{Prepared, RowPlan, Words, dropout_seed, pin};
 use crate::{ElfObjective, Error, LatentBatch, Loss, LossTerm, Objective, Path, Result, TimeLaw};
 
 /// The shortest step that can be learned: the target divides by it.
@@ -299,14 +299,9 @@ impl Objective for DistillObjective<'_> {
             sum = &sum + l2;
         }
         if d > 0 {
-            let share = share.f_narrow(0, n, d)?.f_reshape([-1])?;
-            let flat = share.f_nonzero()?.f_reshape([-1])?;
-            let order = Tensor::f_from_slice(&plan.order[n as usize..])?;
-            let ids = batch.ids.f_index_select(0, &order)?.f_reshape([-1])?.f_index_select(0, &flat)?;
-            let weights = share.f_index_select(0, &flat)?.f_to_device(device)?;
-            let hidden =
-                hidden.f_narrow(0, n, d)?.f_reshape([d * s, -1])?.f_index_select(0, &flat.f_to_device(device)?)?;
-            let ce = net.cross_entropy_sum(&hidden, &ids.f_to_device(device)?, Some(&weights))?;
+            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &share)?;
+            let weights = share.f_narrow(0, n, d)?.f_reshape([-1])?.f_index_select(0, &places)?;
+            let ce = net.cross_entropy_sum(&hidden, &ids, Some(&weights.f_to_device(device)?))?;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });
             sum = &sum + ce;
         }

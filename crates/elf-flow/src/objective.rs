@@ -233,6 +233,29 @@ pub(crate) fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize
     Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
 }
 
+/// What decode rows are to write: their loss positions, N in all.
+pub(crate) struct Words {
+    /// `[N, H]`.
+    pub(crate) hidden: Tensor,
+    /// `[N]`, beside `hidden`.
+    pub(crate) ids: Tensor,
+    /// Which of the decode rows' positions they are, `[N]`, on the CPU.
+    pub(crate) places: Tensor,
+}
+
+impl Words {
+    /// From the decode rows' hidden states `[d, S, H]` and what is not 0 in a mask `[B, S]` in the plan's order.
+    pub(crate) fn of(hidden: &Tensor, batch: &LatentBatch, plan: &RowPlan, mask: &Tensor) -> Result<Self> {
+        let (d, s, _) = hidden.size3()?;
+        let device = hidden.device();
+        let places = mask.f_narrow(0, plan.denoise, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
+        let rows = Tensor::f_from_slice(&plan.order[plan.denoise as usize..])?;
+        let ids = batch.ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
+        let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &places.f_to_device(device)?)?;
+        Ok(Self { hidden, ids: ids.f_to_device(device)?, places })
+    }
+}
+
 impl Objective for ElfObjective {
     fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         let (b, s, c) = batch.sizes()?;
@@ -321,13 +344,9 @@ impl Objective for ElfObjective {
             sum = &sum + l2;
         }
         if d > 0 {
-            let flat = mask.f_narrow(0, n, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
-            let order = Tensor::f_from_slice(&plan.order[n as usize..])?;
-            let ids = batch.ids.f_index_select(0, &order)?.f_reshape([-1])?.f_index_select(0, &flat)?;
-            let hidden =
-                hidden.f_narrow(0, n, d)?.f_reshape([d * s, -1])?.f_index_select(0, &flat.f_to_device(device)?)?;
-            let ce = net.cross_entropy_sum(&hidden, &ids.f_to_device(device)?, None)?;
-            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: flat.size1()? as f64 });
+            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &mask)?;
+            let ce = net.cross_entropy_sum(&hidden, &ids, None)?;
+            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: places.size1()? as f64 });
             sum = &sum + ce;
         }
         Ok(Loss { sum, count: batch.loss_positions(), terms })
