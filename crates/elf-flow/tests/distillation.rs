@@ -4,7 +4,7 @@ mod toy;
 
 use std::cell::RefCell;
 
-use elf_core::{Counting, Network, NetworkShape, Noise, ParamSet, PassCount, Result, Seeded, TrunkInput};
+use elf_core::{Counting, Network, NetworkShape, Noise, ParamSet, PassCount, Replay, Result, Seeded, TrunkInput};
 use elf_flow::{
     DistillObjective, DistillStep, ElfObjective, LatentBatch, LogitNormal, Objective, Path, TeacherStart, TimeLaw,
     teacher_target,
@@ -324,6 +324,31 @@ fn a_step_over_all_of_the_time_begins_at_its_start() {
     let guidance = base.guidance.transform(&draws.uniform("cfg_scale_u", &[6]).unwrap());
     let start = TeacherStart { z: &z, x_prev: None, guidance: &guidance, times: &times, condition: None };
     assert!(largest(&(target - teacher_target(&teacher, &base.path, &start).unwrap())) < 1e-3);
+}
+
+#[test]
+fn schedules_take_the_draws_of_their_law() {
+    let (rows, teacher) = (2, Toy::new(true));
+    let uniform = DistillStep { student_times: TimeLaw::Uniform, teacher_times: TimeLaw::Uniform, ..step(0.5, 3) };
+    let objective = DistillObjective::new(ElfObjective { self_cond_prob: 0.0, ..base() }, uniform, &teacher).unwrap();
+    let mut all = noise(rows, 4);
+    let mut replay = Replay::new();
+    replay.push("decoder_coin", &Tensor::ones([rows], (Kind::Float, Device::Cpu)));
+    replay.push("student_t_uniform", &Tensor::from_slice(&[0.0f32, 0.5]));
+    // Not in order: the teacher goes forward all the same.
+    replay.push("teacher_t_uniform", &Tensor::from_slice(&[0.75f32, 0.25, 0.5, 0.1]).view([rows, 2]));
+    let (w, eps) = (all.uniform("w", &[rows]).unwrap(), all.normal("eps", &[rows, S, C]).unwrap());
+    replay.push("cfg_scale_u", &w).push("noise", &eps);
+    replay.push("decoder_lambda_normal", &Tensor::zeros([rows, S], (Kind::Float, Device::Cpu)));
+    replay.push("decoder_noise_normal", &eps);
+    let batch = batch(rows, false);
+    let target = objective.targets(&batch, &mut replay).unwrap().target;
+
+    let times = Tensor::from_slice(&[0.0f32, 0.125, 0.375, 0.5, 0.25, 0.3, 0.5, 0.75]).view([rows, 4]);
+    let z = base().path.interpolate(&batch.latents, &eps, &times.select(1, 0).view([-1, 1, 1]));
+    let guidance = base().guidance.transform(&w);
+    let start = TeacherStart { z: &z, x_prev: None, guidance: &guidance, times: &times, condition: None };
+    assert!(largest(&(target - teacher_target(&teacher, &base().path, &start).unwrap())) < 1e-5);
 }
 
 #[test]
