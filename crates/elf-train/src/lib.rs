@@ -42,5 +42,5 @@ pub use keep_policy::KeepPolicy;
 pub use released::ReleasedCheckpoint;
 pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
 pub use schedule::{Decay, Schedule};
-pub use trainer::{MicroReport, StepMetrics, StepReport, TermMean, Trainer, TrainerConfig};
+pub use trainer::{MicroReport, StepMetrics, StepReport, StepTimes, TermMean, Trainer, TrainerConfig};
 pub use validation::{Validation, validation_loss};
