@@ -205,6 +205,18 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
     Ok(())
 }
 
+/// Floating-point operations of an optimiser step, counted by formula: a row's passes of the teacher, and the student's one,
+/// whose gradient takes twice as much again.
+fn operations_per_step(plan: &RunPlan, teacher_passes: f64) -> f64 {
+    let positions = plan.span.max_length as u64;
+    let [trunk, clean, logits] =
+        [plan.model.trunk_flops(positions), plan.model.clean_flops(positions), plan.model.logits_flops(positions)]
+            .map(|operations| operations as f64);
+    let decode = plan.objective.decoder_prob;
+    let row = teacher_passes * (trunk + clean) + 3.0 * (trunk + (1.0 - decode) * clean + decode * logits);
+    row * (plan.batch_rows * plan.config.grad_accum_steps) as f64
+}
+
 /// A teacher, and everything that its students need.
 struct Distillation {
     config: DistillConfig,
@@ -251,9 +263,11 @@ impl Distillation {
         let line = |name: &str, step: &DistillStep| -> Result<String> {
             let passes = DistillObjective::new(self.plan.objective, *step, &self.teacher)?.teacher_passes_per_row();
             Ok(format!(
-                "{name}: a student of {} step(s), for each of which the teacher takes {}; {passes:.1} passes of the teacher a row",
+                "{name}: a student of {} step(s), for each of which the teacher takes {}; {passes:.1} passes of the teacher a row, \
+                 {:.3e} operations an optimiser step",
                 step.student_steps(),
-                step.substeps
+                step.substeps,
+                operations_per_step(&self.plan, passes)
             ))
         };
         for round in rounds {
@@ -398,6 +412,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Facts;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -431,6 +446,17 @@ mod tests {
         assert!(message("", &["--single"]).contains("both"));
         assert!(message("", &["--round", "6"]).contains("1 to 5"));
         assert!(message(FIRST, &["-o", "pd_step_size=7"]).contains("pd_step_size"));
+    }
+
+    /// What docs/distillation.md says of the released recipe.
+    #[test]
+    fn operations_are_as_documented() {
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 51_200, condition_eos: false };
+        let plan = RunPlan::new(&DistillConfig::default().run, facts, Device::Cpu).unwrap();
+        for (passes, documented) in [(0.4, 0.39), (3.6, 0.75), (6.8, 1.10), (13.2, 1.82), (26.0, 3.24), (51.6, 6.10)] {
+            let petaflop = operations_per_step(&plan, passes) / 1e15;
+            assert!((petaflop - documented).abs() < 0.006, "{passes} passes: {petaflop}");
+        }
     }
 
     #[test]
