@@ -67,7 +67,7 @@ pub struct SampleArgs {
     /// The sampler: euler (or ode), heun, sde.
     #[arg(long)]
     sampler: Option<String>,
-    /// Steps.
+    /// Steps; of a distilled model those that it was made for, unless told otherwise.
     #[arg(long)]
     steps: Option<usize>,
     /// Self-conditioning guidance scale w.
@@ -225,6 +225,9 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     let plan = &model.plan;
     let requests = requests(&args, plan)?;
     let settings = settings(&args, plan)?;
+    if let Some(note) = fewer_steps_than_learned(plan, &settings) {
+        eprintln!("{note}");
+    }
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
@@ -297,6 +300,15 @@ fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
         bail!("there is nothing to generate: --num or --input asks for no text");
     }
     Ok(requests)
+}
+
+/// What a user should know who asks a distilled model for longer steps than it has learned.
+fn fewer_steps_than_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Option<String> {
+    let learned = plan.distillation.as_ref()?.step.student_steps();
+    let fewest = settings.iter().map(|s| s.num_sampling_steps).min().filter(|&steps| steps < learned)?;
+    Some(format!(
+        "note: this model was distilled for {learned} steps; with {fewest} its steps are longer than any that it has learned"
+    ))
 }
 
 fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {

@@ -7,7 +7,7 @@ use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::{PadTokenName, RunConfig, TimeScheduleName};
+use super::{DistillationPlan, PadTokenName, RunConfig, TimeScheduleName};
 
 /// How long a run is, in optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct RunPlan {
     pub lr: f64,
     /// Length.
     pub length: TrainLength,
+    /// For distilled models: what by and what for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationPlan>,
 }
 
 impl RunPlan {
@@ -184,6 +187,7 @@ impl RunPlan {
                 eval_every: every(config.eval_freq),
                 save_every: every(config.save_freq),
             },
+            distillation: None,
         })
     }
 }
