@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
+use elf_flow::Objective;
 use elf_model::Elf;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 
@@ -19,6 +20,8 @@ const ROWS_AT_ONCE: usize = 64;
 pub struct HeldOut<'a> {
     /// The run's plan.
     pub plan: &'a RunPlan,
+    /// Its loss.
+    pub objective: &'a dyn Objective,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Its encoder.
@@ -70,7 +73,7 @@ impl HeldOut<'_> {
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
             Ok(((number * size) as u64, self.latents.encode(&batch).map_err(elf_train::Error::source)?))
         });
-        let result = validation_loss_over_ranks(&self.plan.objective, net, batches, self.plan.config.seed, comm)?;
+        let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
         let mut metrics = vec![named("loss", result.loss)];
         metrics.extend(result.terms.iter().map(|t| named(t.name, t.mean)));

@@ -9,10 +9,12 @@ mod config;
 mod held_out;
 mod hub;
 mod judge;
+mod model_card;
 mod progress;
 mod rank_environment;
 mod run_folder;
 mod step_timeline;
+mod teacher;
 mod text_generation;
 mod text_latents;
 mod training_log;
@@ -46,6 +48,8 @@ enum Command {
     Launch(commands::launch::LaunchArgs),
     /// What a training step costs on many GPUs, on paper: the tables of docs/scaling.md.
     Scaling(commands::scaling::ScalingArgs),
+    /// Make a model of few steps out of one of many, by progressive distillation.
+    Distill(Box<commands::distill::DistillArgs>),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Launch(args) => commands::launch::run(args),
         Command::Scaling(args) => commands::scaling::run(args),
+        Command::Distill(args) => commands::distill::run(*args),
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),

@@ -125,6 +125,21 @@ pub fn meet(choice: DeviceChoice) -> Result<(Device, Box<dyn Comm>)> {
     Ok((device, Box::new(comm)))
 }
 
+/// Refuses to run as one of several processes.
+///
+/// # Errors
+/// If this is one, for a command that does not share its work.
+pub fn refuse_several(command: &str) -> Result<()> {
+    match RankEnvironment::read()? {
+        None => Ok(()),
+        Some(place) => bail!(
+            "{command} does not share its work, but was started as rank {} of {}: start it once",
+            place.rank,
+            place.world
+        ),
+    }
+}
+
 /// The first host of a Slurm list: `gpu[07-09,12],login` is gpu07.
 fn first_host(list: &str) -> String {
     match list.split_once(['[', ',']) {

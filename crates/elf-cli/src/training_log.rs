@@ -4,7 +4,7 @@ use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics};
@@ -87,12 +87,13 @@ impl Window {
 }
 
 impl TrainingLog {
-    /// Begins at `steps_done`; `stop` is set when the plan's minutes are over. The rank without a file shows nothing.
+    /// Begins at `steps_done`; `stop` is set when `deadline` is over. The rank without a file shows nothing.
     pub fn new(
         plan: &RunPlan,
         metrics: Option<File>,
         comm: Rc<dyn Comm>,
         steps_done: u64,
+        deadline: Option<Instant>,
         stop: Arc<AtomicBool>,
     ) -> Self {
         let bar = if metrics.is_some() { progress::bar(plan.length.total, "steps") } else { ProgressBar::hidden() };
@@ -104,7 +105,7 @@ impl TrainingLog {
             comm,
             log_freq: plan.config.log_freq,
             started,
-            deadline: plan.config.max_minutes.map(|m| started + Duration::from_secs_f64(m * 60.0)),
+            deadline,
             stop,
             out_of_time: false,
             window: Window::new(),

@@ -98,7 +98,8 @@ fn step(config: &ElfConfig, args: &ScalingArgs, rows: u64, gpus: u64) -> (Timeli
         update: update.flops as f64 / rate + update.bytes as f64 / (args.memory_terabytes * 1e12),
     };
     let link = Link { bytes_per_second: args.gigabits * 1e9 / 8.0, latency: args.latency * 1e-6 };
-    (simulate(compute, 4.0 * config.parameter_count() as f64, gpus, link), compute)
+    let owners = gpus.min(matrices(config).len() as u64);
+    (simulate(compute, 4.0 * config.parameter_count() as f64, gpus, owners, link), compute)
 }
 
 /// The pass with gradients, once through: four of five rows denoise, one decodes.

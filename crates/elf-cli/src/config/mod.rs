@@ -3,11 +3,13 @@
 //! A [`RunConfig`] has the key names of the released code, so that its files load unchanged; a [`RunPlan`] is what follows
 //! from one: everything derived, everything checked, stored with the run.
 
+mod distill;
 mod keys;
 mod plan;
 mod run;
 mod sampling;
 
+pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use keys::{Overrides, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
