@@ -47,7 +47,7 @@ fn a_student_comes_nearer_to_its_teachers_steps() {
     let start = judge(&objective, &student);
     let mut trainer = Trainer::new(student, objective, settings(), Box::new(Solo)).unwrap();
     train(&mut trainer, STEPS);
-    let end = trainer.with_averages(|net| judge(&objective, net)).unwrap();
+    let end = trainer.with_averages(|net, _| judge(&objective, net)).unwrap();
     println!("l2 {} became {}", l2(&start), l2(&end));
     assert!(l2(&end) < 0.5 * l2(&start), "{start:?} became {end:?}");
     assert_eq!(fingerprint(teacher.params()).unwrap(), before);
@@ -62,7 +62,7 @@ fn a_resumed_student_is_the_one_that_was_never_stopped() {
     train(&mut whole, 10);
     let mut first = student(2);
     train(&mut first, 4);
-    let checkpoint = first.save(&folder, json!(null), json!(null)).unwrap();
+    let checkpoint = first.save(&folder, json!(null), json!(null)).unwrap().unwrap();
     let mut second = student(3);
     second.restore(&checkpoint).unwrap();
     train(&mut second, 10);

@@ -199,8 +199,16 @@ fn say_how_it_fails(place: &Place, comm: &C10d, round: &str) {
     place.store(LONG).set(&format!("said/{round}/{}", place.rank), error.as_bytes()).unwrap();
 }
 
+/// Counts looks, not time: a machine under load may stand still for long.
 fn said(ranks: &Ranks, round: &str, rank: usize) -> String {
-    String::from_utf8(ranks.store.get(&format!("said/{round}/{rank}")).unwrap()).unwrap()
+    let key = format!("said/{round}/{rank}");
+    for _ in 0..30_000 {
+        if ranks.store.has(&key).unwrap() {
+            return String::from_utf8(ranks.store.get(&key).unwrap()).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    panic!("rank {rank} says nothing");
 }
 
 fn wait_for(ranks: &Ranks, n: i64) {

@@ -111,7 +111,9 @@ impl Lifeline {
             Inquiry { store: Arc::clone(&self.store), rank: self.rank, world: self.world, error: error.to_string() };
         let (sender, receiver) = std::sync::mpsc::channel();
         let asked = std::thread::Builder::new().spawn(move || sender.send(inquiry.explain()));
-        let text = asked.ok().and_then(|_| receiver.recv_timeout(BEAT * (PATIENCE * 3)).ok()).unwrap_or_else(|| {
+        // In small portions: a machine that sleeps meanwhile takes away one of them, not all.
+        let answer = || (0..PATIENCE * 3).find_map(|_| receiver.recv_timeout(BEAT).ok());
+        let text = asked.ok().and_then(|_| answer()).unwrap_or_else(|| {
             format!("the meeting point does not answer; the rank that keeps it was stopped or cut off ({error})")
         });
         // This rank ends now too: those that notice later shall hear of the first cause, not of us.
