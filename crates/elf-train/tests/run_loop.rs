@@ -12,7 +12,7 @@ use elf_train::{
     Trainer, run, validation_loss,
 };
 use serde_json::json;
-use small::{C, Counted, S, SmallNet, batch, config, control, equal, trainer};
+use small::{C, Counted, S, SmallNet, batch, control, equal, trainer};
 use tch::{Kind, Tensor};
 
 /// Writes down what it is told.

@@ -26,6 +26,7 @@ use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
 use crate::held_out::{HeldOut, collator};
+use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
@@ -94,7 +95,7 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
     let folder = RunFolder::new(output);
     say(describe_plan(&plan, &materials, device, comm.world()));
-    refuse_what_cannot_fit(&plan, device)?;
+    materials.memory(&plan, device, comm.world()).check(&plan, device)?;
     if config.online_eval {
         say(format!(
             "note:    evaluations write texts to {}/samples and measure entropy and diversity; eval_ppl_model and its keys are not \
@@ -184,6 +185,13 @@ impl Materials {
         Ok(Self { tokenizer, latents, train, held_out })
     }
 
+    /// What the plan will take on each of so many ranks.
+    pub fn memory(&self, plan: &RunPlan, device: Device, ranks: u64) -> MemoryPlan {
+        let of_one =
+            RunPlan { batch_rows: plan.batch_rows / usize::try_from(ranks).unwrap_or(1).max(1), ..plan.clone() };
+        MemoryPlan::new(&of_one, self.latents.parameters(), device)
+    }
+
     /// What follows from a configuration and these materials.
     ///
     /// # Errors
@@ -237,33 +245,6 @@ fn data_fingerprint(data: &Dataset) -> Result<String> {
     Ok(format!("{rows} rows ({})", &hasher.finalize().to_hex()[..12]))
 }
 
-/// Refuses a model whose parameters, gradients, averages and optimiser state alone exceed this machine's memory, before
-/// anything of it is allocated. Activations come on top; they depend on the batch.
-pub fn refuse_what_cannot_fit(plan: &RunPlan, device: Device) -> Result<()> {
-    const COPIES: u64 = 4;
-    if device != Device::Cpu {
-        return Ok(());
-    }
-    let needed = plan.model.parameter_count() * COPIES * 4;
-    let Some(there) = memory_of_this_machine() else { return Ok(()) };
-    if needed > there {
-        bail!(
-            "a model of {} parameters needs at least {:.0} GB to train, and this machine has {:.0} GB: lower hidden_size or depth",
-            plan.model.parameter_count(),
-            needed as f64 / 1e9,
-            there as f64 / 1e9
-        );
-    }
-    Ok(())
-}
-
-/// Bytes of memory, where the system says so.
-fn memory_of_this_machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
 /// What will be trained on what, in lines for a user.
 pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, ranks: u64) -> String {
     let (model, length) = (&plan.model, &plan.length);
@@ -273,6 +254,7 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, rank
          data:    {} rows to train on, {} held out; {} positions a row\n\
          latents: {}\n\
          length:  {} optimiser steps of {rows} rows ({:.2} epochs), {} of them warm-up; learning rate {}{}\n\
+         memory:  about {}\n\
          device:  {}{}; blocks in {}",
         model.depth,
         model.hidden_size,
@@ -288,6 +270,7 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, rank
         length.warmup,
         plan.lr,
         plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
+        materials.memory(plan, device, ranks),
         if ranks > 1 { format!("{ranks} processes, each on ") } else { String::new() },
         describe(device),
         plan.precision.blocks,

@@ -28,6 +28,8 @@ struct Shared {
     buckets: Vec<Bucket>,
     /// Which bucket each leaf is in.
     bucket_of: Vec<usize>,
+    /// Which leaves this pass has completed.
+    complete: Vec<bool>,
     /// Whether complete gradients are to be sent.
     armed: bool,
     /// The first bucket that is not under way.
@@ -60,6 +62,7 @@ impl GradientBuckets {
             lifeline: Arc::clone(&lifeline),
             leaves,
             buckets,
+            complete: vec![false; bucket_of.len()],
             bucket_of,
             armed: false,
             next: 0,
@@ -79,6 +82,13 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
 impl Shared {
     fn complete(&mut self, leaf: usize) {
         if !self.armed || self.failed.is_some() {
+            return;
+        }
+        if std::mem::replace(&mut self.complete[leaf], true) {
+            // Its bucket may have left without this part. No network of ours does that: better stopped than wrong.
+            let reason =
+                "a backward pass added to the gradient of a parameter twice, which ranks cannot sum as they go";
+            self.failed = Some(Error::Comm(reason.to_owned()));
             return;
         }
         let bucket = &mut self.buckets[self.bucket_of[leaf]];
@@ -130,6 +140,7 @@ impl GradientSum for GradientBuckets {
         let mut shared = lock(&self.shared);
         shared.armed = true;
         shared.next = 0;
+        shared.complete.fill(false);
         shared.buckets.iter_mut().for_each(|b| b.missing = b.leaves.len());
     }
 
