@@ -113,7 +113,7 @@ mod tests {
     fn plan(change: impl FnOnce(&mut RunConfig)) -> RunPlan {
         let mut config = RunConfig { batch_size: Some(8), max_length: 256, ..RunConfig::default() };
         change(&mut config);
-        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 100_000, condition_eos: false };
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 100_000, condition_eos: false, ranks: 1 };
         RunPlan::new(&config, facts, Device::Cpu).unwrap()
     }
 
