@@ -168,9 +168,7 @@ impl LoadedModel {
         }
         options.extend(args.length.map(|n| format!("max_length={n}")));
         let warn = |line| eprintln!("warning: {line}");
-        let mut config: RunConfig = read_yaml(args.config.as_deref(), &Overrides(options), warn)?;
-        // It is about memory in training only.
-        config.gradient_checkpointing = false;
+        let config: RunConfig = read_yaml(args.config.as_deref(), &Overrides(options), warn)?;
 
         let path = match &config.tokenizer_name {
             Some(name) => hub::locate(name, What::Tokenizer)?,

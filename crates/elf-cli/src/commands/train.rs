@@ -264,7 +264,8 @@ fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O: Objective + Copy>(job: Job<O>, net: Elf) -> Result<Ended> {
+pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
+    net.set_recompute(job.plan.config.gradient_checkpointing);
     let Job { plan, materials, folder, objective, stop, deadline } = job;
     let mut trainer = Trainer::new(net, objective, trainer_config(plan, materials.latents.device())?, Box::new(Solo))?;
     for group in trainer.groups() {

@@ -93,11 +93,6 @@ impl RunPlan {
         if config.max_length == 0 {
             bail!("max_length must be at least 1");
         }
-        if config.gradient_checkpointing {
-            bail!(
-                "gradient_checkpointing is not available yet: set it to false and use a smaller batch_size with grad_accum_steps"
-            );
-        }
         for (key, value) in [
             ("blr", config.blr),
             ("ema_decay1", 1.0 - config.ema_decay1),
