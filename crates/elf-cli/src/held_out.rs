@@ -1,6 +1,6 @@
 //! What a run is judged by while it is trained: losses on held-out rows, and texts.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
 use elf_model::Elf;
 use elf_train::{Metric, validation_loss};
@@ -102,24 +102,12 @@ impl HeldOut<'_> {
     /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.
     fn requests(&self) -> Result<Vec<TextRequest>> {
         let (count, seed) = (self.plan.config.num_samples, self.plan.config.seed);
-        let mut requests = TextRequest::unconditional(seed, count);
-        if self.plan.span.max_input_length.is_some() {
-            let Some(dataset) = self.rows else {
-                bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
-            };
-            requests.truncate(dataset.len());
-            let carried = dataset.carried(0..requests.len())?;
-            for (i, (request, carried)) in requests.iter_mut().zip(carried).enumerate() {
-                let example = dataset.example(i)?;
-                let condition = example.condition_ids.context("a held-out row has no condition")?;
-                request.condition = Some(self.tokenizer.decode(&condition)?);
-                // The text itself where the data has it: decoded ids may be cut, and differ in spaces.
-                request.reference = Some(match carried.target {
-                    Some(text) => text,
-                    None => self.tokenizer.decode(&example.input_ids)?,
-                });
-            }
+        if self.plan.span.max_input_length.is_none() {
+            return Ok(TextRequest::unconditional(seed, count));
         }
-        Ok(requests)
+        let Some(dataset) = self.rows else {
+            bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
+        };
+        TextRequest::of_rows(seed, dataset, count, self.tokenizer)
     }
 }

@@ -150,6 +150,15 @@ impl Materials {
             rows: self.train.len() as u64,
             condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
         };
+        if let Some(wanted) =
+            config.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
+        {
+            bail!(
+                "condition_eos is {wanted}, but the conditions of the training data {} in EOS: leave the key out, or prepare the data {}",
+                if wanted { "do not end" } else { "end" },
+                if wanted { "with --eos-condition" } else { "without --eos-condition" }
+            );
+        }
         RunPlan::new(config, facts, device)
     }
 }
@@ -209,7 +218,11 @@ fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> Strin
     )
 }
 
-fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
+/// A plan's settings in the trainer's words.
+///
+/// # Errors
+/// If the plan's optimiser has no such setting.
+pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     let config = &plan.config;
     Ok(TrainerConfig {
         optimizer: match config.optimizer {

@@ -8,7 +8,7 @@ mod plan;
 mod run;
 mod sampling;
 
-pub use keys::{Overrides, read_yaml};
+pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
 pub use sampling::{SamplingSetting, read_sampling_configs};

@@ -55,6 +55,9 @@ pub struct RunConfig {
     pub max_length: usize,
     /// Longest condition of a conditional task; `null` for unconditional text.
     pub max_input_length: Option<usize>,
+    /// Whether conditions end in EOS; `null`: as those of the training data do, and with a model from elsewhere that they
+    /// do, as those that the released models were trained with.
+    pub condition_eos: Option<bool>,
     /// How rows are filled up; `null`: `pad` for unconditional text, `eos` for conditional tasks.
     pub pad_token: Option<PadTokenName>,
     /// A folder with tokenizer.json, or the file, or a Hugging Face id; `null`: the encoder's folder.
@@ -196,6 +199,7 @@ impl Default for RunConfig {
             eval_data_path: None,
             max_length: 1024,
             max_input_length: None,
+            condition_eos: None,
             pad_token: None,
             tokenizer_name: None,
             encoder_model_name: "t5-small".into(),
