@@ -1,13 +1,20 @@
 //! What a run is judged by while it is trained: losses on held-out rows, and texts.
 
-use anyhow::{Result, bail};
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use elf_core::Precision;
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
+use elf_hub::What;
 use elf_model::Elf;
 use elf_train::{Metric, validation_loss};
+use tch::Device;
 
 use crate::commands::sample::write_texts;
-use crate::config::{RunPlan, SamplingSetting, read_sampling_configs};
-use crate::judge::{Judged, report};
+use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
+use crate::hub;
+use crate::judge::{Judge, JudgeSettings, Judged, report};
 use crate::run_folder::RunFolder;
 use crate::text_generation::{TextGenerator, TextRequest, pad_token};
 use crate::text_latents::TextLatents;
@@ -22,8 +29,82 @@ pub struct HeldOut<'a> {
     pub latents: &'a TextLatents,
     /// The held-out rows, if there are any.
     pub rows: Option<&'a Dataset>,
+    /// The judge of perplexity, if there is one.
+    pub judge: Option<&'a TrainingJudge>,
     /// Where texts are written.
     pub folder: &'a RunFolder,
+}
+
+/// The judge of generative perplexity that a configuration names: found before training begins, loaded by the first
+/// evaluation, and kept for the others.
+#[derive(Debug)]
+pub struct TrainingJudge {
+    name: String,
+    folder: PathBuf,
+    max_length: usize,
+    batch_size: usize,
+    device: Device,
+    precision: Precision,
+    loaded: OnceCell<Judge>,
+}
+
+impl TrainingJudge {
+    /// The judge, if evaluations generate unconditional texts and one is named: as in the released code, conditional tasks are
+    /// held against references only.
+    ///
+    /// # Errors
+    /// If there is no such folder, here or on the hub, or a setting is impossible.
+    pub fn find(config: &RunConfig, device: Device) -> Result<Option<Self>> {
+        let Some(name) =
+            config.eval_ppl_model.as_ref().filter(|_| config.online_eval && config.max_input_length.is_none())
+        else {
+            return Ok(None);
+        };
+        for (key, value) in
+            [("eval_ppl_batch_size", config.eval_ppl_batch_size), ("eval_ppl_max_length", config.eval_ppl_max_length)]
+        {
+            if value == 0 {
+                bail!("{key} must be at least 1");
+            }
+        }
+        let folder = hub::locate(name, What::Gpt2).context("eval_ppl_model")?;
+        if !folder.is_dir() {
+            bail!(
+                "eval_ppl_model {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
+                folder.display()
+            );
+        }
+        Ok(Some(Self {
+            name: name.clone(),
+            folder,
+            max_length: config.eval_ppl_max_length,
+            batch_size: config.eval_ppl_batch_size,
+            device,
+            precision: if config.use_bf16 { Precision::native(device) } else { Precision::F32 },
+            loaded: OnceCell::new(),
+        }))
+    }
+
+    /// What the configuration calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn judge(&self) -> Result<&Judge> {
+        if let Some(judge) = self.loaded.get() {
+            return Ok(judge);
+        }
+        let judge = Judge::load(&JudgeSettings {
+            name: &self.name,
+            folder: &self.folder,
+            max_length: self.max_length,
+            batch_size: Some(self.batch_size),
+            device: self.device,
+            precision: self.precision,
+        })
+        .context("eval_ppl_model")?;
+        Ok(self.loaded.get_or_init(|| judge))
+    }
 }
 
 /// The plan's way of making batches.
@@ -95,7 +176,9 @@ impl HeldOut<'_> {
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
         let references: Option<Vec<String>> = references.into_iter().collect();
         let judged = Judged { texts: &words, references: references.as_deref(), training: None };
-        let report = report(&name, &judged, None)?;
+        // A young model may write nothing yet, which is no reason to stop.
+        let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
+        let report = report(&name, &judged, scored.map(TrainingJudge::judge).transpose()?)?;
         Ok(report.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
     }
 

@@ -75,7 +75,8 @@ fn a_published_model_is_sampled_by_its_id_alone() {
     }
     // What a user writes is still held to the known keys, and a file that is named is, too.
     offline(elf(&["sample", ID, "--option", "max_lenght=3"]), &cache).badly(&["max_lenght", "max_length"]);
-    run(elf(&["sample", &checkpoint, "--config", &config])).badly(&["use_remat"]);
+    let strict = run(elf(&["sample", &checkpoint, "--config", &config]));
+    assert!(strict.code == Some(1) && strict.err.contains("there is no key `use_remat`"), "{}", strict.err);
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn rows_of_token_data_are_generated_from_as_they_are() {
     assert_eq!(json_lines(&by_data).len(), 5);
 
     let unconditional = Materials::unconditional();
-    run(elf(&["sample", &model, "--data", &unconditional.path("shards")])).badly(&["another tokenizer"]);
+    run(elf(&["sample", &model, "--data", &unconditional.path("shards")])).badly(&["no conditions"]);
     run(elf(&["sample", &model, "--data", &corpus])).badly(&["corpus.jsonl", "elf data prepare"]);
     run(elf(&["sample", &model, "--limit", "3", "--text", "x"])).badly(&["--limit"]);
 }
@@ -159,4 +160,41 @@ fn everything_of_a_run_goes_there_and_back() {
     run(elf(&["train", &materials.path("config.yml"), "--output", &at("new"), "--resume", &at("raw.pt")]))
         .badly(&["raw.pt", "nothing to continue"]);
     assert!(!Path::new(&at("new")).exists());
+}
+
+/// The commands in a configuration's comment, with the small split instead of the large one, in another folder.
+fn commands(config: &str, folder: &str) -> Vec<Vec<String>> {
+    let lines = config.lines().filter_map(|line| line.strip_prefix("#   elf "));
+    let here = |word: &str| match word.starts_with("data/") {
+        true => word.replace("-train.parquet", "-validation.parquet"),
+        false => word.replace("runs/mini", folder),
+    };
+    lines.map(|line| line.split_whitespace().map(here).collect()).collect()
+}
+
+#[test]
+fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (name, rows) in
+        [("mini-descriptions", "160 positions"), ("mini-de-en", "128 positions"), ("mini-summaries", "160 positions")]
+    {
+        let folder = TempDir::new().unwrap();
+        let (path, place) = (root.join(format!("configs/{name}.yml")), within(&folder, "mini"));
+        let config = fs::read_to_string(&path).unwrap();
+        let all = commands(&config, &place);
+        assert_eq!(all.len(), 4, "{name}");
+        for command in &all {
+            let few = (command[1] == "stats").then_some(["--rows", "64"]).into_iter().flatten();
+            let mut command = elf(&command.iter().map(String::as_str).chain(few).collect::<Vec<_>>());
+            command.current_dir(&root);
+            run(command).well();
+        }
+        let here = within(&folder, "config.yml");
+        fs::write(&here, config.replace("runs/mini", &place)).unwrap();
+        let mut plan = elf(&["train", &here, "--plan"]);
+        plan.current_dir(&root);
+        let planned = run(plan).well();
+        assert!(planned.err.contains(rows) && planned.err.contains("latents of 128 channels"), "{}", planned.err);
+        assert!(!planned.err.contains("warning"), "{}", planned.err);
+    }
 }

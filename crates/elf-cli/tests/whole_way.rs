@@ -83,6 +83,37 @@ fn held_out_rows_and_texts_are_judged_while_training() {
 }
 
 #[test]
+fn a_named_judge_measures_perplexity_while_training() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let judge = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gpt2");
+    // From a trained run on, so that there are words to judge.
+    let output = materials.copy("run", &folder);
+    let named = format!("eval_ppl_model={judge}");
+    let options = [
+        named.as_str(),
+        "online_eval=true",
+        "num_samples=4",
+        "max_steps=8",
+        "eval_freq=0.025",
+        "eval_ppl_max_length=32",
+    ];
+    let ran = materials.train(&output, &options).well();
+    assert!(ran.err.contains("judged by") && ran.err.contains("parity/gpt2"), "{}", ran.err);
+    let lines = json_lines(&format!("{output}/metrics.jsonl"));
+    let judged: Vec<f64> = lines
+        .iter()
+        .filter_map(|line| line.as_object()?.iter().find(|(key, _)| key.contains("Gen. PPL"))?.1.as_f64())
+        .collect();
+    assert!(!judged.is_empty() && judged.iter().all(|ppl| ppl.is_finite() && *ppl > 1.0), "{lines:?}");
+    // It is looked for before a step is done.
+    let other = within(&folder, "other");
+    materials
+        .train(&other, &["online_eval=true", "eval_ppl_model=/none/here"])
+        .badly(&["eval_ppl_model", "/none/here"]);
+    assert!(!Path::new(&other).exists());
+}
+
+#[test]
 fn texts_are_shown_written_and_judged() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let (model, output, report) = (materials.path("run"), within(&folder, "s.jsonl"), within(&folder, "report.json"));

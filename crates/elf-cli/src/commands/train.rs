@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
-use crate::held_out::{HeldOut, collator};
+use crate::held_out::{HeldOut, TrainingJudge, collator};
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
@@ -79,12 +79,14 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     eprintln!("{}", describe_plan(&plan, &materials, device));
     refuse_what_cannot_fit(&plan, device)?;
     if config.online_eval {
-        eprintln!(
-            "note:    evaluations write texts to {}/samples and measure entropy and diversity; eval_ppl_model and its keys are not \
-             used in training: `elf eval --samples FILE --judge {}` gives perplexities",
-            folder.root().display(),
-            config.eval_ppl_model
-        );
+        let judge = match &materials.judge {
+            Some(judge) => format!("perplexity is judged by {}", judge.name()),
+            None if config.max_input_length.is_some() => "texts are held against references".to_owned(),
+            None => {
+                "eval_ppl_model is not set, so no perplexity is measured (gpt2-large in the released code)".to_owned()
+            }
+        };
+        eprintln!("note:    evaluations write texts to {}/samples; {judge}", folder.root().display());
     }
     if args.plan {
         return Ok(ExitCode::SUCCESS);
@@ -98,6 +100,7 @@ struct Materials {
     latents: TextLatents,
     train: Arc<Dataset>,
     held_out: Option<Dataset>,
+    judge: Option<TrainingJudge>,
 }
 
 impl Materials {
@@ -140,7 +143,8 @@ impl Materials {
                 tokenizer.vocab_size()
             );
         }
-        Ok(Self { tokenizer, latents, train, held_out })
+        let judge = TrainingJudge::find(config, device)?;
+        Ok(Self { tokenizer, latents, train, held_out, judge })
     }
 
     fn plan(&self, config: &RunConfig, device: Device) -> Result<RunPlan> {
@@ -306,6 +310,7 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         tokenizer: &materials.tokenizer,
         latents: &materials.latents,
         rows: materials.held_out.as_ref(),
+        judge: materials.judge.as_ref(),
         folder,
     };
     let mut evaluator = |net: &Elf, step: u64| held_out.judge(net, step).map_err(Into::into);

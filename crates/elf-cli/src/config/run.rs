@@ -171,9 +171,10 @@ pub struct RunConfig {
     pub eval_rows: usize,
     /// Whether evaluations in training also generate text.
     pub online_eval: bool,
-    /// The judge of generative perplexity, for `elf eval --judge`; evaluations in training do without one.
-    pub eval_ppl_model: String,
-    /// Texts that the judge reads at once.
+    /// The judge of generative perplexity of unconditional texts: a folder with a GPT-2 or a Hugging Face id, gpt2-large in the
+    /// released code; `null`: evaluations in training do without one.
+    pub eval_ppl_model: Option<String>,
+    /// Longest texts that the judge reads at once, at most.
     pub eval_ppl_batch_size: usize,
     /// Longest text that the judge reads, in its tokens.
     pub eval_ppl_max_length: usize,
@@ -253,7 +254,7 @@ impl Default for RunConfig {
             num_samples: 1000,
             eval_rows: 512,
             online_eval: true,
-            eval_ppl_model: "gpt2-large".into(),
+            eval_ppl_model: None,
             eval_ppl_batch_size: 64,
             eval_ppl_max_length: 1024,
             eval_freq: 10.0,
