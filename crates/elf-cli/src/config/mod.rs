@@ -3,11 +3,13 @@
 //! A [`RunConfig`] has the key names of the released code, so that its files load unchanged; a [`RunPlan`] is what follows
 //! from one: everything derived, everything checked, stored with the run.
 
+mod edit;
 mod keys;
 mod plan;
 mod run;
 mod sampling;
 
+pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
