@@ -95,7 +95,7 @@ fn apply(name: &str, bytes: &mut Vec<u8>, change: &Change) {
             let before = bytes.len();
             bytes.splice(first..last, new.bytes());
             // The header's length is kept right in half of the cases, so that not it alone is found wrong.
-            if name != INDEX && from % 2 == 0 {
+            if name != INDEX && from.is_multiple_of(2) {
                 let length = (text.len() + bytes.len() - before) as u64;
                 bytes[..8].copy_from_slice(&length.to_le_bytes());
             }

@@ -154,6 +154,13 @@ fn everything_of_a_run_goes_there_and_back() {
         convert(&at(source), &at("one.safetensors"), more);
         assert!(fs::read(at("one.safetensors")).unwrap() == *expected, "{source} {more:?}");
     }
+    // A file is what it is, wherever it lies: the run around it is another thing.
+    let inside = materials.copy("run", &folder);
+    fs::copy(at("direct.pt"), format!("{inside}/checkpoint_6")).unwrap();
+    convert(&format!("{inside}/checkpoint_6"), &at("one.safetensors"), &["--raw"]);
+    assert!(fs::read(at("one.safetensors")).unwrap() == params);
+    run(elf(&["sample", &format!("{inside}/checkpoint_6"), "--tokenizer", "/none/here"])).badly(&["/none/here"]);
+
     convert(&ours, &at("raw.pt"), &["--raw"]);
     convert(&at("raw.pt"), &at("raw.safetensors"), &[]);
     assert!(fs::read(at("raw.safetensors")).unwrap() == params);

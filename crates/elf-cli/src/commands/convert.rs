@@ -50,10 +50,10 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     if !input.is_file() {
         bail!("there is no {}: name a checkpoint, or a folder with one", input.display());
     }
-    let tree = match &run {
-        Some(run) if args.all || !(args.raw || to_safetensors) => Some(whole_run(run)?),
-        Some(_) => None,
-        None => whole(&input, &args)?,
+    let (from, tree) = match &run {
+        Some(run) if args.all || !(args.raw || to_safetensors) => (run.checkpoint.path(), Some(whole_run(run)?)),
+        Some(_) => (input.as_path(), None),
+        None => (input.as_path(), whole(&input, &args)?),
     };
     let count = match (to_safetensors, tree) {
         (true, Some(tree)) => write_whole(&args.output, &tree)?,
@@ -75,7 +75,7 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
             count
         }
     };
-    eprintln!("{} tensors of {} written to {}", count, input.display(), args.output.display());
+    eprintln!("{} tensors of {} written to {}", count, from.display(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }
 
