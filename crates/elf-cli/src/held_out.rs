@@ -120,6 +120,21 @@ pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
     Ok(Collator::new(config, tokenizer)?)
 }
 
+/// How evaluations in training generate texts.
+///
+/// # Errors
+/// If the file of sampling settings is missing, or a key or value in it is wrong.
+pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
+    Ok(match &plan.config.sampling_configs_path {
+        Some(path) => read_sampling_configs(path.as_ref())
+            .context("sampling_configs_path")?
+            .iter()
+            .flat_map(|c| c.settings())
+            .collect(),
+        None => vec![TextGenerator::default_setting(plan)],
+    })
+}
+
 impl HeldOut<'_> {
     /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
     /// run's folder.
@@ -129,7 +144,7 @@ impl HeldOut<'_> {
     pub fn judge(&self, net: &Elf, step: u64) -> Result<Vec<Metric>> {
         let mut metrics = self.losses(net)?;
         if self.plan.config.online_eval {
-            for setting in self.settings()? {
+            for setting in sampling_settings(self.plan)? {
                 metrics.extend(self.texts(net, step, &setting)?);
             }
         }
@@ -150,13 +165,6 @@ impl HeldOut<'_> {
         let mut metrics = vec![named("loss", result.loss)];
         metrics.extend(result.terms.iter().map(|t| named(t.name, t.mean)));
         Ok(metrics)
-    }
-
-    fn settings(&self) -> Result<Vec<SamplingSetting>> {
-        Ok(match &self.plan.config.sampling_configs_path {
-            Some(path) => read_sampling_configs(path.as_ref())?.iter().flat_map(|c| c.settings()).collect(),
-            None => vec![TextGenerator::default_setting(self.plan)],
-        })
     }
 
     fn texts(&self, net: &Elf, step: u64, setting: &SamplingSetting) -> Result<Vec<Metric>> {

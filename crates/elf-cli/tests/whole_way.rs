@@ -105,8 +105,11 @@ fn a_named_judge_measures_perplexity_while_training() {
         .filter_map(|line| line.as_object()?.iter().find(|(key, _)| key.contains("Gen. PPL"))?.1.as_f64())
         .collect();
     assert!(!judged.is_empty() && judged.iter().all(|ppl| ppl.is_finite() && *ppl > 1.0), "{lines:?}");
-    // It is looked for before a step is done.
+    // It is looked for before a step is done, and so are the settings to generate with.
     let other = within(&folder, "other");
+    materials
+        .train(&other, &["online_eval=true", "sampling_configs_path=/none/there.yml"])
+        .badly(&["sampling_configs_path", "/none/there.yml"]);
     materials
         .train(&other, &["online_eval=true", "eval_ppl_model=/none/here"])
         .badly(&["eval_ppl_model", "/none/here"]);

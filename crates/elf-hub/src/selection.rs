@@ -63,6 +63,9 @@ const WEIGHTS: [(&str, &str); 2] =
 /// An index of shards larger than this is none.
 const LARGEST_INDEX: u64 = 64 << 20;
 
+/// The settings that the released code leaves beside its checkpoints.
+const RECORD: &str = "config.yml";
+
 /// What the repositories of the ELF authors' PyTorch checkpoints end in; those without hold the same models for JAX.
 const TORCH: &str = "-torch";
 
@@ -94,7 +97,11 @@ pub(crate) fn select(
                         remedy: format!("{} is a repository or a folder in one: leave `:{file}` out", what.noun()),
                     });
                 }
-                return Ok(Selection { files: vec![found.clone()], result: file.to_owned() });
+                // The released code's checkpoints do not say how they were trained: the file beside them does.
+                let folder = file.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+                let record = listing.get(&format!("{folder}{RECORD}")).filter(|_| what == What::ElfCheckpoint);
+                let files = record.into_iter().filter(|record| *record != found).chain([found]).cloned().collect();
+                return Ok(Selection { files, result: file.to_owned() });
             }
             format!("{file}/")
         }
@@ -398,7 +405,7 @@ mod tests {
         for reference in ["x/y", "x/y:checkpoint_95085", "x/y@main"] {
             let (files, result) = chosen(What::ElfCheckpoint, reference, &published, "").unwrap();
             assert_eq!(result, "checkpoint_95085");
-            assert!(files.last().unwrap() == "checkpoint_95085" && files.len() <= 2, "{files:?}");
+            assert_eq!(files, ["config.yml", "checkpoint_95085"], "{reference}");
         }
         let message = chosen(What::ElfCheckpoint, "x/y", &["a.pt", "b.pt"], "").unwrap_err().to_string();
         assert!(message.contains("x/y:a.pt"), "{message}");

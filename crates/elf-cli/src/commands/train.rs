@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
-use crate::held_out::{HeldOut, TrainingJudge, collator};
+use crate::held_out::{HeldOut, TrainingJudge, collator, sampling_settings};
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
@@ -79,6 +79,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     eprintln!("{}", describe_plan(&plan, &materials, device));
     refuse_what_cannot_fit(&plan, device)?;
     if config.online_eval {
+        // A file that is missing should be known now and not after the first epoch.
+        sampling_settings(&plan)?;
         let judge = match &materials.judge {
             Some(judge) => format!("perplexity is judged by {}", judge.name()),
             None if config.max_input_length.is_some() => "texts are held against references".to_owned(),
