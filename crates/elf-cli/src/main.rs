@@ -3,6 +3,7 @@
 //! It is the only place that prints, shows progress and reads the environment, and the only one that turns names (of
 //! models, samplers, encoders, devices) into types.
 
+mod bench;
 mod commands;
 mod config;
 mod held_out;
@@ -45,6 +46,8 @@ enum Command {
     Convert(commands::convert::ConvertArgs),
     /// Judge generated text.
     Eval(commands::eval::EvalArgs),
+    /// Measure how fast this machine trains and samples, beside the fastest that it can multiply matrices.
+    Bench(commands::bench::BenchArgs),
     /// Fetch models, tokenizers and data sets from the Hugging Face hub ahead of time.
     Pull(commands::pull::PullArgs),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Bench(args) => commands::bench::run(args),
         Command::Pull(args) => commands::pull::run(args),
     });
     match outcome {

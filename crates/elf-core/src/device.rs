@@ -97,6 +97,13 @@ fn cuda_devices() -> usize {
     usize::try_from(Cuda::device_count()).unwrap_or(0)
 }
 
+/// Waits until all work queued on `device` is done. A CPU's is done when it is asked for.
+pub fn wait(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
 /// Features of this processor that decide how fast matrices are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuFeatures {

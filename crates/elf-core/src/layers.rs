@@ -48,10 +48,13 @@ impl RmsNorm {
 
     /// `[.., size]` to the same shape and kind.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let kind = x.kind();
-        let wide = x.to_kind(Kind::Float);
-        let scale = (wide.square().mean_dim(-1, true, Kind::Float) + self.eps).rsqrt();
-        (wide * scale * self.weight.master()).to_kind(kind)
+        self.forward_to(x, x.kind())
+    }
+
+    /// As [`RmsNorm::forward`], with the result in `kind`: rounded once, without a copy in between.
+    pub fn forward_to(&self, x: &Tensor, kind: Kind) -> Tensor {
+        // Like tch's plain operations: shapes are the caller's.
+        elf_kernels::rms_norm(x, self.weight.master(), self.eps, kind).unwrap_or_else(|e| panic!("{e:?}"))
     }
 }
 

@@ -22,6 +22,7 @@ mod param;
 mod precision;
 pub mod pytorch;
 pub mod tensorfile;
+mod timed;
 pub mod weights;
 
 pub use error::{Error, Result};
@@ -29,3 +30,4 @@ pub use network::{Counting, Network, NetworkShape, PassCount, TrunkInput};
 pub use noise::{Noise, Replay, Seeded, key_of, no_randomness};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};
+pub use timed::Timed;

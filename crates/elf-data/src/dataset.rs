@@ -177,6 +177,37 @@ impl Dataset {
         })
     }
 
+    /// Rows made by the caller, held in memory: targets alone, or each with a condition.
+    ///
+    /// # Errors
+    /// If there are no rows, or some have a condition and some have none.
+    pub fn from_examples(examples: &[Example]) -> Result<Self> {
+        let with_condition = examples.iter().filter(|e| e.condition_ids.is_some()).count();
+        if examples.is_empty() || !(with_condition == 0 || with_condition == examples.len()) {
+            return Err(Error::Config(format!(
+                "{with_condition} of {} rows have a condition: a data set needs rows, and a condition in all of them or in none",
+                examples.len()
+            )));
+        }
+        let compact = |rows: &mut dyn Iterator<Item = &Vec<i32>>| {
+            let mut all = Compact::default();
+            rows.for_each(|ids| all.push(ids));
+            all
+        };
+        let input = compact(&mut examples.iter().map(|e| &e.input_ids));
+        let condition = compact(&mut examples.iter().filter_map(|e| e.condition_ids.as_ref()));
+        Ok(Self {
+            files: Vec::new(),
+            conditional: with_condition > 0,
+            small: true,
+            groups: Vec::new(),
+            rows: examples.len(),
+            vocab_size: None,
+            carried: Vec::new(),
+            store: Store::Memory { input, condition: (with_condition > 0).then_some(condition) },
+        })
+    }
+
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows

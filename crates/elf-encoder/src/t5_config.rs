@@ -181,6 +181,16 @@ impl T5Config {
         self.num_layers * block + positions + self.d_model + self.vocab_size * self.d_model
     }
 
+    /// Floating-point operations of encoding one row of `positions` ids: matrix products alone, a multiplication and an
+    /// addition counting as two. A block takes `2 (4 C A + m C F)` a position, with A channels in all heads together, F the inner
+    /// width and m 2 or 3 matrices, and `4 S A` in attention.
+    pub fn encode_flops(&self, positions: u64) -> u64 {
+        let size = |n: i64| n.max(0) as u64;
+        let (c, a, f) = (size(self.d_model), size(self.inner_dim()), size(self.d_ff));
+        let position = 2 * (4 * c * a + size(self.feed_forward_proj.matrices()) * c * f) + 4 * positions * a;
+        size(self.num_layers) * positions * position
+    }
+
     /// Writes a `config.json` that [`T5Config::load`] and Hugging Face's `T5EncoderModel` read.
     ///
     /// # Errors
@@ -228,6 +238,8 @@ mod tests {
         assert_eq!(config.feed_forward_proj, FeedForward::Relu);
         assert_eq!((config.d_model, config.relative_attention_max_distance), (512, 128));
         assert_eq!(config.parameter_count(), 35_330_816);
+        // A position of one block: q, k, v, o 4 * 512 * 512, two matrices of 512 * 2048; scores and mixture over 10 positions.
+        assert_eq!(config.encode_flops(10), 6 * 10 * (2 * (4 * 512 * 512 + 2 * 512 * 2048) + 2 * 2 * 10 * 512));
     }
 
     #[test]

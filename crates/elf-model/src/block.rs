@@ -58,10 +58,10 @@ impl Block {
 
     /// `x` `[B, N, H]` to the same.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let attended = self.attn.forward(&self.norm1.forward(x), pass.rope, pass.mask);
+        let attended = self.attn.forward(&self.norm1.forward(x), pass.rope, pass.mask)?;
         let x = x + self.drop(attended, pass, 0)?;
-        let halves = self.w12.forward(&self.norm2.forward(&x)).chunk(2, -1);
-        let gated = self.drop(halves[0].silu() * &halves[1], pass, 1)?;
+        let gated = elf_kernels::swiglu(&self.w12.forward(&self.norm2.forward(&x)))?;
+        let gated = self.drop(gated, pass, 1)?;
         Ok(x + self.w3.forward(&gated))
     }
 

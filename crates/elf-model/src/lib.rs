@@ -11,6 +11,7 @@ mod block;
 mod config;
 mod embed;
 mod file;
+mod flops;
 mod model;
 mod rope;
 mod vocab_head;

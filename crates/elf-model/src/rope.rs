@@ -9,9 +9,9 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug)]
 pub struct Rope {
     /// `[prefix + text, head_dim / 2]`.
-    angles: Tensor,
-    /// cos + i sin of them, complex, `[prefix + text, 1, head_dim / 2]`.
-    turns: Tensor,
+    cos: Tensor,
+    /// Likewise.
+    sin: Tensor,
 }
 
 const THETA: f64 = 10_000.0;
@@ -27,18 +27,17 @@ impl Rope {
         let positions = Tensor::f_arange(text, wide)?;
         let angles = Tensor::f_cat(&[Tensor::f_zeros([prefix, head_dim / 2], wide)?, positions.f_outer(&speeds)?], 0)?;
         let angles = angles.to_kind(Kind::Float).f_to_device(device)?;
-        let turns = Tensor::f_complex(&angles.cos(), &angles.sin())?.f_unsqueeze(1)?;
-        Ok(Self { angles, turns })
+        Ok(Self { cos: angles.f_cos()?, sin: angles.f_sin()? })
     }
 
     /// Another handle on the same angles.
     pub(crate) fn shallow_clone(&self) -> Self {
-        Self { angles: self.angles.shallow_clone(), turns: self.turns.shallow_clone() }
+        Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }
     }
 
     /// Positions, prefix included.
     pub fn len(&self) -> i64 {
-        self.angles.size()[0]
+        self.cos.size()[0]
     }
 
     /// Whether there are no positions.
@@ -46,18 +45,20 @@ impl Rope {
         self.len() == 0
     }
 
-    /// Turns `x` `[.., prefix + text, heads, head_dim]`, fp32; the same shape comes back.
-    pub fn rotate(&self, x: &Tensor) -> Tensor {
-        let shape = x.size();
-        let pairs: Vec<i64> = [&shape[..shape.len() - 1], &[shape[shape.len() - 1] / 2, 2]].concat();
-        // As complex numbers a rotation is one product, forwards and backwards.
-        (x.view(&pairs[..]).view_as_complex() * &self.turns).view_as_real().view(&shape[..])
+    /// Cosines, `[prefix + text, head_dim / 2]`, fp32.
+    pub fn cos(&self) -> &Tensor {
+        &self.cos
+    }
+
+    /// Sines, likewise.
+    pub fn sin(&self) -> &Tensor {
+        &self.sin
     }
 
     /// `(cos, sin)` as tables `[prefix + text, head_dim]`, each angle standing at both channels of its pair.
     pub fn tables(&self) -> (Tensor, Tensor) {
-        let both = self.angles.repeat_interleave_self_int(2, 1, None);
-        (both.cos(), both.sin())
+        let both = |x: &Tensor| x.repeat_interleave_self_int(2, 1, None);
+        (both(&self.cos), both(&self.sin))
     }
 }
 
@@ -70,8 +71,19 @@ mod tests {
     fn rotation_is_relative_and_keeps_lengths() {
         let rope = Rope::new(2, 10, 8, Device::Cpu).unwrap();
         let v = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([2, 8]).sin();
-        let at = |row: i64| rope.rotate(&v.get(row).view([1, 1, 8]).expand([12, 1, 8], false).contiguous());
-        let (q, k) = (at(0).squeeze_dim(1), at(1).squeeze_dim(1));
+        let v = &v / v.square().mean_dim(-1, true, Kind::Float).sqrt();
+        let one = Tensor::ones([8], (Kind::Float, Device::Cpu));
+        let how = elf_kernels::Heads {
+            q_weight: &one,
+            k_weight: &one,
+            cos: rope.cos(),
+            sin: rope.sin(),
+            eps: 0.0,
+            q_scale: 1.0,
+        };
+        let qkv = Tensor::cat(&[&v, &v.narrow(0, 0, 1)], 0).view([1, 1, 3, 1, 8]).expand([1, 12, 3, 1, 8], false);
+        let turned = elf_kernels::heads(&qkv, &how).unwrap();
+        let (q, k) = (turned.q.squeeze_dim(0), turned.k.squeeze_dim(0));
         let score = |i: i64, j: i64| (q.get(i) * k.get(j)).sum(Kind::Float).double_value(&[]);
         assert!((score(4, 2) - score(9, 7)).abs() < 1e-5);
         assert!((score(2, 5) - score(6, 9)).abs() < 1e-5);

@@ -80,28 +80,19 @@ impl VocabHead {
             for start in (0..rows).step_by(step as usize) {
                 let n = step.min(rows - start);
                 let x = features.f_narrow(0, start, n)?;
-                let target = ids.f_narrow(0, start, n)?.f_unsqueeze(-1)?;
-                let weight = weights.map(|w| w.f_narrow(0, start, n)?.f_unsqueeze(-1)).transpose()?;
-                let mut log_p = self.unembed(&x, precision).f_log_softmax(-1, Kind::Float)?;
-                let nll = -log_p.f_gather(-1, &target, false)?;
-                let nll = match &weight {
-                    Some(w) => nll * w,
-                    None => nll,
-                };
-                let _ = value.shallow_clone().f_add_(&nll.f_sum(Kind::Float)?)?;
-                if !with_grad {
-                    continue;
-                }
-                let mut slope = log_p.f_exp_()?;
-                let minus_one = Tensor::f_full([n, 1], -1.0, (Kind::Float, device))?;
-                let _ = slope.f_scatter_add_(-1, &target, &minus_one)?;
-                if let Some(w) = &weight {
-                    let _ = slope.f_mul_(w)?;
-                }
-                add_to(&mut bias_grad, slope.f_sum_dim_intlist(0, false, Kind::Float)?)?;
-                let slope = slope.to_kind(kind);
+                let target = ids.f_narrow(0, start, n)?;
+                let weight = weights.map(|w| w.f_narrow(0, start, n)).transpose()?;
+                let x = x.to_kind(kind);
+                let mut logits = x.f_matmul(&self.unembed_kernel.get(kind))?;
+                let bias = self.unembed_bias.master();
+                let (losses, bias_slope) =
+                    elf_kernels::cross_entropy(&mut logits, bias, &target, weight.as_ref(), with_grad)?;
+                let _ = value.shallow_clone().f_add_(&losses.f_sum(Kind::Float)?)?;
+                let Some(bias_slope) = bias_slope else { continue };
+                add_to(&mut bias_grad, bias_slope)?;
+                let slope = logits;
                 feature_grads.push(slope.f_matmul(&self.unembed_kernel.get(kind).tr())?.to_kind(Kind::Float));
-                add_to(&mut kernel_grad, x.to_kind(kind).tr().f_matmul(&slope)?.to_kind(Kind::Float))?;
+                add_to(&mut kernel_grad, x.tr().f_matmul(&slope)?.to_kind(Kind::Float))?;
             }
             Ok(())
         })?;

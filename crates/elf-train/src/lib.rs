@@ -38,5 +38,5 @@ pub use released::ReleasedCheckpoint;
 pub use released_form::{ReleasedForm, released_form_of_parameters};
 pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
 pub use schedule::{Decay, Schedule};
-pub use trainer::{MicroReport, StepMetrics, StepReport, TermMean, Trainer, TrainerConfig};
+pub use trainer::{MicroReport, StepMetrics, StepReport, StepTimes, TermMean, Trainer, TrainerConfig};
 pub use validation::{Validation, validation_loss};

@@ -1,6 +1,7 @@
 //! One optimiser step out of micro-batches.
 
 use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 use elf_core::weights::ParamKind;
 use elf_core::{Network, Noise, Seeded, key_of};
@@ -53,6 +54,18 @@ pub struct MicroReport {
     pub terms: Vec<(&'static str, Tensor, f64)>,
 }
 
+/// Where the time of a step went, as the host saw it. On a GPU that is the time it took to queue the work, unless the trainer
+/// was told to wait between the parts; see [`Trainer::wait_between_parts`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Until the micro-batches were there: reading, encoding.
+    pub batches: Duration,
+    /// Losses and gradients.
+    pub gradients: Duration,
+    /// Clipping, the optimiser, the averages.
+    pub update: Duration,
+}
+
 /// What one optimiser step gave. Nothing has been read from the device yet: [`StepReport::read`] waits for it, once.
 #[derive(Debug)]
 pub struct StepReport {
@@ -68,6 +81,8 @@ pub struct StepReport {
     pub rows: u64,
     /// Positions in them, padding included: the unit of throughput.
     pub positions: u64,
+    /// Where the time went.
+    pub times: StepTimes,
 }
 
 /// A [`StepReport`] as numbers.
@@ -87,6 +102,9 @@ pub struct StepMetrics {
     pub rows: u64,
     /// Positions in them, padding included.
     pub positions: u64,
+    /// Where the time went.
+    #[serde(skip)]
+    pub times: StepTimes,
 }
 
 impl StepReport {
@@ -119,8 +137,8 @@ impl StepReport {
             }
         }
         let terms = sums.into_iter().map(|t| TermMean { mean: t.mean / t.count.max(1.0), ..t }).collect();
-        let Self { step, lr, rows, positions, .. } = *self;
-        Ok(StepMetrics { step, loss, terms, grad_norm, lr, rows, positions })
+        let Self { step, lr, rows, positions, times, .. } = *self;
+        Ok(StepMetrics { step, loss, terms, grad_norm, lr, rows, positions, times })
     }
 }
 
@@ -149,6 +167,7 @@ pub struct Trainer<N, O> {
     comm: Box<dyn Comm>,
     /// Optimiser steps done.
     step: u64,
+    wait_between_parts: bool,
 }
 
 impl<N: Network, O: Objective> Trainer<N, O> {
@@ -171,7 +190,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         allocate_gradients(params)?;
         let optimizer = config.optimizer.build(params)?;
         let ema = Ema::new(params, config.ema_decay)?;
-        Ok(Self { net, objective, optimizer, ema, config, comm, step: 0 })
+        Ok(Self { net, objective, optimizer, ema, config, comm, step: 0, wait_between_parts: false })
     }
 
     /// One optimiser step from the next [`TrainerConfig::accumulation`] micro-batches, which all draw from the run's seed:
@@ -206,19 +225,30 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         let wanted = self.config.accumulation.get();
         self.net.params().zero_grad();
         let (mut micro, mut rows, mut positions) = (Vec::new(), 0, 0);
+        let mut times = StepTimes::default();
+        let mut watch = Watch::start(self);
         let mut batches = batches.into_iter();
         for _ in 0..wanted {
             let Some(next) = batches.next() else { return Ok(None) };
             let (batch, mut noise) = next?;
+            watch.lap(&mut times.batches);
             let (b, s, _) = batch.sizes()?;
             (rows, positions) = (rows + b as u64, positions + (b * s) as u64);
             micro.push(self.accumulate(&batch, noise.as_mut(), f64::from(wanted))?);
+            watch.lap(&mut times.gradients);
         }
         let lr = self.config.schedule.lr_at(self.step);
         let grad_norm = self.update(lr, &micro)?;
-        let report = StepReport { step: self.step, lr, grad_norm, micro, rows, positions };
+        watch.lap(&mut times.update);
+        let report = StepReport { step: self.step, lr, grad_norm, micro, rows, positions, times };
         self.step += 1;
         Ok(Some(report))
+    }
+
+    /// Lets the host wait for the device after each part of a step, so that [`StepTimes`] says where the device's time goes.
+    /// Slower: for measurements.
+    pub fn wait_between_parts(&mut self, wait: bool) {
+        self.wait_between_parts = wait;
     }
 
     /// Adds the gradients of one micro-batch.
@@ -363,6 +393,28 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// The processes of this run.
     pub fn comm(&self) -> &dyn Comm {
         self.comm.as_ref()
+    }
+}
+
+/// Times laps, perhaps with the device's part of them.
+struct Watch {
+    since: Instant,
+    wait_for: Option<Device>,
+}
+
+impl Watch {
+    fn start<N: Network, O>(trainer: &Trainer<N, O>) -> Self {
+        let device = || trainer.net.params().iter().next().map(|(_, p)| p.tensor.device());
+        Self { since: Instant::now(), wait_for: trainer.wait_between_parts.then(device).flatten() }
+    }
+
+    fn lap(&mut self, sum: &mut Duration) {
+        if let Some(device) = self.wait_for {
+            elf_core::device::wait(device);
+        }
+        let now = Instant::now();
+        *sum += now - self.since;
+        self.since = now;
     }
 }
 

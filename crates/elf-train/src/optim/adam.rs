@@ -1,6 +1,7 @@
 //! AdamW, and the Nesterov-Adam that accompanies Muon.
 
-use elf_core::ParamSet;
+use elf_core::{Param, ParamSet};
+use elf_kernels::AdamStep;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -23,12 +24,10 @@ impl Moments {
         })
     }
 
-    /// Takes a gradient in and gives back both moments of that parameter; they share their storage.
-    fn update(&self, index: usize, grad: &Tensor, b1: f64, b2: f64) -> Result<(Tensor, Tensor)> {
+    /// Takes a gradient in and moves the parameter.
+    fn update(&self, index: usize, p: &Param, step: AdamStep) -> Result<()> {
         let (mut m, mut v) = (self.first.get(index), self.second.get(index));
-        let _ = m.f_lerp_(grad, 1.0 - b1)?;
-        let _ = v.f_lerp_(&grad.f_square()?, 1.0 - b2)?;
-        Ok((m, v))
+        Ok(elf_kernels::adam(&mut p.tensor.shallow_clone(), &gradient(p)?, &mut m, &mut v, step)?)
     }
 
     fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = (String, Tensor)> + 'a {
@@ -94,17 +93,19 @@ impl Optimizer for AdamW {
     fn step(&mut self, params: &ParamSet, lr: f64) -> Result<()> {
         let AdamWConfig { b1, b2, eps, weight_decay } = self.config;
         let k = (self.steps + 1) as f64;
-        let (first_bias, second_bias) = (1.0 - b1.powf(k), 1.0 - b2.powf(k));
+        let step = AdamStep {
+            b1,
+            b2,
+            eps,
+            of_first: 1.0 / (1.0 - b1.powf(k)),
+            of_grad: 0.0,
+            of_second: 1.0 / (1.0 - b2.powf(k)),
+            lr,
+            keep: 1.0 - lr * weight_decay,
+        };
         tch::no_grad(|| -> Result<()> {
             for (i, name) in self.names.iter().enumerate() {
-                let p = param(params, name)?;
-                let (m, v) = self.moments.update(i, &gradient(p)?, b1, b2)?;
-                let denominator = (v.f_sqrt()? / second_bias.sqrt()).f_add_scalar_(eps)?;
-                let mut value = p.tensor.shallow_clone();
-                if weight_decay > 0.0 {
-                    value *= 1.0 - lr * weight_decay;
-                }
-                value -= m.f_div(&denominator)? * (lr / first_bias);
+                self.moments.update(i, param(params, name)?, step)?;
             }
             Ok(())
         })?;
@@ -167,14 +168,18 @@ impl NesterovAdam {
     pub(super) fn step(&self, params: &ParamSet, k: i64, lr: f64) -> Result<()> {
         let NesterovAdamConfig { b1, b2, eps } = self.config;
         let k = k as f64;
+        let step = AdamStep {
+            b1,
+            b2,
+            eps,
+            of_first: b1 / (1.0 - b1.powf(k + 1.0)),
+            of_grad: (1.0 - b1) / (1.0 - b1.powf(k)),
+            of_second: 1.0 / (1.0 - b2.powf(k)),
+            lr,
+            keep: 1.0,
+        };
         for (i, name) in self.names.iter().enumerate() {
-            let p = param(params, name)?;
-            let grad = gradient(p)?;
-            let (m, v) = self.moments.update(i, &grad, b1, b2)?;
-            let ahead = m * (b1 / (1.0 - b1.powf(k + 1.0))) + grad * ((1.0 - b1) / (1.0 - b1.powf(k)));
-            let denominator = (v / (1.0 - b2.powf(k))).f_sqrt_()?.f_add_scalar_(eps)?;
-            let mut value = p.tensor.shallow_clone();
-            value -= ahead.f_div(&denominator)? * lr;
+            self.moments.update(i, param(params, name)?, step)?;
         }
         Ok(())
     }

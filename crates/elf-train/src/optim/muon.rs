@@ -1,18 +1,19 @@
 //! Muon: momentum whose matrices are orthogonalised before they are applied.
 
 use elf_core::{Fans, Param, ParamSet, Precision};
+use elf_kernels::MomentumStep;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::adam::{NesterovAdam, NesterovAdamConfig};
-use super::newton_schulz::orthogonalise;
+use super::newton_schulz::orthogonalise_normalised;
 use super::state::{Averages, check_decay, gradient, param, restore_with_steps, steps_entry};
 use super::{Group, Optimizer};
 use crate::{Error, Result};
 
-/// Most numbers in one stack of matrices: equal shapes are orthogonalised together, but the iterations need three more
-/// copies of a stack (128 MiB each in fp32).
-const STACK: i64 = 1 << 25;
+/// Most numbers in one stack of matrices. Small matrices of equal shape are orthogonalised together, which is two to three times
+/// faster; large ones fill the processor alone, and a stack of them would only take memory.
+const STACK: i64 = 1 << 20;
 
 /// Settings of [`Muon`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -80,24 +81,30 @@ impl Muon {
     /// Moves the matrices of one stack; `k` counts from 1.
     fn move_stack(&self, params: &ParamSet, stack: &[usize], k: i64, lr: f64) -> Result<()> {
         let decay = self.config.momentum;
-        let now = (1.0 - decay) / (1.0 - decay.powf(k as f64));
-        let ahead = decay / (1.0 - decay.powf((k + 1) as f64));
+        let step = MomentumStep {
+            decay,
+            ahead: decay / (1.0 - decay.powf((k + 1) as f64)),
+            now: (1.0 - decay) / (1.0 - decay.powf(k as f64)),
+        };
+        let kind = self.config.precision.kind();
         let mut updates = Vec::with_capacity(stack.len());
         for &i in stack {
             let grad = gradient(param(params, &self.names[i])?)?;
-            let mut m = self.momentum.get(i);
-            let _ = m.f_lerp_(&grad, 1.0 - decay)?;
-            let update = m * ahead + grad * now;
+            let (mut update, sum_of_squares) = elf_kernels::momentum(&mut self.momentum.get(i), &grad, step, kind)?;
+            let _ = update.f_mul_(&(sum_of_squares.f_sqrt()? + 1e-8).f_reciprocal()?)?;
             updates.push(if is_tall(&update) { update.f_transpose(0, 1)? } else { update });
         }
-        let stacked = Tensor::f_stack(&updates, 0)?;
+        // libtorch multiplies one pair of matrices faster than a batch of one.
+        let directions = match updates.len() {
+            1 => vec![orthogonalise_normalised(updates.remove(0), self.config.iterations)?],
+            _ => orthogonalise_normalised(Tensor::f_stack(&updates, 0)?, self.config.iterations)?.f_unbind(0)?,
+        };
         drop(updates);
-        let directions = orthogonalise(&stacked, self.config.iterations, self.config.precision)?;
-        for (&i, direction) in stack.iter().zip(directions.f_unbind(0)?) {
+        for (&i, direction) in stack.iter().zip(directions) {
             let p = param(params, &self.names[i])?;
             let mut value = p.tensor.shallow_clone();
             let direction = if is_tall(&value) { direction.f_transpose(0, 1)? } else { direction };
-            value -= direction * (lr * scale(p));
+            elf_kernels::add_scaled(&mut value, &direction, -lr * scale(p))?;
         }
         Ok(())
     }
@@ -161,6 +168,7 @@ impl Optimizer for Muon {
 
 #[cfg(test)]
 mod tests {
+    use super::super::newton_schulz::orthogonalise;
     use super::*;
     use elf_core::{Init, ParamBuilder};
     use tch::{Device, Kind};

@@ -10,29 +10,70 @@ const A: f64 = 3.4445;
 const B: f64 = -4.7750;
 const C: f64 = 2.0315;
 
+/// Iterations that may be taken on the Gram matrix alone before it is made anew from the matrix itself. Rounding errors in
+/// small singular values grow about twelvefold with each; in bf16 three are as exact as none (see [`orthogonalise`]), five are
+/// useless.
+const ON_THE_GRAM_MATRIX: usize = 3;
+
 /// Replaces the singular values of each matrix by numbers near 1 and keeps its singular vectors: `[n, r, c]` to the same
 /// shape, fp32.
 ///
-/// `iterations` of `X <- a X + (b X X^T + c (X X^T)^2) X`, started with X divided by its Frobenius norm (+ 1e-8) and
-/// transposed so that r <= c. A matrix of zeros stays one. In bf16 the iterations are about four times faster on a CPU with bf16
-/// matrix units; the result then points in nearly the same direction (cosine 0.9999 on Gaussian matrices of ELF-B's sizes,
-/// see `benches/orthogonalise.rs`). Stacking gains two- to threefold on small matrices and nothing on large ones.
+/// `iterations` of `X <- P X` with `P = a I + b G + c G^2` and `G = X X^T`, started with X divided by its Frobenius norm
+/// (+ 1e-8) and transposed so that r <= c. A matrix of zeros stays one.
+///
+/// A matrix that is much wider than high takes up to three iterations at once: every P is a polynomial in the same G, so
+/// products of the small r x r matrices stand in for those with the wide X, which is touched twice for three iterations
+/// instead of six times. At 768 x 4096 that is 40% less arithmetic. In fp32 both ways agree to 1e-9 (one minus the cosine); in
+/// bf16, against fp64, matrices with singular values 1/i give 4.5e-4 this way and 5.0e-4 the other.
 ///
 /// # Errors
 /// If `matrices` is not three-dimensional or libtorch fails.
 pub fn orthogonalise(matrices: &Tensor, iterations: usize, precision: Precision) -> Result<Tensor> {
-    let (_, rows, columns) = matrices.size3()?;
+    let (n, rows, columns) = matrices.size3()?;
     let tall = rows > columns;
     let x = if tall { matrices.f_transpose(1, 2)? } else { matrices.shallow_clone() };
     let norm = x.f_square()?.f_sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float)?.f_sqrt()? + 1e-8;
-    let mut x = x.f_div(&norm)?.f_to_kind(precision.kind())?.f_contiguous()?;
-    for _ in 0..iterations {
-        let gram = x.f_bmm(&x.f_transpose(1, 2)?)?;
-        let polynomial = gram.f_baddbmm(&gram, &gram, B, C)?;
-        x = x.f_baddbmm(&polynomial, &x, A, 1.0)?;
-    }
+    let x = x.f_div(&norm)?.f_to_kind(precision.kind())?.f_contiguous()?;
+    // libtorch multiplies one pair of matrices faster than a batch of one.
+    let x = match n {
+        1 => orthogonalise_normalised(x.f_squeeze_dim(0)?, iterations)?.f_unsqueeze(0)?,
+        _ => orthogonalise_normalised(x, iterations)?,
+    };
     let x = if tall { x.f_transpose(1, 2)? } else { x };
     Ok(x.f_to_kind(Kind::Float)?)
+}
+
+/// The iterations alone, in the kind of `x`, `[.., r, c]` with r <= c and Frobenius norms of 1.
+pub(crate) fn orthogonalise_normalised(mut x: Tensor, iterations: usize) -> Result<Tensor> {
+    let size = x.size();
+    let (rows, columns) = (size[size.len() - 2], size[size.len() - 1]);
+    // Below this ratio three small products more cost as much as two wide ones less.
+    let at_once = if 2 * columns >= 3 * rows { ON_THE_GRAM_MATRIX } else { 1 };
+    let mut left = iterations;
+    while left > 0 {
+        let several = at_once.min(left);
+        x = polynomial_product(&x, several)?.f_matmul(&x)?;
+        left -= several;
+    }
+    Ok(x)
+}
+
+/// The product of so many iterations' polynomials, `[.., r, r]`.
+fn polynomial_product(x: &Tensor, iterations: usize) -> Result<Tensor> {
+    let mut gram = x.f_matmul(&x.f_transpose(-2, -1)?)?;
+    let mut product: Option<Tensor> = None;
+    for i in 0..iterations {
+        let p = gram.f_matmul(&gram)?.f_mul_scalar_(C)?.f_add_(&(&gram * B))?;
+        let _ = p.f_diagonal(0, -2, -1)?.f_add_scalar_(A)?;
+        if i + 1 < iterations {
+            gram = p.f_matmul(&gram)?.f_matmul(&p)?;
+        }
+        product = Some(match product {
+            None => p,
+            Some(before) => p.f_matmul(&before)?,
+        });
+    }
+    Ok(product.unwrap_or(gram))
 }
 
 #[cfg(test)]
@@ -59,6 +100,40 @@ mod tests {
             let off = diagonal - values.diag_embed(0, 1, 2);
             assert!(off.abs().max().double_value(&[]) < 1e-4, "{shape:?}");
         }
+    }
+
+    /// One iteration after the other, as it is usually written.
+    fn one_by_one(m: &Tensor, iterations: usize) -> Tensor {
+        let norm = m.square().sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float).sqrt() + 1e-8;
+        let mut x = m / norm;
+        for _ in 0..iterations {
+            let gram = x.bmm(&x.transpose(1, 2));
+            let polynomial = gram.bmm(&gram) * C + &gram * B;
+            x = &x * A + polynomial.bmm(&x);
+        }
+        x
+    }
+
+    #[test]
+    fn several_iterations_at_once_are_the_same_iterations() {
+        for iterations in [1, 2, 3, 4, 5, 7] {
+            let m = gaussian([2, 24, 100]);
+            let difference = orthogonalise(&m, iterations, Precision::F32).unwrap() - one_by_one(&m, iterations);
+            assert!(difference.abs().max().double_value(&[]) < 2e-5, "{iterations}");
+        }
+    }
+
+    /// Gradients are not Gaussian: their singular values fall off, and the small ones are amplified most.
+    #[test]
+    fn falling_singular_values_survive_bf16() {
+        let (u, _, v) = gaussian([1, 96, 400]).svd(true, true);
+        let falling = (Tensor::arange(96, (Kind::Float, Device::Cpu)) + 1.0).reciprocal();
+        let m = (u * falling).bmm(&v.transpose(1, 2));
+        let exact = one_by_one(&m, 5);
+        let fast = orthogonalise(&m, 5, Precision::Bf16).unwrap();
+        let norm = |t: &Tensor| t.square().sum(Kind::Double).double_value(&[]).sqrt();
+        let cosine = (&exact * &fast).sum(Kind::Double).double_value(&[]) / (norm(&exact) * norm(&fast));
+        assert!(cosine > 0.998 && (norm(&fast) / norm(&exact) - 1.0).abs() < 0.02, "{cosine}");
     }
 
     #[test]

@@ -1,0 +1,5 @@
+//! Measurements of speed: the machine's own ceilings, and what is made of them.
+
+pub mod ceiling;
+pub mod memory;
+pub mod workload;

@@ -1,0 +1,330 @@
+//! `elf bench`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use elf_core::device::{DeviceChoice, describe};
+use elf_core::{Precision, PrecisionPolicy};
+use elf_encoder::{FeedForward, T5Config};
+use elf_model::{ElfConfig, Preset};
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+use crate::bench::workload::{Measured, Training, Workload};
+use crate::bench::{ceiling, memory};
+
+/// Everything is made of random values on the spot: no files, no downloads.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The size of the network.
+    #[arg(long, value_enum, default_value_t = BenchPreset::ElfB)]
+    preset: BenchPreset,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Positions of a row.
+    #[arg(long, default_value_t = 256)]
+    seq: usize,
+    /// Training steps to time, after one that is not.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Steps of the SDE sampler.
+    #[arg(long, default_value_t = 32)]
+    sampling_steps: usize,
+    /// Compute in fp32 also where the device has bf16.
+    #[arg(long)]
+    f32: bool,
+    /// Muon's Newton-Schulz iterations in fp32, as `muon_bf16: false` has them, also where the device has bf16.
+    #[arg(long)]
+    muon_f32: bool,
+    /// The vocabulary head in fp32, as `vocab_head_bf16: false` has it, also where the device has bf16.
+    #[arg(long)]
+    head_f32: bool,
+    /// Only these stages; all if it is left out.
+    #[arg(long, value_enum)]
+    only: Vec<Stage>,
+    /// Show where the time of a training step goes. The device is waited for after each part, which costs a GPU some speed.
+    #[arg(long)]
+    profile: bool,
+    /// Write the results as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BenchPreset {
+    /// 2 blocks of width 256 and a small vocabulary, for a quick look.
+    Mini,
+    /// ELF-B with T5-small.
+    ElfB,
+    /// ELF-M with T5-small.
+    ElfM,
+    /// ELF-L with T5-small.
+    ElfL,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// Training steps.
+    Train,
+    /// Sampling with the last, decoding step.
+    Sample,
+    /// Latents to tokens.
+    Decode,
+    /// Token ids to latents.
+    Encode,
+    /// Collated batches of tokens.
+    Load,
+}
+
+impl BenchPreset {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// The network and its encoder.
+    fn sizes(self) -> (ElfConfig, T5Config) {
+        let small = T5Config {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: FeedForward::Relu,
+            initializer_factor: 1.0,
+        };
+        match self {
+            Self::Mini => {
+                let sizes = ElfConfig { hidden_size: 256, depth: 2, num_heads: 4, ..Preset::B.config(128, 4096) };
+                let encoder =
+                    T5Config { vocab_size: 4096, d_model: 128, d_ff: 512, num_layers: 2, num_heads: 2, ..small };
+                (sizes, encoder)
+            }
+            Self::ElfB => (Preset::B.config(512, 32100), small),
+            Self::ElfM => (Preset::M.config(512, 32100), small),
+            Self::ElfL => (Preset::L.config(512, 32100), small),
+        }
+    }
+}
+
+/// What is known so far; a stage that was not asked for is missing.
+#[derive(Default)]
+struct Results {
+    matmul_bf16: f64,
+    matmul_f32: f64,
+    copy: f64,
+    train: Option<(Training, Option<u64>)>,
+    profile: Vec<(&'static str, f64)>,
+    sample: Option<Measured>,
+    decode: Option<Measured>,
+    encode: Option<Measured>,
+    load: Option<Measured>,
+}
+
+pub fn run(args: BenchArgs) -> Result<ExitCode> {
+    for (flag, value) in [("--batch", args.batch), ("--seq", args.seq), ("--steps", args.steps)] {
+        if value == 0 {
+            bail!("{flag} must be at least 1");
+        }
+    }
+    let device = args.device.resolve()?;
+    let native = if args.f32 { Precision::F32 } else { Precision::native(device) };
+    let unless = |f32: bool| if f32 { Precision::F32 } else { native };
+    let (model, encoder) = args.preset.sizes();
+    let workload = Workload {
+        model,
+        encoder,
+        policy: PrecisionPolicy { vocab_head: unless(args.head_f32), ..PrecisionPolicy::with_blocks(native) },
+        muon: unless(args.muon_f32),
+        batch: args.batch,
+        seq: args.seq,
+        steps: args.steps,
+        sampling_steps: args.sampling_steps,
+        device,
+    };
+    eprintln!(
+        "{}: {} parameters, {} x {} positions; {}; blocks {}, vocabulary head {}, Muon {}",
+        args.preset.name(),
+        workload.model.parameter_count(),
+        args.batch,
+        args.seq,
+        describe(device),
+        workload.policy.blocks,
+        workload.policy.vocab_head,
+        workload.muon,
+    );
+    let results = measure(&args, &workload)?;
+    let peak = results.peak(native);
+    println!("{}", table(&results, peak));
+    if let Some(path) = &args.json {
+        let text = serde_json::to_vec_pretty(&as_json(&args, &workload, &results, peak))?;
+        elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, text))
+            .with_context(|| format!("the results could not be written to {}", path.display()))?;
+        eprintln!("written to {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
+    let device = workload.device;
+    let wanted = |stage: Stage| args.only.is_empty() || args.only.contains(&stage);
+    let stage = |name: &str| eprintln!("measuring {name} ...");
+    stage("the machine's ceilings");
+    let mut results = Results {
+        matmul_bf16: ceiling::matmul_flops(Kind::BFloat16, device)?,
+        matmul_f32: ceiling::matmul_flops(Kind::Float, device)?,
+        copy: ceiling::copy_bytes(device)?,
+        ..Results::default()
+    };
+    if wanted(Stage::Train) {
+        stage("training");
+        memory::reset_peak();
+        let training = workload.train()?;
+        // A GPU's memory is not the process's.
+        let peak = memory::peak_bytes().filter(|_| device == Device::Cpu);
+        results.train = Some((training, peak));
+        if args.profile {
+            stage("the parts of a training step");
+            let parts = workload.profile()?;
+            results.profile = parts.into_iter().map(|(part, time)| (part, time.as_secs_f64())).collect();
+        }
+    }
+    if wanted(Stage::Sample) {
+        stage("sampling");
+        results.sample = Some(workload.sample()?);
+    }
+    if wanted(Stage::Decode) {
+        stage("decoding");
+        results.decode = Some(workload.decode()?);
+    }
+    if wanted(Stage::Encode) {
+        stage("encoding");
+        results.encode = Some(workload.encode()?);
+    }
+    if wanted(Stage::Load) {
+        stage("data loading");
+        results.load = Some(workload.load()?);
+    }
+    // The ceiling once more: the better of before and after, since other programs can only take away.
+    results.matmul_bf16 = results.matmul_bf16.max(ceiling::matmul_flops(Kind::BFloat16, device)?);
+    results.matmul_f32 = results.matmul_f32.max(ceiling::matmul_flops(Kind::Float, device)?);
+    Ok(results)
+}
+
+impl Results {
+    /// The ceiling of the precision that the blocks run in.
+    fn peak(&self, precision: Precision) -> f64 {
+        match precision {
+            Precision::Bf16 => self.matmul_bf16,
+            Precision::F32 => self.matmul_f32,
+        }
+    }
+
+    fn stages(&self) -> Vec<(&'static str, Measured)> {
+        let train = self.train.as_ref().map(|(t, _)| t.measured);
+        let all = [
+            ("training", train),
+            ("sampling", self.sample),
+            ("decoding", self.decode),
+            ("encoding", self.encode),
+            ("data loading", self.load),
+        ];
+        all.into_iter().filter_map(|(name, m)| Some((name, m?))).collect()
+    }
+}
+
+impl Training {
+    fn share(&self, part: std::time::Duration) -> f64 {
+        part.as_secs_f64() / self.measured.elapsed.as_secs_f64()
+    }
+}
+
+fn table(results: &Results, peak: f64) -> String {
+    let tera = 1e12;
+    let mut lines = vec![
+        format!(
+            "ceilings: matrix product bf16 {:.3} TFLOP/s, fp32 {:.3} TFLOP/s; copy {:.1} GB/s",
+            results.matmul_bf16 / tera,
+            results.matmul_f32 / tera,
+            results.copy / 1e9
+        ),
+        String::new(),
+        format!("{:14} {:>13} {:>16} {:>10} {:>12}", "", "positions/s", "MFLOP/position", "TFLOP/s", "of ceiling"),
+    ];
+    for (name, m) in results.stages() {
+        lines.push(match m.flops {
+            0 => format!("{name:14} {:13.0} {:>16} {:>10} {:>12}", m.rate(), "-", "-", "-"),
+            _ => format!(
+                "{name:14} {:13.0} {:16.1} {:10.3} {:11.1}%",
+                m.rate(),
+                m.flops_per_position() / 1e6,
+                m.flops_per_second() / tera,
+                100.0 * m.flops_per_second() / peak
+            ),
+        });
+    }
+    if let Some((train, peak_memory)) = &results.train {
+        lines.push(String::new());
+        let memory = peak_memory.map_or("not known".to_owned(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
+        lines.push(format!(
+            "of a training step: optimiser and averages {:.1}%, encoding {:.1}%, waiting for tokens {:.2}%; peak memory {memory}",
+            100.0 * train.share(train.times.update),
+            100.0 * train.share(train.times.batches.saturating_sub(train.data_wait)),
+            100.0 * train.share(train.data_wait),
+        ));
+    }
+    if !results.profile.is_empty() {
+        let whole: f64 = results.profile.iter().map(|(_, seconds)| seconds).sum();
+        lines.push(String::new());
+        lines.push(format!("a training step of {:.0} ms, by part", 1e3 * whole));
+        for (part, seconds) in &results.profile {
+            lines.push(format!("  {part:28} {:9.1} ms {:6.1}%", 1e3 * seconds, 100.0 * seconds / whole));
+        }
+    }
+    lines.join("\n")
+}
+
+fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) -> Value {
+    let rate = |m: &Option<Measured>| m.map(|m| m.rate());
+    let train = results.train.as_ref().map(|(t, _)| t);
+    let measured = train.map(|t| t.measured);
+    let utilisation = |m: Option<Measured>| m.map(|m| m.flops_per_second() / peak);
+    json!({
+        "preset": args.preset.name(),
+        "batch": args.batch,
+        "seq": args.seq,
+        "sampling_steps": args.sampling_steps,
+        "parameters": workload.model.parameter_count(),
+        "device": describe(workload.device),
+        "threads": tch::get_num_threads(),
+        "precision": workload.policy.blocks,
+        "vocab_head_precision": workload.policy.vocab_head,
+        "muon_precision": workload.muon,
+        "matmul_peak_flops": peak,
+        "matmul_bf16_flops": results.matmul_bf16,
+        "matmul_f32_flops": results.matmul_f32,
+        "copy_bytes_per_s": results.copy,
+        "train_positions_per_s": measured.map(|m| m.rate()),
+        "train_flops_per_position": measured.map(|m| m.flops_per_position()),
+        "train_utilisation": utilisation(measured),
+        "optimizer_share": train.map(|t| t.share(t.times.update)),
+        "data_wait_share": train.map(|t| t.share(t.data_wait)),
+        "peak_memory_bytes": results.train.as_ref().and_then(|(_, bytes)| *bytes),
+        "sample_positions_per_s": rate(&results.sample),
+        "sample_flops_per_position": results.sample.map(|m| m.flops_per_position()),
+        "sample_utilisation": utilisation(results.sample),
+        "decode_positions_per_s": rate(&results.decode),
+        "encode_positions_per_s": rate(&results.encode),
+        "load_positions_per_s": rate(&results.load),
+        "profile_seconds": results.profile.iter().map(|(part, s)| json!({"part": part, "seconds": s})).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,60 @@
+//! Compiles `cpp/` against the headers of the libtorch that torch-sys links, with torch-sys's flags.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::exit;
+
+/// Name of a variant of `rows.cpp`, and the processor features that it may use.
+const X86_VARIANTS: [(&str, &[&str]); 2] = [
+    ("avx2", &["-mavx2", "-mfma"]),
+    ("avx512", &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]),
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=cpp");
+    for name in ["LIBTORCH_INCLUDE", "LIBTORCH_CXX11_ABI"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let Some(lib) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
+        println!("cargo:warning=torch-sys does not say where libtorch lies; is it another version?");
+        exit(1);
+    };
+    let root = env::var_os("LIBTORCH_INCLUDE").map(PathBuf::from);
+    let root = root.or_else(|| lib.parent().map(PathBuf::from)).unwrap_or_else(|| lib.clone());
+    let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+    cpp()
+        .include(root.join("include"))
+        .include(root.join("include/torch/csrc/api/include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
+        .define("GLOG_USE_GLOG_EXPORT", None)
+        .flag_if_supported("-fopenmp")
+        .file("cpp/fused.cpp")
+        .compile("elf_fused");
+    rows("base", &[]);
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        X86_VARIANTS.iter().for_each(|(name, features)| rows(name, features));
+    }
+    println!("cargo:rustc-link-search=native={}", lib.display());
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
+}
+
+fn cpp() -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cpp(true).pic(true).warnings(false).std("c++17").opt_level(3);
+    build
+}
+
+/// One variant. Sums may be taken in any order, which is what lets a compiler use vectors for them; what is infinite or no
+/// number is still treated as such.
+fn rows(isa: &str, features: &[&str]) {
+    let mut build = cpp();
+    build.define("ELF_ISA", isa).file("cpp/rows.cpp");
+    for flag in
+        ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
+    {
+        build.flag_if_supported(flag);
+    }
+    features.iter().for_each(|flag| _ = build.flag(flag));
+    build.compile(&format!("elf_rows_{isa}"));
+}

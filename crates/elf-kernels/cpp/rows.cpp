@@ -1,0 +1,187 @@
+// Compiled three times, with ELF_ISA one of base, avx2, avx512 and the processor's features switched on to match. The
+// compiler turns the plain loops below into vector code; sums may be taken in any order (-fassociative-math).
+
+#include "rows.h"
+
+#include <cmath>
+#include <cstring>
+
+#define ELF_JOIN_(a, b) a##b
+#define ELF_JOIN(a, b) ELF_JOIN_(a, b)
+#define ELF_NAMED(name) ELF_JOIN(name, ELF_ISA)
+
+namespace elf {
+namespace {
+
+inline float get(const float* p, int64_t i) { return p[i]; }
+
+inline float get(const bf16* p, int64_t i) { return __builtin_bit_cast(float, static_cast<uint32_t>(p[i]) << 16); }
+
+inline void put(float* p, int64_t i, float value) { p[i] = value; }
+
+// To the nearest, halves to even; what is no number stays none.
+inline void put(bf16* p, int64_t i, float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  p[i] = static_cast<bf16>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+// e^x to about two units in the last place: 2^k times a polynomial on [-ln2/2, ln2/2].
+inline float exp_of(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float k = __builtin_nearbyintf(x * 1.44269504f);
+  const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const uint32_t power = static_cast<uint32_t>(static_cast<int32_t>(k) + 127) << 23;
+  return p * __builtin_bit_cast(float, power);
+}
+
+template <typename T>
+inline float sum_of_squares(const T* x, int64_t n) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += get(x, i) * get(x, i);
+  return sum;
+}
+
+template <typename T, typename O>
+float rms_norm(const T* x, const float* w, O* y, int64_t n, float eps) {
+  const float inverse = 1.0f / std::sqrt(sum_of_squares(x, n) / n + eps);
+  for (int64_t i = 0; i < n; ++i) put(y, i, get(x, i) * inverse * w[i]);
+  return inverse;
+}
+
+template <typename T, typename O>
+void rms_norm_back(const O* dy, const T* x, const float* w, float inverse, T* dx, float* dw, int64_t n) {
+  float dot = 0;
+  for (int64_t i = 0; i < n; ++i) dot += get(dy, i) * w[i] * get(x, i);
+  const float along = dot * inverse * inverse * inverse / n;
+  for (int64_t i = 0; i < n; ++i) {
+    const float slope = get(dy, i), value = get(x, i);
+    dw[i] += slope * value * inverse;
+    put(dx, i, slope * w[i] * inverse - value * along);
+  }
+}
+
+template <typename T>
+void swiglu(const T* h, T* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float a = get(h, i);
+    put(y, i, a / (1.0f + exp_of(-a)) * get(h, n + i));
+  }
+}
+
+template <typename T>
+void swiglu_back(const T* dy, const T* h, T* dh, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float a = get(h, i), b = get(h, n + i), slope = get(dy, i);
+    const float gate = 1.0f / (1.0f + exp_of(-a));
+    put(dh, i, slope * b * gate * (1.0f + a * (1.0f - gate)));
+    put(dh, n + i, slope * a * gate);
+  }
+}
+
+// Long enough for every head that anyone uses; fused.cpp refuses longer ones.
+constexpr int64_t LONGEST_HEAD = 512;
+
+template <typename T>
+void turn(const T* x, T* y, const Turn& t) {
+  const float inverse = t.scale / std::sqrt(sum_of_squares(x, t.dim) / t.dim + t.eps);
+  for (int64_t i = 0; i < t.dim / 2; ++i) {
+    const float a = get(x, 2 * i) * inverse * t.weight[2 * i];
+    const float b = get(x, 2 * i + 1) * inverse * t.weight[2 * i + 1];
+    put(y, 2 * i, a * t.cos[i] - b * t.sin[i]);
+    put(y, 2 * i + 1, a * t.sin[i] + b * t.cos[i]);
+  }
+}
+
+template <typename T>
+void turn_back(const T* dy, const T* x, T* dx, float* dw, const Turn& t) {
+  float upright[LONGEST_HEAD];
+  for (int64_t i = 0; i < t.dim / 2; ++i) {
+    const float a = get(dy, 2 * i) * t.scale, b = get(dy, 2 * i + 1) * t.scale;
+    upright[2 * i] = a * t.cos[i] + b * t.sin[i];
+    upright[2 * i + 1] = b * t.cos[i] - a * t.sin[i];
+  }
+  const float inverse = 1.0f / std::sqrt(sum_of_squares(x, t.dim) / t.dim + t.eps);
+  rms_norm_back(upright, x, t.weight, inverse, dx, dw, t.dim);
+}
+
+template <typename T>
+float cross_entropy(T* logits, const float* bias, int64_t target, float weight, float* bias_slope, int64_t n) {
+  float most = get(logits, 0) + bias[0];
+  for (int64_t i = 1; i < n; ++i) {
+    const float l = get(logits, i) + bias[i];
+    most = l > most ? l : most;
+  }
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += exp_of(get(logits, i) + bias[i] - most);
+  const float loss = std::log(sum) - (get(logits, target) + bias[target] - most);
+  if (bias_slope == nullptr) return loss * weight;
+  const float factor = weight / sum;
+  const float at_target = exp_of(get(logits, target) + bias[target] - most) * factor - weight;
+  for (int64_t i = 0; i < n; ++i) {
+    const float slope = exp_of(get(logits, i) + bias[i] - most) * factor;
+    bias_slope[i] += slope;
+    put(logits, i, slope);
+  }
+  bias_slope[target] -= weight;
+  put(logits, target, at_target);
+  return loss * weight;
+}
+
+template <typename T>
+double momentum(float* m, const float* g, T* u, float decay, float ahead, float now, int64_t n) {
+  double total = 0;
+  // In pieces, so that many small squares do not get lost in a large float.
+  for (int64_t start = 0; start < n; start += 4096) {
+    const int64_t end = start + 4096 < n ? start + 4096 : n;
+    float sum = 0;
+    for (int64_t i = start; i < end; ++i) {
+      const float gradient = g[i];
+      const float mean = m[i] + (1.0f - decay) * (gradient - m[i]);
+      const float update = ahead * mean + now * gradient;
+      m[i] = mean;
+      sum += update * update;
+      put(u, i, update);
+    }
+    total += sum;
+  }
+  return total;
+}
+
+template <typename T>
+void add_scaled(float* p, const T* d, float a, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] += a * get(d, i);
+}
+
+template <typename T>
+constexpr Rows<T> table() {
+  return {rms_norm<T, float>,  rms_norm<T, bf16>, rms_norm_back<T, float>, rms_norm_back<T, bf16>, swiglu<T>, swiglu_back<T>,
+          turn<T>,             turn_back<T>,      cross_entropy<T>,        momentum<T>,            add_scaled<T>};
+}
+
+}  // namespace
+
+extern const Rows<float> ELF_NAMED(rows_f32_) = table<float>();
+extern const Rows<bf16> ELF_NAMED(rows_bf16_) = table<bf16>();
+
+void ELF_NAMED(adam_)(float* p, const float* g, float* m, float* v, const AdamStep& s, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float gradient = g[i];
+    const float first = m[i] + (1.0f - s.b1) * (gradient - m[i]);
+    const float second = v[i] + (1.0f - s.b2) * (gradient * gradient - v[i]);
+    m[i] = first;
+    v[i] = second;
+    const float ahead = s.of_first * first + s.of_grad * gradient;
+    p[i] = p[i] * s.keep - s.lr * ahead / (std::sqrt(second * s.of_second) + s.eps);
+  }
+}
+
+}  // namespace elf

@@ -1,0 +1,81 @@
+//! The C functions of `cpp/fused.cpp`.
+
+use std::ffi::{CStr, c_char, c_double, c_int};
+
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+pub(crate) type Text = *mut c_char;
+
+unsafe extern "C" {
+    fn elf_kernels_free(text: Text);
+    fn elf_kernels_isa() -> *const c_char;
+    pub(crate) fn elf_rms_norm(
+        x: *const C_tensor,
+        w: *const C_tensor,
+        eps: c_double,
+        to_bf16: c_int,
+        out: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_swiglu(h: *const C_tensor, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_heads(
+        qkv: *const C_tensor,
+        q_weight: *const C_tensor,
+        k_weight: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        eps: c_double,
+        q_scale: c_double,
+        q: *mut *mut C_tensor,
+        k: *mut *mut C_tensor,
+        v: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_cross_entropy(
+        logits: *mut C_tensor,
+        bias: *const C_tensor,
+        ids: *const C_tensor,
+        weights: *const C_tensor,
+        with_slope: c_int,
+        losses: *mut *mut C_tensor,
+        bias_slope: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_momentum(
+        m: *mut C_tensor,
+        g: *const C_tensor,
+        u: *mut C_tensor,
+        decay: c_double,
+        ahead: c_double,
+        now: c_double,
+        sum_of_squares: *mut c_double,
+    ) -> Text;
+    pub(crate) fn elf_add_scaled(p: *mut C_tensor, d: *const C_tensor, a: c_double) -> Text;
+    pub(crate) fn elf_adam(
+        p: *mut C_tensor,
+        g: *const C_tensor,
+        m: *mut C_tensor,
+        v: *mut C_tensor,
+        step: *const c_double,
+    ) -> Text;
+}
+
+/// An error's text, if there is one.
+pub(crate) fn check(text: Text) -> Result<(), TchError> {
+    if text.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the functions above return null or a string of their own that ends in 0, which is freed here and once.
+    let message = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    unsafe { elf_kernels_free(text) };
+    Err(TchError::Torch(message))
+}
+
+/// A tensor that a function above has made.
+pub(crate) fn taken(made: *mut C_tensor) -> Tensor {
+    // SAFETY: it was made by `new at::Tensor`, as tch's own tensors are, and nothing else holds it.
+    unsafe { Tensor::from_ptr(made) }
+}
+
+pub(crate) fn isa() -> &'static str {
+    // SAFETY: a string literal.
+    unsafe { CStr::from_ptr(elf_kernels_isa()) }.to_str().unwrap_or("base")
+}

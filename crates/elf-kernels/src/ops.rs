@@ -1,0 +1,217 @@
+//! The operations, fused where they can be.
+
+use std::ptr::{null, null_mut};
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::{ffi, plain};
+
+/// Which variant of the loops this processor runs: `avx512`, `avx2` or `base`.
+pub fn instruction_set() -> &'static str {
+    ffi::isa()
+}
+
+/// Whether the fused loops know such tensors.
+fn is_ours(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
+}
+
+/// Root-mean-square normalisation over the last dimension: `x / sqrt(mean(x^2) + eps) * weight`.
+///
+/// `x` `[.., n]` fp32 or bf16, `weight` `[n]` fp32; to `[.., n]` in `kind` (fp32 or bf16).
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Tensor, TchError> {
+    if !is_ours(x) || !matches!(kind, Kind::Float | Kind::BFloat16) {
+        return plain::rms_norm(x, weight, eps, kind);
+    }
+    let mut out = null_mut();
+    // SAFETY: both tensors live through the call; `out` is set if there is no error.
+    ffi::check(unsafe {
+        ffi::elf_rms_norm(x.as_ptr(), weight.as_ptr(), eps, (kind == Kind::BFloat16).into(), &mut out)
+    })?;
+    Ok(ffi::taken(out))
+}
+
+/// SwiGLU's middle: `h` `[.., 2 n]` is a gate and a value side by side; to `silu(gate) * value`, `[.., n]`, in the same kind.
+///
+/// # Errors
+/// If the last dimension is odd.
+pub fn swiglu(h: &Tensor) -> Result<Tensor, TchError> {
+    if !is_ours(h) {
+        return plain::swiglu(h);
+    }
+    let mut out = null_mut();
+    // SAFETY: the tensor lives through the call; `out` is set if there is no error.
+    ffi::check(unsafe { ffi::elf_swiglu(h.as_ptr(), &mut out) })?;
+    Ok(ffi::taken(out))
+}
+
+/// How queries and keys go from a joint projection into attention.
+#[derive(Debug)]
+pub struct Heads<'a> {
+    /// Weight of the queries' normalisation, `[dim]`, fp32.
+    pub q_weight: &'a Tensor,
+    /// Weight of the keys' normalisation, `[dim]`, fp32.
+    pub k_weight: &'a Tensor,
+    /// Cosines of the rotation, `[N, dim / 2]`, fp32.
+    pub cos: &'a Tensor,
+    /// Sines of it, likewise.
+    pub sin: &'a Tensor,
+    /// Added to the mean square before its root is taken.
+    pub eps: f64,
+    /// What queries are multiplied by: `1 / sqrt(dim)` spares a pass over the scores.
+    pub q_scale: f64,
+}
+
+/// Queries, keys and values by head, each `[B * heads, N, dim]` in one piece.
+#[derive(Debug)]
+pub struct Turned {
+    /// Queries: normalised, rotated, scaled.
+    pub q: Tensor,
+    /// Keys: normalised, rotated.
+    pub k: Tensor,
+    /// Values, as they were.
+    pub v: Tensor,
+}
+
+/// Splits a joint projection `[B, N, 3, heads, dim]` into heads; normalises each head of queries and keys by its root mean
+/// square, and turns their adjacent pairs of channels.
+///
+/// # Errors
+/// If shapes or kinds do not fit, or a head is longer than 512.
+pub fn heads(qkv: &Tensor, how: &Heads) -> Result<Turned, TchError> {
+    if !is_ours(qkv) {
+        return plain::heads(qkv, how);
+    }
+    let (mut q, mut k, mut v) = (null_mut(), null_mut(), null_mut());
+    // SAFETY: all tensors live through the call; the three are set if there is no error.
+    ffi::check(unsafe {
+        ffi::elf_heads(
+            qkv.as_ptr(),
+            how.q_weight.as_ptr(),
+            how.k_weight.as_ptr(),
+            how.cos.as_ptr(),
+            how.sin.as_ptr(),
+            how.eps,
+            how.q_scale,
+            &mut q,
+            &mut k,
+            &mut v,
+        )
+    })?;
+    Ok(Turned { q: ffi::taken(q), k: ffi::taken(k), v: ffi::taken(v) })
+}
+
+/// Cross-entropies of `logits + bias` `[N, V]` against `ids` `[N]` (int64), each times its weight: `[N]`, fp32. No gradient is
+/// recorded; if `with_slope`, the logits are replaced by the sum's gradient with respect to them, and its gradient with respect
+/// to the bias `[V]` comes back too.
+///
+/// # Errors
+/// If shapes or kinds do not fit, or an id is outside of the vocabulary.
+pub fn cross_entropy(
+    logits: &mut Tensor,
+    bias: &Tensor,
+    ids: &Tensor,
+    weights: Option<&Tensor>,
+    with_slope: bool,
+) -> Result<(Tensor, Option<Tensor>), TchError> {
+    if !is_ours(logits) {
+        return plain::cross_entropy(logits, bias, ids, weights, with_slope);
+    }
+    let (mut losses, mut slope) = (null_mut(), null_mut());
+    // SAFETY: all tensors live through the call; `losses`, and `slope` if asked for, are set if there is no error.
+    ffi::check(unsafe {
+        ffi::elf_cross_entropy(
+            logits.as_mut_ptr(),
+            bias.as_ptr(),
+            ids.as_ptr(),
+            weights.map_or(null(), Tensor::as_ptr),
+            with_slope.into(),
+            &mut losses,
+            &mut slope,
+        )
+    })?;
+    Ok((ffi::taken(losses), with_slope.then(|| ffi::taken(slope))))
+}
+
+/// The constants of one step of momentum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MomentumStep {
+    /// How much of the momentum stays.
+    pub decay: f64,
+    /// The new momentum's share in the update.
+    pub ahead: f64,
+    /// The gradient's share in the update.
+    pub now: f64,
+}
+
+/// `m <- decay m + (1 - decay) g` in place; gives `ahead m + now g` in `kind`, and its sum of squares as a scalar on the
+/// device. All are fp32 and alike otherwise.
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn momentum(m: &mut Tensor, g: &Tensor, step: MomentumStep, kind: Kind) -> Result<(Tensor, Tensor), TchError> {
+    let ours = is_ours(m) && m.is_contiguous() && g.is_contiguous() && matches!(kind, Kind::Float | Kind::BFloat16);
+    if !ours {
+        return plain::momentum(m, g, step, kind);
+    }
+    let mut update = Tensor::f_empty(m.size(), (kind, m.device()))?;
+    let mut sum = 0.0;
+    let MomentumStep { decay, ahead, now } = step;
+    // SAFETY: all tensors live through the call.
+    ffi::check(unsafe {
+        ffi::elf_momentum(m.as_mut_ptr(), g.as_ptr(), update.as_mut_ptr(), decay, ahead, now, &mut sum)
+    })?;
+    Ok((update, Tensor::from(sum as f32)))
+}
+
+/// `p <- p + a d`, `p` fp32, `d` fp32 or bf16 of the same shape.
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn add_scaled(p: &mut Tensor, d: &Tensor, a: f64) -> Result<(), TchError> {
+    if !(is_ours(p) && is_ours(d) && p.is_contiguous() && p.size() == d.size()) {
+        return plain::add_scaled(p, d, a);
+    }
+    // SAFETY: both tensors live through the call.
+    ffi::check(unsafe { ffi::elf_add_scaled(p.as_mut_ptr(), d.as_ptr(), a) })
+}
+
+/// The constants of one step of Adam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Decay of the first moment.
+    pub b1: f64,
+    /// Decay of the second moment.
+    pub b2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// The new first moment's factor.
+    pub of_first: f64,
+    /// The gradient's own factor, for Nesterov's form; 0 for the plain one.
+    pub of_grad: f64,
+    /// The new second moment's factor.
+    pub of_second: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// What stays of the parameter before it moves: 1 minus the decay of this step.
+    pub keep: f64,
+}
+
+/// `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`,
+/// `p <- keep p - lr (of_first m + of_grad g) / (sqrt(of_second v) + eps)`, all fp32, in place.
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn adam(p: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor, step: AdamStep) -> Result<(), TchError> {
+    let ours = [&*p, g, &*m, &*v].iter().all(|t| is_ours(t) && t.is_contiguous() && t.kind() == Kind::Float);
+    if !ours {
+        return plain::adam(p, g, m, v, step);
+    }
+    let AdamStep { b1, b2, eps, of_first, of_grad, of_second, lr, keep } = step;
+    let numbers = [b1, b2, eps, of_first, of_grad, of_second, lr, keep];
+    // SAFETY: all tensors and the eight numbers live through the call.
+    ffi::check(unsafe { ffi::elf_adam(p.as_mut_ptr(), g.as_ptr(), m.as_mut_ptr(), v.as_mut_ptr(), numbers.as_ptr()) })
+}
