@@ -50,10 +50,11 @@ fn cpp() -> cc::Build {
 fn rows(isa: &str, features: &[&str]) {
     let mut build = cpp();
     build.define("ELF_ISA", isa).file("cpp/rows.cpp");
-    for flag in
+    // Not one by one if supported: -fassociative-math alone, without the two before it, is refused with a warning.
+    if !build.get_compiler().is_like_msvc() {
         ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
-    {
-        build.flag_if_supported(flag);
+            .iter()
+            .for_each(|flag| _ = build.flag(flag));
     }
     features.iter().for_each(|flag| _ = build.flag(flag));
     build.compile(&format!("elf_rows_{isa}"));

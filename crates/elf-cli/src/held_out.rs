@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use elf_core::Precision;
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
+use elf_flow::Objective;
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::{Metric, validation_loss};
@@ -23,6 +24,8 @@ use crate::text_latents::TextLatents;
 pub struct HeldOut<'a> {
     /// The run's plan.
     pub plan: &'a RunPlan,
+    /// Its loss.
+    pub objective: &'a dyn Objective,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Its encoder.
@@ -160,7 +163,7 @@ impl HeldOut<'_> {
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
             self.latents.encode(&batch).map_err(elf_train::Error::source)
         });
-        let result = validation_loss(&self.plan.objective, net, batches, self.plan.config.seed)?;
+        let result = validation_loss(self.objective, net, batches, self.plan.config.seed)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
         let mut metrics = vec![named("loss", result.loss)];
         metrics.extend(result.terms.iter().map(|t| named(t.name, t.mean)));

@@ -9,8 +9,10 @@ mod config;
 mod held_out;
 mod hub;
 mod judge;
+mod model_card;
 mod progress;
 mod run_folder;
+mod teacher;
 mod text_generation;
 mod text_latents;
 mod training_log;
@@ -40,6 +42,8 @@ enum Command {
     Encoder(commands::encoder::EncoderCommand),
     /// Train a model, or go on with one.
     Train(commands::train::TrainArgs),
+    /// Make a model of few steps out of one of many, by progressive distillation.
+    Distill(Box<commands::distill::DistillArgs>),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Encoder(command) => commands::encoder::run(command),
         Command::Train(args) => commands::train::run(args),
+        Command::Distill(args) => commands::distill::run(*args),
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Eval(args) => commands::eval::run(args),

@@ -1,6 +1,8 @@
 //! The folder of a training run: everything that sampling and resuming need.
 //!
-//! `plan.json` (the resolved plan), `tokenizer.json` (a copy), `metrics.jsonl`, `checkpoints/step-*`, `samples/`.
+//! `plan.json` (the resolved plan), `tokenizer.json` (a copy), `metrics.jsonl`, `checkpoints/step-*`, `samples/`; of a distilled
+//! model `README.md`, which says what it was made for. The rounds of a distillation are such folders in one that holds
+//! `teacher.json` beside them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -8,10 +10,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use elf_data::Tokenizer;
-use elf_train::{Checkpoint, CheckpointFolder};
+use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
 use serde_json::Value;
 
 use crate::config::RunPlan;
+use crate::model_card;
+
+/// The file that says whom all students in a folder learn from.
+pub const TEACHER: &str = "teacher.json";
 
 /// A run's folder.
 #[derive(Debug, Clone)]
@@ -57,6 +63,10 @@ impl RunFolder {
             .with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
         write_json(&self.root.join("plan.json"), plan)?;
         tokenizer.save(self.root.join("tokenizer.json"))?;
+        if let Some(distillation) = &plan.distillation {
+            let card = model_card::distilled(plan, distillation);
+            elf_core::tensorfile::write_aside(&self.root.join("README.md"), |aside| std::fs::write(aside, &card))?;
+        }
         Ok(())
     }
 
@@ -102,12 +112,14 @@ impl FoundModel {
     pub fn is_at(path: &Path) -> bool {
         if path.is_file() {
             let parent = path.parent().unwrap_or(path);
-            return parent.join("state.json").is_file() || path.file_name().is_some_and(|name| name == "plan.json");
+            let own = path.file_name().is_some_and(|name| name == "plan.json" || name == TEACHER);
+            return own || parent.join("state.json").is_file();
         }
-        path.join("state.json").is_file() || path.join("plan.json").is_file() || path.join("checkpoints").is_dir()
+        ["state.json", "plan.json", TEACHER].iter().any(|name| path.join(name).is_file())
+            || path.join("checkpoints").is_dir()
     }
 
-    /// Finds the latest checkpoint of a run, or the one named.
+    /// Finds the latest checkpoint of a run, or the one named; in a folder of distillation rounds that of the last round.
     ///
     /// # Errors
     /// If there is none, or it is damaged.
@@ -130,7 +142,7 @@ impl FoundModel {
             let root = folder.parent().and_then(Path::parent).unwrap_or(folder);
             (RunFolder::new(root), Checkpoint::open(folder)?)
         } else {
-            let run = RunFolder::new(folder);
+            let run = last_round(folder)?.unwrap_or_else(|| RunFolder::new(folder));
             let Some(checkpoint) = run.checkpoints().latest()? else {
                 bail!(
                     "{} holds no checkpoint: train one with `elf train`, or name a folder that `elf train` wrote",
@@ -144,6 +156,20 @@ impl FoundModel {
         })?;
         Ok(Self { run, checkpoint, plan })
     }
+}
+
+/// The last round that has a checkpoint, in a folder of distillation rounds.
+fn last_round(folder: &Path) -> Result<Option<RunFolder>> {
+    if !folder.join(TEACHER).is_file() || folder.join("checkpoints").is_dir() {
+        return Ok(None);
+    }
+    for round in Curriculum::released().rounds().iter().rev() {
+        let run = RunFolder::new(folder.join(round.folder_name()));
+        if run.checkpoints().latest()?.is_some() {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
 }
 
 /// What to say of a place that is no run of this program and turns out to be no checkpoint of another one either.

@@ -136,10 +136,24 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
 }
 
 impl TextGenerator<'_> {
-    /// The setting that suits this model when nothing else is said: the paper's.
+    /// The setting that suits this model when nothing else is said: the paper's; for a distilled model the steps that it was
+    /// made for, and what the released distilled model is sampled with.
     pub fn default_setting(plan: &RunPlan) -> SamplingSetting {
         let conditional = plan.span.max_input_length.is_some();
         let guided = plan.objective.self_conditioned();
+        let setting = Self::many_step_setting(conditional, guided);
+        let Some(distilled) = &plan.distillation else { return setting };
+        let num_sampling_steps = distilled.step.student_steps();
+        let (w, sde_gamma) = if num_sampling_steps <= 8 { (2.5, 1.5) } else { (2.0, 2.0) };
+        SamplingSetting {
+            num_sampling_steps,
+            self_cond_cfg_scale: if conditional || !guided { setting.self_cond_cfg_scale } else { w },
+            sde_gamma: if conditional { setting.sde_gamma } else { sde_gamma },
+            ..setting
+        }
+    }
+
+    fn many_step_setting(conditional: bool, guided: bool) -> SamplingSetting {
         SamplingSetting {
             sampling_method: if conditional { "ode" } else { "sde" }.into(),
             num_sampling_steps: if conditional { 64 } else { 32 },

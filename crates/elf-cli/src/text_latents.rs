@@ -46,6 +46,11 @@ impl TextLatents {
         Ok(Self { encoder: Box::new(encoder), stats, device })
     }
 
+    /// Where latents are made.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// C, channels of a latent.
     pub fn dim(&self) -> i64 {
         self.encoder.dim()

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use elf_train::{Checkpoint, Metric, Observer, StepMetrics};
@@ -67,8 +67,14 @@ impl Window {
 }
 
 impl TrainingLog {
-    /// Begins at `steps_done`; `stop` is set when the plan's minutes are over.
-    pub fn new(plan: &RunPlan, metrics: File, steps_done: u64, stop: Arc<AtomicBool>) -> Self {
+    /// Begins at `steps_done`; `stop` is set when `deadline` is over.
+    pub fn new(
+        plan: &RunPlan,
+        metrics: File,
+        steps_done: u64,
+        deadline: Option<Instant>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
         let bar = progress::bar(plan.length.total, "steps");
         bar.set_position(steps_done);
         let started = Instant::now();
@@ -77,7 +83,7 @@ impl TrainingLog {
             metrics,
             log_freq: plan.config.log_freq,
             started,
-            deadline: plan.config.max_minutes.map(|m| started + Duration::from_secs_f64(m * 60.0)),
+            deadline,
             stop,
             out_of_time: false,
             window: Window::new(),

@@ -47,16 +47,28 @@ impl std::fmt::Display for Precision {
 pub struct PrecisionPolicy {
     /// Transformer blocks.
     pub blocks: Precision,
-    /// The vocabulary head's two matrix products (its logits and losses are fp32 either way). The reference runs it in fp32.
+    /// The vocabulary head's two matrix products; its losses are fp32 either way. The reference runs it in fp32.
     pub vocab_head: Precision,
+    /// The matrix products between latents and the blocks, on the way in and on the way out. The reference runs them in fp32.
+    #[serde(default = "full")]
+    pub latent_maps: Precision,
+}
+
+fn full() -> Precision {
+    Precision::F32
 }
 
 impl PrecisionPolicy {
     /// fp32 everywhere: the setting that is held against reference numbers.
-    pub const F32: Self = Self { blocks: Precision::F32, vocab_head: Precision::F32 };
+    pub const F32: Self = Self::uniform(Precision::F32);
 
-    /// The reference's mixed precision for `blocks`: the vocabulary head stays in fp32.
-    pub fn with_blocks(blocks: Precision) -> Self {
-        Self { blocks, vocab_head: Precision::F32 }
+    /// The same for all parts.
+    pub const fn uniform(all: Precision) -> Self {
+        Self { blocks: all, vocab_head: all, latent_maps: all }
+    }
+
+    /// The reference's mixed precision for `blocks`: what lies around them stays in fp32.
+    pub const fn with_blocks(blocks: Precision) -> Self {
+        Self { blocks, ..Self::F32 }
     }
 }

@@ -263,7 +263,7 @@ impl Attention {
     /// `x` `[B, S, C]` fp32, `bias` `[1 or B, heads, S, S]` in `kind`; to `[B, S, C]` in `kind`.
     fn forward(&self, x: &Tensor, bias: &Tensor, kind: Kind) -> Result<Tensor> {
         let (b, s, _) = x.size3()?;
-        let x = self.norm.forward(x).f_to_kind(kind)?;
+        let x = self.norm.forward_to(x, kind);
         let heads = |y: Tensor| y.f_view([b, s, self.heads, self.head_dim])?.f_transpose(1, 2);
         let (q, k, v) = (heads(self.q.forward(&x))?, heads(self.k.forward(&x))?, heads(self.v.forward(&x))?);
         // libtorch's fused kernel, with the softmax in fp32 as in the released encoders. Against matmul, add, softmax,
@@ -310,7 +310,7 @@ impl Dense {
 
     /// `[B, S, C]` fp32 to the same shape in `kind`.
     fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
-        let x = self.norm.forward(x).f_to_kind(kind)?;
+        let x = self.norm.forward_to(x, kind);
         let inner = match &self.inner {
             Inner::Relu(wi) => wi.forward(&x).f_relu_()?,
             Inner::GatedGelu(gate, wi) => gate.forward(&x).f_gelu("tanh")?.f_mul(&wi.forward(&x))?,

@@ -4,7 +4,7 @@
 //! * [`TimeLaw`], [`GuidanceLaw`], [`TimeGrid`]: how times and guidance scales are drawn in training, and which times a
 //!   sampler visits.
 //! * [`Objective`]: a training loss as a function of a network, a batch of latents and explicit draws; [`ElfObjective`]
-//!   is the one of the paper.
+//!   is the one of the paper, [`DistillObjective`] makes models of few steps out of one of many.
 //! * [`Field`]: what a sampler integrates; a network ([`NetworkField`]) and guidance around it.
 //! * [`sampler`]: ways to integrate it; your own fits beside ours.
 //! * [`Generator`]: the whole way from seeds to token ids; [`Decoder`], its last step.
@@ -16,6 +16,7 @@ pub mod analytic;
 mod batch;
 mod condition;
 mod decode;
+mod distillation;
 mod error;
 mod field;
 mod generate;
@@ -30,6 +31,7 @@ mod trim;
 pub use batch::LatentBatch;
 pub use condition::{Condition, Conditioned};
 pub use decode::Decoder;
+pub use distillation::{DistillObjective, DistillStep, Targets, TeacherStart, teacher_target};
 pub use error::{Error, Result};
 pub use field::{Field, NetworkField, Prediction, Trained};
 pub use generate::{Cost, GenerateConfig, Generated, Generator, Request};

@@ -89,15 +89,19 @@ impl Default for ElfObjective {
 }
 
 /// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows.
-struct RowPlan {
-    order: Vec<i64>,
-    self_cond: i64,
-    denoise: i64,
-    decode: i64,
+pub(crate) struct RowPlan {
+    /// Their places in the batch.
+    pub(crate) order: Vec<i64>,
+    /// How many are self-conditioned.
+    pub(crate) self_cond: i64,
+    /// How many are denoised, those included.
+    pub(crate) denoise: i64,
+    /// How many are decoded.
+    pub(crate) decode: i64,
 }
 
 impl RowPlan {
-    fn new(decode: &[bool], self_cond: &[bool]) -> Self {
+    pub(crate) fn new(decode: &[bool], self_cond: &[bool]) -> Self {
         let rows = |wanted: &dyn Fn(usize) -> bool| {
             (0..decode.len()).filter(|&i| wanted(i)).map(|i| i as i64).collect::<Vec<_>>()
         };
@@ -111,17 +115,17 @@ impl RowPlan {
 }
 
 /// A batch in the plan's order, on the network's device.
-struct Prepared {
+pub(crate) struct Prepared {
     /// Clean latents with dropped conditions zeroed, `[B, S, C]`.
-    x0: Tensor,
+    pub(crate) x0: Tensor,
     /// What the trunk sees, `[B, S, C]`.
-    z: Tensor,
+    pub(crate) z: Tensor,
     /// `[B]`; 1 in decode rows.
-    t: Tensor,
+    pub(crate) t: Tensor,
     /// Guidance scales `[B]`.
-    w: Tensor,
+    pub(crate) w: Tensor,
     /// 1 on condition positions, `[B, S, 1]`.
-    condition: Option<Tensor>,
+    pub(crate) condition: Option<Tensor>,
 }
 
 impl ElfObjective {
@@ -149,7 +153,25 @@ impl ElfObjective {
         self.self_cond_prob > 0.0
     }
 
-    fn prepare(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<Prepared> {
+    /// Draws which rows are decoded and which are self-conditioned.
+    pub(crate) fn plan_rows(&self, rows: i64, noise: &mut dyn Noise) -> Result<RowPlan> {
+        let below = |coins: Vec<f64>, p: f64| coins.into_iter().map(|u| u < p).collect::<Vec<bool>>();
+        let decode = below(noise.coins("decoder_coin", rows as usize)?, self.decoder_prob);
+        let self_cond = match self.self_conditioned() {
+            true => below(noise.coins("self_cond_u", rows as usize)?, self.self_cond_prob),
+            false => vec![false; rows as usize],
+        };
+        Ok(RowPlan::new(&decode, &self_cond))
+    }
+
+    /// The batch as the network sees it, its denoise rows at the times `t` `[B]` (in the batch's own order).
+    pub(crate) fn prepare(
+        &self,
+        batch: &LatentBatch,
+        plan: &RowPlan,
+        t: &Tensor,
+        noise: &mut dyn Noise,
+    ) -> Result<Prepared> {
         let (b, s, c) = batch.sizes()?;
         let device = batch.latents.device();
         let order = Tensor::f_from_slice(&plan.order)?;
@@ -166,7 +188,7 @@ impl ElfObjective {
             x0 = &x0 * (1.0 - condition * (1.0 - keep));
         }
 
-        let t = self.time.draw(b, noise)?.f_index_select(0, &rows)?;
+        let t = t.f_index_select(0, &rows)?;
         let w = self.guidance.transform(&noise.uniform("cfg_scale_u", &[b])?).f_index_select(0, &rows)?;
         let denoise_rows = rows.f_narrow(0, 0, plan.denoise)?;
         let decode_rows = rows.f_narrow(0, plan.denoise, plan.decode)?;
@@ -198,17 +220,40 @@ impl ElfObjective {
 }
 
 /// `clean` on condition positions, `x` elsewhere.
-fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
+pub(crate) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
     x * (1.0 - condition) + clean * condition
 }
 
 /// Seeds for dropout, one a pass, if the network uses any.
-fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
+pub(crate) fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
     if !net.shape().stochastic {
         return Ok(None);
     }
     let coins = noise.coins("dropout", rows)?;
     Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
+}
+
+/// What decode rows are to write: their loss positions, N in all.
+pub(crate) struct Words {
+    /// `[N, H]`.
+    pub(crate) hidden: Tensor,
+    /// `[N]`, beside `hidden`.
+    pub(crate) ids: Tensor,
+    /// Which of the decode rows' positions they are, `[N]`, on the CPU.
+    pub(crate) places: Tensor,
+}
+
+impl Words {
+    /// From the decode rows' hidden states `[d, S, H]` and what is not 0 in a mask `[B, S]` in the plan's order.
+    pub(crate) fn of(hidden: &Tensor, batch: &LatentBatch, plan: &RowPlan, mask: &Tensor) -> Result<Self> {
+        let (d, s, _) = hidden.size3()?;
+        let device = hidden.device();
+        let places = mask.f_narrow(0, plan.denoise, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
+        let rows = Tensor::f_from_slice(&plan.order[plan.denoise as usize..])?;
+        let ids = batch.ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
+        let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &places.f_to_device(device)?)?;
+        Ok(Self { hidden, ids: ids.f_to_device(device)?, places })
+    }
 }
 
 impl Objective for ElfObjective {
@@ -219,15 +264,10 @@ impl Objective for ElfObjective {
             return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
         }
         let device = batch.latents.device();
-        let below = |coins: Vec<f64>, p: f64| coins.into_iter().map(|u| u < p).collect::<Vec<bool>>();
-        let decode = below(noise.coins("decoder_coin", b as usize)?, self.decoder_prob);
-        let self_cond = match self.self_conditioned() {
-            true => below(noise.coins("self_cond_u", b as usize)?, self.self_cond_prob),
-            false => vec![false; b as usize],
-        };
-        let plan = RowPlan::new(&decode, &self_cond);
+        let plan = self.plan_rows(b, noise)?;
         let (n, u, d) = (plan.denoise, plan.self_cond, plan.decode);
-        let Prepared { x0, z, t, w, condition } = tch::no_grad(|| self.prepare(batch, &plan, noise))?;
+        let t = self.time.draw(b, noise)?;
+        let Prepared { x0, z, t, w, condition } = tch::no_grad(|| self.prepare(batch, &plan, &t, noise))?;
         let t3 = t.f_view([-1, 1, 1])?;
 
         // The previous estimate: clean on the condition positions of denoise rows, 0 elsewhere ...
@@ -304,13 +344,9 @@ impl Objective for ElfObjective {
             sum = &sum + l2;
         }
         if d > 0 {
-            let flat = mask.f_narrow(0, n, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
-            let order = Tensor::f_from_slice(&plan.order[n as usize..])?;
-            let ids = batch.ids.f_index_select(0, &order)?.f_reshape([-1])?.f_index_select(0, &flat)?;
-            let hidden =
-                hidden.f_narrow(0, n, d)?.f_reshape([d * s, -1])?.f_index_select(0, &flat.f_to_device(device)?)?;
-            let ce = net.cross_entropy_sum(&hidden, &ids.f_to_device(device)?, None)?;
-            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: flat.size1()? as f64 });
+            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &mask)?;
+            let ce = net.cross_entropy_sum(&hidden, &ids, None)?;
+            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: places.size1()? as f64 });
             sum = &sum + ce;
         }
         Ok(Loss { sum, count: batch.loss_positions(), terms })

@@ -63,9 +63,17 @@ impl TimeLaw {
     /// # Errors
     /// If the noise fails.
     pub fn draw(&self, rows: i64, noise: &mut dyn Noise) -> Result<Tensor> {
+        self.draw_named("t", &[rows], noise)
+    }
+
+    /// Times of the shape `[rows, ..]`: the draw `NAME_normal` or `NAME_uniform`.
+    ///
+    /// # Errors
+    /// If the noise fails.
+    pub fn draw_named(&self, name: &str, shape: &[i64], noise: &mut dyn Noise) -> Result<Tensor> {
         Ok(match self {
-            Self::LogitNormal(law) => law.transform(&noise.normal("t_normal", &[rows])?),
-            Self::Uniform => noise.uniform("t_uniform", &[rows])?,
+            Self::LogitNormal(law) => law.transform(&noise.normal(&format!("{name}_normal"), shape)?),
+            Self::Uniform => noise.uniform(&format!("{name}_uniform"), shape)?,
         })
     }
 }

@@ -269,6 +269,39 @@ struct Heads : torch::autograd::Function<Heads> {
   }
 };
 
+// x is [rows, N, n]; the mask, if there is one, [rows / of_one_mask, n], is the same for all N.
+struct Softmax : torch::autograd::Function<Softmax> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x_in, const std::optional<Tensor>& mask) {
+    const Tensor x = x_in.contiguous();
+    const int64_t n = x.size(2), per_row = x.size(1), count = x.size(0) * per_row;
+    const int64_t per_mask = mask ? count / std::max<int64_t>(1, mask->size(0)) : 1;
+    Tensor y = at::empty_like(x);
+    for_kind(x, [&](auto* t) {
+      using T = Number<decltype(t)>;
+      over_rows(count, n, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          rows<T>().softmax(data<T>(x) + i * n, mask ? data<float>(*mask) + i / per_mask * n : nullptr, data<T>(y) + i * n, n);
+      });
+    });
+    ctx->save_for_backward({y});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const Tensor y = ctx->get_saved_variables()[0], dy = grads[0].contiguous();
+    const int64_t n = y.size(2), count = y.size(0) * y.size(1);
+    Tensor dx = at::empty_like(y);
+    for_kind(y, [&](auto* t) {
+      using T = Number<decltype(t)>;
+      over_rows(count, n, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          rows<T>().softmax_back(data<T>(dy) + i * n, data<T>(y) + i * n, data<T>(dx) + i * n, n);
+      });
+    });
+    return {dx, Tensor()};
+  }
+};
+
 Tensor cross_entropy(Tensor& logits, const Tensor& bias, const Tensor& ids, const Tensor* weights, Tensor* bias_slope) {
   const int64_t count = logits.size(0), n = logits.size(1);
   Tensor losses = at::empty({count}, at::kFloat);
@@ -391,6 +424,21 @@ char* elf_heads(const Tensor* qkv, const Tensor* q_weight, const Tensor* k_weigh
     *q = new Tensor(parts[0]);
     *k = new Tensor(parts[1]);
     *v = new Tensor(parts[2]);
+  });
+}
+
+char* elf_softmax(const Tensor* x, const Tensor* mask, Tensor** out) {
+  return guarded([&] {
+    check_activation(*x);
+    check(x->dim() == 3, "scores must be [rows, N, n]");
+    std::optional<Tensor> shift;
+    if (mask != nullptr) {
+      check(mask->dim() == 2 && mask->size(1) == x->size(2) && mask->size(0) > 0 && x->size(0) % mask->size(0) == 0,
+            "the mask must be [B, n], B dividing the scores' rows");
+      check(plain_f32(*mask, mask->numel()), "the mask must be fp32, on the CPU, in one piece");
+      shift = *mask;
+    }
+    *out = new Tensor(Softmax::apply(*x, shift));
   });
 }
 

@@ -43,6 +43,20 @@ inline float exp_of(float x) {
   return p * __builtin_bit_cast(float, power);
 }
 
+// The largest of n >= 1 numbers, in sixteen lanes: a compiler may not reorder comparisons by itself.
+template <typename F>
+inline float largest(F at, int64_t n) {
+  float lanes[16];
+  for (int j = 0; j < 16; ++j) lanes[j] = at(j < n ? j : 0);
+  int64_t i = 16;
+  for (; i + 16 <= n; i += 16)
+    for (int j = 0; j < 16; ++j) lanes[j] = at(i + j) > lanes[j] ? at(i + j) : lanes[j];
+  float most = lanes[0];
+  for (int j = 1; j < 16; ++j) most = lanes[j] > most ? lanes[j] : most;
+  for (; i < n; ++i) most = at(i) > most ? at(i) : most;
+  return most;
+}
+
 template <typename T>
 inline float sum_of_squares(const T* x, int64_t n) {
   float sum = 0;
@@ -113,13 +127,45 @@ void turn_back(const T* dy, const T* x, T* dx, float* dw, const Turn& t) {
   rms_norm_back(upright, x, t.weight, inverse, dx, dw, t.dim);
 }
 
+// Rows up to this length are kept in fp32 between their loops.
+constexpr int64_t KEPT = 4096;
+
+template <typename T>
+void softmax(const T* x, const float* shift, T* y, int64_t n) {
+  float shifted[KEPT];
+  if (n > KEPT) {
+    const auto at = [&](int64_t i) { return shift == nullptr ? get(x, i) : get(x, i) + shift[i]; };
+    const float most = largest(at, n);
+    float sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += exp_of(at(i) - most);
+    for (int64_t i = 0; i < n; ++i) put(y, i, exp_of(at(i) - most) / sum);
+    return;
+  }
+  // Loops without a choice in them, so that each becomes vector code.
+  if (shift == nullptr)
+    for (int64_t i = 0; i < n; ++i) shifted[i] = get(x, i);
+  else
+    for (int64_t i = 0; i < n; ++i) shifted[i] = get(x, i) + shift[i];
+  const float most = largest([&](int64_t i) { return shifted[i]; }, n);
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    shifted[i] = exp_of(shifted[i] - most);
+    sum += shifted[i];
+  }
+  const float inverse = 1.0f / sum;
+  for (int64_t i = 0; i < n; ++i) put(y, i, shifted[i] * inverse);
+}
+
+template <typename T>
+void softmax_back(const T* dy, const T* y, T* dx, int64_t n) {
+  float dot = 0;
+  for (int64_t i = 0; i < n; ++i) dot += get(dy, i) * get(y, i);
+  for (int64_t i = 0; i < n; ++i) put(dx, i, get(y, i) * (get(dy, i) - dot));
+}
+
 template <typename T>
 float cross_entropy(T* logits, const float* bias, int64_t target, float weight, float* bias_slope, int64_t n) {
-  float most = get(logits, 0) + bias[0];
-  for (int64_t i = 1; i < n; ++i) {
-    const float l = get(logits, i) + bias[i];
-    most = l > most ? l : most;
-  }
+  const float most = largest([&](int64_t i) { return get(logits, i) + bias[i]; }, n);
   float sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += exp_of(get(logits, i) + bias[i] - most);
   const float loss = std::log(sum) - (get(logits, target) + bias[target] - most);
@@ -164,7 +210,7 @@ void add_scaled(float* p, const T* d, float a, int64_t n) {
 template <typename T>
 constexpr Rows<T> table() {
   return {rms_norm<T, float>,  rms_norm<T, bf16>, rms_norm_back<T, float>, rms_norm_back<T, bf16>, swiglu<T>, swiglu_back<T>,
-          turn<T>,             turn_back<T>,      cross_entropy<T>,        momentum<T>,            add_scaled<T>};
+          turn<T>,             turn_back<T>,      softmax<T>,              softmax_back<T>,        cross_entropy<T>,        momentum<T>,            add_scaled<T>};
 }
 
 }  // namespace

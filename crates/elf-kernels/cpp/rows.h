@@ -39,6 +39,9 @@ struct Rows {
   // One head's vector on its way into attention, and its gradient on the way back; dw is added up.
   void (*turn)(const T* x, T* y, const Turn& turn);
   void (*turn_back)(const T* dy, const T* x, T* dx, float* dw, const Turn& turn);
+  // y = softmax(x + shift), shift being null or a row of its own; and the gradient on the way back.
+  void (*softmax)(const T* x, const float* shift, T* y, int64_t n);
+  void (*softmax_back)(const T* dy, const T* y, T* dx, int64_t n);
   // Cross-entropy of logits + bias against `target`; turns the logits into the loss's slope times `weight`, which is also
   // added to `bias_slope`, if it is given.
   float (*cross_entropy)(T* logits, const float* bias, int64_t target, float weight, float* bias_slope, int64_t n);

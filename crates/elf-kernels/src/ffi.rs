@@ -30,6 +30,7 @@ unsafe extern "C" {
         k: *mut *mut C_tensor,
         v: *mut *mut C_tensor,
     ) -> Text;
+    pub(crate) fn elf_softmax(x: *const C_tensor, mask: *const C_tensor, out: *mut *mut C_tensor) -> Text;
     pub(crate) fn elf_cross_entropy(
         logits: *mut C_tensor,
         bias: *const C_tensor,

@@ -17,5 +17,5 @@ pub mod plain;
 
 pub use ops::{
     AdamStep, Heads, MomentumStep, Turned, adam, add_scaled, cross_entropy, heads, instruction_set, momentum, rms_norm,
-    swiglu,
+    softmax, swiglu,
 };

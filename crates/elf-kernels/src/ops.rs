@@ -104,6 +104,21 @@ pub fn heads(qkv: &Tensor, how: &Heads) -> Result<Turned, TchError> {
     Ok(Turned { q: ffi::taken(q), k: ffi::taken(k), v: ffi::taken(v) })
 }
 
+/// Softmax over the last dimension of attention scores `[B * heads, N, n]`, in their kind. `mask`, fp32 `[B, n]`, is added first:
+/// 0 where a position is seen, minus infinity where it is not; each row must see one.
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    if !is_ours(scores) {
+        return plain::softmax(scores, mask);
+    }
+    let mut out = null_mut();
+    // SAFETY: both tensors live through the call; `out` is set if there is no error.
+    ffi::check(unsafe { ffi::elf_softmax(scores.as_ptr(), mask.map_or(null(), Tensor::as_ptr), &mut out) })?;
+    Ok(ffi::taken(out))
+}
+
 /// Cross-entropies of `logits + bias` `[N, V]` against `ids` `[N]` (int64), each times its weight: `[N]`, fp32. No gradient is
 /// recorded; if `with_slope`, the logits are replaced by the sum's gradient with respect to them, and its gradient with respect
 /// to the bias `[V]` comes back too.

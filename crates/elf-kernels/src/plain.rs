@@ -48,6 +48,19 @@ pub fn heads(qkv: &Tensor, how: &Heads) -> Result<Turned, TchError> {
     Ok(Turned { q: by_head(qk.f_select(2, 0)?)?, k: by_head(qk.f_select(2, 1)?)?, v: by_head(qkv.f_select(2, 2)?)? })
 }
 
+/// [`crate::softmax`].
+///
+/// # Errors
+/// If libtorch fails.
+pub fn softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    let (rows, n, columns) = scores.size3()?;
+    let Some(mask) = mask else { return scores.f_softmax(-1, scores.kind()) };
+    let (batch, _) = mask.size2()?;
+    let by_row = scores.f_view([batch, rows / batch.max(1), n, columns])?;
+    let shifted = by_row.f_to_kind(Kind::Float)?.f_add(&mask.f_view([batch, 1, 1, columns])?)?;
+    shifted.f_softmax(-1, Kind::Float)?.f_to_kind(scores.kind())?.f_view([rows, n, columns])
+}
+
 /// [`crate::cross_entropy`].
 ///
 /// # Errors

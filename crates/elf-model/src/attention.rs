@@ -75,9 +75,6 @@ fn attend(Turned { q, k, v }: Turned, batch: i64, mask: Option<&Tensor>) -> Resu
         return Ok(mixed.f_reshape([rows, n, head_dim])?);
     }
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
-    let scores = match mask {
-        Some(mask) => (scores.f_view([batch, heads, n, n])? + mask).f_view([rows, n, n])?,
-        None => scores,
-    };
-    Ok(scores.f_softmax(-1, q.kind())?.f_bmm(&v)?)
+    let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_view([batch, n])).transpose()?;
+    Ok(elf_kernels::softmax(&scores, mask.as_ref())?.f_bmm(&v)?)
 }

@@ -36,7 +36,7 @@ impl ScalarEmbedder {
     }
 }
 
-/// Lifts latents to the width of the blocks through a bottleneck; fp32.
+/// Lifts latents to the width of the blocks through a bottleneck.
 #[derive(Debug)]
 pub(crate) struct LatentProjection {
     self_cond: Linear,
@@ -54,9 +54,9 @@ impl LatentProjection {
         })
     }
 
-    /// `z` `[B, S, C]` and perhaps a previous estimate of the same shape to `[B, S, H]`.
-    pub(crate) fn forward(&self, z: &Tensor, x_prev: Option<&Tensor>) -> Tensor {
-        let joined = x_prev.map(|x| self.self_cond.forward(&Tensor::cat(&[z, x], -1)));
-        self.up.forward(&self.down.forward(joined.as_ref().unwrap_or(z)))
+    /// `z` `[B, S, C]` and perhaps a previous estimate of the same shape to `[B, S, H]`, computed and given in `kind`.
+    pub(crate) fn forward(&self, z: &Tensor, x_prev: Option<&Tensor>, kind: Kind) -> Tensor {
+        let joined = x_prev.map(|x| self.self_cond.forward(&Tensor::cat(&[z.to_kind(kind), x.to_kind(kind)], -1)));
+        self.up.forward(&self.down.forward(&joined.unwrap_or_else(|| z.to_kind(kind))))
     }
 }

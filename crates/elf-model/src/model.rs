@@ -188,8 +188,8 @@ impl Network for Elf {
         let rope = self.rope(s, input.z.device())?;
         let mask = input.mask.map(|m| self.additive_mask(m, b, kind)).transpose()?;
         let pass = Pass { rope: &rope, mask: mask.as_ref(), dropout_seed: input.dropout_seed };
-        let text = self.latents.forward(input.z, input.x_prev);
-        let mut x = Tensor::f_cat(&[self.prefix(input, b)?, text], 1)?.to_kind(kind);
+        let text = self.latents.forward(input.z, input.x_prev, self.policy.latent_maps.kind()).to_kind(kind);
+        let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
         for block in &self.blocks {
             x = block.forward(&x, &pass)?;
         }
@@ -197,7 +197,8 @@ impl Network for Elf {
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.final_linear.forward(&self.final_norm.forward(&hidden.to_kind(Kind::Float))))
+        let normalised = self.final_norm.forward_to(hidden, self.policy.latent_maps.kind());
+        Ok(self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

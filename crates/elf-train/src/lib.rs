@@ -7,6 +7,8 @@
 //! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from; [`ReleasedForm`]: ours in their form.
 //! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
 //! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
+//! * [`Curriculum`]: the rounds of progressive distillation, and where a stopped one goes on; [`fingerprint`]: whether its
+//!   teacher is still the same.
 //! * [`Comm`]: what data parallelism needs; [`Solo`] is one process alone.
 //!
 //! A run that is stopped and resumed continues bit for bit on a CPU.
@@ -16,8 +18,10 @@
 
 mod checkpoint;
 mod comm;
+mod curriculum;
 mod ema;
 mod error;
+mod fingerprint;
 mod gradients;
 mod keep_policy;
 pub mod optim;
@@ -30,8 +34,10 @@ mod validation;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder, CheckpointState, FileStamp};
 pub use comm::{Comm, Solo};
+pub use curriculum::{Curriculum, Round};
 pub use ema::Ema;
 pub use error::{Error, Result};
+pub use fingerprint::fingerprint;
 pub use gradients::{clip_grad_norm, grad_norm};
 pub use keep_policy::KeepPolicy;
 pub use released::ReleasedCheckpoint;

@@ -39,9 +39,10 @@ pub struct BenchArgs {
     /// Muon's Newton-Schulz iterations in fp32, as `muon_bf16: false` has them, also where the device has bf16.
     #[arg(long)]
     muon_f32: bool,
-    /// The vocabulary head in fp32, as `vocab_head_bf16: false` has it, also where the device has bf16.
+    /// The vocabulary head and the maps between latents and blocks in fp32, as `heads_bf16: false` has them, also where the
+    /// device has bf16.
     #[arg(long)]
-    head_f32: bool,
+    heads_f32: bool,
     /// Only these stages; all if it is left out.
     #[arg(long, value_enum)]
     only: Vec<Stage>,
@@ -143,7 +144,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let workload = Workload {
         model,
         encoder,
-        policy: PrecisionPolicy { vocab_head: unless(args.head_f32), ..PrecisionPolicy::with_blocks(native) },
+        policy: PrecisionPolicy { blocks: native, ..PrecisionPolicy::uniform(unless(args.heads_f32)) },
         muon: unless(args.muon_f32),
         batch: args.batch,
         seq: args.seq,
@@ -152,7 +153,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         device,
     };
     eprintln!(
-        "{}: {} parameters, {} x {} positions; {}; blocks {}, vocabulary head {}, Muon {}",
+        "{}: {} parameters, {} x {} positions; {}; blocks {}, heads {}, Muon {}",
         args.preset.name(),
         workload.model.parameter_count(),
         args.batch,
@@ -307,7 +308,7 @@ fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) 
         "device": describe(workload.device),
         "threads": tch::get_num_threads(),
         "precision": workload.policy.blocks,
-        "vocab_head_precision": workload.policy.vocab_head,
+        "heads_precision": workload.policy.vocab_head,
         "muon_precision": workload.muon,
         "matmul_peak_flops": peak,
         "matmul_bf16_flops": results.matmul_bf16,

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod convert;
 pub mod data;
+pub mod distill;
 pub mod encoder;
 pub mod eval;
 pub mod pull;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -10,7 +12,7 @@ use elf_core::Precision;
 use elf_core::device::{DeviceChoice, describe};
 use elf_data::evaluation;
 use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
-use elf_flow::LatentBatch;
+use elf_flow::{LatentBatch, Objective};
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
@@ -93,20 +95,43 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
-    train(&plan, materials, &folder, device)
+    let job = Job {
+        plan: &plan,
+        materials: &materials,
+        folder: &folder,
+        objective: plan.objective,
+        stop: progress::stop_on_interrupt()?,
+        deadline: deadline(&config),
+    };
+    let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
+    Ok(match train(job, net)? {
+        Ended::Interrupted => ExitCode::from(130),
+        Ended::Finished | Ended::OutOfData | Ended::OutOfTime => ExitCode::SUCCESS,
+    })
+}
+
+/// When the minutes that a configuration gives are over.
+pub fn deadline(config: &RunConfig) -> Option<Instant> {
+    config.max_minutes.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0))
 }
 
 /// What training needs beside settings.
-struct Materials {
-    tokenizer: Tokenizer,
-    latents: TextLatents,
+pub struct Materials {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The encoder.
+    pub latents: TextLatents,
     train: Arc<Dataset>,
     held_out: Option<Dataset>,
     judge: Option<TrainingJudge>,
 }
 
 impl Materials {
-    fn load(config: &RunConfig, device: Device) -> Result<Self> {
+    /// Opens all that a configuration names.
+    ///
+    /// # Errors
+    /// Names the key whose value cannot be used.
+    pub fn load(config: &RunConfig, device: Device) -> Result<Self> {
         let Some(data_path) = &config.data_path else {
             bail!("data_path is not set: which token shards should be trained on?")
         };
@@ -149,7 +174,11 @@ impl Materials {
         Ok(Self { tokenizer, latents, train, held_out, judge })
     }
 
-    fn plan(&self, config: &RunConfig, device: Device) -> Result<RunPlan> {
+    /// What follows from a configuration and these materials.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible.
+    pub fn plan(&self, config: &RunConfig, device: Device) -> Result<RunPlan> {
         let facts = Facts {
             latent_dim: self.latents.dim(),
             vocab_size: self.tokenizer.vocab_size() as i64,
@@ -171,7 +200,7 @@ impl Materials {
 
 /// Refuses a model whose parameters, gradients, averages and optimiser state alone exceed this machine's memory, before
 /// anything of it is allocated. Activations come on top; they depend on the batch.
-fn refuse_what_cannot_fit(plan: &RunPlan, device: Device) -> Result<()> {
+pub fn refuse_what_cannot_fit(plan: &RunPlan, device: Device) -> Result<()> {
     const COPIES: u64 = 4;
     if device != Device::Cpu {
         return Ok(());
@@ -196,7 +225,8 @@ fn memory_of_this_machine() -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> String {
+/// What will be trained on what, in lines for a user.
+pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> String {
     let (model, length) = (&plan.model, &plan.length);
     let rows = plan.batch_rows * plan.config.grad_accum_steps;
     format!(
@@ -268,10 +298,13 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     })
 }
 
-fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Device) -> Result<ExitCode> {
-    let stop = progress::stop_on_interrupt()?;
-    let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
-    let mut trainer = Trainer::new(net, plan.objective, trainer_config(plan, device)?, Box::new(Solo))?;
+/// Trains `net`, or what its folder's latest checkpoint makes of it, to the end of the plan, and tells the user how it went.
+///
+/// # Errors
+/// If anything fails; what was saved before stands.
+pub fn train<O: Objective + Copy>(job: Job<O>, net: Elf) -> Result<Ended> {
+    let Job { plan, materials, folder, objective, stop, deadline } = job;
+    let mut trainer = Trainer::new(net, objective, trainer_config(plan, materials.latents.device())?, Box::new(Solo))?;
     for group in trainer.groups() {
         eprintln!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel);
     }
@@ -305,10 +338,11 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
     };
     folder.begin(plan, &materials.tokenizer)?;
     let metrics = folder.metrics_from(trainer.steps_done())?;
-    let mut source = EncodedBatches::start(plan, &materials, cursor)?;
-    let mut observer = TrainingLog::new(plan, metrics, trainer.steps_done(), Arc::clone(&stop));
+    let mut source = EncodedBatches::start(plan, materials, cursor)?;
+    let mut observer = TrainingLog::new(plan, metrics, trainer.steps_done(), deadline, Arc::clone(&stop));
     let held_out = HeldOut {
         plan,
+        objective: &objective,
         tokenizer: &materials.tokenizer,
         latents: &materials.latents,
         rows: materials.held_out.as_ref(),
@@ -339,14 +373,43 @@ fn train(plan: &RunPlan, materials: Materials, folder: &RunFolder, device: Devic
         observer.evaluated(step, &metrics);
     }
     observer.finish()?;
-    let what = match outcome {
-        Outcome::Finished => "finished",
-        Outcome::OutOfData => "stopped at the end of the data",
-        Outcome::Stopped if out_of_time => "stopped after the minutes it was given",
-        Outcome::Stopped => "interrupted; run the same command again to go on",
+    let (ended, what) = match outcome {
+        Outcome::Finished => (Ended::Finished, "finished"),
+        Outcome::OutOfData => (Ended::OutOfData, "stopped at the end of the data"),
+        Outcome::Stopped if out_of_time => (Ended::OutOfTime, "stopped after the minutes it was given"),
+        Outcome::Stopped => (Ended::Interrupted, "interrupted; run the same command again to go on"),
     };
     eprintln!("{what} after step {}; everything is in {}", trainer.steps_done(), folder.root().display());
-    Ok(if outcome == Outcome::Stopped && !out_of_time { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(ended)
+}
+
+/// One run to be carried out.
+pub struct Job<'a, O> {
+    /// What is to be done.
+    pub plan: &'a RunPlan,
+    /// With what.
+    pub materials: &'a Materials,
+    /// Where to.
+    pub folder: &'a RunFolder,
+    /// The loss, in training and on held-out rows.
+    pub objective: O,
+    /// Set from outside to stop and save.
+    pub stop: Arc<AtomicBool>,
+    /// When to stop and save.
+    pub deadline: Option<Instant>,
+}
+
+/// How a run came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Finished,
+    /// The batches ended before the steps did.
+    OutOfData,
+    /// The deadline was over.
+    OutOfTime,
+    /// It was asked to stop.
+    Interrupted,
 }
 
 /// What to go on from.
@@ -379,6 +442,7 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
         ("the encoder's vocabulary or data", before.condition_eos == plan.condition_eos),
         ("seed", before.config.seed == plan.config.seed),
         ("optimizer", before.config.optimizer == plan.config.optimizer),
+        ("the teacher, or the step that is learned from it", same_lessons(&before, plan)),
         (
             "batch size or grad_accum_steps",
             before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps,
@@ -391,6 +455,12 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
         );
     }
     Ok(Some(Resume::Own(checkpoint)))
+}
+
+/// Whether both learn the same from the same teacher, or both from none.
+fn same_lessons(one: &RunPlan, other: &RunPlan) -> bool {
+    let lessons = |plan: &RunPlan| plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.clone()));
+    lessons(one) == lessons(other)
 }
 
 /// Token batches from the loader, encoded.

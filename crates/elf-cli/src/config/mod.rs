@@ -3,12 +3,14 @@
 //! A [`RunConfig`] has the key names of the released code, so that its files load unchanged; a [`RunPlan`] is what follows
 //! from one: everything derived, everything checked, stored with the run.
 
+mod distill;
 mod edit;
 mod keys;
 mod plan;
 mod run;
 mod sampling;
 
+pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{Facts, RunPlan};

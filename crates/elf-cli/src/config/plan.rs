@@ -7,7 +7,7 @@ use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::{PadTokenName, RunConfig, TimeScheduleName};
+use super::{DistillationPlan, PadTokenName, RunConfig, TimeScheduleName};
 
 /// How long a run is, in optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct RunPlan {
     pub lr: f64,
     /// Length.
     pub length: TrainLength,
+    /// For distilled models: what by and what for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationPlan>,
 }
 
 impl RunPlan {
@@ -171,7 +174,10 @@ impl RunPlan {
             },
             label_drop_prob,
             condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
-            precision: PrecisionPolicy::with_blocks(precision),
+            precision: match config.heads_bf16 {
+                true => PrecisionPolicy::uniform(precision),
+                false => PrecisionPolicy::with_blocks(precision),
+            },
             batch_rows,
             lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
             length: TrainLength {
@@ -181,6 +187,7 @@ impl RunPlan {
                 eval_every: every(config.eval_freq),
                 save_every: every(config.save_freq),
             },
+            distillation: None,
         })
     }
 }

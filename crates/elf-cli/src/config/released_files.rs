@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use elf_train::Curriculum;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tch::Device;
 
-use super::{Facts, Overrides, RunConfig, RunPlan, read_sampling_configs, read_yaml};
+use super::{DistillConfig, Facts, Overrides, RunConfig, RunPlan, read_sampling_configs, read_yaml};
 
 /// Every key that the released code knows.
 const EVERY_KEY: &str = r#"
@@ -95,7 +98,7 @@ fn plan(config: &RunConfig) -> RunPlan {
     RunPlan::new(config, facts, Device::Cpu).unwrap()
 }
 
-fn load(path: &Path) -> (RunConfig, Vec<String>) {
+fn load<T: Default + Serialize + DeserializeOwned>(path: &Path) -> (T, Vec<String>) {
     let mut warnings = Vec::new();
     let config = read_yaml(Some(path), &Overrides::default(), |line| warnings.push(line));
     (config.unwrap_or_else(|e| panic!("{}: {e:#}", path.display())), warnings)
@@ -106,7 +109,7 @@ fn every_key_of_the_released_code_is_known() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.yml");
     std::fs::write(&path, EVERY_KEY).unwrap();
-    let (config, warnings) = load(&path);
+    let (config, warnings): (RunConfig, _) = load(&path);
     assert_eq!(warnings.len(), 1, "one line names what has no meaning: {warnings:?}");
     for key in ["use_wandb", "wandb_project", "wandb_entity", "wandb_name", "hf_repo_id", "num_workers", "use_compile"]
     {
@@ -139,10 +142,24 @@ fn every_shipped_configuration_makes_a_plan() {
         entries.filter(|path| path.extension().is_some_and(|e| e == "yml" || e == "yaml")).collect()
     };
     let (runs, sampling) = (files("configs"), files("configs/sampling"));
-    assert!(!runs.is_empty() && !sampling.is_empty());
+    let is_distillation = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("distill"));
+    let (distillations, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(is_distillation);
+    assert!(!runs.is_empty() && !distillations.is_empty() && !sampling.is_empty());
+    let mut configs: Vec<(PathBuf, RunConfig)> = Vec::new();
     for path in runs {
         let (config, warnings) = load(&path);
         assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
+        configs.push((path, config));
+    }
+    for path in distillations {
+        let (config, warnings): (DistillConfig, _) = load(&path);
+        assert!(warnings.is_empty() && config.keys.teacher_path.is_some(), "{}: {warnings:?}", path.display());
+        for round in Curriculum::released().rounds() {
+            config.step(round.step_size(), round.teacher_steps).unwrap();
+        }
+        configs.push((path, config.run));
+    }
+    for (path, config) in configs {
         plan(&config);
         if let Some(sampling) = &config.sampling_configs_path {
             assert!(root.join(sampling).is_file(), "{} names {sampling}", path.display());

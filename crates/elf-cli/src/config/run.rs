@@ -156,6 +156,9 @@ pub struct RunConfig {
     pub grad_accum_steps: usize,
     /// bf16 blocks where the device multiplies bf16 natively.
     pub use_bf16: bool,
+    /// The vocabulary head and the maps between latents and blocks in bf16 too, as far as blocks are; the reference has them in
+    /// fp32.
+    pub heads_bf16: bool,
     /// Recompute activations in the backward pass instead of keeping them.
     pub gradient_checkpointing: bool,
     /// Decay of the averaged parameters.
@@ -247,6 +250,7 @@ impl Default for RunConfig {
             adam_b2: 0.95,
             grad_accum_steps: 1,
             use_bf16: true,
+            heads_bf16: false,
             gradient_checkpointing: false,
             ema_decay1: 0.9999,
             seed: 42,

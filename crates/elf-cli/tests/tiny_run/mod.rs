@@ -80,7 +80,9 @@ pub fn elf_with_limits(limits: &str, args: &[&str]) -> Command {
 
 fn prepared(mut command: Command, args: &[&str]) -> Command {
     command.args(args).env("OMP_NUM_THREADS", "1").env("OMP_WAIT_POLICY", "PASSIVE").env_remove("RUST_BACKTRACE");
-    if args.first().is_some_and(|a| matches!(*a, "train" | "sample" | "eval")) && !args.contains(&"--device") {
+    if args.first().is_some_and(|a| matches!(*a, "train" | "distill" | "sample" | "eval"))
+        && !args.contains(&"--device")
+    {
         command.args(["--device", "cpu"]);
     }
     command

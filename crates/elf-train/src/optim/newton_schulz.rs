@@ -60,20 +60,39 @@ pub(crate) fn orthogonalise_normalised(mut x: Tensor, iterations: usize) -> Resu
 
 /// The product of so many iterations' polynomials, `[.., r, r]`.
 fn polynomial_product(x: &Tensor, iterations: usize) -> Result<Tensor> {
-    let mut gram = x.f_matmul(&x.f_transpose(-2, -1)?)?;
+    let mut gram = symmetric_product(x, &x.f_transpose(-2, -1)?)?;
     let mut product: Option<Tensor> = None;
     for i in 0..iterations {
-        let p = gram.f_matmul(&gram)?.f_mul_scalar_(C)?.f_add_(&(&gram * B))?;
+        let p = symmetric_product(&gram, &gram)?.f_mul_scalar_(C)?.f_add_(&(&gram * B))?;
         let _ = p.f_diagonal(0, -2, -1)?.f_add_scalar_(A)?;
         if i + 1 < iterations {
-            gram = p.f_matmul(&gram)?.f_matmul(&p)?;
+            gram = symmetric_product(&symmetric_product(&p, &gram)?, &p)?;
         }
         product = Some(match product {
             None => p,
-            Some(before) => p.f_matmul(&before)?,
+            Some(before) => symmetric_product(&p, &before)?,
         });
     }
     Ok(product.unwrap_or(gram))
+}
+
+/// Below this height a product is too small to be worth cutting.
+const WORTH_HALVING: i64 = 512;
+
+/// `a b` where that is symmetric, `[.., r, c]` and `[.., c, r]` to `[.., r, r]`: three quarters of it are computed, the last is
+/// the mirror image of another.
+fn symmetric_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let size = a.size();
+    let rows = size[size.len() - 2];
+    if rows < WORTH_HALVING {
+        return Ok(a.f_matmul(b)?);
+    }
+    let (upper, lower) = (rows / 2, rows - rows / 2);
+    let left = a.f_matmul(&b.f_narrow(-1, 0, upper)?)?;
+    let lower_right = a.f_narrow(-2, upper, lower)?.f_matmul(&b.f_narrow(-1, upper, lower)?)?;
+    let upper_right = left.f_narrow(-2, upper, lower)?.f_transpose(-2, -1)?;
+    let right = Tensor::f_cat(&[upper_right, lower_right], -2)?;
+    Ok(Tensor::f_cat(&[left, right], -1)?)
 }
 
 #[cfg(test)]
@@ -120,6 +139,15 @@ mod tests {
             let m = gaussian([2, 24, 100]);
             let difference = orthogonalise(&m, iterations, Precision::F32).unwrap() - one_by_one(&m, iterations);
             assert!(difference.abs().max().double_value(&[]) < 2e-5, "{iterations}");
+        }
+    }
+
+    #[test]
+    fn halving_a_symmetric_product_changes_nothing() {
+        for rows in [WORTH_HALVING - 1, WORTH_HALVING, WORTH_HALVING + 1] {
+            let x = gaussian([2, rows, 5]);
+            let difference = symmetric_product(&x, &x.transpose(1, 2)).unwrap() - x.bmm(&x.transpose(1, 2));
+            assert!(difference.abs().max().double_value(&[]) < 1e-5);
         }
     }
 

@@ -1,0 +1,316 @@
+//! Progressive distillation: a student learns to cover in one step what its teacher covers in many.
+//!
+//! After Salimans and Ho, for a network that predicts clean latents (the authors' note on distilling ELF, and their released
+//! code, whose behaviour is followed here).
+
+use elf_core::{Network, Noise, TrunkInput};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::objective::{Prepared, RowPlan, Words, dropout_seed, pin};
+use crate::{ElfObjective, Error, LatentBatch, Loss, LossTerm, Objective, Path, Result, TimeLaw};
+
+/// The shortest step that can be learned: the target divides by it.
+const SHORTEST_STEP: f64 = 1e-3;
+
+/// One step of a student, and how its teacher goes the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillStep {
+    /// How much time a step of the student covers: 1/N for a student of N steps (`pd_step_size`).
+    pub step_size: f64,
+    /// K, Euler steps of the teacher on the same way (`pd_teacher_steps`).
+    pub substeps: usize,
+    /// The law of u in the time `u (1 - step_size)` at which a step begins (`pd_student_schedule`).
+    pub student_times: TimeLaw,
+    /// The law of the places within a step at which the teacher's steps meet (`pd_teacher_schedule`).
+    pub teacher_times: TimeLaw,
+}
+
+impl DistillStep {
+    /// Checks all settings.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        if !(SHORTEST_STEP..=1.0).contains(&self.step_size) {
+            let reason =
+                format!("{} is not between {SHORTEST_STEP} and 1; 1/N makes a student of N steps", self.step_size);
+            return Err(Error::setting("pd_step_size", reason));
+        }
+        if self.substeps == 0 {
+            return Err(Error::setting("pd_teacher_steps", "the teacher needs at least 1 step"));
+        }
+        self.student_times.check()?;
+        self.teacher_times.check()
+    }
+
+    /// Steps that carry a student from noise to data: 1 / [`DistillStep::step_size`], rounded.
+    pub fn student_steps(&self) -> usize {
+        (1.0 / self.step_size).round() as usize
+    }
+
+    /// The times `[B]` at which each row's step begins. Draws `student_t_normal` or `student_t_uniform` `[B]`.
+    fn starts(&self, rows: i64, noise: &mut dyn Noise) -> Result<Tensor> {
+        // A step that covers all of the time would leave one start only; the released code keeps a trace of a second.
+        let room = (1.0 - self.step_size).max(1e-6);
+        Ok(self.student_times.draw_named("student_t", &[rows], noise)? * room)
+    }
+
+    /// The K + 1 times `[B, K + 1]` of the teacher's way, ascending, from `starts` `[B]` to one step later. Draws
+    /// `teacher_t_normal` or `teacher_t_uniform` `[B, K - 1]` if K > 1.
+    fn teacher_grid(&self, starts: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
+        let first = starts.f_unsqueeze(-1)?;
+        let last = &first + self.step_size;
+        let inner = self.substeps as i64 - 1;
+        if inner == 0 {
+            return Ok(Tensor::f_cat(&[first, last], -1)?);
+        }
+        let drawn = self.teacher_times.draw_named("teacher_t", &[starts.size1()?, inner], noise)?;
+        let places = drawn.f_sort(-1, false)?.0;
+        let inner = &first + (&last - &first) * places;
+        Ok(Tensor::f_cat(&[first, inner, last], -1)?)
+    }
+}
+
+/// Where a teacher sets out, and by which times: R rows on its device.
+#[derive(Debug, Clone, Copy)]
+pub struct TeacherStart<'a> {
+    /// Noisy latents at the first times, `[R, S, C]`.
+    pub z: &'a Tensor,
+    /// The previous clean estimate for the first step, `[R, S, C]`; later steps take the one before. `None` for a network
+    /// that takes z alone.
+    pub x_prev: Option<&'a Tensor>,
+    /// Guidance scales, `[R]`.
+    pub guidance: &'a Tensor,
+    /// Times, `[R, K + 1]`, ascending within each row.
+    pub times: &'a Tensor,
+    /// Clean latents `[R, S, C]`, and 1 on the condition positions `[R, S, 1]` that they are held at all the way.
+    pub condition: Option<(&'a Tensor, &'a Tensor)>,
+}
+
+/// The clean latents `[R, S, C]` that a student must predict at the first time for one Euler step to end where K Euler steps of
+/// the teacher end: `z + (1 - t_0) / (t_K - t_0) (z_K - z)`. For K = 1 the teacher's own prediction.
+///
+/// K passes over the R rows, without gradient; it draws nothing.
+///
+/// # Errors
+/// If the shapes do not fit together, or the teacher fails.
+pub fn teacher_target(teacher: &dyn Network, path: &Path, start: &TeacherStart) -> Result<Tensor> {
+    let (rows, columns) = start.times.size2()?;
+    if columns < 2 || rows != start.z.size3()?.0 {
+        let (found, expected) = (start.times.size(), format!("[{}, 2 or more]", start.z.size3()?.0));
+        return Err(elf_core::Error::Shape { what: "teacher times".into(), found, expected }.into());
+    }
+    tch::no_grad(|| {
+        let substeps = columns - 1;
+        let mut z = start.z.shallow_clone();
+        let mut x_prev = start.x_prev.map(Tensor::shallow_clone);
+        for k in 0..substeps {
+            let t = start.times.f_select(1, k)?;
+            let input =
+                TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(start.guidance), ..TrunkInput::new(&z, &t) };
+            let x = teacher.clean(&teacher.trunk(&input)?)?;
+            if substeps == 1 {
+                return Ok(x);
+            }
+            let t = t.f_view([-1, 1, 1])?;
+            let span = start.times.f_select(1, k + 1)?.f_view([-1, 1, 1])? - &t;
+            z = &z + path.velocity(&x, &z, &t) * span;
+            let (held, x) = match start.condition {
+                Some((clean, condition)) => (pin(&z, clean, condition), pin(&x, clean, condition)),
+                None => (z, x),
+            };
+            z = held;
+            x_prev = x_prev.map(|_| x);
+        }
+        let first = start.times.f_select(1, 0)?.f_view([-1, 1, 1])?;
+        let last = start.times.f_select(1, substeps)?.f_view([-1, 1, 1])?;
+        let stretch = (1.0 - &first) / (last - &first).f_clamp_min(1e-6)?;
+        Ok(start.z + stretch * (z - start.z))
+    })
+}
+
+/// What a batch's denoise rows are to predict.
+#[derive(Debug)]
+pub struct Targets {
+    /// The denoise rows' places in the batch, in the order of `target`.
+    pub rows: Vec<i64>,
+    /// Clean latents, `[rows, S, C]`.
+    pub target: Tensor,
+}
+
+/// A batch with all that the student needs, in the order of the row plan.
+struct Lesson {
+    prepared: Prepared,
+    /// The previous estimate, `[B, S, C]`.
+    x_prev: Option<Tensor>,
+    /// What denoise rows are to predict, `[rows, S, C]`.
+    target: Tensor,
+}
+
+/// The objective of progressive distillation: a row is either a *denoise* row, whose loss is the squared error of the clean
+/// prediction against [`teacher_target`], or a *decode* row as in [`ElfObjective`].
+///
+/// On self-conditioned rows the teacher's prediction without a previous estimate is the previous estimate of both. The loss of a
+/// row is the mean over its loss positions; the loss of a batch the mean over its rows. There is no guidance in the target
+/// beside that which the teacher has learned.
+///
+/// Draws: `decoder_coin`, `self_cond_u` (host), `student_t_normal` or `student_t_uniform` `[B]`, `teacher_t_normal` or
+/// `teacher_t_uniform` `[B, K - 1]`, `cfg_scale_u` `[B]`, `noise` `[B, S, C]`, `decoder_lambda_normal` `[B, S]`,
+/// `decoder_noise_normal` `[B, S, C]`.
+///
+/// The released code runs the teacher over all rows K + 1 times. Here it sees self-conditioned rows once and denoise rows K
+/// times, decode rows never, and no gradient is recorded for it; logits are taken at the loss positions of decode rows only.
+///
+/// With `self_cond_prob` 0 teacher and student take z alone, as networks trained and sampled that way do.
+#[derive(Clone, Copy)]
+pub struct DistillObjective<'t> {
+    base: ElfObjective,
+    step: DistillStep,
+    teacher: &'t dyn Network,
+}
+
+impl<'t> DistillObjective<'t> {
+    /// Distils `teacher`, which was trained with the path, guidance law and decoder settings of `base` (its law of times is not
+    /// used).
+    ///
+    /// # Errors
+    /// Names the first setting that is out of its range.
+    pub fn new(base: ElfObjective, step: DistillStep, teacher: &'t dyn Network) -> Result<Self> {
+        base.check()?;
+        step.check()?;
+        Ok(Self { base, step, teacher })
+    }
+
+    /// The step that is learned.
+    pub fn step(&self) -> &DistillStep {
+        &self.step
+    }
+
+    /// How often the teacher sees a row on average: its K steps for denoise rows, and once more for those that are
+    /// self-conditioned. The student sees each row once, with gradient.
+    pub fn teacher_passes_per_row(&self) -> f64 {
+        (1.0 - self.base.decoder_prob) * (self.step.substeps as f64 + self.base.self_cond_prob)
+    }
+
+    /// What the denoise rows of a batch are to predict, by the draws that [`Objective::loss`] takes.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn targets(&self, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Targets> {
+        let plan = self.base.plan_rows(batch.sizes()?.0, noise)?;
+        let target = tch::no_grad(|| self.lesson(batch, &plan, noise))?.target;
+        Ok(Targets { rows: plan.order[..plan.denoise as usize].to_vec(), target })
+    }
+
+    fn lesson(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<Lesson> {
+        let (b, s, c) = batch.sizes()?;
+        if c != self.teacher.shape().latent_dim {
+            let expected = format!("[B, S, {}], as the teacher's latents have", self.teacher.shape().latent_dim);
+            return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
+        }
+        let (n, u) = (plan.denoise, plan.self_cond);
+        let starts = self.step.starts(b, noise)?;
+        let denoise_rows = Tensor::f_from_slice(&plan.order[..n as usize])?.f_to_device(batch.latents.device())?;
+        let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
+        let prepared = self.base.prepare(batch, plan, &starts, noise)?;
+        let Prepared { x0, z, t, w, condition } = &prepared;
+
+        let x_prev = match self.base.self_conditioned() {
+            false => None,
+            true => {
+                // Clean on condition positions in every row, decode rows included (so in the released code), 0 elsewhere ...
+                let start = match condition {
+                    Some(condition) => x0 * condition,
+                    None => z.f_zeros_like()?,
+                };
+                // ... and where the coin says so what the teacher makes of that.
+                Some(if u == 0 {
+                    start
+                } else {
+                    let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
+                    let blank = start.f_narrow(0, 0, u)?;
+                    let input = TrunkInput { x_prev: Some(&blank), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+                    let x_u = self.teacher.clean(&self.teacher.trunk(&input)?)?;
+                    let x_u = match condition {
+                        Some(condition) => pin(&x_u, &x0.f_narrow(0, 0, u)?, &condition.f_narrow(0, 0, u)?),
+                        None => x_u,
+                    };
+                    Tensor::f_cat(&[x_u, start.f_narrow(0, u, b - u)?], 0)?
+                })
+            }
+        };
+
+        let first = |t: &Tensor| t.f_narrow(0, 0, n);
+        let (z, w, x0) = (first(z)?, first(w)?, first(x0)?);
+        let hint = x_prev.as_ref().map(first).transpose()?;
+        let condition = condition.as_ref().map(first).transpose()?;
+        let target = if n == 0 {
+            z
+        } else {
+            let start = TeacherStart {
+                z: &z,
+                x_prev: hint.as_ref(),
+                guidance: &w,
+                times: &times,
+                condition: condition.as_ref().map(|mask| (&x0, mask)),
+            };
+            teacher_target(self.teacher, &self.base.path, &start)?
+        };
+        Ok(Lesson { prepared, x_prev, target })
+    }
+}
+
+impl Objective for DistillObjective<'_> {
+    fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        let (b, s, c) = batch.sizes()?;
+        if c != net.shape().latent_dim {
+            let expected = format!("[B, S, {}], as the network's latents have", net.shape().latent_dim);
+            return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
+        }
+        let device = batch.latents.device();
+        let plan = self.base.plan_rows(b, noise)?;
+        let (n, d) = (plan.denoise, plan.decode);
+        let Lesson { prepared: Prepared { z, t, w, .. }, x_prev, target } =
+            tch::no_grad(|| self.lesson(batch, &plan, noise))?;
+
+        let gate: Vec<f32> = (0..b).map(|i| f32::from(i >= n)).collect();
+        let gate = Tensor::f_from_slice(&gate)?.f_to_device(device)?;
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            decode: (d > 0).then_some(&gate),
+            dropout_seed: dropout_seed(net, noise, b as usize)?,
+            ..TrunkInput::new(&z, &t)
+        };
+        let hidden = net.trunk(&input)?;
+
+        // Each row's loss positions share a weight of 1, on the host.
+        let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;
+        let share = &mask / mask.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)?.f_clamp_min(1.0)?;
+        let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
+        let mut terms = Vec::new();
+        if n > 0 {
+            let x_hat = net.clean(&hidden.f_narrow(0, 0, n)?)?;
+            let per_position = (x_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
+            let l2 = (per_position * share.f_narrow(0, 0, n)?.f_to_device(device)?).f_sum(Kind::Float)?;
+            terms.push(LossTerm { name: "l2", sum: l2.f_detach()?, count: n as f64 });
+            sum = &sum + l2;
+        }
+        if d > 0 {
+            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &share)?;
+            let weights = share.f_narrow(0, n, d)?.f_reshape([-1])?.f_index_select(0, &places)?;
+            let ce = net.cross_entropy_sum(&hidden, &ids, Some(&weights.f_to_device(device)?))?;
+            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });
+            sum = &sum + ce;
+        }
+        Ok(Loss { sum, count: b as f64, terms })
+    }
+}
+
+impl std::fmt::Debug for DistillObjective<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("DistillObjective").field("base", &self.base).field("step", &self.step).finish_non_exhaustive()
+    }
+}
