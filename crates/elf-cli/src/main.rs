@@ -9,6 +9,7 @@ mod config;
 mod held_out;
 mod hub;
 mod judge;
+mod memory_plan;
 mod model_card;
 mod progress;
 mod run_folder;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use elf_core::Precision;
+use elf_core::device::upload;
 use elf_data::Batch;
 use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
 use elf_flow::LatentBatch;
@@ -25,6 +26,7 @@ pub struct TextLatents {
     encoder: Box<dyn TextEncoder>,
     stats: LatentStats,
     device: Device,
+    parameters: u64,
 }
 
 impl TextLatents {
@@ -43,12 +45,18 @@ impl TextLatents {
         })?;
         let stats = stats(config, &folder)?;
         stats.check_dim(encoder.dim())?;
-        Ok(Self { encoder: Box::new(encoder), stats, device })
+        let parameters = encoder.params().numel();
+        Ok(Self { encoder: Box::new(encoder), stats, device, parameters })
     }
 
     /// Where latents are made.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Numbers in the encoder's parameters.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
     }
 
     /// C, channels of a latent.
@@ -104,7 +112,7 @@ impl Masks {
     fn of(batch: &Batch, device: Device) -> Result<Self> {
         let column = |lengths: &[usize]| -> Result<Tensor> {
             let lengths: Vec<i64> = lengths.iter().map(|&n| n as i64).collect();
-            Ok(Tensor::f_from_slice(&lengths)?.f_to_device(device)?.f_unsqueeze(-1)?)
+            Ok(upload(&Tensor::f_from_slice(&lengths)?, device)?.f_unsqueeze(-1)?)
         };
         let positions = Tensor::f_arange(batch.seq_len as i64, (Kind::Int64, device))?.f_unsqueeze(0)?;
         let valid = positions.f_lt_tensor(&column(&batch.valid_len)?)?;
@@ -114,7 +122,7 @@ impl Masks {
         let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
         let drop: Vec<bool> =
             if batch.label_drop.is_empty() { vec![false; batch.rows] } else { batch.label_drop.clone() };
-        let drop = Tensor::f_from_slice(&drop)?.f_to_device(device)?.f_unsqueeze(-1)?;
+        let drop = upload(&Tensor::f_from_slice(&drop)?, device)?.f_unsqueeze(-1)?;
         // A condition sees the condition; all else sees what is valid, without the condition where it is dropped.
         let seen_by_target = valid.f_logical_and(&condition.f_logical_and(&drop)?.f_logical_not()?)?;
         let (rows, seen_by_condition) = (condition.f_unsqueeze(-1)?, condition.f_unsqueeze(1)?);

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Tensor};
 
 use crate::{Error, Result};
 
@@ -95,6 +95,19 @@ fn cuda_devices() -> usize {
         return 0;
     }
     usize::try_from(Cuda::device_count()).unwrap_or(0)
+}
+
+/// A tensor made on the host, on `device`. The host does not wait for a GPU to take it: it goes through pinned memory, which
+/// libtorch keeps until the copy is done.
+///
+/// # Errors
+/// If libtorch fails (out of memory).
+pub fn upload(made_on_host: &Tensor, device: Device) -> Result<Tensor> {
+    if !matches!(device, Device::Cuda(_)) {
+        return Ok(made_on_host.f_to_device(device)?);
+    }
+    let pinned = made_on_host.f_pin_memory(device)?;
+    Ok(pinned.f_to_device_(device, pinned.kind(), true, false)?)
 }
 
 /// Waits until all work queued on `device` is done. A CPU's is done when it is asked for.

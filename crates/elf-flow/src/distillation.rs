@@ -3,6 +3,7 @@
 //! After Salimans and Ho, for a network that predicts clean latents (the authors' note on distilling ELF, and their released
 //! code, whose behaviour is followed here).
 
+use elf_core::device::upload;
 use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -212,7 +213,7 @@ impl<'t> DistillObjective<'t> {
         }
         let (n, u) = (plan.denoise, plan.self_cond);
         let starts = self.step.starts(b, noise)?;
-        let denoise_rows = Tensor::f_from_slice(&plan.order[..n as usize])?.f_to_device(batch.latents.device())?;
+        let denoise_rows = upload(&Tensor::f_from_slice(&plan.order[..n as usize])?, batch.latents.device())?;
         let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
         let prepared = self.base.prepare(batch, plan, &starts, noise)?;
         let Prepared { x0, z, t, w, condition } = &prepared;
@@ -276,7 +277,7 @@ impl Objective for DistillObjective<'_> {
             tch::no_grad(|| self.lesson(batch, &plan, noise))?;
 
         let gate: Vec<f32> = (0..b).map(|i| f32::from(i >= n)).collect();
-        let gate = Tensor::f_from_slice(&gate)?.f_to_device(device)?;
+        let gate = upload(&Tensor::f_from_slice(&gate)?, device)?;
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
@@ -294,14 +295,14 @@ impl Objective for DistillObjective<'_> {
         if n > 0 {
             let x_hat = net.clean(&hidden.f_narrow(0, 0, n)?)?;
             let per_position = (x_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
-            let l2 = (per_position * share.f_narrow(0, 0, n)?.f_to_device(device)?).f_sum(Kind::Float)?;
+            let l2 = (per_position * upload(&share.f_narrow(0, 0, n)?, device)?).f_sum(Kind::Float)?;
             terms.push(LossTerm { name: "l2", sum: l2.f_detach()?, count: n as f64 });
             sum = &sum + l2;
         }
         if d > 0 {
             let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &share)?;
             let weights = share.f_narrow(0, n, d)?.f_reshape([-1])?.f_index_select(0, &places)?;
-            let ce = net.cross_entropy_sum(&hidden, &ids, Some(&weights.f_to_device(device)?))?;
+            let ce = net.cross_entropy_sum(&hidden, &ids, Some(&upload(&weights, device)?))?;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });
             sum = &sum + ce;
         }

@@ -1,5 +1,6 @@
 //! Training losses as functions of a network, a batch, and explicit draws.
 
+use elf_core::device::upload;
 use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -175,15 +176,15 @@ impl ElfObjective {
         let (b, s, c) = batch.sizes()?;
         let device = batch.latents.device();
         let order = Tensor::f_from_slice(&plan.order)?;
-        let rows = order.f_to_device(device)?;
+        let rows = upload(&order, device)?;
         let condition = match &batch.condition {
-            Some(mask) => Some(mask.f_index_select(0, &order)?.f_unsqueeze(-1)?.f_to_device(device)?),
+            Some(mask) => Some(upload(&mask.f_index_select(0, &order)?.f_unsqueeze(-1)?, device)?),
             None => None,
         };
         let mut x0 = batch.latents.f_index_select(0, &rows)?;
         if let (Some(condition), true) = (&condition, batch.dropped.contains(&true)) {
             let keep: Vec<f32> = plan.order.iter().map(|&i| f32::from(!batch.dropped[i as usize])).collect();
-            let keep = Tensor::f_from_slice(&keep)?.f_to_device(device)?.f_view([b, 1, 1])?;
+            let keep = upload(&Tensor::f_from_slice(&keep)?, device)?.f_view([b, 1, 1])?;
             // A dropped row keeps its target positions and loses its condition positions.
             x0 = &x0 * (1.0 - condition * (1.0 - keep));
         }
@@ -251,8 +252,8 @@ impl Words {
         let places = mask.f_narrow(0, plan.denoise, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
         let rows = Tensor::f_from_slice(&plan.order[plan.denoise as usize..])?;
         let ids = batch.ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
-        let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &places.f_to_device(device)?)?;
-        Ok(Self { hidden, ids: ids.f_to_device(device)?, places })
+        let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &upload(&places, device)?)?;
+        Ok(Self { hidden, ids: upload(&ids, device)?, places })
     }
 }
 
@@ -301,7 +302,7 @@ impl Objective for ElfObjective {
         }
 
         let gate: Vec<f32> = (0..b).map(|i| f32::from(i >= n)).collect();
-        let gate = Tensor::f_from_slice(&gate)?.f_to_device(device)?;
+        let gate = upload(&Tensor::f_from_slice(&gate)?, device)?;
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
@@ -335,7 +336,7 @@ impl Objective for ElfObjective {
             }
             let mask = mask.f_narrow(0, 0, n)?;
             let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
-            let l2 = (per_position * mask.f_to_device(device)?).f_sum(Kind::Float)?;
+            let l2 = (per_position * upload(&mask, device)?).f_sum(Kind::Float)?;
             terms.push(LossTerm {
                 name: "l2",
                 sum: l2.f_detach()?,

@@ -1,7 +1,7 @@
 //! Full bidirectional attention with normalised, rotated queries and keys.
 
 use elf_core::layers::Linear;
-use elf_core::{Fans, Init, ParamBuilder, Result, Weight};
+use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Weight};
 use elf_kernels::{Heads, Turned};
 use tch::{Device, Kind, Tensor};
 
@@ -54,13 +54,18 @@ impl Attention {
 /// Up to this many positions the scores are small enough to be held whole.
 const EXPLICIT_UP_TO: i64 = 512;
 
+/// Whether attention over `n` tokens holds its scores whole. libtorch's fused attention saves that memory, but on a CPU its
+/// backward pass in bf16 is several times slower than plain batched products.
+pub(crate) fn keeps_scores(n: i64, precision: Precision, on_cpu: bool) -> bool {
+    on_cpu && precision == Precision::Bf16 && n <= EXPLICIT_UP_TO
+}
+
 /// `softmax(q k^T) v`, all `[B * heads, N, head_dim]`, queries already scaled; `mask` is additive, `[B, 1, 1, N]`.
 fn attend(Turned { q, k, v }: Turned, batch: i64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (rows, n, head_dim) = q.size3()?;
     let heads = rows / batch;
-    // libtorch's fused attention saves memory, but on a CPU its backward pass in bf16 is several times slower than three
-    // plain batched products.
-    if q.device() != Device::Cpu || q.kind() != Kind::BFloat16 || n > EXPLICIT_UP_TO {
+    let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
+    if !keeps_scores(n, precision, q.device() == Device::Cpu) {
         let by_row = |x: &Tensor| x.f_view([batch, heads, n, head_dim]);
         let mixed = Tensor::f_scaled_dot_product_attention(
             &by_row(&q)?,

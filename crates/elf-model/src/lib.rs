@@ -12,6 +12,7 @@ mod config;
 mod embed;
 mod file;
 mod flops;
+mod memory;
 mod model;
 mod rope;
 mod vocab_head;

@@ -249,7 +249,7 @@ impl Workload {
         let shape = [self.batch as i64, self.seq as i64, self.model.text_encoder_dim];
         let z = Seeded::new(self.seeds(), self.device).normal("z", &shape)?;
         let flops = rows * self.model.trunk_flops(s) + self.model.logits_flops(rows * s);
-        self.repeat(flops, || tch::no_grad(|| Ok(drop(decoder.ids(&z, None)?))))
+        self.repeat(flops, || tch::no_grad(|| Ok(decoder.ids(&z, None)?)))
     }
 
     /// Token ids to latents.
@@ -257,17 +257,17 @@ impl Workload {
         let encoder = self.encoder()?;
         let ids = self.ids(self.batch)?;
         let flops = self.batch as u64 * self.encoder.encode_flops(self.seq as u64);
-        self.repeat(flops, || Ok(drop(encoder.encode(&ids, EncoderMask::None)?)))
+        self.repeat(flops, || Ok(encoder.encode(&ids, EncoderMask::None)?))
     }
 
     /// Collated batches of tokens, with nothing else to do.
     pub fn load(&self) -> Result<Measured> {
         let mut loader = self.loader()?;
-        self.repeat(0, || Ok(drop(loader.next_batch()?)))
+        self.repeat(0, || Ok(loader.next_batch()?))
     }
 
     /// Runs `f`, which treats one batch, at least three times and for at least half a second.
-    fn repeat(&self, flops: u64, mut f: impl FnMut() -> Result<()>) -> Result<Measured> {
+    fn repeat<R>(&self, flops: u64, mut f: impl FnMut() -> Result<R>) -> Result<Measured> {
         f()?;
         device::wait(self.device);
         let (begun, mut runs) = (Instant::now(), 0);

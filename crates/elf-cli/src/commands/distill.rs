@@ -15,7 +15,7 @@ use elf_model::{Elf, ElfConfig};
 use elf_train::{Curriculum, Round};
 use tch::Device;
 
-use super::train::{Ended, Job, Materials, deadline, describe_plan, refuse_what_cannot_fit, train};
+use super::train::{Ended, Job, Materials, deadline, describe_plan, train};
 use crate::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
 use crate::run_folder::RunFolder;
 use crate::teacher::{self, FoundTeacher};
@@ -153,7 +153,7 @@ pub fn run(args: DistillArgs) -> Result<ExitCode> {
     let mut plan = materials.plan(&config.run, device)?;
     let teacher = found.load(plan.precision, device)?;
     fit(&mut plan, teacher.config(), found.plan())?;
-    refuse_what_cannot_fit(&plan, device)?;
+    materials.memory(&plan, device).check(&plan, device)?;
     let record = found.record(&teacher, &root)?;
     let distillation = Distillation { config, plan, materials, teacher, record, root, curriculum, device };
     eprintln!("{}", distillation.describe(scope)?);

@@ -25,6 +25,7 @@ use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
 use crate::held_out::{HeldOut, TrainingJudge, collator, sampling_settings};
+use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
@@ -79,7 +80,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
     let folder = RunFolder::new(output);
     eprintln!("{}", describe_plan(&plan, &materials, device));
-    refuse_what_cannot_fit(&plan, device)?;
+    materials.memory(&plan, device).check(&plan, device)?;
     if config.online_eval {
         // A file that is missing should be known now and not after the first epoch.
         sampling_settings(&plan)?;
@@ -174,6 +175,11 @@ impl Materials {
         Ok(Self { tokenizer, latents, train, held_out, judge })
     }
 
+    /// What the plan will take.
+    pub fn memory(&self, plan: &RunPlan, device: Device) -> MemoryPlan {
+        MemoryPlan::new(plan, self.latents.parameters(), device)
+    }
+
     /// What follows from a configuration and these materials.
     ///
     /// # Errors
@@ -198,33 +204,6 @@ impl Materials {
     }
 }
 
-/// Refuses a model whose parameters, gradients, averages and optimiser state alone exceed this machine's memory, before
-/// anything of it is allocated. Activations come on top; they depend on the batch.
-pub fn refuse_what_cannot_fit(plan: &RunPlan, device: Device) -> Result<()> {
-    const COPIES: u64 = 4;
-    if device != Device::Cpu {
-        return Ok(());
-    }
-    let needed = plan.model.parameter_count() * COPIES * 4;
-    let Some(there) = memory_of_this_machine() else { return Ok(()) };
-    if needed > there {
-        bail!(
-            "a model of {} parameters needs at least {:.0} GB to train, and this machine has {:.0} GB: lower hidden_size or depth",
-            plan.model.parameter_count(),
-            needed as f64 / 1e9,
-            there as f64 / 1e9
-        );
-    }
-    Ok(())
-}
-
-/// Bytes of memory, where the system says so.
-fn memory_of_this_machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
 /// What will be trained on what, in lines for a user.
 pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> String {
     let (model, length) = (&plan.model, &plan.length);
@@ -234,6 +213,7 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> S
          data:    {} rows to train on, {} held out; {} positions a row\n\
          latents: {}\n\
          length:  {} optimiser steps of {rows} rows ({:.2} epochs), {} of them warm-up; learning rate {}{}\n\
+         memory:  about {}\n\
          device:  {}; blocks in {}",
         model.depth,
         model.hidden_size,
@@ -249,6 +229,7 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> S
         length.warmup,
         plan.lr,
         plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
+        materials.memory(plan, device),
         describe(device),
         plan.precision.blocks,
     )

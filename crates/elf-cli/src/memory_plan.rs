@@ -1,0 +1,141 @@
+//! What a training run will take in memory, told before any of it is allocated.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+use elf_core::Precision;
+use tch::Device;
+
+use crate::config::{OptimizerName, RunPlan};
+
+/// Bytes by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Parameters, gradients, averages, the optimiser's state, low-precision copies, a teacher: whatever the batch.
+    state: u64,
+    /// What the network keeps between forward and backward pass.
+    activations: u64,
+    /// Latents and noise of a batch, logits in hand, the optimiser's matrices in hand, the text encoder, the program.
+    rest: u64,
+}
+
+/// libtorch's code and tables.
+const PROGRAM: u64 = 400 << 20;
+
+/// Logits are made in chunks of this many.
+const LOGITS_IN_HAND: u64 = 1 << 24;
+
+impl MemoryPlan {
+    /// The estimate for a plan whose encoder has so many parameters.
+    pub fn new(plan: &RunPlan, encoder_parameters: u64, device: Device) -> Self {
+        let n = plan.model.parameter_count();
+        let size = |n: i64| n.max(0) as u64;
+        let averages = match plan.config.optimizer {
+            OptimizerName::Muon => 1,
+            OptimizerName::Adamw => 2,
+        };
+        let low = if plan.precision.blocks == Precision::Bf16 { 2 * n } else { 0 };
+        let teacher = if plan.distillation.is_some() { 4 * n + low } else { 0 };
+        let (rows, positions) = (plan.batch_rows as u64, plan.span.max_length as u64);
+        let (c, v) = (size(plan.model.text_encoder_dim), size(plan.model.vocab_size));
+        // Clean latents, noise of both kinds, the noisy mixture, the previous estimate, the target and their differences.
+        let latents = 12 * rows * positions * c * 4;
+        let head = 2 * LOGITS_IN_HAND * 4 + 2 * c * v * 4;
+        Self {
+            state: 4 * n * (3 + averages) + low + teacher,
+            activations: plan.model.activation_bytes(rows, positions, plan.precision, device == Device::Cpu),
+            rest: latents + head + 5 * encoder_parameters + PROGRAM,
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.state + self.activations + self.rest
+    }
+
+    /// Refuses what does not fit into this machine's memory, and names the setting to change.
+    ///
+    /// # Errors
+    /// If the estimate is larger than the memory. On a GPU nothing is refused: libtorch does not say how large its memory is.
+    pub fn check(&self, plan: &RunPlan, device: Device) -> Result<()> {
+        match memory_of_this_machine().filter(|_| device == Device::Cpu) {
+            Some(there) => self.check_against(there, plan),
+            None => Ok(()),
+        }
+    }
+
+    fn check_against(&self, there: u64, plan: &RunPlan) -> Result<()> {
+        if self.total() <= there {
+            return Ok(());
+        }
+        let remedy = match self.state + self.rest > there {
+            true => "the model alone is too large: lower hidden_size or depth".to_owned(),
+            false => format!(
+                "lower batch_size (now {}) and raise grad_accum_steps by as much, or lower max_length (now {})",
+                plan.batch_rows, plan.span.max_length
+            ),
+        };
+        bail!("this run needs about {self}, and this machine has {}: {remedy}", Gigabytes(there))
+    }
+}
+
+struct Gigabytes(u64);
+
+impl fmt::Display for Gigabytes {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:.1} GB", self.0 as f64 / 1e9)
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "{} of memory ({} for the model and its optimiser, {} for activations)",
+            Gigabytes(self.total()),
+            Gigabytes(self.state),
+            Gigabytes(self.activations)
+        )
+    }
+}
+
+/// Bytes of memory, where the system says so.
+fn memory_of_this_machine() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Facts, RunConfig};
+
+    fn plan(change: impl FnOnce(&mut RunConfig)) -> RunPlan {
+        let mut config = RunConfig { batch_size: Some(8), max_length: 256, ..RunConfig::default() };
+        change(&mut config);
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 100_000, condition_eos: false };
+        RunPlan::new(&config, facts, Device::Cpu).unwrap()
+    }
+
+    fn estimate(plan: &RunPlan) -> MemoryPlan {
+        MemoryPlan::new(plan, 35_000_000, Device::Cpu)
+    }
+
+    #[test]
+    fn more_rows_take_more_activations_and_nothing_else_of_note() {
+        let (one, two) = (estimate(&plan(|_| {})), estimate(&plan(|c| c.batch_size = Some(16))));
+        assert_eq!((one.state, 2 * one.activations), (two.state, two.activations));
+        assert!(estimate(&plan(|c| c.optimizer = OptimizerName::Adamw)).state > one.state);
+    }
+
+    #[test]
+    fn the_setting_to_change_is_named() {
+        let plan = plan(|c| c.batch_size = Some(64));
+        let memory = estimate(&plan);
+        memory.check_against(memory.total(), &plan).unwrap();
+        let message = memory.check_against(memory.total() - 1, &plan).unwrap_err().to_string();
+        assert!(message.contains("batch_size (now 64)") && message.contains("max_length (now 256)"), "{message}");
+        let message = memory.check_against(1 << 30, &plan).unwrap_err().to_string();
+        assert!(message.contains("hidden_size"), "{message}");
+    }
+}
