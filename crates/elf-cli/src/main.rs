@@ -182,3 +182,45 @@ fn internal(panic: &(dyn std::any::Any + Send)) -> (String, u8) {
         (format!("this is a defect of elf; set RUST_BACKTRACE=1 and report it with what is printed then ({first})"), 70)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words of a command line as a shell splits them, as far as the documentation goes: quotes, and comments at the end.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+        for c in line.split(" # ").next().unwrap_or(line).chars() {
+            match c {
+                '"' => quoted = !quoted,
+                ' ' if !quoted => words.extend((!word.is_empty()).then(|| std::mem::take(&mut word))),
+                c => word.push(c),
+            }
+        }
+        words.extend((!word.is_empty()).then_some(word));
+        words
+    }
+
+    #[test]
+    fn command_lines_in_the_documentation_are_understood() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
+        let mut understood = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "md") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Inside fences, which are every second part.
+            for block in text.split("```").skip(1).step_by(2).filter(|block| block.starts_with("sh\n")) {
+                for line in block.lines().filter(|line| line.starts_with("elf ")) {
+                    if let Err(error) = Cli::try_parse_from(words(line)) {
+                        panic!("{}: {line}\n{error}", path.display());
+                    }
+                    understood += 1;
+                }
+            }
+        }
+        assert!(understood > 20, "{understood}");
+    }
+}

@@ -87,15 +87,19 @@ impl MemoryPlan {
                 )
             }
         };
-        bail!("this run needs about {self}, and this machine has {}: {remedy}", Gigabytes(there))
+        bail!("this run needs about {self} of memory, and this machine has {}: {remedy}", Size(there))
     }
 }
 
-struct Gigabytes(u64);
+/// A number of bytes as a person says it.
+struct Size(u64);
 
-impl fmt::Display for Gigabytes {
+impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{:.1} GB", self.0 as f64 / 1e9)
+        match self.0 {
+            bytes @ 1_000_000_000.. => write!(f, "{:.1} GB", bytes as f64 / 1e9),
+            bytes => write!(f, "{:.0} MB", bytes as f64 / 1e6),
+        }
     }
 }
 
@@ -103,10 +107,10 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(
             f,
-            "{} of memory ({} for the model and its optimiser, {} for activations)",
-            Gigabytes(self.total()),
-            Gigabytes(self.state),
-            Gigabytes(self.activations)
+            "{} ({} for the model and its optimiser, {} for activations)",
+            Size(self.total()),
+            Size(self.state),
+            Size(self.activations)
         )
     }
 }

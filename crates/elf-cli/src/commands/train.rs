@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
-use crate::held_out::{HeldOut, collator};
+use crate::held_out::{HeldOut, TrainingJudge, collator, sampling_settings};
 use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
@@ -82,12 +82,16 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     eprintln!("{}", describe_plan(&plan, &materials, device));
     materials.memory(&plan, device).check(&plan, device)?;
     if config.online_eval {
-        eprintln!(
-            "note:    evaluations write texts to {}/samples and measure entropy and diversity; eval_ppl_model and its keys are not \
-             used in training: `elf eval --samples FILE --judge {}` gives perplexities",
-            folder.root().display(),
-            config.eval_ppl_model
-        );
+        // A file that is missing should be known now and not after the first epoch.
+        sampling_settings(&plan)?;
+        let judge = match &materials.judge {
+            Some(judge) => format!("perplexity is judged by {}", judge.name()),
+            None if config.max_input_length.is_some() => "texts are held against references".to_owned(),
+            None => {
+                "eval_ppl_model is not set, so no perplexity is measured (gpt2-large in the released code)".to_owned()
+            }
+        };
+        eprintln!("note:    evaluations write texts to {}/samples; {judge}", folder.root().display());
     }
     if args.plan {
         return Ok(ExitCode::SUCCESS);
@@ -120,6 +124,7 @@ pub struct Materials {
     pub latents: TextLatents,
     train: Arc<Dataset>,
     held_out: Option<Dataset>,
+    judge: Option<TrainingJudge>,
 }
 
 impl Materials {
@@ -166,7 +171,8 @@ impl Materials {
                 tokenizer.vocab_size()
             );
         }
-        Ok(Self { tokenizer, latents, train, held_out })
+        let judge = TrainingJudge::find(config, device)?;
+        Ok(Self { tokenizer, latents, train, held_out, judge })
     }
 
     /// What the plan will take.
@@ -185,6 +191,15 @@ impl Materials {
             rows: self.train.len() as u64,
             condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
         };
+        if let Some(wanted) =
+            config.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
+        {
+            bail!(
+                "condition_eos is {wanted}, but the conditions of the training data {} in EOS: leave the key out, or prepare the data {}",
+                if wanted { "do not end" } else { "end" },
+                if wanted { "with --eos-condition" } else { "without --eos-condition" }
+            );
+        }
         RunPlan::new(config, facts, device)
     }
 }
@@ -220,7 +235,11 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device) -> S
     )
 }
 
-fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
+/// A plan's settings in the trainer's words.
+///
+/// # Errors
+/// If the plan's optimiser has no such setting.
+pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     let config = &plan.config;
     Ok(TrainerConfig {
         optimizer: match config.optimizer {
@@ -309,6 +328,7 @@ pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
         tokenizer: &materials.tokenizer,
         latents: &materials.latents,
         rows: materials.held_out.as_ref(),
+        judge: materials.judge.as_ref(),
         folder,
     };
     let mut evaluator = |net: &Elf, step: u64| held_out.judge(net, step).map_err(Into::into);

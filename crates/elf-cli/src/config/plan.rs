@@ -44,7 +44,7 @@ pub struct Facts {
     pub vocab_size: i64,
     /// Rows of the training data.
     pub rows: u64,
-    /// Whether the data's conditions end in EOS.
+    /// Whether the conditions end in EOS that the model is, or was, trained with.
     pub condition_eos: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct RunPlan {
     pub span: Span,
     /// Share of rows trained without their condition.
     pub label_drop_prob: f64,
-    /// Whether conditions end in EOS, as the token shards say.
+    /// Whether conditions end in EOS.
     pub condition_eos: bool,
     /// Precision of each part.
     pub precision: PrecisionPolicy,
@@ -168,7 +168,7 @@ impl RunPlan {
                 pad_token: config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad }),
             },
             label_drop_prob,
-            condition_eos: facts.condition_eos,
+            condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
             precision: match config.heads_bf16 {
                 true => PrecisionPolicy::uniform(precision),
                 false => PrecisionPolicy::with_blocks(precision),
