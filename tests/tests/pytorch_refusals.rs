@@ -3,8 +3,12 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use elf_core::PrecisionPolicy;
 use elf_core::pytorch::{PyTorchFile, TensorRef};
+use elf_core::weights::{ParamKind, Weights};
+use elf_model::Elf;
 use elf_tests::parity_path;
+use elf_train::ReleasedCheckpoint;
 use proptest::prelude::*;
 use tch::Device;
 use zip::write::SimpleFileOptions;
@@ -253,6 +257,20 @@ fn other_and_damaged_files_are_named() {
     }
 }
 
+/// What reads trees reads a damaged one, too: parameters by name, the optimiser's state, counts.
+fn use_as_checkpoint(bytes: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(folder.path(), bytes);
+    for which in [ParamKind::Averaged, ParamKind::Trained] {
+        if let Ok(weights) = Weights::open(&path, which) {
+            let _ = Elf::of_weights(&weights, PrecisionPolicy::F32, Device::Cpu);
+        }
+    }
+    if let Ok(checkpoint) = ReleasedCheckpoint::open(&path) {
+        let _ = (checkpoint.step(), checkpoint.epoch(), checkpoint.optimizer_steps(), checkpoint.optimizer_state());
+    }
+}
+
 /// Cases of each property: a few hundred, or PROPTEST_CASES.
 fn cases() -> ProptestConfig {
     match std::env::var_os("PROPTEST_CASES") {
@@ -282,6 +300,7 @@ proptest! {
             bytes.truncate(cut.index(n));
         }
         let _ = read(&bytes);
+        use_as_checkpoint(&bytes);
     }
 
     #[test]
@@ -296,6 +315,8 @@ proptest! {
         if let Some(cut) = cut {
             pickle.truncate(cut.index(n));
         }
-        let _ = read(&packed(&entries));
+        let bytes = packed(&entries);
+        let _ = read(&bytes);
+        use_as_checkpoint(&bytes);
     }
 }

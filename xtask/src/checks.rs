@@ -25,6 +25,29 @@ pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// What the names of all tests begin with that change files at random.
+const FUZZ: &str = "fuzz_";
+/// The packages that have such tests.
+const FUZZED: [&str; 2] = ["elf-tests", "elf-data"];
+
+/// The fuzz tests of all readers, each with so many cases.
+///
+/// # Errors
+/// If set-up fails, or a reader does: what it was given is printed.
+pub fn fuzz(workspace: &Workspace, cases: u32) -> Result<()> {
+    let start = std::time::Instant::now();
+    let libtorch = setup(workspace, SetUp::Once)?;
+    let mut command = workspace.cargo_with(&libtorch);
+    command.args(["test", "--release"]).env("PROPTEST_CASES", cases.to_string());
+    for package in FUZZED {
+        command.args(["--package", package]);
+    }
+    command.arg(FUZZ);
+    Steps::default().run("fuzz tests", &mut command)?;
+    println!("\nall readers stood {cases} cases of each kind, in {}", clock(start.elapsed()));
+    Ok(())
+}
+
 /// Whether cargo is told which packages to take; `--workspace` would overrule that.
 fn chooses_packages(arguments: &[String]) -> bool {
     arguments
@@ -86,6 +109,19 @@ fn ci_steps(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fuzz_tests_are_where_they_are_looked_for() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for (file, tests) in [
+            ("tests/tests/pytorch_refusals.rs", 2),
+            ("tests/tests/fuzz_safetensors.rs", 1),
+            ("crates/elf-data/tests/arrow_stream.rs", 2),
+        ] {
+            let text = std::fs::read_to_string(root.join(file)).unwrap();
+            assert_eq!(text.matches(&format!("fn {FUZZ}")).count(), tests, "{file}");
+        }
+    }
 
     #[test]
     fn a_choice_of_packages_is_recognised() {

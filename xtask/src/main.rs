@@ -59,6 +59,13 @@ enum Task {
     Nccl(nccl::Options),
     /// What continuous integration checks before the tests: format, lints, documentation, benches.
     Ci,
+    /// Change real checkpoints, indices and Arrow files at random, many thousand times, and see that their readers stand it. The
+    /// tests do the same a few hundred times.
+    Fuzz {
+        /// Changed files of each kind.
+        #[arg(long, default_value_t = 10_000)]
+        cases: u32,
+    },
     /// Run the benches of one crate, or of all.
     Bench {
         /// The crate, e.g. `elf-data`; all crates if it is left out.
@@ -94,6 +101,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(options) => demo::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,
+        Task::Fuzz { cases } => checks::fuzz(&workspace, cases)?,
         Task::Bench { package, arguments } => {
             checks::bench(&workspace, package.as_deref(), &arguments)?;
         }

@@ -1,14 +1,21 @@
 //! What a run is judged by while it is trained: losses on held-out rows, and texts.
 
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
+use elf_core::Precision;
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
 use elf_flow::Objective;
+use elf_hub::What;
 use elf_model::Elf;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
+use tch::Device;
 
 use crate::commands::sample::write_texts;
-use crate::config::{RunPlan, SamplingSetting, read_sampling_configs};
-use crate::judge::{Judged, report};
+use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
+use crate::hub;
+use crate::judge::{Judge, JudgeSettings, Judged, report};
 use crate::run_folder::RunFolder;
 use crate::text_generation::{TextGenerator, TextRequest, pad_token};
 use crate::text_latents::TextLatents;
@@ -28,8 +35,82 @@ pub struct HeldOut<'a> {
     pub latents: &'a TextLatents,
     /// The held-out rows, if there are any.
     pub rows: Option<&'a Dataset>,
+    /// The judge of perplexity, if there is one.
+    pub judge: Option<&'a TrainingJudge>,
     /// Where texts are written.
     pub folder: &'a RunFolder,
+}
+
+/// The judge of generative perplexity that a configuration names: found before training begins, loaded by the first
+/// evaluation, and kept for the others.
+#[derive(Debug)]
+pub struct TrainingJudge {
+    name: String,
+    folder: PathBuf,
+    max_length: usize,
+    batch_size: usize,
+    device: Device,
+    precision: Precision,
+    loaded: OnceCell<Judge>,
+}
+
+impl TrainingJudge {
+    /// The judge, if evaluations generate unconditional texts and one is named: as in the released code, conditional tasks are
+    /// held against references only.
+    ///
+    /// # Errors
+    /// If there is no such folder, here or on the hub, or a setting is impossible.
+    pub fn find(config: &RunConfig, device: Device) -> Result<Option<Self>> {
+        let Some(name) =
+            config.eval_ppl_model.as_ref().filter(|_| config.online_eval && config.max_input_length.is_none())
+        else {
+            return Ok(None);
+        };
+        for (key, value) in
+            [("eval_ppl_batch_size", config.eval_ppl_batch_size), ("eval_ppl_max_length", config.eval_ppl_max_length)]
+        {
+            if value == 0 {
+                bail!("{key} must be at least 1");
+            }
+        }
+        let folder = hub::locate(name, What::Gpt2).context("eval_ppl_model")?;
+        if !folder.is_dir() {
+            bail!(
+                "eval_ppl_model {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
+                folder.display()
+            );
+        }
+        Ok(Some(Self {
+            name: name.clone(),
+            folder,
+            max_length: config.eval_ppl_max_length,
+            batch_size: config.eval_ppl_batch_size,
+            device,
+            precision: if config.use_bf16 { Precision::native(device) } else { Precision::F32 },
+            loaded: OnceCell::new(),
+        }))
+    }
+
+    /// What the configuration calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn judge(&self) -> Result<&Judge> {
+        if let Some(judge) = self.loaded.get() {
+            return Ok(judge);
+        }
+        let judge = Judge::load(&JudgeSettings {
+            name: &self.name,
+            folder: &self.folder,
+            max_length: self.max_length,
+            batch_size: Some(self.batch_size),
+            device: self.device,
+            precision: self.precision,
+        })
+        .context("eval_ppl_model")?;
+        Ok(self.loaded.get_or_init(|| judge))
+    }
 }
 
 /// The plan's way of making batches.
@@ -45,6 +126,21 @@ pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
     Ok(Collator::new(config, tokenizer)?)
 }
 
+/// How evaluations in training generate texts.
+///
+/// # Errors
+/// If the file of sampling settings is missing, or a key or value in it is wrong.
+pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
+    Ok(match &plan.config.sampling_configs_path {
+        Some(path) => read_sampling_configs(path.as_ref())
+            .context("sampling_configs_path")?
+            .iter()
+            .flat_map(|c| c.settings())
+            .collect(),
+        None => vec![TextGenerator::default_setting(plan)],
+    })
+}
+
 impl HeldOut<'_> {
     /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
     /// run's folder. The ranks share the work, and all get the same.
@@ -54,7 +150,7 @@ impl HeldOut<'_> {
     pub fn judge(&self, net: &Elf, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         let mut metrics = self.losses(net, comm)?;
         if self.plan.config.online_eval {
-            for setting in self.settings()? {
+            for setting in sampling_settings(self.plan)? {
                 metrics.extend(self.texts(net, comm, step, &setting)?);
             }
         }
@@ -80,13 +176,6 @@ impl HeldOut<'_> {
         Ok(metrics)
     }
 
-    fn settings(&self) -> Result<Vec<SamplingSetting>> {
-        Ok(match &self.plan.config.sampling_configs_path {
-            Some(path) => read_sampling_configs(path.as_ref())?.iter().flat_map(|c| c.settings()).collect(),
-            None => vec![TextGenerator::default_setting(self.plan)],
-        })
-    }
-
     fn texts(&self, net: &Elf, comm: &dyn Comm, step: u64, setting: &SamplingSetting) -> Result<Vec<Metric>> {
         let requests = self.requests()?;
         let generator = TextGenerator {
@@ -107,31 +196,21 @@ impl HeldOut<'_> {
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
         let references: Option<Vec<String>> = references.into_iter().collect();
         let judged = Judged { texts: &words, references: references.as_deref(), training: None };
-        let report = report(&name, &judged, None)?;
+        // A young model may write nothing yet, which is no reason to stop.
+        let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
+        let report = report(&name, &judged, scored.map(TrainingJudge::judge).transpose()?)?;
         Ok(report.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
     }
 
     /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.
     fn requests(&self) -> Result<Vec<TextRequest>> {
         let (count, seed) = (self.plan.config.num_samples, self.plan.config.seed);
-        let mut requests = TextRequest::unconditional(seed, count);
-        if self.plan.span.max_input_length.is_some() {
-            let Some(dataset) = self.rows else {
-                bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
-            };
-            requests.truncate(dataset.len());
-            let carried = dataset.carried(0..requests.len())?;
-            for (i, (request, carried)) in requests.iter_mut().zip(carried).enumerate() {
-                let example = dataset.example(i)?;
-                let condition = example.condition_ids.context("a held-out row has no condition")?;
-                request.condition = Some(self.tokenizer.decode(&condition)?);
-                // The text itself where the data has it: decoded ids may be cut, and differ in spaces.
-                request.reference = Some(match carried.target {
-                    Some(text) => text,
-                    None => self.tokenizer.decode(&example.input_ids)?,
-                });
-            }
+        if self.plan.span.max_input_length.is_none() {
+            return Ok(TextRequest::unconditional(seed, count));
         }
-        Ok(requests)
+        let Some(dataset) = self.rows else {
+            bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
+        };
+        TextRequest::of_rows(seed, dataset, count, self.tokenizer)
     }
 }

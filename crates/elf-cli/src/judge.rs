@@ -33,17 +33,46 @@ pub struct JudgeSettings<'a> {
     pub folder: &'a Path,
     /// Longest text, in the judge's tokens.
     pub max_length: usize,
+    /// Longest texts that it reads at once, at most; none for as many as suit the device.
+    pub batch_size: Option<usize>,
     /// Where it runs.
     pub device: Device,
     /// In which precision.
     pub precision: Precision,
 }
 
+/// A judge of generative perplexity, loaded.
+#[derive(Debug)]
+pub struct Judge {
+    name: String,
+    scorer: Gpt2Scorer,
+}
+
+impl Judge {
+    /// Loads a judge.
+    ///
+    /// # Errors
+    /// If its folder holds no GPT-2 with its tokenizer.
+    pub fn load(settings: &JudgeSettings) -> Result<Self> {
+        let reading = ScorerSettings {
+            precision: PrecisionPolicy::with_blocks(settings.precision),
+            max_length: settings.max_length,
+            ..ScorerSettings::new(settings.device)
+        };
+        let batch_tokens = settings.batch_size.map_or(reading.batch_tokens, |n| n.saturating_mul(settings.max_length));
+        // A larger batch than the device is known to like only costs memory.
+        let reading = ScorerSettings { batch_tokens: reading.batch_tokens.min(batch_tokens), ..reading };
+        let scorer = Gpt2Scorer::load(settings.folder, &reading)
+            .with_context(|| format!("the judge {} cannot be used", settings.folder.display()))?;
+        Ok(Self { name: settings.name.to_owned(), scorer })
+    }
+}
+
 /// Everything that can be said about these texts.
 ///
 /// # Errors
-/// If there are no texts, numbers of texts and references differ, or the judge cannot be loaded.
-pub fn report(title: &str, judged: &Judged, judge: Option<JudgeSettings>) -> Result<Report> {
+/// If there are no texts, numbers of texts and references differ, or the judge fails.
+pub fn report(title: &str, judged: &Judged, judge: Option<&Judge>) -> Result<Report> {
     let texts = judged.texts;
     if texts.is_empty() {
         bail!("there are no texts to judge");
@@ -84,12 +113,8 @@ pub fn report(title: &str, judged: &Judged, judge: Option<JudgeSettings>) -> Res
         push("Longest run copied from training texts", Some(novelty.mean_longest_run), Some("words, mean"))?;
     }
     if let Some(judge) = judge {
-        let precision = PrecisionPolicy::with_blocks(judge.precision);
-        let settings = ScorerSettings { precision, max_length: judge.max_length, ..ScorerSettings::new(judge.device) };
-        let scorer = Gpt2Scorer::load(judge.folder, &settings)
-            .with_context(|| format!("the judge {} cannot be used", judge.folder.display()))?;
-        let result = GenerativePerplexity::measure(&scorer, texts)?;
-        report.push_perplexity(&result, judge.name, &CollapseWarning::default())?;
+        let result = GenerativePerplexity::measure(&judge.scorer, texts)?;
+        report.push_perplexity(&result, &judge.name, &CollapseWarning::default())?;
     }
     Ok(report)
 }

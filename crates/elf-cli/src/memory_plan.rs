@@ -36,6 +36,7 @@ impl MemoryPlan {
         };
         let low = if plan.precision.blocks == Precision::Bf16 { 2 * n } else { 0 };
         let teacher = if plan.distillation.is_some() { 4 * n + low } else { 0 };
+        let on_cpu = device == Device::Cpu;
         let (rows, positions) = (plan.batch_rows as u64, plan.span.max_length as u64);
         let (c, v) = (size(plan.model.text_encoder_dim), size(plan.model.vocab_size));
         // Clean latents, noise of both kinds, the noisy mixture, the previous estimate, the target and their differences.
@@ -43,7 +44,10 @@ impl MemoryPlan {
         let head = 2 * LOGITS_IN_HAND * 4 + 2 * c * v * 4;
         Self {
             state: 4 * n * (3 + averages) + low + teacher,
-            activations: plan.model.activation_bytes(rows, positions, plan.precision, device == Device::Cpu),
+            activations: match plan.config.gradient_checkpointing {
+                true => plan.model.activation_bytes_recomputed(rows, positions, plan.precision, on_cpu),
+                false => plan.model.activation_bytes(rows, positions, plan.precision, on_cpu),
+            },
             rest: latents + head + 5 * encoder_parameters + PROGRAM,
         }
     }
@@ -68,21 +72,34 @@ impl MemoryPlan {
             return Ok(());
         }
         let remedy = match self.state + self.rest > there {
-            true => "the model alone is too large: lower hidden_size or depth".to_owned(),
-            false => format!(
-                "lower batch_size (now {}) and raise grad_accum_steps by as much, or lower max_length (now {})",
-                plan.batch_rows, plan.span.max_length
+            true => format!(
+                "the model alone is too large with its {} parameters: lower hidden_size or depth",
+                plan.model.parameter_count()
             ),
+            false => {
+                let recompute = match plan.config.gradient_checkpointing {
+                    true => "",
+                    false => "set gradient_checkpointing to true, or ",
+                };
+                format!(
+                    "{recompute}lower batch_size (now {}) and raise grad_accum_steps by as much, or lower max_length (now {})",
+                    plan.batch_rows, plan.span.max_length
+                )
+            }
         };
-        bail!("this run needs about {self}, and this machine has {}: {remedy}", Gigabytes(there))
+        bail!("this run needs about {self} of memory, and this machine has {}: {remedy}", Size(there))
     }
 }
 
-struct Gigabytes(u64);
+/// A number of bytes as a person says it.
+struct Size(u64);
 
-impl fmt::Display for Gigabytes {
+impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{:.1} GB", self.0 as f64 / 1e9)
+        match self.0 {
+            bytes @ 1_000_000_000.. => write!(f, "{:.1} GB", bytes as f64 / 1e9),
+            bytes => write!(f, "{:.0} MB", bytes as f64 / 1e6),
+        }
     }
 }
 
@@ -90,10 +107,10 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(
             f,
-            "{} of memory ({} for the model and its optimiser, {} for activations)",
-            Gigabytes(self.total()),
-            Gigabytes(self.state),
-            Gigabytes(self.activations)
+            "{} ({} for the model and its optimiser, {} for activations)",
+            Size(self.total()),
+            Size(self.state),
+            Size(self.activations)
         )
     }
 }
@@ -125,6 +142,8 @@ mod tests {
     fn more_rows_take_more_activations_and_nothing_else_of_note() {
         let (one, two) = (estimate(&plan(|_| {})), estimate(&plan(|c| c.batch_size = Some(16))));
         assert_eq!((one.state, 2 * one.activations), (two.state, two.activations));
+        let recomputed = estimate(&plan(|c| c.gradient_checkpointing = true));
+        assert!(recomputed.activations < one.activations / 4, "{recomputed} instead of {one}");
         assert!(estimate(&plan(|c| c.optimizer = OptimizerName::Adamw)).state > one.state);
     }
 
@@ -135,6 +154,7 @@ mod tests {
         memory.check_against(memory.total(), &plan).unwrap();
         let message = memory.check_against(memory.total() - 1, &plan).unwrap_err().to_string();
         assert!(message.contains("batch_size (now 64)") && message.contains("max_length (now 256)"), "{message}");
+        assert!(message.contains("gradient_checkpointing"), "{message}");
         let message = memory.check_against(1 << 30, &plan).unwrap_err().to_string();
         assert!(message.contains("hidden_size"), "{message}");
     }

@@ -107,11 +107,16 @@ pub struct FoundModel {
 }
 
 impl FoundModel {
-    /// Whether a path belongs to a run of this program, and is no file or folder of another one's.
+    /// Whether a path is a run of this program, a checkpoint of one, or a file in such a checkpoint. Another file that lies in a run's
+    /// folder, such as a checkpoint that was converted into it, is none of these.
     pub fn is_at(path: &Path) -> bool {
-        let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
-        ["state.json", "plan.json", TEACHER].iter().any(|name| folder.join(name).is_file())
-            || folder.join("checkpoints").is_dir()
+        if path.is_file() {
+            let parent = path.parent().unwrap_or(path);
+            let own = path.file_name().is_some_and(|name| name == "plan.json" || name == TEACHER);
+            return own || parent.join("state.json").is_file();
+        }
+        ["state.json", "plan.json", TEACHER].iter().any(|name| path.join(name).is_file())
+            || path.join("checkpoints").is_dir()
     }
 
     /// Finds the latest checkpoint of a run, or the one named; in a folder of distillation rounds that of the last round.

@@ -1,9 +1,9 @@
 //! From requests for text to text: conditions are tokenised and encoded, rows are sampled in batches of one shape, ids are
 //! cut and turned into words.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use elf_core::{Network, key_of};
-use elf_data::{Batch, CollateConfig, Collator, Example, PadToken, Tokenizer};
+use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, Frame, GenerateConfig, Generator, LogitNormal, Observer, Request, TimeGrid, Trained, Trim,
@@ -15,12 +15,14 @@ use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
 use crate::text_latents::TextLatents;
 
 /// One text to generate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextRequest {
     /// Its seed: the same seed gives the same text, whatever else is asked for beside it.
     pub seed: u64,
     /// What to generate from, for conditional models.
     pub condition: Option<String>,
+    /// The same as the data has it in ids, which are then taken as they are.
+    pub condition_ids: Option<Vec<i32>>,
     /// What a good answer would be; carried along for evaluation.
     pub reference: Option<String>,
 }
@@ -28,7 +30,26 @@ pub struct TextRequest {
 impl TextRequest {
     /// `count` unconditional requests under one seed.
     pub fn unconditional(seed: u64, count: usize) -> Vec<Self> {
-        (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), condition: None, reference: None }).collect()
+        (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), ..Self::default() }).collect()
+    }
+
+    /// Requests from the conditions of the first `count` rows of token data, and what was expected of them.
+    ///
+    /// # Errors
+    /// If the data has no conditions, or cannot be read.
+    pub fn of_rows(seed: u64, dataset: &Dataset, count: usize, tokenizer: &Tokenizer) -> Result<Vec<Self>> {
+        let mut requests = Self::unconditional(seed, count.min(dataset.len()));
+        let carried = dataset.carried(0..requests.len())?;
+        for (i, (request, carried)) in requests.iter_mut().zip(carried).enumerate() {
+            let Example { input_ids, condition_ids } = dataset.example(i)?;
+            let condition_ids = condition_ids.context("the data has no conditions to generate from")?;
+            // The texts themselves where the data has them: decoded ids may be cut, and differ in spaces.
+            let text = |carried: Option<String>, ids: &[i32]| carried.map_or_else(|| tokenizer.decode(ids), Ok);
+            request.condition = Some(text(carried.input, &condition_ids)?);
+            request.reference = Some(text(carried.target, &input_ids)?);
+            request.condition_ids = Some(condition_ids);
+        }
+        Ok(requests)
     }
 }
 
@@ -245,34 +266,35 @@ impl TextGenerator<'_> {
         let Some(latents) = self.latents else {
             bail!("this model generates from an input text, for which its text encoder is needed");
         };
-        let batch = self.collate(requests, max_input_length)?;
+        let batch = collate(self.plan, self.tokenizer, requests, max_input_length)?;
         let encoded = latents.encode(&batch)?;
         match encoded.condition {
             Some(mask) => Ok(Some(Condition::new(&encoded.latents, &mask)?)),
             None => bail!("the input text is empty"),
         }
     }
+}
 
-    fn collate(&self, requests: &[TextRequest], max_input_length: usize) -> Result<Batch> {
-        let eos = self.plan.condition_eos.then(|| self.tokenizer.eos_id()).transpose()?;
-        let examples = requests.iter().map(|request| {
-            let Some(text) = &request.condition else {
-                bail!("this model generates from an input text: give one with --text or --input");
-            };
-            let mut ids = self.tokenizer.encode(text)?;
-            ids.extend(eos);
-            if ids.is_empty() {
-                bail!("an input text is empty");
-            }
-            Ok(Example { input_ids: Vec::new(), condition_ids: Some(ids) })
-        });
-        let config = CollateConfig {
-            max_length: self.plan.span.max_length,
-            max_input_length: Some(max_input_length),
-            pad_token: pad_token(self.plan.span.pad_token),
+/// The conditions of a batch in ids, with EOS as the model saw them in training, without targets.
+fn collate(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[TextRequest], max_input_length: usize) -> Result<Batch> {
+    let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
+    let examples = requests.iter().map(|request| {
+        let ids = match (&request.condition_ids, &request.condition) {
+            (Some(ids), _) => ids.clone(),
+            (None, Some(text)) => tokenizer.encode(text)?.into_iter().chain(eos).collect(),
+            (None, None) => bail!("this model generates from an input text: give one with --text or --input"),
         };
-        Ok(Collator::new(config, self.tokenizer)?.collate(&examples.collect::<Result<Vec<_>>>()?)?)
-    }
+        if ids.is_empty() {
+            bail!("an input text is empty");
+        }
+        Ok(Example { input_ids: Vec::new(), condition_ids: Some(ids) })
+    });
+    let config = CollateConfig {
+        max_length: plan.span.max_length,
+        max_input_length: Some(max_input_length),
+        pad_token: pad_token(plan.span.pad_token),
+    };
+    Ok(Collator::new(config, tokenizer)?.collate(&examples.collect::<Result<Vec<_>>>()?)?)
 }
 
 /// elf-data's word for the filling.
@@ -287,4 +309,56 @@ fn add_cost(total: &mut TotalCost, cost: Cost, length: i64) {
     total.batches += 1;
     total.passes_per_batch = cost.passes;
     total.positions += cost.rows * length as u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Facts, RunConfig};
+    use std::path::Path;
+    use tch::Device;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tokenizers/t5/tokenizer.json")).unwrap()
+    }
+
+    fn plan(set: Option<bool>, found: bool) -> RunPlan {
+        let config =
+            RunConfig { condition_eos: set, max_length: 16, max_input_length: Some(8), ..RunConfig::default() };
+        let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: found, ranks: 1 };
+        RunPlan::new(&config, facts, Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn conditions_end_as_those_of_the_training_data() {
+        let tokenizer = tokenizer();
+        let request = TextRequest { condition: Some("ein Haus".into()), ..TextRequest::default() };
+        let plain = tokenizer.encode("ein Haus").unwrap();
+        let eos = tokenizer.eos_id().unwrap();
+        for (set, found, ends) in
+            [(None, false, false), (None, true, true), (Some(true), false, true), (Some(false), true, false)]
+        {
+            let batch = collate(&plan(set, found), &tokenizer, std::slice::from_ref(&request), 8).unwrap();
+            let mut expected: Vec<i64> = plain.iter().map(|&id| i64::from(id)).collect();
+            expected.extend(ends.then_some(i64::from(eos)));
+            assert_eq!(batch.cond_len, [expected.len()]);
+            assert_eq!(batch.input_ids[..expected.len()], expected);
+        }
+        // A text without a token is one of EOS alone, if conditions end so.
+        let empty = TextRequest { condition: Some(String::new()), ..TextRequest::default() };
+        assert_eq!(collate(&plan(None, true), &tokenizer, std::slice::from_ref(&empty), 8).unwrap().cond_len, [1]);
+        assert!(collate(&plan(None, false), &tokenizer, &[empty], 8).unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn ids_of_data_are_taken_as_they_are() {
+        let tokenizer = tokenizer();
+        let ids = vec![42, 7, 13];
+        let request =
+            TextRequest { condition: Some("x".into()), condition_ids: Some(ids.clone()), ..TextRequest::default() };
+        for found in [false, true] {
+            let batch = collate(&plan(None, found), &tokenizer, std::slice::from_ref(&request), 8).unwrap();
+            assert_eq!((batch.cond_len.as_slice(), &batch.input_ids[..3]), (&[3][..], &[42, 7, 13][..]));
+        }
+    }
 }

@@ -83,6 +83,68 @@ fn held_out_rows_and_texts_are_judged_while_training() {
 }
 
 #[test]
+fn a_named_judge_measures_perplexity_while_training() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let judge = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gpt2");
+    let (output, named) = (within(&folder, "run"), format!("eval_ppl_model={judge}"));
+    // Without the filling to learn, words come soonest.
+    let options = [
+        named.as_str(),
+        "pad_token=pad",
+        "online_eval=true",
+        "num_samples=8",
+        "max_steps=40",
+        "eval_freq=0.5",
+        "eval_ppl_max_length=32",
+    ];
+    let ran = materials.train(&output, &options).well();
+    assert!(ran.err.contains("judged by") && ran.err.contains("parity/gpt2"), "{}", ran.err);
+    let lines = json_lines(&format!("{output}/metrics.jsonl"));
+    let judged: Vec<f64> = lines
+        .iter()
+        .filter_map(|line| line.as_object()?.iter().find(|(key, _)| key.contains("Gen. PPL"))?.1.as_f64())
+        .collect();
+    assert!(!judged.is_empty() && judged.iter().all(|ppl| ppl.is_finite() && *ppl > 1.0), "{lines:?}");
+    // It is looked for before a step is done, and so are the settings to generate with.
+    let other = within(&folder, "other");
+    materials
+        .train(&other, &["online_eval=true", "sampling_configs_path=/none/there.yml"])
+        .badly(&["sampling_configs_path", "/none/there.yml"]);
+    materials
+        .train(&other, &["online_eval=true", "eval_ppl_model=/none/here"])
+        .badly(&["eval_ppl_model", "/none/here"]);
+    assert!(!Path::new(&other).exists());
+}
+
+#[test]
+fn measured_latents_are_written_into_a_configuration() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let config = materials.copy("config.yml", &folder);
+    let before = format!("# Mine.\n{}latent_std: 0.5  # to be measured\n", fs::read_to_string(&config).unwrap());
+    fs::write(&config, &before).unwrap();
+    let (encoder, shards) = (materials.copy("encoder", &folder), materials.path("shards"));
+    run(elf(&["encoder", "stats", &encoder, "--data", &shards, "--overall", "--write-into", &config])).well();
+    let after = fs::read_to_string(&config).unwrap();
+    let stats: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(format!("{encoder}/latent_stats.json")).unwrap()).unwrap();
+    let number = |key: &str| {
+        let line = after.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("{key} is not in {after}"));
+        line[key.len() + 2..].split(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(
+        (number("latent_mean"), number("latent_std")),
+        (stats["mean"].as_f64().unwrap(), stats["std"].as_f64().unwrap())
+    );
+    assert!(after.contains("# Mine.") && after.contains("  # to be measured"));
+    let rest = |text: &str| text.lines().filter(|l| !l.starts_with("latent_")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(rest(&after), rest(&before));
+    // What no run would take is refused before anything is measured, and is as it was.
+    fs::write(&config, "latent_maen: 3\n").unwrap();
+    run(elf(&["encoder", "stats", &encoder, "--data", &shards, "--write-into", &config])).badly(&["latent_mean"]);
+    assert_eq!(fs::read_to_string(&config).unwrap(), "latent_maen: 3\n");
+}
+
+#[test]
 fn texts_are_shown_written_and_judged() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let (model, output, report) = (materials.path("run"), within(&folder, "s.jsonl"), within(&folder, "report.json"));

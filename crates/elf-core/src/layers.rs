@@ -23,6 +23,11 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
+    /// Another handle on the same layer.
+    pub fn shallow_clone(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Weight::shallow_clone) }
+    }
+
     /// `[.., fan_in]` to `[.., fan_out]`, in the kind of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();
@@ -44,6 +49,11 @@ impl RmsNorm {
     /// If the name is taken or libtorch fails.
     pub fn new(b: &mut ParamBuilder, name: &str, size: i64, eps: f64) -> Result<Self> {
         Ok(Self { weight: b.tensor(&format!("{name}.weight"), &[size], Init::Constant(1.0))?, eps })
+    }
+
+    /// Another handle on the same layer.
+    pub fn shallow_clone(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), eps: self.eps }
     }
 
     /// `[.., size]` to the same shape and kind.

@@ -206,6 +206,12 @@ impl Weight {
         }
     }
 
+    /// Another handle on the same parameter, and on its copy in lower precision if there is one.
+    pub fn shallow_clone(&self) -> Self {
+        let cast = self.cast.borrow().as_ref().map(|(made, copy)| (*made, copy.shallow_clone()));
+        Self { master: self.master.shallow_clone(), generation: Arc::clone(&self.generation), cast: RefCell::new(cast) }
+    }
+
     /// The fp32 master.
     pub fn master(&self) -> &Tensor {
         &self.master

@@ -245,9 +245,32 @@ pub fn find(path: &Path) -> Result<PathBuf> {
         return Ok(latest);
     }
     let usual = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
-    usual.iter().map(|name| path.join(name)).find(|p| p.is_file()).ok_or_else(|| {
-        Error::Config(format!("{} holds neither a checkpoint_N nor any of {}", path.display(), usual.join(", ")))
-    })
+    if let Some(found) = usual.iter().map(|name| path.join(name)).find(|p| p.is_file()) {
+        return Ok(found);
+    }
+    refuse_jax(path)?;
+    Err(Error::Config(format!("{} holds neither a checkpoint_N nor any of {}", path.display(), usual.join(", "))))
+}
+
+/// Files by which Orbax, JAX's library for checkpoints, marks its folders.
+const ORBAX: [&str; 3] = ["_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"];
+
+/// Says of a folder with a JAX checkpoint, or of one over such folders, what it is.
+fn refuse_jax(path: &Path) -> Result<()> {
+    let marker = |folder: &Path| ORBAX.iter().map(|name| folder.join(name)).find(|file| file.is_file());
+    let below = std::fs::read_dir(path).map_err(Error::io("read", path))?.flatten().map(|entry| entry.path());
+    match marker(path).or_else(|| below.filter(|p| p.is_dir()).find_map(|folder| marker(&folder))) {
+        None => Ok(()),
+        Some(marker) => Err(Error::Checkpoint {
+            path: path.to_owned(),
+            reason: format!(
+                "{} belongs to a JAX checkpoint (Orbax), which is not read here; take the PyTorch checkpoint of the same model: \
+                 the ELF authors publish theirs under the same id with -torch behind it, such as \
+                 embedded-language-flows/ELF-B-owt-torch",
+                marker.display()
+            ),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +311,20 @@ mod tests {
             set.load_from(&weights).unwrap();
             assert_eq!(set.get("w").unwrap().tensor.double_value(&[0, 0]), first);
             assert_eq!(set.get("b").unwrap().tensor.double_value(&[1]), first + 1.0);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_jax_is_called_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("checkpoint_95085");
+        std::fs::create_dir_all(checkpoint.join("ocdbt.process_0/d")).unwrap();
+        let neither = Weights::open(folder.path(), ParamKind::Averaged).unwrap_err().to_string();
+        assert!(neither.contains("neither") && !neither.contains("JAX"), "{neither}");
+        std::fs::write(checkpoint.join("manifest.ocdbt"), b"x").unwrap();
+        for path in [folder.path(), &checkpoint] {
+            let message = Weights::open(path, ParamKind::Averaged).unwrap_err().to_string();
+            assert!(message.contains("JAX") && message.contains("ELF-B-owt-torch"), "{message}");
         }
     }
 

@@ -459,12 +459,11 @@ fn rich_file(path: &Path) {
 }
 
 proptest! {
-    // PROPTEST_CASES=10000 for the long run.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A damaged file is refused, or gives rows that are no larger than the file; there is never a panic.
     #[test]
-    fn mutated_files_do_no_harm(which in 0..4usize, mutations in prop::collection::vec(mutation(), 1..4)) {
+    fn fuzz_arrow_files(which in 0..4usize, mutations in prop::collection::vec(mutation(), 1..4)) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.arrow");
         let mut bytes = match which {
@@ -491,7 +490,7 @@ proptest! {
     }
 
     #[test]
-    fn mutated_lists_of_files_do_no_harm(dict in any::<bool>(), mutations in prop::collection::vec(mutation(), 1..3)) {
+    fn fuzz_lists_of_arrow_files(dict in any::<bool>(), mutations in prop::collection::vec(mutation(), 1..3)) {
         let folder = tempfile::tempdir().unwrap();
         let (from, name) = if dict { ("save_to_disk_dict", "dataset_dict.json") } else { ("save_to_disk", "state.json") };
         let mut bytes = fs::read(fixture().join(from).join(name)).unwrap();

@@ -21,14 +21,15 @@ pub struct Pair {
     pub reference: String,
 }
 
-/// The field `text` of every line, or `prediction` where there is no `text`.
+/// The field `text` of every line; where there is none, `prediction`, or `generated` as the released code writes it.
 ///
 /// # Errors
 /// If the file cannot be read, is empty, or a line lacks the field; the line is named.
 pub fn read_texts(path: impl AsRef<Path>) -> Result<Vec<String>> {
     read(path.as_ref(), |line| {
-        let name = if line.object.contains_key("text") { "text" } else { "prediction" };
-        line.take(name, "'text' or 'prediction'")
+        let names = ["text", "prediction", "generated"];
+        let name = names.into_iter().find(|name| line.object.contains_key(*name)).unwrap_or("text");
+        line.take(name, "'text', 'prediction' or 'generated'")
     })
 }
 
@@ -118,9 +119,9 @@ mod tests {
     #[test]
     fn texts() {
         let file = file(
-            "\u{feff}{\"text\": \"a\\nb\", \"seed\": 1}\n\n{\"prediction\": \"日本\"}\r\n{\"text\":\"\"}".as_bytes(),
+            "\u{feff}{\"text\": \"a\\nb\", \"seed\": 1}\n\n{\"prediction\": \"日本\"}\r\n{\"text\":\"\"}\n{\"id\": 4, \"generated\": \"b\"}".as_bytes(),
         );
-        assert_eq!(read_texts(file.path()).unwrap(), ["a\nb", "日本", ""]);
+        assert_eq!(read_texts(file.path()).unwrap(), ["a\nb", "日本", "", "b"]);
     }
 
     #[test]
@@ -135,7 +136,7 @@ mod tests {
         for (content, message) in [
             (
                 &b"{\"text\": \"a\"}\n\n{\"txt\": \"a\", \"n\": 1}\n"[..],
-                "line 3: no string field 'text' or 'prediction' (the fields are: n, txt)",
+                "line 3: no string field 'text', 'prediction' or 'generated' (the fields are: n, txt)",
             ),
             (b"{\"text\": 5}\n", "line 1: no string field 'text'"),
             (b"{}\n", "(the fields are: none)"),

@@ -46,6 +46,22 @@ pub enum Error {
         /// `model` or `dataset`.
         kind: &'static str,
     },
+    /// A checkpoint for another framework.
+    #[error(
+        "{what} holds a JAX checkpoint (Orbax: {marker}), which is not read here; {}",
+        match .sibling {
+            Some(id) => format!("the models that are published for PyTorch, too, are in a repository of their own: take {id}"),
+            None => "take a PyTorch or safetensors checkpoint of the model".to_owned(),
+        }
+    )]
+    JaxCheckpoint {
+        /// What was asked for.
+        what: String,
+        /// The file that shows it.
+        marker: String,
+        /// The repository that a PyTorch checkpoint of the same model has by the ELF authors' custom.
+        sibling: Option<String>,
+    },
     /// 429, and waiting did not help or would take too long.
     #[error("{what}: the hub allows no more requests for now (HTTP 429); try again in {}, or set HF_TOKEN, which raises the limit", wait(*.after))]
     RateLimited {

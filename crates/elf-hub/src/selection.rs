@@ -63,6 +63,19 @@ const WEIGHTS: [(&str, &str); 2] =
 /// An index of shards larger than this is none.
 const LARGEST_INDEX: u64 = 64 << 20;
 
+/// The settings that the released code leaves beside its checkpoints.
+const RECORD: &str = "config.yml";
+
+/// What the repositories of the ELF authors' PyTorch checkpoints end in; those without hold the same models for JAX.
+const TORCH: &str = "-torch";
+
+/// Whether a file belongs to a checkpoint that Orbax, JAX's library for them, wrote.
+fn is_orbax(path: &str) -> bool {
+    path.split('/').any(|part| {
+        ["_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"].contains(&part) || part.starts_with("ocdbt.process_")
+    })
+}
+
 /// Chooses files. `fetch` brings one file, for indices whose content decides what else is needed.
 ///
 /// # Errors
@@ -84,7 +97,11 @@ pub(crate) fn select(
                         remedy: format!("{} is a repository or a folder in one: leave `:{file}` out", what.noun()),
                     });
                 }
-                return Ok(Selection { files: vec![found.clone()], result: file.to_owned() });
+                // The released code's checkpoints do not say how they were trained: the file beside them does.
+                let folder = file.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+                let record = listing.get(&format!("{folder}{RECORD}")).filter(|_| what == What::ElfCheckpoint);
+                let files = record.into_iter().filter(|record| *record != found).chain([found]).cloned().collect();
+                return Ok(Selection { files, result: file.to_owned() });
             }
             format!("{file}/")
         }
@@ -236,7 +253,10 @@ impl<'a> Within<'a> {
     }
 
     fn checkpoint(&self, fetch: &mut dyn FnMut(&RemoteFile) -> Result<PathBuf>) -> Result<Selection> {
-        let number_in = |name: &str, before: &str| name.strip_prefix(before)?.parse::<u64>().ok();
+        let number_in = |name: &str, before: &str| {
+            let name = name.strip_prefix(before)?;
+            name.strip_suffix(".pt").unwrap_or(name).parse::<u64>().ok()
+        };
         // A run's folder.
         let step = |path: &str| number_in(path.strip_prefix("checkpoints/")?.split('/').next()?, "step-");
         if let Some(latest) = self.files().filter_map(|(path, _)| step(path)).max() {
@@ -258,6 +278,15 @@ impl<'a> Within<'a> {
             let mut files: Vec<RemoteFile> = beside().filter(|f| !f.path.ends_with(".index.json")).collect();
             files.extend(weights);
             return Ok(Selection { files, result: self.folder() });
+        }
+        // A checkpoint of JAX is hundreds of files, none of which can be read: nothing of it is fetched.
+        if let Some(marker) = self.files().map(|(path, _)| path).find(|path| is_orbax(path)) {
+            let id = self.reference.id();
+            return Err(Error::JaxCheckpoint {
+                what: self.reference.to_string(),
+                marker: marker.to_owned(),
+                sibling: (!id.ends_with(TORCH)).then(|| format!("{id}{TORCH}")),
+            });
         }
         let only = |path: &str| [".safetensors", ".pt", ".pth", ".bin"].iter().any(|e| path.ends_with(e));
         match &self.files().filter(|(path, _)| only(path)).collect::<Vec<_>>()[..] {
@@ -365,9 +394,40 @@ mod tests {
         let released = ["config.yml", "checkpoint_9", "checkpoint_10", "README.md"];
         let (files, result) = chosen(What::ElfCheckpoint, "x/y", &released, "").unwrap();
         assert_eq!((files.join(" "), result.as_str()), ("config.yml checkpoint_10".to_owned(), "checkpoint_10"));
+        // Settings of the run, its samples and the model's card lie beside the one file that is wanted.
+        let published = [
+            ".gitattributes",
+            "README.md",
+            "checkpoint_95085",
+            "config.yml",
+            "sde-steps32-cfg1-sccfg3-ts_logit_normal-gamma1.5-uncond/all_generated_5_95085.jsonl",
+        ];
+        for reference in ["x/y", "x/y:checkpoint_95085", "x/y@main"] {
+            let (files, result) = chosen(What::ElfCheckpoint, reference, &published, "").unwrap();
+            assert_eq!(result, "checkpoint_95085");
+            assert_eq!(files, ["config.yml", "checkpoint_95085"], "{reference}");
+        }
         let message = chosen(What::ElfCheckpoint, "x/y", &["a.pt", "b.pt"], "").unwrap_err().to_string();
         assert!(message.contains("x/y:a.pt"), "{message}");
         assert_eq!(chosen(What::ElfCheckpoint, "x/y", &["config.json", "model.safetensors"], "").unwrap().1, "");
+    }
+
+    #[test]
+    fn a_checkpoint_of_jax_is_called_so_and_its_sibling_is_named() {
+        let at_the_root = ["README.md", "_METADATA", "manifest.ocdbt", "d/0a1b", "ocdbt.process_0/d/2c3d"];
+        let in_a_folder =
+            ["config.yml", "checkpoint_95085/_METADATA", "checkpoint_95085/ocdbt.process_0/manifest.ocdbt"];
+        for names in [&at_the_root[..], &in_a_folder] {
+            let message = chosen(What::ElfCheckpoint, "org/ELF-B-owt", names, "").unwrap_err().to_string();
+            for part in ["JAX", "Orbax", "org/ELF-B-owt-torch"] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+        let message = chosen(What::ElfCheckpoint, "org/a-torch", &at_the_root, "").unwrap_err().to_string();
+        assert!(message.contains("JAX") && !message.contains("-torch-torch"), "{message}");
+        // Where both lie side by side, the one that can be read is.
+        let both = [&at_the_root[..], &["checkpoint_7"]].concat();
+        assert_eq!(chosen(What::ElfCheckpoint, "org/both", &both, "").unwrap().1, "checkpoint_7");
     }
 
     #[test]

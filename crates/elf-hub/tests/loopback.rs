@@ -388,3 +388,60 @@ fn two_at_once_fetch_once() {
     });
     assert_eq!(hub.files_seen(), ["model.safetensors"]);
 }
+
+/// What the ELF authors' repositories hold, names and kinds of files as published.
+#[test]
+fn the_published_layouts_give_the_one_file_that_is_wanted() {
+    let hub = Hub::serve();
+    let checkpoint = bytes(N, 9);
+    hub.commit(
+        "models/embedded-language-flows/ELF-B-owt-torch",
+        A,
+        &[
+            (".gitattributes", b"*"),
+            ("README.md", b"card"),
+            ("checkpoint_95085", &checkpoint),
+            ("config.yml", b"max_length: 1024"),
+        ],
+    );
+    let id = "embedded-language-flows/ELF-B-owt-torch";
+    for name in [id.to_owned(), format!("{id}@{A}"), format!("{id}:checkpoint_95085")] {
+        let found = hub.fetcher().fetch(&reference(&name), What::ElfCheckpoint).unwrap();
+        assert!(found.ends_with("checkpoint_95085"), "{}", found.display());
+        assert_eq!(read(&found), checkpoint);
+        assert_eq!(read(found.with_file_name("config.yml")), b"max_length: 1024");
+    }
+    assert_eq!(hub.files_seen(), ["config.yml", "checkpoint_95085"], "no file twice, and none that is not needed");
+
+    // The same model for JAX: many files, of which none is fetched.
+    hub.commit(
+        "models/embedded-language-flows/ELF-B-owt",
+        B,
+        &[
+            ("README.md", b"card"),
+            ("checkpoint_95085/_METADATA", b"{}"),
+            ("checkpoint_95085/manifest.ocdbt", b"x"),
+            ("checkpoint_95085/d/0a1b", b"x"),
+            ("checkpoint_95085/ocdbt.process_0/d/2c3d", b"x"),
+        ],
+    );
+    let error = hub.fetcher().fetch(&reference("embedded-language-flows/ELF-B-owt"), What::ElfCheckpoint).unwrap_err();
+    assert!(matches!(&error, Error::JaxCheckpoint { sibling: Some(s), .. } if s == id), "{error}");
+    assert_eq!(hub.files_seen(), [""; 0]);
+
+    let rows = bytes(5000, 4);
+    hub.commit(
+        "datasets/embedded-language-flows/wmt14_de-en_validation_t5",
+        A,
+        &[
+            (".gitattributes", b"*"),
+            ("data-00000-of-00001.arrow", &rows),
+            ("dataset_info.json", b"{}"),
+            ("state.json", b"{}"),
+        ],
+    );
+    let folder =
+        hub.fetcher().fetch(&reference("embedded-language-flows/wmt14_de-en_validation_t5"), What::Dataset).unwrap();
+    assert_eq!(read(folder.join("data-00000-of-00001.arrow")), rows);
+    assert!(folder.join("state.json").is_file());
+}

@@ -4,7 +4,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
 
 #include <algorithm>
 #include <cstring>
@@ -360,6 +362,49 @@ void adam(Tensor& p, const Tensor& g, Tensor& m, Tensor& v, const elf::AdamStep&
   });
 }
 
+// A function of Rust's, dropped with the last part of the graph that may call it.
+struct Closure : torch::CustomClassHolder {
+  using Call = char* (*)(void* state, const Tensor* x, Tensor** y);
+
+  void* state;
+  Call call;
+  void (*drop)(void* state);
+
+  Closure(void* state, Call call, void (*drop)(void*)) : state(state), call(call), drop(drop) {}
+  ~Closure() override { drop(state); }
+
+  Tensor operator()(const Tensor& x) const {
+    Tensor* y = nullptr;
+    if (char* text = call(state, &x, &y)) {
+      const std::string message = text;
+      free(text);
+      throw std::runtime_error(message);
+    }
+    const Tensor made = *y;
+    delete y;
+    return made;
+  }
+};
+
+struct Recompute : torch::autograd::Function<Recompute> {
+  // Runs without gradients, as every forward of a Function does: nothing but the input is kept.
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const c10::intrusive_ptr<Closure>& f) {
+    ctx->save_for_backward({x});
+    ctx->saved_data["f"] = c10::IValue::make_capsule(f);
+    return (*f)(x);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto capsule = ctx->saved_data["f"].toCapsule();
+    const auto& f = static_cast<const Closure&>(*capsule);
+    const Tensor x = ctx->get_saved_variables()[0].detach().requires_grad_(true);
+    at::AutoGradMode with_grad(true);
+    // What f reaches beside x takes its gradients here.
+    torch::autograd::backward({f(x)}, {grads[0]});
+    return {x.grad(), Tensor()};
+  }
+};
+
 bool plain_f32(const Tensor& t, int64_t n) {
   return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() == n;
 }
@@ -399,6 +444,17 @@ char* elf_rms_norm(const Tensor* x, const Tensor* w, double eps, int to_bf16, Te
     check(x->dim() >= 1, "a number has no channels to normalise over");
     check_weights(*w, x->size(-1));
     *out = new Tensor(RmsNorm::apply(*x, *w, eps, to_bf16 != 0));
+  });
+}
+
+// Text for a message that Rust hands over; freed by whoever reads it.
+char* elf_kernels_text(const char* bytes, size_t length) { return strndup(bytes, length); }
+
+// Takes `state` over in any case.
+char* elf_recompute(const Tensor* x, void* state, Closure::Call call, void (*drop)(void*), Tensor** out) {
+  return guarded([&] {
+    const auto f = c10::make_intrusive<Closure>(state, call, drop);
+    *out = new Tensor(Recompute::apply(*x, f));
   });
 }
 

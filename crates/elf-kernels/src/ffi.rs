@@ -1,6 +1,6 @@
 //! The C functions of `cpp/fused.cpp`.
 
-use std::ffi::{CStr, c_char, c_double, c_int};
+use std::ffi::{CStr, c_char, c_double, c_int, c_void};
 
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
@@ -15,6 +15,14 @@ unsafe extern "C" {
         w: *const C_tensor,
         eps: c_double,
         to_bf16: c_int,
+        out: *mut *mut C_tensor,
+    ) -> Text;
+    fn elf_kernels_text(bytes: *const c_char, length: usize) -> Text;
+    pub(crate) fn elf_recompute(
+        x: *const C_tensor,
+        state: *mut c_void,
+        call: unsafe extern "C" fn(*mut c_void, *const C_tensor, *mut *mut C_tensor) -> Text,
+        drop: unsafe extern "C" fn(*mut c_void),
         out: *mut *mut C_tensor,
     ) -> Text;
     pub(crate) fn elf_swiglu(h: *const C_tensor, out: *mut *mut C_tensor) -> Text;
@@ -68,6 +76,12 @@ pub(crate) fn check(text: Text) -> Result<(), TchError> {
     let message = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
     unsafe { elf_kernels_free(text) };
     Err(TchError::Torch(message))
+}
+
+/// A message for C++ to read and free.
+pub(crate) fn text(message: &str) -> Text {
+    // SAFETY: the bytes live through the call, which copies them.
+    unsafe { elf_kernels_text(message.as_ptr().cast(), message.len()) }
 }
 
 /// A tensor that a function above has made.

@@ -14,8 +14,10 @@
 mod ffi;
 mod ops;
 pub mod plain;
+mod recompute;
 
 pub use ops::{
     AdamStep, Heads, MomentumStep, Turned, adam, add_scaled, cross_entropy, heads, instruction_set, momentum, rms_norm,
     softmax, swiglu,
 };
+pub use recompute::recompute;

@@ -32,6 +32,16 @@ impl Attention {
         })
     }
 
+    pub(crate) fn shallow_clone(&self) -> Self {
+        Self {
+            qkv: self.qkv.shallow_clone(),
+            q_norm: self.q_norm.shallow_clone(),
+            k_norm: self.k_norm.shallow_clone(),
+            proj: self.proj.shallow_clone(),
+            heads: self.heads,
+        }
+    }
+
     /// `x` `[B, N, H]` to the same; `mask` is additive, `[B, 1, 1, N]`.
     pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Result<Tensor> {
         let (batch, n, hidden) = x.size3()?;

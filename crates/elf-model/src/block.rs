@@ -2,7 +2,7 @@
 
 use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{Fans, Init, Noise, ParamBuilder, Result, Seeded, key_of};
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
 use crate::ElfConfig;
 use crate::attention::Attention;
@@ -11,11 +11,21 @@ use crate::rope::Rope;
 const EPS: f64 = 1e-6;
 
 /// What all blocks of one pass share.
-pub(crate) struct Pass<'a> {
-    pub(crate) rope: &'a Rope,
+pub(crate) struct Pass {
+    pub(crate) rope: Rope,
     /// Additive attention mask, `[B, 1, 1, N]`.
-    pub(crate) mask: Option<&'a Tensor>,
+    pub(crate) mask: Option<Tensor>,
     pub(crate) dropout_seed: Option<u64>,
+}
+
+impl Pass {
+    fn shallow_clone(&self) -> Self {
+        Self {
+            rope: self.rope.shallow_clone(),
+            mask: self.mask.as_ref().map(Tensor::shallow_clone),
+            dropout_seed: self.dropout_seed,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -56,9 +66,28 @@ impl Block {
         })
     }
 
+    fn shallow_clone(&self) -> Self {
+        Self {
+            norm1: self.norm1.shallow_clone(),
+            attn: self.attn.shallow_clone(),
+            norm2: self.norm2.shallow_clone(),
+            w12: self.w12.shallow_clone(),
+            w3: self.w3.shallow_clone(),
+            index: self.index,
+            dropout: self.dropout,
+        }
+    }
+
+    /// As [`Block::forward`]; nothing but `x` is kept for the backward pass, which runs the block again.
+    pub(crate) fn forward_kept_short(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (block, pass) = (self.shallow_clone(), pass.shallow_clone());
+        let run = move |x: &Tensor| block.forward(x, &pass).map_err(|e| TchError::Torch(e.to_string()));
+        Ok(elf_kernels::recompute(x, run)?)
+    }
+
     /// `x` `[B, N, H]` to the same.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let attended = self.attn.forward(&self.norm1.forward(x), pass.rope, pass.mask)?;
+        let attended = self.attn.forward(&self.norm1.forward(x), &pass.rope, pass.mask.as_ref())?;
         let x = x + self.drop(attended, pass, 0)?;
         let gated = elf_kernels::swiglu(&self.w12.forward(&self.norm2.forward(&x)))?;
         let gated = self.drop(gated, pass, 1)?;

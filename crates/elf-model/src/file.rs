@@ -54,6 +54,41 @@ impl ElfConfig {
     }
 }
 
+/// What the released model is made of, in the order in which it says so: parameters of its own, then modules.
+const RELEASED_ORDER: [&str; 13] = [
+    "t_emb_tokens",
+    "self_cond_cfg_tokens",
+    "mode_tokens",
+    "proj_kernel",
+    "proj_bias",
+    "unembed_kernel",
+    "unembed_bias",
+    "self_cond_proj",
+    "text_proj",
+    "t_embedder",
+    "self_cond_cfg_embedder",
+    "blocks",
+    "final_layer",
+];
+
+impl ElfConfig {
+    /// All parameters' names in the order of the released model's `state_dict`, by which its optimisers count.
+    ///
+    /// # Errors
+    /// If the configuration makes no network.
+    pub fn released_order(&self) -> Result<Vec<String>> {
+        let net = Elf::unset(self.clone(), PrecisionPolicy::F32, Device::Cpu)?;
+        let mut names: Vec<String> = net.params().iter().map(|(name, _)| name.to_owned()).collect();
+        let rank = |name: &str| {
+            let part = name.split('.').next().unwrap_or(name);
+            RELEASED_ORDER.iter().position(|known| *known == part)
+        };
+        // Within a module ours have the released order, which a stable sort leaves alone.
+        names.sort_by_key(|name| rank(name));
+        Ok(names)
+    }
+}
+
 impl Elf {
     /// Reads a network from whatever file or folder [`Weights::open`] takes, its averaged parameters if there are any.
     /// Shapes give the architecture.

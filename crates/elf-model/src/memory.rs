@@ -21,6 +21,14 @@ impl ElfConfig {
         let token = 12 * size(self.hidden_size) + 3 * size(self.mlp_hidden()) + weights;
         rows * tokens * size(self.depth) * token * bytes(policy.blocks)
     }
+
+    /// As [`ElfConfig::activation_bytes`] where blocks are recomputed: every block's input, and one block as a whole.
+    pub fn activation_bytes_recomputed(&self, rows: u64, text: u64, policy: PrecisionPolicy, on_cpu: bool) -> u64 {
+        let size = |n: i64| n.max(0) as u64;
+        let inputs = rows * (size(self.prefix_len()) + text) * size(self.depth) * size(self.hidden_size);
+        let whole = self.activation_bytes(rows, text, policy, on_cpu);
+        inputs * bytes(policy.blocks) + whole / size(self.depth).max(1)
+    }
 }
 
 fn bytes(precision: Precision) -> u64 {

@@ -5,7 +5,7 @@
 //! the sizes and BLAKE3 hashes of the other files). It is written under another name and renamed when all of it is on
 //! disk: a full disk or a lost process leaves the older ones as they were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -296,6 +296,21 @@ impl Checkpoint {
     /// The optimiser's state, likewise.
     pub(crate) fn optimizer(&self) -> Result<(String, Vec<(String, Tensor)>)> {
         self.read(OPTIMIZER)
+    }
+
+    /// The parameters as trained, by name.
+    pub(crate) fn trained(&self) -> Result<HashMap<String, Tensor>> {
+        Ok(self.read(PARAMS)?.1.into_iter().collect())
+    }
+
+    /// Their averages, by name.
+    pub(crate) fn averaged(&self) -> Result<HashMap<String, Tensor>> {
+        Ok(self.read(AVERAGES)?.1.into_iter().collect())
+    }
+
+    /// The optimiser's state, by its own names.
+    pub(crate) fn optimizer_state(&self) -> Result<HashMap<String, Tensor>> {
+        Ok(self.read(OPTIMIZER)?.1.into_iter().collect())
     }
 
     fn load_into(&self, name: &str, params: &ParamSet) -> Result<()> {

@@ -4,7 +4,7 @@
 //! * [`Schedule`]: learning rates by step. [`clip_grad_norm`]: one global norm. [`Ema`]: averaged parameters.
 //! * [`Trainer`]: one optimiser step out of micro-batches; its draws are a function of seed, step, micro-batch and row.
 //! * [`CheckpointFolder`]: checkpoints that are whole or not there; [`KeepPolicy`] says which ones stay.
-//! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from.
+//! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from; [`ReleasedForm`]: ours in their form.
 //! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
 //! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
 //! * [`Curriculum`]: the rounds of progressive distillation, and where a stopped one goes on; [`fingerprint`]: whether its
@@ -26,6 +26,7 @@ mod gradients;
 mod keep_policy;
 pub mod optim;
 mod released;
+mod released_form;
 mod run;
 mod schedule;
 mod sharding;
@@ -41,6 +42,7 @@ pub use fingerprint::fingerprint;
 pub use gradients::{clip_grad_norm, grad_norm};
 pub use keep_policy::KeepPolicy;
 pub use released::ReleasedCheckpoint;
+pub use released_form::{ReleasedForm, released_form_of_parameters};
 pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
 pub use schedule::{Decay, Schedule};
 pub use sharding::share_out;

@@ -1,7 +1,8 @@
 //! Training checkpoints of the released PyTorch code: read, to continue a run of theirs here.
 //!
 //! Such a file holds `params`, `ema_params1`, `opt_state` (the `state_dict` of their optimiser), `lr_scheduler`, `step` and
-//! `epoch`. Optimiser state lies there under numbers; the groups say which parameters, in the order of `params`, they count.
+//! `epoch`. The state of `lr_scheduler` is not needed: the learning rate is a function of the run's settings and of the optimiser's
+//! count of steps, which also lies in `opt_state`; its base rates are those of the run that saved it. Optimiser state lies there under numbers; the groups say which parameters, in the order of `params`, they count.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,12 +46,23 @@ impl ReleasedCheckpoint {
         })
     }
 
-    /// Optimiser steps done.
+    /// Batches done: the released code counts those, also where several make one optimiser step.
     ///
     /// # Errors
     /// If the file does not say.
     pub fn step(&self) -> Result<u64> {
         self.count("step")
+    }
+
+    /// Optimiser steps done, as the optimiser itself counts them.
+    ///
+    /// # Errors
+    /// As [`ReleasedCheckpoint::optimizer_state`].
+    pub fn optimizer_steps(&self) -> Result<u64> {
+        let first = self.file.value().get("opt_state").and_then(|opt| opt.get("state")).and_then(Value::items);
+        let count = first.and_then(<[_]>::first).and_then(|(_, entry)| entry.get("step"));
+        let count = count.ok_or_else(|| self.bad("its optimiser does not say how many steps it did"))?;
+        Ok(self.number(count)?.unsigned_abs())
     }
 
     /// Epochs done.
@@ -90,6 +102,10 @@ impl ReleasedCheckpoint {
         let opt = self.file.value().get("opt_state").ok_or_else(missing)?;
         let (state, groups) =
             opt.get("state").zip(opt.get("param_groups").and_then(Value::members)).ok_or_else(missing)?;
+        if state.items().is_some_and(<[_]>::is_empty) {
+            return Err(self
+                .bad("its optimiser has done no step yet: it can be sampled from, but there is nothing to continue"));
+        }
         let (mut named, mut steps) = (Vec::new(), None);
         for group in groups {
             let names = self.names_of(group, groups.len())?;

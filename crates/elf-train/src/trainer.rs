@@ -405,19 +405,19 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         self.agree_on_place()
     }
 
-    /// Continues a run of the released code: parameters, averages, optimiser state and step are the file's; the seed stays.
+    /// Continues a run of the released code: parameters, averages and optimiser state are the file's, and so is the optimiser's count
+    /// of steps, by which the schedule goes; the seed stays.
     ///
     /// # Errors
     /// If the file is damaged, or was made for another network or optimiser, with a table of all differences. The trainer
     /// must then not be used.
     pub fn restore_released(&mut self, checkpoint: &ReleasedCheckpoint) -> Result<()> {
-        let step = checkpoint.step()?;
         self.net.params().load_from(&checkpoint.weights(ParamKind::Trained)?)?;
         let origin = checkpoint.path().display().to_string();
         let own_share = |all| self.sharding.own_share(self.net.params(), all);
         self.ema.load(&origin, &own_share(checkpoint.averages()?))?;
         self.optimizer.load_state(&origin, &own_share(checkpoint.optimizer_state()?))?;
-        self.step = step;
+        self.step = checkpoint.optimizer_steps()?;
         self.agree_on_place()
     }
 

@@ -31,6 +31,8 @@ pub struct Workload {
     pub policy: PrecisionPolicy,
     /// Precision of Muon's iterations.
     pub muon: Precision,
+    /// Whether blocks are run again in the backward pass instead of keeping activations.
+    pub recompute: bool,
     /// Rows of a batch.
     pub batch: usize,
     /// Positions of a row.
@@ -87,7 +89,9 @@ pub type Profile = Vec<(&'static str, Duration)>;
 
 impl Workload {
     fn net(&self) -> Result<Elf> {
-        Ok(Elf::new(self.model.clone(), self.policy, 1, self.device)?)
+        let mut net = Elf::new(self.model.clone(), self.policy, 1, self.device)?;
+        net.set_recompute(self.recompute);
+        Ok(net)
     }
 
     fn encoder(&self) -> Result<T5Encoder> {

@@ -43,6 +43,10 @@ pub struct BenchArgs {
     /// device has bf16.
     #[arg(long)]
     heads_f32: bool,
+    /// Gradient checkpointing, as `gradient_checkpointing: true` has it. The second run of a block is not counted as an operation that
+    /// the step needs.
+    #[arg(long)]
+    recompute: bool,
     /// Only these stages; all if it is left out.
     #[arg(long, value_enum)]
     only: Vec<Stage>,
@@ -146,6 +150,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         encoder,
         policy: PrecisionPolicy { blocks: native, ..PrecisionPolicy::uniform(unless(args.heads_f32)) },
         muon: unless(args.muon_f32),
+        recompute: args.recompute,
         batch: args.batch,
         seq: args.seq,
         steps: args.steps,
@@ -310,6 +315,7 @@ fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) 
         "precision": workload.policy.blocks,
         "heads_precision": workload.policy.vocab_head,
         "muon_precision": workload.muon,
+        "gradient_checkpointing": workload.recompute,
         "matmul_peak_flops": peak,
         "matmul_bf16_flops": results.matmul_bf16,
         "matmul_f32_flops": results.matmul_f32,

@@ -8,21 +8,29 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::pytorch::{self, PyTorchFile, TensorRef, Value};
 use elf_core::tensorfile::{self, TensorFile};
-use elf_core::weights::{self, AVERAGED, ParamKind, TRAINED, Weights};
+use elf_core::weights::{self, ParamKind, Weights};
+use elf_data::Cursor;
+use elf_hub::What;
+use elf_model::ElfConfig;
+use elf_train::{ReleasedForm, released_form_of_parameters};
 use tch::{Device, Tensor};
 
+use super::train::trainer_config;
+use crate::hub;
 use crate::run_folder::FoundModel;
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// A PyTorch checkpoint, a safetensors file, an index of shards, or a folder (its latest checkpoint is taken).
+    /// A PyTorch checkpoint, a safetensors file, an index of shards, a folder (its latest checkpoint is taken), a run of this
+    /// program, or a Hugging Face id.
     input: PathBuf,
-    /// The file to write: safetensors if it ends in .safetensors, otherwise a PyTorch checkpoint.
+    /// The file to write: safetensors if it ends in .safetensors, otherwise a PyTorch checkpoint that the released code loads.
     output: PathBuf,
     /// The parameters as trained instead of their running averages.
     #[arg(long, conflicts_with = "all")]
     raw: bool,
-    /// Everything that a training checkpoint holds: both sets of parameters, optimiser, schedule, counts.
+    /// Everything that a training checkpoint holds: both sets of parameters, optimiser, schedule, counts. A run of this program
+    /// becomes a PyTorch checkpoint so anyway, unless --raw is given.
     #[arg(long)]
     all: bool,
 }
@@ -33,8 +41,21 @@ const TREE: &str = "pytorch_tree";
 pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     let to_safetensors = args.output.extension().is_some_and(|e| e == "safetensors");
     let which = if args.raw { ParamKind::Trained } else { ParamKind::Averaged };
-    let input = source(&args, which)?;
-    let count = match (to_safetensors, whole(&input, &args)?) {
+    let place = hub::locate(&args.input, What::ElfCheckpoint)?;
+    let run = (place.is_dir() && FoundModel::is_at(&place)).then(|| FoundModel::at(&place)).transpose()?;
+    let input = match &run {
+        Some(run) => run.checkpoint.path().join(if args.raw { "model.safetensors" } else { "ema.safetensors" }),
+        None => weights::find(&place)?,
+    };
+    if !input.is_file() {
+        bail!("there is no {}: name a checkpoint, or a folder with one", input.display());
+    }
+    let (from, tree) = match &run {
+        Some(run) if args.all || !(args.raw || to_safetensors) => (run.checkpoint.path(), Some(whole_run(run)?)),
+        Some(_) => (input.as_path(), None),
+        None => (input.as_path(), whole(&input, &args)?),
+    };
+    let count = match (to_safetensors, tree) {
         (true, Some(tree)) => write_whole(&args.output, &tree)?,
         (true, None) => {
             let weights = named(&input, which)?;
@@ -46,37 +67,27 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
             count_tensors(&tree)
         }
         (false, None) => {
-            let weights = named(&input, which)?;
-            let items =
-                || weights.iter().map(|(n, t)| (Value::Str(n.clone()), Value::Tensor(t.shallow_clone()))).collect();
             // The released code samples from the averages and fine-tunes from the parameters: both are these.
-            let params = Value::OrderedDict { items: items(), attributes: Vec::new() };
-            let top = vec![(Value::Str(TRAINED.into()), params), (Value::Str(AVERAGED.into()), Value::Dict(items()))];
-            pytorch::write(&args.output, &Value::Dict(top))?;
-            weights.len()
+            let order = ElfConfig::of_checkpoint(&Weights::open(&input, which)?)?.released_order()?;
+            let weights = named(&input, which)?;
+            let count = weights.len();
+            pytorch::write(&args.output, &released_form_of_parameters(&order, weights)?)?;
+            count
         }
     };
-    eprintln!("{} tensors of {} written to {}", count, input.display(), args.output.display());
+    eprintln!("{} tensors of {} written to {}", count, from.display(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file to read: of a run of this program the file with the parameters that are wanted.
-fn source(args: &ConvertArgs, which: ParamKind) -> Result<PathBuf> {
-    if FoundModel::is_at(&args.input) && args.input.is_dir() {
-        if args.all {
-            bail!(
-                "--all converts training checkpoints of the released code; of a run of this program take the averages, or --raw"
-            );
-        }
-        let checkpoint = FoundModel::at(&args.input)?.checkpoint;
-        let name = if which == ParamKind::Trained { "model.safetensors" } else { "ema.safetensors" };
-        return Ok(checkpoint.path().join(name));
-    }
-    let path = weights::find(&args.input)?;
-    if !path.is_file() {
-        bail!("there is no {}: name a checkpoint, or a folder with one", path.display());
-    }
-    Ok(path)
+/// Everything of a run's checkpoint as the released code keeps it.
+fn whole_run(run: &FoundModel) -> Result<Value<Tensor>> {
+    let (plan, checkpoint) = (&run.plan, &run.checkpoint);
+    let cursor: Cursor = serde_json::from_value(checkpoint.state().cursor.clone())
+        .context("the checkpoint's place in the data is from another version of this program")?;
+    let order = plan.model.released_order()?;
+    let config = trainer_config(plan, Device::Cpu)?;
+    let form = ReleasedForm { order: &order, config: &config, epoch: cursor.epoch };
+    Ok(form.of_checkpoint(checkpoint)?)
 }
 
 /// A whole checkpoint, if the input holds one and it is wanted: with --all, or if the output can hold nothing less.

@@ -1,6 +1,6 @@
 //! `elf encoder`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -8,10 +8,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use elf_core::device::DeviceChoice;
 use elf_core::{ParamBuilder, Precision};
 use elf_data::{CollateConfig, Collator, Dataset, PadToken, Tokenizer};
-use elf_encoder::{EncoderMask, FeedForward, LatentMoments, T5Config, T5Encoder, TextEncoder};
+use elf_encoder::{EncoderMask, FeedForward, LatentMoments, PerChannel, T5Config, T5Encoder, TextEncoder};
 use elf_hub::What;
 use tch::{Device, Tensor};
 
+use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
 use crate::text_latents::{STATS_FILE, describe, write_stats};
 use crate::{hub, progress};
 
@@ -76,9 +77,23 @@ pub struct StatsArgs {
     /// One mean and one standard deviation for all channels, as in the released recipes, instead of one for each.
     #[arg(long)]
     overall: bool,
+    /// Also set latent_mean and latent_std, for all channels alike, in this configuration of a run; all else in it stays as it is
+    /// written. They then count instead of latent_stats.json.
+    #[arg(long, value_name = "CONFIG.yml")]
+    write_into: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
+}
+
+/// Behind which key of a configuration the numbers go, if they are not in it yet.
+const BESIDE: [&str; 2] = ["encoder_checkpoint", "encoder_model_name"];
+
+/// A configuration's text with the numbers in it.
+fn with_stats(path: &Path, mean: f64, std: f64) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    with_numbers(&text, &[("latent_mean", mean), ("latent_std", std)], &BESIDE)
+        .with_context(|| format!("{} cannot be changed", path.display()))
 }
 
 pub fn run(command: EncoderCommand) -> Result<ExitCode> {
@@ -109,6 +124,11 @@ fn run_init(args: InitArgs) -> Result<ExitCode> {
 
 fn run_stats(args: StatsArgs) -> Result<ExitCode> {
     let device = args.device.resolve()?;
+    if let Some(path) = &args.write_into {
+        // What cannot be written into should be known before an hour of measuring.
+        let _: RunConfig = read_yaml(Some(path), &Overrides::default(), |_| {})?;
+        with_stats(path, 0.0, 1.0)?;
+    }
     let encoder = T5Encoder::load(&hub::locate(&args.encoder, What::Encoder)?, device, Precision::F32)
         .with_context(|| format!("the encoder {} cannot be used", args.encoder.display()))?;
     let dataset = Dataset::open(&hub::locate_all(&args.data, What::Dataset)?)?;
@@ -133,12 +153,22 @@ fn run_stats(args: StatsArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
     let overall = moments.overall()?;
     println!("over {} positions: {}", moments.positions(), describe(&overall));
+    if let Some(path) = &args.write_into {
+        let (PerChannel::All(mean), PerChannel::All(std)) = (overall.mean(), overall.std()) else {
+            bail!("the overall numbers are of single channels");
+        };
+        let text = with_stats(path, *mean, *std)?;
+        elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &text))?;
+        println!("latent_mean and latent_std are set in {}", path.display());
+    }
     if !args.encoder.is_dir() {
         // The hub's cache is shared with other programs: nothing of ours belongs into a model there.
-        println!(
-            "{} comes from the hub: set latent_mean and latent_std to these numbers in the configuration",
-            args.encoder.display()
-        );
+        if args.write_into.is_none() {
+            println!(
+                "{} comes from the hub: set latent_mean and latent_std to these numbers in the configuration, or let --write-into do it",
+                args.encoder.display()
+            );
+        }
         return Ok(ExitCode::SUCCESS);
     }
     write_stats(&args.encoder, &if args.overall { overall } else { moments.per_channel()? })?;

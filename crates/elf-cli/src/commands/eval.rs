@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::sample::precision;
 use crate::hub;
-use crate::judge::{JudgeSettings, Judged, report};
+use crate::judge::{Judge, JudgeSettings, Judged, report};
 use crate::run_folder::write_json;
 
 #[derive(Debug, Args)]
@@ -77,15 +77,18 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         );
     }
     let judge_name = args.judge.as_ref().map_or(String::new(), |name| name.display().to_string());
-    let judge = judge_folder.as_deref().map(|folder| JudgeSettings {
-        name: &judge_name,
-        folder,
-        max_length: args.judge_max_length,
-        device,
-        precision: precision(args.f32, device),
+    let judge = judge_folder.as_deref().map(|folder| {
+        Judge::load(&JudgeSettings {
+            name: &judge_name,
+            folder,
+            max_length: args.judge_max_length,
+            batch_size: None,
+            device,
+            precision: precision(args.f32, device),
+        })
     });
     let judged = Judged { texts: &texts, references: references.as_deref(), training: training.as_deref() };
-    let report = report(&args.samples.display().to_string(), &judged, judge)?;
+    let report = report(&args.samples.display().to_string(), &judged, judge.transpose()?.as_ref())?;
     println!("{}", report.to_markdown());
     if let Some(path) = &args.output {
         write_json(path, &report).with_context(|| format!("the report could not be written to {}", path.display()))?;

@@ -10,15 +10,16 @@ use clap::Args;
 use elf_core::device::DeviceChoice;
 use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Network, Precision, PrecisionPolicy, key_of};
-use elf_data::Tokenizer;
 use elf_data::source::{PlainText, Source};
+use elf_data::{Dataset, Tokenizer};
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
 use elf_train::Comm;
 use tch::Device;
 
 use crate::config::{
-    Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_sampling_configs, read_yaml,
+    Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_record, read_sampling_configs,
+    read_yaml,
 };
 use crate::run_folder::{FoundModel, no_run};
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
@@ -30,8 +31,8 @@ pub struct SampleArgs {
     /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
     /// checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
     model: PathBuf,
-    /// For a file from elsewhere: the configuration it was trained with. Without one the released recipe for unconditional
-    /// text is meant; the network's sizes always come from the file.
+    /// For a file from elsewhere: the configuration it was trained with. Without one, the config.yml beside it, as the released
+    /// code leaves it there; without that, the released recipe for unconditional text. The network's sizes always come from the file.
     #[arg(long)]
     config: Option<PathBuf>,
     /// For a file from elsewhere: change one setting of --config, as key=value. May be given several times.
@@ -52,14 +53,18 @@ pub struct SampleArgs {
     /// Texts to generate from: a Parquet, JSONL or plain text file, or a Hugging Face id of a data set.
     #[arg(long, conflicts_with = "text")]
     input: Option<PathBuf>,
+    /// Token data to generate from, as training takes it, or a Hugging Face id of it: conditions are taken as their ids are, and
+    /// the targets are written along as references for `elf eval`.
+    #[arg(long, conflicts_with_all = ["text", "input"])]
+    data: Option<PathBuf>,
     /// The column of --input to generate from.
     #[arg(long, default_value = "text", requires = "input")]
     input_column: String,
     /// The column of --input with what a good answer would be; written along for `elf eval`.
     #[arg(long, requires = "input")]
     reference_column: Option<String>,
-    /// Take only the first so many texts of --input.
-    #[arg(long, requires = "input")]
+    /// Take only the first so many texts of --input or --data.
+    #[arg(long)]
     limit: Option<usize>,
 
     /// A file of sampling settings; every combination in it is run. The options below change one setting each.
@@ -112,6 +117,9 @@ pub struct SampleArgs {
     #[arg(long, short)]
     output: Option<PathBuf>,
 }
+
+/// What the released code calls the settings that it leaves beside its checkpoints.
+const RECORD: &str = "config.yml";
 
 impl SampleArgs {
     fn policy(&self, precision: Precision) -> PrecisionPolicy {
@@ -169,9 +177,15 @@ impl LoadedModel {
         }
         options.extend(args.length.map(|n| format!("max_length={n}")));
         let warn = |line| eprintln!("warning: {line}");
-        let mut config: RunConfig = read_yaml(args.config.as_deref(), &Overrides(options), warn)?;
-        // It is about memory in training only.
-        config.gradient_checkpointing = false;
+        let options = Overrides(options);
+        let beside = weights.path().with_file_name(RECORD);
+        let config: RunConfig = match &args.config {
+            None if beside.is_file() => {
+                eprintln!("settings: {}", beside.display());
+                read_record(&beside, &options, warn)?
+            }
+            path => read_yaml(path.as_deref(), &options, warn)?,
+        };
 
         let path = match &config.tokenizer_name {
             Some(name) => hub::locate(name, What::Tokenizer)?,
@@ -198,7 +212,8 @@ impl LoadedModel {
             latent_dim: model.text_encoder_dim,
             vocab_size: model.vocab_size,
             rows: 1 << 40,
-            condition_eos: false,
+            // The released conditional models were trained on ids that end so.
+            condition_eos: true,
             ranks: 1,
         };
         let mut plan = RunPlan::new(&config, facts, device)?;
@@ -229,7 +244,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     args.model = hub::locate(&args.model, What::ElfCheckpoint)?;
     let model = LoadedModel::load(&args, device, precision(args.f32, device))?;
     let plan = &model.plan;
-    let requests = requests(&args, plan)?;
+    let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = settings(&args, plan)?;
     if let Some(note) = fewer_steps_than_learned(plan, &settings) {
         eprintln!("{note}");
@@ -280,11 +295,20 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
+fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Vec<TextRequest>> {
+    if args.limit.is_some() && args.input.is_none() && args.data.is_none() {
+        bail!("--limit is about --input and --data: without them, --num says how many texts are generated");
+    }
+    if let Some(path) = &args.data {
+        let mut dataset = Dataset::open(&[hub::locate(path, What::Dataset)?])?;
+        dataset.check_tokenizer(tokenizer).with_context(|| path.display().to_string())?;
+        return TextRequest::of_rows(args.seed, &dataset, args.limit.unwrap_or(usize::MAX), tokenizer);
+    }
     let with_seeds = |texts: Vec<(String, Option<String>)>| {
         let request = |(i, (condition, reference))| TextRequest {
             seed: key_of(&[args.seed, i as u64]),
             condition: Some(condition),
+            condition_ids: None,
             reference,
         };
         texts.into_iter().enumerate().map(request).collect::<Vec<_>>()
@@ -303,12 +327,14 @@ fn requests(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<TextRequest>> {
         }
         (None, _) if !args.text.is_empty() => with_seeds(args.text.iter().map(|t| (t.clone(), None)).collect()),
         (None, Some(_)) => {
-            bail!("this model generates from an input text: give one with --text, or a file with --input")
+            bail!(
+                "this model generates from an input text: give one with --text, a file with --input, or token data with --data"
+            )
         }
         (None, None) => TextRequest::unconditional(args.seed, args.num),
     };
     if requests.is_empty() {
-        bail!("there is nothing to generate: --num or --input asks for no text");
+        bail!("there is nothing to generate: --num, --limit or --input asks for no text");
     }
     Ok(requests)
 }

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
-use crate::held_out::{HeldOut, collator};
+use crate::held_out::{HeldOut, TrainingJudge, collator, sampling_settings};
 use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
@@ -97,12 +97,16 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     say(describe_plan(&plan, &materials, device, comm.world()));
     materials.memory(&plan, device, comm.world()).check(&plan, device)?;
     if config.online_eval {
-        say(format!(
-            "note:    evaluations write texts to {}/samples and measure entropy and diversity; eval_ppl_model and its keys are not \
-             used in training: `elf eval --samples FILE --judge {}` gives perplexities",
-            folder.root().display(),
-            config.eval_ppl_model
-        ));
+        // A file that is missing should be known now and not after the first epoch.
+        sampling_settings(&plan)?;
+        let judge = match &materials.judge {
+            Some(judge) => format!("perplexity is judged by {}", judge.name()),
+            None if config.max_input_length.is_some() => "texts are held against references".to_owned(),
+            None => {
+                "eval_ppl_model is not set, so no perplexity is measured (gpt2-large in the released code)".to_owned()
+            }
+        };
+        say(format!("note:    evaluations write texts to {}/samples; {judge}", folder.root().display()));
     }
     if args.plan {
         return Ok(ExitCode::SUCCESS);
@@ -136,6 +140,7 @@ pub struct Materials {
     pub latents: TextLatents,
     train: Arc<Dataset>,
     held_out: Option<Dataset>,
+    judge: Option<TrainingJudge>,
 }
 
 impl Materials {
@@ -182,7 +187,8 @@ impl Materials {
                 tokenizer.vocab_size()
             );
         }
-        Ok(Self { tokenizer, latents, train, held_out })
+        let judge = TrainingJudge::find(config, device)?;
+        Ok(Self { tokenizer, latents, train, held_out, judge })
     }
 
     /// What the plan will take on each of so many ranks.
@@ -204,6 +210,15 @@ impl Materials {
             condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
             ranks,
         };
+        if let Some(wanted) =
+            config.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
+        {
+            bail!(
+                "condition_eos is {wanted}, but the conditions of the training data {} in EOS: leave the key out, or prepare the data {}",
+                if wanted { "do not end" } else { "end" },
+                if wanted { "with --eos-condition" } else { "without --eos-condition" }
+            );
+        }
         RunPlan::new(config, facts, device)
     }
 }
@@ -255,7 +270,7 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, rank
          latents: {}\n\
          length:  {} optimiser steps of {rows} rows ({:.2} epochs), {} of them warm-up; learning rate {}{}\n\
          memory:  about {}\n\
-         device:  {}{}; blocks in {}",
+         device:  {}, rank 0 of {}; blocks in {}",
         model.depth,
         model.hidden_size,
         model.num_heads,
@@ -271,13 +286,17 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, rank
         plan.lr,
         plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
         materials.memory(plan, device, ranks),
-        if ranks > 1 { format!("{ranks} processes, each on ") } else { String::new() },
         describe(device),
+        ranks,
         plan.precision.blocks,
     )
 }
 
-fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
+/// A plan's settings in the trainer's words.
+///
+/// # Errors
+/// If the plan's optimiser has no such setting.
+pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     let config = &plan.config;
     Ok(TrainerConfig {
         optimizer: match config.optimizer {
@@ -321,7 +340,8 @@ fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O: Objective + Copy>(job: Job<O>, net: Elf) -> Result<Ended> {
+pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
+    net.set_recompute(job.plan.config.gradient_checkpointing);
     let Job { plan, materials, folder, objective, comm, stop, deadline } = job;
     let first = comm.rank() == 0;
     let config = trainer_config(plan, materials.latents.device())?;
@@ -389,6 +409,7 @@ pub fn train<O: Objective + Copy>(job: Job<O>, net: Elf) -> Result<Ended> {
         tokenizer: &materials.tokenizer,
         latents: &materials.latents,
         rows: materials.held_out.as_ref(),
+        judge: materials.judge.as_ref(),
         folder,
     };
     let mut evaluator = |net: &Elf, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);

@@ -14,7 +14,18 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
     ("hf_repo_id", "nothing is uploaded"),
     ("num_workers", "one prefetch thread is enough"),
     ("attn_dropout", "it has no effect in the released code"),
+    ("sampling_configs", "the released code reads its settings from sampling_configs_path, too"),
+    ("teacher_path", DISTILLATION),
+    ("teacher_use_ema", DISTILLATION),
+    ("initialize_student_from_teacher", DISTILLATION),
+    ("student_init_from_checkpoint", DISTILLATION),
+    ("pd_teacher_steps", DISTILLATION),
+    ("pd_step_size", DISTILLATION),
+    ("pd_student_schedule", DISTILLATION),
+    ("pd_teacher_schedule", DISTILLATION),
 ];
+const DISTILLATION: &str = "about distillation only";
+const ENCODER_WEIGHTS: &str = "encoder_checkpoint";
 
 /// `key=value` settings from the command line, in order; the value is YAML.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +62,46 @@ pub fn read_yaml<T>(path: Option<&Path>, overrides: &Overrides, warn: impl FnOnc
 where
     T: Default + Serialize + DeserializeOwned,
 {
+    let (origin, mut map) = load(path, overrides)?;
+    let ignored = take_meaningless::<T>(&mut map)?;
+    if !ignored.is_empty() {
+        warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
+    }
+    check_keys::<T>(&map, &origin)?;
+    serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
+}
+
+/// [`read_yaml`] of a file that another program left beside its checkpoint: what it holds beyond the known keys is handed to
+/// `warn`, too. Overrides are this program's user's, so they may not be misspelt.
+///
+/// # Errors
+/// As [`read_yaml`], but for unknown keys in the file.
+pub fn read_record<T>(path: &Path, overrides: &Overrides, warn: impl FnOnce(String)) -> Result<T>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let (_, given) = load(None, overrides)?;
+    check_keys::<T>(&given, "the command line")?;
+    let (origin, mut map) = load(Some(path), overrides)?;
+    let mut ignored: Vec<String> = take_meaningless::<T>(&mut map)?;
+    let known = keys_of::<T>()?;
+    let unknown: Vec<String> = map.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
+    for key in unknown {
+        map.remove(&key);
+        ignored.push(key);
+    }
+    if !ignored.is_empty() {
+        warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
+    }
+    serde_json::from_value(Value::Object(map)).with_context(|| {
+        format!(
+            "{origin}, which lies beside the checkpoint: a value does not fit its key; name another file with --config"
+        )
+    })
+}
+
+/// What to call the source, and the file's mapping with the overrides in it.
+fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(String, Map<String, Value>)> {
     let origin = path.map_or("the command line".to_owned(), |p| p.display().to_string());
     let mut map = match path {
         None => Map::new(),
@@ -65,34 +116,44 @@ where
         }
     };
     overrides.apply(&mut map)?;
-    let ignored = take_meaningless(&mut map);
-    if !ignored.is_empty() {
-        warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
-    }
-    check_keys::<T>(&map, &origin)?;
-    serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
+    Ok((origin, map))
 }
 
-fn take_meaningless(map: &mut Map<String, Value>) -> Vec<String> {
+fn keys_of<T: Default + Serialize>() -> Result<Map<String, Value>> {
+    match serde_json::to_value(T::default())? {
+        Value::Object(known) => Ok(known),
+        _ => bail!("a configuration must be a mapping"),
+    }
+}
+
+/// Takes out what has no meaning here and gives it back by name, with reasons.
+fn take_meaningless<T: Default + Serialize>(map: &mut Map<String, Value>) -> Result<Vec<String>> {
+    let known = keys_of::<T>()?;
     let mut ignored = Vec::new();
     for (key, why) in WITHOUT_MEANING {
-        if map.remove(*key).is_some() {
+        if !known.contains_key(*key) && map.remove(*key).is_some() {
             ignored.push(format!("{key} ({why})"));
         }
+    }
+    // The released conditional recipes name the encoder's weights a second time, as a pickle for JAX.
+    let is_pickle = |value: &Value| value.as_str().is_some_and(|name| name.ends_with(".pkl"));
+    if map.get(ENCODER_WEIGHTS).is_some_and(is_pickle) {
+        map.remove(ENCODER_WEIGHTS);
+        ignored.push(format!(
+            "{ENCODER_WEIGHTS} (a pickle for JAX; the weights of encoder_model_name are taken, as the released PyTorch code does)"
+        ));
     }
     let wandb: Vec<String> = map.keys().filter(|k| k.starts_with("wandb_")).cloned().collect();
     for key in wandb {
         map.remove(&key);
         ignored.push(key);
     }
-    ignored
+    Ok(ignored)
 }
 
 /// Refuses unknown keys by name, with the nearest known one: the released code ignores them silently, which costs days.
 pub(crate) fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origin: &str) -> Result<()> {
-    let Value::Object(known) = serde_json::to_value(T::default())? else {
-        bail!("a configuration must be a mapping");
-    };
+    let known = keys_of::<T>()?;
     for key in map.keys() {
         if known.contains_key(key) {
             continue;

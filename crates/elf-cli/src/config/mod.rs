@@ -4,13 +4,15 @@
 //! from one: everything derived, everything checked, stored with the run.
 
 mod distill;
+mod edit;
 mod keys;
 mod plan;
 mod run;
 mod sampling;
 
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
-pub use keys::{Overrides, read_yaml};
+pub use edit::with_numbers;
+pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
 pub use sampling::{SamplingSetting, read_sampling_configs};

@@ -44,7 +44,7 @@ pub struct Facts {
     pub vocab_size: i64,
     /// Rows of the training data.
     pub rows: u64,
-    /// Whether the data's conditions end in EOS.
+    /// Whether the conditions end in EOS that the model is, or was, trained with.
     pub condition_eos: bool,
     /// How many processes share the run.
     pub ranks: usize,
@@ -63,7 +63,7 @@ pub struct RunPlan {
     pub span: Span,
     /// Share of rows trained without their condition.
     pub label_drop_prob: f64,
-    /// Whether conditions end in EOS, as the token shards say.
+    /// Whether conditions end in EOS.
     pub condition_eos: bool,
     /// Precision of each part.
     pub precision: PrecisionPolicy,
@@ -94,11 +94,6 @@ impl RunPlan {
         }
         if config.max_length == 0 {
             bail!("max_length must be at least 1");
-        }
-        if config.gradient_checkpointing {
-            bail!(
-                "gradient_checkpointing is not available yet: set it to false and use a smaller batch_size with grad_accum_steps"
-            );
         }
         for (key, value) in [
             ("blr", config.blr),
@@ -182,7 +177,7 @@ impl RunPlan {
                 pad_token: config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad }),
             },
             label_drop_prob,
-            condition_eos: facts.condition_eos,
+            condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
             precision: match config.heads_bf16 {
                 true => PrecisionPolicy::uniform(precision),
                 false => PrecisionPolicy::with_blocks(precision),

@@ -55,6 +55,9 @@ pub struct RunConfig {
     pub max_length: usize,
     /// Longest condition of a conditional task; `null` for unconditional text.
     pub max_input_length: Option<usize>,
+    /// Whether conditions end in EOS; `null`: as those of the training data do, and with a model from elsewhere that they
+    /// do, as those that the released models were trained with.
+    pub condition_eos: Option<bool>,
     /// How rows are filled up; `null`: `pad` for unconditional text, `eos` for conditional tasks.
     pub pad_token: Option<PadTokenName>,
     /// A folder with tokenizer.json, or the file, or a Hugging Face id; `null`: the encoder's folder.
@@ -171,9 +174,10 @@ pub struct RunConfig {
     pub eval_rows: usize,
     /// Whether evaluations in training also generate text.
     pub online_eval: bool,
-    /// The judge of generative perplexity, for `elf eval --judge`; evaluations in training do without one.
-    pub eval_ppl_model: String,
-    /// Texts that the judge reads at once.
+    /// The judge of generative perplexity of unconditional texts: a folder with a GPT-2 or a Hugging Face id, gpt2-large in the
+    /// released code; `null`: evaluations in training do without one.
+    pub eval_ppl_model: Option<String>,
+    /// Longest texts that the judge reads at once, at most.
     pub eval_ppl_batch_size: usize,
     /// Longest text that the judge reads, in its tokens.
     pub eval_ppl_max_length: usize,
@@ -199,6 +203,7 @@ impl Default for RunConfig {
             eval_data_path: None,
             max_length: 1024,
             max_input_length: None,
+            condition_eos: None,
             pad_token: None,
             tokenizer_name: None,
             encoder_model_name: "t5-small".into(),
@@ -253,7 +258,7 @@ impl Default for RunConfig {
             num_samples: 1000,
             eval_rows: 512,
             online_eval: true,
-            eval_ppl_model: "gpt2-large".into(),
+            eval_ppl_model: None,
             eval_ppl_batch_size: 64,
             eval_ppl_max_length: 1024,
             eval_freq: 10.0,

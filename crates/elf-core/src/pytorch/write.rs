@@ -29,7 +29,10 @@ pub fn write(path: &Path, value: &Value<Tensor>) -> Result<()> {
 fn pack(aside: &Path, stem: &str, pickle: &Pickle) -> std::io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(File::create(aside)?));
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(64);
+    let (mut names, mut contents) = (crc32fast::Hasher::new(), crc32fast::Hasher::new());
     let mut entry = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
+        names.update(name.as_bytes());
+        contents.update(bytes);
         let large = bytes.len() as u64 >= u64::from(u32::MAX);
         zip.start_file(format!("{stem}/{name}"), options.large_file(large)).map_err(std::io::Error::other)?;
         zip.write_all(bytes)
@@ -43,6 +46,13 @@ fn pack(aside: &Path, stem: &str, pickle: &Pickle) -> std::io::Result<()> {
         entry(&format!("data/{i}"), &bytes_of(tensor).map_err(std::io::Error::other)?)?;
     }
     entry("version", b"3\n")?;
+    // Forty digits that tell one content from another; PyTorch writes them last and only ever logs them.
+    let id = format!("{:020}{:020}", names.finalize(), contents.finalize());
+    let mut entry = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
+        zip.start_file(format!("{stem}/{name}"), options).map_err(std::io::Error::other)?;
+        zip.write_all(bytes)
+    };
+    entry(".data/serialization_id", id.as_bytes())?;
     zip.finish().map_err(std::io::Error::other)?.flush()
 }
 
