@@ -188,7 +188,10 @@ impl Observer for TrainingLog {
         self.write(Value::Object(line));
         let losses = metrics.iter().filter(|m| m.name.starts_with("validation_"));
         let text = losses.map(|m| format!("{} {:.3}", m.name, m.value)).collect::<Vec<_>>().join(", ");
-        self.bar.suspend(|| eprintln!("step {steps_done}: {text}"));
+        // Said once, by the rank that writes.
+        if self.metrics.is_some() {
+            self.bar.suspend(|| eprintln!("step {steps_done}: {text}"));
+        }
         // Evaluation is not training: its time does not count in the rate.
         self.window.since = Instant::now();
         self.window.positions = 0;
