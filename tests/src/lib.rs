@@ -8,6 +8,7 @@ pub mod recorded;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use elf_core::pytorch::{TensorRef, Value};
 use elf_core::tensorfile::TensorFile;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
@@ -107,4 +108,27 @@ pub fn assert_close_relative(what: &str, got: &Tensor, want: &Tensor, tolerance:
         difference <= tolerance * scale.max(1e-6),
         "{what}: differs by {difference:e} where the largest is {scale:e}, allowed a share of {tolerance:e}"
     );
+}
+
+/// Every leaf of a tree in words: path, and dtype and shape or the value.
+pub fn leaves(value: &Value<TensorRef>) -> Vec<String> {
+    fn walk(path: &str, value: &Value<TensorRef>, out: &mut Vec<String>) {
+        out.push(match value {
+            Value::Tensor(t) => format!("{path}: {:?} {:?}", t.kind(), t.shape()),
+            Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Str(_) | Value::None => {
+                format!("{path}: {value:?}")
+            }
+            other => format!("{path}: {}", other.kind_name()),
+        });
+        for (i, member) in value.members().unwrap_or_default().iter().enumerate() {
+            walk(&format!("{path}/{i}"), member, out);
+        }
+        let attributes: &[_] = if let Value::OrderedDict { attributes, .. } = value { attributes } else { &[] };
+        for (key, member) in value.items().unwrap_or_default().iter().chain(attributes) {
+            walk(&format!("{path}/{key:?}"), member, out);
+        }
+    }
+    let mut out = Vec::new();
+    walk("", value, &mut out);
+    out
 }

@@ -8,7 +8,7 @@ use elf_encoder::T5Encoder;
 use elf_flow::ElfObjective;
 use elf_model::{Elf, ElfConfig};
 use elf_tests::recorded::Recorded;
-use elf_tests::{Reference, assert_close, max_difference, parity_json, parity_path};
+use elf_tests::{Reference, assert_close, leaves, max_difference, parity_json, parity_path};
 use elf_train::{ReleasedCheckpoint, Solo, Trainer};
 use tch::{Device, Tensor};
 
@@ -123,29 +123,6 @@ fn parity_another_models_checkpoint_is_a_table() {
     let (c, k) = (config.text_encoder_dim, config.bottleneck_dim);
     let line = format!("text_proj.proj1.weight: the model has [{}, {c}], the file has [{k}, {c}]", k + 1);
     assert!(message.contains(&line), "{message}");
-}
-
-/// Every leaf of a tree in words: path, and dtype and shape or the value.
-fn leaves(value: &Value<TensorRef>) -> Vec<String> {
-    fn walk(path: &str, value: &Value<TensorRef>, out: &mut Vec<String>) {
-        out.push(match value {
-            Value::Tensor(t) => format!("{path}: {:?} {:?}", t.kind(), t.shape()),
-            Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Str(_) | Value::None => {
-                format!("{path}: {value:?}")
-            }
-            other => format!("{path}: {}", other.kind_name()),
-        });
-        for (i, member) in value.members().unwrap_or_default().iter().enumerate() {
-            walk(&format!("{path}/{i}"), member, out);
-        }
-        let attributes: &[_] = if let Value::OrderedDict { attributes, .. } = value { attributes } else { &[] };
-        for (key, member) in value.items().unwrap_or_default().iter().chain(attributes) {
-            walk(&format!("{path}/{key:?}"), member, out);
-        }
-    }
-    let mut out = Vec::new();
-    walk("", value, &mut out);
-    out
 }
 
 fn tensors(file: &PyTorchFile) -> Value<Tensor> {

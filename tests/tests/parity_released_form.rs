@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use elf_core::pytorch::{self, PyTorchFile, TensorRef, Value};
+use elf_core::pytorch::{self, PyTorchFile};
 use elf_core::{Network, Noise, Precision, PrecisionPolicy};
 use elf_encoder::T5Encoder;
 use elf_flow::ElfObjective;
 use elf_model::Elf;
 use elf_tests::recorded::Recorded;
-use elf_tests::{Reference, parity_json, parity_path};
+use elf_tests::{Reference, leaves, parity_json, parity_path};
 use elf_train::{CheckpointFolder, ReleasedCheckpoint, ReleasedForm, Solo, Trainer, released_form_of_parameters};
 use serde_json::json;
 use tch::{Device, Tensor};
@@ -51,29 +51,6 @@ fn write_released(trainer: &Trainer<Elf, ElfObjective>, folder: &Path, epoch: u6
     let path = folder.join(format!("checkpoint_{}", trainer.steps_done()));
     pytorch::write(&path, &form.of_checkpoint(&checkpoint).unwrap()).unwrap();
     path
-}
-
-/// Every leaf in order: where it lies, and its kind and shape, or its value.
-fn leaves(value: &Value<TensorRef>) -> Vec<String> {
-    fn walk(path: &str, value: &Value<TensorRef>, out: &mut Vec<String>) {
-        out.push(match value {
-            Value::Tensor(t) => format!("{path}: {:?} {:?}", t.kind(), t.shape()),
-            Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Str(_) | Value::None => {
-                format!("{path}: {value:?}")
-            }
-            other => format!("{path}: {}", other.kind_name()),
-        });
-        for (i, member) in value.members().unwrap_or_default().iter().enumerate() {
-            walk(&format!("{path}/{i}"), member, out);
-        }
-        let attributes: &[_] = if let Value::OrderedDict { attributes, .. } = value { attributes } else { &[] };
-        for (key, member) in value.items().unwrap_or_default().iter().chain(attributes) {
-            walk(&format!("{path}/{key:?}"), member, out);
-        }
-    }
-    let mut out = Vec::new();
-    walk("", value, &mut out);
-    out
 }
 
 #[test]

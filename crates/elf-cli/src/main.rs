@@ -15,6 +15,7 @@ mod progress;
 mod rank_environment;
 mod run_folder;
 mod step_timeline;
+mod system_memory;
 mod teacher;
 mod text_generation;
 mod text_latents;

@@ -7,6 +7,7 @@ use elf_core::Precision;
 use tch::Device;
 
 use crate::config::{OptimizerName, RunPlan};
+use crate::system_memory;
 
 /// Bytes by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl MemoryPlan {
     /// # Errors
     /// If the estimate is larger than the memory. On a GPU nothing is refused: libtorch does not say how large its memory is.
     pub fn check(&self, plan: &RunPlan, device: Device) -> Result<()> {
-        match memory_of_this_machine().filter(|_| device == Device::Cpu) {
+        match system_memory::total_bytes().filter(|_| device == Device::Cpu) {
             Some(there) => self.check_against(there, plan),
             None => Ok(()),
         }
@@ -113,13 +114,6 @@ impl fmt::Display for MemoryPlan {
             Size(self.activations)
         )
     }
-}
-
-/// Bytes of memory, where the system says so.
-fn memory_of_this_machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

@@ -44,6 +44,14 @@ impl TextLatents {
             )
         })?;
         let stats = stats(config, &folder)?;
+        Self::new(encoder, stats, device)
+    }
+
+    /// An encoder on `device` and what its output is normalised by.
+    ///
+    /// # Errors
+    /// If they do not fit together.
+    pub fn new(encoder: T5Encoder, stats: LatentStats, device: Device) -> Result<Self> {
         stats.check_dim(encoder.dim())?;
         let parameters = encoder.params().numel();
         Ok(Self { encoder: Box::new(encoder), stats, device, parameters })

@@ -97,16 +97,16 @@ fn cuda_devices() -> usize {
     usize::try_from(Cuda::device_count()).unwrap_or(0)
 }
 
-/// A tensor made on the host, on `device`. The host does not wait for a GPU to take it: it goes through pinned memory, which
-/// libtorch keeps until the copy is done.
+/// A tensor on `device`. From the host the way to a GPU is through pinned memory, which libtorch keeps until the copy is done, so
+/// that the host does not wait for it.
 ///
 /// # Errors
 /// If libtorch fails (out of memory).
-pub fn upload(made_on_host: &Tensor, device: Device) -> Result<Tensor> {
-    if !matches!(device, Device::Cuda(_)) {
-        return Ok(made_on_host.f_to_device(device)?);
+pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    if tensor.device() != Device::Cpu || !matches!(device, Device::Cuda(_)) {
+        return Ok(tensor.f_to_device(device)?);
     }
-    let pinned = made_on_host.f_pin_memory(device)?;
+    let pinned = tensor.f_pin_memory(device)?;
     Ok(pinned.f_to_device_(device, pinned.kind(), true, false)?)
 }
 

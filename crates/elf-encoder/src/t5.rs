@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 
+use elf_core::device::upload;
 use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
@@ -157,7 +158,7 @@ impl T5Encoder {
         let (b, s) = check_ids(ids, self.config.vocab_size)?;
         let kind = self.precision.kind();
         let bias = self.score_bias(b, s, mask)?;
-        let mut x = self.embedding.forward(&to_device(ids, self.device)?);
+        let mut x = self.embedding.forward(&upload(ids, self.device)?);
         for block in &self.blocks {
             x = x.f_add(&block.attention.forward(&x, &bias, kind)?)?;
             x = x.f_add(&block.feed_forward.forward(&x, kind)?)?;
@@ -178,14 +179,6 @@ impl TextEncoder for T5Encoder {
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         tch::no_grad(|| self.hidden(ids, mask))
     }
-}
-
-/// Ids may come from the host or from a GPU.
-fn to_device(ids: &Tensor, device: Device) -> Result<Tensor> {
-    Ok(match ids.device() {
-        Device::Cpu => elf_core::device::upload(ids, device)?,
-        _ => ids.f_to_device(device)?,
-    })
 }
 
 fn least_finite(kind: Kind) -> f64 {

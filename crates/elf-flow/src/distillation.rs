@@ -8,7 +8,7 @@ use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::objective::{Prepared, RowPlan, Words, dropout_seed, pin};
+use crate::objective::{Prepared, RowPlan, Words, check_channels, mixed_trunk, pin};
 use crate::{ElfObjective, Error, LatentBatch, Loss, LossTerm, Objective, Path, Result, TimeLaw};
 
 /// The shortest step that can be learned: the target divides by it.
@@ -266,26 +266,15 @@ impl<'t> DistillObjective<'t> {
 impl Objective for DistillObjective<'_> {
     fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         let (b, s, c) = batch.sizes()?;
-        if c != net.shape().latent_dim {
-            let expected = format!("[B, S, {}], as the network's latents have", net.shape().latent_dim);
-            return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
-        }
+        check_channels(net, (b, s, c))?;
         let device = batch.latents.device();
         let plan = self.base.plan_rows(b, noise)?;
         let (n, d) = (plan.denoise, plan.decode);
         let Lesson { prepared: Prepared { z, t, w, .. }, x_prev, target } =
             tch::no_grad(|| self.lesson(batch, &plan, noise))?;
 
-        let gate: Vec<f32> = (0..b).map(|i| f32::from(i >= n)).collect();
-        let gate = upload(&Tensor::f_from_slice(&gate)?, device)?;
-        let input = TrunkInput {
-            x_prev: x_prev.as_ref(),
-            guidance: Some(&w),
-            decode: (d > 0).then_some(&gate),
-            dropout_seed: dropout_seed(net, noise, b as usize)?,
-            ..TrunkInput::new(&z, &t)
-        };
-        let hidden = net.trunk(&input)?;
+        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+        let hidden = mixed_trunk(net, &plan, input, noise)?;
 
         // Each row's loss positions share a weight of 1, on the host.
         let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;

@@ -257,13 +257,35 @@ impl Words {
     }
 }
 
+/// Latents of another number of channels than the network's, refused.
+pub(crate) fn check_channels(net: &dyn Network, (b, s, c): (i64, i64, i64)) -> Result<()> {
+    let wanted = net.shape().latent_dim;
+    if c == wanted {
+        return Ok(());
+    }
+    let expected = format!("[B, S, {wanted}], as the network's latents have");
+    Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into())
+}
+
+/// The one pass with gradients for all rows of a plan, those of decode rows in decode mode, with dropout if the network uses any.
+pub(crate) fn mixed_trunk(
+    net: &dyn Network,
+    plan: &RowPlan,
+    input: TrunkInput,
+    noise: &mut dyn Noise,
+) -> Result<Tensor> {
+    let rows = plan.denoise + plan.decode;
+    let gate: Vec<f32> = (0..rows).map(|i| f32::from(i >= plan.denoise)).collect();
+    let gate = upload(&Tensor::f_from_slice(&gate)?, input.z.device())?;
+    let decode = (plan.decode > 0).then_some(&gate);
+    let dropout_seed = dropout_seed(net, noise, rows as usize)?;
+    Ok(net.trunk(&TrunkInput { decode, dropout_seed, ..input })?)
+}
+
 impl Objective for ElfObjective {
     fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         let (b, s, c) = batch.sizes()?;
-        if c != net.shape().latent_dim {
-            let expected = format!("[B, S, {}], as the network's latents have", net.shape().latent_dim);
-            return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
-        }
+        check_channels(net, (b, s, c))?;
         let device = batch.latents.device();
         let plan = self.plan_rows(b, noise)?;
         let (n, u, d) = (plan.denoise, plan.self_cond, plan.decode);
@@ -301,16 +323,8 @@ impl Objective for ElfObjective {
             });
         }
 
-        let gate: Vec<f32> = (0..b).map(|i| f32::from(i >= n)).collect();
-        let gate = upload(&Tensor::f_from_slice(&gate)?, device)?;
-        let input = TrunkInput {
-            x_prev: x_prev.as_ref(),
-            guidance: Some(&w),
-            decode: (d > 0).then_some(&gate),
-            dropout_seed: dropout_seed(net, noise, b as usize)?,
-            ..TrunkInput::new(&z, &t)
-        };
-        let hidden = net.trunk(&input)?;
+        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+        let hidden = mixed_trunk(net, &plan, input, noise)?;
 
         let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;
         let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;

@@ -1,5 +1,4 @@
 //! Measurements of speed: the machine's own ceilings, and what is made of them.
 
 pub mod ceiling;
-pub mod memory;
 pub mod workload;

@@ -17,6 +17,8 @@ use elf_train::optim::{MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, StepTimes, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
+use crate::text_latents::TextLatents;
+
 /// Standard deviation of T5-small's latents.
 const LATENT_STD: f64 = 0.2;
 
@@ -98,6 +100,10 @@ impl Workload {
         Ok(T5Encoder::new(&self.encoder, ParamBuilder::seeded(2, self.device), self.policy.blocks)?)
     }
 
+    fn latents(&self) -> Result<TextLatents> {
+        TextLatents::new(self.encoder()?, LatentStats::uniform(0.0, LATENT_STD)?, self.device)
+    }
+
     fn objective() -> ElfObjective {
         ElfObjective::default()
     }
@@ -147,8 +153,7 @@ impl Workload {
     /// Training steps as `elf train` takes them: tokens from a loader, encoder, loss, gradients, Muon, averages.
     pub fn train(&self) -> Result<Training> {
         let mut trainer = self.trainer(Counting::new(self.net()?))?;
-        let mut batches =
-            Batches { loader: self.loader()?, encoder: self.encoder()?, stats: LatentStats::uniform(0.0, LATENT_STD)? };
+        let mut batches = Batches { loader: self.loader()?, latents: self.latents()? };
         let mut step = |trainer: &mut Trainer<_, _>| -> Result<StepTimes> {
             let report = trainer.step(std::iter::once_with(|| batches.next()))?.context("the data has no end")?;
             Ok(report.times)
@@ -192,8 +197,7 @@ impl Workload {
     pub fn profile(&self) -> Result<Profile> {
         let mut trainer = self.trainer(Timed::new(self.net()?))?;
         trainer.wait_between_parts(true);
-        let (mut loader, encoder) = (self.loader()?, self.encoder()?);
-        let stats = LatentStats::uniform(0.0, LATENT_STD)?;
+        let (mut loader, latents) = (self.loader()?, self.latents()?);
         let mut profile: Profile = Vec::new();
         let mut add = |part, time: Duration| match profile.iter_mut().find(|(name, _)| *name == part) {
             Some((_, sum)) => *sum += time,
@@ -203,7 +207,7 @@ impl Workload {
             let begun = Instant::now();
             let tokens = loader.next_batch()?;
             let loaded = begun.elapsed();
-            let batch = encode(&encoder, &stats, &tokens.batch)?;
+            let batch = latents.encode(&tokens.batch)?;
             device::wait(self.device);
             let encoded = begun.elapsed() - loaded;
             let report = trainer.step([Ok(batch)])?.context("one batch makes a step")?;
@@ -288,29 +292,15 @@ impl Workload {
 /// Encoded batches without end.
 struct Batches {
     loader: Loader,
-    encoder: T5Encoder,
-    stats: LatentStats,
+    latents: TextLatents,
 }
 
 impl Batches {
     fn next(&mut self) -> elf_train::Result<LatentBatch> {
         let mut next = || -> Result<LatentBatch> {
             let tokens = self.loader.next_batch()?;
-            encode(&self.encoder, &self.stats, &tokens.batch)
+            self.latents.encode(&tokens.batch)
         };
         next().map_err(|error| elf_train::Error::Source(error.into()))
     }
-}
-
-fn encode(encoder: &T5Encoder, stats: &LatentStats, batch: &elf_data::Batch) -> Result<LatentBatch> {
-    let (b, s) = (batch.rows as i64, batch.seq_len as i64);
-    let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([b, s])?;
-    let valid = Tensor::f_from_slice(&batch.is_valid())?.f_view([b, s])?;
-    Ok(LatentBatch {
-        latents: stats.normalise(&encoder.encode(&ids, EncoderMask::Columns(&valid))?)?,
-        ids,
-        loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view([b, s])?,
-        condition: None,
-        dropped: Vec::new(),
-    })
 }

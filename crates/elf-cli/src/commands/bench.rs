@@ -12,8 +12,9 @@ use elf_model::{ElfConfig, Preset};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use crate::bench::ceiling;
 use crate::bench::workload::{Measured, Training, Workload};
-use crate::bench::{ceiling, memory};
+use crate::system_memory;
 
 /// Everything is made of random values on the spot: no files, no downloads.
 #[derive(Debug, Args)]
@@ -193,10 +194,10 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     };
     if wanted(Stage::Train) {
         stage("training");
-        memory::reset_peak();
+        system_memory::reset_peak();
         let training = workload.train()?;
         // A GPU's memory is not the process's.
-        let peak = memory::peak_bytes().filter(|_| device == Device::Cpu);
+        let peak = system_memory::peak_bytes().filter(|_| device == Device::Cpu);
         results.train = Some((training, peak));
         if args.profile {
             stage("the parts of a training step");
