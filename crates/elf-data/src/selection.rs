@@ -1,6 +1,6 @@
 //! Some texts of a corpus, by rules that can be told: the first paragraph only, no text twice, none that is too long.
 //!
-//! The result is a JSON Lines file with the source's column names. Token shards, references of metrics and the training texts
+//! The result is a JSON Lines file, with the source's column names unless others are given. Token shards, references of metrics and the training texts
 //! that novelty is held against can then all be made from one and the same file.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -31,6 +31,8 @@ pub struct SelectionConfig {
     pub unique: BTreeSet<String>,
     /// Of the rows that are left, only every n-th is taken. 0 and 1 take all.
     pub every_nth: usize,
+    /// New names of columns; the others keep theirs.
+    pub renamed: BTreeMap<String, String>,
 }
 
 /// What a selection took and left out.
@@ -50,7 +52,8 @@ pub struct SelectionReport {
 
 impl SelectionConfig {
     fn check(&self, source: &Source, tokenizer: Option<&Tokenizer>) -> Result<()> {
-        let named = self.first_paragraph.iter().chain(self.max_tokens.keys()).chain(&self.unique);
+        let named =
+            self.first_paragraph.iter().chain(self.max_tokens.keys()).chain(&self.unique).chain(self.renamed.keys());
         for column in named {
             if !source.columns().contains(column) {
                 return Err(Error::Config(format!(
@@ -107,6 +110,10 @@ pub fn select(
 ) -> Result<SelectionReport> {
     config.check(source, tokenizer)?;
     let columns = source.columns();
+    let names: Vec<&String> = columns.iter().map(|column| config.renamed.get(column).unwrap_or(column)).collect();
+    if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
+        return Err(Error::Config("two columns would have the same name".to_owned()));
+    }
     let mut report = SelectionReport::default();
     let mut seen: HashSet<blake3::Hash> = HashSet::new();
     let mut left = 0u64;
@@ -141,7 +148,7 @@ pub fn select(
                 left += 1;
                 if (left - 1).is_multiple_of(config.every_nth.max(1) as u64) {
                     let line: Map<String, Value> =
-                        columns.iter().cloned().zip(row.into_iter().map(Value::from)).collect();
+                        names.iter().map(|&name| name.clone()).zip(row.into_iter().map(Value::from)).collect();
                     writeln!(writer, "{}", Value::Object(line)).map_err(Error::io("write", output))?;
                     report.written += 1;
                 }
@@ -213,6 +220,21 @@ mod tests {
         let config = SelectionConfig { unique: ["a".to_owned()].into(), every_nth: 2, ..SelectionConfig::default() };
         let (_, rows) = selected(&[("1", "x"), ("1", "x"), ("2", "x"), ("3", "x")], &config).unwrap();
         assert_eq!(rows.iter().map(|row| row.0.as_str()).collect::<Vec<_>>(), ["1", "3"]);
+    }
+
+    #[test]
+    fn columns_get_new_names_but_not_the_same() {
+        let config =
+            SelectionConfig { renamed: [("a".to_owned(), "text".to_owned())].into(), ..SelectionConfig::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+        fs::write(&input, r#"{"a": "1", "b": "2"}"#).unwrap();
+        let source = Source::open(&[&input], &["a", "b"], PlainText::Lines).unwrap();
+        select(&source, &config, None, &output).unwrap();
+        assert_eq!(fs::read_to_string(&output).unwrap(), "{\"b\":\"2\",\"text\":\"1\"}\n");
+        let config =
+            SelectionConfig { renamed: [("a".to_owned(), "b".to_owned())].into(), ..SelectionConfig::default() };
+        assert!(select(&source, &config, None, &output).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `elf data`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,8 +76,8 @@ pub struct SelectArgs {
     /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<PathBuf>,
-    /// A column to write; repeat it for several.
-    #[arg(long, required = true)]
+    /// A column to write, and its new name if it is to have one; repeat it for several.
+    #[arg(long, required = true, value_name = "COLUMN[=NAME]")]
     column: Vec<String>,
     /// Keep of this column only the text up to the first line break.
     #[arg(long, value_name = "COLUMN")]
@@ -125,7 +126,14 @@ pub fn run(command: DataCommand) -> Result<ExitCode> {
 }
 
 fn run_select(args: SelectArgs) -> Result<ExitCode> {
-    let columns: Vec<&str> = args.column.iter().map(String::as_str).collect();
+    let (mut columns, mut renamed) = (Vec::new(), BTreeMap::new());
+    for column in &args.column {
+        let (column, name) = column.split_once('=').unwrap_or((column, column));
+        columns.push(column);
+        if name != column {
+            renamed.insert(column.to_owned(), name.to_owned());
+        }
+    }
     let source = Source::open(&hub::locate_all(&args.input, What::Dataset)?, &columns, PlainText::Lines)?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Some(Tokenizer::load(hub::locate(name, What::Tokenizer)?)?),
@@ -136,6 +144,7 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         max_tokens: args.max_tokens.into_iter().collect(),
         unique: args.unique.into_iter().collect(),
         every_nth: args.every_nth,
+        renamed,
     };
     let report = select(&source, &config, tokenizer.as_ref(), &args.output)?;
     println!(
