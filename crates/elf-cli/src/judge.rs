@@ -8,7 +8,7 @@ use elf_eval::bleu::Bleu;
 use elf_eval::diversity::{Diversity, words};
 use elf_eval::novelty::CopyIndex;
 use elf_eval::perplexity::{GenerativePerplexity, unigram_entropy};
-use elf_eval::report::{CollapseWarning, Metric, Report};
+use elf_eval::evaluation::{CollapseWarning, Evaluation as Report, Metric};
 use elf_eval::rouge;
 use elf_gpt2::{Gpt2Scorer, ScorerSettings};
 use tch::Device;

@@ -132,6 +132,36 @@ pub enum EvalError {
         source: serde_json::Error,
     },
 
+    /// An evaluation of another version.
+    #[error(
+        "this evaluation is of version {found} (0 is one without a version), but version {known} is understood: evaluate the samples again"
+    )]
+    Schema {
+        /// Its version.
+        found: u32,
+        /// The version that is understood.
+        known: u32,
+    },
+
+    /// A report could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A plot could not be drawn.
+    #[error("cannot draw the plot '{name}': {reason}")]
+    Plot {
+        /// Name of the plot.
+        name: String,
+        /// What the drawing library says.
+        reason: String,
+    },
+
     /// A file could not be read.
     #[error("cannot read {path}: {source}")]
     Read {

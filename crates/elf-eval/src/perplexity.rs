@@ -2,7 +2,7 @@
 //!
 //! A judge is a language model that has nothing to do with the one evaluated (the ELF paper,
 //! arXiv 2605.10938, uses GPT-2 Large). Perplexity alone rewards text that repeats itself, so it
-//! is always reported together with entropy; see [`crate::report::CollapseWarning`].
+//! is always reported together with entropy; see [`crate::evaluation::CollapseWarning`].
 //!
 //! # How the numbers come about
 //! 1. Texts of white space only are skipped, and counted.
