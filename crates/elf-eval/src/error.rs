@@ -37,6 +37,15 @@ pub enum EvalError {
         index: usize,
     },
 
+    /// References for some files of samples only.
+    #[error("{with} of {files} sample files have references: give all of them references, or evaluate them apart")]
+    SomeReferences {
+        /// Number of files with references.
+        with: usize,
+        /// Number of files.
+        files: usize,
+    },
+
     /// The judge failed.
     #[error("the judge could not score the texts: {source}")]
     Judge {

@@ -104,3 +104,50 @@ impl CollapseWarning {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::perplexity::{ScoredWindow, TokenScores};
+
+    /// One sample of `n` tokens with `different` of them different, at `nll` nats each.
+    fn perplexity(n: u32, different: u32, nll: f64) -> GenerativePerplexity {
+        let ids: Vec<u32> = (0..n).map(|i| 1 + i % different).collect();
+        let window = ScoredWindow { nll: vec![nll; ids.len() - 1], ids: ids.clone() };
+        let scores = [Some(TokenScores { ids, windows: vec![window] }), None];
+        GenerativePerplexity::as_released(&scores, 0).unwrap()
+    }
+
+    #[test]
+    fn collapse_is_flagged_only_if_both_are_low() {
+        let warning = CollapseWarning::default();
+        let repeating_and_easy = perplexity(1000, 10, 1.0);
+        assert!(warning.check(&repeating_and_easy).unwrap().contains("repeat themselves"));
+        assert_eq!(warning.check(&perplexity(1000, 10, 6.0)), None); // repeating, not easy
+        assert_eq!(warning.check(&perplexity(1000, 500, 1.0)), None); // easy, not repeating
+        assert_eq!(warning.check(&perplexity(24, 20, 1.0)), None); // short texts are not punished
+        let strict = CollapseWarning { entropy_share_below: 1.0, ..warning };
+        assert!(strict.check(&perplexity(1000, 500, 1.0)).is_some());
+    }
+
+    #[test]
+    fn collapse_is_more_than_five_percent_under_the_data() {
+        for (entropy, collapsed, words) in [
+            (4.0, false, "0.0% over the 4.000 of the references"),
+            (3.81, false, "4.8% under"),
+            (3.79, true, "5.2% under"),
+            (4.4, false, "10.0% over"),
+            (0.0, true, "100.0% under"),
+        ] {
+            let verdict = Collapse::judge(entropy, 12.5, 4.0, "references").unwrap();
+            assert_eq!(verdict.collapsed, collapsed, "{entropy}");
+            assert!(verdict.sentence.contains(words), "{}", verdict.sentence);
+            assert_eq!(verdict.sentence.contains("no win"), collapsed);
+        }
+        assert!(!Collapse::judge(0.0, 1.0, 0.0, "references").unwrap().collapsed);
+        for broken in [f64::NAN, f64::INFINITY, -1.0] {
+            assert!(Collapse::judge(broken, 1.0, 4.0, "references").is_err());
+            assert!(Collapse::judge(1.0, 1.0, broken, "references").is_err());
+        }
+    }
+}

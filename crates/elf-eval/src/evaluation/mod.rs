@@ -4,14 +4,15 @@
 //! are only added, and those added have a default.
 
 mod collapse;
+mod measure;
 
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
 pub use collapse::{Collapse, CollapseWarning, ENTROPY_MARGIN};
+pub use measure::{Evaluator, Judge, SampleSet};
 
-use crate::perplexity::GenerativePerplexity;
 use crate::stats::{Bootstrap, Interval};
 use crate::{EvalError, Result};
 
@@ -180,34 +181,6 @@ impl Evaluation {
         self.warnings.push(warning.into());
     }
 
-    /// Adds perplexity and entropy, always together, says how many samples were skipped, and
-    /// warns if the two point to collapse.
-    ///
-    /// # Errors
-    /// If a number is not finite, as when perplexity overflows.
-    pub fn push_perplexity(
-        &mut self,
-        result: &GenerativePerplexity,
-        judge: &str,
-        warning: &CollapseWarning,
-    ) -> Result<()> {
-        let n = Some(result.samples.len() - result.skipped);
-        let method = Some(format!("judge {judge}"));
-        let perplexity = Metric { n, method: method.clone(), ..Metric::new("Gen. PPL", result.perplexity) };
-        let entropy = Metric { n, method, ..Metric::new("Entropy (nats)", result.entropy) };
-        perplexity.finite()?; // neither is added without the other
-        entropy.finite()?;
-        self.metrics.extend([perplexity, entropy]);
-        if result.skipped > 0 {
-            let total = result.samples.len();
-            self.warn(format!("{} of {total} samples are blank and were skipped.", result.skipped));
-        }
-        if let Some(text) = warning.check(result) {
-            self.warn(text);
-        }
-        Ok(())
-    }
-
     /// Says whether the samples collapsed, and warns if they did.
     pub fn set_collapse(&mut self, collapse: Collapse) {
         if collapse.collapsed {
@@ -324,7 +297,6 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::perplexity::{ScoredWindow, TokenScores};
 
     fn example() -> Evaluation {
         let mut report = Evaluation::new("Translation");
@@ -377,43 +349,6 @@ mod tests {
         assert!(error.to_string().contains("'Gen. PPL' is inf"), "{error}");
         let interval = Some(Interval { low: f64::NAN, high: 1.0, confidence: 0.95 });
         assert!(report.push(Metric { interval, ..Metric::new("y", 1.0) }).is_err());
-        assert!(report.metrics().is_empty());
-    }
-
-    /// One sample of `n` tokens with `different` of them different, at `nll` nats each.
-    fn perplexity(n: u32, different: u32, nll: f64) -> GenerativePerplexity {
-        let ids: Vec<u32> = (0..n).map(|i| 1 + i % different).collect();
-        let window = ScoredWindow { nll: vec![nll; ids.len() - 1], ids: ids.clone() };
-        let scores = [Some(TokenScores { ids, windows: vec![window] }), None];
-        GenerativePerplexity::as_released(&scores, 0).unwrap()
-    }
-
-    #[test]
-    fn collapse_is_flagged_only_if_both_are_low() {
-        let warning = CollapseWarning::default();
-        let repeating_and_easy = perplexity(1000, 10, 1.0);
-        assert!(warning.check(&repeating_and_easy).unwrap().contains("repeat themselves"));
-        assert_eq!(warning.check(&perplexity(1000, 10, 6.0)), None); // repeating, not easy
-        assert_eq!(warning.check(&perplexity(1000, 500, 1.0)), None); // easy, not repeating
-        assert_eq!(warning.check(&perplexity(24, 20, 1.0)), None); // short texts are not punished
-        let strict = CollapseWarning { entropy_share_below: 1.0, ..warning };
-        assert!(strict.check(&perplexity(1000, 500, 1.0)).is_some());
-    }
-
-    #[test]
-    fn perplexity_comes_with_entropy_and_with_its_warnings() {
-        let mut report = Evaluation::new("Samples");
-        let result = perplexity(1000, 10, 1.0);
-        report.push_perplexity(&result, "gpt2", &CollapseWarning::default()).unwrap();
-        let names: Vec<&str> = report.metrics().iter().map(|m| m.name.as_str()).collect();
-        assert_eq!(names, ["Gen. PPL", "Entropy (nats)"]);
-        assert_eq!(report.get("Gen. PPL").unwrap().n, Some(1));
-        assert!(report.warnings()[0].contains("1 of 2 samples are blank"));
-        assert!(report.warnings()[1].contains("repeat themselves"));
-
-        let overflow = GenerativePerplexity { perplexity: f64::INFINITY, ..result };
-        let mut report = Evaluation::new("Samples");
-        assert!(report.push_perplexity(&overflow, "gpt2", &CollapseWarning::default()).is_err());
         assert!(report.metrics().is_empty());
     }
 }
