@@ -22,8 +22,9 @@ use self::mini::{FULL, Mini, QUICK, Scale};
 use self::paper::Paper;
 use self::runner::Runner;
 use self::stage::{Stage, WorkFolder, chosen};
+use crate::gpu::Gpus;
 use crate::libtorch::{SetUp, setup};
-use crate::machine::Processor;
+use crate::machine::{self, Processor};
 use crate::workspace::Workspace;
 
 /// Which experiments.
@@ -181,8 +182,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// The machine, in a line.
 fn host() -> String {
     let processor = Processor::here();
-    let memory = crate::machine::memory().map(|(total, _)| format!(", {:.0} GiB", total as f64 / f64::from(1 << 30)));
-    let gpus = crate::gpu::names();
+    let memory = machine::memory().map(|(total, _)| format!(", {:.0} GiB", total as f64 / f64::from(1 << 30)));
+    let gpus = Gpus::here().map(|gpus| gpus.names()).unwrap_or_default();
     format!(
         "{}, {} threads ({}){}{}",
         processor.model,
