@@ -144,14 +144,17 @@ pub fn written(value: f64, decimals: usize) -> String {
     text
 }
 
-/// As many digits behind the point as suit all of these numbers together: two of the smallest uncertainty, or three of
-/// the largest number if there is no uncertainty; none for whole numbers.
+/// As many digits behind the point as suit all of these numbers together: the first of the middle one of their uncertainties,
+/// or its first two if it begins with 1 or 2; without uncertainties three of the largest number, and none for whole numbers.
 pub fn decimals_for(numbers: &[Number]) -> usize {
     let places = |size: f64, digits: i32| (digits - 1 - size.log10().floor() as i32).clamp(0, 4) as usize;
     let finite = || numbers.iter().filter(|n| n.value.is_finite());
     let half_width = |n: &Number| n.ends().map(|(low, high)| (high - low) / 2.0).filter(|w| *w > 0.0);
-    if let Some(smallest) = finite().filter_map(half_width).min_by(f64::total_cmp) {
-        return places(smallest, 2);
+    let mut half_widths: Vec<f64> = finite().filter_map(half_width).collect();
+    half_widths.sort_unstable_by(f64::total_cmp);
+    if let Some(&middle) = half_widths.get(half_widths.len() / 2) {
+        let begins = middle / 10f64.powf(middle.log10().floor());
+        return places(middle, if begins < 3.0 { 2 } else { 1 });
     }
     if finite().all(|n| n.value.fract() == 0.0) {
         return 0;
@@ -228,8 +231,10 @@ mod tests {
     #[test]
     fn digits_follow_from_uncertainty_and_size() {
         for (numbers, decimals) in [
-            (vec![Number::new(26.42).error(0.31), Number::new(20.0).error(0.9)], 2),
-            (vec![Number::new(26.42).error(3.1)], 1),
+            (vec![Number::new(26.42).error(0.31), Number::new(20.0).error(0.9), Number::new(20.0).error(0.4)], 1),
+            (vec![Number::new(26.42).error(0.17)], 2),
+            (vec![Number::new(26.42).error(3.1)], 0),
+            (vec![Number::new(3.387).interval(3.380, 3.396)], 3),
             (vec![Number::new(26.42)], 1),
             (vec![Number::new(0.5124)], 3),
             (vec![Number::new(4812.7)], 0),

@@ -22,7 +22,7 @@ pub fn bars(svg: &mut String, chart: &BarChart) -> Result<(bool, usize), String>
     let Some(x) = Scale::of_bars(&places.collect::<Vec<_>>(), log) else { return Ok((false, omitted)) };
 
     let decimals = decimals_for(&numbers);
-    let names: Vec<String> = chart.groups.iter().map(|g| shortened(g, 34)).collect();
+    let names: Vec<String> = chart.groups.iter().map(|g| shortened(g, 32)).collect();
     let left = names.iter().map(|n| width(n, WORDS)).fold(20.0, f64::max) + 16.0;
     let right = numbers.iter().map(|n| width(&n.written(decimals), WORDS)).fold(0.0, f64::max) + 18.0;
     let legend = chart.series.len() > 1;

@@ -183,7 +183,7 @@ impl<'a> Canvas<'a> {
         mesh.max_light_lines(0)
             .bold_line_style(stroke(GRID, 1.0))
             .axis_style(stroke(GRID, 1.0))
-            .set_tick_mark_size(LabelAreaPosition::Left, 0)
+            .set_tick_mark_size(LabelAreaPosition::Left, (5.0 * FINE) as i32)
             .set_tick_mark_size(LabelAreaPosition::Bottom, (4.0 * FINE) as i32)
             .label_style(label)
             .x_label_formatter(&x_written)

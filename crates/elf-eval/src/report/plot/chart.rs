@@ -193,7 +193,7 @@ pub fn scatter(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String>
             let label = shortened(&label, NAME);
             let size = (width(&label, WORDS), WORDS + 3.0);
             if let Some(place) = beside(&[frame.at(point.x, point.y)], size, &taken, &inside) {
-                canvas.words(&label, (place.x, place.y + place.h / 2.0), Words::new(MUTED))?;
+                canvas.words(&label, (place.x, place.y + place.h / 2.0), Words::new(series.colour))?;
                 taken.push(place);
             }
         }
@@ -226,19 +226,29 @@ pub fn lines(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String> {
             }
         }
     }
-    let [_, top, right, bottom] = frame.edges;
-    let last = |d: &Drawable| d.points.last().map_or((right, bottom), |p| frame.at(p.x, p.y));
-    let heights: Vec<f64> = drawn.iter().map(|d| last(d).1).collect();
-    for ((series, name), y) in drawn.iter().zip(&names).zip(apart(&heights, WORDS + 4.0, top, bottom)) {
-        if name.is_empty() {
-            continue;
+    let [left, top, right, bottom] = frame.edges;
+    let end = |d: &Drawable| d.points.last().map_or((right, bottom), |p| frame.at(p.x, p.y));
+    // A line that goes on to the right has its name there; one that ends before has it where it ends.
+    let (early, late): (Vec<_>, Vec<_>) =
+        drawn.iter().zip(&names).filter(|(_, name)| !name.is_empty()).partition(|(d, _)| end(d).0 < right - 60.0);
+    let bold = |colour| Words { bold: true, ..Words::new(colour) };
+    let heights: Vec<f64> = late.iter().map(|(d, _)| end(d).1).collect();
+    for ((series, name), y) in late.iter().zip(apart(&heights, WORDS + 4.0, top, bottom)) {
+        let (x, height) = end(series);
+        if (height - y).abs() > 3.0 {
+            canvas.line(&[(x + 8.0, height), (right + 6.0, y)], GRID, 1.0)?;
         }
-        let end = last(series);
-        if (end.1 - y).abs() > 3.0 || end.0 < right - 30.0 {
-            canvas.line(&[(end.0 + 7.0, end.1), (right + 6.0, y)], GRID, 1.0)?;
+        canvas.words(name, (right + 10.0, y), bold(series.colour))?;
+    }
+    let all = drawn.iter().flat_map(|d| &d.points).map(|p| frame.at(p.x, p.y));
+    let mut taken: Vec<Rect> = all.map(|(x, y)| Rect { x: x - 3.0, y: y - 3.0, w: 6.0, h: 6.0 }).collect();
+    let inside = Rect { x: left, y: top, w: WIDTH - left, h: bottom - top };
+    for (series, name) in early {
+        let size = (width(name, WORDS) * 1.08, WORDS + 4.0);
+        if let Some(place) = beside(&[end(series)], size, &taken, &inside) {
+            canvas.words(name, (place.x, place.y + place.h / 2.0), bold(series.colour))?;
+            taken.push(place);
         }
-        let words = Words { bold: true, ..Words::new(series.colour) };
-        canvas.words(name, (right + 10.0, y), words)?;
     }
     canvas.finish()?;
     Ok((true, omitted))

@@ -26,13 +26,13 @@ impl Rect {
     }
 }
 
-/// About how wide a text is in a sans-serif font of a size in pixels.
+/// About how wide a text is in a sans-serif font of a size in pixels; rather too wide than too narrow.
 pub fn width(text: &str, size: f64) -> f64 {
     let em = |c: char| match c {
-        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' => 0.3,
-        'm' | 'w' | 'M' | 'W' | '@' | '%' => 0.88,
-        c if c.is_ascii_uppercase() => 0.68,
-        c if (c as u32) < 0x1100 => 0.56,
+        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' => 0.33,
+        'm' | 'w' | 'M' | 'W' | '@' | '%' => 0.95,
+        c if c.is_ascii_uppercase() => 0.71,
+        c if (c as u32) < 0x1100 => 0.61,
         _ => 1.0,
     };
     size * text.chars().map(em).sum::<f64>()
@@ -64,7 +64,11 @@ pub fn beside(points: &[(f64, f64)], (w, h): (f64, f64), taken: &[Rect], frame: 
         ]
     };
     let places = points.iter().flat_map(|p| around(*p)).map(|(x, y)| Rect { x, y, w, h });
-    let cost = |r: &Rect| taken.iter().map(|t| t.overlap(r)).sum::<f64>() + 4.0 * r.outside(frame);
+    const AIR: f64 = 2.5;
+    let cost = |r: &Rect| {
+        let airy = Rect { x: r.x - AIR, y: r.y, w: r.w + 2.0 * AIR, h: r.h };
+        taken.iter().map(|t| t.overlap(&airy)).sum::<f64>() + 4.0 * r.outside(frame)
+    };
     // The first of equal ones.
     places.map(|r| (cost(&r), r)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, r)| r)
 }
