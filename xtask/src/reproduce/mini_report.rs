@@ -3,13 +3,13 @@
 use anyhow::Result;
 use elf_eval::evaluation::{Evaluation, name};
 use elf_eval::report::{
-    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Point, Report, Row, RowKind, SampleList, Section,
-    Series, Table,
+    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Point, Report, Row, RowKind, SampleList,
+    Section, Series, Table,
 };
 
 use super::mini::{
-    ABLATIONS, CONDITION_GUIDANCE, FEW_STEPS, GAMMAS, GUIDANCE, Mini, STEPS, System, TASKS, Task, UNCONDITIONAL, ablation_stage,
-    system_label,
+    ABLATIONS, CONDITION_GUIDANCE, FEW_STEPS, GAMMAS, GUIDANCE, Mini, STEPS, System, TASKS, Task, UNCONDITIONAL,
+    ablation_stage, system_label,
 };
 use super::results::{Context, today};
 
@@ -316,9 +316,10 @@ fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
         }
         chart = chart.series(Series::new(label, points));
     }
-    Ok(Section::new("Few steps")
-        .with(table)
-        .with(Plot::new("distilled", "Students and teacher", PlotKind::Lines(chart)).caption("Each student has a step count of its own.")))
+    Ok(Section::new("Few steps").with(table).with(
+        Plot::new("distilled", "Students and teacher", PlotKind::Lines(chart))
+            .caption("Each student has a step count of its own."),
+    ))
 }
 
 fn trainings(context: &Context) -> Result<Section> {
@@ -348,7 +349,9 @@ fn trainings(context: &Context) -> Result<Section> {
             ]);
             table = table.row(row);
             if objective == "elf" {
-                chart = chart.series(Series::of("validation", course)).series(Series::of("training", context.course(&stage, "loss")?));
+                chart = chart
+                    .series(Series::of("validation", course))
+                    .series(Series::of("training", context.course(&stage, "loss")?));
             }
         }
         section = section.with(
@@ -375,7 +378,8 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let at = |objective: &str| context.evaluation(&format!("eval/descriptions/{objective}-{STEPS}"));
     let (elf, mdlm) = (at("elf")?, at("mdlm")?);
-    if let (Some((ppl, text)), Some((other, other_text))) = (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL)) {
+    if let (Some((ppl, text)), Some((other, other_text))) = (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL))
+    {
         let standing = |evaluation: &Evaluation| {
             evaluation.collapse().map_or(String::new(), |collapse| collapse.sentence.trim_end_matches('.').to_owned())
         };
@@ -423,7 +427,11 @@ mod tests {
         for scale in [&FULL, &QUICK] {
             let mini = Mini { work: "w", scale };
             let names: Vec<String> = mini.stages().into_iter().map(|stage| stage.name).collect();
-            let mut wanted = vec![DATA.to_owned(), format!("eval/descriptions/elf-{STEPS}"), format!("eval/descriptions/mdlm-{STEPS}")];
+            let mut wanted = vec![
+                DATA.to_owned(),
+                format!("eval/descriptions/elf-{STEPS}"),
+                format!("eval/descriptions/mdlm-{STEPS}"),
+            ];
             if scale.sampler_study {
                 wanted.extend(GAMMAS.map(|gamma| format!("eval/samplers/gamma-{gamma}")));
                 wanted.extend(GUIDANCE.map(|scale| format!("eval/samplers/guidance-{scale}")));

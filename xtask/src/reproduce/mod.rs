@@ -163,9 +163,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("\nDone. Without --only the rest follows, and the report.");
         return Ok(());
     }
-    let output = options.output.clone().unwrap_or_else(|| {
-        workspace.root.join("results").join(format!("{}-{name}", results::today()))
-    });
+    let output = options
+        .output
+        .clone()
+        .unwrap_or_else(|| workspace.root.join("results").join(format!("{}-{name}", results::today())));
     let context = results::Context { runner: &runner, stages: &stages, outcomes: &outcomes, preset: &name };
     let report = match options.preset {
         Preset::Mini => mini_report::report(&mini, &context, options.quick)?,

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use elf_eval::evaluation::name;
-use elf_eval::report::{Axis, Cell, Chart, Column, Plot, PlotKind, Point, Report, Row, SampleList, Section, Series, Table};
+use elf_eval::report::{
+    Axis, Cell, Chart, Column, Plot, PlotKind, Point, Report, Row, SampleList, Section, Series, Table,
+};
 
 use super::Preset;
 use super::paper::{DISTILLATION_SOURCE, Paper, SOURCE};
@@ -14,7 +16,8 @@ use super::results::{Context, today};
 /// If a stage's results cannot be read.
 pub fn report(paper: &Paper, context: &Context) -> Result<Report> {
     let conditional = matches!(paper.preset, Preset::DeEn | Preset::Xsum);
-    let section = if conditional { conditional_section(paper, context)? } else { unconditional_section(paper, context)? };
+    let section =
+        if conditional { conditional_section(paper, context)? } else { unconditional_section(paper, context)? };
     let flag = if paper.from_released { " --from-released" } else { "" };
     Ok(Report {
         title: title(paper.preset).to_owned(),
@@ -71,7 +74,8 @@ fn unconditional_section(paper: &Paper, context: &Context) -> Result<Section> {
         .series(Series::new("published", theirs).published(source));
     let shown = paper.settings().pop().map(|setting| (setting.stage, setting.label));
     let mut section = Section::new("Generative perplexity").with(table).with(
-        Plot::new("steps", "Quality against steps", PlotKind::Lines(chart)).caption("Published numbers are hollow and dashed."),
+        Plot::new("steps", "Quality against steps", PlotKind::Lines(chart))
+            .caption("Published numbers are hollow and dashed."),
     );
     if let Some((stage, label)) = shown {
         section = section.with(SampleList {
@@ -88,7 +92,8 @@ fn conditional_section(paper: &Paper, context: &Context) -> Result<Section> {
     let metrics: &[&str] = if translation { &[name::BLEU] } else { &[name::ROUGE_1, name::ROUGE_2, name::ROUGE_L] };
     let mut columns = vec![Column::new("sampler")];
     columns.extend(metrics.iter().map(|&metric| Column::higher(metric).decimals(1)));
-    columns.extend(metrics.iter().map(|metric| Column::new(format!("{metric}, published")).decimals(1).published(SOURCE)));
+    columns
+        .extend(metrics.iter().map(|metric| Column::new(format!("{metric}, published")).decimals(1).published(SOURCE)));
     let mut table = Table::new(
         "The authors' token data hold a training and a validation split; the published numbers are of the test split.",
         columns,

@@ -70,9 +70,7 @@ impl Context<'_> {
         let path = self.outcome(stage)?.folder.join("metrics.jsonl");
         let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        Ok(lines
-            .filter_map(|line| Some((line.get("step")?.as_f64()?, line.get(figure)?.as_f64()?)))
-            .collect())
+        Ok(lines.filter_map(|line| Some((line.get("step")?.as_f64()?, line.get(figure)?.as_f64()?))).collect())
     }
 
     /// The last value of a figure of a training stage.
@@ -82,9 +80,9 @@ impl Context<'_> {
 
     /// A line of a chart for each of some training stages.
     pub fn with_courses(&self, chart: Chart, stages: &[(&str, &str)], figure: &str) -> Result<Chart> {
-        stages.iter().try_fold(chart, |chart, (stage, label)| {
-            Ok(chart.series(Series::of(*label, self.course(stage, figure)?)))
-        })
+        stages
+            .iter()
+            .try_fold(chart, |chart, (stage, label)| Ok(chart.series(Series::of(*label, self.course(stage, figure)?))))
     }
 
     /// The first `number` samples of seed 0 of several systems, side by side.
@@ -96,7 +94,8 @@ impl Context<'_> {
             for line in text.lines().take(number) {
                 let line: Line = serde_json::from_str(line)
                     .with_context(|| format!("{} has a line that is no sample", path.display()))?;
-                let sample = rows.entry(line.index).or_insert_with(|| Sample { index: line.index, ..Sample::default() });
+                let sample =
+                    rows.entry(line.index).or_insert_with(|| Sample { index: line.index, ..Sample::default() });
                 sample.source = sample.source.take().or(line.source);
                 sample.reference = sample.reference.take().or(line.reference);
                 sample.outputs.push(((*label).to_owned(), line.prediction));
@@ -176,17 +175,15 @@ impl Context<'_> {
 /// # Errors
 /// If a stage's files cannot be read or the folder cannot be written to.
 pub fn write(report: &Report, context: &Context, folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = report
-        .write(folder)
-        .with_context(|| format!("the report cannot be written to {}", folder.display()))?;
+    let written =
+        report.write(folder).with_context(|| format!("the report cannot be written to {}", folder.display()))?;
     let path = folder.join("metrics.json");
     let mut file = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("{} cannot be written to", folder.display()))?;
     serde_json::to_writer_pretty(&mut file, &context.metrics()?)
         .with_context(|| format!("{} cannot be written", path.display()))?;
     file.persist(&path).with_context(|| format!("{} cannot be written", path.display()))?;
-    files.push(path);
-    Ok(files)
+    Ok(vec![written.html, written.markdown, path])
 }
 
 /// The date in UTC, 2026-05-31.
@@ -229,9 +226,8 @@ mod tests {
         )
         .unwrap();
         for (stage, word) in [("a", "one"), ("b", "two")] {
-            let lines: Vec<String> = (0..3)
-                .map(|i| json!({"index": i, "prediction": word, "source": "s", "seed": 5}).to_string())
-                .collect();
+            let lines: Vec<String> =
+                (0..3).map(|i| json!({"index": i, "prediction": word, "source": "s", "seed": 5}).to_string()).collect();
             fs::write(root.path().join("eval").join(stage).join("samples-0.jsonl"), lines.join("\n")).unwrap();
         }
         let context = Context { runner: &runner, stages: &[], outcomes: &outcomes, preset: "p" };

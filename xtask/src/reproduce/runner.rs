@@ -57,7 +57,11 @@ impl Runner {
             let place = format!("[{}/{}]", number + 1, chosen.len());
             let record = match self.work.state(stage, hash)? {
                 State::Done(record) => {
-                    println!("{place} {}: done before ({})", stage.name, clock(Duration::from_secs_f64(record.seconds)));
+                    println!(
+                        "{place} {}: done before ({})",
+                        stage.name,
+                        clock(Duration::from_secs_f64(record.seconds))
+                    );
                     record
                 }
                 state => {
@@ -74,7 +78,8 @@ impl Runner {
                     record
                 }
             };
-            outcomes.push((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }));
+            outcomes
+                .push((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }));
         }
         Ok(outcomes)
     }
@@ -99,7 +104,10 @@ impl Runner {
                     _ => None,
                 };
                 if let Some(stale) = stale {
-                    println!("    its inputs have changed; what was made from the earlier ones ({}) is put aside", short(&stale.hash));
+                    println!(
+                        "    its inputs have changed; what was made from the earlier ones ({}) is put aside",
+                        short(&stale.hash)
+                    );
                 }
                 if self.work.put_aside(stage, stale, hash)? {
                     println!("    these inputs were used before: their results are taken back");
@@ -137,9 +145,7 @@ impl Runner {
         record.at = now();
         record.finished = result.is_ok();
         self.work.save(&stage.name, &record)?;
-        result.with_context(|| {
-            format!("stopped at the stage {}; the same command goes on from here", stage.name)
-        })?;
+        result.with_context(|| format!("stopped at the stage {}; the same command goes on from here", stage.name))?;
         let folder = self.root.join(self.work.stage(&stage.name));
         for file in &stage.makes {
             let path = folder.join(file);

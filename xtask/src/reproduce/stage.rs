@@ -146,8 +146,9 @@ impl WorkFolder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::New),
             Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
         };
-        let record: Record = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged: delete {} to do this stage again", path.display(), folder.display()))?;
+        let record: Record = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged: delete {} to do this stage again", path.display(), folder.display())
+        })?;
         if record.hash != hash {
             return Ok(State::Stale(record));
         }
