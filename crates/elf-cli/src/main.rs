@@ -19,6 +19,7 @@ mod run_folder;
 mod step_timeline;
 mod system_memory;
 mod teacher;
+mod text_column;
 mod text_generation;
 mod text_latents;
 mod training_log;

@@ -130,7 +130,11 @@ impl RunPlan {
         let model = model(config, latent_dim, vocab_size)?;
         model.check()?;
         let objective = ElfObjective {
-            path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps },
+            path: FlowPath {
+                noise_scale: config.denoiser_noise_scale,
+                t_eps: config.t_eps,
+                prediction: config.prediction,
+            },
             time: match config.time_schedule {
                 TimeScheduleName::LogitNormal => {
                     TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std })
