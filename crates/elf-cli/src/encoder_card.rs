@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use elf_encoder::{FeedForward, LatentStats, T5Config};
 
-use crate::encoder_corpus::TextColumn;
+use crate::text_column::TextColumn;
 use crate::text_latents::describe;
 
 /// One place of the loss curve.

@@ -1,64 +1,17 @@
 //! The texts that an encoder is pre-trained on: read and tokenised once, then given out in batches of like lengths.
 
-use std::path::PathBuf;
-use std::str::FromStr;
-
 use anyhow::{Context, Result, bail};
 use elf_core::{Noise, Seeded, key_of};
 use elf_data::Tokenizer;
-use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_encoder::SpanCorruption;
-use elf_hub::What;
 use tch::Device;
 
-use crate::hub;
+use crate::text_column::TextColumn;
 
 /// Texts tokenised at a time.
 const TEXTS_AT_A_TIME: usize = 8192;
 /// Batches among whose texts like lengths are sought. More give less padding, fewer a better mixed order.
 const POOL: usize = 32;
-
-/// `FILE:COLUMN` as typed; the column may be left out for plain text.
-#[derive(Debug, Clone)]
-pub struct TextColumn {
-    /// The file or folder as typed, or a Hugging Face id of a data set.
-    pub place: PathBuf,
-    /// The column.
-    pub column: String,
-}
-
-impl TextColumn {
-    /// Opens it, fetching what is not here.
-    ///
-    /// # Errors
-    /// If there is no such file or column.
-    pub fn open(&self) -> Result<Source> {
-        let place = hub::locate(&self.place, What::Dataset)?;
-        Ok(Source::open(&[place], &[&self.column], PlainText::Lines)?)
-    }
-}
-
-impl FromStr for TextColumn {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // A path may hold colons; a column does not hold slashes.
-        let (place, column) = match text.rsplit_once(':') {
-            Some((place, column)) if !column.contains(['/', '\\']) => (place, column),
-            _ => (text, TEXT_COLUMN),
-        };
-        if place.is_empty() || column.is_empty() {
-            return Err("give a file and a column, such as corpus.parquet:text".into());
-        }
-        Ok(Self { place: place.into(), column: column.into() })
-    }
-}
-
-impl std::fmt::Display for TextColumn {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}:{}", self.place.display(), self.column)
-    }
-}
 
 /// Token ids of many texts: four bytes a token in memory.
 #[derive(Debug, Default)]
@@ -221,14 +174,5 @@ mod tests {
         let many = super::tests::corpus(&[7; 200], 12);
         assert_ne!(many.pass(1, 0, 70).unwrap(), many.pass(1, 1, 70).unwrap());
         assert_ne!(many.pass(1, 0, 70).unwrap(), many.pass(2, 0, 70).unwrap());
-    }
-
-    #[test]
-    fn a_column_is_what_follows_the_last_colon() {
-        let parse = |s: &str| s.parse::<TextColumn>().map(|t| (t.place.display().to_string(), t.column));
-        assert_eq!(parse("a/b.parquet:de").unwrap(), ("a/b.parquet".into(), "de".into()));
-        assert_eq!(parse("a:b/c.txt").unwrap(), ("a:b/c.txt".into(), "text".into()));
-        assert_eq!(parse("c.txt").unwrap(), ("c.txt".into(), "text".into()));
-        assert!(parse(":de").is_err() && parse("a.parquet:").is_err());
     }
 }

@@ -18,7 +18,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::commands::encoder::EncoderSizes;
 use crate::encoder_card::{EncoderCard, Point};
-use crate::encoder_corpus::{Corpus, TextColumn};
+use crate::encoder_corpus::Corpus;
+use crate::text_column::TextColumn;
 use crate::text_latents::{describe, write_stats};
 use crate::{hub, progress};
 
