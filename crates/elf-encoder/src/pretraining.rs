@@ -91,6 +91,15 @@ impl T5Pretraining {
         self.cross_entropy(&hidden, &targets)
     }
 
+    /// What the decoder reads of ids `[B, S]` without padding: latents `[B, S, C]`, fp32, without gradients.
+    ///
+    /// # Errors
+    /// If an id is outside of the vocabulary, or libtorch fails.
+    pub fn latents(&self, ids: &Tensor) -> Result<Tensor> {
+        check_ids(ids, self.encoder.config().vocab_size)?;
+        tch::no_grad(|| self.encoder.hidden_trained(&upload(ids, self.device)?, None))
+    }
+
     /// The decoder's hidden states `[B, T, C]`, fp32, normalised.
     fn decoded(&self, batch: &DenoisingBatch) -> Result<Tensor> {
         let vocab = self.encoder.config().vocab_size;

@@ -88,7 +88,7 @@ pub struct TrainArgs {
     #[arg(long)]
     lr: Option<f64>,
     /// Highest learning rate of the token table, whose rows begin at a size of 1.
-    #[arg(long, default_value_t = 0.03)]
+    #[arg(long, default_value_t = 0.1)]
     embedding_lr: f64,
     /// Highest learning rate of everything else: norms, position biases, the decoder's head.
     #[arg(long, default_value_t = 0.003)]
