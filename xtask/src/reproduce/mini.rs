@@ -31,7 +31,7 @@ pub struct Scale {
 
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
-    encoder_steps: Some(4000),
+    encoder_steps: Some(1500),
     epochs: [8.0, 6.0, 3.0],
     ablation_epochs: 2.0,
     judge_epochs: 8.0,
@@ -246,7 +246,7 @@ impl Mini<'_> {
     fn encoder(&self, stage: &str) -> String {
         match self.scale.encoder_steps {
             None if stage == PRETRAINED => SHIPPED_ENCODER.to_owned(),
-            _ => self.at(stage),
+            _ => format!("{}/t5", self.at(stage)),
         }
     }
 
@@ -305,15 +305,18 @@ impl Mini<'_> {
             .costing(Cost { seconds: 10.0, disk: 1e6, ..Cost::default() });
         let encoder = Stage::new(PRETRAINED, "an encoder by span corruption")
             .after("corpus/tokenizer")
-            .call(format!(
-                "encoder train {} {} --tokenizer {} --steps {steps} {ENCODER_RECIPE} --output {}",
-                corpus("train", "--text"),
-                corpus("validation", "--validation"),
-                self.tokenizer(),
-                self.at(PRETRAINED)
-            ))
-            .making("model.safetensors")
-            .making("latent_stats.json")
+            .call_once(
+                format!(
+                    "encoder train {} {} --tokenizer {} --steps {steps} {ENCODER_SIZE} {ENCODER_RECIPE} --output {}",
+                    corpus("train", "--text"),
+                    corpus("validation", "--validation"),
+                    self.tokenizer(),
+                    self.encoder(PRETRAINED)
+                ),
+                "t5",
+            )
+            .making("t5/model.safetensors")
+            .making("t5/latent_stats.json")
             .costing(Cost { flops: steps as f64 * 2.5e11, seconds: 10.0, disk: 1e8, ..Cost::default() });
         vec![reading(tokenizer, "train"), reading(reading(encoder, "train"), "validation")]
     }
@@ -583,38 +586,32 @@ impl Mini<'_> {
     /// The encoders that ablations take in place of the pre-trained one.
     fn other_encoders(&self) -> Vec<Stage> {
         let used = |name: &str| self.scale.ablations.iter().any(|ablation| ablation.encoder == name);
-        let stats = |stage: Stage, name: &str| {
-            stage
-                .after("data/descriptions")
-                .call(format!("encoder stats {} --data {}/train", self.at(name), self.at("data/descriptions")))
-                .making("latent_stats.json")
-                .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
-        };
         let from = self.encoder(PRETRAINED);
+        let tokenizer = self.tokenizer();
         let kinds = [
-            (
-                "encoder/token-table",
-                "the token table of the pre-trained encoder",
-                format!("encoder table --from {from} --output {}", self.at("encoder/token-table")),
-            ),
+            ("encoder/token-table", "the token table of the pre-trained encoder", format!("encoder table --from {from}")),
             (
                 "encoder/random",
                 "an encoder with random weights",
-                format!("encoder init --like {from} --seed 0 --output {}", self.at("encoder/random")),
+                format!("encoder init --tokenizer {tokenizer} {ENCODER_SIZE} --seed 0"),
             ),
             (
                 "encoder/learnable",
                 "a random token table, to be learned with the flow",
-                format!("encoder table --from {from} --random --seed 0 --output {}", self.at("encoder/learnable")),
+                format!("encoder table --from {from} --random --seed 0"),
             ),
         ];
-        kinds
-            .into_iter()
-            .filter(|(name, ..)| used(name))
-            .map(|(name, title, call)| {
-                stats(self.needing_encoder(Stage::new(name, title), PRETRAINED).call(call), name)
-            })
-            .collect()
+        let made = |(name, title, call): (&str, &str, String)| {
+            let encoder = self.encoder(name);
+            let stage = Stage::new(name, title)
+                .after("data/descriptions")
+                .call_once(format!("{call} --output {encoder}"), "t5")
+                .call(format!("encoder stats {encoder} --data {}/train", self.at("data/descriptions")))
+                .making("t5/latent_stats.json")
+                .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() });
+            self.needing_encoder(self.needing_tokenizer(stage), PRETRAINED)
+        };
+        kinds.into_iter().filter(|(name, ..)| used(name)).map(made).collect()
     }
 
     /// Training and evaluation of one ablation.
@@ -680,8 +677,11 @@ impl Mini<'_> {
 /// The sampler that students and their teacher are compared with.
 pub const FEW_STEPS: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 2.5";
 
-/// Size and settings of the encoder's pre-training.
-const ENCODER_RECIPE: &str = "--d-model 256 --d-kv 64 --num-heads 4 --d-ff 512 --num-layers 4 --seed 0";
+/// The size of encoders.
+const ENCODER_SIZE: &str = "--d-model 256 --d-kv 64 --num-heads 4 --d-ff 512 --num-layers 4 --feed-forward gated-gelu";
+
+/// How the encoder is pre-trained.
+const ENCODER_RECIPE: &str = "--decoder-layers 2 --lr 0.012 --embedding-lr 0.1 --seed 0";
 
 /// The stage of an ablation's evaluation.
 pub fn ablation_stage(ablation: &Ablation) -> String {
@@ -727,7 +727,7 @@ mod tests {
             let stages = Mini { work: "w", scale }.stages();
             let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
             for stage in &stages {
-                for word in stage.calls.iter().flatten() {
+                for word in stage.calls.iter().flat_map(|call| &call.words) {
                     let path = word.rsplit('=').next().and_then(|path| path.strip_prefix("w/"));
                     let Some(path) = path else { continue };
                     let owner = names

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use elf_eval::evaluation::{Evaluation, name};
-use elf_eval::report::{Chart, ConfigHash, Point, Provenance, Report, Sample, Series, StageCost};
+use elf_eval::report::{ConfigHash, Point, Provenance, Report, Sample, StageCost};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -78,13 +78,6 @@ impl Context<'_> {
         Ok(self.course(stage, figure)?.last().map(|&(_, value)| value))
     }
 
-    /// A line of a chart for each of some training stages.
-    pub fn with_courses(&self, chart: Chart, stages: &[(&str, &str)], figure: &str) -> Result<Chart> {
-        stages
-            .iter()
-            .try_fold(chart, |chart, (stage, label)| Ok(chart.series(Series::of(*label, self.course(stage, figure)?))))
-    }
-
     /// The first `number` samples of seed 0 of several systems, side by side.
     pub fn samples(&self, systems: &[(&str, &str)], number: usize) -> Result<Vec<Sample>> {
         let mut rows: BTreeMap<u64, Sample> = BTreeMap::new();
@@ -143,7 +136,7 @@ impl Context<'_> {
                 "revision": outcome.record.revision,
                 "host": outcome.record.host,
                 "calls": self.stages.iter().find(|stage| &stage.name == name).map(|stage| {
-                    stage.calls.iter().map(|call| call.join(" ")).collect::<Vec<_>>()
+                    stage.calls.iter().map(|call| call.words.join(" ")).collect::<Vec<_>>()
                 }),
             });
             if outcome.folder.join("eval.json").exists() {

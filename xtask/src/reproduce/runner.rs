@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::stage::{Record, Stage, State, WorkFolder, hashes, now, short};
+use super::stage::{Call, Record, Stage, State, WorkFolder, hashes, now, short};
 use crate::steps::{self, clock};
 
 /// While a stage runs, its record is written this often: what is killed loses no more of its cost.
@@ -135,7 +135,7 @@ impl Runner {
                     }
                 }
             });
-            let result = stage.calls.iter().try_for_each(|call| self.call(call));
+            let result = stage.calls.iter().try_for_each(|call| self.call(stage, call));
             finished.store(true, std::sync::atomic::Ordering::Relaxed);
             // The keeper only sleeps and writes; were it to panic, the stage's own result would still stand.
             let _ = keeper.join();
@@ -155,9 +155,12 @@ impl Runner {
         Ok(record)
     }
 
-    fn call(&self, words: &[String]) -> Result<()> {
+    fn call(&self, stage: &Stage, call: &Call) -> Result<()> {
+        if call.leaves.as_ref().is_some_and(|file| self.work.stage(&stage.name).join(file).exists()) {
+            return Ok(());
+        }
         let mut command = Command::new(&self.elf);
-        command.args(words).current_dir(&self.root);
+        command.args(&call.words).current_dir(&self.root);
         println!("    {}", steps::command_line(&command));
         steps::run(&mut command)
     }
