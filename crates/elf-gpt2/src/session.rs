@@ -21,6 +21,8 @@ pub struct Gpt2Session<'a> {
     lengths: Vec<i64>,
     /// Tokens read after the prompts.
     grown: i64,
+    passes: u64,
+    positions: u64,
     /// Keys and values of each block, `[rows * heads, capacity, head_dim]`.
     kept: Vec<(Tensor, Tensor)>,
 }
@@ -37,7 +39,17 @@ impl<'a> Gpt2Session<'a> {
         if capacity > positions {
             return Err(Error::TooLong { length: capacity, positions });
         }
-        Ok(Self { model, prompt, capacity, lengths: Vec::new(), grown: 0, kept: Vec::new() })
+        Ok(Self { model, prompt, capacity, lengths: Vec::new(), grown: 0, passes: 0, positions: 0, kept: Vec::new() })
+    }
+
+    /// Passes through the model so far.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// Positions in all of them.
+    pub fn positions(&self) -> u64 {
+        self.positions
     }
 
     fn head_dim(&self) -> i64 {
@@ -79,6 +91,8 @@ impl<'a> Gpt2Session<'a> {
         }
         self.lengths = prompts.iter().map(|p| p.len() as i64).collect();
         self.grown = 0;
+        self.passes += 1;
+        self.positions += (rows * self.prompt) as u64;
         let last: Vec<i64> = (0..).zip(&self.lengths).map(|(row, len)| row * self.prompt + len - 1).collect();
         self.finish(&x.f_flatten(0, 1)?.f_index_select(0, &Tensor::f_from_slice(&last)?.f_to_device(device)?)?)
     }
@@ -136,7 +150,7 @@ impl<'a> Gpt2Session<'a> {
             let (q, k, v) = block.project(&x, kind)?;
             for (all, new) in [(keys, k), (values, v)] {
                 let flat = all.f_view([rows * heads * self.capacity, dim])?;
-                flat.shallow_clone().f_index_copy_(0, &places, &new.f_reshape([rows * heads, dim])?)?;
+                let _ = flat.shallow_clone().f_index_copy_(0, &places, &new.f_reshape([rows * heads, dim])?)?;
             }
             let q = q.f_reshape([rows * heads, 1, dim])?.f_mul_scalar(1.0 / (dim as f64).sqrt())?;
             let scores = q.f_bmm(&keys.f_narrow(1, 0, reach)?.f_transpose(1, 2)?)?;
@@ -145,6 +159,8 @@ impl<'a> Gpt2Session<'a> {
         }
         self.lengths.iter_mut().for_each(|len| *len += 1);
         self.grown += 1;
+        self.passes += 1;
+        self.positions += rows as u64;
         self.finish(&x.f_squeeze_dim(1)?)
     }
 }
