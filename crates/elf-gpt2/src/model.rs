@@ -21,7 +21,8 @@ const LOGITS_AT_A_TIME: i64 = 1 << 25;
 
 /// A GPT-2.
 ///
-/// Parameters are fp32; matrix products run in the given precision; the residual stream, norms, and losses are fp32. There
+/// Parameters are fp32; matrix products run in the given precision; the residual stream and norms are fp32, in a pass for
+/// gradients of the given precision too; losses are fp32. There
 /// is no dropout unless [`Gpt2::set_dropout`] says so, and in training only. The head is best left in fp32: the released models' logits lie around -100, where bf16 knows only
 /// multiples of a half.
 #[derive(Debug)]
@@ -168,11 +169,15 @@ impl Gpt2 {
         let length = self.check_ids(ids)?;
         let positions = Tensor::f_arange(length, (Kind::Int64, self.device))?;
         let mut x = Dropout::apply(dropout, self.embedded(ids, &positions)?, [0, 0])?;
+        if x.requires_grad() {
+            // As ELF's own blocks have it: the rounding is small beside the noise of a batch, and half the memory goes by.
+            x = x.f_to_kind(self.precision.blocks.kind())?;
+        }
         for (number, block) in (1..).zip(&self.blocks) {
             let (q, k, v) = block.project(&x, self.precision.blocks.kind())?;
             x = block.close(&x, &attend(&q, &k, &v)?, number, dropout)?;
         }
-        Ok(self.final_norm.forward(&x))
+        Ok(self.final_norm.forward(&x).f_to_kind(Kind::Float)?)
     }
 
     /// The residual stream's beginning: `[B, S, H]`, of ids `[B, S]` at `positions` `[S]` or `[B, S]`.
