@@ -61,7 +61,7 @@ impl Recorded {
     /// If its settings are impossible.
     pub fn objective(&self) -> ElfObjective {
         let objective = ElfObjective {
-            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps },
+            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps, ..Path::default() },
             time: TimeLaw::LogitNormal(LogitNormal { mean: self.denoiser_p_mean, std: self.denoiser_p_std }),
             guidance: GuidanceLaw { min: self.self_cond_cfg_min, max: self.self_cond_cfg_max },
             self_cond_prob: self.self_cond_prob,

@@ -61,7 +61,7 @@ impl Case {
 
     fn objective<'t>(&self, teacher: &'t dyn Network) -> DistillObjective<'t> {
         let base = ElfObjective {
-            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps },
+            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps, ..Path::default() },
             guidance: GuidanceLaw { min: self.self_cond_cfg_min, max: self.self_cond_cfg_max },
             self_cond_prob: self.self_cond_prob,
             decoder_prob: self.decoder_prob,

@@ -69,7 +69,7 @@ fn parity_rollouts() {
         let path = parity_path(&format!("{}.safetensors", rollout.weights));
         let net = Counting::new(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap());
         let trained = Trained {
-            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps },
+            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..Path::default() },
             self_conditioned: rollout.self_conditioned(),
         };
         let times: Vec<f64> = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
@@ -143,7 +143,7 @@ fn parity_sde_without_noise_is_the_ode() {
             Elf::load(&parity_path(&format!("{}.safetensors", rollout.weights)), PrecisionPolicy::F32, Device::Cpu)
                 .unwrap();
         let trained = Trained {
-            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps },
+            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..Path::default() },
             self_conditioned: rollout.self_conditioned(),
         };
         let times = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use elf_core::Precision;
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
+use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_hub::What;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 use tch::Device;
@@ -13,7 +14,7 @@ use tch::Device;
 use crate::commands::sample::write_texts;
 use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
 use crate::hub;
-use crate::judge::{Judge, JudgeSettings, Judged, report};
+use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
 use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, pad_token};
 use crate::training_subject::Subject;
@@ -186,11 +187,14 @@ impl<S: Subject> HeldOut<'_, S> {
         }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
         let references: Option<Vec<String>> = references.into_iter().collect();
-        let judged = Judged { texts: &words, references: references.as_deref(), training: None };
         // A young model may write nothing yet, which is no reason to stop.
         let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
-        let report = report(name, &judged, scored.map(TrainingJudge::judge).transpose()?)?;
-        Ok(report.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
+        let evaluator = Evaluator {
+            judge: scored.map(TrainingJudge::judge).transpose()?.map(Judge::named),
+            ..Evaluator::default()
+        };
+        let found = evaluator.evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references }])?;
+        Ok(found.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
     }
 
     /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.

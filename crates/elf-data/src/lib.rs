@@ -1,6 +1,6 @@
 //! Text to token shards to batches.
 //!
-//! The path of a corpus: [`source`] streams text columns out of Parquet, JSONL or plain text; [`Tokenizer`] turns text into ids;
+//! The path of a corpus: [`source`] streams text columns out of Parquet, JSONL or plain text; [`selection`] takes some of them by rules; [`Tokenizer`] turns text into ids;
 //! [`shards::prepare`] packs and writes them as Parquet token shards; [`Dataset`] opens such shards (or those of others, Hugging
 //! Face's `save_to_disk` folders included) for random access by row; [`evaluation`] reads pairs of texts to evaluate with; [`Order`] says which row comes when, for every rank; [`Collator`] cuts, joins and pads rows to a [`Batch`];
 //! [`Loader`] does all this ahead of time on a thread of its own.
@@ -19,6 +19,7 @@ pub mod evaluation;
 mod loader;
 mod order;
 mod packing;
+pub mod selection;
 pub mod shards;
 pub mod source;
 mod tokenizer;

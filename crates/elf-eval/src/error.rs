@@ -37,6 +37,15 @@ pub enum EvalError {
         index: usize,
     },
 
+    /// References for some files of samples only.
+    #[error("{with} of {files} sample files have references: give all of them references, or evaluate them apart")]
+    SomeReferences {
+        /// Number of files with references.
+        with: usize,
+        /// Number of files.
+        files: usize,
+    },
+
     /// The judge failed.
     #[error("the judge could not score the texts: {source}")]
     Judge {
@@ -130,6 +139,36 @@ pub enum EvalError {
         /// What the parser says.
         #[source]
         source: serde_json::Error,
+    },
+
+    /// An evaluation of another version.
+    #[error(
+        "this evaluation is of version {found} (0 is one without a version), but version {known} is understood: evaluate the samples again"
+    )]
+    Schema {
+        /// Its version.
+        found: u32,
+        /// The version that is understood.
+        known: u32,
+    },
+
+    /// A report could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// A plot could not be drawn.
+    #[error("cannot draw the plot '{name}': {reason}")]
+    Plot {
+        /// Name of the plot.
+        name: String,
+        /// What the drawing library says.
+        reason: String,
     },
 
     /// A file could not be read.

@@ -46,6 +46,19 @@ pub fn read_pairs(path: impl AsRef<Path>) -> Result<Vec<Pair>> {
     })
 }
 
+/// The field `reference` of every line, or none if no line has one.
+///
+/// # Errors
+/// If the file cannot be read, is empty, or only some lines have the field; a line without it is named.
+pub fn read_references(path: impl AsRef<Path>) -> Result<Option<Vec<String>>> {
+    let mut named = false;
+    let found = read(path.as_ref(), |line| {
+        named |= line.object.contains_key("reference");
+        Ok(line.take("reference", "'reference', which other lines have"))
+    })?;
+    if named { found.into_iter().collect::<Result<_>>().map(Some) } else { Ok(None) }
+}
+
 struct Line<'a> {
     path: &'a Path,
     number: u64,
@@ -132,6 +145,14 @@ mod tests {
     }
 
     #[test]
+    fn references_of_all_lines_or_none() {
+        let with = file(b"{\"text\": \"a\", \"reference\": \"x\"}\n{\"text\": \"b\", \"reference\": \"\"}\n");
+        assert_eq!(read_references(with.path()).unwrap().unwrap(), ["x", ""]);
+        let without = file(b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+        assert_eq!(read_references(without.path()).unwrap(), None);
+    }
+
+    #[test]
     fn errors_name_the_line_and_what_is_wrong() {
         for (content, message) in [
             (
@@ -150,6 +171,9 @@ mod tests {
             assert!(error.contains(message), "{error}");
             assert!(error.contains(&file.path().display().to_string()), "{error}");
         }
+        let mixed = file(b"{\"text\": \"a\", \"reference\": \"x\"}\n{\"text\": \"b\"}\n");
+        let error = read_references(mixed.path()).unwrap_err().to_string();
+        assert!(error.contains("line 2: no string field 'reference'"), "{error}");
         let half = file(b"{\"prediction\": \"a\"}\n");
         let error = read_pairs(half.path()).unwrap_err().to_string();
         assert!(error.contains("no string field 'reference'"), "{error}");

@@ -15,6 +15,7 @@
 pub mod bleu;
 pub mod diversity;
 mod error;
+pub mod evaluation;
 pub mod jsonl;
 pub mod novelty;
 pub mod perplexity;

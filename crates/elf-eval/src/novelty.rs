@@ -44,6 +44,8 @@ pub struct Novelty {
     pub longest_run: usize,
     /// Longest copied run of each sample, in tokens.
     pub runs: Vec<usize>,
+    /// Whether each sample equals a training document.
+    pub copies: Vec<bool>,
 }
 
 impl<T: Eq + Hash + Sync> CopyIndex<T> {
@@ -130,6 +132,7 @@ impl<T: Eq + Hash + Sync> CopyIndex<T> {
             mean_longest_run: runs.iter().map(|r| *r as f64).sum::<f64>() / n,
             longest_run: runs.iter().copied().max().unwrap_or(0),
             runs,
+            copies: found.into_iter().map(|(_, copy)| copy).collect(),
         })
     }
 
@@ -171,6 +174,7 @@ mod tests {
         }
         let novelty = index.novelty(&[words("a dog barks"), words("dog and dog")]).unwrap();
         assert_eq!(novelty.runs, [3, 1]);
+        assert_eq!(novelty.copies, [true, false]);
         assert_eq!((novelty.exact_copies, novelty.mean_longest_run), (0.5, 2.0));
         assert_eq!(novelty.longest_run, 3);
         assert!(index.novelty::<Vec<&str>>(&[]).is_err());

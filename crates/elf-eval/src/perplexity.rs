@@ -2,7 +2,7 @@
 //!
 //! A judge is a language model that has nothing to do with the one evaluated (the ELF paper,
 //! arXiv 2605.10938, uses GPT-2 Large). Perplexity alone rewards text that repeats itself, so it
-//! is always reported together with entropy; see [`crate::report::CollapseWarning`].
+//! is always reported together with entropy; see [`crate::evaluation::CollapseWarning`].
 //!
 //! # How the numbers come about
 //! 1. Texts of white space only are skipped, and counted.
@@ -39,6 +39,18 @@ pub trait Scorer {
         &self,
         texts: &[String],
     ) -> std::result::Result<Vec<TokenScores>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Token ids of texts, none of them blank, cut to the judge's maximum length: one list per text, in order. By default
+    /// the texts are scored for that, which a judge with its tokeniser at hand need not do.
+    ///
+    /// # Errors
+    /// Whatever goes wrong in the judge.
+    fn tokenize(
+        &self,
+        texts: &[String],
+    ) -> std::result::Result<Vec<Vec<u32>>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.score(texts)?.into_iter().map(|scores| scores.ids).collect())
+    }
 }
 
 /// A judge's view of one text.
@@ -120,6 +132,10 @@ pub struct SamplePerplexity {
     pub entropy: Option<f64>,
     /// Number of the sample's own tokens after cutting.
     pub tokens: usize,
+    /// Sum of the negative log-likelihoods of the tokens that count, in nats.
+    pub nll: f64,
+    /// Number of tokens that count, by how often they do.
+    pub weight: f64,
 }
 
 /// Generative perplexity and entropy of a set of samples.
@@ -256,6 +272,8 @@ fn aggregate(
             perplexity: (sample_weight > 0.0).then(|| (sample_nll / sample_weight).exp()),
             entropy: unigram_entropy(&score.ids),
             tokens: score.ids.len(),
+            nll: sample_nll,
+            weight: sample_weight,
         };
         if let Some(value) = sample.entropy {
             entropy += value;

@@ -88,7 +88,21 @@ impl Bootstrap {
     /// # Errors
     /// If there are no examples, or a setting is out of its range.
     pub fn statistic<T: Sync>(&self, examples: &[T], statistic: impl Fn(&[&T]) -> f64 + Sync) -> Result<Interval> {
-        if examples.is_empty() {
+        self.mean_over_files(&[examples], statistic)
+    }
+
+    /// Interval of the mean over files of a statistic of each file's examples. Files of one length are taken to go by the
+    /// same inputs or be of the same standing, such as seeds: the same places are drawn from all of them. Otherwise each is
+    /// drawn from by itself.
+    ///
+    /// # Errors
+    /// If there are no files or one has no examples, or a setting is out of its range.
+    pub fn mean_over_files<T: Sync, S: AsRef<[T]> + Sync>(
+        &self,
+        files: &[S],
+        statistic: impl Fn(&[&T]) -> f64 + Sync,
+    ) -> Result<Interval> {
+        if files.is_empty() || files.iter().any(|file| file.as_ref().is_empty()) {
             return Err(EvalError::Nothing { what: "examples" });
         }
         if self.resamples == 0 {
@@ -110,8 +124,15 @@ impl Bootstrap {
             .map(|resample| {
                 let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
                 rng.set_stream(resample);
-                let drawn: Vec<&T> = examples.iter().map(|_| &examples[rng.random_range(0..examples.len())]).collect();
-                statistic(&drawn)
+                let mut places: Vec<usize> = Vec::new();
+                let mut sum = 0.0;
+                for examples in files.iter().map(AsRef::as_ref) {
+                    if places.len() != examples.len() {
+                        places = examples.iter().map(|_| rng.random_range(0..examples.len())).collect();
+                    }
+                    sum += statistic(&places.iter().map(|&place| &examples[place]).collect::<Vec<_>>());
+                }
+                sum / files.len() as f64
             })
             .collect();
         results.sort_unstable_by(f64::total_cmp);
@@ -124,8 +145,8 @@ impl Bootstrap {
     }
 }
 
-/// Quantile of sorted values, linear between neighbours.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
+/// Quantile of sorted values, of which there is at least one, linear between neighbours.
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     below + (above - below) * at.fract()

@@ -111,11 +111,12 @@ pub fn teacher_target(teacher: &dyn Network, path: &Path, start: &TeacherStart) 
             let t = start.times.f_select(1, k)?;
             let input =
                 TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(start.guidance), ..TrunkInput::new(&z, &t) };
-            let x = teacher.clean(&teacher.trunk(&input)?)?;
+            let head = teacher.clean(&teacher.trunk(&input)?)?;
+            let t = t.f_view([-1, 1, 1])?;
+            let x = path.clean_of(head, &z, &t);
             if substeps == 1 {
                 return Ok(x);
             }
-            let t = t.f_view([-1, 1, 1])?;
             let span = start.times.f_select(1, k + 1)?.f_view([-1, 1, 1])? - &t;
             z = &z + path.velocity(&x, &z, &t) * span;
             let (held, x) = match start.condition {
@@ -233,7 +234,8 @@ impl<'t> DistillObjective<'t> {
                     let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                     let blank = start.f_narrow(0, 0, u)?;
                     let input = TrunkInput { x_prev: Some(&blank), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
-                    let x_u = self.teacher.clean(&self.teacher.trunk(&input)?)?;
+                    let head = self.teacher.clean(&self.teacher.trunk(&input)?)?;
+                    let x_u = self.base.path.clean_of(head, &z, &t.f_view([-1, 1, 1])?);
                     let x_u = match condition {
                         Some(condition) => pin(&x_u, &x0.f_narrow(0, 0, u)?, &condition.f_narrow(0, 0, u)?),
                         None => x_u,
@@ -282,7 +284,8 @@ impl Objective for DistillObjective<'_> {
         let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
         let mut terms = Vec::new();
         if n > 0 {
-            let x_hat = net.clean(&hidden.f_narrow(0, 0, n)?)?;
+            let (z, t) = (z.f_narrow(0, 0, n)?, t.f_narrow(0, 0, n)?.f_view([-1, 1, 1])?);
+            let x_hat = self.base.path.clean_of(net.clean(&hidden.f_narrow(0, 0, n)?)?, &z, &t);
             let per_position = (x_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
             let l2 = (per_position * upload(&share.f_narrow(0, 0, n)?, device)?).f_sum(Kind::Float)?;
             terms.push(LossTerm { name: "l2", sum: l2.f_detach()?, count: n as f64 });

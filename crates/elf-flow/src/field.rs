@@ -126,9 +126,9 @@ impl Field for NetworkField<'_> {
             (true, None) => Some(z.f_zeros_like()?),
         };
         let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(z, &times) };
-        let x = self.net.clean(&self.net.trunk(&input)?)?;
+        let head = self.net.clean(&self.net.trunk(&input)?)?;
         self.rows.set(self.rows.get() + b as u64);
-        Ok(Prediction { v: self.trained.path.velocity_at(&x, z, t), x })
+        Ok(self.trained.path.resolve_at(head, z, t))
     }
 
     fn noise_scale(&self) -> f64 {

@@ -39,7 +39,7 @@ pub use field::{Field, NetworkField, Prediction, Trained};
 pub use generate::{Cost, GenerateConfig, Generated, Generator, Request};
 pub use guidance::{ConditionGuidance, SelfConditioningGuidance};
 pub use objective::{ElfObjective, Loss, LossTerm, Objective};
-pub use path::Path;
+pub use path::{Path, PredictionTarget};
 pub use time::{GuidanceLaw, LogitNormal, TimeGrid, TimeLaw};
 pub use trace::{Frame, Observer};
 pub use trim::{Trim, pad_from_eos, shift_left};

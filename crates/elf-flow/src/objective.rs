@@ -312,8 +312,9 @@ impl Objective for ElfObjective {
                     let (z, x_prev, t, w) =
                         (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                     let input = TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
-                    let x_u = net.clean(&net.trunk(&input)?)?;
-                    v_u = Some(self.path.velocity(&x_u, &z, &t3.f_narrow(0, 0, u)?));
+                    let t3 = t3.f_narrow(0, 0, u)?;
+                    let x_u = self.path.clean_of(net.clean(&net.trunk(&input)?)?, &z, &t3);
+                    v_u = Some(self.path.velocity(&x_u, &z, &t3));
                     let x_u = match &condition {
                         Some(condition) => pin(&x_u, &x0.f_narrow(0, 0, u)?, &condition.f_narrow(0, 0, u)?),
                         None => x_u,
@@ -331,7 +332,7 @@ impl Objective for ElfObjective {
         let mut terms = Vec::new();
         if n > 0 {
             let (z, t3, x0) = (z.f_narrow(0, 0, n)?, t3.f_narrow(0, 0, n)?, x0.f_narrow(0, 0, n)?);
-            let v_hat = self.path.velocity(&net.clean(&hidden.f_narrow(0, 0, n)?)?, &z, &t3);
+            let v_hat = self.path.velocity_of(net.clean(&hidden.f_narrow(0, 0, n)?)?, &z, &t3);
             let target = self.path.velocity(&x0, &z, &t3);
             if let Some(v_u) = v_u {
                 let v_c = match net.shape().stochastic {
@@ -342,7 +343,7 @@ impl Objective for ElfObjective {
                         let x_prev = x_prev.as_ref().map(|x| x.f_narrow(0, 0, u)).transpose()?;
                         let input =
                             TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
-                        Ok(self.path.velocity(&net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
+                        Ok(self.path.velocity_of(net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
                     })?,
                 };
                 let strength = 1.0 - w.f_narrow(0, 0, u)?.f_reciprocal()?.f_view([-1, 1, 1])?;

@@ -6,13 +6,16 @@ use elf_core::{Counting, Network, Noise, Seeded};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated, Generator,
-    LogitNormal, NetworkField, Observer, Path, Request, SelfConditioningGuidance, TimeGrid, Trained,
+    LogitNormal, NetworkField, Observer, Path, PredictionTarget, Request, SelfConditioningGuidance, TimeGrid, Trained,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
 
 const S: i64 = 9;
-const TRAINED: Trained = Trained { path: Path { noise_scale: 2.0, t_eps: 0.05 }, self_conditioned: true };
+const TRAINED: Trained = Trained {
+    path: Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
+    self_conditioned: true,
+};
 
 fn config() -> GenerateConfig {
     GenerateConfig { steps: 6, self_conditioning_guidance: 1.0, ..GenerateConfig::default() }

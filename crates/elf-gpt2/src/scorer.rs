@@ -173,4 +173,8 @@ impl Scorer for Gpt2Scorer {
             })
             .collect())
     }
+
+    fn tokenize(&self, texts: &[String]) -> Result<Vec<Vec<u32>>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.tokenise(texts)?.iter().map(|ids| self.windows.cut(ids).to_vec()).collect())
+    }
 }

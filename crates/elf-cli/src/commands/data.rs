@@ -1,5 +1,6 @@
 //! `elf data`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use elf_data::selection::{SelectionConfig, select};
 use elf_data::shards::{EosOptions, Lengths, PrepareConfig, inspect, prepare};
-use elf_data::source::{PlainText, TEXT_COLUMN};
+use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{Packing, Tokenizer};
 use elf_hub::What;
 
@@ -16,6 +18,8 @@ use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
+    /// Take some texts of a corpus: first paragraphs, no text twice, none too long. Writes JSON Lines.
+    Select(SelectArgs),
     /// Turn text columns into token shards. Safe to interrupt and run again.
     Prepare(PrepareArgs),
     /// Say what a folder of token shards holds.
@@ -68,6 +72,39 @@ pub struct PrepareArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct SelectArgs {
+    /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
+    #[arg(long, required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+    /// A column to write, and its new name if it is to have one; repeat it for several.
+    #[arg(long, required = true, value_name = "COLUMN[=NAME]")]
+    column: Vec<String>,
+    /// Keep of this column only the text up to the first line break.
+    #[arg(long, value_name = "COLUMN")]
+    first_paragraph: Vec<String>,
+    /// Leave out rows whose text in this column has more tokens than this. Needs --tokenizer.
+    #[arg(long, value_name = "COLUMN=TOKENS", value_parser = column_limit)]
+    max_tokens: Vec<(String, usize)>,
+    /// Leave out rows with the same text in this column as an earlier row (in all of them, if it is given several times).
+    #[arg(long, value_name = "COLUMN")]
+    unique: Vec<String>,
+    /// Take only every n-th of the rows that are left.
+    #[arg(long, default_value_t = 1)]
+    every_nth: usize,
+    /// A tokenizer.json, or the folder that holds one, or a Hugging Face id.
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// The JSON Lines file to write.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+fn column_limit(text: &str) -> Result<(String, usize), String> {
+    let parsed = text.rsplit_once('=').and_then(|(column, most)| Some((column.to_owned(), most.parse().ok()?)));
+    parsed.ok_or_else(|| "write it as COLUMN=TOKENS, for example description=63".to_owned())
+}
+
+#[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A folder of token shards, or single shards; or Hugging Face ids of data sets.
     #[arg(required = true)]
@@ -82,9 +119,44 @@ pub struct InspectArgs {
 
 pub fn run(command: DataCommand) -> Result<ExitCode> {
     match command {
+        DataCommand::Select(args) => run_select(args),
         DataCommand::Prepare(args) => run_prepare(args),
         DataCommand::Inspect(args) => run_inspect(args),
     }
+}
+
+fn run_select(args: SelectArgs) -> Result<ExitCode> {
+    let (mut columns, mut renamed) = (Vec::new(), BTreeMap::new());
+    for column in &args.column {
+        let (column, name) = column.split_once('=').unwrap_or((column, column));
+        columns.push(column);
+        if name != column {
+            renamed.insert(column.to_owned(), name.to_owned());
+        }
+    }
+    let source = Source::open(&hub::locate_all(&args.input, What::Dataset)?, &columns, PlainText::Lines)?;
+    let tokenizer = match &args.tokenizer {
+        Some(name) => Some(Tokenizer::load(hub::locate(name, What::Tokenizer)?)?),
+        None => None,
+    };
+    let config = SelectionConfig {
+        first_paragraph: args.first_paragraph.into_iter().collect(),
+        max_tokens: args.max_tokens.into_iter().collect(),
+        unique: args.unique.into_iter().collect(),
+        every_nth: args.every_nth,
+        renamed,
+    };
+    let report = select(&source, &config, tokenizer.as_ref(), &args.output)?;
+    println!(
+        "{} of {} rows written to {} (left out: {} empty, {} too long, {} repeated)",
+        report.written,
+        report.read,
+        args.output.display(),
+        report.empty,
+        report.too_long,
+        report.repeated
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {

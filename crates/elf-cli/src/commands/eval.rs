@@ -4,94 +4,219 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Parser};
 use elf_core::device::DeviceChoice;
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
-use elf_eval::jsonl;
+use elf_eval::evaluation::{Evaluator, SampleSet};
+use elf_eval::stats::Bootstrap;
 use elf_hub::What;
 use serde_json::Value;
 
-use super::sample::precision;
+use super::sample::{SampleArgs, precision};
 use crate::hub;
-use crate::judge::{Judge, JudgeSettings, Judged, report};
-use crate::run_folder::write_json;
+use crate::judge::{Judge, JudgeSettings};
+use crate::run_folder::{FoundModel, write_json};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A JSONL file of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional tasks.
+    /// JSONL files of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional tasks.
+    /// Several are several seeds of one system: means over them are reported, with standard errors.
+    #[arg(long, num_args = 1.., required_unless_present = "run", conflicts_with = "run")]
+    samples: Vec<PathBuf>,
+    /// Sample first, from what `elf sample` takes as a model: a run, a checkpoint, a file from elsewhere. What was sampled with
+    /// the same settings before is taken as it is. Settings of `elf sample` may follow after `--`.
     #[arg(long)]
-    samples: PathBuf,
+    run: Option<PathBuf>,
+    /// Texts to sample, for models of unconditional text.
+    #[arg(long, short = 'n', requires = "run")]
+    num: Option<usize>,
+    /// Seed to sample with; may be given several times.
+    #[arg(long = "seed", value_name = "SEED", requires = "run")]
+    seeds: Vec<u64>,
+    /// Where sampled texts are kept; without, the folder samples/ beside the run's checkpoints.
+    #[arg(long, value_name = "FOLDER", requires = "run")]
+    samples_folder: Option<PathBuf>,
+
+    /// Texts of the data (Parquet, JSONL, plain text), as FILE:COLUMN, the column being `text` if left out. Where samples
+    /// were generated from an input, or with --paired, they are what each text should have been, in order, for BLEU and ROUGE;
+    /// otherwise their entropy alone is what that of the samples is held against.
+    #[arg(long, value_name = "FILE:COLUMN")]
+    references: Option<PathBuf>,
+    /// --references has one line for each text, in order.
+    #[arg(long, requires = "references")]
+    paired: bool,
+    /// Training texts (Parquet, JSONL, plain text) to find copies of, as FILE or FILE:COLUMN.
+    #[arg(long, num_args = 1.., value_name = "FILE:COLUMN")]
+    training: Vec<PathBuf>,
+    /// The text column of --training where it names none.
+    #[arg(long, default_value = TEXT_COLUMN)]
+    training_column: String,
+    /// A run of more words than this that a training text has too counts as long.
+    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
+    long_run: usize,
+
     /// A folder with a GPT-2 and its tokenizer.json, or a Hugging Face id such as gpt2-large, which judges perplexity and entropy.
     #[arg(long)]
     judge: Option<PathBuf>,
     /// Longest text that the judge reads, in its tokens.
     #[arg(long, default_value_t = 1024)]
     judge_max_length: usize,
-    /// Training texts (Parquet, JSONL, plain text) to find copies of.
-    #[arg(long, num_args = 1..)]
-    training: Vec<PathBuf>,
-    /// The text column of --training.
-    #[arg(long, default_value = TEXT_COLUMN)]
-    training_column: String,
+    /// Sets of texts that are drawn for 95% intervals over texts; 0 for no intervals.
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    bootstrap: usize,
+    /// What to call the evaluation; without, by the first file.
+    #[arg(long)]
+    title: Option<String>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Run the judge in fp32 also where the device has bf16.
+    /// Run networks in fp32 also where the device has bf16.
     #[arg(long)]
     f32: bool,
-    /// Write the report as JSON, too.
+    /// Write the evaluation as JSON, too.
     #[arg(long, short)]
     output: Option<PathBuf>,
+    /// With --run: settings of `elf sample`, such as --steps 32 --sampler sde.
+    #[arg(last = true, requires = "run")]
+    sampling: Vec<String>,
 }
 
-/// Whether any line of a JSONL file has a reference: then all must, and a line without one is an error that names it.
-fn names_references(path: &Path) -> Result<bool> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let has = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|v| v.get("reference").is_some());
-    Ok(text.lines().any(has))
+/// What `elf sample` takes.
+#[derive(Debug, Parser)]
+#[command(name = "elf eval --run MODEL --", no_binary_name = true)]
+struct Sampling {
+    #[command(flatten)]
+    args: SampleArgs,
 }
 
 pub fn run(args: EvalArgs) -> Result<ExitCode> {
+    let files = match &args.run {
+        Some(model) => sampled(&args, model)?,
+        None => args.samples.clone(),
+    };
+    let mut sets = files.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
+    let mut data = args.references.as_deref().map(|name| column(name, TEXT_COLUMN)).transpose()?;
+    if sets.iter().all(|set| set.references.is_none()) && (args.paired || generated_from_inputs(&files)?) {
+        let references = data.take();
+        sets.iter_mut().for_each(|set| set.references.clone_from(&references));
+    }
+    let training = args.training.iter().map(|name| column(name, &args.training_column));
+    let training = training.collect::<Result<Vec<_>>>()?.concat();
+    let judge = loaded_judge(&args)?;
+    let evaluator = Evaluator {
+        judge: judge.as_ref().map(Judge::named),
+        data: data.as_deref(),
+        training: (!training.is_empty()).then_some(training.as_slice()),
+        long_run: args.long_run,
+        bootstrap: (args.bootstrap > 0).then(|| Bootstrap { resamples: args.bootstrap, ..Bootstrap::default() }),
+    };
+    let title = args.title.clone().unwrap_or_else(|| match sets.as_slice() {
+        [first, .., _] => format!("{} and {} more", first.name, sets.len() - 1),
+        [only] => only.name.clone(),
+        [] => String::new(),
+    });
+    let found = evaluator.evaluate(&title, &sets)?;
+    println!("{}", found.to_markdown());
+    if let Some(path) = &args.output {
+        write_json(path, &found)
+            .with_context(|| format!("the evaluation could not be written to {}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
+    let Some(name) = &args.judge else { return Ok(None) };
     let device = args.device.resolve()?;
-    let texts = jsonl::read_texts(&args.samples)?;
-    let references = match names_references(&args.samples)? {
-        true => Some(jsonl::read_pairs(&args.samples)?.into_iter().map(|p| p.reference).collect::<Vec<_>>()),
-        false => None,
-    };
-    let training = match args.training.is_empty() {
-        true => None,
-        false => {
-            let source = Source::open(
-                &hub::locate_all(&args.training, What::Dataset)?,
-                &[&args.training_column],
-                PlainText::Lines,
-            )?;
-            Some(source.texts().collect::<Result<Vec<_>, _>>()?)
-        }
-    };
-    let judge_folder = args.judge.as_ref().map(|name| hub::locate(name, What::Gpt2)).transpose()?;
-    if let Some(folder) = judge_folder.as_ref().filter(|f| !f.is_dir()) {
+    let folder = hub::locate(name, What::Gpt2)?;
+    if !folder.is_dir() {
         bail!(
             "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
             folder.display()
         );
     }
-    let judge_name = args.judge.as_ref().map_or(String::new(), |name| name.display().to_string());
-    let judge = judge_folder.as_deref().map(|folder| {
-        Judge::load(&JudgeSettings {
-            name: &judge_name,
-            folder,
-            max_length: args.judge_max_length,
-            batch_size: None,
-            device,
-            precision: precision(args.f32, device),
-        })
-    });
-    let judged = Judged { texts: &texts, references: references.as_deref(), training: training.as_deref() };
-    let report = report(&args.samples.display().to_string(), &judged, judge.transpose()?.as_ref())?;
-    println!("{}", report.to_markdown());
-    if let Some(path) = &args.output {
-        write_json(path, &report).with_context(|| format!("the report could not be written to {}", path.display()))?;
+    let settings = JudgeSettings {
+        name: &name.display().to_string(),
+        folder: &folder,
+        max_length: args.judge_max_length,
+        batch_size: None,
+        device,
+        precision: precision(args.f32, device),
+    };
+    Judge::load(&settings).map(Some)
+}
+
+/// The texts of FILE:COLUMN, or of a file's column `otherwise`.
+fn column(name: &Path, otherwise: &str) -> Result<Vec<String>> {
+    let written = name.to_string_lossy();
+    let (file, column) = match written.rsplit_once(':') {
+        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
+            (Path::new(file), column)
+        }
+        _ => (name, otherwise),
+    };
+    let source = Source::open(&[hub::locate(file, What::Dataset)?], &[column], PlainText::Lines)?;
+    let texts = source.texts().collect::<Result<Vec<_>, _>>()?;
+    if texts.is_empty() {
+        bail!("{} holds no texts", file.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(texts)
+}
+
+/// Whether samples say what they were generated from.
+fn generated_from_inputs(files: &[PathBuf]) -> Result<bool> {
+    for path in files {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        if serde_json::from_str::<Value>(first).is_ok_and(|line| line.get("input").is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Samples what is not there yet, one file per seed.
+fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
+    let model = hub::locate(model, What::ElfCheckpoint)?;
+    // Of a run the latest checkpoint is meant, which may be another one tomorrow.
+    let (checkpoint, own_folder) = match FoundModel::is_at(&model) {
+        true => {
+            let found = FoundModel::at(&model)?;
+            (found.checkpoint.path().to_owned(), Some(found.run.samples()))
+        }
+        false => (model.clone(), None),
+    };
+    let Some(folder) = args.samples_folder.clone().or(own_folder) else {
+        bail!("{} is no run with a folder of its own: say with --samples-folder where texts are kept", model.display());
+    };
+    let mut settings = args.sampling.clone();
+    settings.extend(args.num.map(|n| format!("--num={n}")));
+    settings.extend(args.f32.then(|| "--f32".to_owned()));
+    let seeds = if args.seeds.is_empty() { vec![0] } else { args.seeds.clone() };
+    let mut files = Vec::new();
+    for seed in seeds {
+        let key = blake3::hash(format!("{}\n{settings:?}", checkpoint.display()).as_bytes()).to_hex();
+        let file = folder.join(format!("eval-{}-seed-{seed}.jsonl", &key[..12]));
+        if file.is_file() {
+            eprintln!("taken as it is: {}", file.display());
+        } else {
+            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let mut line: Vec<std::ffi::OsString> = vec![checkpoint.clone().into()];
+            line.extend(settings.iter().map(Into::into));
+            line.extend([format!("--seed={seed}"), format!("--device={}", args.device)].map(Into::into));
+            line.extend(["--output".into(), file.clone().into()]);
+            let mut sampling = Sampling::try_parse_from(line).map_err(|error| {
+                // clap's own words, without the usage of a command that nobody typed.
+                let text = error.to_string();
+                anyhow::anyhow!("{}", text.lines().next().unwrap_or("--").trim_start_matches("error: ").to_owned())
+                    .context("a setting after `--` is not one of `elf sample`")
+            })?;
+            sampling.args.silent = true;
+            super::sample::run(sampling.args)?;
+        }
+        if !file.is_file() {
+            bail!("the settings ask for several files of texts: evaluate one setting at a time");
+        }
+        files.push(file);
+    }
+    Ok(files)
 }

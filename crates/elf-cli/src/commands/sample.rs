@@ -133,6 +133,10 @@ pub struct SampleArgs {
     /// The JSONL file to write; several settings go to one file each, with the setting in the name.
     #[arg(long, short)]
     output: Option<PathBuf>,
+
+    /// Print no text.
+    #[arg(skip)]
+    pub silent: bool,
 }
 
 /// What the released code calls the settings that it leaves beside its checkpoints.
@@ -307,7 +311,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
                     _ => named(path, &setting.name()),
                 };
                 write_texts(&path, &texts)?;
-                if !args.trace {
+                if !args.trace && !args.silent {
                     print_texts(&texts[..texts.len().min(3)]);
                 }
                 eprintln!("written to {}", path.display());

@@ -9,6 +9,7 @@ use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{UnigramConfig, train_unigram};
 use elf_hub::What;
 
+use crate::text_column::TextColumn;
 use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
@@ -20,11 +21,14 @@ pub enum TokenizerCommand {
 #[derive(Debug, Args)]
 pub struct TrainTokenizerArgs {
     /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
-    #[arg(long, required = true, num_args = 1..)]
+    #[arg(long, required_unless_present = "text", num_args = 1..)]
     input: Vec<PathBuf>,
     /// The text column.
     #[arg(long, default_value = TEXT_COLUMN)]
     column: String,
+    /// One column of one file; repeat it to put a corpus together from several.
+    #[arg(long, value_name = "FILE:COLUMN")]
+    text: Vec<TextColumn>,
     /// Entries of the vocabulary.
     #[arg(long, default_value_t = UnigramConfig::default().vocab_size)]
     vocab_size: usize,
@@ -38,12 +42,16 @@ pub struct TrainTokenizerArgs {
 
 pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
     let TokenizerCommand::Train(args) = command;
-    let source = Source::open(&hub::locate_all(&args.input, What::Dataset)?, &[&args.column], PlainText::Lines)?;
+    let mut sources: Vec<Source> = args.text.iter().map(TextColumn::open).collect::<Result<_>>()?;
+    if !args.input.is_empty() {
+        let files = hub::locate_all(&args.input, What::Dataset)?;
+        sources.push(Source::open(&files, &[&args.column], PlainText::Lines)?);
+    }
     let config = UnigramConfig { vocab_size: args.vocab_size, every_nth: args.every_nth, ..UnigramConfig::default() };
     let spinner = progress::spinner();
     spinner.set_message("reading");
-    let trained =
-        train_unigram(&config, source.texts(), &mut |texts| spinner.set_message(format!("{texts} texts read")))?;
+    let texts = sources.iter().flat_map(Source::texts);
+    let trained = train_unigram(&config, texts, &mut |texts| spinner.set_message(format!("{texts} texts read")))?;
     spinner.finish_and_clear();
     trained.tokenizer.save(&args.output)?;
     println!(

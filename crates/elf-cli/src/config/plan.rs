@@ -136,7 +136,11 @@ impl RunPlan {
         // No guidance away from the condition is done with baselines, so none learns to do without it.
         let label_drop_prob = if baseline.is_some() { 0.0 } else { label_drop_prob };
         let objective = ElfObjective {
-            path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps },
+            path: FlowPath {
+                noise_scale: config.denoiser_noise_scale,
+                t_eps: config.t_eps,
+                prediction: config.prediction,
+            },
             time: match config.time_schedule {
                 TimeScheduleName::LogitNormal => {
                     TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std })

@@ -1,5 +1,6 @@
 //! The keys of a training configuration.
 
+use elf_flow::PredictionTarget;
 use serde::{Deserialize, Serialize};
 
 use super::ObjectiveName;
@@ -104,6 +105,8 @@ pub struct RunConfig {
     pub denoiser_noise_scale: f64,
     /// The smallest remaining time that a velocity is divided by.
     pub t_eps: f64,
+    /// What the network's head says: `x`, the clean latents, or `v`, the velocity.
+    pub prediction: PredictionTarget,
     /// The law of training times.
     pub time_schedule: TimeScheduleName,
 
@@ -229,6 +232,7 @@ impl Default for RunConfig {
             denoiser_p_std: 0.8,
             denoiser_noise_scale: 2.0,
             t_eps: 0.05,
+            prediction: PredictionTarget::Clean,
             time_schedule: TimeScheduleName::LogitNormal,
             decoder_prob: 0.2,
             decoder_noise_scale: None,

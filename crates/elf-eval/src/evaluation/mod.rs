@@ -1,14 +1,69 @@
-//! Named metrics with their uncertainty, as a Markdown table or as JSON.
+//! What an evaluation found, with its uncertainty: the JSON that `elf eval` writes, and a Markdown table.
+//!
+//! The JSON has a version, [`SCHEMA`]; a file of another version is refused. Within a version fields
+//! are only added, and those added have a default.
+
+mod collapse;
+mod measure;
 
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::perplexity::GenerativePerplexity;
-use crate::stats::Interval;
+pub use collapse::{Collapse, CollapseWarning, ENTROPY_MARGIN};
+pub use measure::{Evaluator, Judge, SampleSet};
+
+use crate::stats::{Bootstrap, Interval};
 use crate::{EvalError, Result};
 
-/// One number of a report.
+/// Version of the JSON form of [`Evaluation`].
+pub const SCHEMA: u32 = 1;
+
+/// Names of metrics, by which they are found in an [`Evaluation`].
+pub mod name {
+    /// Corpus BLEU, 0 to 100.
+    pub const BLEU: &str = "BLEU";
+    /// ROUGE-1, mean F1 x 100.
+    pub const ROUGE_1: &str = "ROUGE-1";
+    /// ROUGE-2, mean F1 x 100.
+    pub const ROUGE_2: &str = "ROUGE-2";
+    /// ROUGE-L, mean F1 x 100.
+    pub const ROUGE_L: &str = "ROUGE-L";
+    /// Unigram entropy of a text's words in nats, averaged over texts.
+    pub const WORD_ENTROPY: &str = "Entropy of words (nats)";
+    /// Different n-grams of words over n-grams, n = 1 to 4, over all texts, 0 to 1.
+    pub const DISTINCT: [&str; 4] = ["distinct-1", "distinct-2", "distinct-3", "distinct-4"];
+    /// Share of texts with a 5-gram of words that occurs twice, 0 to 1.
+    pub const REPEATED_5GRAM: &str = "Texts with a repeated 5-gram";
+    /// Mean number of words of a text.
+    pub const LENGTH: &str = "Words per text";
+    /// Quantiles of the number of words of a text: 5%, 25%, 50%, 75%, 95%.
+    pub const LENGTH_QUANTILES: [&str; 5] = [
+        "Words per text, 5% quantile",
+        "Words per text, 25% quantile",
+        "Words per text, median",
+        "Words per text, 75% quantile",
+        "Words per text, 95% quantile",
+    ];
+    /// Share of texts without a word, 0 to 1.
+    pub const EMPTY: &str = "Empty texts";
+    /// Share of texts that are training texts, word for word, 0 to 1.
+    pub const EXACT_COPIES: &str = "Exact copies of training texts";
+    /// Mean over texts of the longest run of words that a training text has too.
+    pub const COPIED_RUN: &str = "Longest run copied from training texts";
+    /// The longest such run of all texts.
+    pub const COPIED_RUN_MAX: &str = "Longest run copied from training texts, maximum";
+    /// Share of texts whose longest copied run has more words than the evaluation was told, 0 to 1; the method says how many.
+    pub const LONG_RUNS: &str = "Texts with a long copied run";
+    /// Perplexity under a judge.
+    pub const GEN_PPL: &str = "Gen. PPL";
+    /// Unigram entropy of a text's tokens, as the judge splits it, in nats, averaged over texts.
+    pub const ENTROPY: &str = "Entropy (nats)";
+    /// The same of the references or the training texts.
+    pub const DATA_ENTROPY: &str = "Entropy of the data (nats)";
+}
+
+/// One number of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metric {
@@ -16,10 +71,13 @@ pub struct Metric {
     pub name: String,
     /// The number.
     pub value: f64,
-    /// Number of examples or seeds behind it.
+    /// Number of examples behind it, over all sample files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<usize>,
-    /// Standard error over seeds.
+    /// Its value in each sample file, such as one per seed, if there are several; `value` is then their mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_file: Vec<f64>,
+    /// Standard error of that mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standard_error: Option<f64>,
     /// Interval over examples.
@@ -33,12 +91,21 @@ pub struct Metric {
 impl Metric {
     /// A bare number; its other fields are public.
     pub fn new(name: impl Into<String>, value: f64) -> Self {
-        Self { name: name.into(), value, n: None, standard_error: None, interval: None, method: None }
+        Self {
+            name: name.into(),
+            value,
+            n: None,
+            per_file: Vec::new(),
+            standard_error: None,
+            interval: None,
+            method: None,
+        }
     }
 
     fn finite(&self) -> Result<()> {
         let numbers = [Some(self.value), self.standard_error]
             .into_iter()
+            .chain(self.per_file.iter().map(|v| Some(*v)))
             .chain(self.interval.iter().flat_map(|i| [Some(i.low), Some(i.high)]));
         match numbers.flatten().find(|v| !v.is_finite()) {
             Some(value) => Err(EvalError::MetricNotFinite { name: self.name.clone(), value }),
@@ -47,18 +114,54 @@ impl Metric {
     }
 }
 
-/// Metrics of one evaluation, in order, and what a reader must be warned of.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// A file of samples that was evaluated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Report {
+pub struct SampleFile {
+    /// Its name.
+    pub name: String,
+    /// Number of texts in it.
+    pub texts: usize,
+}
+
+/// Metrics of one evaluation, in order, and what a reader must be warned of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Version of this form.
+    schema: u32,
+    /// What was evaluated.
     title: String,
+    /// The sample files; several are several seeds of one system.
+    #[serde(default)]
+    samples: Vec<SampleFile>,
+    /// How intervals were drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bootstrap: Option<Bootstrap>,
     metrics: Vec<Metric>,
+    /// Whether the samples collapsed; none where perplexity was not measured, or there was no data to compare with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    collapse: Option<Collapse>,
     #[serde(default)]
     warnings: Vec<String>,
 }
 
-impl Report {
-    /// An empty report.
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            title: String::new(),
+            samples: Vec::new(),
+            bootstrap: None,
+            metrics: Vec::new(),
+            collapse: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Evaluation {
+    /// An evaluation without metrics.
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), ..Self::default() }
     }
@@ -78,35 +181,25 @@ impl Report {
         self.warnings.push(warning.into());
     }
 
-    /// Adds perplexity and entropy, always together, says how many samples were skipped, and
-    /// warns if the two point to collapse.
-    ///
-    /// # Errors
-    /// If a number is not finite, as when perplexity overflows.
-    pub fn push_perplexity(
-        &mut self,
-        result: &GenerativePerplexity,
-        judge: &str,
-        warning: &CollapseWarning,
-    ) -> Result<()> {
-        let n = Some(result.samples.len() - result.skipped);
-        let method = Some(format!("judge {judge}"));
-        let perplexity = Metric { n, method: method.clone(), ..Metric::new("Gen. PPL", result.perplexity) };
-        let entropy = Metric { n, method, ..Metric::new("Entropy (nats)", result.entropy) };
-        perplexity.finite()?; // neither is added without the other
-        entropy.finite()?;
-        self.metrics.extend([perplexity, entropy]);
-        if result.skipped > 0 {
-            let total = result.samples.len();
-            self.warn(format!("{} of {total} samples are blank and were skipped.", result.skipped));
+    /// Says whether the samples collapsed, and warns if they did.
+    pub fn set_collapse(&mut self, collapse: Collapse) {
+        if collapse.collapsed {
+            self.warn(collapse.sentence.clone());
         }
-        if let Some(text) = warning.check(result) {
-            self.warn(text);
-        }
-        Ok(())
+        self.collapse = Some(collapse);
     }
 
-    /// The report's title.
+    /// Whether the samples collapsed, if that could be told.
+    pub fn collapse(&self) -> Option<&Collapse> {
+        self.collapse.as_ref()
+    }
+
+    /// The files that were evaluated.
+    pub fn samples(&self) -> &[SampleFile] {
+        &self.samples
+    }
+
+    /// What was evaluated.
     pub fn title(&self) -> &str {
         &self.title
     }
@@ -164,54 +257,23 @@ impl Report {
         serde_json::to_string_pretty(self).map_err(|source| EvalError::ReportJson { source })
     }
 
-    /// Reads what [`Report::to_json`] wrote.
+    /// Reads what [`Evaluation::to_json`] wrote.
     ///
     /// # Errors
-    /// If it is not that.
+    /// If it is not that, or of another version.
     pub fn from_json(json: &str) -> Result<Self> {
-        serde_json::from_str(json).map_err(|source| EvalError::ReportJson { source })
-    }
-}
-
-/// When low perplexity must not be taken for quality.
-///
-/// Text that repeats itself is easy to predict: a collapsed model has a low perplexity *and* a low
-/// entropy. Entropy grows with length, being at most the log of the number of tokens, so its
-/// threshold is a share of that maximum. Web text of 1,024 tokens has an entropy of some 5.4 nats,
-/// 0.78 of ln 1024; the paper's samples (arXiv 2605.10938) have some 5.15 nats, 0.74.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CollapseWarning {
-    /// Perplexities below this are looked at (default 40: good samples of full length reach it).
-    pub perplexity_below: f64,
-    /// Entropy below this share of `ln(mean tokens per sample)` is low (default 0.65, which is
-    /// 4.5 nats at 1,024 tokens).
-    pub entropy_share_below: f64,
-}
-
-impl Default for CollapseWarning {
-    fn default() -> Self {
-        Self { perplexity_below: 40.0, entropy_share_below: 0.65 }
-    }
-}
-
-impl CollapseWarning {
-    /// The warning, if both numbers are low. Samples of fewer than two tokens on average have no
-    /// entropy to speak of and are not judged.
-    pub fn check(&self, result: &GenerativePerplexity) -> Option<String> {
-        let most = result.mean_tokens.ln();
-        let low = most > 0.0 && result.entropy < self.entropy_share_below * most;
-        (low && result.perplexity < self.perplexity_below).then(|| {
-            format!(
-                "Gen. PPL is low ({}) but so is entropy ({} of at most {} nats for samples of {} \
-                 tokens): the samples probably repeat themselves. Read some before trusting the \
-                 perplexity.",
-                number(result.perplexity),
-                number(result.entropy),
-                number(most),
-                number(result.mean_tokens),
-            )
-        })
+        /// The version alone, which is looked at first: another one may have other fields.
+        #[derive(Deserialize)]
+        struct Version {
+            #[serde(default)]
+            schema: u32,
+        }
+        let unreadable = |source| EvalError::ReportJson { source };
+        let Version { schema } = serde_json::from_str(json).map_err(unreadable)?;
+        if schema != SCHEMA {
+            return Err(EvalError::Schema { found: schema, known: SCHEMA });
+        }
+        serde_json::from_str(json).map_err(unreadable)
     }
 }
 
@@ -235,10 +297,9 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::perplexity::{ScoredWindow, TokenScores};
 
-    fn example() -> Report {
-        let mut report = Report::new("Translation");
+    fn example() -> Evaluation {
+        let mut report = Evaluation::new("Translation");
         let bleu = Metric {
             n: Some(400),
             interval: Some(Interval { low: 25.1, high: 27.25, confidence: 0.95 }),
@@ -270,8 +331,8 @@ mod tests {
     fn json_comes_back_unchanged() {
         let mut report = example();
         report.push(Metric::new("third", 1.0 / 3.0)).unwrap();
-        assert_eq!(Report::from_json(&report.to_json().unwrap()).unwrap(), report);
-        assert!(Report::from_json(r#"{"title": "x", "metrics": [], "extra": 1}"#).is_err());
+        assert_eq!(Evaluation::from_json(&report.to_json().unwrap()).unwrap(), report);
+        assert!(Evaluation::from_json(r#"{"title": "x", "metrics": [], "extra": 1}"#).is_err());
     }
 
     #[test]
@@ -283,48 +344,11 @@ mod tests {
 
     #[test]
     fn what_json_cannot_say_is_refused() {
-        let mut report = Report::new("x");
+        let mut report = Evaluation::new("x");
         let error = report.push(Metric::new("Gen. PPL", f64::INFINITY)).unwrap_err();
         assert!(error.to_string().contains("'Gen. PPL' is inf"), "{error}");
         let interval = Some(Interval { low: f64::NAN, high: 1.0, confidence: 0.95 });
         assert!(report.push(Metric { interval, ..Metric::new("y", 1.0) }).is_err());
-        assert!(report.metrics().is_empty());
-    }
-
-    /// One sample of `n` tokens with `different` of them different, at `nll` nats each.
-    fn perplexity(n: u32, different: u32, nll: f64) -> GenerativePerplexity {
-        let ids: Vec<u32> = (0..n).map(|i| 1 + i % different).collect();
-        let window = ScoredWindow { nll: vec![nll; ids.len() - 1], ids: ids.clone() };
-        let scores = [Some(TokenScores { ids, windows: vec![window] }), None];
-        GenerativePerplexity::as_released(&scores, 0).unwrap()
-    }
-
-    #[test]
-    fn collapse_is_flagged_only_if_both_are_low() {
-        let warning = CollapseWarning::default();
-        let repeating_and_easy = perplexity(1000, 10, 1.0);
-        assert!(warning.check(&repeating_and_easy).unwrap().contains("repeat themselves"));
-        assert_eq!(warning.check(&perplexity(1000, 10, 6.0)), None); // repeating, not easy
-        assert_eq!(warning.check(&perplexity(1000, 500, 1.0)), None); // easy, not repeating
-        assert_eq!(warning.check(&perplexity(24, 20, 1.0)), None); // short texts are not punished
-        let strict = CollapseWarning { entropy_share_below: 1.0, ..warning };
-        assert!(strict.check(&perplexity(1000, 500, 1.0)).is_some());
-    }
-
-    #[test]
-    fn perplexity_comes_with_entropy_and_with_its_warnings() {
-        let mut report = Report::new("Samples");
-        let result = perplexity(1000, 10, 1.0);
-        report.push_perplexity(&result, "gpt2", &CollapseWarning::default()).unwrap();
-        let names: Vec<&str> = report.metrics().iter().map(|m| m.name.as_str()).collect();
-        assert_eq!(names, ["Gen. PPL", "Entropy (nats)"]);
-        assert_eq!(report.get("Gen. PPL").unwrap().n, Some(1));
-        assert!(report.warnings()[0].contains("1 of 2 samples are blank"));
-        assert!(report.warnings()[1].contains("repeat themselves"));
-
-        let overflow = GenerativePerplexity { perplexity: f64::INFINITY, ..result };
-        let mut report = Report::new("Samples");
-        assert!(report.push_perplexity(&overflow, "gpt2", &CollapseWarning::default()).is_err());
         assert!(report.metrics().is_empty());
     }
 }

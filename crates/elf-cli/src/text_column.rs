@@ -1,0 +1,67 @@
+//! `FILE:COLUMN`, as `--text` takes it: one text column of one file, so that a corpus can be put together from several.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::Result;
+use elf_data::source::{PlainText, Source};
+use elf_hub::What;
+
+use crate::hub;
+
+/// One column of one file, folder or Hugging Face id of a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextColumn {
+    /// The file, folder or id.
+    pub input: PathBuf,
+    /// The column's name.
+    pub column: String,
+}
+
+impl FromStr for TextColumn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.rsplit_once(':') {
+            Some((input, column)) if !input.is_empty() && !column.is_empty() => {
+                Ok(Self { input: input.into(), column: column.to_owned() })
+            }
+            _ => Err("write it as FILE:COLUMN, for example data/texts.parquet:text".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for TextColumn {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}:{}", self.input.display(), self.column)
+    }
+}
+
+impl TextColumn {
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// If there is no such file or no such column.
+    pub fn open(&self) -> Result<Source> {
+        let files = hub::locate_all(std::slice::from_ref(&self.input), What::Dataset)?;
+        Ok(Source::open(&files, &[&self.column], PlainText::Lines)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_colon_separates() {
+        let parsed: TextColumn = "a:b/c.parquet:text".parse().unwrap();
+        assert_eq!((parsed.input, parsed.column), (PathBuf::from("a:b/c.parquet"), "text".to_owned()));
+    }
+
+    #[test]
+    fn either_part_may_not_be_missing() {
+        for text in ["file.parquet", "file.parquet:", ":text", ""] {
+            assert!(text.parse::<TextColumn>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Some texts of a corpus, by rules that can be told: the first paragraph only, no text twice, none that is too long.
+//!
+//! The result is a JSON Lines file, with the source's column names unless others are given. Token shards, references of metrics and the training texts
+//! that novelty is held against can then all be made from one and the same file.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::source::{Source, TextRow};
+use crate::tokenizer::Tokenizer;
+use crate::write_aside;
+
+/// Rows are looked at in groups of this many, on all cores.
+const ROWS_PER_GROUP: usize = 4096;
+
+/// Which rows of a source are taken, and what of them. All columns named here must be columns of the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SelectionConfig {
+    /// Columns of which only the text up to the first line break is kept.
+    pub first_paragraph: BTreeSet<String>,
+    /// The most tokens that a column's text may have; longer texts are left out with their rows, not cut.
+    pub max_tokens: BTreeMap<String, usize>,
+    /// A row is left out if an earlier one has the same text in all these columns. Empty: rows may repeat.
+    pub unique: BTreeSet<String>,
+    /// Of the rows that are left, only every n-th is taken. 0 and 1 take all.
+    pub every_nth: usize,
+    /// New names of columns; the others keep theirs.
+    pub renamed: BTreeMap<String, String>,
+}
+
+/// What a selection took and left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SelectionReport {
+    /// Rows of the source.
+    pub read: u64,
+    /// Rows left out because a column was empty.
+    pub empty: u64,
+    /// Rows left out because a text was too long.
+    pub too_long: u64,
+    /// Rows left out because an earlier one was the same.
+    pub repeated: u64,
+    /// Rows written.
+    pub written: u64,
+}
+
+impl SelectionConfig {
+    fn check(&self, source: &Source, tokenizer: Option<&Tokenizer>) -> Result<()> {
+        let named =
+            self.first_paragraph.iter().chain(self.max_tokens.keys()).chain(&self.unique).chain(self.renamed.keys());
+        for column in named {
+            if !source.columns().contains(column) {
+                return Err(Error::Config(format!(
+                    "a rule is given for the column `{column}`, but only {} {} read",
+                    source.columns().join(", "),
+                    if source.columns().len() == 1 { "is" } else { "are" }
+                )));
+            }
+        }
+        if !self.max_tokens.is_empty() && tokenizer.is_none() {
+            return Err(Error::Config("a limit in tokens needs a tokenizer".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The row as it would be written, or the reason why it is left out.
+    fn judge(&self, row: TextRow, columns: &[String], tokenizer: Option<&Tokenizer>) -> Result<Judged> {
+        let mut kept = Vec::with_capacity(row.len());
+        for (text, column) in row.into_iter().zip(columns) {
+            let text = match text.split_once('\n') {
+                Some((first, _)) if self.first_paragraph.contains(column) => first.trim().to_owned(),
+                _ => text.trim().to_owned(),
+            };
+            if text.is_empty() {
+                return Ok(Judged::Empty);
+            }
+            if let (Some(&most), Some(tokenizer)) = (self.max_tokens.get(column), tokenizer)
+                && tokenizer.encode(&text)?.len() > most
+            {
+                return Ok(Judged::TooLong);
+            }
+            kept.push(text);
+        }
+        Ok(Judged::Kept(kept))
+    }
+}
+
+enum Judged {
+    Empty,
+    TooLong,
+    Kept(TextRow),
+}
+
+/// Writes the selected rows of `source` to `output` as JSON Lines, in the source's order.
+///
+/// # Errors
+/// If a rule names a column that is not read, a limit is given without a tokenizer, a text cannot be read or encoded, nothing is
+/// left, or the file cannot be written. An unfinished file is never left under the name of `output`.
+pub fn select(
+    source: &Source,
+    config: &SelectionConfig,
+    tokenizer: Option<&Tokenizer>,
+    output: &Path,
+) -> Result<SelectionReport> {
+    config.check(source, tokenizer)?;
+    let columns = source.columns();
+    let names: Vec<&String> = columns.iter().map(|column| config.renamed.get(column).unwrap_or(column)).collect();
+    if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
+        return Err(Error::Config("two columns would have the same name".to_owned()));
+    }
+    let mut report = SelectionReport::default();
+    let mut seen: HashSet<blake3::Hash> = HashSet::new();
+    let mut left = 0u64;
+    let mut file = write_aside::begin(output)?;
+    {
+        let mut writer = BufWriter::new(file.as_file_mut());
+        let mut rows = source.rows();
+        loop {
+            let group = rows.by_ref().take(ROWS_PER_GROUP).collect::<Result<Vec<_>>>()?;
+            if group.is_empty() {
+                break;
+            }
+            report.read += group.len() as u64;
+            let judged: Vec<Judged> =
+                group.into_par_iter().map(|row| config.judge(row, columns, tokenizer)).collect::<Result<_>>()?;
+            for judged in judged {
+                let row = match judged {
+                    Judged::Empty => {
+                        report.empty += 1;
+                        continue;
+                    }
+                    Judged::TooLong => {
+                        report.too_long += 1;
+                        continue;
+                    }
+                    Judged::Kept(row) => row,
+                };
+                if !config.unique.is_empty() && !seen.insert(fingerprint(&row, columns, &config.unique)) {
+                    report.repeated += 1;
+                    continue;
+                }
+                left += 1;
+                if (left - 1).is_multiple_of(config.every_nth.max(1) as u64) {
+                    let line: Map<String, Value> =
+                        names.iter().map(|&name| name.clone()).zip(row.into_iter().map(Value::from)).collect();
+                    writeln!(writer, "{}", Value::Object(line)).map_err(Error::io("write", output))?;
+                    report.written += 1;
+                }
+            }
+        }
+        writer.flush().map_err(Error::io("write", output))?;
+    }
+    if report.written == 0 {
+        return Err(Error::Config(format!(
+            "nothing is left of {} rows: {} were empty, {} too long, {} repeated",
+            report.read, report.empty, report.too_long, report.repeated
+        )));
+    }
+    write_aside::finish(file, output)?;
+    Ok(report)
+}
+
+/// The same for two rows exactly if all columns in `of` are.
+fn fingerprint(row: &TextRow, columns: &[String], of: &BTreeSet<String>) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (text, _) in row.iter().zip(columns).filter(|(_, column)| of.contains(*column)) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::PlainText;
+    use std::fs;
+
+    fn selected(rows: &[(&str, &str)], config: &SelectionConfig) -> Result<(SelectionReport, Vec<(String, String)>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+        let lines: Vec<String> = rows.iter().map(|(a, b)| serde_json::json!({"a": a, "b": b}).to_string()).collect();
+        fs::write(&input, lines.join("\n")).unwrap();
+        let source = Source::open(&[&input], &["a", "b"], PlainText::Lines).unwrap();
+        let report = select(&source, config, None, &output)?;
+        let again = Source::open(&[&output], &["a", "b"], PlainText::Lines).unwrap();
+        let rows = again.rows().map(|row| row.map(|r| (r[0].clone(), r[1].clone()))).collect::<Result<_>>()?;
+        Ok((report, rows))
+    }
+
+    #[test]
+    fn first_paragraphs_are_compared_after_they_were_cut() {
+        let config = SelectionConfig {
+            first_paragraph: ["a".to_owned()].into(),
+            unique: ["a".to_owned()].into(),
+            ..SelectionConfig::default()
+        };
+        let (report, rows) =
+            selected(&[("one\nmore", "x"), ("one\nelse", "y"), ("two", "y\nz"), (" \nthree", "w")], &config).unwrap();
+        let wanted = [("one", "x"), ("two", "y\nz")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(rows, wanted);
+        assert_eq!(report, SelectionReport { read: 4, empty: 1, too_long: 0, repeated: 1, written: 2 });
+    }
+
+    #[test]
+    fn texts_of_two_columns_do_not_run_into_one_another() {
+        let config = SelectionConfig { unique: ["a".to_owned(), "b".to_owned()].into(), ..SelectionConfig::default() };
+        let (report, _) = selected(&[("ab", "c"), ("a", "bc"), ("a", "bc")], &config).unwrap();
+        assert_eq!((report.repeated, report.written), (1, 2));
+    }
+
+    #[test]
+    fn every_second_of_those_left() {
+        let config = SelectionConfig { unique: ["a".to_owned()].into(), every_nth: 2, ..SelectionConfig::default() };
+        let (_, rows) = selected(&[("1", "x"), ("1", "x"), ("2", "x"), ("3", "x")], &config).unwrap();
+        assert_eq!(rows.iter().map(|row| row.0.as_str()).collect::<Vec<_>>(), ["1", "3"]);
+    }
+
+    #[test]
+    fn columns_get_new_names_but_not_the_same() {
+        let config =
+            SelectionConfig { renamed: [("a".to_owned(), "text".to_owned())].into(), ..SelectionConfig::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+        fs::write(&input, r#"{"a": "1", "b": "2"}"#).unwrap();
+        let source = Source::open(&[&input], &["a", "b"], PlainText::Lines).unwrap();
+        select(&source, &config, None, &output).unwrap();
+        assert_eq!(fs::read_to_string(&output).unwrap(), "{\"b\":\"2\",\"text\":\"1\"}\n");
+        let config =
+            SelectionConfig { renamed: [("a".to_owned(), "b".to_owned())].into(), ..SelectionConfig::default() };
+        assert!(select(&source, &config, None, &output).is_err());
+    }
+
+    #[test]
+    fn rules_that_cannot_apply_are_refused() {
+        let rows = [("1", "x")];
+        let config = SelectionConfig { unique: ["c".to_owned()].into(), ..SelectionConfig::default() };
+        assert!(selected(&rows, &config).unwrap_err().to_string().contains("`c`"));
+        let config = SelectionConfig { max_tokens: [("a".to_owned(), 3)].into(), ..SelectionConfig::default() };
+        assert!(selected(&rows, &config).unwrap_err().to_string().contains("tokenizer"));
+        assert!(selected(&[("", "x")], &SelectionConfig::default()).unwrap_err().to_string().contains("1 were empty"));
+    }
+}

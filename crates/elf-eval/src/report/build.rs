@@ -1,0 +1,248 @@
+//! Short ways to write a report down in code.
+
+use super::model::*;
+use super::number::Number;
+use crate::evaluation::{Evaluation, Metric};
+
+impl Section {
+    /// An empty section.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self { title: title.into(), blocks: Vec::new() }
+    }
+
+    /// With a block at its end: a [`Table`], [`Plot`], [`SampleList`] or any [`Block`].
+    pub fn with(mut self, block: impl Into<Block>) -> Self {
+        self.blocks.push(block.into());
+        self
+    }
+
+    /// With a heading below the section's.
+    pub fn heading(self, text: impl Into<String>) -> Self {
+        self.with(Block::Heading(text.into()))
+    }
+
+    /// With a paragraph.
+    pub fn paragraph(self, text: impl Into<String>) -> Self {
+        self.with(Block::Paragraph(text.into()))
+    }
+
+    /// With something that a reader must not miss.
+    pub fn note(self, text: impl Into<String>) -> Self {
+        self.with(Block::Note(text.into()))
+    }
+}
+
+impl From<Table> for Block {
+    fn from(table: Table) -> Self {
+        Block::Table(table)
+    }
+}
+
+impl From<Plot> for Block {
+    fn from(plot: Plot) -> Self {
+        Block::Plot(plot)
+    }
+}
+
+impl From<SampleList> for Block {
+    fn from(samples: SampleList) -> Self {
+        Block::Samples(samples)
+    }
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(caption: impl Into<String>, columns: impl IntoIterator<Item = Column>) -> Self {
+        Self { caption: caption.into(), columns: columns.into_iter().collect(), ..Self::default() }
+    }
+
+    /// With a row at its end.
+    pub fn row(mut self, row: Row) -> Self {
+        self.rows.push(row);
+        self
+    }
+
+    /// Adds a footnote and says which index it has.
+    pub fn add_footnote(&mut self, text: impl Into<String>) -> usize {
+        self.footnotes.push(text.into());
+        self.footnotes.len() - 1
+    }
+}
+
+impl Column {
+    /// A column of words, or of numbers of which none is better.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self { title: title.into(), ..Self::default() }
+    }
+
+    /// A column whose highest number is the best.
+    pub fn higher(title: impl Into<String>) -> Self {
+        Self { better: Some(Direction::Higher), ..Self::new(title) }
+    }
+
+    /// A column whose lowest number is the best.
+    pub fn lower(title: impl Into<String>) -> Self {
+        Self { better: Some(Direction::Lower), ..Self::new(title) }
+    }
+
+    /// With the unit of its numbers.
+    pub fn unit(self, unit: impl Into<String>) -> Self {
+        Self { unit: Some(unit.into()), ..self }
+    }
+
+    /// With so many digits behind the point.
+    pub fn decimals(self, decimals: usize) -> Self {
+        Self { decimals: Some(decimals), ..self }
+    }
+
+    /// Of numbers published by others.
+    pub fn published(self, source: impl Into<String>) -> Self {
+        Self { published: Some(source.into()), better: None, ..self }
+    }
+}
+
+impl Row {
+    /// A row of a system that is compared.
+    pub fn new(cells: impl IntoIterator<Item = Cell>) -> Self {
+        Self { cells: cells.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The first row of a group.
+    pub fn group(self, heading: impl Into<String>) -> Self {
+        Self { group: Some(heading.into()), ..self }
+    }
+
+    /// Of another kind.
+    pub fn kind(self, kind: RowKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// With a footnote, by index.
+    pub fn footnote(self, index: usize) -> Self {
+        Self { footnote: Some(index), ..self }
+    }
+
+    /// A row of one evaluation: a name, and the metrics of these names in order, empty where one was not measured. It is
+    /// marked as collapsed if the evaluation says so.
+    pub fn of_evaluation(name: impl Into<String>, evaluation: &Evaluation, metrics: &[&str]) -> Self {
+        let cells = metrics.iter().map(|metric| evaluation.get(metric).map_or(Cell::Empty, Cell::from));
+        let kind = evaluation
+            .collapse()
+            .filter(|c| c.collapsed)
+            .map_or(RowKind::Measured, |c| RowKind::Collapsed(c.sentence.clone()));
+        Self::new(std::iter::once(Cell::Text(name.into())).chain(cells)).kind(kind)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Cell::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Cell::Text(text)
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(value: f64) -> Self {
+        Cell::Number(value.into())
+    }
+}
+
+impl From<Number> for Cell {
+    fn from(number: Number) -> Self {
+        Cell::Number(number)
+    }
+}
+
+impl From<&Metric> for Cell {
+    fn from(metric: &Metric) -> Self {
+        Cell::Number(metric.into())
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(content: Option<T>) -> Self {
+        content.map_or(Cell::Empty, Into::into)
+    }
+}
+
+impl Plot {
+    /// A plot without a caption.
+    pub fn new(name: impl Into<String>, title: impl Into<String>, kind: PlotKind) -> Self {
+        Self { name: name.into(), title: title.into(), caption: String::new(), kind }
+    }
+
+    /// With a caption.
+    pub fn caption(self, caption: impl Into<String>) -> Self {
+        Self { caption: caption.into(), ..self }
+    }
+}
+
+impl Chart {
+    /// Axes without series.
+    pub fn new(x: Axis, y: Axis) -> Self {
+        Self { x, y, ..Self::default() }
+    }
+
+    /// With a series at its end.
+    pub fn series(mut self, series: Series) -> Self {
+        self.series.push(series);
+        self
+    }
+
+    /// With a line across it.
+    pub fn guide(mut self, axis: GuideAxis, value: f64, label: impl Into<String>) -> Self {
+        self.guides.push(Guide { axis, value, label: label.into() });
+        self
+    }
+}
+
+impl Axis {
+    /// An axis.
+    pub fn new(label: impl Into<String>) -> Self {
+        Self { label: label.into(), log: false }
+    }
+
+    /// A logarithmic axis.
+    pub fn log(label: impl Into<String>) -> Self {
+        Self { label: label.into(), log: true }
+    }
+}
+
+impl Series {
+    /// A series of our own.
+    pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = Point>) -> Self {
+        Self { name: name.into(), points: points.into_iter().collect(), published: None }
+    }
+
+    /// A series of bare numbers.
+    pub fn of(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        Self::new(name, points.into_iter().map(|(x, y)| Point::new(x, y)))
+    }
+
+    /// Published by others.
+    pub fn published(self, source: impl Into<String>) -> Self {
+        Self { published: Some(source.into()), ..self }
+    }
+}
+
+impl Point {
+    /// A point without a label.
+    pub fn new(x: f64, y: impl Into<Number>) -> Self {
+        Self { x, y: y.into(), ..Self::default() }
+    }
+
+    /// With a label.
+    pub fn label(self, label: impl Into<String>) -> Self {
+        Self { label: Some(label.into()), ..self }
+    }
+
+    /// Crossed, if the samples behind it collapsed.
+    pub fn collapsed(self, collapsed: bool) -> Self {
+        Self { collapsed, ..self }
+    }
+}

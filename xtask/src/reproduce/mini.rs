@@ -1,0 +1,768 @@
+//! The preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
+
+use super::stage::{Cost, Stage};
+
+/// How much of everything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scale {
+    /// Minutes of encoder pre-training; none takes the encoder that comes with the repository.
+    pub encoder_steps: Option<u64>,
+    /// Passes over the data of each model that is compared, in the order of [`TASKS`].
+    pub epochs: [f64; 3],
+    /// Passes over the descriptions of each ablation.
+    pub ablation_epochs: f64,
+    /// Passes over the descriptions of the judge.
+    pub judge_epochs: f64,
+    /// Passes over the descriptions of each round of distillation.
+    pub distillation_epochs: f64,
+    /// Seeds of sampling.
+    pub seeds: u64,
+    /// Unconditional texts per seed.
+    pub texts: u64,
+    /// Test rows of the conditional tasks; none takes all.
+    pub test_rows: Option<u64>,
+    /// Steps that samplers are compared at.
+    pub steps: &'static [u64],
+    /// Ablations that need a training of their own.
+    pub ablations: &'static [Ablation],
+    /// Whether to distil, and to look at guidance scales, gammas and grids.
+    pub sampler_study: bool,
+}
+
+/// Ends in a report worth reading: hours on two cores, minutes on a GPU.
+pub const FULL: Scale = Scale {
+    encoder_steps: Some(1500),
+    epochs: [8.0, 6.0, 3.0],
+    ablation_epochs: 2.0,
+    judge_epochs: 8.0,
+    distillation_epochs: 0.5,
+    seeds: 3,
+    texts: 256,
+    test_rows: None,
+    steps: &[4, 8, 16, 32, 64],
+    ablations: ABLATIONS,
+    sampler_study: true,
+};
+
+/// Every kind of stage within a quarter of an hour on two cores. Its figures show that it runs, not what ELF can do.
+pub const QUICK: Scale = Scale {
+    encoder_steps: None,
+    epochs: [0.2, 0.15, 0.07],
+    ablation_epochs: 0.06,
+    judge_epochs: 0.3,
+    distillation_epochs: 0.02,
+    seeds: 2,
+    texts: 32,
+    test_rows: Some(32),
+    steps: &[4, 32],
+    ablations: ABLATIONS,
+    sampler_study: false,
+};
+
+/// A task of the embedded data.
+#[derive(Clone, Copy, Debug)]
+pub struct Task {
+    /// Its name in stages and files.
+    pub name: &'static str,
+    /// For headings.
+    pub title: &'static str,
+    /// The corpus: `data/<corpus>-<split>.parquet`.
+    corpus: &'static str,
+    /// The column to generate from, if any.
+    pub condition: Option<&'static str>,
+    /// The column to generate.
+    pub target: &'static str,
+    /// Further words for `elf data select`.
+    select: &'static str,
+    /// Rows to train on, for estimates.
+    rows: f64,
+    /// Positions of a row.
+    positions: f64,
+}
+
+/// The three tasks.
+pub const TASKS: [Task; 3] = [
+    Task {
+        name: "descriptions",
+        title: "Unconditional text: package descriptions",
+        corpus: "descriptions",
+        condition: None,
+        target: "description",
+        select: "--first-paragraph description --unique description --max-tokens description=63",
+        rows: 29_953.0,
+        positions: 64.0,
+    },
+    Task {
+        name: "de-en",
+        title: "Translation: German to English",
+        corpus: "de-en",
+        condition: Some("de"),
+        target: "en",
+        select: "--unique de --unique en --max-tokens de=47 --max-tokens en=47",
+        rows: 25_571.0,
+        positions: 96.0,
+    },
+    Task {
+        name: "summaries",
+        title: "One-sentence summaries of package descriptions",
+        corpus: "descriptions",
+        condition: Some("description"),
+        target: "synopsis",
+        select: "--unique description --unique synopsis --max-tokens synopsis=23",
+        rows: 56_255.0,
+        positions: 96.0,
+    },
+];
+
+/// One change to the recipe of the descriptions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ablation {
+    /// Its name in stages.
+    pub name: &'static str,
+    /// The group that it stands in.
+    pub group: &'static str,
+    /// What a reader calls it.
+    pub label: &'static str,
+    /// Settings for `elf train`, each behind `-o`.
+    pub settings: &'static str,
+    /// The stage of the encoder that it uses.
+    pub encoder: &'static str,
+}
+
+const PRETRAINED: &str = "encoder/pretrained";
+
+/// The recipe itself at the ablations' budget, and one change each.
+pub const ABLATIONS: &[Ablation] = &[
+    Ablation { name: "recipe", group: "", label: "the recipe", settings: "", encoder: PRETRAINED },
+    Ablation {
+        name: "token-table",
+        group: "encoder",
+        label: "token table of the pre-trained encoder",
+        settings: "",
+        encoder: "encoder/token-table",
+    },
+    Ablation { name: "random", group: "encoder", label: "random weights", settings: "", encoder: "encoder/random" },
+    Ablation {
+        name: "learnable",
+        group: "encoder",
+        label: "token table, learned with the flow",
+        settings: "train_encoder=true",
+        encoder: "encoder/learnable",
+    },
+    Ablation { name: "v-prediction", group: "prediction", label: "v", settings: "prediction=v", encoder: PRETRAINED },
+    Ablation {
+        name: "decode-10",
+        group: "decode share",
+        label: "10%",
+        settings: "decoder_prob=0.1",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "decode-50",
+        group: "decode share",
+        label: "50%",
+        settings: "decoder_prob=0.5",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "bottleneck-32",
+        group: "bottleneck",
+        label: "32",
+        settings: "bottleneck_dim=32",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "bottleneck-256",
+        group: "bottleneck",
+        label: "256",
+        settings: "bottleneck_dim=256",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "adamw",
+        group: "optimiser",
+        label: "AdamW",
+        settings: "optimizer=adamw lr=0.001",
+        encoder: PRETRAINED,
+    },
+];
+
+/// A system that texts are generated with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct System {
+    /// The evaluation's stage.
+    pub stage: String,
+    /// What a reader calls it.
+    pub label: String,
+    /// Steps, of those that have any.
+    pub steps: Option<u64>,
+}
+
+/// What trains with `elf train`, beside one another.
+pub const OBJECTIVES: [&str; 3] = ["elf", "mdlm", "gpt2"];
+
+/// The encoder that comes with the repository.
+pub const SHIPPED_ENCODER: &str = "models/mini-encoder";
+
+/// Words of the sampler that ELF's unconditional texts are made with unless the sampler itself is looked at.
+pub const UNCONDITIONAL: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3";
+
+/// Words of the sampler of conditional tasks: the paper's.
+pub const CONDITIONAL: &str = "--sampler ode --cfg 2 --self-cond-cfg-scale 1";
+
+/// Steps of conditional tasks, as in the paper.
+const CONDITIONAL_STEPS: u64 = 64;
+
+/// Steps that the comparison of unconditional texts is made at.
+pub const STEPS: u64 = 32;
+
+/// Gammas, guidance scales and condition guidance scales that are looked at.
+pub const GAMMAS: [f64; 5] = [0.5, 1.0, 1.5, 2.0, 3.0];
+/// Self-conditioning guidance scales that are looked at.
+pub const GUIDANCE: [f64; 4] = [1.0, 2.0, 3.0, 4.0];
+/// Condition guidance scales that are looked at.
+pub const CONDITION_GUIDANCE: [f64; 4] = [1.0, 1.5, 2.0, 3.0];
+
+/// The rounds of distillation: folder of the student, and its steps.
+pub const STUDENTS: [(&str, u64); 5] =
+    [("round1_16step", 16), ("round2_8step", 8), ("round3_4step", 4), ("round4_2step", 2), ("round5_1step", 1)];
+
+/// Weights of the networks of `configs/mini-*.yml` that a position goes through (blocks and heads), for estimates.
+const WEIGHTS: f64 = 5.5e6;
+
+/// Builds the stages of the preset.
+pub struct Mini<'a> {
+    /// The work folder, relative to the repository.
+    pub work: &'a str,
+    /// How much of everything.
+    pub scale: &'a Scale,
+}
+
+impl Mini<'_> {
+    fn at(&self, stage: &str) -> String {
+        format!("{}/{stage}", self.work)
+    }
+
+    fn encoder(&self, stage: &str) -> String {
+        match self.scale.encoder_steps {
+            None if stage == PRETRAINED => SHIPPED_ENCODER.to_owned(),
+            _ => format!("{}/t5", self.at(stage)),
+        }
+    }
+
+    fn tokenizer(&self) -> String {
+        match self.scale.encoder_steps {
+            None => SHIPPED_ENCODER.to_owned(),
+            Some(_) => self.at("corpus/tokenizer"),
+        }
+    }
+
+    /// All stages, each after those that it needs.
+    pub fn stages(&self) -> Vec<Stage> {
+        let mut stages = Vec::new();
+        if let Some(steps) = self.scale.encoder_steps {
+            stages.extend(self.pretraining(steps));
+        }
+        stages.extend(TASKS.iter().map(|task| self.data(task)));
+        stages.push(self.judge());
+        for (task, epochs) in TASKS.iter().zip(self.scale.epochs) {
+            stages.extend(OBJECTIVES.map(|objective| self.training(task, objective, epochs)));
+        }
+        stages.push(self.data_row());
+        stages.extend(self.comparison().into_iter().map(|(_, stage)| stage));
+        for task in &TASKS[1..] {
+            stages.extend(self.conditional(task).into_iter().map(|(_, stage)| stage));
+        }
+        if self.scale.sampler_study {
+            stages.extend(self.sampler_study().into_iter().map(|(_, stage)| stage));
+        }
+        stages.extend(self.other_encoders());
+        for ablation in self.scale.ablations {
+            stages.extend(self.ablation(ablation));
+        }
+        stages.extend(self.distillation());
+        stages
+    }
+
+    /// A tokenizer and an encoder from the training texts.
+    fn pretraining(&self, steps: u64) -> Vec<Stage> {
+        let columns = [("descriptions", "description"), ("descriptions", "synopsis"), ("de-en", "de"), ("de-en", "en")];
+        let corpus = |split: &str, flag: &str| {
+            columns.map(|(file, column)| format!("{flag} data/{file}-{split}.parquet:{column}")).join(" ")
+        };
+        let reading = |stage: Stage, split: &str| {
+            ["descriptions", "de-en"]
+                .iter()
+                .fold(stage, |stage, corpus| stage.reading(format!("data/{corpus}-{split}.parquet")))
+        };
+        let tokenizer = Stage::new("corpus/tokenizer", "a tokenizer for English and German descriptions")
+            .call(format!(
+                "tokenizer train {} --vocab-size 8192 --output {}/tokenizer.json",
+                corpus("train", "--text"),
+                self.at("corpus/tokenizer")
+            ))
+            .making("tokenizer.json")
+            .costing(Cost { seconds: 10.0, disk: 1e6, ..Cost::default() });
+        let encoder = Stage::new(PRETRAINED, "an encoder by span corruption")
+            .after("corpus/tokenizer")
+            .call_once(
+                format!(
+                    "encoder train {} {} --tokenizer {} --steps {steps} {ENCODER_SIZE} {ENCODER_RECIPE} --output {}",
+                    corpus("train", "--text"),
+                    corpus("validation", "--validation"),
+                    self.tokenizer(),
+                    self.encoder(PRETRAINED)
+                ),
+                "t5",
+            )
+            .making("t5/model.safetensors")
+            .making("t5/latent_stats.json")
+            .costing(Cost { flops: steps as f64 * 2.5e11, seconds: 10.0, disk: 1e8, ..Cost::default() });
+        vec![reading(tokenizer, "train"), reading(reading(encoder, "train"), "validation")]
+    }
+
+    fn needing_tokenizer(&self, stage: Stage) -> Stage {
+        match self.scale.encoder_steps {
+            None => stage.reading(format!("{SHIPPED_ENCODER}/tokenizer.json")),
+            Some(_) => stage.after("corpus/tokenizer"),
+        }
+    }
+
+    fn needing_encoder(&self, stage: Stage, encoder: &str) -> Stage {
+        match self.scale.encoder_steps {
+            None if encoder == PRETRAINED => stage.reading(format!("{SHIPPED_ENCODER}/model.safetensors")),
+            _ => stage.after(encoder),
+        }
+    }
+
+    /// The texts of a task and their tokens.
+    fn data(&self, task: &Task) -> Stage {
+        let name = format!("data/{}", task.name);
+        let (at, tokenizer) = (self.at(&name), self.tokenizer());
+        let columns = match task.condition {
+            None => format!("--column {}=text", task.target),
+            Some(condition) => format!("--column {condition} --column {}", task.target),
+        };
+        let shards = match task.condition {
+            None => "--target-column text --eos-target".to_owned(),
+            Some(condition) => {
+                format!("--condition-column {condition} --target-column {} --eos-condition --eos-target", task.target)
+            }
+        };
+        let mut stage = Stage::new(&name, format!("texts and tokens of {}", task.name));
+        for split in ["train", "validation", "test"] {
+            let input = format!("data/{}-{split}.parquet", task.corpus);
+            stage = stage.reading(&input).making(format!("{split}.jsonl")).call(format!(
+                "data select --input {input} {columns} {} --tokenizer {tokenizer} --output {at}/{split}.jsonl",
+                task.select
+            ));
+            if split != "test" {
+                stage = stage.making(format!("{split}/manifest.json")).call(format!(
+                    "data prepare --input {at}/{split}.jsonl {shards} --tokenizer {tokenizer} --output {at}/{split}"
+                ));
+            }
+        }
+        self.needing_tokenizer(stage).costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
+    }
+
+    /// Words of `elf train` for a task.
+    fn train_call(&self, task: &Task, config: &str, run: &str, epochs: f64, settings: &str) -> String {
+        let data = self.at(&format!("data/{}", task.name));
+        let settings: String = settings.split_whitespace().map(|setting| format!(" -o {setting}")).collect();
+        format!(
+            "train {config} -o data_path={data}/train -o eval_data_path={data}/validation -o epochs={epochs}{settings} --output {}",
+            self.at(run)
+        )
+    }
+
+    /// What `passes` over all positions of `epochs` cost.
+    fn positions(task: &Task, epochs: f64, passes: f64) -> Cost {
+        let positions = task.rows * task.positions * epochs;
+        Cost { flops: positions * passes * 2.0 * WEIGHTS, seconds: 6.0, disk: 1.5e8, ..Cost::default() }
+    }
+
+    fn training(&self, task: &Task, objective: &str, epochs: f64) -> Stage {
+        let name = format!("train/{}/{objective}", task.name);
+        let config = format!("configs/mini-{}.yml", task.name);
+        // ELF: 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
+        let (passes, encoder) = if objective == "elf" { (5.0, Some(PRETRAINED)) } else { (3.0, None) };
+        let settings = match objective {
+            "elf" => format!("encoder_model_name={}", self.encoder(PRETRAINED)),
+            other => format!("objective={other} tokenizer_name={}", self.tokenizer()),
+        };
+        let stage = Stage::new(&name, format!("{} on {}", system_label(objective), task.name))
+            .after(&format!("data/{}", task.name))
+            .reading(&config)
+            .call(self.train_call(task, &config, &name, epochs, &settings))
+            .making("plan.json")
+            .making("checkpoints")
+            .costing(Self::positions(task, epochs, passes));
+        match encoder {
+            Some(encoder) => self.needing_encoder(stage, encoder),
+            None => self.needing_tokenizer(stage),
+        }
+    }
+
+    /// The GPT-2 that judges perplexity: larger and longer trained than the baseline, and none of them.
+    fn judge(&self) -> Stage {
+        let task = &TASKS[0];
+        let config = "configs/mini-judge.yml";
+        let settings = format!("tokenizer_name={}", self.tokenizer());
+        let stage = Stage::new("judge", "the GPT-2 that judges perplexity")
+            .after("data/descriptions")
+            .reading(config)
+            .call(self.train_call(task, config, "judge", self.scale.judge_epochs, &settings))
+            .making("checkpoints")
+            .costing(Self::positions(task, self.scale.judge_epochs, 6.0));
+        self.needing_tokenizer(stage)
+    }
+
+    /// The test texts themselves, judged like samples.
+    fn data_row(&self) -> Stage {
+        let texts = self.at("data/descriptions/test.jsonl");
+        let name = "eval/descriptions/data";
+        Stage::new(name, "the test texts themselves, as if they were samples")
+            .after("data/descriptions")
+            .after("judge")
+            .call(self.eval_call(&texts, name, true))
+            .making("eval.json")
+            .costing(Cost { seconds: 20.0, ..Cost::default() })
+    }
+
+    fn eval_call(&self, samples: &str, stage: &str, unconditional: bool) -> String {
+        let against = if unconditional {
+            let data = self.at("data/descriptions");
+            format!(
+                "--judge {} --references {data}/test.jsonl:text --training {data}/train.jsonl:text ",
+                self.at("judge")
+            )
+        } else {
+            String::new()
+        };
+        format!("eval --samples {samples} {against}--output {}/eval.json", self.at(stage))
+    }
+
+    /// Texts of one system and their evaluation.
+    fn evaluation(
+        &self,
+        task: &Task,
+        run: &str,
+        model: &str,
+        stage: &str,
+        title: &str,
+        sampling: &str,
+        passes: f64,
+    ) -> Stage {
+        let (at, model) = (self.at(stage), self.at(model));
+        let mut made = Stage::new(stage, title).after(run).after(&format!("data/{}", task.name));
+        let what = match task.condition {
+            None => format!("--num {}", self.scale.texts),
+            Some(condition) => {
+                let limit = self.scale.test_rows.map(|rows| format!(" --limit {rows}")).unwrap_or_default();
+                format!(
+                    "--input {}/test.jsonl --input-column {condition} --reference-column {}{limit}",
+                    self.at(&format!("data/{}", task.name)),
+                    task.target
+                )
+            }
+        };
+        // Beam search draws nothing: a second seed would be the same texts again.
+        let seeds = if sampling.contains("--beam") { 1 } else { self.scale.seeds };
+        let mut files = Vec::new();
+        for seed in 0..seeds {
+            let file = format!("{at}/samples-{seed}.jsonl");
+            made = made
+                .call(format!("sample {model} {what} --seed {seed} --batch-size 64 {sampling} --output {file}"))
+                .making(format!("samples-{seed}.jsonl"));
+            files.push(file);
+        }
+        if task.condition.is_none() {
+            made = made.after("judge");
+        }
+        let texts =
+            seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(600)) as f64;
+        made.call(self.eval_call(&files.join(" "), stage, task.condition.is_none())).making("eval.json").costing(Cost {
+            flops: texts * task.positions * passes * 2.0 * WEIGHTS,
+            seconds: 3.0 * (seeds + 1) as f64,
+            disk: 1e6,
+            ..Cost::default()
+        })
+    }
+
+    /// ELF and the baselines on unconditional text, over steps.
+    pub fn comparison(&self) -> Vec<(System, Stage)> {
+        let task = &TASKS[0];
+        let mut systems = Vec::new();
+        let mut add = |objective: &str, steps: Option<u64>, sampling: String, passes: f64| {
+            let name = steps.map_or(objective.to_owned(), |steps| format!("{objective}-{steps}"));
+            let stage = format!("eval/descriptions/{name}");
+            let label = system_label(objective).to_owned();
+            let title =
+                format!("descriptions by {label}{}", steps.map(|n| format!(" in {n} steps")).unwrap_or_default());
+            let run = format!("train/descriptions/{objective}");
+            let made = self.evaluation(task, &run, &run, &stage, &title, &sampling, passes);
+            systems.push((System { stage, label, steps }, made));
+        };
+        for &steps in self.scale.steps {
+            add("elf", Some(steps), format!("{UNCONDITIONAL} --steps {steps}"), steps as f64 + 1.0);
+        }
+        for &steps in self.scale.steps {
+            add("mdlm", Some(steps), format!("--steps {steps}"), steps as f64);
+        }
+        add("gpt2", None, String::new(), 3.0);
+        systems
+    }
+
+    /// ELF and the baselines on a conditional task.
+    pub fn conditional(&self, task: &Task) -> Vec<(System, Stage)> {
+        let rows = [
+            ("elf", "elf", "ELF", Some(CONDITIONAL_STEPS), format!("{CONDITIONAL} --steps {CONDITIONAL_STEPS}")),
+            ("mdlm", "mdlm", "MDLM", Some(CONDITIONAL_STEPS), format!("--steps {CONDITIONAL_STEPS}")),
+            ("gpt2-beam-1", "gpt2", "GPT-2, beam 1", None, "--beam 1".to_owned()),
+            ("gpt2-beam-4", "gpt2", "GPT-2, beam 4", None, "--beam 4".to_owned()),
+        ];
+        rows.map(|(name, objective, label, steps, sampling)| {
+            let stage = format!("eval/{}/{name}", task.name);
+            let run = format!("train/{}/{objective}", task.name);
+            let title = format!("{} by {label}", task.name);
+            let passes =
+                steps.map_or(4.0, |steps| if objective == "elf" { 2.0 * steps as f64 + 1.0 } else { steps as f64 });
+            let made = self.evaluation(task, &run, &run, &stage, &title, &sampling, passes);
+            (System { stage, label: label.to_owned(), steps }, made)
+        })
+        .into()
+    }
+
+    /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations.
+    pub fn sampler_study(&self) -> Vec<(System, Stage)> {
+        let task = &TASKS[0];
+        let mut settings: Vec<(String, String, u64, String)> = Vec::new();
+        for &steps in self.scale.steps {
+            let sampling = format!("--sampler ode --self-cond-cfg-scale 3 --steps {steps}");
+            settings.push((format!("ode-{steps}"), "ODE".to_owned(), steps, sampling));
+        }
+        for gamma in GAMMAS {
+            let sampling = format!("--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale 3 --steps {STEPS}");
+            settings.push((format!("gamma-{gamma}"), format!("SDE, gamma {gamma}"), STEPS, sampling));
+        }
+        for scale in GUIDANCE {
+            let sampling = format!("--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale {scale} --steps {STEPS}");
+            settings.push((format!("guidance-{scale}"), format!("w {scale}"), STEPS, sampling));
+        }
+        settings.push((
+            "uniform-grid".to_owned(),
+            "uniform grid".to_owned(),
+            STEPS,
+            format!("{UNCONDITIONAL} --uniform-grid --steps {STEPS}"),
+        ));
+        let run = "train/descriptions/elf";
+        let mut systems: Vec<(System, Stage)> = settings
+            .into_iter()
+            .map(|(name, label, steps, sampling)| {
+                let stage = format!("eval/samplers/{name}");
+                let title = format!("descriptions by ELF: {label}, {steps} steps");
+                let made = self.evaluation(task, run, run, &stage, &title, &sampling, steps as f64 + 1.0);
+                (System { stage, label, steps: Some(steps) }, made)
+            })
+            .collect();
+        let (task, run) = (&TASKS[1], "train/de-en/elf");
+        for scale in CONDITION_GUIDANCE {
+            let stage = format!("eval/condition-guidance/{scale}");
+            let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1 --steps {STEPS}");
+            let made = self.evaluation(
+                task,
+                run,
+                run,
+                &stage,
+                &format!("translations with condition guidance {scale}"),
+                &sampling,
+                65.0,
+            );
+            systems.push((System { stage, label: format!("s {scale}"), steps: Some(STEPS) }, made));
+        }
+        systems
+    }
+
+    /// The encoders that ablations take in place of the pre-trained one.
+    fn other_encoders(&self) -> Vec<Stage> {
+        let used = |name: &str| self.scale.ablations.iter().any(|ablation| ablation.encoder == name);
+        let from = self.encoder(PRETRAINED);
+        let tokenizer = self.tokenizer();
+        let kinds = [
+            ("encoder/token-table", "the token table of the pre-trained encoder", format!("encoder table --from {from}")),
+            (
+                "encoder/random",
+                "an encoder with random weights",
+                format!("encoder init --tokenizer {tokenizer} {ENCODER_SIZE} --seed 0"),
+            ),
+            (
+                "encoder/learnable",
+                "a random token table, to be learned with the flow",
+                format!("encoder table --from {from} --random --seed 0"),
+            ),
+        ];
+        let made = |(name, title, call): (&str, &str, String)| {
+            let encoder = self.encoder(name);
+            let stage = Stage::new(name, title)
+                .after("data/descriptions")
+                .call_once(format!("{call} --output {encoder}"), "t5")
+                .call(format!("encoder stats {encoder} --data {}/train", self.at("data/descriptions")))
+                .making("t5/latent_stats.json")
+                .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() });
+            self.needing_encoder(self.needing_tokenizer(stage), PRETRAINED)
+        };
+        kinds.into_iter().filter(|(name, ..)| used(name)).map(made).collect()
+    }
+
+    /// Training and evaluation of one ablation.
+    fn ablation(&self, ablation: &Ablation) -> [Stage; 2] {
+        let task = &TASKS[0];
+        let config = "configs/mini-descriptions.yml";
+        let (run, eval) = (format!("train/ablations/{}", ablation.name), ablation_stage(ablation));
+        let settings = format!("encoder_model_name={} {}", self.encoder(ablation.encoder), ablation.settings);
+        let training = Stage::new(&run, format!("ablation: {} {}", ablation.group, ablation.label))
+            .after("data/descriptions")
+            .reading(config)
+            .call(self.train_call(task, config, &run, self.scale.ablation_epochs, &settings))
+            .making("checkpoints")
+            .costing(Self::positions(task, self.scale.ablation_epochs, 5.0));
+        let sampling = format!("{UNCONDITIONAL} --steps {STEPS}");
+        let title = format!("texts of the ablation {}", ablation.name);
+        let evaluation = self.evaluation(task, &run, &run, &eval, &title, &sampling, STEPS as f64 + 1.0);
+        [self.needing_encoder(training, ablation.encoder), evaluation]
+    }
+
+    /// Students of the model of descriptions, and their teacher at the same steps.
+    fn distillation(&self) -> Vec<Stage> {
+        let run = "train/distilled";
+        let rounds = Stage::new(run, "students of 16, 8, 4, 2 and 1 steps")
+            .after("train/descriptions/elf")
+            .call(format!(
+                "distill configs/mini-distill.yml --teacher {} -o epochs={} --output {}",
+                self.at("train/descriptions/elf"),
+                self.scale.distillation_epochs,
+                self.at(run)
+            ))
+            .reading("configs/mini-distill.yml")
+            .making(format!("{}/checkpoints", STUDENTS[4].0))
+            // A round takes about 0.8 K + 3.4 passes a row, K being 4 to 64.
+            .costing(Self::positions(&TASKS[0], self.scale.distillation_epochs, 116.0));
+        let needs = self.needing_encoder(rounds, PRETRAINED);
+        let evaluations = self.students().into_iter().map(|(_, _, stage)| stage);
+        std::iter::once(needs).chain(evaluations).collect()
+    }
+
+    /// For each student: its steps, whether the stage is its own or the teacher's at these steps, and the stage.
+    pub fn students(&self) -> Vec<(u64, bool, Stage)> {
+        let task = &TASKS[0];
+        let mut stages = Vec::new();
+        for (folder, steps) in STUDENTS {
+            let sampling = format!("{FEW_STEPS} --steps {steps}");
+            let passes = steps as f64 + 1.0;
+            let (model, stage) = (format!("train/distilled/{folder}"), format!("eval/distilled/student-{steps}"));
+            let title = format!("descriptions by the student of {steps} steps");
+            stages.push((
+                steps,
+                true,
+                self.evaluation(task, "train/distilled", &model, &stage, &title, &sampling, passes),
+            ));
+            let (run, stage) = ("train/descriptions/elf", format!("eval/distilled/teacher-{steps}"));
+            let title = format!("descriptions by the teacher in {steps} steps");
+            stages.push((steps, false, self.evaluation(task, run, run, &stage, &title, &sampling, passes)));
+        }
+        stages
+    }
+}
+
+/// The sampler that students and their teacher are compared with.
+pub const FEW_STEPS: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 2.5";
+
+/// The size of encoders.
+const ENCODER_SIZE: &str = "--d-model 256 --d-kv 64 --num-heads 4 --d-ff 512 --num-layers 4 --feed-forward gated-gelu";
+
+/// How the encoder is pre-trained.
+const ENCODER_RECIPE: &str = "--decoder-layers 2 --lr 0.012 --embedding-lr 0.1 --seed 0";
+
+/// The stage of an ablation's evaluation.
+pub fn ablation_stage(ablation: &Ablation) -> String {
+    format!("eval/ablations/{}", ablation.name)
+}
+
+/// What a reader calls what trains with an objective.
+pub fn system_label(objective: &str) -> &'static str {
+    match objective {
+        "elf" => "ELF",
+        "mdlm" => "MDLM",
+        _ => "GPT-2",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::reproduce::stage::hashes;
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    }
+
+    #[test]
+    fn stages_stand_in_order_and_read_what_is_in_the_repository() {
+        for scale in [&FULL, &QUICK] {
+            let stages = Mini { work: "w", scale }.stages();
+            let hashes = hashes(&stages, root()).unwrap();
+            let different: BTreeSet<&String> = hashes.values().collect();
+            assert_eq!(different.len(), stages.len(), "two stages do the same");
+        }
+    }
+
+    /// A path below the work folder that a call names belongs to the stage itself or to one that it needs: otherwise a change
+    /// there would not be noticed.
+    #[test]
+    fn what_a_stage_reads_of_another_it_needs() {
+        for scale in [&FULL, &QUICK] {
+            let stages = Mini { work: "w", scale }.stages();
+            let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
+            for stage in &stages {
+                for word in stage.calls.iter().flat_map(|call| &call.words) {
+                    let path = word.rsplit('=').next().and_then(|path| path.strip_prefix("w/"));
+                    let Some(path) = path else { continue };
+                    let owner = names
+                        .iter()
+                        .filter(|name| path.strip_prefix(**name).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+                        .max_by_key(|name| name.len());
+                    let owner = owner.unwrap_or_else(|| panic!("{path} belongs to no stage"));
+                    assert!(
+                        *owner == stage.name || stage.needs.iter().any(|need| need == owner),
+                        "{} names {path} of {owner} and does not need it",
+                        stage.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_quick_one_has_every_kind_of_stage() {
+        let kinds = |scale| -> BTreeSet<String> {
+            let stages = Mini { work: "w", scale }.stages();
+            stages.iter().filter_map(|stage| stage.name.split('/').next().map(str::to_owned)).collect()
+        };
+        let (full, quick) = (kinds(&FULL), kinds(&QUICK));
+        assert!(quick.is_subset(&full));
+        assert_eq!(full.difference(&quick).collect::<Vec<_>>(), ["corpus"]);
+    }
+
+    #[test]
+    fn no_folder_of_a_stage_lies_in_that_of_another() {
+        let stages = Mini { work: "w", scale: &FULL }.stages();
+        for a in &stages {
+            for b in &stages {
+                assert!(!b.name.starts_with(&format!("{}/", a.name)), "{} lies in {}", b.name, a.name);
+            }
+        }
+    }
+}

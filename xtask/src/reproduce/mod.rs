@@ -1,0 +1,196 @@
+//! `cargo xtask reproduce`: the experiments of the paper, stage by stage, from data to report.
+//!
+//! A preset is a list of [stages](stage::Stage), each a few calls of `elf` with a folder of its own. What is done is not done
+//! again unless its inputs change; what was interrupted goes on. In the end the figures of all stages become one report.
+
+mod estimate;
+mod mini;
+mod mini_report;
+mod paper;
+mod paper_report;
+mod results;
+mod runner;
+mod stage;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use self::estimate::Speed;
+use self::mini::{FULL, Mini, QUICK, Scale};
+use self::paper::Paper;
+use self::runner::Runner;
+use self::stage::{Stage, WorkFolder, chosen};
+use crate::gpu::Gpus;
+use crate::libtorch::{SetUp, setup};
+use crate::machine::{self, Processor};
+use crate::workspace::Workspace;
+
+/// Which experiments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// The three embedded tasks, ELF against its baselines, and the ablations. No network.
+    Mini,
+    /// ELF-B on OpenWebText.
+    OwtB,
+    /// ELF-M on OpenWebText.
+    OwtM,
+    /// ELF-L on OpenWebText.
+    OwtL,
+    /// ELF-B on WMT14, German to English.
+    DeEn,
+    /// ELF-B on XSum.
+    Xsum,
+    /// Progressive distillation of ELF-B on OpenWebText.
+    Pd,
+}
+
+impl Preset {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mini => "mini",
+            Self::OwtB => "owt-b",
+            Self::OwtM => "owt-m",
+            Self::OwtL => "owt-l",
+            Self::DeEn => "de-en",
+            Self::Xsum => "xsum",
+            Self::Pd => "pd",
+        }
+    }
+}
+
+/// What can be chosen about a reproduction.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The experiments.
+    #[arg(value_enum, default_value = "mini")]
+    preset: Preset,
+    /// Of `mini`: less of everything, about a quarter of an hour on two cores. Shows that all of it runs, not what ELF can do.
+    #[arg(long)]
+    quick: bool,
+    /// Of the paper's presets: evaluate the released checkpoints instead of training.
+    #[arg(long)]
+    from_released: bool,
+    /// Say what would be done, what it downloads and what it would cost on this machine, and stop. Measures the machine's speed first,
+    /// for some seconds.
+    #[arg(long)]
+    dry_run: bool,
+    /// Only this stage and what it needs; or all stages whose names begin so up to a slash. May be given several times.
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// For --dry-run: the speed of another machine, as `elf bench --json FILE` has measured it there.
+    #[arg(long, value_name = "FILE")]
+    bench: Option<PathBuf>,
+    /// Where the stages keep what they make; runs/reproduce/PRESET if it is left out.
+    #[arg(long, value_name = "FOLDER")]
+    work: Option<PathBuf>,
+    /// Where the report is written; results/DATE-PRESET if it is left out.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        if self.quick && self.preset != Preset::Mini {
+            bail!("--quick belongs to the preset mini; the paper's settings have no quick form");
+        }
+        if self.from_released && self.preset == Preset::Mini {
+            bail!("--from-released belongs to the paper's presets; mini trains its own models");
+        }
+        if self.bench.is_some() && !self.dry_run {
+            bail!("--bench is for estimates: use it with --dry-run");
+        }
+        Ok(())
+    }
+
+    fn scale(&self) -> &'static Scale {
+        if self.quick { &QUICK } else { &FULL }
+    }
+
+    /// `mini`, `mini-quick`, `owt-b`, `owt-b-released` ...
+    fn full_name(&self) -> String {
+        let suffix = match (self.quick, self.from_released) {
+            (true, _) => "-quick",
+            (_, true) => "-released",
+            _ => "",
+        };
+        format!("{}{suffix}", self.preset.name())
+    }
+}
+
+/// Runs the preset and writes its report.
+///
+/// # Errors
+/// At the first stage that fails; what was done before is kept.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    options.check()?;
+    let name = options.full_name();
+    let work = options.work.clone().unwrap_or_else(|| Path::new("runs/reproduce").join(&name));
+    let Some(work_text) = work.to_str().filter(|path| !path.contains(char::is_whitespace)) else {
+        bail!("{} has a space in it, which calls of elf cannot carry here: choose another --work", work.display());
+    };
+    let paper = Paper { preset: options.preset, work: work_text, from_released: options.from_released };
+    let mini = Mini { work: work_text, scale: options.scale() };
+    let stages: Vec<Stage> = match options.preset {
+        Preset::Mini => mini.stages(),
+        _ => paper.stages(),
+    };
+    let selected = chosen(&stages, &options.only)?;
+
+    let libtorch = setup(workspace, SetUp::Once)?;
+    println!("libtorch: {libtorch}");
+    let elf = workspace.build(&libtorch, "elf-cli", "elf")?;
+    let speed = match (&options.bench, options.dry_run) {
+        (Some(file), _) => Speed::read(file)?,
+        (None, true) => Speed::measure(&elf, workspace, options.preset)?,
+        // Only the progress view uses it, and it learns from the stages themselves.
+        (None, false) => Speed::assumed(),
+    };
+    let runner = Runner {
+        elf,
+        root: workspace.root.clone(),
+        work: WorkFolder::new(workspace.root.join(&work)),
+        revision: runner::revision(&workspace.root),
+        host: host(),
+    };
+    if options.dry_run {
+        println!("{}", estimate::table(&runner, &stages, &selected, &speed)?);
+        return Ok(());
+    }
+    let outcomes = runner.run(&stages, &selected, speed.flops)?;
+    if !options.only.is_empty() {
+        println!("\nDone. Without --only the rest follows, and the report.");
+        return Ok(());
+    }
+    let output = options
+        .output
+        .clone()
+        .unwrap_or_else(|| workspace.root.join("results").join(format!("{}-{name}", results::today())));
+    let context = results::Context { runner: &runner, stages: &stages, outcomes: &outcomes, preset: &name };
+    let report = match options.preset {
+        Preset::Mini => mini_report::report(&mini, &context, options.quick)?,
+        _ => paper_report::report(&paper, &context)?,
+    };
+    let files = results::write(&report, &context, &output)?;
+    println!("\nThe report:");
+    for file in files {
+        println!("    {}", workspace.short(&file).display());
+    }
+    Ok(())
+}
+
+/// The machine, in a line.
+fn host() -> String {
+    let processor = Processor::here();
+    let memory = machine::memory().map(|(total, _)| format!(", {:.0} GiB", total as f64 / f64::from(1 << 30)));
+    let gpus = Gpus::here().map(|gpus| gpus.names()).unwrap_or_default();
+    format!(
+        "{}, {} threads ({}){}{}",
+        processor.model,
+        processor.threads,
+        processor.features().join(", "),
+        memory.unwrap_or_default(),
+        if gpus.is_empty() { String::new() } else { format!("; {}", gpus.join(", ")) }
+    )
+}

@@ -1,0 +1,296 @@
+//! Runs stages: skips what is done, goes on with what was interrupted, shows how far it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::stage::{Call, Record, Stage, State, WorkFolder, hashes, now, short};
+use crate::steps::{self, clock};
+
+/// While a stage runs, its record is written this often: what is killed loses no more of its cost.
+const KEEP_TIME: Duration = Duration::from_secs(10);
+
+/// A finished stage, for the report.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its record.
+    pub record: Record,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+/// What all stages share.
+pub struct Runner {
+    /// The program `elf`.
+    pub elf: PathBuf,
+    /// The repository.
+    pub root: PathBuf,
+    /// Where the stages' folders lie.
+    pub work: WorkFolder,
+    /// The revision of the repository, for the records.
+    pub revision: String,
+    /// The machine, for the records.
+    pub host: String,
+}
+
+impl Runner {
+    /// Does all stages of `chosen` that are not done; `all` are the stages that they were chosen from. Calls `told` after each one.
+    ///
+    /// # Errors
+    /// At the first stage that fails, with the command that repeats it. What was done before stays done.
+    pub fn run(&self, all: &[Stage], chosen: &[&Stage], speed: f64) -> Result<Vec<(String, Outcome)>> {
+        let hashes = hashes(all, &self.root)?;
+        let mut outcomes = Vec::with_capacity(chosen.len());
+        let mut pace = Pace::new(speed);
+        let waiting: f64 = chosen
+            .iter()
+            .filter(|stage| !matches!(self.work.state(stage, &hashes[&stage.name]), Ok(State::Done(_))))
+            .map(|stage| pace.expected(stage))
+            .sum();
+        let mut left = waiting;
+        for (number, stage) in chosen.iter().enumerate() {
+            let hash = &hashes[&stage.name];
+            let place = format!("[{}/{}]", number + 1, chosen.len());
+            let record = match self.work.state(stage, hash)? {
+                State::Done(record) => {
+                    println!(
+                        "{place} {}: done before ({})",
+                        stage.name,
+                        clock(Duration::from_secs_f64(record.seconds))
+                    );
+                    record
+                }
+                state => {
+                    println!(
+                        "\n==> {place} {}: {}\n    about {} of {} left",
+                        stage.name,
+                        stage.title,
+                        clock(Duration::from_secs_f64(left * pace.factor())),
+                        clock(Duration::from_secs_f64(waiting * pace.factor())),
+                    );
+                    let record = self.work_on(stage, hash, state)?;
+                    pace.took(stage, record.seconds);
+                    left -= pace.expected(stage);
+                    record
+                }
+            };
+            outcomes
+                .push((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }));
+        }
+        Ok(outcomes)
+    }
+
+    fn work_on(&self, stage: &Stage, hash: &str, state: State) -> Result<Record> {
+        let mut record = Record {
+            hash: hash.to_owned(),
+            finished: false,
+            seconds: 0.0,
+            at: now(),
+            revision: self.revision.clone(),
+            host: self.host.clone(),
+        };
+        match state {
+            State::Begun(begun) => {
+                println!("    going on after {}", clock(Duration::from_secs_f64(begun.seconds)));
+                record.seconds = begun.seconds;
+            }
+            state => {
+                let stale = match &state {
+                    State::Stale(stale) => Some(stale),
+                    _ => None,
+                };
+                if let Some(stale) = stale {
+                    println!(
+                        "    its inputs have changed; what was made from the earlier ones ({}) is put aside",
+                        short(&stale.hash)
+                    );
+                }
+                if self.work.put_aside(stage, stale, hash)? {
+                    println!("    these inputs were used before: their results are taken back");
+                    if let State::Done(record) = self.work.state(stage, hash)? {
+                        return Ok(record);
+                    }
+                }
+            }
+        }
+        self.work.save(&stage.name, &record)?;
+        let before = record.seconds;
+        let start = Instant::now();
+        let finished = std::sync::atomic::AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            let keeper = scope.spawn(|| {
+                let mut kept = Instant::now();
+                while !finished.load(std::sync::atomic::Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(100));
+                    if kept.elapsed() > KEEP_TIME {
+                        kept = Instant::now();
+                        let mut so_far = record.clone();
+                        so_far.seconds = before + start.elapsed().as_secs_f64();
+                        // A full disk is told by the stage itself; the time taken so far is not worth stopping for.
+                        let _ = self.work.save(&stage.name, &so_far);
+                    }
+                }
+            });
+            let result = stage.calls.iter().try_for_each(|call| self.call(stage, call));
+            finished.store(true, std::sync::atomic::Ordering::Relaxed);
+            // The keeper only sleeps and writes; were it to panic, the stage's own result would still stand.
+            let _ = keeper.join();
+            result
+        });
+        record.seconds = before + start.elapsed().as_secs_f64();
+        record.at = now();
+        record.finished = result.is_ok();
+        self.work.save(&stage.name, &record)?;
+        result.with_context(|| format!("stopped at the stage {}; the same command goes on from here", stage.name))?;
+        let folder = self.root.join(self.work.stage(&stage.name));
+        for file in &stage.makes {
+            let path = folder.join(file);
+            fs::metadata(&path)
+                .with_context(|| format!("the stage {} ended without {}", stage.name, path.display()))?;
+        }
+        Ok(record)
+    }
+
+    fn call(&self, stage: &Stage, call: &Call) -> Result<()> {
+        if call.leaves.as_ref().is_some_and(|file| self.work.stage(&stage.name).join(file).exists()) {
+            return Ok(());
+        }
+        let mut command = Command::new(&self.elf);
+        command.args(&call.words).current_dir(&self.root);
+        println!("    {}", steps::command_line(&command));
+        steps::run(&mut command)
+    }
+}
+
+/// Expected times, corrected by those that were measured.
+struct Pace {
+    /// Operations per second that were expected.
+    speed: f64,
+    expected: f64,
+    measured: f64,
+}
+
+impl Pace {
+    fn new(speed: f64) -> Self {
+        Self { speed, expected: 0.0, measured: 0.0 }
+    }
+
+    fn expected(&self, stage: &Stage) -> f64 {
+        stage.cost.seconds + stage.cost.flops / self.speed
+    }
+
+    fn took(&mut self, stage: &Stage, seconds: f64) {
+        self.expected += self.expected(stage);
+        self.measured += seconds;
+    }
+
+    /// What an expected second takes. The first stages are short and tell little.
+    fn factor(&self) -> f64 {
+        const TRUST_AFTER: f64 = 30.0;
+        (self.measured + TRUST_AFTER) / (self.expected + TRUST_AFTER)
+    }
+}
+
+/// The revision of the repository at `root`, with a mark if the tree has changes; "unknown" without git.
+pub fn revision(root: &Path) -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(root).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+        (Some(head), Some(changes)) if changes.is_empty() => head,
+        (Some(head), _) => format!("{head} with changes"),
+        _ => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reproduce::stage::Cost;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A stand-in for `elf`: appends its words to a file, and fails if one of them is `fail` and no file `mended` is there.
+    fn runner(root: &Path) -> Runner {
+        let elf = root.join("elf.sh");
+        fs::write(
+            &elf,
+            "#!/bin/sh\necho \"$@\" >> calls.txt\nfor w in \"$@\"; do [ \"$w\" = fail ] && [ ! -e mended ] && exit 3; done\n\
+             mkdir -p \"work/$1\"; touch \"work/$1/made\"\n",
+        )
+        .unwrap();
+        fs::set_permissions(&elf, fs::Permissions::from_mode(0o755)).unwrap();
+        Runner {
+            elf,
+            root: root.to_owned(),
+            work: WorkFolder::new(root.join("work")),
+            revision: "r".to_owned(),
+            host: "h".to_owned(),
+        }
+    }
+
+    fn stages(second: &str) -> Vec<Stage> {
+        vec![
+            Stage::new("a", "").call("a 1").making("made"),
+            Stage::new("b", "").after("a").call(second).making("made"),
+            Stage::new("c", "").after("b").call("c 3").making("made"),
+        ]
+    }
+
+    fn calls(root: &Path) -> Vec<String> {
+        fs::read_to_string(root.join("calls.txt")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_rerun_does_only_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = runner(folder.path());
+        let all = stages("b fail");
+        let chosen: Vec<&Stage> = all.iter().collect();
+        let error = format!("{:#}", runner.run(&all, &chosen, 1.0).unwrap_err());
+        assert!(error.contains("stage b") && error.contains("elf.sh b fail"), "{error}");
+        assert_eq!(calls(folder.path()), ["a 1", "b fail"]);
+
+        fs::write(folder.path().join("mended"), "").unwrap();
+        let outcomes = runner.run(&all, &chosen, 1.0).unwrap();
+        assert_eq!(calls(folder.path()), ["a 1", "b fail", "b fail", "c 3"]);
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.record.finished));
+
+        runner.run(&all, &chosen, 1.0).unwrap();
+        assert_eq!(calls(folder.path()).len(), 4);
+
+        let all = stages("b 2");
+        let chosen: Vec<&Stage> = all.iter().collect();
+        runner.run(&all, &chosen, 1.0).unwrap();
+        assert_eq!(calls(folder.path())[4..], ["b 2", "c 3"]);
+
+        // Back to the first inputs: nothing is done again.
+        let all = stages("b fail");
+        let chosen: Vec<&Stage> = all.iter().collect();
+        runner.run(&all, &chosen, 1.0).unwrap();
+        assert_eq!(calls(folder.path()).len(), 6);
+    }
+
+    #[test]
+    fn a_stage_that_does_not_make_what_it_promised_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = runner(folder.path());
+        let all = [Stage::new("a", "").call("elsewhere").making("made")];
+        let error = runner.run(&all, &[&all[0]], 1.0).unwrap_err().to_string();
+        assert!(error.contains("ended without"), "{error}");
+    }
+
+    #[test]
+    fn the_pace_follows_what_was_measured() {
+        let mut pace = Pace::new(1e9);
+        let stage = Stage::new("a", "").costing(Cost { flops: 1e11, seconds: 20.0, ..Cost::default() });
+        assert_eq!(pace.expected(&stage), 120.0);
+        assert_eq!(pace.factor(), 1.0);
+        pace.took(&stage, 240.0);
+        assert!((pace.factor() - 270.0 / 150.0).abs() < 1e-12);
+    }
+}
