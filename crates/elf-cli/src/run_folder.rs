@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use elf_core::ParamSet;
 use elf_data::Tokenizer;
 use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
 use serde_json::Value;
@@ -155,6 +156,31 @@ impl FoundModel {
             format!("the plan in {} is from another version of this program", checkpoint.path().display())
         })?;
         Ok(Self { run, checkpoint, plan })
+    }
+
+    /// Reads the running averages into a network's parameters, or the parameters as trained.
+    ///
+    /// # Errors
+    /// If the checkpoint is damaged or of another network.
+    pub fn load_into(&self, params: &ParamSet, as_trained: bool) -> Result<()> {
+        match as_trained {
+            true => self.checkpoint.load_params(params)?,
+            false => self.checkpoint.load_averages(params)?,
+        }
+        Ok(())
+    }
+
+    /// The same, if it is an embedded language flow.
+    ///
+    /// # Errors
+    /// If it is a baseline, which `purpose` has no use for.
+    pub fn elf_only(self, purpose: &str) -> Result<Self> {
+        match &self.plan.baseline {
+            None => Ok(self),
+            Some(baseline) => {
+                bail!("{} holds {}, {purpose}", self.checkpoint.path().display(), baseline.describe())
+            }
+        }
     }
 }
 

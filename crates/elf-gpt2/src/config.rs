@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use elf_core::tensorfile;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{Error, Result};
 
 /// The sizes and constants of a GPT-2. Settings that Hugging Face's files may leave out have its defaults.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpt2Config {
     /// Entries of the vocabulary.
     pub vocab_size: i64,
