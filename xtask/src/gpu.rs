@@ -38,6 +38,11 @@ impl Gpus {
         (!list.is_empty()).then(|| Self { list, cuda: ask(&[]).and_then(|text| parse_cuda(&text)) })
     }
 
+    /// Their names with their memory.
+    pub fn names(&self) -> Vec<String> {
+        self.list.iter().map(|gpu| format!("{} ({})", gpu.name, gpu.memory)).collect()
+    }
+
     /// Why `libtorch` cannot use these GPUs, with the remedy; `None` if nothing speaks against it.
     pub fn obstacle(&self, libtorch: &Libtorch) -> Option<(String, String)> {
         let complete = "python3 -m pip install torch==2.11.0, then cargo xtask setup --again";

@@ -1,5 +1,5 @@
 //! `cargo xtask`: the project's only script language. It finds or fetches libtorch, reports what
-//! the machine has, runs the demo, the tests, the checks of continuous integration and the benches.
+//! the machine has, runs the demo, the experiments, the tests, the checks of continuous integration and the benches.
 //!
 //! It deliberately knows nothing of tensors or models and never links libtorch: it has to build in
 //! seconds on a machine that has nothing but Rust, and it runs the program `elf` as a child process.
@@ -19,6 +19,7 @@ mod machine;
 mod metrics;
 mod nccl;
 mod python;
+mod reproduce;
 mod steps;
 mod workspace;
 
@@ -55,6 +56,8 @@ enum Task {
     },
     /// From nothing to generated text: build, prepare, train a small model, sample, evaluate.
     Demo(demo::Options),
+    /// The experiments: train, sample, evaluate and report. Safe to interrupt and run again.
+    Reproduce(reproduce::Options),
     /// Build the library for training on several GPUs, which needs the headers of NCCL and CUDA.
     Nccl(nccl::Options),
     /// What continuous integration checks before the tests: format, lints, documentation, benches.
@@ -99,6 +102,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Doctor { json } => return doctor::run(&workspace, json),
         Task::Test { arguments } => checks::test(&workspace, &arguments)?,
         Task::Demo(options) => demo::run(&workspace, &options)?,
+        Task::Reproduce(options) => reproduce::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,
         Task::Fuzz { cases } => checks::fuzz(&workspace, cases)?,

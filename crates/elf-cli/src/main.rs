@@ -6,6 +6,8 @@
 mod bench;
 mod commands;
 mod config;
+mod encoder_card;
+mod encoder_corpus;
 mod held_out;
 mod hub;
 mod judge;

@@ -31,6 +31,12 @@ impl FromStr for TextColumn {
     }
 }
 
+impl std::fmt::Display for TextColumn {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}:{}", self.input.display(), self.column)
+    }
+}
+
 impl TextColumn {
     /// Opens it for reading.
     ///

@@ -111,13 +111,17 @@ impl Tokenizer {
     }
 
     fn special(&self, token: &'static str) -> Result<i32> {
-        let id = self.inner.token_to_id(token).and_then(|id| i32::try_from(id).ok());
-        id.ok_or_else(|| Error::MissingToken { origin: self.origin.clone(), token })
+        self.id(token).ok_or_else(|| Error::MissingToken { origin: self.origin.clone(), token })
     }
 
     /// The token that an id stands for.
     pub fn token(&self, id: i32) -> Option<String> {
         u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id))
+    }
+
+    /// The id of a token, if the vocabulary has it.
+    pub fn id(&self, token: &str) -> Option<i32> {
+        self.inner.token_to_id(token).and_then(|id| i32::try_from(id).ok())
     }
 
     /// The ids of `text`, without any special token added.

@@ -36,6 +36,10 @@ pub enum Error {
         vocab_size: i64,
     },
 
+    /// Texts that cannot be corrupted as asked, or that are no corruption.
+    #[error("span corruption: {0}")]
+    Corruption(String),
+
     /// Statistics of latents that cannot be used or measured.
     #[error("latent statistics: {0}")]
     Stats(String),

@@ -2,20 +2,26 @@
 //!
 //! * [`TextEncoder`]: what the rest of the system needs of an encoder; bring one of your own by implementing it.
 //! * [`T5Encoder`] and [`T5Config`]: the encoder half of T5, read from and written to Hugging Face's files.
+//! * [`SpanCorruption`] and [`T5Pretraining`]: a T5 encoder of one's own, taught by a decoder that is thrown away.
 //! * [`LatentStats`] and [`LatentMoments`]: normalising latents, and measuring what to normalise them by.
 //!
-//! It deliberately does not know flows, networks that denoise, training, text or tokenisers: ids come in, latents go
-//! out. Encoders never carry gradients.
+//! It deliberately does not know flows, networks that denoise, optimisers, text or tokenisers: ids come in, latents go
+//! out. A [`TextEncoder`] never carries gradients; only pre-training does.
 
 mod error;
 mod latent_stats;
+mod pretraining;
 mod relative_position;
+mod span_corruption;
 mod t5;
 mod t5_config;
+mod t5_layers;
 mod text_encoder;
 
 pub use error::{Error, Result};
 pub use latent_stats::{LatentMoments, LatentStats, PerChannel};
+pub use pretraining::T5Pretraining;
+pub use span_corruption::{Corrupted, DenoisingBatch, SpanCorruption};
 pub use t5::T5Encoder;
 pub use t5_config::{FeedForward, T5Config};
 pub use text_encoder::{EncoderMask, TextEncoder, check_ids};

@@ -39,14 +39,39 @@ impl RelativeBuckets {
     /// buckets (64 of 128, say) the rounding decides, and they were trained with this one.
     fn of(self, offsets: &Tensor) -> Result<Tensor> {
         let half = self.count / 2;
-        let exact = half / 2;
-        let distance = offsets.f_abs()?;
-        let ratio = distance.f_to_kind(Kind::Float)?.f_div_scalar(exact as f64)?.f_log()?;
-        let ratio = ratio.f_div_scalar((self.max_distance as f64 / exact as f64).ln())?.f_mul_scalar(half - exact)?;
-        // Distance 0 gives -inf here; it is not taken, but must be a number before it becomes an integer.
-        let far = ratio.f_clamp_min(0)?.f_to_kind(Kind::Int64)?.f_add_scalar(exact)?.f_clamp_max(half - 1)?;
-        let within_half = distance.f_where_self(&distance.f_lt(exact)?, &far)?;
+        let within_half = self.of_distances(&offsets.f_abs()?, half)?;
         Ok(within_half.f_add(&offsets.f_gt(0)?.f_to_kind(Kind::Int64)?.f_mul_scalar(half)?)?)
+    }
+
+    /// Buckets, in `0..count`, of distances (int64, any shape, none negative): the first half of them exact.
+    fn of_distances(self, distance: &Tensor, count: i64) -> Result<Tensor> {
+        let exact = count / 2;
+        let ratio = distance.f_to_kind(Kind::Float)?.f_div_scalar(exact as f64)?.f_log()?;
+        let ratio = ratio.f_div_scalar((self.max_distance as f64 / exact as f64).ln())?.f_mul_scalar(count - exact)?;
+        // Distance 0 gives -inf here; it is not taken, but must be a number before it becomes an integer.
+        let far = ratio.f_clamp_min(0)?.f_to_kind(Kind::Int64)?.f_add_scalar(exact)?.f_clamp_max(count - 1)?;
+        Ok(distance.f_where_self(&distance.f_lt(exact)?, &far)?)
+    }
+
+    /// Buckets of all pairs of `0..length` in the decoder, `[length, length]`, rows by columns, on the CPU: all buckets are
+    /// for columns at or before the row, and later columns share bucket 0 with the row itself.
+    ///
+    /// # Errors
+    /// If no distance is left for the logarithmic half of the buckets, of which there are twice as many as to either side in
+    /// the encoder.
+    pub(crate) fn causal_square(self, length: i64) -> Result<Tensor> {
+        if self.max_distance <= self.count / 2 {
+            return Err(Error::Config(format!(
+                "relative_attention_max_distance is {}; for a decoder with {} buckets it must be above {}",
+                self.max_distance,
+                self.count,
+                self.count / 2
+            )));
+        }
+        let positions = Tensor::f_arange(length, (Kind::Int64, Device::Cpu))?;
+        let by_distance = self.of_distances(&positions, self.count)?;
+        let index = positions.f_unsqueeze(1)?.f_sub(&positions.f_unsqueeze(0)?)?.f_clamp_min(0)?;
+        Ok(by_distance.f_take(&index)?)
     }
 
     /// Buckets of all pairs of `0..length`: `[length, length]`, rows by columns, on the CPU.

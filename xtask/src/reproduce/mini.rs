@@ -31,7 +31,7 @@ pub struct Scale {
 
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
-    encoder_steps: Some(4000),
+    encoder_steps: Some(1500),
     epochs: [8.0, 6.0, 3.0],
     ablation_epochs: 2.0,
     judge_epochs: 8.0,
@@ -134,15 +134,57 @@ const PRETRAINED: &str = "encoder/pretrained";
 /// The recipe itself at the ablations' budget, and one change each.
 pub const ABLATIONS: &[Ablation] = &[
     Ablation { name: "recipe", group: "", label: "the recipe", settings: "", encoder: PRETRAINED },
-    Ablation { name: "token-table", group: "encoder", label: "token table of the pre-trained encoder", settings: "", encoder: "encoder/token-table" },
+    Ablation {
+        name: "token-table",
+        group: "encoder",
+        label: "token table of the pre-trained encoder",
+        settings: "",
+        encoder: "encoder/token-table",
+    },
     Ablation { name: "random", group: "encoder", label: "random weights", settings: "", encoder: "encoder/random" },
-    Ablation { name: "learnable", group: "encoder", label: "token table, learned with the flow", settings: "train_encoder=true", encoder: "encoder/learnable" },
+    Ablation {
+        name: "learnable",
+        group: "encoder",
+        label: "token table, learned with the flow",
+        settings: "train_encoder=true",
+        encoder: "encoder/learnable",
+    },
     Ablation { name: "v-prediction", group: "prediction", label: "v", settings: "prediction=v", encoder: PRETRAINED },
-    Ablation { name: "decode-10", group: "decode share", label: "10%", settings: "decoder_prob=0.1", encoder: PRETRAINED },
-    Ablation { name: "decode-50", group: "decode share", label: "50%", settings: "decoder_prob=0.5", encoder: PRETRAINED },
-    Ablation { name: "bottleneck-32", group: "bottleneck", label: "32", settings: "bottleneck_dim=32", encoder: PRETRAINED },
-    Ablation { name: "bottleneck-256", group: "bottleneck", label: "256", settings: "bottleneck_dim=256", encoder: PRETRAINED },
-    Ablation { name: "adamw", group: "optimiser", label: "AdamW", settings: "optimizer=adamw lr=0.001", encoder: PRETRAINED },
+    Ablation {
+        name: "decode-10",
+        group: "decode share",
+        label: "10%",
+        settings: "decoder_prob=0.1",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "decode-50",
+        group: "decode share",
+        label: "50%",
+        settings: "decoder_prob=0.5",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "bottleneck-32",
+        group: "bottleneck",
+        label: "32",
+        settings: "bottleneck_dim=32",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "bottleneck-256",
+        group: "bottleneck",
+        label: "256",
+        settings: "bottleneck_dim=256",
+        encoder: PRETRAINED,
+    },
+    Ablation {
+        name: "adamw",
+        group: "optimiser",
+        label: "AdamW",
+        settings: "optimizer=adamw lr=0.001",
+        encoder: PRETRAINED,
+    },
 ];
 
 /// A system that texts are generated with.
@@ -204,7 +246,7 @@ impl Mini<'_> {
     fn encoder(&self, stage: &str) -> String {
         match self.scale.encoder_steps {
             None if stage == PRETRAINED => SHIPPED_ENCODER.to_owned(),
-            _ => self.at(stage),
+            _ => format!("{}/t5", self.at(stage)),
         }
     }
 
@@ -244,12 +286,7 @@ impl Mini<'_> {
 
     /// A tokenizer and an encoder from the training texts.
     fn pretraining(&self, steps: u64) -> Vec<Stage> {
-        let columns = [
-            ("descriptions", "description"),
-            ("descriptions", "synopsis"),
-            ("de-en", "de"),
-            ("de-en", "en"),
-        ];
+        let columns = [("descriptions", "description"), ("descriptions", "synopsis"), ("de-en", "de"), ("de-en", "en")];
         let corpus = |split: &str, flag: &str| {
             columns.map(|(file, column)| format!("{flag} data/{file}-{split}.parquet:{column}")).join(" ")
         };
@@ -268,15 +305,18 @@ impl Mini<'_> {
             .costing(Cost { seconds: 10.0, disk: 1e6, ..Cost::default() });
         let encoder = Stage::new(PRETRAINED, "an encoder by span corruption")
             .after("corpus/tokenizer")
-            .call(format!(
-                "encoder train {} {} --tokenizer {} --steps {steps} {ENCODER_RECIPE} --output {}",
-                corpus("train", "--text"),
-                corpus("validation", "--validation"),
-                self.tokenizer(),
-                self.at(PRETRAINED)
-            ))
-            .making("model.safetensors")
-            .making("latent_stats.json")
+            .call_once(
+                format!(
+                    "encoder train {} {} --tokenizer {} --steps {steps} {ENCODER_SIZE} {ENCODER_RECIPE} --output {}",
+                    corpus("train", "--text"),
+                    corpus("validation", "--validation"),
+                    self.tokenizer(),
+                    self.encoder(PRETRAINED)
+                ),
+                "t5",
+            )
+            .making("t5/model.safetensors")
+            .making("t5/latent_stats.json")
             .costing(Cost { flops: steps as f64 * 2.5e11, seconds: 10.0, disk: 1e8, ..Cost::default() });
         vec![reading(tokenizer, "train"), reading(reading(encoder, "train"), "validation")]
     }
@@ -392,7 +432,10 @@ impl Mini<'_> {
     fn eval_call(&self, samples: &str, stage: &str, unconditional: bool) -> String {
         let against = if unconditional {
             let data = self.at("data/descriptions");
-            format!("--judge {} --references {data}/test.jsonl:text --training {data}/train.jsonl:text ", self.at("judge"))
+            format!(
+                "--judge {} --references {data}/test.jsonl:text --training {data}/train.jsonl:text ",
+                self.at("judge")
+            )
         } else {
             String::new()
         };
@@ -400,7 +443,16 @@ impl Mini<'_> {
     }
 
     /// Texts of one system and their evaluation.
-    fn evaluation(&self, task: &Task, run: &str, model: &str, stage: &str, title: &str, sampling: &str, passes: f64) -> Stage {
+    fn evaluation(
+        &self,
+        task: &Task,
+        run: &str,
+        model: &str,
+        stage: &str,
+        title: &str,
+        sampling: &str,
+        passes: f64,
+    ) -> Stage {
         let (at, model) = (self.at(stage), self.at(model));
         let mut made = Stage::new(stage, title).after(run).after(&format!("data/{}", task.name));
         let what = match task.condition {
@@ -427,7 +479,8 @@ impl Mini<'_> {
         if task.condition.is_none() {
             made = made.after("judge");
         }
-        let texts = seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(600)) as f64;
+        let texts =
+            seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(600)) as f64;
         made.call(self.eval_call(&files.join(" "), stage, task.condition.is_none())).making("eval.json").costing(Cost {
             flops: texts * task.positions * passes * 2.0 * WEIGHTS,
             seconds: 3.0 * (seeds + 1) as f64,
@@ -444,7 +497,8 @@ impl Mini<'_> {
             let name = steps.map_or(objective.to_owned(), |steps| format!("{objective}-{steps}"));
             let stage = format!("eval/descriptions/{name}");
             let label = system_label(objective).to_owned();
-            let title = format!("descriptions by {label}{}", steps.map(|n| format!(" in {n} steps")).unwrap_or_default());
+            let title =
+                format!("descriptions by {label}{}", steps.map(|n| format!(" in {n} steps")).unwrap_or_default());
             let run = format!("train/descriptions/{objective}");
             let made = self.evaluation(task, &run, &run, &stage, &title, &sampling, passes);
             systems.push((System { stage, label, steps }, made));
@@ -471,7 +525,8 @@ impl Mini<'_> {
             let stage = format!("eval/{}/{name}", task.name);
             let run = format!("train/{}/{objective}", task.name);
             let title = format!("{} by {label}", task.name);
-            let passes = steps.map_or(4.0, |steps| if objective == "elf" { 2.0 * steps as f64 + 1.0 } else { steps as f64 });
+            let passes =
+                steps.map_or(4.0, |steps| if objective == "elf" { 2.0 * steps as f64 + 1.0 } else { steps as f64 });
             let made = self.evaluation(task, &run, &run, &stage, &title, &sampling, passes);
             (System { stage, label: label.to_owned(), steps }, made)
         })
@@ -494,7 +549,12 @@ impl Mini<'_> {
             let sampling = format!("--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale {scale} --steps {STEPS}");
             settings.push((format!("guidance-{scale}"), format!("w {scale}"), STEPS, sampling));
         }
-        settings.push(("uniform-grid".to_owned(), "uniform grid".to_owned(), STEPS, format!("{UNCONDITIONAL} --uniform-grid --steps {STEPS}")));
+        settings.push((
+            "uniform-grid".to_owned(),
+            "uniform grid".to_owned(),
+            STEPS,
+            format!("{UNCONDITIONAL} --uniform-grid --steps {STEPS}"),
+        ));
         let run = "train/descriptions/elf";
         let mut systems: Vec<(System, Stage)> = settings
             .into_iter()
@@ -509,7 +569,15 @@ impl Mini<'_> {
         for scale in CONDITION_GUIDANCE {
             let stage = format!("eval/condition-guidance/{scale}");
             let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1 --steps {STEPS}");
-            let made = self.evaluation(task, run, run, &stage, &format!("translations with condition guidance {scale}"), &sampling, 65.0);
+            let made = self.evaluation(
+                task,
+                run,
+                run,
+                &stage,
+                &format!("translations with condition guidance {scale}"),
+                &sampling,
+                65.0,
+            );
             systems.push((System { stage, label: format!("s {scale}"), steps: Some(STEPS) }, made));
         }
         systems
@@ -518,24 +586,32 @@ impl Mini<'_> {
     /// The encoders that ablations take in place of the pre-trained one.
     fn other_encoders(&self) -> Vec<Stage> {
         let used = |name: &str| self.scale.ablations.iter().any(|ablation| ablation.encoder == name);
-        let stats = |stage: Stage, name: &str| {
-            stage
-                .after("data/descriptions")
-                .call(format!("encoder stats {} --data {}/train", self.at(name), self.at("data/descriptions")))
-                .making("latent_stats.json")
-                .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
-        };
         let from = self.encoder(PRETRAINED);
+        let tokenizer = self.tokenizer();
         let kinds = [
-            ("encoder/token-table", "the token table of the pre-trained encoder", format!("encoder table --from {from} --output {}", self.at("encoder/token-table"))),
-            ("encoder/random", "an encoder with random weights", format!("encoder init --like {from} --seed 0 --output {}", self.at("encoder/random"))),
-            ("encoder/learnable", "a random token table, to be learned with the flow", format!("encoder table --from {from} --random --seed 0 --output {}", self.at("encoder/learnable"))),
+            ("encoder/token-table", "the token table of the pre-trained encoder", format!("encoder table --from {from}")),
+            (
+                "encoder/random",
+                "an encoder with random weights",
+                format!("encoder init --tokenizer {tokenizer} {ENCODER_SIZE} --seed 0"),
+            ),
+            (
+                "encoder/learnable",
+                "a random token table, to be learned with the flow",
+                format!("encoder table --from {from} --random --seed 0"),
+            ),
         ];
-        kinds
-            .into_iter()
-            .filter(|(name, ..)| used(name))
-            .map(|(name, title, call)| stats(self.needing_encoder(Stage::new(name, title), PRETRAINED).call(call), name))
-            .collect()
+        let made = |(name, title, call): (&str, &str, String)| {
+            let encoder = self.encoder(name);
+            let stage = Stage::new(name, title)
+                .after("data/descriptions")
+                .call_once(format!("{call} --output {encoder}"), "t5")
+                .call(format!("encoder stats {encoder} --data {}/train", self.at("data/descriptions")))
+                .making("t5/latent_stats.json")
+                .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() });
+            self.needing_encoder(self.needing_tokenizer(stage), PRETRAINED)
+        };
+        kinds.into_iter().filter(|(name, ..)| used(name)).map(made).collect()
     }
 
     /// Training and evaluation of one ablation.
@@ -585,7 +661,11 @@ impl Mini<'_> {
             let passes = steps as f64 + 1.0;
             let (model, stage) = (format!("train/distilled/{folder}"), format!("eval/distilled/student-{steps}"));
             let title = format!("descriptions by the student of {steps} steps");
-            stages.push((steps, true, self.evaluation(task, "train/distilled", &model, &stage, &title, &sampling, passes)));
+            stages.push((
+                steps,
+                true,
+                self.evaluation(task, "train/distilled", &model, &stage, &title, &sampling, passes),
+            ));
             let (run, stage) = ("train/descriptions/elf", format!("eval/distilled/teacher-{steps}"));
             let title = format!("descriptions by the teacher in {steps} steps");
             stages.push((steps, false, self.evaluation(task, run, run, &stage, &title, &sampling, passes)));
@@ -597,8 +677,11 @@ impl Mini<'_> {
 /// The sampler that students and their teacher are compared with.
 pub const FEW_STEPS: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 2.5";
 
-/// Size and settings of the encoder's pre-training.
-const ENCODER_RECIPE: &str = "--d-model 256 --d-kv 64 --num-heads 4 --d-ff 512 --num-layers 4 --seed 0";
+/// The size of encoders.
+const ENCODER_SIZE: &str = "--d-model 256 --d-kv 64 --num-heads 4 --d-ff 512 --num-layers 4 --feed-forward gated-gelu";
+
+/// How the encoder is pre-trained.
+const ENCODER_RECIPE: &str = "--decoder-layers 2 --lr 0.012 --embedding-lr 0.1 --seed 0";
 
 /// The stage of an ablation's evaluation.
 pub fn ablation_stage(ablation: &Ablation) -> String {
@@ -644,7 +727,7 @@ mod tests {
             let stages = Mini { work: "w", scale }.stages();
             let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
             for stage in &stages {
-                for word in stage.calls.iter().flatten() {
+                for word in stage.calls.iter().flat_map(|call| &call.words) {
                     let path = word.rsplit('=').next().and_then(|path| path.strip_prefix("w/"));
                     let Some(path) = path else { continue };
                     let owner = names

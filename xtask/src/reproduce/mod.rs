@@ -22,8 +22,9 @@ use self::mini::{FULL, Mini, QUICK, Scale};
 use self::paper::Paper;
 use self::runner::Runner;
 use self::stage::{Stage, WorkFolder, chosen};
+use crate::gpu::Gpus;
 use crate::libtorch::{SetUp, setup};
-use crate::machine::Processor;
+use crate::machine::{self, Processor};
 use crate::workspace::Workspace;
 
 /// Which experiments.
@@ -162,9 +163,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("\nDone. Without --only the rest follows, and the report.");
         return Ok(());
     }
-    let output = options.output.clone().unwrap_or_else(|| {
-        workspace.root.join("results").join(format!("{}-{name}", results::today()))
-    });
+    let output = options
+        .output
+        .clone()
+        .unwrap_or_else(|| workspace.root.join("results").join(format!("{}-{name}", results::today())));
     let context = results::Context { runner: &runner, stages: &stages, outcomes: &outcomes, preset: &name };
     let report = match options.preset {
         Preset::Mini => mini_report::report(&mini, &context, options.quick)?,
@@ -181,8 +183,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// The machine, in a line.
 fn host() -> String {
     let processor = Processor::here();
-    let memory = crate::machine::memory().map(|(total, _)| format!(", {:.0} GiB", total as f64 / f64::from(1 << 30)));
-    let gpus = crate::gpu::names();
+    let memory = machine::memory().map(|(total, _)| format!(", {:.0} GiB", total as f64 / f64::from(1 << 30)));
+    let gpus = Gpus::here().map(|gpus| gpus.names()).unwrap_or_default();
     format!(
         "{}, {} threads ({}){}{}",
         processor.model,

@@ -181,7 +181,8 @@ impl Paper<'_> {
             Preset::DeEn => conditional(Published { bleu: Some(26.4), ..NOTHING }),
             Preset::Xsum => conditional(Published { rouge: Some([36.0, 12.2, 27.8]), ..NOTHING }),
             Preset::Pd => {
-                let few = [(1, 136.1), (2, 68.3), (4, 34.3), (8, 23.2)].map(|(n, p)| unconditional(n, 2.5, 1.5, ppl(p)));
+                let few =
+                    [(1, 136.1), (2, 68.3), (4, 34.3), (8, 23.2)].map(|(n, p)| unconditional(n, 2.5, 1.5, ppl(p)));
                 let many = [(16, 22.1), (32, 21.3)].map(|(n, p)| unconditional(n, 2.0, 2.0, ppl(p)));
                 few.into_iter().chain(many).collect()
             }
@@ -211,7 +212,9 @@ impl Paper<'_> {
         let judge = if test_data.is_none() { " --judge gpt2-large" } else { "" };
         let doubled = if test_data.is_none() { 1.0 } else { 2.0 };
         stage
-            .call(format!("sample {model} {what} --seed 0 --batch-size {batch} {sampling} --output {at}/samples-0.jsonl"))
+            .call(format!(
+                "sample {model} {what} --seed 0 --batch-size {batch} {sampling} --output {at}/samples-0.jsonl"
+            ))
             .call(format!("eval --samples {at}/samples-0.jsonl{judge} --output {at}/eval.json"))
             .making("samples-0.jsonl")
             .making("eval.json")

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::stage::{Record, Stage, State, WorkFolder, hashes, now, short};
+use super::stage::{Call, Record, Stage, State, WorkFolder, hashes, now, short};
 use crate::steps::{self, clock};
 
 /// While a stage runs, its record is written this often: what is killed loses no more of its cost.
@@ -57,7 +57,11 @@ impl Runner {
             let place = format!("[{}/{}]", number + 1, chosen.len());
             let record = match self.work.state(stage, hash)? {
                 State::Done(record) => {
-                    println!("{place} {}: done before ({})", stage.name, clock(Duration::from_secs_f64(record.seconds)));
+                    println!(
+                        "{place} {}: done before ({})",
+                        stage.name,
+                        clock(Duration::from_secs_f64(record.seconds))
+                    );
                     record
                 }
                 state => {
@@ -74,7 +78,8 @@ impl Runner {
                     record
                 }
             };
-            outcomes.push((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }));
+            outcomes
+                .push((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }));
         }
         Ok(outcomes)
     }
@@ -99,7 +104,10 @@ impl Runner {
                     _ => None,
                 };
                 if let Some(stale) = stale {
-                    println!("    its inputs have changed; what was made from the earlier ones ({}) is put aside", short(&stale.hash));
+                    println!(
+                        "    its inputs have changed; what was made from the earlier ones ({}) is put aside",
+                        short(&stale.hash)
+                    );
                 }
                 if self.work.put_aside(stage, stale, hash)? {
                     println!("    these inputs were used before: their results are taken back");
@@ -127,7 +135,7 @@ impl Runner {
                     }
                 }
             });
-            let result = stage.calls.iter().try_for_each(|call| self.call(call));
+            let result = stage.calls.iter().try_for_each(|call| self.call(stage, call));
             finished.store(true, std::sync::atomic::Ordering::Relaxed);
             // The keeper only sleeps and writes; were it to panic, the stage's own result would still stand.
             let _ = keeper.join();
@@ -137,9 +145,7 @@ impl Runner {
         record.at = now();
         record.finished = result.is_ok();
         self.work.save(&stage.name, &record)?;
-        result.with_context(|| {
-            format!("stopped at the stage {}; the same command goes on from here", stage.name)
-        })?;
+        result.with_context(|| format!("stopped at the stage {}; the same command goes on from here", stage.name))?;
         let folder = self.root.join(self.work.stage(&stage.name));
         for file in &stage.makes {
             let path = folder.join(file);
@@ -149,9 +155,12 @@ impl Runner {
         Ok(record)
     }
 
-    fn call(&self, words: &[String]) -> Result<()> {
+    fn call(&self, stage: &Stage, call: &Call) -> Result<()> {
+        if call.leaves.as_ref().is_some_and(|file| self.work.stage(&stage.name).join(file).exists()) {
+            return Ok(());
+        }
         let mut command = Command::new(&self.elf);
-        command.args(words).current_dir(&self.root);
+        command.args(&call.words).current_dir(&self.root);
         println!("    {}", steps::command_line(&command));
         steps::run(&mut command)
     }

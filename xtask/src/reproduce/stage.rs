@@ -33,12 +33,22 @@ pub struct Stage {
     pub needs: Vec<String>,
     /// Files of the repository (or the user's) that it reads.
     pub reads: Vec<PathBuf>,
-    /// Calls of `elf`, in order. They may be repeated: each goes on from what it finds, or writes the same again.
-    pub calls: Vec<Vec<String>>,
+    /// Calls of `elf`, in order.
+    pub calls: Vec<Call>,
     /// Files that must be there afterwards, relative to the stage's folder.
     pub makes: Vec<PathBuf>,
     /// What it is expected to cost.
     pub cost: Cost,
+}
+
+/// One call of `elf`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its words.
+    pub words: Vec<String>,
+    /// The file that it writes last, relative to the stage's folder, if the call cannot be repeated once that is there. Without,
+    /// it can: it goes on from what it finds, or writes the same again.
+    pub leaves: Option<PathBuf>,
 }
 
 impl Stage {
@@ -63,8 +73,17 @@ impl Stage {
 
     /// With a call of `elf`, its words separated by spaces.
     pub fn call(mut self, line: impl AsRef<str>) -> Self {
-        self.calls.push(line.as_ref().split_whitespace().map(str::to_owned).collect());
+        self.calls.push(Call { words: line.as_ref().split_whitespace().map(str::to_owned).collect(), leaves: None });
         self
+    }
+
+    /// With a call that is not repeated once it has left a file.
+    pub fn call_once(self, line: impl AsRef<str>, leaves: impl Into<PathBuf>) -> Self {
+        let mut stage = self.call(line);
+        if let Some(call) = stage.calls.last_mut() {
+            call.leaves = Some(leaves.into());
+        }
+        stage
     }
 
     /// With a file that must be there afterwards.
@@ -146,8 +165,9 @@ impl WorkFolder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::New),
             Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
         };
-        let record: Record = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged: delete {} to do this stage again", path.display(), folder.display()))?;
+        let record: Record = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged: delete {} to do this stage again", path.display(), folder.display())
+        })?;
         if record.hash != hash {
             return Ok(State::Stale(record));
         }
@@ -226,8 +246,8 @@ pub fn hashes(stages: &[Stage], root: &Path) -> Result<BTreeMap<String, String>>
             hasher.update(bytes);
         };
         for call in &stage.calls {
-            part(&call.len().to_le_bytes());
-            for word in call {
+            part(&call.words.len().to_le_bytes());
+            for word in &call.words {
                 part(word.as_bytes());
             }
         }
@@ -317,7 +337,7 @@ mod tests {
         }
 
         let mut other = chain();
-        other[1].calls[0].push("more".to_owned());
+        other[1].calls[0].words.push("more".to_owned());
         let other = hashes(&other, root.path()).unwrap();
         assert_eq!(other["a"], after["a"]);
         assert_ne!(other["b/x"], after["b/x"]);

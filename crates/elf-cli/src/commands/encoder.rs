@@ -8,10 +8,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use elf_core::device::DeviceChoice;
 use elf_core::{ParamBuilder, Precision};
 use elf_data::{CollateConfig, Collator, Dataset, PadToken, Tokenizer};
-use elf_encoder::{EncoderMask, FeedForward, LatentMoments, PerChannel, T5Config, T5Encoder, TextEncoder};
+use elf_encoder::{EncoderMask, LatentMoments, PerChannel, T5Config, T5Encoder, TextEncoder};
 use elf_hub::What;
 use tch::{Device, Tensor};
 
+use super::encoder_train::TrainArgs;
 use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
 use crate::text_latents::{STATS_FILE, describe, write_stats};
 use crate::{hub, progress};
@@ -20,6 +21,9 @@ use crate::{hub, progress};
 pub enum EncoderCommand {
     /// Make a T5 encoder with random weights: the paper's simplest encoder, and a start without any download.
     Init(InitArgs),
+    /// Pre-train a T5 encoder on texts of one's own: spans are taken out, and a decoder that is thrown away learns to write
+    /// them.
+    Train(Box<TrainArgs>),
     /// Measure mean and standard deviation of an encoder's latents on a corpus; training normalises by them.
     Stats(StatsArgs),
 }
@@ -30,11 +34,9 @@ enum FeedForwardName {
     GatedGelu,
 }
 
+/// The sizes of an encoder.
 #[derive(Debug, Args)]
-pub struct InitArgs {
-    /// The tokenizer whose ids it reads: a tokenizer.json, or the folder that holds one, or a Hugging Face id.
-    #[arg(long)]
-    tokenizer: PathBuf,
+pub struct EncoderSizes {
     /// C, channels of a latent.
     #[arg(long, default_value_t = 128)]
     d_model: i64,
@@ -53,6 +55,33 @@ pub struct InitArgs {
     /// The kind of feed-forward layer.
     #[arg(long, value_enum, default_value = "relu")]
     feed_forward: FeedForwardName,
+}
+
+impl EncoderSizes {
+    /// An encoder of these sizes for a tokenizer's ids.
+    ///
+    /// # Errors
+    /// If a size is impossible.
+    pub fn config(&self, tokenizer: &Tokenizer) -> Result<T5Config> {
+        let feed_forward = match self.feed_forward {
+            FeedForwardName::Relu => "relu",
+            FeedForwardName::GatedGelu => "gated-gelu",
+        };
+        // Through the file's own form, so that what is left out has the file format's defaults.
+        Ok(T5Config::from_json(&serde_json::to_string(&serde_json::json!({
+            "vocab_size": tokenizer.vocab_size(), "d_model": self.d_model, "d_kv": self.d_kv, "d_ff": self.d_ff,
+            "num_layers": self.num_layers, "num_heads": self.num_heads, "feed_forward_proj": feed_forward,
+        }))?)?)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The tokenizer whose ids it reads: a tokenizer.json, or the folder that holds one, or a Hugging Face id.
+    #[arg(long)]
+    tokenizer: PathBuf,
+    #[command(flatten)]
+    sizes: EncoderSizes,
     /// Seed of the weights.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -99,22 +128,14 @@ fn with_stats(path: &Path, mean: f64, std: f64) -> Result<String> {
 pub fn run(command: EncoderCommand) -> Result<ExitCode> {
     match command {
         EncoderCommand::Init(args) => run_init(args),
+        EncoderCommand::Train(args) => super::encoder_train::run(*args),
         EncoderCommand::Stats(args) => run_stats(args),
     }
 }
 
 fn run_init(args: InitArgs) -> Result<ExitCode> {
     let tokenizer = Tokenizer::load(hub::locate(&args.tokenizer, What::Tokenizer)?)?;
-    let feed_forward = match args.feed_forward {
-        FeedForwardName::Relu => "relu",
-        FeedForwardName::GatedGelu => "gated-gelu",
-    };
-    // Through the file's own form, so that what is left out has the file format's defaults.
-    let config = T5Config::from_json(&serde_json::to_string(&serde_json::json!({
-        "vocab_size": tokenizer.vocab_size(), "d_model": args.d_model, "d_kv": args.d_kv, "d_ff": args.d_ff,
-        "num_layers": args.num_layers, "num_heads": args.num_heads, "feed_forward_proj": feed_forward,
-    }))?)?;
-    debug_assert!(matches!(config.feed_forward_proj, FeedForward::Relu | FeedForward::GatedGelu));
+    let config = args.sizes.config(&tokenizer)?;
     let encoder = T5Encoder::new(&config, ParamBuilder::seeded(args.seed, Device::Cpu), Precision::F32)?;
     encoder.save(&args.output)?;
     tokenizer.save(args.output.join("tokenizer.json"))?;

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod data;
 pub mod distill;
 pub mod encoder;
+pub mod encoder_train;
 pub mod eval;
 pub mod launch;
 pub mod pull;

@@ -1,0 +1,447 @@
+//! The report of the preset `mini`.
+
+use anyhow::Result;
+use elf_eval::evaluation::{Evaluation, name};
+use elf_eval::report::{
+    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Point, Report, Row, RowKind, SampleList,
+    Section, Series, Table,
+};
+
+use super::mini::{
+    CONDITION_GUIDANCE, FEW_STEPS, GAMMAS, GUIDANCE, Mini, STEPS, System, TASKS, Task, UNCONDITIONAL, ablation_stage,
+    system_label,
+};
+use super::results::{Context, today};
+
+/// How many samples of each system are shown.
+const SHOWN: usize = 8;
+
+/// Figures of unconditional text, in the order of tables.
+const UNCONDITIONAL_METRICS: [&str; 8] = [
+    name::GEN_PPL,
+    name::ENTROPY,
+    name::DISTINCT[1],
+    name::DISTINCT[3],
+    name::REPEATED_5GRAM,
+    name::LENGTH,
+    name::COPIED_RUN,
+    name::EXACT_COPIES,
+];
+
+/// The stage of the test texts' own evaluation.
+const DATA: &str = "eval/descriptions/data";
+
+/// Makes the report.
+///
+/// # Errors
+/// If a stage's results cannot be read.
+pub fn report(mini: &Mini, context: &Context, quick: bool) -> Result<Report> {
+    let mut sections = vec![unconditional(mini, context)?];
+    for task in &TASKS[1..] {
+        sections.push(conditional(mini, task, context)?);
+    }
+    if mini.scale.sampler_study {
+        sections.push(samplers(mini, context)?);
+    }
+    sections.push(ablations(mini, context)?);
+    sections.push(distillation(mini, context)?);
+    sections.push(trainings(context)?);
+    let mut summary = findings(mini, context)?;
+    if quick {
+        summary.insert(
+            0,
+            "This is the quick form: every kind of stage ran, with so little training that the figures say nothing about ELF. \
+             The full preset is for that."
+                .to_owned(),
+        );
+    }
+    Ok(Report {
+        title: "ELF and its baselines on three small tasks".to_owned(),
+        date: today(),
+        summary,
+        provenance: context.provenance(format!("cargo xtask reproduce mini{}", if quick { " --quick" } else { "" })),
+        sections,
+    })
+}
+
+fn unconditional_columns() -> Vec<Column> {
+    vec![
+        Column::new("system"),
+        Column::lower("Gen. PPL"),
+        Column::new("entropy").unit("nats").decimals(2),
+        Column::new("distinct-2").decimals(2),
+        Column::new("distinct-4").decimals(2),
+        Column::lower("texts with a repeated 5-gram").decimals(2),
+        Column::new("words").decimals(1),
+        Column::new("longest copied run").unit("words").decimals(1),
+        Column::lower("exact copies").decimals(3),
+    ]
+}
+
+fn steps_label(system: &System) -> String {
+    match system.steps {
+        Some(steps) => format!("{}, {steps} steps", system.label),
+        None => system.label.clone(),
+    }
+}
+
+fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
+    let systems: Vec<System> = mini.comparison().into_iter().map(|(system, _)| system).collect();
+    let data = context.evaluation(DATA)?;
+    let mut table = Table::new(
+        "Package descriptions from nothing. The judge is a GPT-2 trained longer on the same training texts and used for nothing else. \
+         ± is the standard error over seeds. Only systems whose entropy is at most 5% under the data's compete.",
+        unconditional_columns(),
+    )
+    .row(Row::of_evaluation("test texts", &data, &UNCONDITIONAL_METRICS).kind(RowKind::Reference));
+    for system in &systems {
+        let evaluation = context.evaluation(&system.stage)?;
+        table = table.row(Row::of_evaluation(steps_label(system), &evaluation, &UNCONDITIONAL_METRICS));
+    }
+
+    let mut frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"));
+    let mut quality = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
+    for label in ["ELF", "MDLM", "GPT-2"] {
+        let (mut points, mut course) = (Vec::new(), Vec::new());
+        for system in systems.iter().filter(|system| system.label == label) {
+            let text = system.steps.map_or(String::new(), |steps| steps.to_string());
+            points.extend(context.frontier_point(&system.stage, &text)?);
+            if let (Some(steps), Some(ppl)) = (system.steps, context.evaluation(&system.stage)?.get(name::GEN_PPL)) {
+                course.push(Point::new(steps as f64, ppl));
+            }
+        }
+        frontier = frontier.series(Series::new(label, points));
+        if !course.is_empty() {
+            quality = quality.series(Series::new(label, course));
+        }
+    }
+    frontier = frontier.series(Series::new("test texts", context.frontier_point(DATA, "")?));
+    if let Some(entropy) = data.get(name::ENTROPY) {
+        frontier = frontier.guide(GuideAxis::X, entropy.value, "data");
+    }
+    let shown: Vec<(String, String)> = systems
+        .iter()
+        .filter(|system| system.steps.is_none_or(|steps| steps == STEPS))
+        .map(|system| (system.stage.clone(), system.label.clone()))
+        .collect();
+    Ok(Section::new(TASKS[0].title)
+        .paragraph(format!(
+            "First paragraphs of Debian's package descriptions, of at most 63 tokens, none twice. ELF is sampled with {UNCONDITIONAL}; \
+             MDLM by ancestral sampling; GPT-2 at temperature 1."
+        ))
+        .with(table)
+        .with(
+            Plot::new("frontier", "Perplexity and entropy", PlotKind::Scatter(frontier)).caption(
+                "Lower is better only at the data's entropy: text of little variety is easy to predict. Numbers are steps.",
+            ),
+        )
+        .with(Plot::new("steps", "Quality against steps", PlotKind::Lines(quality)).caption("GPT-2 needs one step a token."))
+        .with(samples(context, &format!("What they write ({STEPS} steps)"), &shown)?))
+}
+
+fn samples(context: &Context, title: &str, systems: &[(String, String)]) -> Result<SampleList> {
+    let systems: Vec<(&str, &str)> = systems.iter().map(|(stage, label)| (stage.as_str(), label.as_str())).collect();
+    Ok(SampleList {
+        title: title.to_owned(),
+        picked: format!("seed 0, samples 0 to {}", SHOWN - 1),
+        samples: context.samples(&systems, SHOWN)?,
+    })
+}
+
+/// The names of the figures of a conditional task and which of them decides.
+fn conditional_metrics(task: &Task) -> ([&'static str; 5], &'static str) {
+    match task.name {
+        "de-en" => ([name::BLEU, name::ROUGE_1, name::ROUGE_2, name::ROUGE_L, name::LENGTH], name::BLEU),
+        _ => ([name::ROUGE_1, name::ROUGE_2, name::ROUGE_L, name::BLEU, name::LENGTH], name::ROUGE_L),
+    }
+}
+
+fn conditional(mini: &Mini, task: &Task, context: &Context) -> Result<Section> {
+    let systems: Vec<System> = mini.conditional(task).into_iter().map(|(system, _)| system).collect();
+    let (metrics, _) = conditional_metrics(task);
+    let columns = std::iter::once(Column::new("system")).chain(metrics.iter().map(|&metric| {
+        if metric == name::LENGTH { Column::new("words").decimals(1) } else { Column::higher(metric).decimals(2) }
+    }));
+    let mut method = None;
+    let mut table = Table::new(
+        "The test split; equal sizes, data and passes over the data. ± is the standard error over seeds, brackets are 95% of a \
+         bootstrap over examples.",
+        columns,
+    );
+    for system in &systems {
+        let evaluation = context.evaluation(&system.stage)?;
+        method = method.or_else(|| evaluation.get(name::BLEU).and_then(|bleu| bleu.method.clone()));
+        table = table.row(Row::of_evaluation(steps_label(system), &evaluation, &metrics));
+    }
+    let shown: Vec<(String, String)> =
+        systems.iter().map(|system| (system.stage.clone(), system.label.clone())).collect();
+    let mut section = Section::new(task.title).with(table);
+    if let Some(method) = method {
+        section = section.paragraph(format!("BLEU signature: {method}"));
+    }
+    Ok(section.with(samples(context, "What they write", &shown)?))
+}
+
+fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
+    let systems: Vec<System> = mini.sampler_study().into_iter().map(|(system, _)| system).collect();
+    let find = |stage: String| systems.iter().find(|system| system.stage == stage);
+    let mut table = Table::new("The same trained model under other samplers.", unconditional_columns());
+    let mut add = |heading: &str, stages: Vec<(String, String)>| -> Result<()> {
+        for (number, (stage, label)) in stages.into_iter().enumerate() {
+            let row = Row::of_evaluation(label, &context.evaluation(&stage)?, &UNCONDITIONAL_METRICS);
+            table.rows.push(if number == 0 { row.group(heading) } else { row });
+        }
+        Ok(())
+    };
+    let ode = systems.iter().filter(|system| system.label == "ODE");
+    add("ODE", ode.clone().map(|system| (system.stage.clone(), steps_label(system))).collect())?;
+    let gammas = GAMMAS.iter().map(|gamma| (format!("eval/samplers/gamma-{gamma}"), format!("gamma {gamma}")));
+    add(&format!("SDE, {STEPS} steps"), gammas.collect())?;
+    let scales = GUIDANCE.iter().map(|scale| (format!("eval/samplers/guidance-{scale}"), format!("w {scale}")));
+    add(&format!("Self-conditioning guidance, {STEPS} steps"), scales.collect())?;
+    let grids = [
+        (format!("eval/descriptions/elf-{STEPS}"), "logit-normal grid".to_owned()),
+        ("eval/samplers/uniform-grid".to_owned(), "uniform grid".to_owned()),
+    ];
+    add(&format!("Grid, {STEPS} steps"), grids.into())?;
+
+    let mut lines = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
+    let mut sde = Vec::new();
+    for (system, _) in mini.comparison().into_iter().filter(|(system, _)| system.label == "ELF") {
+        if let (Some(steps), Some(ppl)) = (system.steps, context.evaluation(&system.stage)?.get(name::GEN_PPL)) {
+            sde.push(Point::new(steps as f64, ppl));
+        }
+    }
+    let mut straight = Vec::new();
+    for system in ode {
+        if let (Some(steps), Some(ppl)) = (system.steps, context.evaluation(&system.stage)?.get(name::GEN_PPL)) {
+            straight.push(Point::new(steps as f64, ppl));
+        }
+    }
+    lines = lines.series(Series::new("SDE", sde)).series(Series::new("ODE", straight));
+
+    let mut frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"));
+    let mut by_gamma = Vec::new();
+    for gamma in GAMMAS {
+        by_gamma.extend(context.frontier_point(&format!("eval/samplers/gamma-{gamma}"), &gamma.to_string())?);
+    }
+    let mut by_scale = Vec::new();
+    for scale in GUIDANCE {
+        by_scale.extend(context.frontier_point(&format!("eval/samplers/guidance-{scale}"), &scale.to_string())?);
+    }
+    frontier = frontier.series(Series::new("gamma", by_gamma)).series(Series::new("guidance w", by_scale));
+    if let Some(entropy) = context.evaluation(DATA)?.get(name::ENTROPY) {
+        frontier = frontier.guide(GuideAxis::X, entropy.value, "data");
+    }
+
+    let mut guidance = Table::new(
+        format!("Condition guidance in translation, ODE, {STEPS} steps."),
+        [Column::new("scale"), Column::higher("BLEU").decimals(2), Column::higher("ROUGE-L").decimals(2)],
+    );
+    for scale in CONDITION_GUIDANCE {
+        if let Some(system) = find(format!("eval/condition-guidance/{scale}")) {
+            let evaluation = context.evaluation(&system.stage)?;
+            guidance = guidance.row(Row::of_evaluation(&system.label, &evaluation, &[name::BLEU, name::ROUGE_L]));
+        }
+    }
+    Ok(Section::new("Samplers and guidance")
+        .with(table)
+        .with(Plot::new("samplers", "SDE and ODE", PlotKind::Lines(lines)).caption("SDE with gamma 1.5, w 3 for both."))
+        .with(
+            Plot::new("gamma", "What gamma and guidance trade", PlotKind::Scatter(frontier))
+                .caption("More of either makes text more probable and less varied. Numbers are gamma and w."),
+        )
+        .with(guidance))
+}
+
+fn ablations(mini: &Mini, context: &Context) -> Result<Section> {
+    let mut columns = unconditional_columns();
+    columns.insert(1, Column::lower("validation loss").decimals(3));
+    columns[0] = Column::new("change");
+    let mut table = Table::new(
+        format!(
+            "One change each, {} passes over the training texts, sampled with {UNCONDITIONAL} in {STEPS} steps.",
+            mini.scale.ablation_epochs
+        ),
+        columns,
+    );
+    let note = table.add_footnote(
+        "Losses of other latents, other predictions and other shares of decode rows are losses of another thing: compare the samples.",
+    );
+    let mut heading = "";
+    for ablation in mini.scale.ablations {
+        let evaluation = context.evaluation(&ablation_stage(ablation))?;
+        let mut row = Row::of_evaluation(ablation.label, &evaluation, &UNCONDITIONAL_METRICS);
+        let loss = context.last(&format!("train/ablations/{}", ablation.name), "validation_loss")?;
+        let comparable = !["encoder", "decode share"].contains(&ablation.group);
+        row.cells.insert(
+            1,
+            loss.map_or(Cell::Empty, |loss| {
+                let loss = Number::new(loss);
+                Cell::Number(if comparable { loss } else { loss.footnote(note) })
+            }),
+        );
+        if ablation.group != heading {
+            heading = ablation.group;
+            row = row.group(heading);
+        }
+        table = table.row(row);
+    }
+    Ok(Section::new("Ablations on the descriptions").with(table))
+}
+
+fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
+    let students = mini.students();
+    let mut table = Table::new(
+        format!(
+            "Progressive distillation: students of the model of descriptions beside their teacher at the same steps, both sampled with {FEW_STEPS}. \
+             Each round took {} passes over the training texts.",
+            mini.scale.distillation_epochs
+        ),
+        unconditional_columns(),
+    );
+    let mut chart = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
+    for (own, label) in [(true, "students"), (false, "teacher")] {
+        let mut points = Vec::new();
+        let mut first = true;
+        for (steps, _, stage) in students.iter().filter(|(_, of, _)| *of == own) {
+            let evaluation = context.evaluation(&stage.name)?;
+            let row = Row::of_evaluation(format!("{steps} steps"), &evaluation, &UNCONDITIONAL_METRICS);
+            table = table.row(if first { row.group(label) } else { row });
+            first = false;
+            if let Some(ppl) = evaluation.get(name::GEN_PPL) {
+                let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
+                points.push(Point::new(*steps as f64, ppl).collapsed(collapsed));
+            }
+        }
+        chart = chart.series(Series::new(label, points));
+    }
+    Ok(Section::new("Few steps").with(table).with(
+        Plot::new("distilled", "Students and teacher", PlotKind::Lines(chart))
+            .caption("Each student has a step count of its own."),
+    ))
+}
+
+fn trainings(context: &Context) -> Result<Section> {
+    let mut section = Section::new("Trainings");
+    let mut table = Table::new(
+        "Held-out figures at the end of each training. ELF's loss is no likelihood; MDLM's is an upper bound on the nats a token that \
+         GPT-2's is exact.",
+        [
+            Column::new("task"),
+            Column::new("system"),
+            Column::new("steps"),
+            Column::new("validation loss").decimals(3),
+            Column::new("NLL").unit("nats/token").decimals(3),
+        ],
+    );
+    for task in &TASKS {
+        let mut chart = Chart::new(Axis::new("optimiser steps"), Axis::new("validation loss"));
+        for (number, objective) in super::mini::OBJECTIVES.into_iter().enumerate() {
+            let stage = format!("train/{}/{objective}", task.name);
+            let course = context.course(&stage, "validation_loss")?;
+            let row = Row::new([
+                Cell::from(if number == 0 { task.name } else { "" }),
+                Cell::from(system_label(objective)),
+                course.last().map(|&(step, _)| step).into(),
+                course.last().map(|&(_, loss)| loss).into(),
+                context.last(&stage, "validation_nll")?.into(),
+            ]);
+            table = table.row(row);
+            if objective == "elf" {
+                chart = chart
+                    .series(Series::of("validation", course))
+                    .series(Series::of("training", context.course(&stage, "loss")?));
+            }
+        }
+        section = section.with(
+            Plot::new(format!("loss-{}", task.name), format!("ELF's loss on {}", task.name), PlotKind::Lines(chart))
+                .caption("Of the averaged parameters on held-out texts, and of training batches."),
+        );
+    }
+    section.blocks.insert(0, Block::Table(table));
+    Ok(section)
+}
+
+/// The value of a figure, with the standard error if there is one.
+fn figure(evaluation: &Evaluation, metric: &str) -> Option<(f64, String)> {
+    let metric = evaluation.get(metric)?;
+    let text = match metric.standard_error {
+        Some(error) => format!("{:.1} ± {error:.1}", metric.value),
+        None => format!("{:.1}", metric.value),
+    };
+    Some((metric.value, text))
+}
+
+/// What a hurried reader must know: who wins, by the figures alone.
+fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let at = |objective: &str| context.evaluation(&format!("eval/descriptions/{objective}-{STEPS}"));
+    let (elf, mdlm) = (at("elf")?, at("mdlm")?);
+    if let (Some((ppl, text)), Some((other, other_text))) = (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL))
+    {
+        let standing = |evaluation: &Evaluation| {
+            evaluation.collapse().map_or(String::new(), |collapse| collapse.sentence.trim_end_matches('.').to_owned())
+        };
+        let collapsed = elf.collapse().is_some_and(|collapse| collapse.collapsed);
+        let verdict = match (ppl < other, collapsed) {
+            (true, false) => "lower than MDLM's",
+            (true, true) => "lower than MDLM's, but at collapsed entropy, which is no win",
+            (false, _) => "not lower than MDLM's",
+        };
+        found.push(format!(
+            "Unconditional text at {STEPS} steps: ELF's Gen. PPL of {text} is {verdict} {other_text}. ELF: {}. MDLM: {}.",
+            standing(&elf),
+            standing(&mdlm)
+        ));
+    }
+    for task in &TASKS[1..] {
+        let (_, metric) = conditional_metrics(task);
+        let mut scores = Vec::new();
+        for (system, _) in mini.conditional(task) {
+            if let Some((value, text)) = figure(&context.evaluation(&system.stage)?, metric) {
+                scores.push((system.label, value, text));
+            }
+        }
+        let Some((_, elf, elf_text)) = scores.iter().find(|(label, ..)| label == "ELF").cloned() else { continue };
+        let others = scores.iter().filter(|(label, ..)| label != "ELF");
+        let Some((label, best, text)) = others.max_by(|a, b| a.1.total_cmp(&b.1)).cloned() else { continue };
+        let verdict = if elf > best { "above" } else { "below" };
+        found.push(format!(
+            "{}: ELF's {metric} of {elf_text} is {:.1} {verdict} that of the best baseline ({label}, {text}).",
+            task.title,
+            (elf - best).abs()
+        ));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reproduce::mini::{FULL, QUICK};
+
+    /// Every stage that the report asks for by name is one of the preset's.
+    #[test]
+    fn the_report_asks_for_stages_that_there_are() {
+        for scale in [&FULL, &QUICK] {
+            let mini = Mini { work: "w", scale };
+            let names: Vec<String> = mini.stages().into_iter().map(|stage| stage.name).collect();
+            let mut wanted = vec![
+                DATA.to_owned(),
+                format!("eval/descriptions/elf-{STEPS}"),
+                format!("eval/descriptions/mdlm-{STEPS}"),
+            ];
+            if scale.sampler_study {
+                wanted.extend(GAMMAS.map(|gamma| format!("eval/samplers/gamma-{gamma}")));
+                wanted.extend(GUIDANCE.map(|scale| format!("eval/samplers/guidance-{scale}")));
+                wanted.extend(CONDITION_GUIDANCE.map(|scale| format!("eval/condition-guidance/{scale}")));
+                wanted.push("eval/samplers/uniform-grid".to_owned());
+            }
+            wanted.extend(scale.ablations.iter().map(ablation_stage));
+            for stage in wanted {
+                assert!(names.contains(&stage), "{stage}");
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What stages have left behind, read for the report; and the report, written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use elf_eval::evaluation::{Evaluation, name};
+use elf_eval::report::{ConfigHash, Point, Provenance, Report, Sample, StageCost};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::runner::{Outcome, Runner};
+use super::stage::{Stage, short};
+use crate::steps::clock;
+
+/// All that a report is made from.
+pub struct Context<'a> {
+    /// Who ran the stages.
+    pub runner: &'a Runner,
+    /// The stages.
+    pub stages: &'a [Stage],
+    /// What they left.
+    pub outcomes: &'a [(String, Outcome)],
+    /// The preset's full name.
+    pub preset: &'a str,
+}
+
+/// A line of a file of samples.
+#[derive(Debug, Deserialize)]
+struct Line {
+    index: u64,
+    #[serde(alias = "text")]
+    prediction: String,
+    #[serde(default)]
+    source: Option<String>,
+    #[serde(default)]
+    reference: Option<String>,
+}
+
+impl Context<'_> {
+    fn outcome(&self, stage: &str) -> Result<&Outcome> {
+        match self.outcomes.iter().find(|(name, _)| name == stage) {
+            Some((_, outcome)) => Ok(outcome),
+            None => bail!("the report needs the stage {stage}, which was not done"),
+        }
+    }
+
+    /// The evaluation that a stage has written.
+    pub fn evaluation(&self, stage: &str) -> Result<Evaluation> {
+        let path = self.outcome(stage)?.folder.join("eval.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        Evaluation::from_json(&text).with_context(|| format!("{} is no evaluation", path.display()))
+    }
+
+    /// Perplexity over entropy, as a point that says whether the samples collapsed.
+    pub fn frontier_point(&self, stage: &str, label: &str) -> Result<Option<Point>> {
+        let evaluation = self.evaluation(stage)?;
+        let point = match (evaluation.get(name::ENTROPY), evaluation.get(name::GEN_PPL)) {
+            (Some(entropy), Some(ppl)) => Some(Point::new(entropy.value, ppl).label(label)),
+            _ => None,
+        };
+        let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
+        Ok(point.map(|point| point.collapsed(collapsed)))
+    }
+
+    /// The course of a figure over the steps of a training stage.
+    pub fn course(&self, stage: &str, figure: &str) -> Result<Vec<(f64, f64)>> {
+        let path = self.outcome(stage)?.folder.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(lines.filter_map(|line| Some((line.get("step")?.as_f64()?, line.get(figure)?.as_f64()?))).collect())
+    }
+
+    /// The last value of a figure of a training stage.
+    pub fn last(&self, stage: &str, figure: &str) -> Result<Option<f64>> {
+        Ok(self.course(stage, figure)?.last().map(|&(_, value)| value))
+    }
+
+    /// The first `number` samples of seed 0 of several systems, side by side.
+    pub fn samples(&self, systems: &[(&str, &str)], number: usize) -> Result<Vec<Sample>> {
+        let mut rows: BTreeMap<u64, Sample> = BTreeMap::new();
+        for (stage, label) in systems {
+            let path = self.outcome(stage)?.folder.join("samples-0.jsonl");
+            let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            for line in text.lines().take(number) {
+                let line: Line = serde_json::from_str(line)
+                    .with_context(|| format!("{} has a line that is no sample", path.display()))?;
+                let sample =
+                    rows.entry(line.index).or_insert_with(|| Sample { index: line.index, ..Sample::default() });
+                sample.source = sample.source.take().or(line.source);
+                sample.reference = sample.reference.take().or(line.reference);
+                sample.outputs.push(((*label).to_owned(), line.prediction));
+            }
+        }
+        Ok(rows.into_values().collect())
+    }
+
+    /// What the numbers come from and what they cost.
+    pub fn provenance(&self, command: String) -> Provenance {
+        let stages = self.outcomes.iter().map(|(name, outcome)| StageCost {
+            name: name.clone(),
+            seconds: outcome.record.seconds,
+            note: match (&outcome.record.revision, &outcome.record.host) {
+                (revision, host) if *revision == self.runner.revision && *host == self.runner.host => String::new(),
+                (revision, host) if *host == self.runner.host => format!("at revision {revision}"),
+                (revision, host) => format!("at revision {revision} on {host}"),
+            },
+        });
+        let configs = self.outcomes.iter().filter(|(name, _)| name.starts_with("train") || name == "judge");
+        Provenance {
+            host: self.runner.host.clone(),
+            revision: self.runner.revision.clone(),
+            preset: self.preset.to_owned(),
+            command,
+            configs: configs
+                .map(|(name, outcome)| ConfigHash { name: name.clone(), hash: short(&outcome.record.hash).to_owned() })
+                .collect(),
+            stages: stages.collect(),
+            facts: vec![("time of all stages".to_owned(), clock(Duration::from_secs_f64(self.seconds())))],
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.outcomes.iter().map(|(_, outcome)| outcome.record.seconds).sum()
+    }
+
+    /// All figures of all stages, for programs: evaluations whole, of trainings the last of each figure.
+    fn metrics(&self) -> Result<Value> {
+        let mut stages = serde_json::Map::new();
+        for (name, outcome) in self.outcomes {
+            let mut entry = json!({
+                "seconds": outcome.record.seconds,
+                "inputs": short(&outcome.record.hash),
+                "revision": outcome.record.revision,
+                "host": outcome.record.host,
+                "calls": self.stages.iter().find(|stage| &stage.name == name).map(|stage| {
+                    stage.calls.iter().map(|call| call.words.join(" ")).collect::<Vec<_>>()
+                }),
+            });
+            if outcome.folder.join("eval.json").exists() {
+                entry["evaluation"] = serde_json::from_str(&self.evaluation(name)?.to_json()?)?;
+            }
+            let path = outcome.folder.join("metrics.jsonl");
+            if let Ok(text) = fs::read_to_string(&path) {
+                let mut last = serde_json::Map::new();
+                for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+                    if let Value::Object(line) = line {
+                        last.extend(line);
+                    }
+                }
+                entry["training"] = Value::Object(last);
+            }
+            stages.insert(name.clone(), entry);
+        }
+        Ok(json!({
+            "preset": self.preset,
+            "host": self.runner.host,
+            "revision": self.runner.revision,
+            "stages": stages,
+        }))
+    }
+}
+
+/// Writes `report.html`, `report.md` with its plots, and `metrics.json` into a folder.
+///
+/// # Errors
+/// If a stage's files cannot be read or the folder cannot be written to.
+pub fn write(report: &Report, context: &Context, folder: &Path) -> Result<Vec<PathBuf>> {
+    let written =
+        report.write(folder).with_context(|| format!("the report cannot be written to {}", folder.display()))?;
+    let path = folder.join("metrics.json");
+    let mut file = tempfile::NamedTempFile::new_in(folder)
+        .with_context(|| format!("{} cannot be written to", folder.display()))?;
+    serde_json::to_writer_pretty(&mut file, &context.metrics()?)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    file.persist(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(vec![written.html, written.markdown, path])
+}
+
+/// The date in UTC, 2026-05-31.
+pub fn today() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Record, WorkFolder};
+    use super::*;
+
+    #[test]
+    fn figures_and_samples_of_stages_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let runner = Runner {
+            elf: "elf".into(),
+            root: root.path().to_owned(),
+            work: WorkFolder::new(root.path().to_owned()),
+            revision: "r".to_owned(),
+            host: "h".to_owned(),
+        };
+        let outcome = |name: &str, host: &str| {
+            let folder = root.path().join(name);
+            fs::create_dir_all(&folder).unwrap();
+            let record = Record {
+                hash: "0123456789abcdef".to_owned(),
+                finished: true,
+                seconds: 61.0,
+                at: 0,
+                revision: "r".to_owned(),
+                host: host.to_owned(),
+            };
+            (name.to_owned(), Outcome { record, folder })
+        };
+        let outcomes = vec![outcome("train/x", "h"), outcome("eval/a", "h"), outcome("eval/b", "elsewhere")];
+        fs::write(
+            root.path().join("train/x/metrics.jsonl"),
+            "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"validation_loss\": 2.0}\n{\"step\": 2, \"loss\": 1.5}\n{\"st",
+        )
+        .unwrap();
+        for (stage, word) in [("a", "one"), ("b", "two")] {
+            let lines: Vec<String> =
+                (0..3).map(|i| json!({"index": i, "prediction": word, "source": "s", "seed": 5}).to_string()).collect();
+            fs::write(root.path().join("eval").join(stage).join("samples-0.jsonl"), lines.join("\n")).unwrap();
+        }
+        let context = Context { runner: &runner, stages: &[], outcomes: &outcomes, preset: "p" };
+        assert_eq!(context.course("train/x", "loss").unwrap(), [(1.0, 2.5), (2.0, 1.5)]);
+        assert_eq!(context.last("train/x", "validation_loss").unwrap(), Some(2.0));
+        let samples = context.samples(&[("eval/a", "A"), ("eval/b", "B")], 2).unwrap();
+        assert_eq!(samples.len(), 2);
+        let outputs = [("A".to_owned(), "one".to_owned()), ("B".to_owned(), "two".to_owned())];
+        assert_eq!(samples[1].outputs, outputs);
+        assert_eq!(samples[1].source.as_deref(), Some("s"));
+
+        let provenance = context.provenance("c".to_owned());
+        assert_eq!(provenance.configs.len(), 1);
+        assert!(provenance.stages[0].note.is_empty());
+        assert!(provenance.stages[2].note.contains("elsewhere"));
+        assert!(context.evaluation("eval/none").unwrap_err().to_string().contains("eval/none"));
+        assert_eq!(context.metrics().unwrap()["stages"]["train/x"]["training"]["validation_loss"], 2.0);
+    }
+
+    #[test]
+    fn a_date_has_the_form_of_folders() {
+        let today = today();
+        assert_eq!(today.len(), 10);
+        assert!(today.chars().all(|c| c.is_ascii_digit() || c == '-'));
+    }
+}
