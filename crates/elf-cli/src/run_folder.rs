@@ -42,12 +42,17 @@ impl RunFolder {
         CheckpointFolder::new(self.root.join("checkpoints"))
     }
 
+    /// The file of the tokenizer that the run was trained with.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.root.join("tokenizer.json")
+    }
+
     /// The tokenizer that the run was trained with.
     ///
     /// # Errors
     /// If it is missing or damaged.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::load(self.root.join("tokenizer.json"))?)
+        Ok(Tokenizer::load(self.tokenizer_path())?)
     }
 
     /// Where generated text goes.
@@ -63,7 +68,7 @@ impl RunFolder {
         std::fs::create_dir_all(&self.root)
             .with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
         write_json(&self.root.join("plan.json"), plan)?;
-        tokenizer.save(self.root.join("tokenizer.json"))?;
+        tokenizer.save(self.tokenizer_path())?;
         if let Some(distillation) = &plan.distillation {
             let card = model_card::distilled(plan, distillation);
             elf_core::tensorfile::write_aside(&self.root.join("README.md"), |aside| std::fs::write(aside, &card))?;

@@ -33,6 +33,10 @@ pub struct Gpt2Config {
     /// The token that ends a text, if the file names one.
     #[serde(default)]
     pub eos_token_id: Option<i64>,
+    /// Whether the model was trained to read the end-of-text token before each text, so that it also predicts a text's first
+    /// token; the released models were not. A key of our own, which Hugging Face's library ignores.
+    #[serde(default, rename = "elf_texts_begin_with_eos")]
+    pub texts_begin_with_eos: bool,
 }
 
 fn default_epsilon() -> f64 {
@@ -150,6 +154,9 @@ impl Gpt2Config {
             "initializer_range": self.initializer_range,
         });
         // Hugging Face's own default is GPT-2's 50256, which need not be in this vocabulary.
+        if self.texts_begin_with_eos {
+            value["elf_texts_begin_with_eos"] = true.into();
+        }
         value["eos_token_id"] = self.eos_token_id.into();
         value["bos_token_id"] = self.eos_token_id.into();
         Ok(tensorfile::write_aside(path, |aside| std::fs::write(aside, format!("{value:#}\n")))?)

@@ -438,6 +438,7 @@ mod tests {
             layer_norm_epsilon: 1e-5,
             initializer_range: 0.3,
             eos_token_id: None,
+            texts_begin_with_eos: false,
         };
         let model = Gpt2::new(&config, ParamBuilder::seeded(0, Device::Cpu), PrecisionPolicy::F32).unwrap();
         let ids = (Tensor::arange(32, (Kind::Int64, Device::Cpu)) * 7).remainder(30);

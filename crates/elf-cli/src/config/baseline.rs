@@ -61,6 +61,7 @@ impl BaselinePlan {
                     layer_norm_epsilon: 1e-5,
                     initializer_range: GPT2_START,
                     eos_token_id: None,
+                    texts_begin_with_eos: true,
                 };
                 sizes.validate()?;
                 Some(Self::Gpt2(sizes))

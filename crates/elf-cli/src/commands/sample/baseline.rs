@@ -28,7 +28,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 8] {
+    fn of_elf(&self) -> [(&'static str, bool); 11] {
         [
             ("--sampling-config", self.sampling_config.is_some()),
             ("--sampler", self.sampler.is_some()),
@@ -38,6 +38,9 @@ impl SampleArgs {
             ("--uniform-grid", self.uniform_grid),
             ("--trace", self.trace),
             ("--config", self.config.is_some()),
+            ("--option", !self.options.is_empty()),
+            ("--tokenizer", self.tokenizer.is_some()),
+            ("--length", self.length.is_some()),
         ]
     }
 
