@@ -214,5 +214,7 @@ fn the_documented_json_is_an_evaluation() {
     }
     let error = Evaluation::from_json(&json.replace("\"schema\": 1", "\"schema\": 2")).unwrap_err().to_string();
     assert!(error.contains("version 2"), "{error}");
-    assert!(Evaluation::from_json("{\"title\": \"old\", \"metrics\": []}").unwrap_err().to_string().contains("version 0"));
+    assert!(
+        Evaluation::from_json("{\"title\": \"old\", \"metrics\": []}").unwrap_err().to_string().contains("version 0")
+    );
 }
