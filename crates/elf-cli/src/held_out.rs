@@ -7,9 +7,7 @@ use anyhow::{Context, Result, bail};
 use elf_core::Precision;
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
 use elf_eval::evaluation::{Evaluator, SampleSet};
-use elf_flow::Objective;
 use elf_hub::What;
-use elf_model::Elf;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 use tch::Device;
 
@@ -18,22 +16,22 @@ use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
 use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
-use crate::text_generation::{TextGenerator, TextRequest, pad_token};
-use crate::text_latents::TextLatents;
+use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, pad_token};
+use crate::training_subject::Subject;
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
-const ROWS_AT_ONCE: usize = 64;
+pub const ROWS_AT_ONCE: usize = 64;
 
 /// Judges a network by held-out data.
-pub struct HeldOut<'a> {
+pub struct HeldOut<'a, S: Subject> {
     /// The run's plan.
     pub plan: &'a RunPlan,
     /// Its loss.
-    pub objective: &'a dyn Objective,
+    pub objective: &'a S::Objective,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Its encoder.
-    pub latents: &'a TextLatents,
+    /// Its kind of model.
+    pub subject: &'a S,
     /// The held-out rows, if there are any.
     pub rows: Option<&'a Dataset>,
     /// The judge of perplexity, if there is one.
@@ -142,23 +140,23 @@ pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
     })
 }
 
-impl HeldOut<'_> {
+impl<S: Subject> HeldOut<'_, S> {
     /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
     /// run's folder. The ranks share the work, and all get the same.
     ///
     /// # Errors
     /// If data, network or disk fail, or a rank is gone.
-    pub fn judge(&self, net: &Elf, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
+    pub fn judge(&self, net: &S::Net, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         let mut metrics = self.losses(net, comm)?;
         if self.plan.config.online_eval {
-            for setting in sampling_settings(self.plan)? {
-                metrics.extend(self.texts(net, comm, step, &setting)?);
+            for (name, texts) in self.subject.texts(net, comm, &self.requests()?)? {
+                metrics.extend(self.judge_texts(&name, texts, comm, step)?);
             }
         }
         Ok(metrics)
     }
 
-    fn losses(&self, net: &Elf, comm: &dyn Comm) -> Result<Vec<Metric>> {
+    fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
         let Some(dataset) = self.rows else { return Ok(Vec::new()) };
         let collator = collator(self.plan, self.tokenizer)?;
         let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
@@ -168,7 +166,7 @@ impl HeldOut<'_> {
         let batches = own.map(|(number, chunk)| {
             let examples = dataset.examples(chunk).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            Ok(((number * size) as u64, self.latents.encode(&batch).map_err(elf_train::Error::source)?))
+            Ok(((number * size) as u64, self.subject.batch(&batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
@@ -177,20 +175,7 @@ impl HeldOut<'_> {
         Ok(metrics)
     }
 
-    fn texts(&self, net: &Elf, comm: &dyn Comm, step: u64, setting: &SamplingSetting) -> Result<Vec<Metric>> {
-        let requests = self.requests()?;
-        let generator = TextGenerator {
-            net,
-            plan: self.plan,
-            tokenizer: self.tokenizer,
-            latents: Some(self.latents),
-            grid_seed: self.plan.config.seed,
-            batch_rows: self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE),
-            comm,
-            one_shape: true,
-        };
-        let texts = generator.generate(setting, &requests, &[], &mut |_| {})?.texts;
-        let name = setting.name();
+    fn judge_texts(&self, name: &str, texts: Vec<GeneratedText>, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         if comm.rank() == 0 {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         }
@@ -202,7 +187,7 @@ impl HeldOut<'_> {
             judge: scored.map(TrainingJudge::judge).transpose()?.map(Judge::named),
             ..Evaluator::default()
         };
-        let found = evaluator.evaluate(&name, &[SampleSet { name: name.clone(), texts: words, references }])?;
+        let found = evaluator.evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references }])?;
         Ok(found.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
     }
 

@@ -2,17 +2,20 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use elf_core::{Precision, PrecisionPolicy};
-use elf_gpt2::{Gpt2Scorer, ScorerSettings};
+use anyhow::{Context, Result, bail};
+use elf_core::{ParamBuilder, Precision, PrecisionPolicy};
+use elf_gpt2::{Gpt2, Gpt2Scorer, ScorerSettings};
 use tch::Device;
+
+use crate::config::BaselinePlan;
+use crate::run_folder::FoundModel;
 
 /// The judge of generative perplexity.
 #[derive(Debug, Clone, Copy)]
 pub struct JudgeSettings<'a> {
     /// As the user calls it, for the report.
     pub name: &'a str,
-    /// A folder with a GPT-2.
+    /// A folder with a GPT-2, or a run that trained one, whose averages are taken.
     pub folder: &'a Path,
     /// Longest text, in the judge's tokens.
     pub max_length: usize,
@@ -45,7 +48,7 @@ impl Judge {
         let batch_tokens = settings.batch_size.map_or(reading.batch_tokens, |n| n.saturating_mul(settings.max_length));
         // A larger batch than the device is known to like only costs memory.
         let reading = ScorerSettings { batch_tokens: reading.batch_tokens.min(batch_tokens), ..reading };
-        let scorer = Gpt2Scorer::load(settings.folder, &reading)
+        let scorer = scorer(settings.folder, &reading)
             .with_context(|| format!("the judge {} cannot be used", settings.folder.display()))?;
         Ok(Self { name: settings.name.to_owned(), scorer })
     }
@@ -54,4 +57,32 @@ impl Judge {
     pub fn named(&self) -> elf_eval::evaluation::Judge<'_> {
         elf_eval::evaluation::Judge { name: &self.name, scorer: &self.scorer }
     }
+}
+
+fn scorer(folder: &Path, reading: &ScorerSettings) -> Result<Gpt2Scorer> {
+    if !FoundModel::is_at(folder) {
+        return Ok(Gpt2Scorer::load(folder, reading)?);
+    }
+    let found = FoundModel::at(folder)?;
+    let model = trained_gpt2(&found, false, reading.precision, reading.device)?;
+    Ok(Gpt2Scorer::new(model, &found.run.tokenizer_path(), reading)?)
+}
+
+/// The GPT-2 that a run trained: its averages, or its parameters as trained.
+///
+/// # Errors
+/// If the run trained something else, or its checkpoint is damaged.
+pub fn trained_gpt2(found: &FoundModel, as_trained: bool, policy: PrecisionPolicy, device: Device) -> Result<Gpt2> {
+    let Some(BaselinePlan::Gpt2(sizes)) = &found.plan.baseline else {
+        let what = found.plan.baseline.as_ref().map_or("an embedded language flow", BaselinePlan::describe);
+        bail!(
+            "{} holds {what}, which is no GPT-2: name a run that was trained with objective gpt2",
+            found.checkpoint.path().display()
+        );
+    };
+    let eos_token_id = Some(i64::from(found.run.tokenizer()?.eos_id()?));
+    let sizes = elf_gpt2::Gpt2Config { eos_token_id, ..sizes.clone() };
+    let model = Gpt2::new(&sizes, ParamBuilder::unset(device), policy)?;
+    found.load_into(model.params(), as_trained)?;
+    Ok(model)
 }

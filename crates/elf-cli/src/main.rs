@@ -3,6 +3,7 @@
 //! It is the only place that prints, shows progress and reads the environment, and the only one that turns names (of
 //! models, samplers, encoders, devices) into types.
 
+mod baseline;
 mod bench;
 mod commands;
 mod config;
@@ -23,6 +24,7 @@ mod text_column;
 mod text_generation;
 mod text_latents;
 mod training_log;
+mod training_subject;
 
 use std::process::ExitCode;
 

@@ -29,7 +29,7 @@ const LOGITS_IN_HAND: u64 = 1 << 24;
 impl MemoryPlan {
     /// The estimate for a plan whose encoder has so many parameters.
     pub fn new(plan: &RunPlan, encoder_parameters: u64, device: Device) -> Self {
-        let n = plan.model.parameter_count();
+        let n = plan.parameter_count();
         let size = |n: i64| n.max(0) as u64;
         let averages = match plan.config.optimizer {
             OptimizerName::Muon => 1,
@@ -75,7 +75,7 @@ impl MemoryPlan {
         let remedy = match self.state + self.rest > there {
             true => format!(
                 "the model alone is too large with its {} parameters: lower hidden_size or depth",
-                plan.model.parameter_count()
+                plan.parameter_count()
             ),
             false => {
                 let recompute = match plan.config.gradient_checkpointing {

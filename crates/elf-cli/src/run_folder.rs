@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use elf_core::ParamSet;
 use elf_data::Tokenizer;
 use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
 use serde_json::Value;
@@ -41,12 +42,17 @@ impl RunFolder {
         CheckpointFolder::new(self.root.join("checkpoints"))
     }
 
+    /// The file of the tokenizer that the run was trained with.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.root.join("tokenizer.json")
+    }
+
     /// The tokenizer that the run was trained with.
     ///
     /// # Errors
     /// If it is missing or damaged.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::load(self.root.join("tokenizer.json"))?)
+        Ok(Tokenizer::load(self.tokenizer_path())?)
     }
 
     /// Where generated text goes.
@@ -62,7 +68,7 @@ impl RunFolder {
         std::fs::create_dir_all(&self.root)
             .with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
         write_json(&self.root.join("plan.json"), plan)?;
-        tokenizer.save(self.root.join("tokenizer.json"))?;
+        tokenizer.save(self.tokenizer_path())?;
         if let Some(distillation) = &plan.distillation {
             let card = model_card::distilled(plan, distillation);
             elf_core::tensorfile::write_aside(&self.root.join("README.md"), |aside| std::fs::write(aside, &card))?;
@@ -155,6 +161,31 @@ impl FoundModel {
             format!("the plan in {} is from another version of this program", checkpoint.path().display())
         })?;
         Ok(Self { run, checkpoint, plan })
+    }
+
+    /// Reads the running averages into a network's parameters, or the parameters as trained.
+    ///
+    /// # Errors
+    /// If the checkpoint is damaged or of another network.
+    pub fn load_into(&self, params: &ParamSet, as_trained: bool) -> Result<()> {
+        match as_trained {
+            true => self.checkpoint.load_params(params)?,
+            false => self.checkpoint.load_averages(params)?,
+        }
+        Ok(())
+    }
+
+    /// The same, if it is an embedded language flow.
+    ///
+    /// # Errors
+    /// If it is a baseline, which `purpose` has no use for.
+    pub fn elf_only(self, purpose: &str) -> Result<Self> {
+        match &self.plan.baseline {
+            None => Ok(self),
+            Some(baseline) => {
+                bail!("{} holds {}, {purpose}", self.checkpoint.path().display(), baseline.describe())
+            }
+        }
     }
 }
 

@@ -48,7 +48,7 @@ impl FoundTeacher {
             None => hub::locate(name, What::ElfCheckpoint).context("teacher_path")?,
         };
         let run = match FoundModel::is_at(&place) || !place.exists() {
-            true => Some(FoundModel::at(&place).context("teacher_path")?),
+            true => Some(FoundModel::at(&place)?.elf_only("which cannot be distilled").context("teacher_path")?),
             false => None,
         };
         let place = match &run {
@@ -139,7 +139,7 @@ pub fn student(start: &StudentStart, plan: &RunPlan, teacher: &Elf, device: Devi
     let net = Elf::unset(plan.model.clone(), plan.precision, device)?;
     match start {
         StudentStart::Checkpoint(place) if FoundModel::is_at(place) => {
-            let checkpoint = FoundModel::at(place)?.checkpoint;
+            let checkpoint = FoundModel::at(place)?.elf_only("which no student can begin as")?.checkpoint;
             checkpoint.verify()?;
             checkpoint.load_averages(net.params())?;
         }

@@ -95,6 +95,36 @@ pub struct Generation {
     pub cost: TotalCost,
 }
 
+impl Generation {
+    /// What came of the list on all ranks, the same on each.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    pub fn over_ranks(self, comm: &dyn Comm) -> Result<Self> {
+        let mut all = Self::default();
+        for bytes in comm.gather_bytes(&serde_json::to_vec(&self)?)? {
+            let Self { texts, frames, cost } = serde_json::from_slice(&bytes)?;
+            all.texts.extend(texts);
+            all.frames.extend(frames);
+            all.cost.batches += cost.batches;
+            all.cost.positions += cost.positions;
+            all.cost.passes_per_batch = all.cost.passes_per_batch.max(cost.passes_per_batch);
+        }
+        all.texts.sort_by_key(|text| text.index);
+        Ok(all)
+    }
+}
+
+/// Words and tokens of a cut row.
+///
+/// # Errors
+/// If an id is none of the tokenizer's.
+pub fn words(tokenizer: &Tokenizer, ids: &[i64], pad: i64) -> Result<(String, Vec<i64>)> {
+    let tokens: Vec<i64> = ids.iter().copied().filter(|&id| id != pad).collect();
+    let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
+    Ok((tokenizer.decode(&narrow)?, tokens))
+}
+
 /// A network with everything around it that turns requests into text.
 pub struct TextGenerator<'a> {
     /// The network.
@@ -182,18 +212,7 @@ impl TextGenerator<'_> {
         trace: &[f64],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
-        let own = self.generate_own(setting, requests, trace, progress)?;
-        let mut all = Generation::default();
-        for bytes in self.comm.gather_bytes(&serde_json::to_vec(&own)?)? {
-            let Generation { texts, frames, cost } = serde_json::from_slice(&bytes)?;
-            all.texts.extend(texts);
-            all.frames.extend(frames);
-            all.cost.batches += cost.batches;
-            all.cost.positions += cost.positions;
-            all.cost.passes_per_batch = all.cost.passes_per_batch.max(cost.passes_per_batch);
-        }
-        all.texts.sort_by_key(|text| text.index);
-        Ok(all)
+        self.generate_own(setting, requests, trace, progress)?.over_ranks(self.comm)
     }
 
     /// This rank's batches.
@@ -229,11 +248,11 @@ impl TextGenerator<'_> {
             let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
             let lengths = condition.as_ref().map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
             for frame in &seen {
-                done.frames.push((frame.t, self.text(&trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
+                done.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
             add_cost(&mut done.cost, generated.cost, length);
             for (i, ((row, request), &given)) in generated.ids.iter().zip(chunk).zip(&lengths).enumerate() {
-                let (text, tokens) = self.text(&trim.row(row, given), trim.pad)?;
+                let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
                 done.texts.push(GeneratedText {
                     index: number * rows + i,
                     seed: request.seed,
@@ -246,13 +265,6 @@ impl TextGenerator<'_> {
             progress(done.texts.len());
         }
         Ok(done)
-    }
-
-    /// Words and tokens of a cut row.
-    fn text(&self, ids: &[i64], pad: i64) -> Result<(String, Vec<i64>)> {
-        let tokens: Vec<i64> = ids.iter().copied().filter(|&id| id != pad).collect();
-        let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
-        Ok((self.tokenizer.decode(&narrow)?, tokens))
     }
 
     /// The encoded conditions of a batch; none for unconditional models.
@@ -276,7 +288,15 @@ impl TextGenerator<'_> {
 }
 
 /// The conditions of a batch in ids, with EOS as the model saw them in training, without targets.
-fn collate(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[TextRequest], max_input_length: usize) -> Result<Batch> {
+///
+/// # Errors
+/// If a request has no condition, or an empty one.
+pub fn collate(
+    plan: &RunPlan,
+    tokenizer: &Tokenizer,
+    requests: &[TextRequest],
+    max_input_length: usize,
+) -> Result<Batch> {
     let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
     let examples = requests.iter().map(|request| {
         let ids = match (&request.condition_ids, &request.condition) {

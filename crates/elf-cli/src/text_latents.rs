@@ -57,11 +57,6 @@ impl TextLatents {
         Ok(Self { encoder: Box::new(encoder), stats, device, parameters })
     }
 
-    /// Where latents are made.
-    pub fn device(&self) -> Device {
-        self.device
-    }
-
     /// Numbers in the encoder's parameters.
     pub fn parameters(&self) -> u64 {
         self.parameters

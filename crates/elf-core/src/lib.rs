@@ -2,6 +2,7 @@
 //!
 //! * [`Network`]: a trunk whose rows may each be in denoise or in decode mode, with one head for clean latents and one
 //!   for logits. Flows, training and distillation are written against it, so a network of your own fits everywhere.
+//! * [`TokenNetwork`]: its counterpart for models that read words instead of latents; [`Unembedding`]: the way back to words.
 //! * [`ParamSet`] and [`ParamBuilder`]: parameters by name, with their fan-in and fan-out, strict loading and saving.
 //! * [`Noise`]: the only source of randomness; seeded per row, so that a request gives the same result whatever else is
 //!   in its batch, and replayable, so that recorded draws can be held against reference numbers.
@@ -23,6 +24,8 @@ mod precision;
 pub mod pytorch;
 pub mod tensorfile;
 mod timed;
+mod token_network;
+mod unembedding;
 pub mod weights;
 
 pub use error::{Error, Result};
@@ -31,3 +34,5 @@ pub use noise::{Noise, Replay, Seeded, key_of, no_randomness};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};
 pub use timed::Timed;
+pub use token_network::TokenNetwork;
+pub use unembedding::Unembedding;

@@ -7,6 +7,7 @@
 //!   is the one of the paper, [`DistillObjective`] makes models of few steps out of one of many.
 //! * [`Field`]: what a sampler integrates; a network ([`NetworkField`]) and guidance around it.
 //! * [`sampler`]: ways to integrate it; your own fits beside ours.
+//! * [`tokens`]: what the flow is held against, autoregressive models and masked diffusion: their objectives, and the latter's sampler.
 //! * [`Generator`]: the whole way from seeds to token ids; [`Decoder`], its last step.
 //!
 //! It works on any [`elf_core::Network`] and deliberately does not know T5, text, files, the ELF transformer, or how
@@ -25,6 +26,7 @@ mod objective;
 mod path;
 pub mod sampler;
 mod time;
+pub mod tokens;
 mod trace;
 mod trim;
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use elf_core::tensorfile;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{Error, Result};
 
 /// The sizes and constants of a GPT-2. Settings that Hugging Face's files may leave out have its defaults.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpt2Config {
     /// Entries of the vocabulary.
     pub vocab_size: i64,
@@ -33,6 +33,10 @@ pub struct Gpt2Config {
     /// The token that ends a text, if the file names one.
     #[serde(default)]
     pub eos_token_id: Option<i64>,
+    /// Whether the model was trained to read the end-of-text token before each text, so that it also predicts a text's first
+    /// token; the released models were not. A key of our own, which Hugging Face's library ignores.
+    #[serde(default, rename = "elf_texts_begin_with_eos")]
+    pub texts_begin_with_eos: bool,
 }
 
 fn default_epsilon() -> f64 {
@@ -150,6 +154,9 @@ impl Gpt2Config {
             "initializer_range": self.initializer_range,
         });
         // Hugging Face's own default is GPT-2's 50256, which need not be in this vocabulary.
+        if self.texts_begin_with_eos {
+            value["elf_texts_begin_with_eos"] = true.into();
+        }
         value["eos_token_id"] = self.eos_token_id.into();
         value["bos_token_id"] = self.eos_token_id.into();
         Ok(tensorfile::write_aside(path, |aside| std::fs::write(aside, format!("{value:#}\n")))?)

@@ -74,6 +74,15 @@ pub enum Error {
     #[error("a text could not be tokenised: {0}")]
     Tokenise(#[source] Box<dyn std::error::Error + Send + Sync>),
 
+    /// A setting of the search for texts that cannot be.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+
     /// Settings of the judge that cannot be.
     #[error(transparent)]
     Judge(#[from] elf_eval::EvalError),
@@ -89,5 +98,14 @@ impl Error {
     /// A tensor of another shape than expected.
     pub(crate) fn shape(what: &str, found: &tch::Tensor, expected: impl Into<String>) -> Self {
         Self::Core(elf_core::Error::Shape { what: what.to_owned(), found: found.size(), expected: expected.into() })
+    }
+}
+
+impl From<Error> for elf_core::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Core(error) => error,
+            other => Self::Config(other.to_string()),
+        }
     }
 }

@@ -1,17 +1,22 @@
 //! GPT-2: the judge of generative perplexity and the autoregressive baseline.
 //!
 //! * [`Gpt2`] and [`Gpt2Config`]: the model, from and to Hugging Face's files, or new from a seed and trainable.
+//! * [`Gpt2Session`]: the same model one token at a time, with keys and values kept; [`decoding`] makes texts with it, or with any
+//!   other [`decoding::Incremental`].
 //! * [`Gpt2Scorer`]: the model with its tokeniser as a judge of texts, an [`elf_eval::perplexity::Scorer`].
 //!
 //! It deliberately does not know ELF: not its latents, flows, networks or checkpoints. What a perplexity is made of the
 //! scores is `elf-eval`'s business.
 
 mod config;
+pub mod decoding;
 mod error;
 mod model;
 mod scorer;
+mod session;
 
 pub use config::Gpt2Config;
 pub use error::{Error, Result};
 pub use model::Gpt2;
 pub use scorer::{Gpt2Scorer, ScorerSettings};
+pub use session::Gpt2Session;

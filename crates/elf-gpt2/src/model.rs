@@ -5,7 +5,10 @@ use std::path::Path;
 use elf_core::layers::{Embedding, LayerNorm};
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
-use elf_core::{Fans, Init, ParamBuilder, ParamSet, PrecisionPolicy, Weight};
+use elf_core::{
+    Fans, Init, Noise, ParamBuilder, ParamSet, Precision, PrecisionPolicy, Seeded, TokenNetwork, Unembedding, Weight,
+    key_of,
+};
 use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::{Error, Gpt2Config, Result};
@@ -18,8 +21,9 @@ const LOGITS_AT_A_TIME: i64 = 1 << 25;
 
 /// A GPT-2.
 ///
-/// Parameters are fp32; matrix products run in the given precision; the residual stream, norms, and losses are fp32. There
-/// is no dropout. The head is best left in fp32: the released models' logits lie around -100, where bf16 knows only
+/// Parameters are fp32; matrix products run in the given precision; the residual stream and norms are fp32, in a pass for
+/// gradients of the given precision too; losses are fp32. There
+/// is no dropout unless [`Gpt2::set_dropout`] says so, and in training only. The head is best left in fp32: the released models' logits lie around -100, where bf16 knows only
 /// multiples of a half.
 #[derive(Debug)]
 pub struct Gpt2 {
@@ -31,6 +35,25 @@ pub struct Gpt2 {
     positions: Embedding,
     blocks: Vec<Block>,
     final_norm: LayerNorm,
+    dropout: f64,
+}
+
+/// Dropout masks of one pass: a seed and the share that is dropped.
+#[derive(Debug, Clone, Copy)]
+struct Dropout {
+    seed: u64,
+    share: f64,
+}
+
+impl Dropout {
+    /// Drops from `x` with a mask that depends on the seed and this place alone.
+    fn apply(this: Option<Self>, x: Tensor, place: [u64; 2]) -> Result<Tensor> {
+        let Some(Self { seed, share }) = this else { return Ok(x) };
+        let mut noise = Seeded::new(vec![key_of(&[seed, place[0], place[1]])], x.device());
+        let shape: Vec<i64> = std::iter::once(1).chain(x.size()).collect();
+        let keep = noise.uniform("dropout", &shape)?.f_squeeze_dim(0)?.f_ge(share)?.f_to_kind(x.kind())?;
+        Ok(x.f_mul(&keep)?.f_div_scalar(1.0 - share)?)
+    }
 }
 
 impl Gpt2 {
@@ -47,11 +70,33 @@ impl Gpt2 {
         let (h, std) = (config.n_embd, config.initializer_range);
         let tokens = Embedding::new(b, &format!("{PREFIX}wte.weight"), config.vocab_size, h, std)?;
         let positions = Embedding::new(b, &format!("{PREFIX}wpe.weight"), config.n_positions, h, std)?;
-        let blocks =
-            (0..config.n_layer).map(|i| Block::new(b, &format!("{PREFIX}h.{i}"), config)).collect::<Result<_>>()?;
+        let blocks = (0..config.n_layer).map(|i| Block::new(b, i, config)).collect::<Result<_>>()?;
         let final_norm = LayerNorm::new(b, &format!("{PREFIX}ln_f"), h, config.layer_norm_epsilon)?;
         let params = builder.finish();
-        Ok(Self { config: config.clone(), precision, device, params, tokens, positions, blocks, final_norm })
+        Ok(Self {
+            config: config.clone(),
+            precision,
+            device,
+            params,
+            tokens,
+            positions,
+            blocks,
+            final_norm,
+            dropout: 0.0,
+        })
+    }
+
+    /// Which share of the embeddings, and of what each half of a block adds, is dropped in training: GPT-2's `embd_pdrop` and
+    /// `resid_pdrop`. Attention's weights are never dropped.
+    ///
+    /// # Errors
+    /// If it is not in [0, 1).
+    pub fn set_dropout(&mut self, share: f64) -> Result<()> {
+        if !(0.0..1.0).contains(&share) {
+            return Err(Error::Config(format!("dropout {share} is not in [0, 1)")));
+        }
+        self.dropout = share;
+        Ok(())
     }
 
     /// Reads `config.json` and the weights (safetensors, also in shards, or `pytorch_model.bin`) from a folder as Hugging
@@ -126,14 +171,44 @@ impl Gpt2 {
     /// # Errors
     /// If an id is not in the vocabulary, a sequence is longer than the model has positions, or libtorch fails.
     pub fn hidden(&self, ids: &Tensor) -> Result<Tensor> {
+        self.pass(ids, None)
+    }
+
+    fn pass(&self, ids: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         let length = self.check_ids(ids)?;
-        let kind = self.precision.blocks.kind();
         let positions = Tensor::f_arange(length, (Kind::Int64, self.device))?;
-        let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_add(&self.positions.forward(&positions))?;
-        for block in &self.blocks {
-            x = block.forward(&x, kind)?;
+        let mut x = Dropout::apply(dropout, self.embedded(ids, &positions)?, [0, 0])?;
+        if x.requires_grad() {
+            // As ELF's own blocks have it: the rounding is small beside the noise of a batch, and half the memory goes by.
+            x = x.f_to_kind(self.precision.blocks.kind())?;
         }
-        Ok(self.final_norm.forward(&x))
+        for (number, block) in (1..).zip(&self.blocks) {
+            let (q, k, v) = block.project(&x, self.precision.blocks.kind())?;
+            x = block.close(&x, &attend(&q, &k, &v)?, number, dropout)?;
+        }
+        Ok(self.final_norm.forward(&x).f_to_kind(Kind::Float)?)
+    }
+
+    /// The residual stream's beginning: `[B, S, H]`, of ids `[B, S]` at `positions` `[S]` or `[B, S]`.
+    pub(crate) fn embedded(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        Ok(self.tokens.forward(&ids.f_to_device(self.device)?).f_add(&self.positions.forward(positions))?)
+    }
+
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    pub(crate) fn final_norm(&self) -> &LayerNorm {
+        &self.final_norm
+    }
+
+    pub(crate) fn precision(&self) -> PrecisionPolicy {
+        self.precision
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Vocabulary logits: hidden states `[N, H]` to `[N, V]`, fp32. Memory grows with N times V.
@@ -200,7 +275,7 @@ impl Gpt2 {
 
     /// Checks ids once a batch, for an id that is not there aborts a GPU's whole context, and returns S. Cheap for ids on
     /// the CPU; for ids on a GPU it waits for the device.
-    fn check_ids(&self, ids: &Tensor) -> Result<i64> {
+    pub(crate) fn check_ids(&self, ids: &Tensor) -> Result<i64> {
         let length = match ids.size()[..] {
             [b, s] if b > 0 && s > 0 && ids.kind() == Kind::Int64 => s,
             _ => {
@@ -225,8 +300,43 @@ impl Gpt2 {
     }
 }
 
+impl TokenNetwork for Gpt2 {
+    fn vocab_size(&self) -> i64 {
+        self.config.vocab_size
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn stochastic(&self) -> bool {
+        self.dropout > 0.0
+    }
+
+    fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> elf_core::Result<Tensor> {
+        let dropout = dropout_seed.map(|seed| Dropout { seed, share: self.dropout });
+        Ok(self.pass(ids, dropout.filter(|d| d.share > 0.0))?)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        Ok(Gpt2::logits(self, hidden)?)
+    }
+
+    /// Products for gradients run in the precision of the blocks, since their rounding is small beside the noise of a batch;
+    /// those for numbers that are reported in the policy's precision of heads.
+    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
+        let precision = if hidden.requires_grad() { self.precision.blocks } else { self.precision.vocab_head };
+        let no_bias = Tensor::f_zeros([self.config.vocab_size], (Kind::Float, self.device))?;
+        Unembedding::of_rows(self.tokens.weight(), &no_bias, precision)?.cross_entropy_sum(hidden, ids, weights)
+    }
+}
+
 #[derive(Debug)]
-struct Block {
+pub(crate) struct Block {
     ln_1: LayerNorm,
     c_attn: Conv1d,
     attn_proj: Conv1d,
@@ -237,7 +347,8 @@ struct Block {
 }
 
 impl Block {
-    fn new(b: &mut ParamBuilder, name: &str, config: &Gpt2Config) -> Result<Self> {
+    fn new(b: &mut ParamBuilder, index: i64, config: &Gpt2Config) -> Result<Self> {
+        let name = format!("{PREFIX}h.{index}");
         let (h, inner, eps) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
         let init = Init::Normal(config.initializer_range);
         // What is added to the residual stream starts smaller, so that its size does not depend on the depth.
@@ -254,18 +365,50 @@ impl Block {
         })
     }
 
-    /// `[B, S, H]` fp32 to the same, with matrix products in `kind`.
-    fn forward(&self, x: &Tensor, kind: Kind) -> Result<Tensor> {
+    /// Queries, keys and values, each `[B, heads, S, head_dim]` in `kind`, of the residual stream `[B, S, H]`.
+    pub(crate) fn project(&self, x: &Tensor, kind: Kind) -> Result<(Tensor, Tensor, Tensor)> {
         let (b, s, h) = x.size3()?;
         let qkv = self.c_attn.forward(&self.ln_1.forward(x).f_to_kind(kind)?)?;
-        // [B, S, 3H] to three of [B, heads, S, head_dim].
         let qkv = qkv.f_view([b, s, 3, self.heads, h / self.heads])?.f_permute([2, 0, 3, 1, 4])?;
-        let (q, k, v) = (qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?);
-        let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, true, None, false)?;
-        let x = x.f_add(&self.attn_proj.forward(&mixed.f_transpose(1, 2)?.f_reshape([b, s, h])?)?)?;
-        let inner = self.c_fc.forward(&self.ln_2.forward(&x).f_to_kind(kind)?)?.f_gelu("tanh")?;
-        Ok(x.f_add(&self.mlp_proj.forward(&inner)?)?)
+        Ok((qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?))
     }
+
+    /// The rest of the block, after attention has mixed values: the residual stream `[B, S, H]` and `mixed`
+    /// `[B, heads, S, head_dim]` to the next residual stream.
+    fn close(&self, x: &Tensor, mixed: &Tensor, number: u64, dropout: Option<Dropout>) -> Result<Tensor> {
+        let (b, s, h) = x.size3()?;
+        let attended = self.attn_proj.forward(&mixed.f_transpose(1, 2)?.f_reshape([b, s, h])?)?;
+        let x = x.f_add(&Dropout::apply(dropout, attended, [number, 0])?)?;
+        let inner = self.c_fc.forward(&self.ln_2.forward(&x).f_to_kind(mixed.kind())?)?.f_gelu("tanh")?;
+        Ok(x.f_add(&Dropout::apply(dropout, self.mlp_proj.forward(&inner)?, [number, 1])?)?)
+    }
+
+    /// [`Block::close`] without dropout.
+    pub(crate) fn close_as_used(&self, x: &Tensor, mixed: &Tensor) -> Result<Tensor> {
+        self.close(x, mixed, 0, None)
+    }
+}
+
+/// Up to this many positions the scores are small enough to be held whole.
+const EXPLICIT_UP_TO: i64 = 512;
+
+/// Causal attention; all `[B, heads, S, head_dim]`.
+///
+/// libtorch's fused attention does not hold the scores, but on a CPU its backward pass in bf16 is several times slower than plain
+/// batched products.
+pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (b, heads, s, dim) = q.size4()?;
+    let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
+    if precision == Precision::F32 || q.device() != Device::Cpu || s > EXPLICIT_UP_TO {
+        return Ok(Tensor::f_scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, true, None, false)?);
+    }
+    let flat = |x: &Tensor| x.f_reshape([b * heads, s, dim]);
+    let later = tch::no_grad(|| {
+        Tensor::f_full([s, s], f64::NEG_INFINITY, (q.kind(), q.device())).and_then(|all| all.f_triu(1))
+    })?;
+    let scores = flat(q)?.f_mul_scalar(1.0 / (dim as f64).sqrt())?.f_bmm(&flat(k)?.f_transpose(1, 2)?)?;
+    let scores = scores.f_add(&later)?;
+    Ok(elf_kernels::softmax(&scores, None)?.f_bmm(&flat(v)?)?.f_view([b, heads, s, dim])?)
 }
 
 /// `y = x W + b`, the weight stored as (in, out), as GPT-2 has all of its own.
@@ -304,6 +447,7 @@ mod tests {
             layer_norm_epsilon: 1e-5,
             initializer_range: 0.3,
             eos_token_id: None,
+            texts_begin_with_eos: false,
         };
         let model = Gpt2::new(&config, ParamBuilder::seeded(0, Device::Cpu), PrecisionPolicy::F32).unwrap();
         let ids = (Tensor::arange(32, (Kind::Int64, Device::Cpu)) * 7).remainder(30);

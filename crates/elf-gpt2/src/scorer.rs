@@ -55,11 +55,21 @@ impl Gpt2Scorer {
     /// If a file is missing or damaged, tokeniser and model do not belong together, or the settings cannot be.
     pub fn load(folder: &Path, settings: &ScorerSettings) -> Result<Self> {
         let model = Gpt2::load(folder, settings.device, settings.precision)?;
+        Self::new(model, &folder.join("tokenizer.json"), settings)
+    }
+
+    /// A model with the tokeniser in a file.
+    ///
+    /// A model that was trained to read the end-of-text token before a text is given one before each window, and reads no further
+    /// than it has positions: what comes later could only be read as another text.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged, tokeniser and model do not belong together, or the settings cannot be.
+    pub fn new(model: Gpt2, path: &Path, settings: &ScorerSettings) -> Result<Self> {
         let config = model.config();
-        let path = folder.join("tokenizer.json");
-        let unusable = |source| Error::Tokenizer { path: path.clone(), source };
-        let foreign = |reason| Error::ForeignTokenizer { path: path.clone(), reason };
-        let bytes = std::fs::read(&path).map_err(elf_core::Error::io("read", &path))?;
+        let unusable = |source| Error::Tokenizer { path: path.to_owned(), source };
+        let foreign = |reason| Error::ForeignTokenizer { path: path.to_owned(), reason };
+        let bytes = std::fs::read(path).map_err(elf_core::Error::io("read", path))?;
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
         // Cutting and padding is done by windows.
         tokenizer.with_truncation(None).map_err(unusable)?.with_padding(None);
@@ -82,11 +92,13 @@ impl Gpt2Scorer {
             }
         };
         let positions = usize::try_from(config.n_positions).unwrap_or(usize::MAX);
-        let context = settings.context_size.unwrap_or(positions.min(settings.max_length));
+        let max_length =
+            if config.texts_begin_with_eos { settings.max_length.min(positions) } else { settings.max_length };
+        let context = settings.context_size.unwrap_or(positions.min(max_length));
         if context > positions {
             return Err(Error::TooLong { length: context as i64, positions: config.n_positions });
         }
-        let windows = JudgeWindows::new(settings.max_length, context, eos)?;
+        let windows = JudgeWindows::new(max_length, context, eos)?;
         Ok(Self { model, tokenizer, windows, eos, batch_tokens: settings.batch_tokens })
     }
 
@@ -101,7 +113,9 @@ impl Gpt2Scorer {
     /// If the tokeniser fails.
     pub fn tokenise(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         let texts = texts.iter().map(String::as_str).collect();
-        let encodings = self.tokenizer.encode_batch(texts, true).map_err(Error::Tokenise)?;
+        // The tokenisers of our own models would add the EOS that windows are closed with.
+        let with_special = !self.model.config().texts_begin_with_eos;
+        let encodings = self.tokenizer.encode_batch(texts, with_special).map_err(Error::Tokenise)?;
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
@@ -128,14 +142,18 @@ impl Gpt2Scorer {
     /// Scores of one batch, its longest window first.
     fn score_batch(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f64>>> {
         let (b, s) = (windows.len(), windows[0].len());
+        // With EOS before it, each token stands one place further, and the last one need not be read.
+        let shift = usize::from(self.model.config().texts_begin_with_eos);
         let mut ids = vec![i64::from(self.eos); b * s];
         // Of the positions in one line, those with a next token, and that token.
         let (mut at, mut targets) = (Vec::new(), Vec::new());
         for (row, window) in windows.iter().enumerate() {
             for (column, &id) in window.iter().enumerate() {
-                ids[row * s + column] = id.into();
+                if column + shift < s {
+                    ids[row * s + column + shift] = id.into();
+                }
                 if column > 0 {
-                    at.push((row * s + column - 1) as i64);
+                    at.push((row * s + column + shift - 1) as i64);
                     targets.push(i64::from(id));
                 }
             }

@@ -24,6 +24,7 @@ fn config() -> Gpt2Config {
         // Large, so that tokens matter and an error shows.
         initializer_range: 0.3,
         eos_token_id: Some(0),
+        texts_begin_with_eos: false,
     }
 }
 

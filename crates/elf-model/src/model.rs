@@ -214,7 +214,7 @@ impl Network for Elf {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.vocab_head.logits(hidden, self.policy.vocab_head))
+        self.vocab_head.logits(hidden, self.policy.vocab_head)
     }
 
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {

@@ -13,7 +13,8 @@
 //!
 //! A run that is stopped and resumed continues bit for bit on a CPU.
 //!
-//! It works on any [`elf_core::Network`] and any [`elf_flow::Objective`] and deliberately does not know the ELF transformer,
+//! It works on any [`elf_core::Network`] and any [`elf_flow::Objective`], and through [`TrainingObjective`] on losses over other
+//! things than latents, such as token ids. It deliberately does not know the ELF transformer,
 //! text, environment variables, or how progress is shown: it never prints.
 
 mod checkpoint;
@@ -31,6 +32,7 @@ mod run;
 mod schedule;
 mod sharding;
 mod trainer;
+mod training_objective;
 mod validation;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder, CheckpointState, FileStamp};
@@ -47,4 +49,5 @@ pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl
 pub use schedule::{Decay, Schedule};
 pub use sharding::share_out;
 pub use trainer::{MicroReport, StepMetrics, StepReport, StepTimes, TermMean, Trainer, TrainerConfig};
+pub use training_objective::{OverTokens, TrainingBatch, TrainingObjective};
 pub use validation::{Validation, validation_loss, validation_loss_over_ranks};

@@ -2,27 +2,26 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use elf_core::Network;
-use elf_flow::{LatentBatch, Objective};
+use elf_flow::LatentBatch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Device;
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::trainer::{StepMetrics, StepReport, Trainer};
-use crate::{Comm, Error, KeepPolicy, Result};
+use crate::{Comm, Error, KeepPolicy, Result, TrainingObjective};
 
 /// Any error of the program around the loop.
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where training batches come from.
-pub trait BatchSource {
+pub trait BatchSource<B = LatentBatch> {
     /// The next micro-batch of this rank; `None` when there are no more. All ranks get equally many batches of equally many
     /// rows.
     ///
     /// # Errors
     /// Whatever goes wrong in making it; training stops.
-    fn next_batch(&mut self) -> Result<Option<LatentBatch>, AnyError>;
+    fn next_batch(&mut self) -> Result<Option<B>, AnyError>;
 
     /// Where the batches continue after those already given: stored with a checkpoint, and given back to whoever makes the
     /// source of the resumed run.
@@ -95,9 +94,9 @@ pub enum Outcome {
 }
 
 /// Everything that a run needs beside its trainer.
-pub struct Run<'a, N> {
+pub struct Run<'a, N, B = LatentBatch> {
     /// The batches, positioned at the trainer's step.
-    pub source: &'a mut dyn BatchSource,
+    pub source: &'a mut dyn BatchSource<B>,
     /// When to do what.
     pub control: RunControl,
     /// Where checkpoints go.
@@ -121,8 +120,8 @@ pub struct Run<'a, N> {
 ///
 /// # Errors
 /// If the batches, the objective, an evaluation or the disk fail, or a loss is no number.
-pub fn run<N: Network, O: Objective>(trainer: &mut Trainer<N, O>, run: Run<N>) -> Result<Outcome> {
-    let device = trainer.net().params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
+pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, O::Batch>) -> Result<Outcome> {
+    let device = trainer.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
     let started_at = trainer.steps_done();
     let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
     let mut state = Loop { run, reports, saved_at: None, evaluated_at: None };
@@ -160,22 +159,22 @@ fn is_due(every: u64, steps_done: u64) -> bool {
 }
 
 /// A run under way.
-struct Loop<'a, N> {
-    run: Run<'a, N>,
+struct Loop<'a, N, B> {
+    run: Run<'a, N, B>,
     reports: Reports,
     saved_at: Option<u64>,
     evaluated_at: Option<u64>,
 }
 
-impl<N: Network> Loop<'_, N> {
+impl<N, B> Loop<'_, N, B> {
     /// Whether any rank was asked to stop.
-    fn stop_requested<O: Objective>(&self, trainer: &Trainer<N, O>) -> Result<bool> {
+    fn stop_requested<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<bool> {
         let mut asked = [f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)))];
         trainer.comm().sum_numbers(&mut asked)?;
         Ok(asked[0] > 0.0)
     }
 
-    fn save<O: Objective>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
+    fn save<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
         self.reports.flush(self.run.observer, trainer.comm())?;
         if self.saved_at == Some(trainer.steps_done()) {
             return Ok(());
@@ -190,7 +189,7 @@ impl<N: Network> Loop<'_, N> {
         Ok(())
     }
 
-    fn evaluate<O: Objective>(&mut self, trainer: &mut Trainer<N, O>) -> Result<()> {
+    fn evaluate<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &mut Trainer<N, O>) -> Result<()> {
         self.reports.flush(self.run.observer, trainer.comm())?;
         let step = trainer.steps_done();
         if self.evaluated_at == Some(step) {

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use elf_core::weights::ParamKind;
-use elf_core::{Network, Noise, Seeded, key_of};
-use elf_flow::{LatentBatch, Loss, Objective};
+use elf_core::{Noise, ParamSet, Seeded, key_of};
+use elf_flow::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -16,7 +16,7 @@ use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, norm_of};
 use crate::optim::{Group, Optimizer, OptimizerConfig};
 use crate::sharding::{Sharding, gather_named};
 use crate::validation::{Validation, validation_loss_over_ranks};
-use crate::{Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule};
+use crate::{Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TrainingBatch, TrainingObjective};
 
 /// Settings of a [`Trainer`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -180,7 +180,7 @@ pub struct Trainer<N, O> {
     wait_between_parts: bool,
 }
 
-impl<N: Network, O: Objective> Trainer<N, O> {
+impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     /// A trainer at step 0. Switches on gradients for all parameters, and gives all ranks those of the first one.
     ///
     /// # Errors
@@ -195,7 +195,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
                 format!("{limit} is not a positive number; leave it out for no limit"),
             ));
         }
-        let params = net.params();
+        let params = objective.params(&net);
         params.set_requires_grad(true);
         allocate_gradients(params)?;
         let leaves: Vec<Tensor> = params.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
@@ -233,13 +233,13 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// # Errors
     /// If the batches, the objective or libtorch fail; the parameters are then as they were, unless libtorch failed in
     /// the very update.
-    pub fn step(&mut self, batches: impl IntoIterator<Item = Result<LatentBatch>>) -> Result<Option<StepReport>> {
+    pub fn step(&mut self, batches: impl IntoIterator<Item = Result<O::Batch>>) -> Result<Option<StepReport>> {
         let (seed, step, rank, world) = (self.config.seed, self.step, self.comm.rank(), self.comm.world());
         self.step_with_noise(batches.into_iter().enumerate().map(move |(micro, batch)| {
             let batch = batch?;
-            let rows = batch.latents.size().first().copied().unwrap_or(0) as u64;
+            let (rows, _) = batch.sizes()?;
             let keys = (0..rows).map(|row| key_of(&[seed, step, micro as u64, row * world + rank])).collect();
-            let noise: Box<dyn Noise> = Box::new(Seeded::new(keys, batch.latents.device()));
+            let noise: Box<dyn Noise> = Box::new(Seeded::new(keys, batch.device()));
             Ok((batch, noise))
         }))
     }
@@ -250,10 +250,10 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// As [`Trainer::step`].
     pub fn step_with_noise(
         &mut self,
-        batches: impl IntoIterator<Item = Result<(LatentBatch, Box<dyn Noise>)>>,
+        batches: impl IntoIterator<Item = Result<(O::Batch, Box<dyn Noise>)>>,
     ) -> Result<Option<StepReport>> {
         let wanted = self.config.accumulation.get();
-        self.net.params().zero_grad();
+        self.params().zero_grad();
         let (mut micro, mut rows, mut positions) = (Vec::new(), 0, 0);
         let mut times = StepTimes::default();
         let mut watch = Watch::start(self);
@@ -262,8 +262,8 @@ impl<N: Network, O: Objective> Trainer<N, O> {
             let Some(next) = batches.next() else { return Ok(None) };
             let (batch, mut noise) = next?;
             watch.lap(&mut times.batches);
-            let (b, s, _) = batch.sizes()?;
-            (rows, positions) = (rows + b as u64, positions + (b * s) as u64);
+            let (b, s) = batch.sizes()?;
+            (rows, positions) = (rows + b, positions + b * s);
             micro.push(self.accumulate(&batch, noise.as_mut(), part, wanted)?);
             watch.lap(&mut times.gradients);
         }
@@ -283,8 +283,8 @@ impl<N: Network, O: Objective> Trainer<N, O> {
 
     /// Adds the gradients of the `part`-th micro-batch of `parts`, counted from 1. Those of the last one leave for the other
     /// ranks as soon as they are complete; before it nothing is exchanged but how many positions the loss counts.
-    fn accumulate(&self, batch: &LatentBatch, noise: &mut dyn Noise, part: u32, parts: u32) -> Result<MicroReport> {
-        let Loss { sum, count, terms } = self.objective.loss(&self.net, batch, noise)?;
+    fn accumulate(&self, batch: &O::Batch, noise: &mut dyn Noise, part: u32, parts: u32) -> Result<MicroReport> {
+        let Loss { sum, count, terms } = self.objective.training_loss(&self.net, batch, noise)?;
         let mut total = [count];
         self.comm.sum_numbers(&mut total)?;
         let mean = sum * (1.0 / total[0].max(1.0));
@@ -302,7 +302,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
 
     /// Sums gradients and losses over ranks, limits the gradients, moves the parameters and lets the averages follow.
     fn update(&mut self, lr: f64, micro: &[MicroReport]) -> Result<Tensor> {
-        let params = self.net.params();
+        let params = self.objective.params(&self.net);
         self.gradient_sum.finish()?;
         let mut losses: Vec<Tensor> = micro.iter().map(|m| m.loss.shallow_clone()).collect();
         self.comm.sum_tensors(&mut losses)?;
@@ -323,7 +323,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// As [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
     pub fn validate(
         &mut self,
-        batches: impl IntoIterator<Item = Result<(u64, LatentBatch)>>,
+        batches: impl IntoIterator<Item = Result<(u64, O::Batch)>>,
         seed: u64,
     ) -> Result<Validation> {
         self.exchange_averages()?;
@@ -347,7 +347,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// Puts the averages of all ranks in the parameters' places, and the parameters in theirs; or back, bit for bit.
     fn exchange_averages(&mut self) -> Result<()> {
         self.ema.swap(self.sharding.owned())?;
-        self.sharding.share(self.net.params(), self.comm.as_ref())
+        self.sharding.share(self.params(), self.comm.as_ref())
     }
 
     /// Saves everything that the next step depends on as `step-NNNNNNNN` in `folder`. `cursor` is where the data continues and
@@ -360,7 +360,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// If a parameter is infinite or no number, or it cannot be written; then nothing of it is left and all other checkpoints
     /// are as they were. All ranks fail together.
     pub fn save(&self, folder: &CheckpointFolder, cursor: Value, plan: Value) -> Result<Option<Checkpoint>> {
-        let tensors: Vec<Tensor> = self.net.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        let tensors: Vec<Tensor> = self.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         let value = tch::no_grad(|| norm_of(&tensors))?.f_double_value(&[])?;
         if !value.is_finite() {
             return Err(Error::NonFinite {
@@ -375,7 +375,7 @@ impl<N: Network, O: Objective> Trainer<N, O> {
         let optimizer = gather_named(self.optimizer.state(), self.comm.as_ref())?;
         let written = (self.comm.rank() == 0).then(|| {
             let state = CheckpointState::new(self.step, self.config.seed, cursor, plan);
-            let params: Vec<_> = self.net.params().iter().map(|(name, p)| (name, &p.tensor)).collect();
+            let params: Vec<_> = self.params().iter().map(|(name, p)| (name, &p.tensor)).collect();
             let averages: HashMap<&str, &Tensor> = averages.iter().map(|(name, t)| (name.as_str(), t)).collect();
             let in_order: Vec<_> = params.iter().filter_map(|(n, _)| averages.get(n).map(|t| (*n, *t))).collect();
             folder.save(state, &params, &in_order, &optimizer)
@@ -394,12 +394,12 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// If any file is missing, damaged, or was made for another network or optimiser. The trainer must then not be used.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.verify()?;
-        let own_share = |all| self.sharding.own_share(self.net.params(), all);
+        let own_share = |all| self.sharding.own_share(self.objective.params(&self.net), all);
         let (origin, state) = checkpoint.optimizer()?;
         self.optimizer.load_state(&origin, &own_share(state))?;
         let (origin, averages) = checkpoint.averages()?;
         self.ema.load(&origin, &own_share(averages))?;
-        checkpoint.load_params(self.net.params())?;
+        checkpoint.load_params(self.objective.params(&self.net))?;
         self.step = checkpoint.state().step;
         self.config.seed = checkpoint.state().seed;
         self.agree_on_place()
@@ -412,9 +412,9 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// If the file is damaged, or was made for another network or optimiser, with a table of all differences. The trainer
     /// must then not be used.
     pub fn restore_released(&mut self, checkpoint: &ReleasedCheckpoint) -> Result<()> {
-        self.net.params().load_from(&checkpoint.weights(ParamKind::Trained)?)?;
+        self.params().load_from(&checkpoint.weights(ParamKind::Trained)?)?;
         let origin = checkpoint.path().display().to_string();
-        let own_share = |all| self.sharding.own_share(self.net.params(), all);
+        let own_share = |all| self.sharding.own_share(self.objective.params(&self.net), all);
         self.ema.load(&origin, &own_share(checkpoint.averages()?))?;
         self.optimizer.load_state(&origin, &own_share(checkpoint.optimizer_state()?))?;
         self.step = checkpoint.optimizer_steps()?;
@@ -428,8 +428,13 @@ impl<N: Network, O: Objective> Trainer<N, O> {
     /// If they are not, or a rank is gone.
     pub fn agree_on_place(&self) -> Result<()> {
         self.comm.agree(&[("the step to go on from", self.step.to_string())])?;
-        let params: Vec<Tensor> = self.net.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        let params: Vec<Tensor> = self.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         self.comm.agree_on_tensors("the weights to go on from", &params)
+    }
+
+    /// The network's parameters by name.
+    pub fn params(&self) -> &ParamSet {
+        self.objective.params(&self.net)
     }
 
     /// The network.
@@ -480,8 +485,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn start<N: Network, O>(trainer: &Trainer<N, O>) -> Self {
-        let device = || trainer.net.params().iter().next().map(|(_, p)| p.tensor.device());
+    fn start<N, O: TrainingObjective<N>>(trainer: &Trainer<N, O>) -> Self {
+        let device = || trainer.params().iter().next().map(|(_, p)| p.tensor.device());
         Self { since: Instant::now(), wait_for: trainer.wait_between_parts.then(device).flatten() }
     }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use elf_core::{Network, NetworkShape, ParamSet, Seeded, TrunkInput, key_of};
-use elf_flow::{LatentBatch, Objective};
+use elf_core::{Seeded, key_of};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::{Comm, Error, Result, TermMean};
+use crate::{Comm, Error, Result, TermMean, TrainingBatch, TrainingObjective};
 
 /// Mean losses over held-out batches.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,17 +27,17 @@ pub struct Validation {
 ///
 /// # Errors
 /// If the batches, the objective or libtorch fail.
-pub fn validation_loss(
-    objective: &dyn Objective,
-    net: &dyn Network,
-    batches: impl IntoIterator<Item = Result<LatentBatch>>,
+pub fn validation_loss<N, O: TrainingObjective<N> + ?Sized>(
+    objective: &O,
+    net: &N,
+    batches: impl IntoIterator<Item = Result<O::Batch>>,
     seed: u64,
 ) -> Result<Validation> {
     let mut first_row = 0;
     let numbered = batches.into_iter().map(|batch| {
         let batch = batch?;
         let first = first_row;
-        first_row += batch.sizes()?.0 as u64;
+        first_row += batch.sizes()?.0;
         Ok((first, batch))
     });
     validation_totals(objective, net, numbered, key_of(&[seed, 0])).map(Totals::means)
@@ -49,10 +48,10 @@ pub fn validation_loss(
 ///
 /// # Errors
 /// As [`validation_loss`], or if a rank is gone.
-pub fn validation_loss_over_ranks(
-    objective: &dyn Objective,
-    net: &dyn Network,
-    batches: impl IntoIterator<Item = Result<(u64, LatentBatch)>>,
+pub fn validation_loss_over_ranks<N, O: TrainingObjective<N> + ?Sized>(
+    objective: &O,
+    net: &N,
+    batches: impl IntoIterator<Item = Result<(u64, O::Batch)>>,
     seed: u64,
     comm: &dyn Comm,
 ) -> Result<Validation> {
@@ -69,23 +68,22 @@ pub(crate) struct Totals {
     terms: Vec<(String, f64, f64)>,
 }
 
-pub(crate) fn validation_totals(
-    objective: &dyn Objective,
-    net: &dyn Network,
-    batches: impl IntoIterator<Item = Result<(u64, LatentBatch)>>,
+pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
+    objective: &O,
+    net: &N,
+    batches: impl IntoIterator<Item = Result<(u64, O::Batch)>>,
     key: u64,
 ) -> Result<Totals> {
-    let net = WithoutDropout(net);
     let mut totals = Totals { sum: 0.0, count: 0.0, rows: 0.0, terms: Vec::new() };
     // Sums stay on the device until the end: one tensor for the loss and one for each of its parts.
     let mut sums: Vec<(Option<&'static str>, Tensor)> = Vec::new();
     tch::no_grad(|| -> Result<()> {
         for batch in batches {
             let (first_row, batch) = batch?;
-            let (b, _, _) = batch.sizes()?;
-            let keys = (0..b as u64).map(|row| key_of(&[key, first_row + row])).collect();
+            let (b, _) = batch.sizes()?;
+            let keys = (0..b).map(|row| key_of(&[key, first_row + row])).collect();
             totals.rows += b as f64;
-            let loss = objective.loss(&net, &batch, &mut Seeded::new(keys, batch.latents.device()))?;
+            let loss = objective.held_out_loss(net, &batch, &mut Seeded::new(keys, batch.device()))?;
             totals.count += loss.count;
             add(&mut sums, None, &loss.sum)?;
             for term in loss.terms {
@@ -162,34 +160,5 @@ fn static_name(name: &str) -> &'static str {
             names.insert(kept);
             kept
         }
-    }
-}
-
-/// A network as it is used, not trained: two passes over the same rows are equal.
-struct WithoutDropout<'a>(&'a dyn Network);
-
-impl Network for WithoutDropout<'_> {
-    fn shape(&self) -> NetworkShape {
-        NetworkShape { stochastic: false, ..self.0.shape() }
-    }
-
-    fn params(&self) -> &ParamSet {
-        self.0.params()
-    }
-
-    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
-        self.0.trunk(&TrunkInput { dropout_seed: None, ..*input })
-    }
-
-    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
-        self.0.clean(hidden)
-    }
-
-    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
-        self.0.logits(hidden)
-    }
-
-    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
-        self.0.cross_entropy_sum(hidden, ids, weights)
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use elf_core::PrecisionPolicy;
 use elf_core::pytorch::{self, PyTorchFile, TensorRef, Value};
 use elf_core::tensorfile::{self, TensorFile};
 use elf_core::weights::{self, ParamKind, Weights};
@@ -16,7 +17,9 @@ use elf_train::{ReleasedForm, released_form_of_parameters};
 use tch::{Device, Tensor};
 
 use super::train::trainer_config;
+use crate::config::BaselinePlan;
 use crate::hub;
+use crate::judge::trained_gpt2;
 use crate::run_folder::FoundModel;
 
 #[derive(Debug, Args)]
@@ -24,7 +27,8 @@ pub struct ConvertArgs {
     /// A PyTorch checkpoint, a safetensors file, an index of shards, a folder (its latest checkpoint is taken), a run of this
     /// program, or a Hugging Face id.
     input: PathBuf,
-    /// The file to write: safetensors if it ends in .safetensors, otherwise a PyTorch checkpoint that the released code loads.
+    /// The file to write: safetensors if it ends in .safetensors, otherwise a PyTorch checkpoint that the released code loads. Of a
+    /// run that trained a GPT-2 a folder in Hugging Face's form, tokenizer included, unless it ends in .safetensors.
     output: PathBuf,
     /// The parameters as trained instead of their running averages.
     #[arg(long, conflicts_with = "all")]
@@ -43,6 +47,9 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     let which = if args.raw { ParamKind::Trained } else { ParamKind::Averaged };
     let place = hub::locate(&args.input, What::ElfCheckpoint)?;
     let run = (place.is_dir() && FoundModel::is_at(&place)).then(|| FoundModel::at(&place)).transpose()?;
+    if let Some(run) = run.as_ref().filter(|run| run.plan.baseline.is_some() && !to_safetensors) {
+        return write_gpt2(run, &args);
+    }
     let input = match &run {
         Some(run) => run.checkpoint.path().join(if args.raw { "model.safetensors" } else { "ema.safetensors" }),
         None => weights::find(&place)?,
@@ -51,6 +58,12 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
         bail!("there is no {}: name a checkpoint, or a folder with one", input.display());
     }
     let (from, tree) = match &run {
+        Some(run) if args.all && run.plan.baseline.is_some() => {
+            bail!(
+                "--all is about checkpoints of the released code, which knows no {}: leave it out",
+                run.plan.baseline.as_ref().map_or("", BaselinePlan::name)
+            )
+        }
         Some(run) if args.all || !(args.raw || to_safetensors) => (run.checkpoint.path(), Some(whole_run(run)?)),
         Some(_) => (input.as_path(), None),
         None => (input.as_path(), whole(&input, &args)?),
@@ -76,6 +89,28 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
         }
     };
     eprintln!("{} tensors of {} written to {}", count, from.display(), args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A run's GPT-2 as Hugging Face keeps one.
+fn write_gpt2(run: &FoundModel, args: &ConvertArgs) -> Result<ExitCode> {
+    if let Some(other @ BaselinePlan::Mdlm { .. }) = &run.plan.baseline {
+        bail!(
+            "{} holds {}, for which the released code has no form: write to a name that ends in .safetensors",
+            run.checkpoint.path().display(),
+            other.describe()
+        );
+    }
+    if args.all {
+        bail!("--all has no meaning for a GPT-2, whose folder holds one set of parameters: leave it out");
+    }
+    let model = trained_gpt2(run, args.raw, PrecisionPolicy::F32, Device::Cpu)?;
+    let folder = &args.output;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    model.save(folder)?;
+    run.run.tokenizer()?.save(folder.join("tokenizer.json"))?;
+    let count = model.params().len();
+    eprintln!("{count} tensors of {} written to {}", run.checkpoint.path().display(), folder.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -55,7 +55,8 @@ pub struct EvalArgs {
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
     long_run: usize,
 
-    /// A folder with a GPT-2 and its tokenizer.json, or a Hugging Face id such as gpt2-large, which judges perplexity and entropy.
+    /// A folder with a GPT-2 and its tokenizer.json, a run that was trained with objective gpt2, or a Hugging Face id such as
+    /// gpt2-large: what judges perplexity and entropy.
     #[arg(long)]
     judge: Option<PathBuf>,
     /// Longest text that the judge reads, in its tokens.

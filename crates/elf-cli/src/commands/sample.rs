@@ -1,5 +1,7 @@
 //! `elf sample`.
 
+mod baseline;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,7 +75,7 @@ pub struct SampleArgs {
     /// The sampler: euler (or ode), heun, sde.
     #[arg(long)]
     sampler: Option<String>,
-    /// Steps; of a distilled model those that it was made for, unless told otherwise.
+    /// Steps, of a flow or of masked diffusion; of a distilled model those that it was made for, unless told otherwise.
     #[arg(long)]
     steps: Option<usize>,
     /// Self-conditioning guidance scale w.
@@ -88,6 +90,21 @@ pub struct SampleArgs {
     /// Equal steps instead of logit-normal ones.
     #[arg(long)]
     uniform_grid: bool,
+
+    /// Of an autoregressive model: search for the likeliest text with a beam of so many; 1 is greedy, as conditional models write
+    /// unless told otherwise.
+    #[arg(long)]
+    beam: Option<usize>,
+    /// Of an autoregressive model: texts of a beam are ranked by their log-probability over their length to this power (1).
+    #[arg(long)]
+    length_penalty: Option<f64>,
+    /// Of an autoregressive model: what logits are divided by before a token is drawn (1, as unconditional models write unless
+    /// told otherwise); 0 takes the likeliest.
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// Of an autoregressive model: draw among the likeliest tokens that together have this probability (1: all).
+    #[arg(long)]
+    top_p: Option<f64>,
 
     /// Seed; the i-th text of a seed is the same whatever else is generated beside it.
     #[arg(long, default_value_t = 0)]
@@ -161,12 +178,10 @@ impl LoadedModel {
                 args.model.display()
             );
         }
-        let FoundModel { run, checkpoint, plan } = FoundModel::at(&args.model)?;
-        let net = Elf::unset(plan.model.clone(), args.policy(precision), device)?;
-        match args.no_ema {
-            true => checkpoint.load_params(net.params())?,
-            false => checkpoint.load_averages(net.params())?,
-        }
+        let found = FoundModel::at(&args.model)?;
+        let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
+        found.load_into(net.params(), args.no_ema)?;
+        let FoundModel { run, plan, .. } = found;
         Self { latents: None, tokenizer: run.tokenizer()?, plan, net }.with_encoder(device, precision)
     }
 
@@ -246,6 +261,13 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 
 fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
     args.model = hub::locate(&args.model, What::ElfCheckpoint)?;
+    if FoundModel::is_at(&args.model) {
+        let found = FoundModel::at(&args.model)?;
+        if let Some(baseline) = &found.plan.baseline {
+            return self::baseline::sample(&args, &found, baseline, device, comm);
+        }
+    }
+    args.check_for_elf()?;
     let model = LoadedModel::load(&args, device, precision(args.f32, device))?;
     let plan = &model.plan;
     let requests = requests(&args, plan, &model.tokenizer)?;
@@ -277,7 +299,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
         if comm.rank() > 0 {
             continue;
         }
-        eprintln!("{}", summary(setting, &texts, &cost, started.elapsed().as_secs_f64()));
+        eprintln!("{}", summary(&setting.name(), &texts, &cost, started.elapsed().as_secs_f64()));
         for (t, text) in &frames {
             println!("t = {t:.2}  {text}");
         }
@@ -379,8 +401,8 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
 }
 
 /// One line that says what was run and what it cost: passes stand next to every time.
-fn summary(setting: &SamplingSetting, texts: &[GeneratedText], cost: &TotalCost, seconds: f64) -> String {
-    let mut line = format!("{}: {} texts in {seconds:.1} s", setting.name(), texts.len());
+fn summary(setting: &str, texts: &[GeneratedText], cost: &TotalCost, seconds: f64) -> String {
+    let mut line = format!("{setting}: {} texts in {seconds:.1} s", texts.len());
     let _ = write!(
         line,
         "; {} passes for each of {} batch(es), {:.0} positions/s",

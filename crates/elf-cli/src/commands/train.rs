@@ -9,27 +9,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::Precision;
 use elf_core::device::{DeviceChoice, describe};
+use elf_core::{ParamBuilder, Precision};
 use elf_data::evaluation;
-use elf_data::{Cursor, Dataset, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
-use elf_flow::{LatentBatch, Objective};
+use elf_data::{Cursor, Dataset, Share, Tokenizer};
+use elf_flow::Objective;
+use elf_flow::tokens::NextToken;
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    BatchSource, Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, ReleasedCheckpoint, Run, RunControl, Schedule,
+    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, OverTokens, ReleasedCheckpoint, Run, RunControl, Schedule,
     Trainer, TrainerConfig,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tch::Device;
 
-use crate::config::{Facts, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
-use crate::held_out::{HeldOut, TrainingJudge, collator, sampling_settings};
+use crate::baseline::{self, BaselineSubject};
+use crate::config::{
+    BaselinePlan, Facts, ObjectiveName, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml,
+};
+use crate::held_out::{HeldOut, TrainingJudge, sampling_settings};
 use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
 use crate::training_log::TrainingLog;
+use crate::training_subject::{ElfSubject, Subject, SubjectBatches};
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
@@ -111,17 +116,29 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     if args.plan {
         return Ok(ExitCode::SUCCESS);
     }
-    let job = Job {
-        plan: &plan,
-        materials: &materials,
-        folder: &folder,
-        objective: plan.objective,
-        comm,
-        stop: progress::stop_on_interrupt()?,
-        deadline: deadline(&config),
+    let stop = progress::stop_on_interrupt()?;
+    let deadline = deadline(&config);
+    let builder = ParamBuilder::seeded(plan.config.seed, device);
+    let (plan, materials, folder) = (&plan, &materials, &folder);
+    let ended = match &plan.baseline {
+        None => {
+            let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
+            train(Job { plan, materials, folder, objective: plan.objective, comm, stop, deadline }, net)?
+        }
+        Some(BaselinePlan::Gpt2(sizes)) => {
+            let net = baseline::gpt2(sizes, plan, plan.precision, builder)?;
+            let objective = OverTokens(NextToken { bos: i64::from(materials.tokenizer.eos_id()?) });
+            let subject = BaselineSubject::<_, NextToken>::new(plan, &materials.tokenizer)?;
+            train_subject(Job { plan, materials, folder, objective, comm, stop, deadline }, &subject, net)?
+        }
+        Some(BaselinePlan::Mdlm { network, objective }) => {
+            let net = baseline::masked(network, plan, plan.precision, builder)?;
+            let objective = OverTokens(*objective);
+            let subject = BaselineSubject::new(plan, &materials.tokenizer)?;
+            train_subject(Job { plan, materials, folder, objective, comm, stop, deadline }, &subject, net)?
+        }
     };
-    let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
-    Ok(match train(job, net)? {
+    Ok(match ended {
         Ended::Interrupted => ExitCode::from(130),
         Ended::Finished | Ended::OutOfData | Ended::OutOfTime => ExitCode::SUCCESS,
     })
@@ -136,9 +153,11 @@ pub fn deadline(config: &RunConfig) -> Option<Instant> {
 pub struct Materials {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// The encoder.
-    pub latents: TextLatents,
-    train: Arc<Dataset>,
+    /// The rows to train on.
+    pub train: Arc<Dataset>,
+    /// The encoder; none for baselines.
+    latents: Option<TextLatents>,
+    device: Device,
     held_out: Option<Dataset>,
     judge: Option<TrainingJudge>,
 }
@@ -178,24 +197,27 @@ impl Materials {
             Some(path) => Some(open(path, "eval_data_path")?),
             None => None,
         };
-        let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
-        let latents = TextLatents::load(config, device, precision)?;
-        if latents.vocab_size() < tokenizer.vocab_size() as i64 {
-            bail!(
-                "the encoder knows {} token ids, but the tokenizer has {}: they do not belong together",
-                latents.vocab_size(),
-                tokenizer.vocab_size()
-            );
-        }
+        let latents = match config.objective {
+            ObjectiveName::Elf => Some(encoder(config, &tokenizer, device)?),
+            ObjectiveName::Gpt2 | ObjectiveName::Mdlm => None,
+        };
         let judge = TrainingJudge::find(config, device)?;
-        Ok(Self { tokenizer, latents, train, held_out, judge })
+        Ok(Self { tokenizer, train, latents, device, held_out, judge })
+    }
+
+    /// The encoder that latents come from.
+    ///
+    /// # Errors
+    /// If they were loaded for a baseline.
+    pub fn latents(&self) -> Result<&TextLatents> {
+        self.latents.as_ref().context("a baseline has no text encoder: set objective to elf")
     }
 
     /// What the plan will take on each of so many ranks.
     pub fn memory(&self, plan: &RunPlan, device: Device, ranks: u64) -> MemoryPlan {
         let of_one =
             RunPlan { batch_rows: plan.batch_rows / usize::try_from(ranks).unwrap_or(1).max(1), ..plan.clone() };
-        MemoryPlan::new(&of_one, self.latents.parameters(), device)
+        MemoryPlan::new(&of_one, self.latents.as_ref().map_or(0, TextLatents::parameters), device)
     }
 
     /// What follows from a configuration and these materials.
@@ -204,7 +226,7 @@ impl Materials {
     /// Names the setting that is impossible.
     pub fn plan(&self, config: &RunConfig, device: Device, ranks: usize) -> Result<RunPlan> {
         let facts = Facts {
-            latent_dim: self.latents.dim(),
+            latent_dim: self.latents.as_ref().map_or(1, TextLatents::dim),
             vocab_size: self.tokenizer.vocab_size() as i64,
             rows: self.train.len() as u64,
             condition_eos: self.train.is_conditional() && self.train.eos_options(&self.tokenizer)?.condition,
@@ -221,6 +243,20 @@ impl Materials {
         }
         RunPlan::new(config, facts, device)
     }
+}
+
+/// The encoder that a configuration names, for ids of this tokenizer.
+fn encoder(config: &RunConfig, tokenizer: &Tokenizer, device: Device) -> Result<TextLatents> {
+    let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
+    let latents = TextLatents::load(config, device, precision)?;
+    if latents.vocab_size() < tokenizer.vocab_size() as i64 {
+        bail!(
+            "the encoder knows {} token ids, but the tokenizer has {}: they do not belong together",
+            latents.vocab_size(),
+            tokenizer.vocab_size()
+        );
+    }
+    Ok(latents)
 }
 
 /// Refuses to start unless all ranks run the same program on the same configuration and the same data.
@@ -264,22 +300,28 @@ fn data_fingerprint(data: &Dataset) -> Result<String> {
 pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, ranks: u64) -> String {
     let (model, length) = (&plan.model, &plan.length);
     let rows = plan.batch_rows * plan.config.grad_accum_steps;
+    let kind = match &plan.baseline {
+        None => format!("latents of {} channels", model.text_encoder_dim),
+        Some(baseline) => format!("{} of {} parameters", baseline.describe(), baseline.parameter_count()),
+    };
+    let latents = match &materials.latents {
+        Some(latents) => text_latents::describe(latents.stats()),
+        None => "none".to_owned(),
+    };
     format!(
-        "model:   {} blocks of width {}, {} heads, latents of {} channels, {} words\n\
+        "model:   {} blocks of width {}, {} heads, {kind}, {} words\n\
          data:    {} rows to train on, {} held out; {} positions a row\n\
-         latents: {}\n\
+         latents: {latents}\n\
          length:  {} optimiser steps of {rows} rows ({:.2} epochs), {} of them warm-up; learning rate {}{}\n\
          memory:  about {}\n\
          device:  {}, rank 0 of {}; blocks in {}",
         model.depth,
         model.hidden_size,
         model.num_heads,
-        model.text_encoder_dim,
         model.vocab_size,
         materials.train.len(),
         materials.held_out.as_ref().map_or(0, Dataset::len),
         plan.span.max_length,
-        text_latents::describe(materials.latents.stats()),
         length.total,
         length.total as f64 / length.steps_per_epoch,
         length.warmup,
@@ -342,9 +384,18 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
 /// If anything fails; what was saved before stands.
 pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
     net.set_recompute(job.plan.config.gradient_checkpointing);
+    let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
+    train_subject(job, &subject, net)
+}
+
+/// [`train`], for any kind of model.
+fn train_subject<S>(job: Job<S::Objective>, subject: &S, net: S::Net) -> Result<Ended>
+where
+    S: Subject<Objective: Copy>,
+{
     let Job { plan, materials, folder, objective, comm, stop, deadline } = job;
     let first = comm.rank() == 0;
-    let config = trainer_config(plan, materials.latents.device())?;
+    let config = trainer_config(plan, materials.device)?;
     let mut trainer = Trainer::new(net, objective, config, Box::new(Rc::clone(comm)))?;
     for group in trainer.groups().iter().filter(|_| first) {
         eprintln!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel);
@@ -394,7 +445,7 @@ pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
         world: comm.world() as usize,
         micro_batch: plan.batch_rows / comm.world() as usize,
     };
-    let mut source = EncodedBatches::start(plan, materials, share, cursor)?;
+    let mut source = SubjectBatches::start(plan, materials, subject, share, cursor)?;
     let mut observer = TrainingLog::new(
         plan,
         metrics.transpose()?,
@@ -407,12 +458,12 @@ pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
         plan,
         objective: &objective,
         tokenizer: &materials.tokenizer,
-        latents: &materials.latents,
+        subject,
         rows: materials.held_out.as_ref(),
         judge: materials.judge.as_ref(),
         folder,
     };
-    let mut evaluator = |net: &Elf, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
+    let mut evaluator = |net: &S::Net, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
     let control = RunControl {
         total_steps: plan.length.total,
         save_every: plan.length.save_every,
@@ -507,7 +558,11 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
         format!("the plan in {} is from another version of this program", checkpoint.path().display())
     })?;
     let stays = [
-        ("the model's sizes", before.model == plan.model),
+        (
+            "objective",
+            before.baseline.as_ref().map(BaselinePlan::name) == plan.baseline.as_ref().map(BaselinePlan::name),
+        ),
+        ("the model's sizes", before.model == plan.model && before.baseline == plan.baseline),
         ("max_length, max_input_length or pad_token", before.span == plan.span),
         ("the encoder's vocabulary or data", before.condition_eos == plan.condition_eos),
         ("seed", before.config.seed == plan.config.seed),
@@ -531,42 +586,4 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
 fn same_lessons(one: &RunPlan, other: &RunPlan) -> bool {
     let lessons = |plan: &RunPlan| plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.clone()));
     lessons(one) == lessons(other)
-}
-
-/// Token batches from the loader, encoded.
-struct EncodedBatches<'a> {
-    loader: Loader,
-    latents: &'a TextLatents,
-    after: Cursor,
-}
-
-impl<'a> EncodedBatches<'a> {
-    fn start(plan: &RunPlan, materials: &'a Materials, share: Share, from: Cursor) -> Result<Self> {
-        let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
-        let order = Order::new(
-            OrderConfig { seed: plan.config.seed, rows: materials.train.len(), global_batch: rows_per_step },
-            share,
-        )?;
-        let loader = Loader::start(
-            Arc::clone(&materials.train),
-            collator(plan, &materials.tokenizer)?,
-            order,
-            from,
-            LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() },
-        )?;
-        Ok(Self { loader, latents: &materials.latents, after: from })
-    }
-}
-
-impl BatchSource for EncodedBatches<'_> {
-    fn next_batch(&mut self) -> Result<Option<LatentBatch>, Box<dyn std::error::Error + Send + Sync>> {
-        let loaded = self.loader.next_batch()?;
-        let batch = self.latents.encode(&loaded.batch)?;
-        self.after = loaded.after;
-        Ok(Some(batch))
-    }
-
-    fn cursor(&self) -> Value {
-        json!(self.after)
-    }
 }

@@ -3,6 +3,7 @@
 //! A [`RunConfig`] has the key names of the released code, so that its files load unchanged; a [`RunPlan`] is what follows
 //! from one: everything derived, everything checked, stored with the run.
 
+mod baseline;
 mod distill;
 mod edit;
 mod keys;
@@ -10,6 +11,7 @@ mod plan;
 mod run;
 mod sampling;
 
+pub use baseline::{BaselinePlan, ObjectiveName};
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};

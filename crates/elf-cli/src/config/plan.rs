@@ -7,7 +7,7 @@ use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::{DistillationPlan, PadTokenName, RunConfig, TimeScheduleName};
+use super::{BaselinePlan, DistillationPlan, PadTokenName, RunConfig, TimeScheduleName};
 
 /// How long a run is, in optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub struct Span {
 /// What a plan must know beside the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
-    /// The encoder's width.
+    /// The encoder's width; of no account for a baseline, which has none.
     pub latent_dim: i64,
     /// Entries of the tokenizer's vocabulary.
     pub vocab_size: i64,
@@ -73,6 +73,9 @@ pub struct RunPlan {
     pub lr: f64,
     /// Length.
     pub length: TrainLength,
+    /// For baselines: what is trained instead of [`RunPlan::model`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselinePlan>,
     /// For distilled models: what by and what for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationPlan>,
@@ -129,6 +132,9 @@ impl RunPlan {
 
         let model = model(config, latent_dim, vocab_size)?;
         model.check()?;
+        let baseline = BaselinePlan::new(config, &model)?;
+        // No guidance away from the condition is done with baselines, so none learns to do without it.
+        let label_drop_prob = if baseline.is_some() { 0.0 } else { label_drop_prob };
         let objective = ElfObjective {
             path: FlowPath {
                 noise_scale: config.denoiser_noise_scale,
@@ -195,8 +201,14 @@ impl RunPlan {
                 eval_every: every(config.eval_freq),
                 save_every: every(config.save_freq),
             },
+            baseline,
             distillation: None,
         })
+    }
+
+    /// Numbers over all parameters of what is trained.
+    pub fn parameter_count(&self) -> u64 {
+        self.baseline.as_ref().map_or_else(|| self.model.parameter_count(), BaselinePlan::parameter_count)
     }
 }
 

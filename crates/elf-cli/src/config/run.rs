@@ -3,6 +3,8 @@
 use elf_flow::PredictionTarget;
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveName;
+
 /// How rows are filled up, and whether the filling is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,6 +50,9 @@ pub enum OptimizerName {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
+    /// What is learned: `elf`, or a baseline to hold it against, `gpt2` or `mdlm`. Keys about latents, noise, guidance and
+    /// encoder have no effect on a baseline.
+    pub objective: ObjectiveName,
     /// Token shards to train on: a folder, a file or a Hugging Face id.
     pub data_path: Option<String>,
     /// Token shards to validate on.
@@ -202,6 +207,7 @@ pub struct RunConfig {
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
+            objective: ObjectiveName::Elf,
             data_path: None,
             eval_data_path: None,
             max_length: 1024,

@@ -1,0 +1,148 @@
+//! `elf sample` of a baseline.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use elf_core::ParamBuilder;
+use elf_flow::tokens::AncestralSampler;
+use elf_gpt2::decoding::{BeamSearch, Sampling};
+use elf_train::Comm;
+use tch::Device;
+
+use super::{SampleArgs, precision, print_texts, requests, write_texts};
+use crate::baseline::{BaselineGenerator, Decoding, Writer, gpt2, masked};
+use crate::config::{BaselinePlan, RunPlan};
+use crate::progress;
+use crate::run_folder::FoundModel;
+
+impl SampleArgs {
+    /// Flags that only an autoregressive model knows, and whether they were given.
+    fn of_gpt2(&self) -> [(&'static str, bool); 4] {
+        [
+            ("--beam", self.beam.is_some()),
+            ("--length-penalty", self.length_penalty.is_some()),
+            ("--temperature", self.temperature.is_some()),
+            ("--top-p", self.top_p.is_some()),
+        ]
+    }
+
+    /// Flags that only a flow knows, and whether they were given.
+    fn of_elf(&self) -> [(&'static str, bool); 11] {
+        [
+            ("--sampling-config", self.sampling_config.is_some()),
+            ("--sampler", self.sampler.is_some()),
+            ("--self-cond-cfg-scale", self.self_cond_cfg_scale.is_some()),
+            ("--cfg", self.cfg.is_some()),
+            ("--sde-gamma", self.sde_gamma.is_some()),
+            ("--uniform-grid", self.uniform_grid),
+            ("--trace", self.trace),
+            ("--config", self.config.is_some()),
+            ("--option", !self.options.is_empty()),
+            ("--tokenizer", self.tokenizer.is_some()),
+            ("--length", self.length.is_some()),
+        ]
+    }
+
+    /// Refuses flags that a flow does not know.
+    pub(super) fn check_for_elf(&self) -> Result<()> {
+        refuse(&self.of_gpt2(), "an embedded language flow, which writes all tokens at once")
+    }
+
+    /// How a baseline is to write.
+    fn decoding(&self, baseline: &BaselinePlan, plan: &RunPlan) -> Result<Decoding> {
+        refuse(&self.of_elf(), baseline.describe())?;
+        let default = Decoding::default_for(baseline, plan);
+        let BaselinePlan::Gpt2(_) = baseline else {
+            refuse(&self.of_gpt2(), baseline.describe())?;
+            return Ok(self.steps.map_or(default, |steps| Decoding::Ancestral(AncestralSampler { steps })));
+        };
+        refuse(&[("--steps", self.steps.is_some())], baseline.describe())?;
+        let drawn = self.temperature.is_some() || self.top_p.is_some();
+        let searched = self.beam.is_some() || self.length_penalty.is_some();
+        if drawn && searched {
+            bail!(
+                "--beam searches for the likeliest text, and --temperature and --top-p draw one: give one or the other"
+            );
+        }
+        let sampling = Sampling::default();
+        let search = BeamSearch::default();
+        Ok(match (drawn, searched) {
+            (true, _) => Decoding::Sampling(Sampling {
+                temperature: self.temperature.unwrap_or(sampling.temperature),
+                top_p: self.top_p.unwrap_or(sampling.top_p),
+            }),
+            (_, true) => Decoding::Beam(BeamSearch {
+                width: self.beam.unwrap_or(search.width),
+                length_penalty: self.length_penalty.unwrap_or(search.length_penalty),
+            }),
+            (false, false) => default,
+        })
+    }
+}
+
+/// Refuses what was given of `flags`, which do not fit `model`.
+fn refuse(flags: &[(&'static str, bool)], model: &str) -> Result<()> {
+    let given: Vec<&str> = flags.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    match given.is_empty() {
+        true => Ok(()),
+        false => bail!("{} has no meaning for this model, {model}: leave it out", given.join(", ")),
+    }
+}
+
+/// Samples from a run that holds a baseline.
+pub(super) fn sample(
+    args: &SampleArgs,
+    found: &FoundModel,
+    baseline: &BaselinePlan,
+    device: Device,
+    comm: &dyn Comm,
+) -> Result<ExitCode> {
+    let plan = &found.plan;
+    let decoding = args.decoding(baseline, plan)?;
+    let tokenizer = found.run.tokenizer()?;
+    let requests = requests(args, plan, &tokenizer)?;
+    if args.batch_size == 0 {
+        bail!("--batch-size must be at least 1");
+    }
+    let policy = args.policy(precision(args.f32, device));
+    let builder = ParamBuilder::unset(device);
+    let net: Box<dyn Writer> = match baseline {
+        BaselinePlan::Gpt2(sizes) => {
+            let net = gpt2(sizes, plan, policy, builder)?;
+            found.load_into(net.params(), args.no_ema)?;
+            Box::new(net)
+        }
+        BaselinePlan::Mdlm { network, .. } => {
+            let net = masked(network, plan, policy, builder)?;
+            found.load_into(elf_core::TokenNetwork::params(&net), args.no_ema)?;
+            Box::new(net)
+        }
+    };
+    let generator = BaselineGenerator {
+        net: net.as_ref(),
+        plan,
+        tokenizer: &tokenizer,
+        batch_rows: args.batch_size,
+        comm,
+        one_shape: !args.ragged,
+    };
+    let bar = progress::bar(requests.len() as u64 / comm.world(), "texts");
+    let started = Instant::now();
+    let generation = generator.generate(&decoding, &requests, &mut |n| bar.set_position(n as u64))?;
+    bar.finish_and_clear();
+    if comm.rank() > 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (texts, cost, seconds) = (&generation.texts, &generation.cost, started.elapsed().as_secs_f64());
+    eprintln!("{}", super::summary(&decoding.name(), texts, cost, seconds));
+    match &args.output {
+        None => print_texts(texts),
+        Some(path) => {
+            write_texts(path, texts)?;
+            print_texts(&texts[..texts.len().min(3)]);
+            eprintln!("written to {}", path.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,100 @@
+//! What is trained instead of ELF, to hold ELF against.
+
+use anyhow::{Result, bail};
+use elf_flow::tokens::MaskedDiffusion;
+use elf_gpt2::Gpt2Config;
+use elf_model::{ElfConfig, MaskedConfig};
+use serde::{Deserialize, Serialize};
+
+use super::RunConfig;
+
+/// What a run learns, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveName {
+    /// An embedded language flow.
+    Elf,
+    /// An autoregressive language model: a GPT-2 on the run's own tokens.
+    Gpt2,
+    /// Masked diffusion.
+    Mdlm,
+}
+
+/// A baseline's network, of the depth, width and heads that the configuration gives ELF.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaselinePlan {
+    /// An autoregressive language model.
+    Gpt2(Gpt2Config),
+    /// Masked diffusion.
+    Mdlm {
+        /// The network.
+        network: MaskedConfig,
+        /// The loss.
+        objective: MaskedDiffusion,
+    },
+}
+
+/// Standard deviation of GPT-2's random start, as its authors have it.
+const GPT2_START: f64 = 0.02;
+
+impl BaselinePlan {
+    /// The baseline that a configuration names, if it does; `elf` are the sizes that ELF would have.
+    ///
+    /// # Errors
+    /// Names the setting that it cannot have.
+    pub fn new(config: &RunConfig, elf: &ElfConfig) -> Result<Option<Self>> {
+        Ok(match config.objective {
+            ObjectiveName::Elf => None,
+            ObjectiveName::Gpt2 => {
+                if config.gradient_checkpointing {
+                    bail!("gradient_checkpointing is not available with objective gpt2: set it to false");
+                }
+                let sizes = Gpt2Config {
+                    vocab_size: elf.vocab_size,
+                    // The token before a row takes the place of the row's last one, which is not read.
+                    n_positions: config.max_length as i64,
+                    n_embd: elf.hidden_size,
+                    n_layer: elf.depth,
+                    n_head: elf.num_heads,
+                    n_inner: None,
+                    layer_norm_epsilon: 1e-5,
+                    initializer_range: GPT2_START,
+                    eos_token_id: None,
+                    texts_begin_with_eos: true,
+                };
+                sizes.validate()?;
+                Some(Self::Gpt2(sizes))
+            }
+            ObjectiveName::Mdlm => {
+                let network = MaskedConfig::with_blocks_of(elf);
+                network.check()?;
+                Some(Self::Mdlm { network, objective: MaskedDiffusion::default() })
+            }
+        })
+    }
+
+    /// As a configuration names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gpt2(_) => "gpt2",
+            Self::Mdlm { .. } => "mdlm",
+        }
+    }
+
+    /// What it is, for a user.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::Gpt2(_) => "an autoregressive language model (gpt2)",
+            Self::Mdlm { .. } => "a masked diffusion model (mdlm)",
+        }
+    }
+
+    /// Numbers over all parameters.
+    pub fn parameter_count(&self) -> u64 {
+        match self {
+            Self::Gpt2(sizes) => sizes.parameter_count().max(0) as u64,
+            Self::Mdlm { network, .. } => network.parameter_count(),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Texts from a masked model.
+
+use elf_core::device::upload;
+use elf_core::{Noise, Seeded, TokenNetwork};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::masked_diffusion::mask_id;
+use crate::{Error, Result};
+
+/// Logits that are turned into tokens at a time.
+const LOGITS_AT_A_TIME: i64 = 1 << 24;
+
+/// The ancestral sampler of masked diffusion (Sahoo et al. 2024) with the schedule `alpha_t = 1 - t`: from t = 1, where everything
+/// but the condition is hidden, in equal steps to t = 0. Between t and s a hidden position is disclosed with probability
+/// `(t - s) / t`, with a token drawn from what the network says there; a disclosed token stays.
+///
+/// So the time at which a position is disclosed is uniform in (0, 1], whatever the network says. Here it is drawn first: then it
+/// is known which steps disclose nothing in the whole batch, where the network's last answer still holds (the authors' cache), and
+/// at which positions logits are needed.
+///
+/// Draws, by row: `disclose` `[B, S]`; `token` `[B, S]` twice, for numbers fine enough for the tails of a large vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AncestralSampler {
+    /// Steps from t = 1 to t = 0.
+    pub steps: usize,
+}
+
+/// What to sample: one batch.
+#[derive(Debug)]
+pub struct MaskedRequest<'a> {
+    /// One seed a row: equal seeds and conditions give equal rows, whatever stands beside them in batches of one shape.
+    pub seeds: &'a [u64],
+    /// Ids `[B, S]`, int64, on the CPU; only the conditions matter.
+    pub ids: &'a Tensor,
+    /// Where each row's text begins, `[B]`.
+    pub starts: &'a [i64],
+}
+
+/// Sampled rows.
+#[derive(Debug)]
+pub struct MaskedSample {
+    /// Ids `[B, S]`, int64, on the CPU, conditions included.
+    pub ids: Tensor,
+    /// Passes through the network; at most as many as there are steps.
+    pub passes: u64,
+}
+
+impl AncestralSampler {
+    /// Samples one batch.
+    ///
+    /// # Errors
+    /// If there are no steps, shapes do not fit, or the network fails.
+    pub fn sample(&self, net: &dyn TokenNetwork, request: &MaskedRequest) -> Result<MaskedSample> {
+        let (b, s) = request.ids.size2()?;
+        if self.steps == 0 {
+            return Err(Error::setting("steps", "at least one is needed"));
+        }
+        if request.seeds.len() as i64 != b || request.starts.len() as i64 != b {
+            return Err(Error::setting("seeds and starts", format!("{b} rows need one of each a row")));
+        }
+        let mut noise = Seeded::new(request.seeds.to_vec(), Device::Cpu);
+        tch::no_grad(|| self.sample_with_noise(net, request, (b, s), &mut noise))
+    }
+
+    fn sample_with_noise(
+        &self,
+        net: &dyn TokenNetwork,
+        request: &MaskedRequest,
+        (b, s): (i64, i64),
+        noise: &mut dyn Noise,
+    ) -> Result<MaskedSample> {
+        let wide = |x: Tensor| -> Result<Vec<f64>> { Ok(Vec::try_from(x.f_to_kind(Kind::Double)?.f_reshape([-1])?)?) };
+        // u is uniform in [0, 1), and 1 - u the time of disclosure: step floor(u N) goes over it.
+        let disclose = wide(noise.uniform("disclose", &[b, s])?)?;
+        let coarse = wide(noise.uniform("token", &[b, s])?)?;
+        let fine = wide(noise.uniform("token", &[b, s])?)?;
+        let mut by_step: Vec<Vec<i64>> = vec![Vec::new(); self.steps];
+        let mut ids = Vec::<i64>::try_from(request.ids.f_to_kind(Kind::Int64)?.f_reshape([-1])?)?;
+        let mask = mask_id(net)?;
+        for (row, &start) in (0..).zip(request.starts) {
+            for place in row * s + start.clamp(0, s)..(row + 1) * s {
+                let step = (disclose[place as usize] * self.steps as f64) as usize;
+                by_step[step.min(self.steps - 1)].push(place);
+                ids[place as usize] = mask;
+            }
+        }
+        let mut passes = 0;
+        for places in by_step.iter().filter(|places| !places.is_empty()) {
+            let hidden = net.hidden(&Tensor::f_from_slice(&ids)?.f_view([b, s])?, None)?.f_flatten(0, 1)?;
+            passes += 1;
+            for some in places.chunks((LOGITS_AT_A_TIME / net.vocab_size()).max(1) as usize) {
+                let at = upload(&Tensor::f_from_slice(some)?, hidden.device())?;
+                let logits = net.logits(&hidden.f_index_select(0, &at)?)?;
+                // A first draw of 24 bits, and a second one for what lies between two of them.
+                let draws: Vec<f64> =
+                    some.iter().map(|&i| coarse[i as usize] + fine[i as usize] / f64::from(1 << 24)).collect();
+                for (&place, token) in some.iter().zip(draw(&logits, &draws)?) {
+                    ids[place as usize] = token;
+                }
+            }
+        }
+        Ok(MaskedSample { ids: Tensor::f_from_slice(&ids)?.f_view([b, s])?, passes })
+    }
+}
+
+/// Tokens by inversion of the distributions of `logits` `[N, V]`: the first one up to which the probabilities' sum exceeds the
+/// draw in [0, 1).
+fn draw(logits: &Tensor, draws: &[f64]) -> Result<Vec<i64>> {
+    let vocab = logits.size2()?.1;
+    let sums = logits.f_softmax(-1, Kind::Double)?.f_cumsum(-1, Kind::Double)?;
+    let draws = upload(&Tensor::f_from_slice(draws)?, logits.device())?.f_unsqueeze(-1)?;
+    // Scaled by the last sum, so that rounding leaves no draw beyond it.
+    let draws = draws.f_mul(&sums.f_narrow(1, vocab - 1, 1)?)?;
+    let tokens = sums.f_le_tensor(&draws)?.f_sum_dim_intlist(-1, false, Kind::Int64)?.f_clamp_max(vocab - 1)?;
+    Ok(Vec::try_from(tokens.f_to_device(Device::Cpu)?)?)
+}

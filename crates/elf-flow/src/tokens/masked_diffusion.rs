@@ -1,0 +1,89 @@
+//! The loss of masked diffusion.
+
+use elf_core::device::upload;
+use elf_core::{Noise, TokenNetwork};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::{NLL, TokenBatch, TokenObjective, dropout_seed};
+use crate::{Error, Loss, LossTerm, Result};
+
+/// Masked diffusion language modelling (MDLM; Sahoo et al. 2024, arXiv 2406.07524): at time t each token of a text is hidden with
+/// probability t (`alpha_t = 1 - t`, the log-linear schedule), and the network says what the hidden ones are.
+///
+/// Their SUBS parameterisation holds by construction: the hiding symbol is no entry of the vocabulary, so it has probability 0;
+/// tokens that are seen are what they are, so they carry no loss. What is left of the negative evidence lower bound is a
+/// cross-entropy at the hidden positions with weight 1/t. Conditions are never hidden; filling is learned like any text.
+///
+/// The loss is the bound in nats per learned position; its part `nll` is the same bound over the tokens of the texts, the
+/// first EOS of each included. What the filling costs is in it too, so it is an upper bound of what an autoregressive model's
+/// `nll` is.
+///
+/// Draws: `mask_time` (host; one a row, each from a part of (0, 1] of its own: low discrepancy), `mask` `[B, S]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskedDiffusion {
+    /// The smallest time, which bounds the weight.
+    pub t_min: f64,
+}
+
+impl Default for MaskedDiffusion {
+    /// As the authors' code has it.
+    fn default() -> Self {
+        Self { t_min: 1e-3 }
+    }
+}
+
+impl MaskedDiffusion {
+    /// Checks the setting.
+    ///
+    /// # Errors
+    /// If the smallest time is not in (0, 1).
+    pub fn check(&self) -> Result<()> {
+        match self.t_min > 0.0 && self.t_min < 1.0 {
+            true => Ok(()),
+            false => Err(Error::setting("t_min", format!("{} is not between 0 and 1", self.t_min))),
+        }
+    }
+
+    /// One time a row from coins in [0, 1): row i of n takes its from the i-th of n equal parts of [`MaskedDiffusion::t_min`] to 1.
+    fn times(&self, coins: &[f64]) -> Vec<f64> {
+        let n = coins.len() as f64;
+        let spread = coins.iter().enumerate().map(|(i, u)| (i as f64 + u) / n);
+        spread.map(|u| self.t_min + (1.0 - self.t_min) * u).collect()
+    }
+}
+
+impl TokenObjective for MaskedDiffusion {
+    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise, dropout: bool) -> Result<Loss> {
+        let (b, s) = batch.sizes()?;
+        let mask_id = mask_id(net)?;
+        let device = net.device();
+        let times = self.times(&noise.coins("mask_time", b as usize)?);
+        let t = Tensor::f_from_slice(&times)?.f_to_kind(Kind::Float)?.f_view([b, 1])?;
+        let starts = Tensor::f_from_slice(&batch.starts)?.f_view([b, 1])?;
+        let learned = Tensor::f_arange(s, (Kind::Int64, batch.ids.device()))?.f_view([1, s])?.f_ge_tensor(&starts)?;
+        let draws = noise.uniform("mask", &[b, s])?.f_to_device(batch.ids.device())?;
+        let hidden_here = draws.f_lt_tensor(&t)?.f_logical_and(&learned)?;
+        let places = hidden_here.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
+        let sum = match places.numel() {
+            0 => Tensor::f_zeros([], (Kind::Float, device))?,
+            _ => {
+                let seen = batch.ids.f_masked_fill(&hidden_here, mask_id)?;
+                let hidden = net.hidden(&seen, dropout_seed(net, noise, b as usize, dropout)?)?;
+                let targets = batch.ids.f_reshape([-1])?.f_index_select(0, &places)?;
+                let weights = t.f_reciprocal()?.f_expand([b, s], false)?.f_reshape([-1])?.f_index_select(0, &places)?;
+                let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &upload(&places, device)?)?;
+                net.cross_entropy_sum(&hidden, &upload(&targets, device)?, Some(&upload(&weights, device)?))?
+            }
+        };
+        let count = (b * s - batch.starts.iter().sum::<i64>()) as f64;
+        let terms = vec![LossTerm { name: NLL, sum: sum.f_detach()?, count: batch.text_tokens() as f64 }];
+        Ok(Loss { sum, count, terms })
+    }
+}
+
+/// The symbol that hides a word.
+pub(super) fn mask_id(net: &dyn TokenNetwork) -> Result<i64> {
+    net.mask_id().ok_or_else(|| Error::setting("network", "masked diffusion needs one with a symbol that hides a word"))
+}

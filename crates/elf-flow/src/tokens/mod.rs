@@ -1,0 +1,40 @@
+//! What the flow is held against, on the same rows: models of token ids instead of latents.
+//!
+//! * [`TokenObjective`]: a training loss over a [`TokenBatch`]; [`NextToken`] is that of autoregressive models,
+//!   [`MaskedDiffusion`] that of masked ones.
+//! * [`AncestralSampler`]: texts from a masked model.
+
+mod ancestral;
+mod batch;
+mod masked_diffusion;
+mod next_token;
+
+pub use ancestral::{AncestralSampler, MaskedRequest, MaskedSample};
+pub use batch::TokenBatch;
+pub use masked_diffusion::MaskedDiffusion;
+pub use next_token::NextToken;
+
+use elf_core::{Noise, TokenNetwork};
+
+use crate::{Loss, Result};
+
+/// The name under which both objectives report what a text costs in nats per token, up to and including its first EOS.
+pub const NLL: &str = "nll";
+
+/// A training loss over token ids. All randomness comes from `noise`, so equal draws give equal losses.
+pub trait TokenObjective {
+    /// The loss of one batch, with dropout if `dropout` and the network has any.
+    ///
+    /// # Errors
+    /// If tensors do not fit together, or the network or the noise fails.
+    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise, dropout: bool) -> Result<Loss>;
+}
+
+/// A seed for the dropout masks of one pass, if the network uses any.
+fn dropout_seed(net: &dyn TokenNetwork, noise: &mut dyn Noise, rows: usize, dropout: bool) -> Result<Option<u64>> {
+    if !(dropout && net.stochastic()) {
+        return Ok(None);
+    }
+    let coins = noise.coins("dropout", rows)?;
+    Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
+}

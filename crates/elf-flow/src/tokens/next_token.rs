@@ -1,0 +1,50 @@
+//! The loss of an autoregressive model.
+
+use elf_core::device::upload;
+use elf_core::{Noise, TokenNetwork};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::{NLL, TokenBatch, TokenObjective, dropout_seed};
+use crate::{Loss, LossTerm, Result};
+
+/// Each token of a text from all before it: the mean negative log-likelihood in nats over the texts' tokens, the first EOS of
+/// each included, for that is where the model learns to stop. Conditions are read and not predicted; what follows EOS is neither.
+///
+/// The network must be causal. It reads `bos ++ row` without the row's last token, so that a text without a condition has something
+/// to begin from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextToken {
+    /// The token that stands before each row; EOS, as in GPT-2, which ends one text and begins the next.
+    pub bos: i64,
+}
+
+impl TokenObjective for NextToken {
+    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise, dropout: bool) -> Result<Loss> {
+        let (b, _) = batch.sizes()?;
+        let device = net.device();
+        // What comes after the longest text changes nothing before it.
+        let length = batch.ends.iter().copied().max().unwrap_or(0);
+        let mut places = Vec::new();
+        for (row, (&start, &end)) in (0..).zip(batch.starts.iter().zip(&batch.ends)) {
+            places.extend((start..end).map(|i| row * length + i));
+        }
+        let count = places.len() as f64;
+        let sum = match places.is_empty() {
+            true => Tensor::f_zeros([], (Kind::Float, device))?,
+            false => {
+                let ids = batch.ids.f_narrow(1, 0, length)?;
+                let bos = Tensor::f_full([b, 1], self.bos, (Kind::Int64, ids.device()))?;
+                let input = Tensor::f_cat(&[&bos, &ids.f_narrow(1, 0, length - 1)?], 1)?;
+                let hidden = net.hidden(&input, dropout_seed(net, noise, b as usize, dropout)?)?;
+                let places = Tensor::f_from_slice(&places)?;
+                let targets = upload(&ids.f_reshape([-1])?.f_index_select(0, &places)?, device)?;
+                let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &upload(&places, device)?)?;
+                net.cross_entropy_sum(&hidden, &targets, None)?
+            }
+        };
+        let terms = vec![LossTerm { name: NLL, sum: sum.f_detach()?, count }];
+        Ok(Loss { sum, count, terms })
+    }
+}

@@ -1,0 +1,223 @@
+//! A bidirectional transformer over token ids, of the same blocks as the ELF transformer: the backbone of masked diffusion.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use elf_core::layers::{Embedding, RmsNorm};
+use elf_core::weights::Weights;
+use elf_core::{Error, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result, TokenNetwork, Unembedding, Weight};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::ElfConfig;
+use crate::block::{Block, Pass};
+use crate::rope::Rope;
+
+/// Standard deviation of the embedding's random start.
+const TABLE_STD: f64 = 0.02;
+
+/// The sizes of a [`MaskedTransformer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskedConfig {
+    /// V, entries of the vocabulary, without the symbol that hides a word.
+    pub vocab_size: i64,
+    /// H, width of the blocks.
+    pub hidden_size: i64,
+    /// Number of blocks.
+    pub depth: i64,
+    /// Attention heads; H must be an even multiple of it.
+    pub num_heads: i64,
+    /// Inner width of the feed-forward layers, before its two thirds are taken, as a multiple of H.
+    pub mlp_ratio: f64,
+    /// Dropout on attention's output and inside the feed-forward layer, in the middle half of the depth.
+    pub proj_dropout: f64,
+}
+
+impl MaskedConfig {
+    /// The blocks of an ELF transformer, over words instead of latents.
+    pub fn with_blocks_of(elf: &ElfConfig) -> Self {
+        Self {
+            vocab_size: elf.vocab_size,
+            hidden_size: elf.hidden_size,
+            depth: elf.depth,
+            num_heads: elf.num_heads,
+            mlp_ratio: elf.mlp_ratio,
+            proj_dropout: elf.proj_dropout,
+        }
+    }
+
+    /// What the blocks are built from; sizes that they do not depend on are 1.
+    fn blocks(&self) -> ElfConfig {
+        ElfConfig {
+            text_encoder_dim: 1,
+            hidden_size: self.hidden_size,
+            depth: self.depth,
+            num_heads: self.num_heads,
+            bottleneck_dim: 1,
+            num_time_tokens: 1,
+            num_self_cond_cfg_tokens: 0,
+            num_model_mode_tokens: 1,
+            vocab_size: self.vocab_size,
+            mlp_ratio: self.mlp_ratio,
+            proj_dropout: self.proj_dropout,
+        }
+    }
+
+    /// Checks that the sizes make a network.
+    ///
+    /// # Errors
+    /// Names the first size that does not.
+    pub fn check(&self) -> Result<()> {
+        self.blocks().check()
+    }
+
+    /// Numbers over all parameters, known before any is made.
+    pub fn parameter_count(&self) -> u64 {
+        let size = |n: i64| n.max(0) as u64;
+        let (h, inner) = (size(self.hidden_size), size(self.blocks().mlp_hidden()));
+        let linear = |fan_in: u64, fan_out: u64| fan_in * fan_out + fan_out;
+        let head = size(self.blocks().head_dim());
+        let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
+        (size(self.vocab_size) + 1) * h + size(self.depth) * block + h + size(self.vocab_size)
+    }
+}
+
+/// Token ids in, logits out, full attention between; no time is told, as in masked diffusion none is needed.
+///
+/// Embedding and head share one table, which has one row more than there are words: the symbol that hides a word (id V), which
+/// the head cannot name.
+#[derive(Debug)]
+pub struct MaskedTransformer {
+    config: MaskedConfig,
+    policy: PrecisionPolicy,
+    params: ParamSet,
+    tokens: Embedding,
+    blocks: Vec<Block>,
+    final_norm: RmsNorm,
+    bias: Weight,
+    device: Device,
+    recompute: bool,
+    /// Angles of the last sequence length; another length replaces them.
+    rope: RefCell<Option<Rope>>,
+}
+
+impl MaskedTransformer {
+    /// A network whose parameters come from `builder`: seeded, or unset, to be loaded.
+    ///
+    /// # Errors
+    /// If the configuration makes no network, or libtorch fails.
+    pub fn new(config: MaskedConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
+        config.check()?;
+        let device = builder.device();
+        let (b, blocks) = (&mut builder, config.blocks());
+        let tokens = Embedding::new(b, "tokens.weight", config.vocab_size + 1, config.hidden_size, TABLE_STD)?;
+        let blocks = (0..config.depth).map(|i| Block::new(b, i, &blocks)).collect::<Result<_>>()?;
+        let final_norm = RmsNorm::new(b, "norm_final", config.hidden_size, 1e-6)?;
+        let bias = b.tensor("unembed_bias", &[config.vocab_size], Init::Constant(0.0))?;
+        let params = builder.finish();
+        let rope = RefCell::new(None);
+        Ok(Self { config, policy, params, tokens, blocks, final_norm, bias, device, recompute: false, rope })
+    }
+
+    /// Reads the parameters of a network of these sizes.
+    ///
+    /// # Errors
+    /// If the file is damaged or of another network; every parameter that does not fit is named.
+    pub fn load(config: MaskedConfig, path: &Path, policy: PrecisionPolicy, device: Device) -> Result<Self> {
+        let net = Self::new(config, policy, ParamBuilder::unset(device))?;
+        net.params.load_from(&Weights::open(path, elf_core::weights::ParamKind::Averaged)?)?;
+        Ok(net)
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &MaskedConfig {
+        &self.config
+    }
+
+    /// Gradient checkpointing, as [`Elf::set_recompute`](crate::Elf::set_recompute).
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+    }
+
+    fn rope(&self, length: i64) -> Result<Rope> {
+        let mut kept = self.rope.borrow_mut();
+        match &*kept {
+            Some(rope) if rope.len() == length => Ok(rope.shallow_clone()),
+            _ => {
+                let head_dim = self.config.blocks().head_dim();
+                let rope = tch::no_grad(|| Rope::new(0, length, head_dim, self.device))?;
+                *kept = Some(rope.shallow_clone());
+                Ok(rope)
+            }
+        }
+    }
+
+    /// The head. Products for gradients run in the precision of the blocks, since their rounding is small beside the noise of a
+    /// batch; those for numbers that are reported or sampled from in the policy's precision of heads.
+    fn head(&self, for_gradients: bool) -> Result<Unembedding> {
+        let precision = if for_gradients { self.policy.blocks } else { self.policy.vocab_head };
+        Unembedding::of_rows(self.tokens.weight(), self.bias.master(), precision)
+    }
+
+    fn features(&self, hidden: &Tensor) -> Tensor {
+        self.final_norm.forward_to(hidden, Kind::Float)
+    }
+}
+
+impl TokenNetwork for MaskedTransformer {
+    fn vocab_size(&self) -> i64 {
+        self.config.vocab_size
+    }
+
+    fn mask_id(&self) -> Option<i64> {
+        Some(self.config.vocab_size)
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn stochastic(&self) -> bool {
+        self.config.proj_dropout > 0.0
+    }
+
+    fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor> {
+        let (_, s) = ids.size2()?;
+        let largest = self.config.vocab_size;
+        // The lookup itself does not check, and an id that is not there takes a GPU down.
+        if ids.numel() > 0 {
+            let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
+            for id in [least.f_int64_value(&[])?, greatest.f_int64_value(&[])?] {
+                if !(0..=largest).contains(&id) {
+                    return Err(Error::Config(format!(
+                        "token id {id} is outside of this model's vocabulary of {largest}: the ids come from another tokenizer"
+                    )));
+                }
+            }
+        }
+        let kind = self.policy.blocks.kind();
+        let pass = Pass { rope: self.rope(s)?, mask: None, dropout_seed };
+        let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_to_kind(kind)?;
+        for block in &self.blocks {
+            x = match self.recompute && x.requires_grad() {
+                true => block.forward_kept_short(&x, &pass)?,
+                false => block.forward(&x, &pass)?,
+            };
+        }
+        Ok(x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.head(false)?.logits(&self.features(hidden))
+    }
+
+    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+        let features = self.features(hidden);
+        self.head(features.requires_grad())?.cross_entropy_sum(&features, ids, weights)
+    }
+}

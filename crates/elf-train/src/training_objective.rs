@@ -1,0 +1,129 @@
+//! What a trainer needs of a network and its loss, whatever the loss is a function of.
+
+use elf_core::{Network, NetworkShape, Noise, ParamSet, TokenNetwork, TrunkInput};
+use elf_flow::tokens::{TokenBatch, TokenObjective};
+use elf_flow::{LatentBatch, Loss, Objective};
+use tch::{Device, Tensor};
+
+use crate::Result;
+
+/// What a training step takes at a time.
+pub trait TrainingBatch {
+    /// Rows and positions of a row, padding included.
+    ///
+    /// # Errors
+    /// If the batch's parts do not fit together.
+    fn sizes(&self) -> Result<(u64, u64)>;
+
+    /// Where its noise is drawn.
+    fn device(&self) -> Device;
+}
+
+impl TrainingBatch for LatentBatch {
+    fn sizes(&self) -> Result<(u64, u64)> {
+        let (b, s, _) = LatentBatch::sizes(self)?;
+        Ok((b as u64, s as u64))
+    }
+
+    fn device(&self) -> Device {
+        self.latents.device()
+    }
+}
+
+impl TrainingBatch for TokenBatch {
+    fn sizes(&self) -> Result<(u64, u64)> {
+        let (b, s) = TokenBatch::sizes(self)?;
+        Ok((b as u64, s as u64))
+    }
+
+    fn device(&self) -> Device {
+        self.ids.device()
+    }
+}
+
+/// The loss of a network of type `N` over batches of its own kind. Every [`Objective`] is one for every [`Network`], and
+/// [`OverTokens`] makes one for every [`TokenNetwork`] out of a [`TokenObjective`].
+pub trait TrainingObjective<N: ?Sized> {
+    /// What the loss is a function of, beside the network.
+    type Batch: TrainingBatch;
+
+    /// The network's parameters by name.
+    fn params<'n>(&self, net: &'n N) -> &'n ParamSet;
+
+    /// The loss of one batch, with dropout if the network has any. All randomness comes from `noise`.
+    ///
+    /// # Errors
+    /// If tensors do not fit together, or the network or the noise fails.
+    fn training_loss(&self, net: &N, batch: &Self::Batch, noise: &mut dyn Noise) -> Result<Loss>;
+
+    /// As [`TrainingObjective::training_loss`], of the network as it is used: without dropout.
+    ///
+    /// # Errors
+    /// As [`TrainingObjective::training_loss`].
+    fn held_out_loss(&self, net: &N, batch: &Self::Batch, noise: &mut dyn Noise) -> Result<Loss>;
+}
+
+impl<N: Network, O: Objective + ?Sized> TrainingObjective<N> for O {
+    type Batch = LatentBatch;
+
+    fn params<'n>(&self, net: &'n N) -> &'n ParamSet {
+        net.params()
+    }
+
+    fn training_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        Ok(self.loss(net, batch, noise)?)
+    }
+
+    fn held_out_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        Ok(self.loss(&WithoutDropout(net), batch, noise)?)
+    }
+}
+
+/// A [`TokenObjective`] as a trainer takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverTokens<O>(pub O);
+
+impl<N: TokenNetwork, O: TokenObjective> TrainingObjective<N> for OverTokens<O> {
+    type Batch = TokenBatch;
+
+    fn params<'n>(&self, net: &'n N) -> &'n ParamSet {
+        net.params()
+    }
+
+    fn training_loss(&self, net: &N, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        Ok(self.0.loss(net, batch, noise, true)?)
+    }
+
+    fn held_out_loss(&self, net: &N, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        Ok(self.0.loss(net, batch, noise, false)?)
+    }
+}
+
+/// A network as it is used, not trained: two passes over the same rows are equal.
+struct WithoutDropout<'a, N>(&'a N);
+
+impl<N: Network> Network for WithoutDropout<'_, N> {
+    fn shape(&self) -> NetworkShape {
+        NetworkShape { stochastic: false, ..self.0.shape() }
+    }
+
+    fn params(&self) -> &ParamSet {
+        self.0.params()
+    }
+
+    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
+        self.0.trunk(&TrunkInput { dropout_seed: None, ..*input })
+    }
+
+    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.0.clean(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.0.logits(hidden)
+    }
+
+    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
+        self.0.cross_entropy_sum(hidden, ids, weights)
+    }
+}
