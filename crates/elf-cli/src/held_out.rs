@@ -175,13 +175,7 @@ impl<S: Subject> HeldOut<'_, S> {
         Ok(metrics)
     }
 
-    fn judge_texts(
-        &self,
-        name: &str,
-        texts: Vec<GeneratedText>,
-        comm: &dyn Comm,
-        step: u64,
-    ) -> Result<Vec<Metric>> {
+    fn judge_texts(&self, name: &str, texts: Vec<GeneratedText>, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         if comm.rank() == 0 {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         }

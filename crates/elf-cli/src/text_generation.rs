@@ -291,7 +291,12 @@ impl TextGenerator<'_> {
 ///
 /// # Errors
 /// If a request has no condition, or an empty one.
-pub fn collate(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[TextRequest], max_input_length: usize) -> Result<Batch> {
+pub fn collate(
+    plan: &RunPlan,
+    tokenizer: &Tokenizer,
+    requests: &[TextRequest],
+    max_input_length: usize,
+) -> Result<Batch> {
     let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
     let examples = requests.iter().map(|request| {
         let ids = match (&request.condition_ids, &request.condition) {

@@ -67,12 +67,7 @@ impl<O: Objective> Subject for ElfSubject<'_, O> {
         self.latents.encode(batch)
     }
 
-    fn texts(
-        &self,
-        net: &Elf,
-        comm: &dyn Comm,
-        requests: &[TextRequest],
-    ) -> Result<Vec<(String, Vec<GeneratedText>)>> {
+    fn texts(&self, net: &Elf, comm: &dyn Comm, requests: &[TextRequest]) -> Result<Vec<(String, Vec<GeneratedText>)>> {
         let generator = TextGenerator {
             net,
             plan: self.plan,
@@ -107,13 +102,7 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
     ///
     /// # Errors
     /// If the data cannot be shared out so, or read.
-    pub fn start(
-        plan: &RunPlan,
-        materials: &Materials,
-        subject: &'a S,
-        share: Share,
-        from: Cursor,
-    ) -> Result<Self> {
+    pub fn start(plan: &RunPlan, materials: &Materials, subject: &'a S, share: Share, from: Cursor) -> Result<Self> {
         let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
         let rows = materials.train.len();
         let order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;

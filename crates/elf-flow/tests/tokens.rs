@@ -84,8 +84,7 @@ impl TokenNetwork for Exact {
         let (b, s) = ids.size2()?;
         let rows = Vec::<i64>::try_from(ids.reshape([-1]))?;
         let rows: Vec<Vec<i64>> = rows.chunks(s as usize).map(<[i64]>::to_vec).collect();
-        let logits: Vec<f64> =
-            rows.iter().flat_map(|row| (0..self.length).flat_map(|i| self.log_p(row, i))).collect();
+        let logits: Vec<f64> = rows.iter().flat_map(|row| (0..self.length).flat_map(|i| self.log_p(row, i))).collect();
         self.seen.borrow_mut().extend(rows);
         Ok(Tensor::from_slice(&logits).view([b, s, self.vocab]).to_kind(Kind::Float))
     }
@@ -190,8 +189,10 @@ fn times_are_spread_evenly() {
     };
     // The mean of 1 / t over one time in each of 64 parts of (0.001, 1]: the sum is pinned from both sides.
     let part = |i: f64| 0.001 + 0.999 * i / 64.0;
-    let (least, most): (f64, f64) =
-        (0..64).map(f64::from).map(|i| (1.0 / part(i + 1.0), 1.0 / part(i))).fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
+    let (least, most): (f64, f64) = (0..64)
+        .map(f64::from)
+        .map(|i| (1.0 / part(i + 1.0), 1.0 / part(i)))
+        .fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
     for seed in 0..50 {
         let found = spread(seed) * 64.0;
         assert!(least <= found + 1e-3 && found <= most + 1e-3, "{least} {found} {most}");
@@ -203,9 +204,8 @@ fn sampled(net: &Exact, steps: usize, rows: i64) -> Vec<f64> {
     let ids = Tensor::zeros([rows, net.length as i64], (Kind::Int64, Device::Cpu));
     let seeds: Vec<u64> = (0..rows as u64).collect();
     let starts = vec![0; rows as usize];
-    let sample = AncestralSampler { steps }
-        .sample(net, &MaskedRequest { seeds: &seeds, ids: &ids, starts: &starts })
-        .unwrap();
+    let sample =
+        AncestralSampler { steps }.sample(net, &MaskedRequest { seeds: &seeds, ids: &ids, starts: &starts }).unwrap();
     let ids = Vec::<i64>::try_from(sample.ids.reshape([-1])).unwrap();
     let mut shares = vec![0.0; net.texts.len()];
     ids.chunks(net.length).for_each(|text| shares[net.number(text)] += 1.0 / rows as f64);

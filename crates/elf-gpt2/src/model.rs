@@ -70,11 +70,20 @@ impl Gpt2 {
         let (h, std) = (config.n_embd, config.initializer_range);
         let tokens = Embedding::new(b, &format!("{PREFIX}wte.weight"), config.vocab_size, h, std)?;
         let positions = Embedding::new(b, &format!("{PREFIX}wpe.weight"), config.n_positions, h, std)?;
-        let blocks =
-            (0..config.n_layer).map(|i| Block::new(b, i, config)).collect::<Result<_>>()?;
+        let blocks = (0..config.n_layer).map(|i| Block::new(b, i, config)).collect::<Result<_>>()?;
         let final_norm = LayerNorm::new(b, &format!("{PREFIX}ln_f"), h, config.layer_norm_epsilon)?;
         let params = builder.finish();
-        Ok(Self { config: config.clone(), precision, device, params, tokens, positions, blocks, final_norm, dropout: 0.0 })
+        Ok(Self {
+            config: config.clone(),
+            precision,
+            device,
+            params,
+            tokens,
+            positions,
+            blocks,
+            final_norm,
+            dropout: 0.0,
+        })
     }
 
     /// Which share of the embeddings, and of what each half of a block adds, is dropped in training: GPT-2's `embd_pdrop` and

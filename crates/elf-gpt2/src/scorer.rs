@@ -92,7 +92,8 @@ impl Gpt2Scorer {
             }
         };
         let positions = usize::try_from(config.n_positions).unwrap_or(usize::MAX);
-        let max_length = if config.texts_begin_with_eos { settings.max_length.min(positions) } else { settings.max_length };
+        let max_length =
+            if config.texts_begin_with_eos { settings.max_length.min(positions) } else { settings.max_length };
         let context = settings.context_size.unwrap_or(positions.min(max_length));
         if context > positions {
             return Err(Error::TooLong { length: context as i64, positions: config.n_positions });

@@ -145,8 +145,7 @@ impl Incremental for Table {
     }
 
     fn advance(&mut self, parents: &[i64], tokens: &[i64]) -> Result<Tensor> {
-        self.texts =
-            parents.iter().zip(tokens).map(|(&p, &t)| [&self.texts[p as usize][..], &[t]].concat()).collect();
+        self.texts = parents.iter().zip(tokens).map(|(&p, &t)| [&self.texts[p as usize][..], &[t]].concat()).collect();
         Ok(self.logits())
     }
 }
@@ -250,9 +249,8 @@ fn impossible_settings_are_named() {
     assert!(drawn(-1.0, 1.0).contains("temperature"));
     assert!(drawn(f64::NAN, 1.0).contains("temperature"));
     assert!(drawn(1.0, 0.0).contains("top_p"));
-    let searched = |search: BeamSearch, ending| {
-        search.texts(&mut Table::new(4, 1), &[vec![1]], ending).unwrap_err().to_string()
-    };
+    let searched =
+        |search: BeamSearch, ending| search.texts(&mut Table::new(4, 1), &[vec![1]], ending).unwrap_err().to_string();
     assert!(searched(BeamSearch { width: 0, length_penalty: 1.0 }, ending).contains("beam"));
     assert!(searched(BeamSearch::default(), Ending { eos: 0, most: 0 }).contains("at least one token"));
 }

@@ -16,9 +16,7 @@ use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, norm_of};
 use crate::optim::{Group, Optimizer, OptimizerConfig};
 use crate::sharding::{Sharding, gather_named};
 use crate::validation::{Validation, validation_loss_over_ranks};
-use crate::{
-    Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TrainingBatch, TrainingObjective,
-};
+use crate::{Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TrainingBatch, TrainingObjective};
 
 /// Settings of a [`Trainer`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -589,7 +589,11 @@ impl Mini<'_> {
         let from = self.encoder(PRETRAINED);
         let tokenizer = self.tokenizer();
         let kinds = [
-            ("encoder/token-table", "the token table of the pre-trained encoder", format!("encoder table --from {from}")),
+            (
+                "encoder/token-table",
+                "the token table of the pre-trained encoder",
+                format!("encoder table --from {from}"),
+            ),
             (
                 "encoder/random",
                 "an encoder with random weights",

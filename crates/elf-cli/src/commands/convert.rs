@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::pytorch::{self, PyTorchFile, TensorRef, Value};
 use elf_core::PrecisionPolicy;
+use elf_core::pytorch::{self, PyTorchFile, TensorRef, Value};
 use elf_core::tensorfile::{self, TensorFile};
 use elf_core::weights::{self, ParamKind, Weights};
 use elf_data::Cursor;
@@ -59,7 +59,10 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     }
     let (from, tree) = match &run {
         Some(run) if args.all && run.plan.baseline.is_some() => {
-            bail!("--all is about checkpoints of the released code, which knows no {}: leave it out", run.plan.baseline.as_ref().map_or("", BaselinePlan::name))
+            bail!(
+                "--all is about checkpoints of the released code, which knows no {}: leave it out",
+                run.plan.baseline.as_ref().map_or("", BaselinePlan::name)
+            )
         }
         Some(run) if args.all || !(args.raw || to_safetensors) => (run.checkpoint.path(), Some(whole_run(run)?)),
         Some(_) => (input.as_path(), None),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::{ParamBuilder, Precision};
 use elf_core::device::{DeviceChoice, describe};
+use elf_core::{ParamBuilder, Precision};
 use elf_data::evaluation;
 use elf_data::{Cursor, Dataset, Share, Tokenizer};
 use elf_flow::Objective;
@@ -26,7 +26,9 @@ use serde_json::Value;
 use tch::Device;
 
 use crate::baseline::{self, BaselineSubject};
-use crate::config::{BaselinePlan, Facts, ObjectiveName, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml};
+use crate::config::{
+    BaselinePlan, Facts, ObjectiveName, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml,
+};
 use crate::held_out::{HeldOut, TrainingJudge, sampling_settings};
 use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
@@ -556,7 +558,10 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
         format!("the plan in {} is from another version of this program", checkpoint.path().display())
     })?;
     let stays = [
-        ("objective", before.baseline.as_ref().map(BaselinePlan::name) == plan.baseline.as_ref().map(BaselinePlan::name)),
+        (
+            "objective",
+            before.baseline.as_ref().map(BaselinePlan::name) == plan.baseline.as_ref().map(BaselinePlan::name),
+        ),
         ("the model's sizes", before.model == plan.model && before.baseline == plan.baseline),
         ("max_length, max_input_length or pad_token", before.span == plan.span),
         ("the encoder's vocabulary or data", before.condition_eos == plan.condition_eos),

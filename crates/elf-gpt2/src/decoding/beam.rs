@@ -59,9 +59,10 @@ impl BeamSearch {
         }
         match self.length_penalty.is_finite() {
             true => Ok(()),
-            false => {
-                Err(Error::Setting { setting: "length_penalty", reason: format!("{} is no number", self.length_penalty) })
-            }
+            false => Err(Error::Setting {
+                setting: "length_penalty",
+                reason: format!("{} is no number", self.length_penalty),
+            }),
         }
     }
 

@@ -61,7 +61,9 @@ impl SampleArgs {
         let drawn = self.temperature.is_some() || self.top_p.is_some();
         let searched = self.beam.is_some() || self.length_penalty.is_some();
         if drawn && searched {
-            bail!("--beam searches for the likeliest text, and --temperature and --top-p draw one: give one or the other");
+            bail!(
+                "--beam searches for the likeliest text, and --temperature and --top-p draw one: give one or the other"
+            );
         }
         let sampling = Sampling::default();
         let search = BeamSearch::default();
