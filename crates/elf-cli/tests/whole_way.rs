@@ -171,6 +171,64 @@ fn texts_are_shown_written_and_judged() {
     assert!(printed.out.contains("[0] ") && printed.out.contains("[1] "), "{}", printed.out);
 }
 
+/// One metric of a file that `elf eval` wrote.
+fn metric(evaluation: &str, name: &str) -> serde_json::Value {
+    let all: serde_json::Value = serde_json::from_str(&fs::read_to_string(evaluation).unwrap()).unwrap();
+    assert_eq!(all["schema"], 1);
+    all["metrics"].as_array().unwrap().iter().find(|m| m["name"] == name).cloned().unwrap_or_default()
+}
+
+#[test]
+fn texts_are_judged_against_data_and_over_seeds() {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = within(&folder, name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let a = file("a.jsonl", "{\"text\": \"a small tool\"}\n{\"text\": \"a large tool for text\"}\n");
+    let b = file("b.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+    let data = file("data.jsonl", "{\"en\": \"a small tool\"}\n{\"en\": \"one\"}\n");
+    let (column, out) = (format!("{data}:en"), within(&folder, "evaluation.json"));
+    let seeds = ["eval", "--samples", &a, &b, "--training", &column, "--long-run", "2", "-o", &out];
+    let shown = run(elf(&seeds)).well().out;
+    assert!(shown.contains("s.e.") && shown.contains("95%"), "{shown}");
+    assert_eq!(metric(&out, "Words per text")["per_file"], serde_json::json!([4.0, 1.0]));
+    assert_eq!(metric(&out, "Exact copies of training texts")["value"], 0.25);
+    assert_eq!(metric(&out, "Texts with a long copied run")["value"], 0.25);
+    // As a whole, references are not what each text should have been; line by line they are.
+    run(elf(&["eval", "--samples", &a, "--references", &column, "--bootstrap", "0", "-o", &out])).well();
+    assert!(metric(&out, "BLEU").is_null() && metric(&out, "Words per text")["interval"].is_null());
+    run(elf(&["eval", "--samples", &a, "--references", &column, "--paired", "-o", &out])).well();
+    assert_eq!(metric(&out, "ROUGE-1")["value"], 50.0);
+    let from_input = file("c.jsonl", "{\"input\": \"x\", \"prediction\": \"a small tool\"}\n");
+    run(elf(&["eval", "--samples", &from_input, "--references", &column])).badly(&["1 hypotheses but 2 references"]);
+    run(elf(&["eval", "--samples", &a, "--references", &format!("{data}:de")])).badly(&["data.jsonl", "de"]);
+    run(elf(&["eval"])).badly(&["--samples"]);
+}
+
+#[test]
+fn a_run_is_sampled_once_and_judged() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (model, kept, out) = (materials.path("run"), within(&folder, "kept"), within(&folder, "evaluation.json"));
+    let line = |steps: &'static str| {
+        let args = ["eval", "--run", &model, "-n", "3", "--seed", "0", "--seed", "1", "--samples-folder", &kept];
+        run(elf(&[&args[..], &["-o", &out, "--device", "cpu", "--", "--steps", steps]].concat()))
+    };
+    let first = line("2").well();
+    assert!(!first.err.contains("taken as it is") && first.out.contains("Words per text"), "{}", first.err);
+    let all: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(all["samples"].as_array().unwrap().len(), 2);
+    assert!(all["samples"].as_array().unwrap().iter().all(|s| s["texts"] == 3));
+    let again = line("2").well();
+    assert_eq!(again.err.matches("taken as it is").count(), 2, "{}", again.err);
+    assert_eq!(again.out, first.out);
+    line("3").well();
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 4);
+    run(elf(&["eval", "--run", &model, "--device", "cpu", "--", "--stepz", "3"])).badly(&["--stepz", "elf sample"]);
+    run(elf(&["eval", "--run", &model, "--samples", &out])).badly(&["--samples"]);
+}
+
 #[test]
 fn a_translation_is_sampled_from_text_and_judged_against_references() {
     let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());

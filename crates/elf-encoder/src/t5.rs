@@ -17,6 +17,9 @@ use crate::{Error, Result};
 const EMBEDDING: &str = "shared.weight";
 /// The same table under the name it has where only the encoder was saved.
 const ENCODER_EMBEDDING: &str = "encoder.embed_tokens.weight";
+/// The norm behind the blocks, and its parameter.
+const FINAL_NORM: &str = "encoder.final_layer_norm";
+const FINAL_NORM_WEIGHT: &str = "encoder.final_layer_norm.weight";
 
 /// A frozen T5 encoder.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ pub struct T5Encoder {
     device: Device,
     params: ParamSet,
     embedding: Embedding,
-    positions: PositionBias,
+    /// None without blocks, where nothing attends.
+    positions: Option<PositionBias>,
     blocks: Vec<Block>,
     final_norm: RmsNorm,
 }
@@ -64,8 +68,7 @@ impl T5Encoder {
                 feed_forward: Dense::new(b, &format!("encoder.block.{i}.layer.1"), config)?,
             });
         }
-        let positions = positions.ok_or_else(|| Error::Config("num_layers is 0".into()))?;
-        let final_norm = RmsNorm::new(b, "encoder.final_layer_norm", config.d_model, config.layer_norm_epsilon)?;
+        let final_norm = RmsNorm::new(b, FINAL_NORM, config.d_model, config.layer_norm_epsilon)?;
         Ok(Parts { embedding, positions, blocks, final_norm })
     }
 
@@ -150,10 +153,24 @@ impl T5Encoder {
         &self.params
     }
 
+    /// The encoder without its blocks: each token's latent is its row of the table, normalised, whatever stands around it. For a
+    /// comparison of latents with context and latents without.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn token_table(&self) -> Result<Self> {
+        let config = T5Config { num_layers: 0, ..self.config.clone() };
+        let alone = Self::new(&config, ParamBuilder::unset(self.device), self.precision)?;
+        let table = tch::no_grad(|| self.table().master().f_detach())?;
+        let ones = Tensor::f_ones([config.d_model], (tch::Kind::Float, self.device))?;
+        alone.params.load("the encoder", [(EMBEDDING, &table), (FINAL_NORM_WEIGHT, &ones)])?;
+        Ok(alone)
+    }
+
     /// What is added to the attention scores: `[1 or B, heads, S, S]`, in the blocks' kind.
-    fn score_bias(&self, b: i64, s: i64, mask: EncoderMask) -> Result<Tensor> {
+    fn score_bias(&self, positions: &PositionBias, b: i64, s: i64, mask: EncoderMask) -> Result<Tensor> {
         let kind = self.precision.kind();
-        let positions = self.positions.get(s, kind, self.device)?;
+        let positions = positions.get(s, kind, self.device)?;
         let mask = match mask {
             EncoderMask::None => return Ok(positions),
             EncoderMask::Columns(m) if m.size() == [b, s] => m.f_view([b, 1, 1, s]),
@@ -172,7 +189,8 @@ impl T5Encoder {
     pub(crate) fn hidden_trained(&self, ids: &Tensor, columns: Option<&Tensor>) -> Result<Tensor> {
         let kind = self.precision.kind();
         let mut x = self.embed(ids);
-        let bias = self.positions.get(ids.size2()?.1, kind, self.device)?;
+        let Some(positions) = &self.positions else { return Ok(self.final_norm.forward(&x)) };
+        let bias = positions.get(ids.size2()?.1, kind, self.device)?;
         for block in &self.blocks {
             x = x.f_add(&block.attention.forward_trained(&x, &bias, columns, kind)?)?;
             x = x.f_add(&block.feed_forward.forward(&x, kind)?)?;
@@ -193,8 +211,9 @@ impl T5Encoder {
     fn hidden(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         let (b, s) = check_ids(ids, self.config.vocab_size)?;
         let kind = self.precision.kind();
-        let bias = self.score_bias(b, s, mask)?;
         let mut x = self.embedding.forward(&upload(ids, self.device)?);
+        let Some(positions) = &self.positions else { return Ok(self.final_norm.forward(&x)) };
+        let bias = self.score_bias(positions, b, s, mask)?;
         for block in &self.blocks {
             x = x.f_add(&block.attention.forward(&x, &bias, kind)?)?;
             x = x.f_add(&block.feed_forward.forward(&x, kind)?)?;
@@ -221,7 +240,7 @@ impl TextEncoder for T5Encoder {
 #[derive(Debug)]
 pub(crate) struct Parts {
     embedding: Embedding,
-    positions: PositionBias,
+    positions: Option<PositionBias>,
     blocks: Vec<Block>,
     final_norm: RmsNorm,
 }

@@ -149,8 +149,10 @@ impl T5Config {
             ("relative_attention_num_buckets", self.relative_attention_num_buckets, 1 << 16),
             ("relative_attention_max_distance", self.relative_attention_max_distance, 1 << 24),
         ] {
-            if !(1..=most).contains(&value) {
-                return Err(Error::Config(format!("{name} is {value}; it must be between 1 and {most}")));
+            // Without blocks the encoder is a token table.
+            let least = i64::from(name != "num_layers");
+            if !(least..=most).contains(&value) {
+                return Err(Error::Config(format!("{name} is {value}; it must be between {least} and {most}")));
             }
         }
         for (name, value) in
@@ -177,7 +179,7 @@ impl T5Config {
         let attention = 4 * self.d_model * self.inner_dim();
         let feed_forward = self.feed_forward_proj.matrices() * self.d_model * self.d_ff;
         let block = attention + feed_forward + 2 * self.d_model;
-        let positions = self.relative_attention_num_buckets * self.num_heads;
+        let positions = if self.num_layers > 0 { self.relative_attention_num_buckets * self.num_heads } else { 0 };
         self.num_layers * block + positions + self.d_model + self.vocab_size * self.d_model
     }
 

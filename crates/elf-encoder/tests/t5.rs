@@ -284,3 +284,22 @@ fn shards_and_pytorch_files_load_as_one_file_does() {
     std::fs::write(at("model.safetensors.index.json"), index.to_string()).unwrap();
     same("shards");
 }
+
+/// Without its blocks an encoder knows no context: a token's latent is its row, normalised, wherever it stands.
+#[test]
+fn a_token_table_knows_no_context_and_survives_its_file() {
+    let config = small_config();
+    let encoder = T5Encoder::new(&config, ParamBuilder::seeded(3, Device::Cpu), Precision::F32).unwrap();
+    let table = encoder.token_table().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    table.save(folder.path()).unwrap();
+    let table = T5Encoder::load(folder.path(), Device::Cpu, Precision::F32).unwrap();
+    let ids = Tensor::from_slice(&[5i64, 3, 5, 4]).view([1, 4]);
+    let seen = Tensor::from_slice(&[1i64, 0, 0, 1]).view([1, 4]);
+    let latents = table.encode(&ids, EncoderMask::Columns(&seen)).unwrap();
+    assert_eq!(latents.size(), [1, 4, config.d_model]);
+    assert!(latents.select(1, 0).equal(&latents.select(1, 2)));
+    let row = encoder.params().get("shared.weight").unwrap().tensor.select(0, 5);
+    let normal = &row / (row.square().mean(Kind::Float) + config.layer_norm_epsilon).sqrt();
+    assert!((latents.select(1, 0) - normal).abs().max().double_value(&[]) < 1e-5);
+}

@@ -21,16 +21,38 @@ pub struct Pair {
     pub reference: String,
 }
 
+/// A generated text with what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleLine {
+    /// The text, as [`read_texts`] finds it.
+    pub text: String,
+    /// Field `input`: what it was generated from.
+    pub input: Option<String>,
+    /// Field `reference`: what a good answer would be.
+    pub reference: Option<String>,
+}
+
+/// Texts with their inputs and references, where lines have them.
+///
+/// # Errors
+/// If the file cannot be read, is empty, or a line has no text; the line is named.
+pub fn read_samples(path: impl AsRef<Path>) -> Result<Vec<SampleLine>> {
+    read(path.as_ref(), |line| {
+        let mut optional = |name: &str| match line.object.get_mut(name) {
+            Some(Value::String(text)) => Some(std::mem::take(text)),
+            _ => None,
+        };
+        let (input, reference) = (optional("input"), optional("reference"));
+        Ok(SampleLine { text: line.text()?, input, reference })
+    })
+}
+
 /// The field `text` of every line; where there is none, `prediction`, or `generated` as the released code writes it.
 ///
 /// # Errors
 /// If the file cannot be read, is empty, or a line lacks the field; the line is named.
 pub fn read_texts(path: impl AsRef<Path>) -> Result<Vec<String>> {
-    read(path.as_ref(), |line| {
-        let names = ["text", "prediction", "generated"];
-        let name = names.into_iter().find(|name| line.object.contains_key(*name)).unwrap_or("text");
-        line.take(name, "'text', 'prediction' or 'generated'")
-    })
+    read(path.as_ref(), |line| line.text())
 }
 
 /// The fields `prediction` and `reference` of every line.
@@ -66,6 +88,12 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
+    fn text(&mut self) -> Result<String> {
+        let names = ["text", "prediction", "generated"];
+        let name = names.into_iter().find(|name| self.object.contains_key(*name)).unwrap_or("text");
+        self.take(name, "'text', 'prediction' or 'generated'")
+    }
+
     fn take(&mut self, name: &str, wanted: &'static str) -> Result<String> {
         if let Some(Value::String(text)) = self.object.get_mut(name) {
             return Ok(std::mem::take(text));

@@ -2,9 +2,11 @@
 
 use elf_eval::bleu::Bleu;
 use elf_eval::diversity::{distinct, repetition};
+use elf_eval::evaluation::Collapse;
 use elf_eval::novelty::CopyIndex;
 use elf_eval::perplexity::{GenerativePerplexity, ScoredWindow, TokenScores, unigram_entropy};
 use elf_eval::rouge;
+use elf_eval::stats::Bootstrap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -147,5 +149,44 @@ proptest! {
         for document in &documents {
             prop_assert!(index.is_copy(document));
         }
+    }
+
+    #[test]
+    fn the_interval_of_symmetric_values_holds_their_mean_and_shrinks_with_their_number(
+        half in vec(0.1..9.0f64, 4..12), centre in -5.0..5.0f64, seed in any::<u64>()
+    ) {
+        let values: Vec<f64> = half.iter().flat_map(|v| [centre - v, centre + v]).collect();
+        let bootstrap = Bootstrap { resamples: 400, seed, ..Bootstrap::default() };
+        let few = bootstrap.mean(&values).unwrap();
+        prop_assert!(few.low < centre && centre < few.high, "{few:?} without {centre}");
+        // Sixteen times as many of the same: a quarter of the width.
+        let many = bootstrap.mean(&values.repeat(16)).unwrap();
+        let shrunk = (many.high - many.low) / (few.high - few.low);
+        prop_assert!((0.15..0.4).contains(&shrunk), "{shrunk}");
+        let surer = Bootstrap { confidence: 0.99, ..bootstrap }.mean(&values).unwrap();
+        prop_assert!(surer.low <= few.low && few.high <= surer.high);
+    }
+
+    #[test]
+    fn one_file_is_the_mean_over_one_file_and_equal_files_change_nothing(
+        values in vec(-9.0..9.0f64, 1..20), other in vec(-9.0..9.0f64, 1..20), seed in any::<u64>()
+    ) {
+        let bootstrap = Bootstrap { resamples: 50, seed, ..Bootstrap::default() };
+        let mean = |drawn: &[&f64]| drawn.iter().copied().sum::<f64>() / drawn.len() as f64;
+        let one = bootstrap.mean(&values).unwrap();
+        let thrice = bootstrap.mean_over_files(&[&values, &values, &values], mean).unwrap();
+        prop_assert!((one.low - thrice.low).abs() < 1e-9 && (one.high - thrice.high).abs() < 1e-9);
+        let both = bootstrap.mean_over_files(&[&values, &other], mean).unwrap();
+        prop_assert!(both.low <= both.high && both.low >= -9.0 && both.high <= 9.0);
+    }
+
+    #[test]
+    fn collapse_depends_on_the_ratio_of_entropies_alone(
+        data in 0.01..9.0f64, ratio in 0.0..1.5f64, perplexity in 1.0..1e4f64
+    ) {
+        prop_assume!((ratio - 0.95).abs() > 1e-9);
+        let verdict = Collapse::judge(ratio * data, perplexity, data, "references").unwrap();
+        prop_assert_eq!(verdict.collapsed, ratio < 0.95);
+        prop_assert_eq!(verdict.sentence.starts_with("Collapsed"), verdict.collapsed);
     }
 }

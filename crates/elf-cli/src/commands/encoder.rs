@@ -24,6 +24,8 @@ pub enum EncoderCommand {
     /// Pre-train a T5 encoder on texts of one's own: spans are taken out, and a decoder that is thrown away learns to write
     /// them.
     Train(Box<TrainArgs>),
+    /// Keep of a T5 encoder only its token table: latents without context, to compare with.
+    Table(TableArgs),
     /// Measure mean and standard deviation of an encoder's latents on a corpus; training normalises by them.
     Stats(StatsArgs),
 }
@@ -91,6 +93,16 @@ pub struct InitArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct TableArgs {
+    /// The encoder's folder, or a Hugging Face id.
+    #[arg(long)]
+    from: PathBuf,
+    /// The folder for config.json, model.safetensors and tokenizer.json.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct StatsArgs {
     /// The encoder's folder; latent_stats.json is written there. Or a Hugging Face id; then the numbers are only told.
     encoder: PathBuf,
@@ -129,6 +141,7 @@ pub fn run(command: EncoderCommand) -> Result<ExitCode> {
     match command {
         EncoderCommand::Init(args) => run_init(args),
         EncoderCommand::Train(args) => super::encoder_train::run(*args),
+        EncoderCommand::Table(args) => run_table(&args),
         EncoderCommand::Stats(args) => run_stats(args),
     }
 }
@@ -140,6 +153,17 @@ fn run_init(args: InitArgs) -> Result<ExitCode> {
     encoder.save(&args.output)?;
     tokenizer.save(args.output.join("tokenizer.json"))?;
     println!("a T5 encoder with {} random parameters; written to {}", encoder.params().numel(), args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_table(args: &TableArgs) -> Result<ExitCode> {
+    let folder = hub::locate(&args.from, What::Encoder)?;
+    let tokenizer = Tokenizer::load(hub::locate(&args.from, What::Tokenizer)?)?;
+    let encoder = T5Encoder::load(&folder, Device::Cpu, Precision::F32)?;
+    let table = encoder.token_table()?;
+    table.save(&args.output)?;
+    tokenizer.save(args.output.join("tokenizer.json"))?;
+    println!("a table of {} numbers; written to {}", table.params().numel(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }
 

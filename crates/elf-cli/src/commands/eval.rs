@@ -13,15 +13,15 @@ use elf_hub::What;
 use serde_json::Value;
 
 use super::sample::{SampleArgs, precision};
-use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::{FoundModel, write_json};
+use crate::{hub, rank_environment};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// JSONL files of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional tasks.
     /// Several are several seeds of one system: means over them are reported, with standard errors.
-    #[arg(long, num_args = 1.., required_unless_present = "run", conflicts_with = "run")]
+    #[arg(long, num_args = 1.., conflicts_with = "run")]
     samples: Vec<PathBuf>,
     /// Sample first, from what `elf sample` takes as a model: a run, a checkpoint, a file from elsewhere. What was sampled with
     /// the same settings before is taken as it is. Settings of `elf sample` may follow after `--`.
@@ -92,7 +92,13 @@ struct Sampling {
 
 pub fn run(args: EvalArgs) -> Result<ExitCode> {
     let files = match &args.run {
-        Some(model) => sampled(&args, model)?,
+        Some(model) => {
+            rank_environment::refuse_several("elf eval --run")?;
+            sampled(&args, model)?
+        }
+        None if args.samples.is_empty() => {
+            bail!("there is nothing to judge: name texts with --samples, or a model with --run")
+        }
         None => args.samples.clone(),
     };
     let mut sets = files.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
@@ -175,6 +181,13 @@ fn generated_from_inputs(files: &[PathBuf]) -> Result<bool> {
     Ok(false)
 }
 
+/// When a checkpoint was made: another one may come to lie at its place.
+fn made(checkpoint: &Path) -> Option<std::time::SystemTime> {
+    let state = checkpoint.join("state.json");
+    let of = if state.is_file() { &state } else { checkpoint };
+    std::fs::metadata(of).and_then(|data| data.modified()).ok()
+}
+
 /// Samples what is not there yet, one file per seed.
 fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
     let model = hub::locate(model, What::ElfCheckpoint)?;
@@ -186,6 +199,7 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
         }
         false => (model.clone(), None),
     };
+    let made = made(&checkpoint);
     let Some(folder) = args.samples_folder.clone().or(own_folder) else {
         bail!("{} is no run with a folder of its own: say with --samples-folder where texts are kept", model.display());
     };
@@ -195,7 +209,7 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
     let seeds = if args.seeds.is_empty() { vec![0] } else { args.seeds.clone() };
     let mut files = Vec::new();
     for seed in seeds {
-        let key = blake3::hash(format!("{}\n{settings:?}", checkpoint.display()).as_bytes()).to_hex();
+        let key = blake3::hash(format!("{}\n{made:?}\n{settings:?}", checkpoint.display()).as_bytes()).to_hex();
         let file = folder.join(format!("eval-{}-seed-{seed}.jsonl", &key[..12]));
         if file.is_file() {
             eprintln!("taken as it is: {}", file.display());

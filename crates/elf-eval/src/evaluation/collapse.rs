@@ -134,8 +134,8 @@ mod tests {
     fn collapse_is_more_than_five_percent_under_the_data() {
         for (entropy, collapsed, words) in [
             (4.0, false, "0.0% over the 4.000 of the references"),
-            (3.81, false, "4.8% under"),
-            (3.79, true, "5.2% under"),
+            (3.84, false, "4.0% under"),
+            (3.76, true, "6.0% under"),
             (4.4, false, "10.0% over"),
             (0.0, true, "100.0% under"),
         ] {

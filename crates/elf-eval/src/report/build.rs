@@ -1,8 +1,12 @@
 //! Short ways to write a report down in code.
 
+use std::ops::Range;
+use std::path::Path;
+
 use super::model::*;
 use super::number::Number;
 use crate::evaluation::{Evaluation, Metric};
+use crate::{Result, jsonl};
 
 impl Section {
     /// An empty section.
@@ -167,6 +171,43 @@ impl From<&Metric> for Cell {
 impl<T: Into<Cell>> From<Option<T>> for Cell {
     fn from(content: Option<T>) -> Self {
         content.map_or(Cell::Empty, Into::into)
+    }
+}
+
+impl SampleList {
+    /// The samples at some places of JSONL files as `elf sample` writes them, one file per system: for each place the source and
+    /// the reference, where a file names them, and what each system wrote. `rule` says how the files came about, such as
+    /// "seed 0"; the places are added to it. A file that ends early ends the list.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is empty, or a line has no text.
+    pub fn read(title: impl Into<String>, rule: &str, systems: &[(&str, &Path)], places: Range<usize>) -> Result<Self> {
+        let mut samples: Option<Vec<Sample>> = None;
+        for (system, path) in systems {
+            let lines = jsonl::read_samples(path)?.into_iter().skip(places.start).take(places.len());
+            let known = samples.take();
+            let first = known.is_none();
+            let mut known = known.unwrap_or_default().into_iter();
+            let mut merged = Vec::new();
+            for (index, line) in (places.start as u64..).zip(lines) {
+                let Some(mut sample) = (if first { Some(Sample { index, ..Sample::default() }) } else { known.next() })
+                else {
+                    break;
+                };
+                sample.source = sample.source.or(line.input);
+                sample.reference = sample.reference.or(line.reference);
+                sample.outputs.push(((*system).to_owned(), line.text));
+                merged.push(sample);
+            }
+            samples = Some(merged);
+        }
+        let samples = samples.unwrap_or_default();
+        let picked = match samples.as_slice() {
+            [] => format!("{rule}, no samples"),
+            [only] => format!("{rule}, sample {}", only.index),
+            [first, .., last] => format!("{rule}, samples {} to {}", first.index, last.index),
+        };
+        Ok(Self { title: title.into(), picked, samples })
     }
 }
 

@@ -146,7 +146,8 @@ fn table(table: &Table) -> Markup {
     let ready = ReadyTable::of(table);
     let empty = ready.rows.is_empty() || ready.heads.is_empty();
     html! {
-        figure class="table" {
+        // A short table stays on one page of paper.
+        figure class=(classes(&[("table", true), ("short", ready.rows.len() <= 16)])) {
             div class="scroll" role="region" tabindex="0" aria-label=(text(if table.caption.is_empty() { "Table" } else { &table.caption })) {
                 table {
                     @if !table.caption.is_empty() { caption { strong { (text(&table.caption)) } } }
