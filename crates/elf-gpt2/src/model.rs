@@ -466,4 +466,21 @@ mod tests {
         assert!(model.nll(&hidden, &ids.narrow(0, 0, 3)).unwrap_err().to_string().contains("[32]"));
         assert!(model.nll(&ids, &ids).unwrap_err().to_string().contains("[N, 16]"));
     }
+
+    /// Scores held whole in bf16 say what libtorch's fused attention says in fp32, and no position sees a later one.
+    #[test]
+    fn attention_with_whole_scores_is_causal_attention() {
+        let mut noise = Seeded::new(vec![1, 2, 3], Device::Cpu);
+        let all = noise.normal("qkv", &[3, 2, 3, 9, 16]).unwrap().to_kind(Kind::BFloat16);
+        let (q, k, v) = (all.get(0), all.get(1), all.get(2));
+        let wide = |x: &Tensor| x.to_kind(Kind::Float);
+        let ours = attend(&q, &k, &v).unwrap();
+        let theirs = attend(&wide(&q), &wide(&k), &wide(&v)).unwrap();
+        assert_eq!(ours.kind(), Kind::BFloat16);
+        assert!((wide(&ours) - theirs).abs().max().double_value(&[]) < 0.05);
+        let later = v.copy();
+        let _ = later.narrow(2, 5, 4).fill_(100.0);
+        let changed = attend(&q, &k, &later).unwrap();
+        assert!(changed.narrow(2, 0, 5).equal(&ours.narrow(2, 0, 5)));
+    }
 }

@@ -331,3 +331,29 @@ fn judges_that_cannot_be_are_named() {
     std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
     assert!(error(folder.path(), &settings()).contains("tokenizer.json"));
 }
+
+/// A model of texts that begin with EOS is asked as it was trained: EOS before each text, which has no more tokens than there are
+/// positions, and closed with EOS if there is room.
+#[test]
+fn a_judge_of_texts_that_begin_with_eos_reads_it_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Gpt2Config { texts_begin_with_eos: true, n_positions: 6, ..config() };
+    let model = Gpt2::new(&config, ParamBuilder::seeded(3, Device::Cpu), PrecisionPolicy::F32).unwrap();
+    model.save(folder.path()).unwrap();
+    assert!(Gpt2Config::load(&folder.path().join("config.json")).unwrap().texts_begin_with_eos);
+    write_tokenizer(folder.path(), &WORDS);
+    let judge = Gpt2Scorer::load(folder.path(), &ScorerSettings { context_size: None, ..settings() }).unwrap();
+    let texts = ["to be or not", "that is to be or not to be"].map(str::to_owned);
+    let scores = judge.score(&texts).unwrap();
+    for (score, ids) in scores.iter().zip([&[1i64, 2, 3, 4, 0][..], &[5, 6, 1, 2, 3, 4]]) {
+        let [window] = &score.windows[..] else { panic!("one window is enough: {score:?}") };
+        assert_eq!(window.ids, ids.iter().map(|&id| id as u32).collect::<Vec<_>>());
+        // Without the last token, which need not be read.
+        let read: Vec<i64> = [&[0], &ids[..ids.len() - 1]].concat();
+        let hidden = model.hidden(&Tensor::from_slice(&read).view([1, -1])).unwrap().squeeze_dim(0);
+        let whole = Vec::<f32>::try_from(model.nll(&hidden, &Tensor::from_slice(ids)).unwrap()).unwrap();
+        for (found, expected) in window.nll.iter().zip(&whole[1..]) {
+            assert!((found - f64::from(*expected)).abs() < 1e-4);
+        }
+    }
+}
