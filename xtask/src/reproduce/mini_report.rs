@@ -3,8 +3,8 @@
 use anyhow::Result;
 use elf_eval::evaluation::{Evaluation, name};
 use elf_eval::report::{
-    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Point, Report, Row, RowKind, SampleList,
-    Section, Series, Table,
+    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Point, Report, Row, RowKind, Section, Series,
+    Table,
 };
 
 use super::mini::{
@@ -136,16 +136,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
             ),
         )
         .with(Plot::new("steps", "Quality against steps", PlotKind::Lines(quality)).caption("GPT-2 needs one step a token."))
-        .with(samples(context, &format!("What they write ({STEPS} steps)"), &shown)?))
-}
-
-fn samples(context: &Context, title: &str, systems: &[(String, String)]) -> Result<SampleList> {
-    let systems: Vec<(&str, &str)> = systems.iter().map(|(stage, label)| (stage.as_str(), label.as_str())).collect();
-    Ok(SampleList {
-        title: title.to_owned(),
-        picked: format!("seed 0, samples 0 to {}", SHOWN - 1),
-        samples: context.samples(&systems, SHOWN)?,
-    })
+        .with(context.samples(&format!("What they write ({STEPS} steps)"), &shown, SHOWN)?))
 }
 
 /// The names of the figures of a conditional task and which of them decides.
@@ -179,7 +170,7 @@ fn conditional(mini: &Mini, task: &Task, context: &Context) -> Result<Section> {
     if let Some(method) = method {
         section = section.paragraph(format!("BLEU signature: {method}"));
     }
-    Ok(section.with(samples(context, "What they write", &shown)?))
+    Ok(section.with(context.samples("What they write", &shown, SHOWN)?))
 }
 
 fn samplers(mini: &Mini, context: &Context) -> Result<Section> {

@@ -2,9 +2,7 @@
 
 use anyhow::Result;
 use elf_eval::evaluation::name;
-use elf_eval::report::{
-    Axis, Cell, Chart, Column, Plot, PlotKind, Point, Report, Row, SampleList, Section, Series, Table,
-};
+use elf_eval::report::{Axis, Cell, Chart, Column, Plot, PlotKind, Point, Report, Row, Section, Series, Table};
 
 use super::Preset;
 use super::paper::{DISTILLATION_SOURCE, Paper, SOURCE};
@@ -78,11 +76,7 @@ fn unconditional_section(paper: &Paper, context: &Context) -> Result<Section> {
             .caption("Published numbers are hollow and dashed."),
     );
     if let Some((stage, label)) = shown {
-        section = section.with(SampleList {
-            title: "Samples".to_owned(),
-            picked: "seed 0, samples 0 to 3".to_owned(),
-            samples: context.samples(&[(&stage, &label)], 4)?,
-        });
+        section = section.with(context.samples("Samples", &[(stage, label)], 4)?);
     }
     Ok(section)
 }
@@ -110,11 +104,7 @@ fn conditional_section(paper: &Paper, context: &Context) -> Result<Section> {
     }
     let mut section = Section::new(if translation { "Translation" } else { "Summaries" }).with(table);
     if let Some((stage, label)) = shown {
-        section = section.with(SampleList {
-            title: "Samples".to_owned(),
-            picked: "samples 0 to 7".to_owned(),
-            samples: context.samples(&[(&stage, &label)], 8)?,
-        });
+        section = section.with(context.samples("Samples", &[(stage, label)], 8)?);
     }
     Ok(section)
 }

@@ -1,14 +1,12 @@
 //! What stages have left behind, read for the report; and the report, written.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use elf_eval::evaluation::{Evaluation, name};
-use elf_eval::report::{ConfigHash, Point, Provenance, Report, Sample, StageCost};
-use serde::Deserialize;
+use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageCost};
 use serde_json::{Value, json};
 
 use super::runner::{Outcome, Runner};
@@ -25,18 +23,6 @@ pub struct Context<'a> {
     pub outcomes: &'a [(String, Outcome)],
     /// The preset's full name.
     pub preset: &'a str,
-}
-
-/// A line of a file of samples.
-#[derive(Debug, Deserialize)]
-struct Line {
-    index: u64,
-    #[serde(alias = "text")]
-    prediction: String,
-    #[serde(default)]
-    source: Option<String>,
-    #[serde(default)]
-    reference: Option<String>,
 }
 
 impl Context<'_> {
@@ -78,23 +64,14 @@ impl Context<'_> {
         Ok(self.course(stage, figure)?.last().map(|&(_, value)| value))
     }
 
-    /// The first `number` samples of seed 0 of several systems, side by side.
-    pub fn samples(&self, systems: &[(&str, &str)], number: usize) -> Result<Vec<Sample>> {
-        let mut rows: BTreeMap<u64, Sample> = BTreeMap::new();
-        for (stage, label) in systems {
-            let path = self.outcome(stage)?.folder.join("samples-0.jsonl");
-            let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-            for line in text.lines().take(number) {
-                let line: Line = serde_json::from_str(line)
-                    .with_context(|| format!("{} has a line that is no sample", path.display()))?;
-                let sample =
-                    rows.entry(line.index).or_insert_with(|| Sample { index: line.index, ..Sample::default() });
-                sample.source = sample.source.take().or(line.source);
-                sample.reference = sample.reference.take().or(line.reference);
-                sample.outputs.push(((*label).to_owned(), line.prediction));
-            }
-        }
-        Ok(rows.into_values().collect())
+    /// The first `number` samples of seed 0 of several systems, each a stage and a name, side by side.
+    pub fn samples(&self, title: &str, systems: &[(String, String)], number: usize) -> Result<SampleList> {
+        let files = systems
+            .iter()
+            .map(|(stage, label)| Ok((label.as_str(), self.outcome(stage)?.folder.join("samples-0.jsonl"))))
+            .collect::<Result<Vec<_>>>()?;
+        let files: Vec<(&str, &Path)> = files.iter().map(|(label, path)| (*label, path.as_path())).collect();
+        SampleList::read(title, "seed 0", &files, 0..number).context("the report cannot show samples")
     }
 
     /// What the numbers come from and what they cost.
@@ -219,18 +196,18 @@ mod tests {
         )
         .unwrap();
         for (stage, word) in [("a", "one"), ("b", "two")] {
-            let lines: Vec<String> =
-                (0..3).map(|i| json!({"index": i, "prediction": word, "source": "s", "seed": 5}).to_string()).collect();
+            let line = |i| json!({"index": i, "prediction": word, "input": "s", "seed": 5}).to_string();
+            let lines: Vec<String> = (0..3).map(line).collect();
             fs::write(root.path().join("eval").join(stage).join("samples-0.jsonl"), lines.join("\n")).unwrap();
         }
         let context = Context { runner: &runner, stages: &[], outcomes: &outcomes, preset: "p" };
         assert_eq!(context.course("train/x", "loss").unwrap(), [(1.0, 2.5), (2.0, 1.5)]);
         assert_eq!(context.last("train/x", "validation_loss").unwrap(), Some(2.0));
-        let samples = context.samples(&[("eval/a", "A"), ("eval/b", "B")], 2).unwrap();
-        assert_eq!(samples.len(), 2);
-        let outputs = [("A".to_owned(), "one".to_owned()), ("B".to_owned(), "two".to_owned())];
-        assert_eq!(samples[1].outputs, outputs);
-        assert_eq!(samples[1].source.as_deref(), Some("s"));
+        let systems = [("eval/a", "A"), ("eval/b", "B")].map(|(stage, label)| (stage.to_owned(), label.to_owned()));
+        let list = context.samples("t", &systems, 2).unwrap();
+        assert_eq!(list.samples.len(), 2);
+        assert_eq!(list.samples[1].outputs, [("A", "one"), ("B", "two")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(list.samples[1].source.as_deref(), Some("s"));
 
         let provenance = context.provenance("c".to_owned());
         assert_eq!(provenance.configs.len(), 1);
