@@ -441,18 +441,10 @@ impl Mini<'_> {
     }
 
     /// Texts of one system and their evaluation.
-    fn evaluation(
-        &self,
-        task: &Task,
-        run: &str,
-        model: &str,
-        stage: &str,
-        title: &str,
-        sampling: &str,
-        passes: f64,
-    ) -> Stage {
-        let (at, model) = (self.at(stage), self.at(model));
-        let mut made = Stage::new(stage, title).after(run).after(&format!("data/{}", task.name));
+    fn evaluation(&self, texts: &Texts) -> Stage {
+        let Texts { task, run, student, stage, title, sampling, passes } = texts;
+        let (at, model) = (self.at(stage), format!("{}{student}", self.at(run)));
+        let mut made = Stage::new(*stage, *title).after(run).after(&format!("data/{}", task.name));
         let what = match task.condition {
             None => format!("--num {}", self.scale.texts),
             Some(condition) => {
@@ -477,10 +469,10 @@ impl Mini<'_> {
         if task.condition.is_none() {
             made = made.after("judge");
         }
-        let texts =
+        let number =
             seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(600)) as f64;
         made.call(self.eval_call(&files.join(" "), stage, task.condition.is_none())).making("eval.json").costing(Cost {
-            flops: texts * task.positions * passes * 2.0 * WEIGHTS,
+            flops: number * task.positions * passes * 2.0 * WEIGHTS,
             seconds: 3.0 * (seeds + 1) as f64,
             disk: 1e6,
             ..Cost::default()
@@ -498,7 +490,9 @@ impl Mini<'_> {
             let title =
                 format!("descriptions by {label}{}", steps.map(|n| format!(" in {n} steps")).unwrap_or_default());
             let run = format!("train/descriptions/{objective}");
-            let made = self.evaluation(task, &run, &run, &stage, &title, &sampling, passes);
+            let texts =
+                Texts { task, run: &run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
+            let made = self.evaluation(&texts);
             systems.push((System { stage, label, steps }, made));
         };
         for &steps in self.scale.steps {
@@ -525,7 +519,9 @@ impl Mini<'_> {
             let title = format!("{} by {label}", task.name);
             let passes =
                 steps.map_or(4.0, |steps| if objective == "elf" { 2.0 * steps as f64 + 1.0 } else { steps as f64 });
-            let made = self.evaluation(task, &run, &run, &stage, &title, &sampling, passes);
+            let texts =
+                Texts { task, run: &run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
+            let made = self.evaluation(&texts);
             (System { stage, label: label.to_owned(), steps }, made)
         })
         .into()
@@ -559,7 +555,9 @@ impl Mini<'_> {
             .map(|(name, label, steps, sampling)| {
                 let stage = format!("eval/samplers/{name}");
                 let title = format!("descriptions by ELF: {label}, {steps} steps");
-                let made = self.evaluation(task, run, run, &stage, &title, &sampling, steps as f64 + 1.0);
+                let passes = steps as f64 + 1.0;
+                let texts = Texts { task, run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
+                let made = self.evaluation(&texts);
                 (System { stage, label, steps: Some(steps) }, made)
             })
             .collect();
@@ -567,15 +565,10 @@ impl Mini<'_> {
         for scale in CONDITION_GUIDANCE {
             let stage = format!("eval/condition-guidance/{scale}");
             let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1 --steps {STEPS}");
-            let made = self.evaluation(
-                task,
-                run,
-                run,
-                &stage,
-                &format!("translations with condition guidance {scale}"),
-                &sampling,
-                65.0,
-            );
+            let title = format!("translations with condition guidance {scale}");
+            let passes = 2.0 * STEPS as f64 + 1.0;
+            let texts = Texts { task, run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
+            let made = self.evaluation(&texts);
             systems.push((System { stage, label: format!("s {scale}"), steps: Some(STEPS) }, made));
         }
         systems
@@ -625,7 +618,9 @@ impl Mini<'_> {
             .costing(Self::positions(task, self.scale.ablation_epochs, 5.0));
         let sampling = format!("{UNCONDITIONAL} --steps {STEPS}");
         let title = format!("texts of the ablation {}", ablation.name);
-        let evaluation = self.evaluation(task, &run, &run, &eval, &title, &sampling, STEPS as f64 + 1.0);
+        let passes = STEPS as f64 + 1.0;
+        let texts = Texts { task, run: &run, student: "", stage: &eval, title: &title, sampling: &sampling, passes };
+        let evaluation = self.evaluation(&texts);
         [self.needing_encoder(training, ablation.encoder), evaluation]
     }
 
@@ -651,24 +646,44 @@ impl Mini<'_> {
 
     /// For each student: its steps, whether the stage is its own or the teacher's at these steps, and the stage.
     pub fn students(&self) -> Vec<(u64, bool, Stage)> {
-        let task = &TASKS[0];
         let mut stages = Vec::new();
         for (folder, steps) in STUDENTS {
-            let sampling = format!("{FEW_STEPS} --steps {steps}");
-            let passes = steps as f64 + 1.0;
-            let (model, stage) = (format!("train/distilled/{folder}"), format!("eval/distilled/student-{steps}"));
-            let title = format!("descriptions by the student of {steps} steps");
-            stages.push((
-                steps,
-                true,
-                self.evaluation(task, "train/distilled", &model, &stage, &title, &sampling, passes),
-            ));
-            let (run, stage) = ("train/descriptions/elf", format!("eval/distilled/teacher-{steps}"));
-            let title = format!("descriptions by the teacher in {steps} steps");
-            stages.push((steps, false, self.evaluation(task, run, run, &stage, &title, &sampling, passes)));
+            let student = format!("/{folder}");
+            let kinds = [
+                (true, "train/distilled", "student", student.as_str()),
+                (false, "train/descriptions/elf", "teacher", ""),
+            ];
+            for (own, run, name, student) in kinds {
+                let texts = Texts {
+                    task: &TASKS[0],
+                    run,
+                    student,
+                    stage: &format!("eval/distilled/{name}-{steps}"),
+                    title: &format!("descriptions by the {name} in {steps} steps"),
+                    sampling: &format!("{FEW_STEPS} --steps {steps}"),
+                    passes: steps as f64 + 1.0,
+                };
+                stages.push((steps, own, self.evaluation(&texts)));
+            }
         }
         stages
     }
+}
+
+/// Texts to be generated and evaluated.
+struct Texts<'a> {
+    task: &'a Task,
+    /// The stage that trained the model.
+    run: &'a str,
+    /// What follows its folder in the model's path, if it holds several.
+    student: &'a str,
+    /// The stage to be made.
+    stage: &'a str,
+    title: &'a str,
+    /// Words for `elf sample`.
+    sampling: &'a str,
+    /// Passes through the network a text, for estimates.
+    passes: f64,
 }
 
 /// The sampler that students and their teacher are compared with.
