@@ -100,7 +100,7 @@ fn the_closed_gradient_is_that_of_the_loss() {
                     let _ = p.shallow_clone().f_add_(&(&gradient * (far / norm))).unwrap();
                     model.params().changed();
                     let loss = model.loss(&batch).unwrap().double_value(&[]);
-                    let _ = p.shallow_clone().f_copy_(&before).unwrap();
+                    p.shallow_clone().f_copy_(&before).unwrap();
                     model.params().changed();
                     loss
                 })

@@ -288,7 +288,7 @@ fn shards_and_pytorch_files_load_as_one_file_does() {
 /// Without its blocks an encoder knows no context: a token's latent is its row, normalised, wherever it stands.
 #[test]
 fn a_token_table_knows_no_context_and_survives_its_file() {
-    let config = small_config();
+    let config = config(FeedForward::Relu);
     let encoder = T5Encoder::new(&config, ParamBuilder::seeded(3, Device::Cpu), Precision::F32).unwrap();
     let table = encoder.token_table().unwrap();
     let folder = tempfile::tempdir().unwrap();
