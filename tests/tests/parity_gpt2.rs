@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 use elf_core::PrecisionPolicy;
-use elf_eval::perplexity::GenerativePerplexity;
+use elf_eval::evaluation::{Evaluator, Judge, SampleSet, name};
+use elf_eval::perplexity::{GenerativePerplexity, Scorer, score_texts};
 use elf_gpt2::{Gpt2, Gpt2Scorer, ScorerSettings};
 use elf_tests::{parity_json, parity_path};
 use serde::Deserialize;
@@ -98,5 +99,40 @@ fn parity_gen_ppl() -> Result<()> {
     ensure!(found.skipped == blank, "{} samples were skipped, {blank} are blank", found.skipped);
     near("perplexity", found.perplexity, reference.ppl)?;
     near("entropy", found.entropy, reference.mean_entropy)?;
+    Ok(())
+}
+
+#[test]
+fn parity_gen_ppl_of_an_evaluation() -> Result<()> {
+    // The way of the program, with intervals and a judge that only splits the references.
+    let reference = reference();
+    let scorer = judge(&reference)?;
+    let set = SampleSet { name: "texts".into(), texts: reference.texts.clone(), references: None };
+    let judge = Judge { name: "gpt2", scorer: &scorer };
+    let evaluator = Evaluator { judge: Some(judge), data: Some(&reference.texts), ..Evaluator::default() };
+    let found = evaluator.evaluate("parity", &[set])?;
+    for (name, expected) in [
+        (name::GEN_PPL, reference.ppl),
+        (name::ENTROPY, reference.mean_entropy),
+        (name::DATA_ENTROPY, reference.mean_entropy),
+    ] {
+        let Some(metric) = found.get(name) else { bail!("no {name}") };
+        near(name, metric.value, expected)?;
+    }
+    ensure!(found.collapse().is_some_and(|verdict| !verdict.collapsed), "texts collapsed against themselves");
+    Ok(())
+}
+
+#[test]
+fn splitting_alone_gives_the_ids_that_scoring_gives() -> Result<()> {
+    let reference = reference();
+    let scorer = judge(&reference)?;
+    let texts: Vec<String> = reference.texts.iter().filter(|t| !t.trim().is_empty()).cloned().collect();
+    let scored = score_texts(&scorer, &texts)?;
+    let split = scorer.tokenize(&texts).map_err(anyhow::Error::from_boxed)?;
+    ensure!(split.len() == scored.len());
+    for (ids, scores) in split.iter().zip(&scored) {
+        ensure!(scores.as_ref().is_some_and(|s| s.ids == *ids), "{ids:?}");
+    }
     Ok(())
 }

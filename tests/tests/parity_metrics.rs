@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use elf_eval::bleu::Bleu;
+use elf_eval::evaluation::{Evaluator, SampleSet, name};
 use elf_eval::jsonl;
 use elf_eval::rouge::{self, Rouge};
 use elf_eval::stats::Spread;
@@ -128,4 +129,19 @@ fn parity_bleu_from_a_jsonl_file() {
         jsonl::read_pairs(file.path()).unwrap().into_iter().map(|pair| (pair.prediction, pair.reference)).unzip();
     let ours = Bleu::lowercase_effective().corpus(&predictions, &references).unwrap();
     close(ours.score, m.bleu_lowercase_effective.score, "BLEU of the file");
+}
+
+#[test]
+fn parity_of_an_evaluation() {
+    let m: TextMetrics = parity_json("text_metrics.json");
+    let set = SampleSet { name: "pairs".into(), texts: m.hypotheses, references: Some(m.references) };
+    let found = Evaluator::default().evaluate("parity", &[set]).unwrap();
+    for (name, theirs) in [
+        (name::BLEU, m.bleu_lowercase_effective.score),
+        (name::ROUGE_1, m.rouge_mean["rouge1"]),
+        (name::ROUGE_2, m.rouge_mean["rouge2"]),
+        (name::ROUGE_L, m.rouge_mean["rougeL"]),
+    ] {
+        close(found.get(name).unwrap().value, theirs, name);
+    }
 }

@@ -86,7 +86,8 @@ fn session(
         source.next = checkpoint.state().cursor.as_u64().unwrap();
     }
     let stop = AtomicBool::new(false);
-    let control = RunControl { total_steps: STEPS, save_every: 0, evaluate_every: 0, keep: KeepPolicy::default() };
+    let control =
+        RunControl { total_steps: STEPS, save_every: 0, evaluate_every: 0, keep: KeepPolicy::default(), patience: 0 };
     let (plan, observer) = (json!({}), &mut StopIn(stop_in, &stop));
     let run_now =
         Run { source: &mut source, control, checkpoints: folder, plan, evaluator: None, observer, stop: &stop };

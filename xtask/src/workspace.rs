@@ -35,6 +35,15 @@ impl Workspace {
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root);
+        // What cargo told us about ourselves is not about what is built next: build scripts that look at it would run again, now and
+        // at the next build by hand.
+        for (name, _) in env::vars_os() {
+            let told =
+                name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+            if told {
+                command.env_remove(name);
+            }
+        }
         command
     }
 

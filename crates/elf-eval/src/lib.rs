@@ -6,7 +6,8 @@
 //!   behind the [`perplexity::Scorer`] trait.
 //! * [`diversity`] and [`novelty`]: what repetition and copying from the training text look like.
 //! * [`stats`]: means over seeds and bootstrap intervals over examples.
-//! * [`report`]: named metrics as a Markdown table or as JSON, with a warning on collapse.
+//! * [`evaluation`]: all of these at once, with their uncertainty and a verdict on collapse, as JSON and as a Markdown table.
+//! * [`report`]: tables, plots and texts of many evaluations as one HTML page and as Markdown.
 //! * [`jsonl`]: texts in, one JSON object a line.
 //!
 //! This crate deliberately does not know any model, any tensor library, how text was generated,

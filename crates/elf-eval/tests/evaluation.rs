@@ -196,3 +196,25 @@ fn what_does_not_fit_is_refused() {
     paired.references = Some(strings(&["a", "b"]));
     assert!(refused(&[paired]).contains("1 hypotheses but 2 references"));
 }
+
+#[test]
+fn the_documented_json_is_an_evaluation() {
+    let page = include_str!("../../../docs/evaluation.md");
+    let json = page.split_once("```json\n").unwrap().1.split_once("```").unwrap().0;
+    let found = Evaluation::from_json(json).unwrap();
+    assert_eq!(found.get(name::GEN_PPL).unwrap().per_file.len(), found.samples().len());
+    assert!(!found.collapse().unwrap().collapsed);
+    // Every metric has its line in the page's table, and another version is refused.
+    let table = page.split_once("## What is measured").unwrap().1.split_once("## How sure").unwrap().0;
+    for name in [name::BLEU, name::GEN_PPL, name::ENTROPY, name::DATA_ENTROPY, name::WORD_ENTROPY, name::REPEATED_5GRAM]
+        .into_iter()
+        .chain([name::LENGTH, name::EMPTY, name::EXACT_COPIES, name::COPIED_RUN, name::LONG_RUNS])
+    {
+        assert!(table.contains(&format!("| {name} |")), "{name}");
+    }
+    let error = Evaluation::from_json(&json.replace("\"schema\": 1", "\"schema\": 2")).unwrap_err().to_string();
+    assert!(error.contains("version 2"), "{error}");
+    assert!(
+        Evaluation::from_json("{\"title\": \"old\", \"metrics\": []}").unwrap_err().to_string().contains("version 0")
+    );
+}

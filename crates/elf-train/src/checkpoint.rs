@@ -172,6 +172,18 @@ impl CheckpointFolder {
         Ok(superfluous)
     }
 
+    /// Removes all checkpoints after `step`.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub(crate) fn remove_after(&self, step: u64) -> Result<()> {
+        for (_, path) in self.list()?.into_iter().filter(|(found, _)| *found > step) {
+            let old = self.set_aside(&path)?;
+            fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
+        }
+        Ok(())
+    }
+
     /// Renames a checkpoint to a name that is not a checkpoint's.
     fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("checkpoint");

@@ -10,12 +10,15 @@ pub struct KeepPolicy {
     pub last: Option<u64>,
     /// Those whose step is a multiple of this are kept for ever; `None` or 0 for no such rule.
     pub every: Option<u64>,
+    /// This one is kept, whatever the others say, such as the best so far.
+    #[serde(default)]
+    pub pinned: Option<u64>,
 }
 
 impl Default for KeepPolicy {
     /// The newest two: the older one is there should the newer one be damaged.
     fn default() -> Self {
-        Self { last: Some(2), every: None }
+        Self { last: Some(2), every: None, pinned: None }
     }
 }
 
@@ -28,7 +31,7 @@ impl KeepPolicy {
         steps.dedup();
         let newest = usize::try_from(last.max(1)).unwrap_or(usize::MAX);
         steps.truncate(steps.len().saturating_sub(newest));
-        steps.retain(|step| !self.every.is_some_and(|n| n > 0 && step % n == 0));
+        steps.retain(|step| !self.every.is_some_and(|n| n > 0 && step % n == 0) && self.pinned != Some(*step));
         steps
     }
 }
@@ -40,10 +43,11 @@ mod tests {
 
     #[test]
     fn the_newest_and_the_milestones_stay() {
-        let policy = KeepPolicy { last: Some(2), every: Some(100) };
+        let policy = KeepPolicy { last: Some(2), every: Some(100), pinned: None };
         assert_eq!(policy.superfluous(&[250, 50, 100, 150, 200]), [50, 150]);
-        assert!(KeepPolicy { last: None, every: None }.superfluous(&[1, 2, 3]).is_empty());
-        assert_eq!(KeepPolicy { last: Some(0), every: None }.superfluous(&[1, 2, 3]), [1, 2]);
+        assert_eq!(KeepPolicy { pinned: Some(50), ..policy }.superfluous(&[250, 50, 100, 150, 200]), [150]);
+        assert!(KeepPolicy { last: None, every: None, pinned: None }.superfluous(&[1, 2, 3]).is_empty());
+        assert_eq!(KeepPolicy { last: Some(0), every: None, pinned: None }.superfluous(&[1, 2, 3]), [1, 2]);
     }
 
     proptest! {
@@ -51,7 +55,7 @@ mod tests {
         fn what_goes_is_neither_new_nor_a_milestone(
             present in proptest::collection::vec(0u64..1000, 0..40), last in 0u64..5, every in proptest::option::of(0u64..50),
         ) {
-            let policy = KeepPolicy { last: Some(last), every };
+            let policy = KeepPolicy { last: Some(last), every, pinned: None };
             let gone = policy.superfluous(&present);
             let distinct = present.iter().collect::<std::collections::BTreeSet<_>>();
             let newest: Vec<_> = distinct.iter().rev().take(last.max(1) as usize).collect();

@@ -20,6 +20,7 @@
 mod checkpoint;
 mod comm;
 mod curriculum;
+mod early_stopping;
 mod ema;
 mod error;
 mod fingerprint;
@@ -38,6 +39,7 @@ mod validation;
 pub use checkpoint::{Checkpoint, CheckpointFolder, CheckpointState, FileStamp};
 pub use comm::{C10d, Comm, GradientSum, Meeting, MeetingPoint, Solo};
 pub use curriculum::{Curriculum, Round};
+pub use early_stopping::JUDGED_BY;
 pub use ema::Ema;
 pub use error::{Error, Result};
 pub use fingerprint::fingerprint;

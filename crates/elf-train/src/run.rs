@@ -8,6 +8,7 @@ use serde_json::Value;
 use tch::Device;
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
+use crate::early_stopping::{EarlyStopping, JUDGED_BY};
 use crate::trainer::{StepMetrics, StepReport, Trainer};
 use crate::{Comm, Error, KeepPolicy, Result, TrainingObjective};
 
@@ -80,6 +81,9 @@ pub struct RunControl {
     pub evaluate_every: u64,
     /// Which checkpoints stay.
     pub keep: KeepPolicy,
+    /// Stop after so many evaluations in a row that were no better than the best, by [`JUDGED_BY`](crate::JUDGED_BY), and leave
+    /// the best one's checkpoint as the newest, also where the run comes to its end before. 0: the last one is the last one.
+    pub patience: u64,
 }
 
 /// How a run came to its end.
@@ -91,6 +95,8 @@ pub enum Outcome {
     Stopped,
     /// The batches ended before the steps did.
     OutOfData,
+    /// Held-out rows were no longer learned better; the best checkpoint is the newest now.
+    NoLongerBetter,
 }
 
 /// Everything that a run needs beside its trainer.
@@ -124,8 +130,13 @@ pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, 
     let device = trainer.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
     let started_at = trainer.steps_done();
     let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
-    let mut state = Loop { run, reports, saved_at: None, evaluated_at: None };
+    let patience = run.control.patience;
+    let early = (patience > 0).then(|| EarlyStopping::open(run.checkpoints, patience, started_at)).transpose()?;
+    let mut state = Loop { run, reports, saved_at: None, evaluated_at: None, early };
     let outcome = loop {
+        if state.early.as_ref().is_some_and(EarlyStopping::is_over) {
+            break Outcome::NoLongerBetter;
+        }
         if trainer.steps_done() >= state.run.control.total_steps {
             break Outcome::Finished;
         }
@@ -151,6 +162,9 @@ pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, 
     if outcome != Outcome::Stopped && state.run.control.evaluate_every > 0 {
         state.evaluate(trainer)?;
     }
+    if outcome != Outcome::Stopped {
+        state.leave_the_best(trainer)?;
+    }
     Ok(outcome)
 }
 
@@ -164,6 +178,7 @@ struct Loop<'a, N, B> {
     reports: Reports,
     saved_at: Option<u64>,
     evaluated_at: Option<u64>,
+    early: Option<EarlyStopping>,
 }
 
 impl<N, B> Loop<'_, N, B> {
@@ -182,7 +197,8 @@ impl<N, B> Loop<'_, N, B> {
         // Cursors count in global batches: the first rank's is everyone's.
         let saved = trainer.save(self.run.checkpoints, self.run.source.cursor(), self.run.plan.clone())?;
         if let Some(checkpoint) = saved {
-            let removed = self.run.checkpoints.prune(&self.run.control.keep)?;
+            let pinned = self.early.as_ref().and_then(EarlyStopping::best);
+            let removed = self.run.checkpoints.prune(&KeepPolicy { pinned, ..self.run.control.keep })?;
             self.run.observer.saved(&checkpoint, &removed);
         }
         self.saved_at = Some(trainer.steps_done());
@@ -199,9 +215,35 @@ impl<N, B> Loop<'_, N, B> {
             let metrics = trainer.with_averages(|net, comm| evaluator.evaluate(net, comm, step))?;
             let metrics = metrics.map_err(|source| Error::Evaluation { step, source })?;
             self.run.observer.evaluated(step, &metrics);
+            let judged = metrics.iter().find(|metric| metric.name == JUDGED_BY);
+            if let (Some(early), Some(metric)) = (&mut self.early, judged) {
+                let best = early.note(step, metric.value);
+                if best {
+                    self.save(trainer)?;
+                }
+                self.write_down(trainer)?;
+            }
         }
         self.evaluated_at = Some(step);
         Ok(())
+    }
+
+    /// One writer: the first rank.
+    fn write_down<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<()> {
+        match &self.early {
+            Some(early) if trainer.comm().rank() == 0 => early.save(),
+            _ => Ok(()),
+        }
+    }
+
+    /// At the end of a run that may stop early: makes the best checkpoint the newest.
+    fn leave_the_best<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
+        let Some(early) = &mut self.early else { return Ok(()) };
+        early.end();
+        if let (Some(best), 0) = (early.best(), trainer.comm().rank()) {
+            self.run.checkpoints.remove_after(best)?;
+        }
+        self.write_down(trainer)
     }
 }
 

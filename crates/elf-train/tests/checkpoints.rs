@@ -159,7 +159,7 @@ fn a_checkpoint_that_cannot_be_written_loses_nothing() {
 fn pruning_follows_the_policy_and_saving_again_replaces() {
     let root = tempfile::tempdir().unwrap();
     let folder = saved(root.path(), 5);
-    assert_eq!(folder.prune(&KeepPolicy { last: Some(1), every: Some(2) }).unwrap(), [1, 3]);
+    assert_eq!(folder.prune(&KeepPolicy { last: Some(1), every: Some(2), pinned: None }).unwrap(), [1, 3]);
     assert_eq!(names(root.path()), ["step-00000002", "step-00000004", "step-00000005"]);
     let mut again = trainer(OptimizerConfig::default());
     again.restore(&folder.latest().unwrap().unwrap()).unwrap();

@@ -75,8 +75,8 @@ fn saving_and_evaluating_happen_when_they_are_due_and_at_the_end() {
     let root = tempfile::tempdir().unwrap();
     let folder = CheckpointFolder::new(root.path());
     let mut trainer = trainer(OptimizerConfig::default());
-    let keep = KeepPolicy { last: Some(1), every: Some(6) };
-    let control = RunControl { total_steps: 10, save_every: 3, evaluate_every: 4, keep };
+    let keep = KeepPolicy { last: Some(1), every: Some(6), pinned: None };
+    let control = RunControl { total_steps: 10, save_every: 3, evaluate_every: 4, keep, patience: 0 };
     let (outcome, diary) = go(&mut trainer, &mut Counted::from(0), control, &folder);
     assert_eq!(outcome.unwrap(), Outcome::Finished);
     assert_eq!(diary.steps.iter().map(|m| m.step).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
@@ -96,6 +96,42 @@ fn saving_and_evaluating_happen_when_they_are_due_and_at_the_end() {
     let (outcome, diary) = go(&mut trainer, &mut Counted::from(20), control, &folder);
     assert_eq!(outcome.unwrap(), Outcome::Finished);
     assert!(diary.steps.is_empty() && diary.saved.is_empty());
+}
+
+/// Held-out rows that get worse after step 4: the run ends two evaluations later, and what is sampled from then on is step 4.
+#[test]
+fn a_run_stops_when_it_no_longer_gets_better_and_leaves_the_best() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::new(root.path());
+    let mut trainer = trainer(OptimizerConfig::default());
+    let keep = KeepPolicy { last: Some(1), ..KeepPolicy::default() };
+    let control = RunControl { total_steps: 40, save_every: 3, evaluate_every: 2, keep, patience: 2 };
+    let mut evaluated = Vec::new();
+    let mut evaluator = |_: &SmallNet, _: &dyn Comm, step: u64| {
+        evaluated.push(step);
+        Ok(vec![Metric { name: elf_train::JUDGED_BY.to_owned(), value: (step as f64 - 4.0).abs() }])
+    };
+    let mut run = |trainer: &mut _, from| {
+        let run = Run {
+            source: &mut Counted::from(from),
+            control,
+            checkpoints: &folder,
+            plan: json!(null),
+            evaluator: Some(&mut evaluator),
+            observer: &mut (),
+            stop: &AtomicBool::new(false),
+        };
+        elf_train::run(trainer, run).unwrap()
+    };
+    assert_eq!(run(&mut trainer, 0), Outcome::NoLongerBetter);
+    assert_eq!(trainer.steps_done(), 8);
+    assert_eq!(folder.list().unwrap().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4]);
+
+    // Started again, it takes up the best and does not go on.
+    trainer.restore(&folder.latest().unwrap().unwrap()).unwrap();
+    assert_eq!(run(&mut trainer, 8), Outcome::NoLongerBetter);
+    assert_eq!(trainer.steps_done(), 4);
+    assert_eq!(evaluated[..4], [2, 4, 6, 8]);
 }
 
 #[test]

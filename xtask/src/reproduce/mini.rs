@@ -5,7 +5,7 @@ use super::stage::{Cost, Stage};
 /// How much of everything.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scale {
-    /// Minutes of encoder pre-training; none takes the encoder that comes with the repository.
+    /// Steps of encoder pre-training; none takes the encoder that comes with the repository.
     pub encoder_steps: Option<u64>,
     /// Passes over the data of each model that is compared, in the order of [`TASKS`].
     pub epochs: [f64; 3],
@@ -25,23 +25,26 @@ pub struct Scale {
     pub steps: &'static [u64],
     /// Ablations that need a training of their own.
     pub ablations: &'static [Ablation],
-    /// Whether to distil, and to look at guidance scales, gammas and grids.
+    /// Whether to look at guidance scales, gammas and grids.
     pub sampler_study: bool,
+    /// Settings of all trainings, for `elf train`.
+    pub settings: &'static str,
 }
 
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
-    epochs: [8.0, 6.0, 3.0],
-    ablation_epochs: 2.0,
-    judge_epochs: 8.0,
-    distillation_epochs: 0.5,
+    epochs: [8.0, 4.0, 2.0],
+    ablation_epochs: 0.6,
+    judge_epochs: 4.0,
+    distillation_epochs: 0.15,
     seeds: 3,
-    texts: 256,
+    texts: 128,
     test_rows: None,
     steps: &[4, 8, 16, 32, 64],
     ablations: ABLATIONS,
     sampler_study: true,
+    settings: "",
 };
 
 /// Every kind of stage within a quarter of an hour on two cores. Its figures show that it runs, not what ELF can do.
@@ -57,6 +60,7 @@ pub const QUICK: Scale = Scale {
     steps: &[4, 32],
     ablations: ABLATIONS,
     sampler_study: false,
+    settings: "warmup_steps=10",
 };
 
 /// A task of the embedded data.
@@ -142,13 +146,6 @@ pub const ABLATIONS: &[Ablation] = &[
         encoder: "encoder/token-table",
     },
     Ablation { name: "random", group: "encoder", label: "random weights", settings: "", encoder: "encoder/random" },
-    Ablation {
-        name: "learnable",
-        group: "encoder",
-        label: "token table, learned with the flow",
-        settings: "train_encoder=true",
-        encoder: "encoder/learnable",
-    },
     Ablation { name: "v-prediction", group: "prediction", label: "v", settings: "prediction=v", encoder: PRETRAINED },
     Ablation {
         name: "decode-10",
@@ -368,7 +365,8 @@ impl Mini<'_> {
     /// Words of `elf train` for a task.
     fn train_call(&self, task: &Task, config: &str, run: &str, epochs: f64, settings: &str) -> String {
         let data = self.at(&format!("data/{}", task.name));
-        let settings: String = settings.split_whitespace().map(|setting| format!(" -o {setting}")).collect();
+        let settings = settings.split_whitespace().chain(self.scale.settings.split_whitespace());
+        let settings: String = settings.map(|setting| format!(" -o {setting}")).collect();
         format!(
             "train {config} -o data_path={data}/train -o eval_data_path={data}/validation -o epochs={epochs}{settings} --output {}",
             self.at(run)
@@ -598,11 +596,6 @@ impl Mini<'_> {
                 "encoder/random",
                 "an encoder with random weights",
                 format!("encoder init --tokenizer {tokenizer} {ENCODER_SIZE} --seed 0"),
-            ),
-            (
-                "encoder/learnable",
-                "a random token table, to be learned with the flow",
-                format!("encoder table --from {from} --random --seed 0"),
             ),
         ];
         let made = |(name, title, call): (&str, &str, String)| {

@@ -468,7 +468,8 @@ where
         total_steps: plan.length.total,
         save_every: plan.length.save_every,
         evaluate_every: plan.length.eval_every,
-        keep: KeepPolicy { last: Some(plan.config.keep_checkpoints as u64), every: None },
+        keep: KeepPolicy { last: Some(plan.config.keep_checkpoints as u64), every: None, pinned: None },
+        patience: plan.config.early_stopping.unwrap_or(0),
     };
     let run = Run {
         source: &mut source,
@@ -492,6 +493,9 @@ where
     observer.finish()?;
     let (ended, what) = match outcome {
         Outcome::Finished => (Ended::Finished, "finished"),
+        Outcome::NoLongerBetter => {
+            (Ended::Finished, "stopped: held-out rows were no longer learned better; the best checkpoint was kept")
+        }
         Outcome::OutOfData => (Ended::OutOfData, "stopped at the end of the data"),
         Outcome::Stopped if out_of_time => (Ended::OutOfTime, "stopped after the minutes it was given"),
         Outcome::Stopped => (Ended::Interrupted, "interrupted; run the same command again to go on"),

@@ -120,6 +120,13 @@ impl RunPlan {
                 bail!("{key} must be at least 1");
             }
         }
+        match config.early_stopping {
+            Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
+            Some(_) if config.eval_data_path.is_none() => {
+                bail!("early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null")
+            }
+            _ => {}
+        }
         let label_drop_prob = config.label_drop_prob.unwrap_or(if conditional { 0.1 } else { 0.0 });
         if !(0.0..=1.0).contains(&label_drop_prob) {
             bail!("label_drop_prob {label_drop_prob} is not a probability");

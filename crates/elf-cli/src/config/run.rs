@@ -198,6 +198,9 @@ pub struct RunConfig {
     pub save_freq: f64,
     /// Checkpoints to keep; the latest are.
     pub keep_checkpoints: usize,
+    /// Stop after so many evaluations in a row whose validation loss was no better than the best, and keep that one's checkpoint;
+    /// `null`: never.
+    pub early_stopping: Option<u64>,
     /// Optimiser steps between lines of metrics.jsonl.
     pub log_freq: u64,
     /// A run folder or a checkpoint to go on from; `null`: the latest checkpoint in `output_dir`, if any.
@@ -275,6 +278,7 @@ impl Default for RunConfig {
             output_dir: None,
             save_freq: 1.0,
             keep_checkpoints: 3,
+            early_stopping: None,
             log_freq: 100,
             resume: None,
         }

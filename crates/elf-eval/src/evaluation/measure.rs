@@ -110,10 +110,13 @@ impl Evaluator<'_> {
         let corpus = |drawn: &[&BleuCounts]| bleu.score(&drawn.iter().map(|c| **c).sum()).score;
         self.push(found, name::BLEU, &counts, corpus, Some(&bleu.signature(1)))?;
         let rouge = each(&pairs, |(texts, references)| rouge::score_pairs(texts, references))?;
-        let f1: [(&str, fn(&Rouge) -> f64); 3] =
-            [(name::ROUGE_1, |r| r.rouge1.f1), (name::ROUGE_2, |r| r.rouge2.f1), (name::ROUGE_L, |r| r.rouge_l.f1)];
-        for (name, f1) in f1 {
-            self.push_mean(found, name, &per_text(&rouge, |r| 100.0 * f1(r)), Some("F1, Porter stemming"))?;
+        let f1 = |of: fn(&Rouge) -> f64| per_text(&rouge, |r| 100.0 * of(r));
+        for (name, values) in [
+            (name::ROUGE_1, f1(|r| r.rouge1.f1)),
+            (name::ROUGE_2, f1(|r| r.rouge2.f1)),
+            (name::ROUGE_L, f1(|r| r.rouge_l.f1)),
+        ] {
+            self.push_mean(found, name, &values, Some("F1, Porter stemming"))?;
         }
         Ok(())
     }

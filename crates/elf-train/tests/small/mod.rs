@@ -131,7 +131,7 @@ pub fn trainer(optimizer: OptimizerConfig) -> Trainer<SmallNet, ElfObjective> {
 }
 
 pub fn control(total_steps: u64) -> RunControl {
-    RunControl { total_steps, save_every: 0, evaluate_every: 0, keep: Default::default() }
+    RunControl { total_steps, save_every: 0, evaluate_every: 0, keep: Default::default(), patience: 0 }
 }
 
 /// Whether two sets of named tensors are equal in every bit that matters.
