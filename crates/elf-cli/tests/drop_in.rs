@@ -173,7 +173,7 @@ fn everything_of_a_run_goes_there_and_back() {
 fn commands(config: &str, folder: &str) -> Vec<Vec<String>> {
     let lines = config.lines().filter_map(|line| line.strip_prefix("#   elf "));
     let here = |word: &str| match word.starts_with("data/") {
-        true => word.replace("-train.parquet", "-validation.parquet"),
+        true => word.replace("-train.parquet", "-test.parquet"),
         false => word.replace("runs/mini", folder),
     };
     lines.map(|line| line.split_whitespace().map(here).collect()).collect()
@@ -183,7 +183,7 @@ fn commands(config: &str, folder: &str) -> Vec<Vec<String>> {
 fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (name, rows) in
-        [("mini-descriptions", "160 positions"), ("mini-de-en", "128 positions"), ("mini-summaries", "160 positions")]
+        [("mini-descriptions", "64 positions"), ("mini-de-en", "96 positions"), ("mini-summaries", "96 positions")]
     {
         let folder = TempDir::new().unwrap();
         let (path, place) = (root.join(format!("configs/{name}.yml")), within(&folder, "mini"));
@@ -191,8 +191,7 @@ fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
         let all = commands(&config, &place);
         assert_eq!(all.len(), 4, "{name}");
         for command in &all {
-            let few = (command[1] == "stats").then_some(["--rows", "64"]).into_iter().flatten();
-            let mut command = elf(&command.iter().map(String::as_str).chain(few).collect::<Vec<_>>());
+            let mut command = elf(&command.iter().map(String::as_str).collect::<Vec<_>>());
             command.current_dir(&root);
             run(command).well();
         }
@@ -201,7 +200,7 @@ fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
         let mut plan = elf(&["train", &here, "--plan"]);
         plan.current_dir(&root);
         let planned = run(plan).well();
-        assert!(planned.err.contains(rows) && planned.err.contains("latents of 128 channels"), "{}", planned.err);
+        assert!(planned.err.contains(rows) && planned.err.contains("latents of 256 channels"), "{}", planned.err);
         assert!(!planned.err.contains("warning"), "{}", planned.err);
     }
 }

@@ -35,6 +35,32 @@ pub struct SelectionConfig {
     pub renamed: BTreeMap<String, String>,
 }
 
+/// Texts that a column must not have: those of another split, so that nothing is tested on that was learned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excluded {
+    texts: BTreeMap<String, HashSet<blake3::Hash>>,
+}
+
+impl Excluded {
+    /// Excludes `texts` from `column`.
+    ///
+    /// # Errors
+    /// Those of reading them.
+    pub fn add(&mut self, column: &str, texts: impl IntoIterator<Item = Result<String>>) -> Result<()> {
+        let set = self.texts.entry(column.to_owned()).or_default();
+        for text in texts {
+            set.insert(blake3::hash(text?.trim().as_bytes()));
+        }
+        Ok(())
+    }
+
+    fn has(&self, row: &TextRow, columns: &[String]) -> bool {
+        row.iter().zip(columns).any(|(text, column)| {
+            self.texts.get(column).is_some_and(|known| known.contains(&blake3::hash(text.as_bytes())))
+        })
+    }
+}
+
 /// What a selection took and left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SelectionReport {
@@ -46,14 +72,17 @@ pub struct SelectionReport {
     pub too_long: u64,
     /// Rows left out because an earlier one was the same.
     pub repeated: u64,
+    /// Rows left out because another split has a text of theirs.
+    pub excluded: u64,
     /// Rows written.
     pub written: u64,
 }
 
 impl SelectionConfig {
-    fn check(&self, source: &Source, tokenizer: Option<&Tokenizer>) -> Result<()> {
+    fn check(&self, source: &Source, excluded: &Excluded, tokenizer: Option<&Tokenizer>) -> Result<()> {
         let named =
             self.first_paragraph.iter().chain(self.max_tokens.keys()).chain(&self.unique).chain(self.renamed.keys());
+        let named = named.chain(excluded.texts.keys());
         for column in named {
             if !source.columns().contains(column) {
                 return Err(Error::Config(format!(
@@ -105,10 +134,11 @@ enum Judged {
 pub fn select(
     source: &Source,
     config: &SelectionConfig,
+    excluded: &Excluded,
     tokenizer: Option<&Tokenizer>,
     output: &Path,
 ) -> Result<SelectionReport> {
-    config.check(source, tokenizer)?;
+    config.check(source, excluded, tokenizer)?;
     let columns = source.columns();
     let names: Vec<&String> = columns.iter().map(|column| config.renamed.get(column).unwrap_or(column)).collect();
     if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
@@ -141,6 +171,10 @@ pub fn select(
                     }
                     Judged::Kept(row) => row,
                 };
+                if excluded.has(&row, columns) {
+                    report.excluded += 1;
+                    continue;
+                }
                 if !config.unique.is_empty() && !seen.insert(fingerprint(&row, columns, &config.unique)) {
                     report.repeated += 1;
                     continue;
@@ -158,8 +192,8 @@ pub fn select(
     }
     if report.written == 0 {
         return Err(Error::Config(format!(
-            "nothing is left of {} rows: {} were empty, {} too long, {} repeated",
-            report.read, report.empty, report.too_long, report.repeated
+            "nothing is left of {} rows: {} were empty, {} too long, {} repeated, {} in another split",
+            report.read, report.empty, report.too_long, report.repeated, report.excluded
         )));
     }
     write_aside::finish(file, output)?;
@@ -188,7 +222,7 @@ mod tests {
         let lines: Vec<String> = rows.iter().map(|(a, b)| serde_json::json!({"a": a, "b": b}).to_string()).collect();
         fs::write(&input, lines.join("\n")).unwrap();
         let source = Source::open(&[&input], &["a", "b"], PlainText::Lines).unwrap();
-        let report = select(&source, config, None, &output)?;
+        let report = select(&source, config, &Excluded::default(), None, &output)?;
         let again = Source::open(&[&output], &["a", "b"], PlainText::Lines).unwrap();
         let rows = again.rows().map(|row| row.map(|r| (r[0].clone(), r[1].clone()))).collect::<Result<_>>()?;
         Ok((report, rows))
@@ -205,7 +239,7 @@ mod tests {
             selected(&[("one\nmore", "x"), ("one\nelse", "y"), ("two", "y\nz"), (" \nthree", "w")], &config).unwrap();
         let wanted = [("one", "x"), ("two", "y\nz")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(rows, wanted);
-        assert_eq!(report, SelectionReport { read: 4, empty: 1, too_long: 0, repeated: 1, written: 2 });
+        assert_eq!(report, SelectionReport { read: 4, empty: 1, too_long: 0, repeated: 1, excluded: 0, written: 2 });
     }
 
     #[test]
@@ -213,6 +247,22 @@ mod tests {
         let config = SelectionConfig { unique: ["a".to_owned(), "b".to_owned()].into(), ..SelectionConfig::default() };
         let (report, _) = selected(&[("ab", "c"), ("a", "bc"), ("a", "bc")], &config).unwrap();
         assert_eq!((report.repeated, report.written), (1, 2));
+    }
+
+    #[test]
+    fn what_another_split_has_is_left_out_whatever_stands_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+        fs::write(&input, "{\"a\": \"one\\nmore\"}\n{\"a\": \"two\"}").unwrap();
+        let source = Source::open(&[&input], &["a"], PlainText::Lines).unwrap();
+        let config = SelectionConfig { first_paragraph: ["a".to_owned()].into(), ..SelectionConfig::default() };
+        let mut excluded = Excluded::default();
+        excluded.add("a", [Ok("one ".to_owned())]).unwrap();
+        let report = select(&source, &config, &excluded, None, &output).unwrap();
+        assert_eq!((report.excluded, report.written), (1, 1));
+        assert_eq!(fs::read_to_string(&output).unwrap(), "{\"a\":\"two\"}\n");
+        excluded.add("b", []).unwrap();
+        assert!(select(&source, &config, &excluded, None, &output).is_err());
     }
 
     #[test]
@@ -230,11 +280,11 @@ mod tests {
         let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
         fs::write(&input, r#"{"a": "1", "b": "2"}"#).unwrap();
         let source = Source::open(&[&input], &["a", "b"], PlainText::Lines).unwrap();
-        select(&source, &config, None, &output).unwrap();
+        select(&source, &config, &Excluded::default(), None, &output).unwrap();
         assert_eq!(fs::read_to_string(&output).unwrap(), "{\"b\":\"2\",\"text\":\"1\"}\n");
         let config =
             SelectionConfig { renamed: [("a".to_owned(), "b".to_owned())].into(), ..SelectionConfig::default() };
-        assert!(select(&source, &config, None, &output).is_err());
+        assert!(select(&source, &config, &Excluded::default(), None, &output).is_err());
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub const QUICK: Scale = Scale {
     steps: &[4, 32],
     ablations: ABLATIONS,
     sampler_study: false,
-    settings: "warmup_steps=10",
+    settings: "warmup_steps=10 ema_decay1=0.9",
 };
 
 /// A task of the embedded data.
@@ -349,8 +349,14 @@ impl Mini<'_> {
         let mut stage = Stage::new(&name, format!("texts and tokens of {}", task.name));
         for split in ["train", "validation", "test"] {
             let input = format!("data/{}-{split}.parquet", task.corpus);
+            // Splits are by package family, but families share texts.
+            let without = match (split, task.condition) {
+                ("train", _) => String::new(),
+                (_, None) => format!("--without {}={at}/train.jsonl:text ", task.target),
+                (_, Some(condition)) => format!("--without {condition}={at}/train.jsonl:{condition} "),
+            };
             stage = stage.reading(&input).making(format!("{split}.jsonl")).call(format!(
-                "data select --input {input} {columns} {} --tokenizer {tokenizer} --output {at}/{split}.jsonl",
+                "data select --input {input} {columns} {} {without}--tokenizer {tokenizer} --output {at}/{split}.jsonl",
                 task.select
             ));
             if split != "test" {
@@ -470,7 +476,7 @@ impl Mini<'_> {
             made = made.after("judge");
         }
         let number =
-            seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(600)) as f64;
+            seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(800)) as f64;
         made.call(self.eval_call(&files.join(" "), stage, task.condition.is_none())).making("eval.json").costing(Cost {
             flops: number * task.positions * passes * 2.0 * WEIGHTS,
             seconds: 3.0 * (seeds + 1) as f64,
@@ -609,7 +615,12 @@ impl Mini<'_> {
         let task = &TASKS[0];
         let config = "configs/mini-descriptions.yml";
         let (run, eval) = (format!("train/ablations/{}", ablation.name), ablation_stage(ablation));
-        let settings = format!("encoder_model_name={} {}", self.encoder(ablation.encoder), ablation.settings);
+        // Short trainings: averages over the whole of one would hold too much of its start.
+        let settings = format!(
+            "encoder_model_name={} warmup_steps=20 ema_decay1=0.98 {}",
+            self.encoder(ablation.encoder),
+            ablation.settings
+        );
         let training = Stage::new(&run, format!("ablation: {} {}", ablation.group, ablation.label))
             .after("data/descriptions")
             .reading(config)

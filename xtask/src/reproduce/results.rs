@@ -148,8 +148,11 @@ pub fn write(report: &Report, context: &Context, folder: &Path) -> Result<Vec<Pa
     let written =
         report.write(folder).with_context(|| format!("the report cannot be written to {}", folder.display()))?;
     let path = folder.join("metrics.json");
-    let mut file = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("{} cannot be written to", folder.display()))?;
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are their owner's alone; a report is for others too, as far as the mask lets it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).with_context(|| format!("{} cannot be written to", folder.display()))?;
     serde_json::to_writer_pretty(&mut file, &context.metrics()?)
         .with_context(|| format!("{} cannot be written", path.display()))?;
     file.persist(&path).with_context(|| format!("{} cannot be written", path.display()))?;

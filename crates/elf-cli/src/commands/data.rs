@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use elf_data::selection::{SelectionConfig, select};
+use elf_data::selection::{Excluded, SelectionConfig, select};
 use elf_data::shards::{EosOptions, Lengths, PrepareConfig, inspect, prepare};
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{Packing, Tokenizer};
 use elf_hub::What;
 
+use crate::text_column::TextColumn;
 use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
@@ -88,6 +89,9 @@ pub struct SelectArgs {
     /// Leave out rows with the same text in this column as an earlier row (in all of them, if it is given several times).
     #[arg(long, value_name = "COLUMN")]
     unique: Vec<String>,
+    /// Leave out rows whose text in this column is one of this file's column, such as that of another split; repeat it for several.
+    #[arg(long, value_name = "COLUMN=FILE:COLUMN", value_parser = excluded_column)]
+    without: Vec<(String, TextColumn)>,
     /// Take only every n-th of the rows that are left.
     #[arg(long, default_value_t = 1)]
     every_nth: usize,
@@ -102,6 +106,12 @@ pub struct SelectArgs {
 fn column_limit(text: &str) -> Result<(String, usize), String> {
     let parsed = text.rsplit_once('=').and_then(|(column, most)| Some((column.to_owned(), most.parse().ok()?)));
     parsed.ok_or_else(|| "write it as COLUMN=TOKENS, for example description=63".to_owned())
+}
+
+fn excluded_column(text: &str) -> Result<(String, TextColumn), String> {
+    let (column, other) =
+        text.split_once('=').ok_or("write it as COLUMN=FILE:COLUMN, for example text=train.jsonl:text")?;
+    Ok((column.to_owned(), other.parse()?))
 }
 
 #[derive(Debug, Args)]
@@ -146,15 +156,20 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         every_nth: args.every_nth,
         renamed,
     };
-    let report = select(&source, &config, tokenizer.as_ref(), &args.output)?;
+    let mut excluded = Excluded::default();
+    for (column, other) in &args.without {
+        excluded.add(column, other.open()?.texts())?;
+    }
+    let report = select(&source, &config, &excluded, tokenizer.as_ref(), &args.output)?;
     println!(
-        "{} of {} rows written to {} (left out: {} empty, {} too long, {} repeated)",
+        "{} of {} rows written to {} (left out: {} empty, {} too long, {} repeated, {} in another split)",
         report.written,
         report.read,
         args.output.display(),
         report.empty,
         report.too_long,
-        report.repeated
+        report.repeated,
+        report.excluded
     );
     Ok(ExitCode::SUCCESS)
 }
