@@ -61,6 +61,8 @@ enum Command {
     Sample(Box<commands::sample::SampleArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
     Convert(commands::convert::ConvertArgs),
+    /// Put what somebody else needs of a run into one small folder: parameters, settings, tokenizer, model card.
+    Export(commands::export::ExportArgs),
     /// Judge generated text.
     Eval(commands::eval::EvalArgs),
     /// Measure how fast this machine trains and samples, beside the fastest that it can multiply matrices.
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Command::Distill(args) => commands::distill::run(*args),
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Pull(args) => commands::pull::run(args),

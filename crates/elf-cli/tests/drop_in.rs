@@ -80,6 +80,32 @@ fn a_published_model_is_sampled_by_its_id_alone() {
 }
 
 #[test]
+fn an_exported_run_writes_what_the_run_writes_from_wherever_it_lies() {
+    let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());
+    let (ours, exported) = (materials.path("run"), within(&folder, "models/mine"));
+    materials.copy("encoder", &folder);
+    let export = ["export", &ours, &exported, "--encoder", "../../encoder", "--title", "Mine & <more>"];
+    run(elf(&[&export[..], &["--dtype", "f32"]].concat())).well();
+    run(elf(&export)).badly(&["is there already"]);
+    let card = fs::read_to_string(within(&folder, "models/mine/README.md")).unwrap();
+    for part in ["# Mine & <more>", "text from text", "../../encoder"] {
+        assert!(card.contains(part), "{part} is missing in {card}");
+    }
+    let (from_export, from_run) = (within(&folder, "export.jsonl"), within(&folder, "run.jsonl"));
+    let more = |output| ["--steps", "3", "--text", "cat old the", "--text", "tree", "--output", output];
+    let ran = run(elf(&[&["sample", &exported][..], &more(&from_export)].concat())).well();
+    assert!(!ran.err.contains("warning"), "{}", ran.err);
+    run(elf(&[&["sample", &ours][..], &more(&from_run)].concat())).well();
+    assert_eq!(tokens(&from_export), tokens(&from_run));
+
+    let half = within(&folder, "models/half");
+    run(elf(&["export", &ours, &half, "--encoder", "../../encoder"])).well();
+    run(elf(&[&["sample", &half][..], &more(&within(&folder, "half.jsonl"))].concat())).well();
+    let bytes = |name: &str| fs::metadata(format!("{name}/model.safetensors")).unwrap().len();
+    assert!(bytes(&half) < bytes(&exported) * 6 / 10);
+}
+
+#[test]
 fn a_published_model_is_fetched_under_its_settings_and_only_what_is_cached_is_used() {
     let folder = TempDir::new().unwrap();
     offline(elf(&["sample", ID]), &folder.path().join("cache")).badly(&[ID, "HF_HUB_OFFLINE"]);

@@ -40,10 +40,21 @@ enum Rule {
     Adamw,
 }
 
+/// The kind of the numbers in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StoredAs {
+pub enum StoredAs {
     Bf16,
     F32,
+}
+
+impl StoredAs {
+    /// As libtorch names it.
+    pub fn kind(self) -> Kind {
+        match self {
+            StoredAs::Bf16 => Kind::BFloat16,
+            StoredAs::F32 => Kind::Float,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -402,10 +413,7 @@ impl Trained<'_> {
     /// Writes the folder: whole or not at all.
     fn ship(&self, tokenizer: &Tokenizer) -> Result<()> {
         let args = self.run.args;
-        let kind = match args.dtype {
-            StoredAs::Bf16 => Kind::BFloat16,
-            StoredAs::F32 => Kind::Float,
-        };
+        let kind = args.dtype.kind();
         let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let cannot = || format!("cannot write {}", args.output.display());
         std::fs::create_dir_all(parent).with_context(cannot)?;

@@ -7,6 +7,7 @@ pub mod distill;
 pub mod encoder;
 pub mod encoder_train;
 pub mod eval;
+pub mod export;
 pub mod launch;
 pub mod pull;
 pub mod sample;

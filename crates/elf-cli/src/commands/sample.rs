@@ -198,16 +198,23 @@ impl LoadedModel {
         let warn = |line| eprintln!("warning: {line}");
         let options = Overrides(options);
         let beside = weights.path().with_file_name(RECORD);
-        let config: RunConfig = match &args.config {
+        let mut config: RunConfig = match &args.config {
             None if beside.is_file() => {
                 eprintln!("settings: {}", beside.display());
                 read_record(&beside, &options, warn)?
             }
             path => read_yaml(path.as_deref(), &options, warn)?,
         };
+        // A model that was exported beside its encoder is found together with it from anywhere.
+        let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder_model_name);
+        if !Path::new(&config.encoder_model_name).exists() && encoder.join("config.json").is_file() {
+            config.encoder_model_name = encoder.to_string_lossy().into_owned();
+        }
 
+        let own = weights.path().with_file_name("tokenizer.json");
         let path = match &config.tokenizer_name {
             Some(name) => hub::locate(name, What::Tokenizer)?,
+            None if own.is_file() => own,
             None => encoder_folder(&config)?,
         };
         let tokenizer = Tokenizer::load(&path).with_context(|| {
