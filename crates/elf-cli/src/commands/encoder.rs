@@ -192,6 +192,10 @@ fn run_stats(args: StatsArgs) -> Result<ExitCode> {
         let shape = [batch.rows as i64, batch.seq_len as i64];
         let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view(shape)?;
         let valid = Tensor::f_from_slice(&batch.is_valid())?.f_view(shape)?.f_to_device(device)?;
+        // Rows are far shorter than they may be in most corpora: nothing is computed behind the longest.
+        let longest =
+            batch.valid_len.iter().copied().max().map_or(shape[1], |longest| longest as i64).clamp(1, shape[1]);
+        let (ids, valid) = (ids.f_narrow(1, 0, longest)?, valid.f_narrow(1, 0, longest)?);
         moments.add(&encoder.encode(&ids, EncoderMask::Columns(&valid))?, &valid)?;
         bar.inc(chunk.len() as u64);
     }
