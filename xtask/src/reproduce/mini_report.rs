@@ -68,13 +68,13 @@ fn unconditional_columns() -> Vec<Column> {
     vec![
         Column::new("system"),
         Column::lower("Gen. PPL"),
-        Column::new("entropy").unit("nats").decimals(2),
+        Column::new("entropy").decimals(2),
         Column::new("distinct-2").decimals(2),
         Column::new("distinct-4").decimals(2),
-        Column::lower("texts with a repeated 5-gram").decimals(2),
+        Column::lower("repeats").decimals(2),
         Column::new("words").decimals(1),
-        Column::new("longest copied run").unit("words").decimals(1),
-        Column::lower("exact copies").decimals(3),
+        Column::new("copied run").decimals(1),
+        Column::lower("copies").decimals(3),
     ]
 }
 
@@ -90,7 +90,9 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
     let data = context.evaluation(DATA)?;
     let mut table = Table::new(
         "Package descriptions from nothing. The judge is a GPT-2 trained longer on the same training texts and used for nothing else. \
-         ± is the standard error over seeds. Only systems whose entropy is at most 5% under the data's compete.",
+         Entropy in nats; repeats: share of texts with a 5-gram of words twice; copied run: words of the longest run that a training text \
+         has too, on average; copies: share of texts that are training texts. ± is the standard error over seeds. Only systems whose \
+         entropy is at most 5% under the data's compete.",
         unconditional_columns(),
     )
     .row(Row::of_evaluation("test texts", &data, &UNCONDITIONAL_METRICS).kind(RowKind::Reference));
