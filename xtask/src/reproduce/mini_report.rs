@@ -3,8 +3,7 @@
 use anyhow::Result;
 use elf_eval::evaluation::{Evaluation, name};
 use elf_eval::report::{
-    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Point, Report, Row, RowKind, Section, Series,
-    Table,
+    Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Report, Row, RowKind, Section, Series, Table,
 };
 
 use super::mini::{
@@ -108,8 +107,8 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
         for system in systems.iter().filter(|system| system.label == label) {
             let text = system.steps.map_or(String::new(), |steps| steps.to_string());
             points.extend(context.frontier_point(&system.stage, &text)?);
-            if let (Some(steps), Some(ppl)) = (system.steps, context.evaluation(&system.stage)?.get(name::GEN_PPL)) {
-                course.push(Point::new(steps as f64, ppl));
+            if let Some(steps) = system.steps {
+                course.extend(context.quality_point(&system.stage, steps)?);
             }
         }
         frontier = frontier.series(Series::new(label, points));
@@ -201,14 +200,14 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
     let mut lines = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
     let mut sde = Vec::new();
     for (system, _) in mini.comparison().into_iter().filter(|(system, _)| system.label == "ELF") {
-        if let (Some(steps), Some(ppl)) = (system.steps, context.evaluation(&system.stage)?.get(name::GEN_PPL)) {
-            sde.push(Point::new(steps as f64, ppl));
+        if let Some(steps) = system.steps {
+            sde.extend(context.quality_point(&system.stage, steps)?);
         }
     }
     let mut straight = Vec::new();
     for system in ode {
-        if let (Some(steps), Some(ppl)) = (system.steps, context.evaluation(&system.stage)?.get(name::GEN_PPL)) {
-            straight.push(Point::new(steps as f64, ppl));
+        if let Some(steps) = system.steps {
+            straight.extend(context.quality_point(&system.stage, steps)?);
         }
     }
     lines = lines.series(Series::new("SDE", sde)).series(Series::new("ODE", straight));
@@ -302,10 +301,8 @@ fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
             let row = Row::of_evaluation(format!("{steps} steps"), &evaluation, &UNCONDITIONAL_METRICS);
             table = table.row(if first { row.group(label) } else { row });
             first = false;
-            if let Some(ppl) = evaluation.get(name::GEN_PPL) {
-                let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
-                points.push(Point::new(*steps as f64, ppl).collapsed(collapsed));
-            }
+            let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
+            points.extend(context.quality_point(&stage.name, *steps)?.map(|point| point.collapsed(collapsed)));
         }
         chart = chart.series(Series::new(label, points));
     }

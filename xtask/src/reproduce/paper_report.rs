@@ -62,9 +62,7 @@ fn unconditional_section(paper: &Paper, context: &Context) -> Result<Section> {
         row.cells.insert(3, Cell::from(setting.published.ppl));
         row.cells.insert(4, Cell::from(setting.published.entropy));
         table = table.row(row);
-        if let Some(ppl) = evaluation.get(name::GEN_PPL) {
-            ours.push(Point::new(setting.steps as f64, ppl));
-        }
+        ours.extend(context.quality_point(&setting.stage, setting.steps)?);
         theirs.extend(setting.published.ppl.map(|ppl| Point::new(setting.steps as f64, ppl)));
     }
     let chart = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use elf_eval::evaluation::{Evaluation, name};
-use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageCost};
+use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageCost, write_aside};
 use serde_json::{Value, json};
 
 use super::runner::{Outcome, Runner};
@@ -49,6 +49,11 @@ impl Context<'_> {
         };
         let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
         Ok(point.map(|point| point.collapsed(collapsed)))
+    }
+
+    /// Perplexity over steps.
+    pub fn quality_point(&self, stage: &str, steps: u64) -> Result<Option<Point>> {
+        Ok(self.evaluation(stage)?.get(name::GEN_PPL).map(|ppl| Point::new(steps as f64, ppl)))
     }
 
     /// The course of a figure over the steps of a training stage.
@@ -148,14 +153,7 @@ pub fn write(report: &Report, context: &Context, folder: &Path) -> Result<Vec<Pa
     let written =
         report.write(folder).with_context(|| format!("the report cannot be written to {}", folder.display()))?;
     let path = folder.join("metrics.json");
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are their owner's alone; a report is for others too, as far as the mask lets it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).with_context(|| format!("{} cannot be written to", folder.display()))?;
-    serde_json::to_writer_pretty(&mut file, &context.metrics()?)
-        .with_context(|| format!("{} cannot be written", path.display()))?;
-    file.persist(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    write_aside(&path, &serde_json::to_string_pretty(&context.metrics()?)?)?;
     Ok(vec![written.html, written.markdown, path])
 }
 

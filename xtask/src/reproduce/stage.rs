@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use elf_eval::report::write_aside;
 use serde::{Deserialize, Serialize};
 
 /// What a stage does, roughly, so that its time and its place on a disk can be told beforehand.
@@ -212,10 +212,7 @@ impl WorkFolder {
         let path = folder.join(RECORD);
         let write = || -> Result<()> {
             fs::create_dir_all(&folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-            file.write_all(serde_json::to_string_pretty(record)?.as_bytes())?;
-            file.persist(&path)?;
-            Ok(())
+            Ok(write_aside(&path, &serde_json::to_string_pretty(record)?)?)
         };
         write().with_context(|| format!("{} cannot be written", path.display()))
     }

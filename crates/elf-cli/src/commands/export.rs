@@ -12,7 +12,7 @@ use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
 use elf_eval::evaluation::Evaluation;
 use serde_json::{Map, Value};
-use tch::{Device, Kind};
+use tch::Device;
 
 use super::encoder_train::StoredAs;
 use crate::config::{RunConfig, RunPlan};
@@ -76,7 +76,8 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     let settings = settings(&found.plan, args.encoder.as_deref())?;
     fs::write(aside.path().join("config.yml"), settings).with_context(cannot)?;
     found.run.tokenizer()?.save(aside.path().join("tokenizer.json"))?;
-    fs::write(aside.path().join("README.md"), card(&args, &found, kind, &evaluations)?).with_context(cannot)?;
+    fs::write(aside.path().join("README.md"), card(&args, &found, weights.numel(), &evaluations))
+        .with_context(cannot)?;
 
     // A temporary folder is its owner's alone; this one is for others too.
     #[cfg(unix)]
@@ -125,7 +126,7 @@ fn settings(plan: &RunPlan, encoder: Option<&str>) -> Result<String> {
 }
 
 /// The model card, in Markdown.
-fn card(args: &ExportArgs, found: &FoundModel, kind: Kind, evaluations: &[Evaluation]) -> Result<String> {
+fn card(args: &ExportArgs, found: &FoundModel, parameters: i64, evaluations: &[Evaluation]) -> String {
     let (plan, config) = (&found.plan, &found.plan.config);
     let step = found.checkpoint.state().step;
     let rows = (plan.batch_rows * config.grad_accum_steps) as u64;
@@ -150,9 +151,9 @@ fn card(args: &ExportArgs, found: &FoundModel, kind: Kind, evaluations: &[Evalua
         plan.model.depth,
         plan.model.hidden_size,
         plan.model.num_heads,
-        Weights::open(&found.checkpoint.path().join("ema.safetensors"), ParamKind::Averaged)?.numel(),
+        parameters,
         if args.raw { " as trained" } else { " (running averages)" },
-        if kind == Kind::BFloat16 { "bf16" } else { "fp32" },
+        if args.dtype == StoredAs::Bf16 { "bf16" } else { "fp32" },
         args.encoder.as_deref().unwrap_or(&config.encoder_model_name),
         plan.model.text_encoder_dim,
         config.data_path.as_deref().unwrap_or("unknown"),
@@ -182,5 +183,5 @@ fn card(args: &ExportArgs, found: &FoundModel, kind: Kind, evaluations: &[Evalua
     for evaluation in evaluations {
         let _ = write!(card, "\n{}", evaluation.to_markdown());
     }
-    Ok(card)
+    card
 }

@@ -139,7 +139,10 @@ impl Report {
 }
 
 /// Writes a file beside its place and renames it, so that it is whole or as it was.
-fn write_aside(path: &Path, content: &str) -> Result<()> {
+///
+/// # Errors
+/// If the folder cannot be written to.
+pub fn write_aside(path: &Path, content: &str) -> Result<()> {
     let failed = |source| EvalError::Write { path: path.into(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
