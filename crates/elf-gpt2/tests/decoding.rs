@@ -166,7 +166,9 @@ proptest! {
             prop_assert_eq!(found.len(), all.len());
             let score = |(text, log_p): &(Vec<i64>, f64)| log_p / (text.len() as f64).powf(length_penalty);
             all.sort_by(|a, b| score(b).total_cmp(&score(a)));
-            prop_assert_eq!(&found[0].tokens, &all[0].0);
+            // Two texts of the same pairs of tokens are equally likely: it is one of the best.
+            let mut best = all.iter().take_while(|text| score(&all[0]) - score(text) < 1e-5);
+            prop_assert!(best.any(|(text, _)| *text == found[0].tokens));
             for (found, expected) in found.iter().zip(&all) {
                 prop_assert!((found.score - score(expected)).abs() < 1e-5);
                 prop_assert!((found.log_probability / (found.tokens.len() as f64).powf(length_penalty) - found.score).abs() < 1e-9);
@@ -186,7 +188,8 @@ proptest! {
             let mut greedy = Vec::new();
             while greedy.last() != Some(&0) && greedy.len() < 9 {
                 let next = Table::new(5, seed).next(&[&prompt[..], &greedy].concat());
-                greedy.push((0..5).max_by(|&a, &b| next[a as usize].total_cmp(&next[b as usize])).unwrap());
+                // Of equally likely tokens the first, as everywhere.
+                greedy.push((0..5).rev().max_by(|&a, &b| next[a as usize].total_cmp(&next[b as usize])).unwrap());
             }
             prop_assert_eq!(found.len(), 1);
             prop_assert_eq!(&found[0].tokens, &greedy);
