@@ -1,4 +1,4 @@
-//! Some texts of a corpus, by rules that can be told: the first paragraph only, no text twice, none that is too long.
+//! Some texts of a corpus, by rules that can be told: the first paragraph or sentence only, no text twice, none that is too long.
 //!
 //! The result is a JSON Lines file, with the source's column names unless others are given. Token shards, references of metrics and the training texts
 //! that novelty is held against can then all be made from one and the same file.
@@ -10,6 +10,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
 use crate::source::{Source, TextRow};
@@ -25,6 +26,9 @@ const ROWS_PER_GROUP: usize = 4096;
 pub struct SelectionConfig {
     /// Columns of which only the text up to the first line break is kept.
     pub first_paragraph: BTreeSet<String>,
+    /// Columns of which only the first sentence is kept, as Unicode Standard Annex 29 tells sentences. A row is left out if its
+    /// text, or the first line of it, ends before a sentence does: headings, beginnings of lists.
+    pub first_sentence: BTreeSet<String>,
     /// The most tokens that a column's text may have; longer texts are left out with their rows, not cut.
     pub max_tokens: BTreeMap<String, usize>,
     /// A row is left out if an earlier one has the same text in all these columns. Empty: rows may repeat.
@@ -68,6 +72,8 @@ pub struct SelectionReport {
     pub read: u64,
     /// Rows left out because a column was empty.
     pub empty: u64,
+    /// Rows left out because a text does not begin with a whole sentence.
+    pub no_sentence: u64,
     /// Rows left out because a text was too long.
     pub too_long: u64,
     /// Rows left out because an earlier one was the same.
@@ -80,9 +86,8 @@ pub struct SelectionReport {
 
 impl SelectionConfig {
     fn check(&self, source: &Source, excluded: &Excluded, tokenizer: Option<&Tokenizer>) -> Result<()> {
-        let named =
-            self.first_paragraph.iter().chain(self.max_tokens.keys()).chain(&self.unique).chain(self.renamed.keys());
-        let named = named.chain(excluded.texts.keys());
+        let named = self.first_paragraph.iter().chain(&self.first_sentence).chain(self.max_tokens.keys());
+        let named = named.chain(&self.unique).chain(self.renamed.keys()).chain(excluded.texts.keys());
         for column in named {
             if !source.columns().contains(column) {
                 return Err(Error::Config(format!(
@@ -109,6 +114,11 @@ impl SelectionConfig {
             if text.is_empty() {
                 return Ok(Judged::Empty);
             }
+            let text = match first_sentence(&text) {
+                _ if !self.first_sentence.contains(column) => text,
+                Some(sentence) => sentence.to_owned(),
+                None => return Ok(Judged::NoSentence),
+            };
             if let (Some(&most), Some(tokenizer)) = (self.max_tokens.get(column), tokenizer)
                 && tokenizer.encode(&text)?.len() > most
             {
@@ -120,8 +130,19 @@ impl SelectionConfig {
     }
 }
 
+/// The sentence that `text` begins with; none if it has no end mark.
+fn first_sentence(text: &str) -> Option<&str> {
+    let sentence = text.split_sentence_bounds().next()?.trim_end();
+    // What may close a quotation or a bracket may stand behind the mark.
+    sentence
+        .trim_end_matches(['"', '\'', ')', ']', '”', '’', '»'])
+        .ends_with(['.', '!', '?', '…', '。'])
+        .then_some(sentence)
+}
+
 enum Judged {
     Empty,
+    NoSentence,
     TooLong,
     Kept(TextRow),
 }
@@ -165,6 +186,10 @@ pub fn select(
                         report.empty += 1;
                         continue;
                     }
+                    Judged::NoSentence => {
+                        report.no_sentence += 1;
+                        continue;
+                    }
                     Judged::TooLong => {
                         report.too_long += 1;
                         continue;
@@ -192,8 +217,8 @@ pub fn select(
     }
     if report.written == 0 {
         return Err(Error::Config(format!(
-            "nothing is left of {} rows: {} were empty, {} too long, {} repeated, {} in another split",
-            report.read, report.empty, report.too_long, report.repeated, report.excluded
+            "nothing is left of {} rows: {} were empty, {} without a whole sentence, {} too long, {} repeated, {} in another split",
+            report.read, report.empty, report.no_sentence, report.too_long, report.repeated, report.excluded
         )));
     }
     write_aside::finish(file, output)?;
@@ -239,7 +264,22 @@ mod tests {
             selected(&[("one\nmore", "x"), ("one\nelse", "y"), ("two", "y\nz"), (" \nthree", "w")], &config).unwrap();
         let wanted = [("one", "x"), ("two", "y\nz")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(rows, wanted);
-        assert_eq!(report, SelectionReport { read: 4, empty: 1, too_long: 0, repeated: 1, excluded: 0, written: 2 });
+        assert_eq!(report, SelectionReport { read: 4, empty: 1, repeated: 1, written: 2, ..Default::default() });
+    }
+
+    #[test]
+    fn first_sentences_are_whole_or_left_out() {
+        let config = SelectionConfig { first_sentence: ["a".to_owned()].into(), ..SelectionConfig::default() };
+        let rows = [
+            ("A parser for XML 1.0 files, e.g. of Node.js. It is fast.", "x"),
+            ("(It says \"stop!\") And goes on.", "y"),
+            ("Features:\n - one. two.", "z"),
+            ("Really? Yes.\nMore.", "w"),
+        ];
+        let (report, rows) = selected(&rows, &config).unwrap();
+        let firsts: Vec<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+        assert_eq!(firsts, ["A parser for XML 1.0 files, e.g. of Node.js.", "(It says \"stop!\")", "Really?"]);
+        assert_eq!((report.no_sentence, report.written), (1, 3));
     }
 
     #[test]

@@ -167,6 +167,7 @@ mod tests {
             work: WorkFolder::new(root.path().to_owned()),
             revision: String::new(),
             host: String::new(),
+            jobs: 1,
         };
         let cost = Cost { flops: 1e15, seconds: 10.0, download: 2e9, disk: 5e5 };
         let stages = [Stage::new("a", "").costing(cost), Stage::new("b", "").costing(cost)];

@@ -34,9 +34,9 @@ pub struct Scale {
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
-    epochs: [8.0, 4.0, 2.0],
-    ablation_epochs: 0.6,
-    judge_epochs: 4.0,
+    epochs: [16.0, 4.0, 2.0],
+    ablation_epochs: 1.0,
+    judge_epochs: 8.0,
     distillation_epochs: 0.15,
     seeds: 3,
     texts: 128,
@@ -88,13 +88,13 @@ pub struct Task {
 pub const TASKS: [Task; 3] = [
     Task {
         name: "descriptions",
-        title: "Unconditional text: package descriptions",
+        title: "Unconditional text: first sentences of package descriptions",
         corpus: "descriptions",
         condition: None,
         target: "description",
-        select: "--first-paragraph description --unique description --max-tokens description=63",
-        rows: 29_953.0,
-        positions: 64.0,
+        select: "--first-sentence description --unique description --max-tokens description=31",
+        rows: 25_886.0,
+        positions: 32.0,
     },
     Task {
         name: "de-en",

@@ -127,7 +127,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
         .collect();
     Ok(Section::new(TASKS[0].title)
         .paragraph(format!(
-            "First paragraphs of Debian's package descriptions, of at most 63 tokens, none twice. ELF is sampled with {UNCONDITIONAL}; \
+            "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {UNCONDITIONAL}; \
              MDLM by ancestral sampling; GPT-2 at temperature 1."
         ))
         .with(table)

@@ -12,6 +12,7 @@ mod results;
 mod runner;
 mod stage;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -79,6 +80,10 @@ pub struct Options {
     /// Only this stage and what it needs; or all stages whose names begin so up to a slash. May be given several times.
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
+    /// Run so many stages at once, each with its share of the processor's threads. On a CPU, small networks gain much from it: two
+    /// cores do half as much again. What the stages print goes to the file log.txt in the folder of each.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// For --dry-run: the speed of another machine, as `elf bench --json FILE` has measured it there.
     #[arg(long, value_name = "FILE")]
     bench: Option<PathBuf>,
@@ -153,6 +158,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         work: WorkFolder::new(workspace.root.join(&work)),
         revision: runner::revision(&workspace.root),
         host: host(),
+        jobs: options.jobs.get(),
     };
     if options.dry_run {
         println!("{}", estimate::table(&runner, &stages, &selected, &speed)?);

@@ -10,7 +10,7 @@ use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageC
 use serde_json::{Value, json};
 
 use super::runner::{Outcome, Runner};
-use super::stage::{Stage, short};
+use super::stage::{Record, Stage, short};
 use crate::steps::clock;
 
 /// All that a report is made from.
@@ -84,11 +84,7 @@ impl Context<'_> {
         let stages = self.outcomes.iter().map(|(name, outcome)| StageCost {
             name: name.clone(),
             seconds: outcome.record.seconds,
-            note: match (&outcome.record.revision, &outcome.record.host) {
-                (revision, host) if *revision == self.runner.revision && *host == self.runner.host => String::new(),
-                (revision, host) if *host == self.runner.host => format!("at revision {revision}"),
-                (revision, host) => format!("at revision {revision} on {host}"),
-            },
+            note: self.note(&outcome.record),
         });
         let configs = self.outcomes.iter().filter(|(name, _)| name.starts_with("train") || name == "judge");
         Provenance {
@@ -104,6 +100,15 @@ impl Context<'_> {
         }
     }
 
+    /// In what a stage's run differed from this one's.
+    fn note(&self, record: &Record) -> String {
+        let other_revision =
+            (record.revision != self.runner.revision).then(|| format!("at revision {}", record.revision));
+        let other_host = (record.host != self.runner.host).then(|| format!("on {}", record.host));
+        let beside = (record.jobs > 1).then(|| format!("{} stages at once", record.jobs));
+        [other_revision, other_host, beside].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
     fn seconds(&self) -> f64 {
         self.outcomes.iter().map(|(_, outcome)| outcome.record.seconds).sum()
     }
@@ -114,6 +119,7 @@ impl Context<'_> {
         for (name, outcome) in self.outcomes {
             let mut entry = json!({
                 "seconds": outcome.record.seconds,
+                "jobs": outcome.record.jobs,
                 "inputs": short(&outcome.record.hash),
                 "revision": outcome.record.revision,
                 "host": outcome.record.host,
@@ -164,7 +170,7 @@ pub fn today() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::{Record, WorkFolder};
+    use super::super::stage::WorkFolder;
     use super::*;
 
     #[test]
@@ -176,11 +182,13 @@ mod tests {
             work: WorkFolder::new(root.path().to_owned()),
             revision: "r".to_owned(),
             host: "h".to_owned(),
+            jobs: 1,
         };
         let outcome = |name: &str, host: &str| {
             let folder = root.path().join(name);
             fs::create_dir_all(&folder).unwrap();
             let record = Record {
+                jobs: 1,
                 hash: "0123456789abcdef".to_owned(),
                 finished: true,
                 seconds: 61.0,

@@ -1,12 +1,15 @@
 //! Runs stages: skips what is done, goes on with what was interrupted, shows how far it is.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::stage::{Call, Record, Stage, State, WorkFolder, hashes, now, short};
 use crate::steps::{self, clock};
@@ -35,53 +38,99 @@ pub struct Runner {
     pub revision: String,
     /// The machine, for the records.
     pub host: String,
+    /// Stages that may run at once.
+    pub jobs: usize,
 }
 
 impl Runner {
-    /// Does all stages of `chosen` that are not done; `all` are the stages that they were chosen from. Calls `told` after each one.
+    /// Does all stages of `chosen` that are not done; `all` are the stages that they were chosen from. Outcomes are in the order of `chosen`.
     ///
     /// # Errors
-    /// At the first stage that fails, with the command that repeats it. What was done before stays done.
+    /// If a stage fails, with the command that repeats it. No further one is begun then; what was done stays done.
     pub fn run(&self, all: &[Stage], chosen: &[&Stage], speed: f64) -> Result<Vec<(String, Outcome)>> {
         let hashes = hashes(all, &self.root)?;
-        let mut outcomes = Vec::with_capacity(chosen.len());
-        let mut pace = Pace::new(speed);
-        let waiting: f64 = chosen
-            .iter()
-            .filter(|stage| !matches!(self.work.state(stage, &hashes[&stage.name]), Ok(State::Done(_))))
-            .map(|stage| pace.expected(stage))
-            .sum();
-        let mut left = waiting;
+        let mut board = Board::new(chosen.len(), Pace::new(speed));
         for (number, stage) in chosen.iter().enumerate() {
-            let hash = &hashes[&stage.name];
-            let place = format!("[{}/{}]", number + 1, chosen.len());
-            let record = match self.work.state(stage, hash)? {
-                State::Done(record) => {
-                    println!(
-                        "{place} {}: done before ({})",
-                        stage.name,
-                        clock(Duration::from_secs_f64(record.seconds))
-                    );
-                    record
-                }
-                state => {
-                    println!(
-                        "\n==> {place} {}: {}\n    about {} of {} left",
-                        stage.name,
-                        stage.title,
-                        clock(Duration::from_secs_f64(left * pace.factor())),
-                        clock(Duration::from_secs_f64(waiting * pace.factor())),
-                    );
-                    let record = self.work_on(stage, hash, state)?;
-                    pace.took(stage, record.seconds);
-                    left -= pace.expected(stage);
-                    record
-                }
-            };
-            outcomes
-                .push((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }));
+            if let State::Done(record) = self.work.state(stage, &hashes[&stage.name])? {
+                let took = clock(Duration::from_secs_f64(record.seconds));
+                println!("[{}/{}] {}: done before ({took})", number + 1, chosen.len(), stage.name);
+                board.places[number] = Place::Done(record);
+            } else {
+                board.waiting += board.pace.expected(stage);
+            }
         }
-        Ok(outcomes)
+        board.left = board.waiting;
+        let (board, changed) = (Mutex::new(board), Condvar::new());
+        let results = thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..self.jobs).map(|_| scope.spawn(|| self.work_through(chosen, &hashes, &board, &changed))).collect();
+            workers.into_iter().map(|worker| worker.join().map_err(|_| anyhow!("a worker died"))?).collect::<Vec<_>>()
+        });
+        results.into_iter().collect::<Result<()>>()?;
+        let board = board.into_inner().map_err(|_| anyhow!("a worker died"))?;
+        let outcome = |(stage, place): (&&Stage, Place)| match place {
+            Place::Done(record) => {
+                Ok((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }))
+            }
+            Place::Open | Place::Running => Err(anyhow!("the stage {} needs itself", stage.name)),
+        };
+        chosen.iter().zip(board.places).map(outcome).collect()
+    }
+
+    /// Takes one stage after the other, as soon as all that it needs is done.
+    fn work_through(
+        &self,
+        chosen: &[&Stage],
+        hashes: &BTreeMap<String, String>,
+        board: &Mutex<Board>,
+        changed: &Condvar,
+    ) -> Result<()> {
+        let lock = || board.lock().map_err(|_| anyhow!("another worker died"));
+        let mut now = lock()?;
+        while !now.failed {
+            let Some(number) = now.next(chosen) else {
+                if !now.places.iter().any(|place| matches!(place, Place::Running)) {
+                    break;
+                }
+                now = changed.wait(now).map_err(|_| anyhow!("another worker died"))?;
+                continue;
+            };
+            let stage = chosen[number];
+            now.places[number] = Place::Running;
+            let together =
+                |seconds: f64| clock(Duration::from_secs_f64(seconds * now.pace.factor() / self.jobs as f64));
+            println!(
+                "\n==> [{}/{}] {}: {}\n    about {} of {} left",
+                number + 1,
+                chosen.len(),
+                stage.name,
+                stage.title,
+                together(now.left),
+                together(now.waiting),
+            );
+            drop(now);
+            let hash = &hashes[&stage.name];
+            let result = self.work.state(stage, hash).and_then(|state| self.work_on(stage, hash, state));
+            now = lock()?;
+            match result {
+                Ok(record) => {
+                    if self.jobs > 1 {
+                        let took = clock(Duration::from_secs_f64(record.seconds));
+                        println!("\n[{}/{}] {}: done ({took})", number + 1, chosen.len(), stage.name);
+                    }
+                    now.pace.took(stage, record.seconds);
+                    now.left -= now.pace.expected(stage);
+                    now.places[number] = Place::Done(record);
+                    changed.notify_all();
+                }
+                Err(error) => {
+                    now.failed = true;
+                    changed.notify_all();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn work_on(&self, stage: &Stage, hash: &str, state: State) -> Result<Record> {
@@ -92,9 +141,11 @@ impl Runner {
             at: now(),
             revision: self.revision.clone(),
             host: self.host.clone(),
+            jobs: self.jobs,
         };
         match state {
             State::Begun(begun) => {
+                record.jobs = record.jobs.max(begun.jobs);
                 println!("    going on after {}", clock(Duration::from_secs_f64(begun.seconds)));
                 record.seconds = begun.seconds;
             }
@@ -162,7 +213,54 @@ impl Runner {
         let mut command = Command::new(&self.elf);
         command.args(&call.words).current_dir(&self.root);
         println!("    {}", steps::command_line(&command));
-        steps::run(&mut command)
+        if self.jobs == 1 {
+            return steps::run(&mut command);
+        }
+        let threads = (thread::available_parallelism().map_or(1, NonZeroUsize::get) / self.jobs).max(1).to_string();
+        command.env("OMP_NUM_THREADS", &threads).env("RAYON_NUM_THREADS", &threads);
+        let path = self.root.join(self.work.stage(&stage.name)).join("log.txt");
+        let open = || fs::File::options().create(true).append(true).open(&path);
+        let log = open().with_context(|| format!("{} cannot be opened", path.display()))?;
+        let errors = log.try_clone().with_context(|| format!("{} cannot be opened", path.display()))?;
+        command.stdout(log).stderr(errors);
+        steps::run(&mut command).with_context(|| format!("what it printed is in {}", path.display()))
+    }
+}
+
+/// How far a stage is.
+#[derive(Debug)]
+enum Place {
+    Open,
+    Running,
+    Done(Record),
+}
+
+/// What the workers share.
+struct Board {
+    /// Of the chosen stages, in their order.
+    places: Vec<Place>,
+    /// Whether a stage has failed.
+    failed: bool,
+    pace: Pace,
+    /// Expected seconds of all that was not done at the start, and of what is not done yet.
+    waiting: f64,
+    left: f64,
+}
+
+impl Board {
+    fn new(stages: usize, pace: Pace) -> Self {
+        let places = (0..stages).map(|_| Place::Open).collect();
+        Self { places, failed: false, pace, waiting: 0.0, left: 0.0 }
+    }
+
+    /// The first stage that can begin. What is needed but was not chosen is taken as given.
+    fn next(&self, chosen: &[&Stage]) -> Option<usize> {
+        let done = |need: &String| {
+            chosen.iter().zip(&self.places).all(|(stage, place)| stage.name != *need || matches!(place, Place::Done(_)))
+        };
+        let ready =
+            |&number: &usize| matches!(self.places[number], Place::Open) && chosen[number].needs.iter().all(done);
+        (0..chosen.len()).find(ready)
     }
 }
 
@@ -230,6 +328,7 @@ mod tests {
             work: WorkFolder::new(root.join("work")),
             revision: "r".to_owned(),
             host: "h".to_owned(),
+            jobs: 1,
         }
     }
 
@@ -273,6 +372,29 @@ mod tests {
         let chosen: Vec<&Stage> = all.iter().collect();
         runner.run(&all, &chosen, 1.0).unwrap();
         assert_eq!(calls(folder.path()).len(), 6);
+    }
+
+    #[test]
+    fn stages_side_by_side_keep_to_what_they_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = Runner { jobs: 3, ..runner(folder.path()) };
+        let stage = |name: &str| Stage::new(name, "").call(format!("{name} x")).making("made");
+        let all = [stage("a"), stage("b").after("a"), stage("c"), stage("d").after("b").after("c"), stage("e")];
+        let chosen: Vec<&Stage> = all.iter().collect();
+        let outcomes = runner.run(&all, &chosen, 1.0).unwrap();
+        let names: Vec<&str> = outcomes.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d", "e"]);
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.record.finished && outcome.record.jobs == 3));
+        let calls = calls(folder.path());
+        let at = |name: &str| calls.iter().position(|call| call.starts_with(name)).unwrap();
+        assert!(calls.len() == 5 && at("a") < at("b") && at("b") < at("d") && at("c") < at("d"), "{calls:?}");
+
+        // What fails stops the rest, and says where its output is.
+        let all = [stage("f"), Stage::new("g", "").call("g fail").making("made"), stage("h").after("g")];
+        let chosen: Vec<&Stage> = all.iter().collect();
+        let error = format!("{:#}", runner.run(&all, &chosen, 1.0).unwrap_err());
+        assert!(error.contains("stage g") && error.contains("log.txt"), "{error}");
+        assert!(!folder.path().join("work/h").exists());
     }
 
     #[test]

@@ -114,6 +114,14 @@ pub struct Record {
     pub revision: String,
     /// The machine.
     pub host: String,
+    /// How many stages at most ran there beside one another: alone it would have taken less time.
+    #[serde(default = "alone")]
+    pub jobs: usize,
+}
+
+/// What records say that were written before stages could run beside one another.
+fn alone() -> usize {
+    1
 }
 
 /// The name of the file in a stage's folder.
@@ -382,6 +390,7 @@ mod tests {
         let work = WorkFolder::new(root.path().to_owned());
         let stage = Stage::new("b/x", "").making("result");
         let record = |hash: &str, finished| Record {
+            jobs: 1,
             hash: hash.repeat(16),
             finished,
             seconds: 1.0,

@@ -83,6 +83,9 @@ pub struct SelectArgs {
     /// Keep of this column only the text up to the first line break.
     #[arg(long, value_name = "COLUMN")]
     first_paragraph: Vec<String>,
+    /// Keep of this column only the first sentence, and leave out rows whose text does not begin with a whole one.
+    #[arg(long, value_name = "COLUMN")]
+    first_sentence: Vec<String>,
     /// Leave out rows whose text in this column has more tokens than this. Needs --tokenizer.
     #[arg(long, value_name = "COLUMN=TOKENS", value_parser = column_limit)]
     max_tokens: Vec<(String, usize)>,
@@ -151,6 +154,7 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
     };
     let config = SelectionConfig {
         first_paragraph: args.first_paragraph.into_iter().collect(),
+        first_sentence: args.first_sentence.into_iter().collect(),
         max_tokens: args.max_tokens.into_iter().collect(),
         unique: args.unique.into_iter().collect(),
         every_nth: args.every_nth,
@@ -162,11 +166,12 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
     }
     let report = select(&source, &config, &excluded, tokenizer.as_ref(), &args.output)?;
     println!(
-        "{} of {} rows written to {} (left out: {} empty, {} too long, {} repeated, {} in another split)",
+        "{} of {} rows written to {} (left out: {} empty, {} without a whole sentence, {} too long, {} repeated, {} in another split)",
         report.written,
         report.read,
         args.output.display(),
         report.empty,
+        report.no_sentence,
         report.too_long,
         report.repeated,
         report.excluded
