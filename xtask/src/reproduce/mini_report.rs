@@ -6,9 +6,10 @@ use elf_eval::report::{
     Axis, Block, Cell, Chart, Column, GuideAxis, Number, Plot, PlotKind, Report, Row, RowKind, Section, Series, Table,
 };
 
-use super::mini::{
-    CONDITION_GUIDANCE, FEW_STEPS, GAMMAS, GUIDANCE, Mini, STEPS, System, TASKS, Task, UNCONDITIONAL, ablation_stage,
-    system_label,
+use super::mini::Mini;
+use super::mini_settings::{
+    CONDITION_GUIDANCE, FEW_STEPS, GAMMAS, GUIDANCE, OBJECTIVES, STEPS, System, TASKS, Task, UNCONDITIONAL,
+    ablation_stage, system_label,
 };
 use super::results::{Context, today};
 
@@ -327,7 +328,7 @@ fn trainings(context: &Context) -> Result<Section> {
     );
     for task in &TASKS {
         let mut chart = Chart::new(Axis::new("optimiser steps"), Axis::new("validation loss"));
-        for (number, objective) in super::mini::OBJECTIVES.into_iter().enumerate() {
+        for (number, objective) in OBJECTIVES.into_iter().enumerate() {
             let stage = format!("train/{}/{objective}", task.name);
             let course = context.course(&stage, "validation_loss")?;
             let row = Row::new([
@@ -409,7 +410,7 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reproduce::mini::{FULL, QUICK};
+    use crate::reproduce::mini_settings::{FULL, QUICK};
 
     /// Every stage that the report asks for by name is one of the preset's.
     #[test]

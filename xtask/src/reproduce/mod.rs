@@ -6,6 +6,7 @@
 mod estimate;
 mod mini;
 mod mini_report;
+mod mini_settings;
 mod paper;
 mod paper_report;
 mod results;
@@ -19,7 +20,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::estimate::Speed;
-use self::mini::{FULL, Mini, QUICK, Scale};
+use self::mini::Mini;
+use self::mini_settings::{FULL, QUICK, Scale};
 use self::paper::Paper;
 use self::runner::Runner;
 use self::stage::{Stage, WorkFolder, chosen};
