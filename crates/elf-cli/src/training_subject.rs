@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use elf_data::{Batch, Cursor, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
-use elf_flow::{LatentBatch, Objective};
+use elf_flow::LatentBatch;
 use elf_model::Elf;
 use elf_train::{BatchSource, Comm, TrainingObjective};
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ impl<'a, O> ElfSubject<'a, O> {
     }
 }
 
-impl<O: Objective> Subject for ElfSubject<'_, O> {
+impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, O> {
     type Net = Elf;
     type Objective = O;
 

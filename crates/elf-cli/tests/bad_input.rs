@@ -85,6 +85,8 @@ fn settings_that_make_no_model() {
     refused(materials, &["batch_size=1000"], &["320 rows", "1000"]);
     let translation = Materials::translation();
     refused(translation, &["max_input_length=22"], &["max_input_length 22", "max_length 22"]);
+    refused(translation, &["learned_latents=true"], &["learned_latents", "unconditional"]);
+    refused(materials, &["learned_latents=true", "objective=gpt2"], &["learned_latents", "no latents"]);
 }
 
 #[test]

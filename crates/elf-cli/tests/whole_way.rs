@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tiny_run::{Materials, checkpoints, elf, json_lines, run, within};
+use tiny_run::{Materials, checkpoints, elf, json_lines, run, tensors, within};
 
 /// The texts of a file that `elf sample` wrote.
 fn texts(path: &str) -> Vec<String> {
@@ -314,4 +314,26 @@ fn an_output_that_is_no_file_is_written_to_and_not_replaced() {
     // First this: nobody would ever wake the reader of a pipe that is gone.
     assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     assert_eq!(reader.join().unwrap().lines().count(), 2);
+}
+
+#[test]
+fn latents_that_are_learned_with_the_network() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (whole, parts) = (within(&folder, "whole"), within(&folder, "parts"));
+    let ran = materials.train(&whole, &["learned_latents=true"]).well();
+    assert!(ran.err.contains("learned with the network"), "{}", ran.err);
+    materials.train(&parts, &["learned_latents=true", "max_steps=3"]).well();
+    materials.train(&parts, &["learned_latents=true"]).well();
+    let last = |run: &str| tensors(checkpoints(run).last().unwrap());
+    assert!(last(&whole) == last(&parts), "a run in two parts is another one");
+
+    let output = within(&folder, "samples.jsonl");
+    run(elf(&["sample", &whole, "--steps", "3", "-o", &output])).well();
+    assert_eq!(texts(&output).len(), 8);
+    let exported = within(&folder, "exported");
+    run(elf(&["export", &whole, &exported, "--dtype", "f32"])).well();
+    let again = within(&folder, "again.jsonl");
+    run(elf(&["sample", &exported, "--steps", "3", "-o", &again])).well();
+    assert_eq!(texts(&again), texts(&output));
+    run(elf(&["distill", "--teacher", &whole, "--output", &within(&folder, "students")])).badly(&["learned_latents"]);
 }

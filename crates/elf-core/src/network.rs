@@ -92,6 +92,15 @@ pub trait Network {
     }
 }
 
+/// A network with latents of its own, learned with it in place of a frozen encoder's.
+pub trait LearnedLatents: Network {
+    /// The latents of `ids` `[B, S]`, each of mean square 1: `[B, S, C]`, fp32, with gradients to the network's parameters.
+    ///
+    /// # Errors
+    /// If the network was made without them, an id is none of its vocabulary, or libtorch fails.
+    fn latents(&self, ids: &Tensor) -> Result<Tensor>;
+}
+
 /// What a [`Counting`] network has been asked to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PassCount {

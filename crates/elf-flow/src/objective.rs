@@ -290,7 +290,11 @@ impl Objective for ElfObjective {
         let plan = self.plan_rows(b, noise)?;
         let (n, u, d) = (plan.denoise, plan.self_cond, plan.decode);
         let t = self.time.draw(b, noise)?;
-        let Prepared { x0, z, t, w, condition } = tch::no_grad(|| self.prepare(batch, &plan, &t, noise))?;
+        let Prepared { x0, z, t, w, condition } = match batch.latents.requires_grad() {
+            // Latents that are learned with the network.
+            true => self.prepare(batch, &plan, &t, noise)?,
+            false => tch::no_grad(|| self.prepare(batch, &plan, &t, noise))?,
+        };
         let t3 = t.f_view([-1, 1, 1])?;
 
         // The previous estimate: clean on the condition positions of denoise rows, 0 elsewhere ...

@@ -31,6 +31,10 @@ pub struct ElfConfig {
     /// Dropout on attention's output and inside the feed-forward layer, in the middle half of the depth.
     #[serde(default)]
     pub proj_dropout: f64,
+    /// Whether the network has a table of latents, one for each entry of the vocabulary, that is learned with it in place of a
+    /// frozen encoder's latents.
+    #[serde(default)]
+    pub learned_latents: bool,
 }
 
 fn default_mlp_ratio() -> f64 {
@@ -74,6 +78,7 @@ impl Preset {
             vocab_size,
             mlp_ratio: default_mlp_ratio(),
             proj_dropout: 0.0,
+            learned_latents: false,
         }
     }
 }
@@ -146,7 +151,8 @@ impl ElfConfig {
         let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 * embedder } else { embedder };
         let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
         let heads = h + linear(h, c) + linear(h, c) + linear(c, v);
-        latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads
+        let table = if self.learned_latents { v * c } else { 0 };
+        latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads + table
     }
 
     /// Prefix tokens before the text.

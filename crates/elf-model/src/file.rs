@@ -8,6 +8,7 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
+use crate::model::LATENT_TABLE;
 use crate::{Elf, ElfConfig};
 
 impl ElfConfig {
@@ -48,6 +49,7 @@ impl ElfConfig {
             vocab_size: unembed[1],
             mlp_ratio: 4.0,
             proj_dropout: 0.0,
+            learned_latents: file.shape(LATENT_TABLE).is_some(),
         };
         config.check()?;
         Ok(config)

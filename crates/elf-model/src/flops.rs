@@ -54,6 +54,7 @@ mod tests {
             vocab_size: 10,
             mlp_ratio: 4.0,
             proj_dropout: 0.0,
+            learned_latents: false,
         };
         assert_eq!(config.mlp_hidden(), 21);
         // A text position: 8 -> 4 is 64, 4 -> 3 is 24, 3 -> 8 is 48.

@@ -61,6 +61,7 @@ impl MaskedConfig {
             vocab_size: self.vocab_size,
             mlp_ratio: self.mlp_ratio,
             proj_dropout: self.proj_dropout,
+            learned_latents: false,
         }
     }
 

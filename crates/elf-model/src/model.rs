@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 
+use elf_core::device::upload;
 use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{
-    Error, Fans, Init, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result, TrunkInput, Weight,
+    Error, Fans, Init, LearnedLatents, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result,
+    TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +15,9 @@ use crate::block::{Block, Pass};
 use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::rope::Rope;
 use crate::vocab_head::VocabHead;
+
+/// The learned latents' name among the parameters; the released model has none.
+pub(crate) const LATENT_TABLE: &str = "latent_table";
 
 /// The ELF transformer. Time, guidance scale and mode are prefix tokens before the text; attention is full.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub struct Elf {
     final_norm: RmsNorm,
     final_linear: Linear,
     vocab_head: VocabHead,
+    /// `[1, V, C]`.
+    latent_table: Option<Weight>,
     /// Whether blocks are run again in the backward pass instead of keeping what they need for it.
     recompute: bool,
     /// Angles of the last sequence length; another length replaces them.
@@ -70,6 +77,11 @@ impl Elf {
         let final_linear =
             Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
         let vocab_head = VocabHead::new(b, h, c, config.vocab_size)?;
+        // With a dimension more than a matrix has, so that Muon leaves it to Adam: most rows have no gradient in a step.
+        let latent_table = match config.learned_latents {
+            true => Some(b.tensor(LATENT_TABLE, &[1, config.vocab_size, c], Init::Normal(1.0))?),
+            false => None,
+        };
         let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
         let rope = RefCell::new(None);
         Ok(Self {
@@ -85,6 +97,7 @@ impl Elf {
             final_norm,
             final_linear,
             vocab_head,
+            latent_table,
             recompute: false,
             rope,
         })
@@ -219,5 +232,23 @@ impl Network for Elf {
 
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
         self.vocab_head.cross_entropy_sum(hidden, ids, weights, self.policy.vocab_head)
+    }
+}
+
+impl LearnedLatents for Elf {
+    fn latents(&self, ids: &Tensor) -> Result<Tensor> {
+        let Some(table) = &self.latent_table else {
+            return Err(Error::Config("this network has no latents of its own: learned_latents is false".to_owned()));
+        };
+        let (b, s) = ids.size2()?;
+        let v = self.config.vocab_size;
+        if ids.numel() > 0 && (i64::try_from(ids.f_min()?)? < 0 || i64::try_from(ids.f_max()?)? >= v) {
+            return Err(Error::Config(format!("a token is not among the {v} entries of the vocabulary")));
+        }
+        let table = table.master().f_squeeze_dim(0)?;
+        let ids = upload(&ids.f_reshape([-1])?, table.device())?;
+        let rows = table.f_index_select(0, &ids)?.f_view([b, s, -1])?;
+        let mean_square = rows.square().f_mean_dim(-1, true, Kind::Float)?;
+        Ok(rows * (mean_square + 1e-6).f_rsqrt()?)
     }
 }

@@ -1,6 +1,6 @@
 //! Laws that hold for any sizes; the numbers themselves are held against the reference in the package elf-tests.
 
-use elf_core::{Counting, Network, PassCount, Precision, PrecisionPolicy, TrunkInput};
+use elf_core::{Counting, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy, TrunkInput};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -41,7 +41,9 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 fn elf_b_has_the_published_number_of_parameters() {
     let net = Elf::unset(Preset::B.config(512, 32100), PrecisionPolicy::F32, Device::Cpu).unwrap();
     assert_eq!(net.params().numel(), 104_579_940);
-    for config in [Preset::B.config(512, 32100), small(), ElfConfig { num_self_cond_cfg_tokens: 0, ..small() }] {
+    let learned = ElfConfig { learned_latents: true, ..small() };
+    for config in [Preset::B.config(512, 32100), small(), ElfConfig { num_self_cond_cfg_tokens: 0, ..small() }, learned]
+    {
         let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
         assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
     }
@@ -178,4 +180,31 @@ fn counting_sees_passes_rows_and_logits() {
     let _ = net.trunk(&TrunkInput::new(&z, &t)).unwrap();
     let _ = net.logits(&hidden.reshape([8, 32])).unwrap();
     assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8 });
+}
+
+#[test]
+fn learned_latents_are_a_normalised_table_that_files_keep() {
+    let net = Elf::new(ElfConfig { learned_latents: true, ..small() }, PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    let ids = Tensor::from_slice(&[3i64, 0, 39, 3, 7, 1]).view([2, 3]);
+    let latents = net.latents(&ids).unwrap();
+    assert_eq!(latents.size(), [2, 3, 6]);
+    let ones = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+    assert!(difference(&latents.square().mean_dim(-1, false, Kind::Float), &ones) < 1e-4);
+    assert_eq!(difference(&latents.get(0).get(0), &latents.get(1).get(0)), 0.0);
+    assert!(difference(&latents.get(0).get(0), &latents.get(0).get(1)) > 0.1);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    net.save(&path).unwrap();
+    let again = Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap();
+    assert_eq!(difference(&again.latents(&ids).unwrap(), &latents), 0.0);
+
+    let message = net.latents(&(ids + 1)).unwrap_err().to_string();
+    assert!(message.contains("40 entries"), "{message}");
+    // Whoever has an encoder starts with the same parameters as if there were no such thing.
+    let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    assert!(without.latents(&Tensor::zeros([1, 1], (Kind::Int64, Device::Cpu))).is_err());
+    for (name, param) in without.params().iter() {
+        assert_eq!(difference(&param.tensor, &net.params().get(name).unwrap().tensor), 0.0, "{name}");
+    }
 }

@@ -51,5 +51,5 @@ pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl
 pub use schedule::{Decay, Schedule};
 pub use sharding::share_out;
 pub use trainer::{MicroReport, StepMetrics, StepReport, StepTimes, TermMean, Trainer, TrainerConfig};
-pub use training_objective::{OverTokens, TrainingBatch, TrainingObjective};
+pub use training_objective::{EndToEnd, OverTokens, TrainingBatch, TrainingObjective};
 pub use validation::{Validation, validation_loss, validation_loss_over_ranks};

@@ -1,6 +1,6 @@
 //! What a trainer needs of a network and its loss, whatever the loss is a function of.
 
-use elf_core::{Network, NetworkShape, Noise, ParamSet, TokenNetwork, TrunkInput};
+use elf_core::{LearnedLatents, Network, NetworkShape, Noise, ParamSet, TokenNetwork, TrunkInput};
 use elf_flow::tokens::{TokenBatch, TokenObjective};
 use elf_flow::{LatentBatch, Loss, Objective};
 use tch::{Device, Tensor};
@@ -42,7 +42,7 @@ impl TrainingBatch for TokenBatch {
 }
 
 /// The loss of a network of type `N` over batches of its own kind. Every [`Objective`] is one for every [`Network`], and
-/// [`OverTokens`] makes one for every [`TokenNetwork`] out of a [`TokenObjective`].
+/// [`OverTokens`] makes one for every [`TokenNetwork`] out of a [`TokenObjective`]. [`EndToEnd`] learns the latents as well.
 pub trait TrainingObjective<N: ?Sized> {
     /// What the loss is a function of, beside the network.
     type Batch: TrainingBatch;
@@ -76,6 +76,41 @@ impl<N: Network, O: Objective + ?Sized> TrainingObjective<N> for O {
 
     fn held_out_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         Ok(self.loss(&WithoutDropout(net), batch, noise)?)
+    }
+}
+
+/// An [`Objective`] whose latents are the network's own, learned by the same loss: those of the batch are not looked at.
+///
+/// Gradients reach the latents wherever the loss does: from words, which want tokens apart, and from velocities, which want them
+/// easy to tell from noise. That they are normalised keeps the latter from shrinking them to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndToEnd<O>(pub O);
+
+impl<O> EndToEnd<O> {
+    fn batch<N: LearnedLatents>(net: &N, batch: &LatentBatch) -> Result<LatentBatch> {
+        Ok(LatentBatch {
+            latents: net.latents(&batch.ids)?,
+            ids: batch.ids.shallow_clone(),
+            loss_mask: batch.loss_mask.shallow_clone(),
+            condition: batch.condition.as_ref().map(Tensor::shallow_clone),
+            dropped: batch.dropped.clone(),
+        })
+    }
+}
+
+impl<N: LearnedLatents, O: Objective> TrainingObjective<N> for EndToEnd<O> {
+    type Batch = LatentBatch;
+
+    fn params<'n>(&self, net: &'n N) -> &'n ParamSet {
+        net.params()
+    }
+
+    fn training_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        Ok(self.0.loss(net, &Self::batch(net, batch)?, noise)?)
+    }
+
+    fn held_out_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        Ok(self.0.loss(&WithoutDropout(net), &Self::batch(net, batch)?, noise)?)
     }
 }
 

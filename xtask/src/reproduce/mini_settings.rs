@@ -144,6 +144,13 @@ pub const ABLATIONS: &[Ablation] = &[
         encoder: "encoder/token-table",
     },
     Ablation { name: "random", group: "encoder", label: "random weights", settings: "", encoder: "encoder/random" },
+    Ablation {
+        name: "learned",
+        group: "encoder",
+        label: "none: latents learned with the network",
+        settings: "learned_latents=true",
+        encoder: "encoder/token-table",
+    },
     Ablation { name: "v-prediction", group: "prediction", label: "v", settings: "prediction=v", encoder: PRETRAINED },
     Ablation {
         name: "decode-10",

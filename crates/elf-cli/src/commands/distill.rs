@@ -203,6 +203,11 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
             }
         }
     }
+    if teacher.learned_latents {
+        bail!(
+            "the teacher learned its own latents (learned_latents), but distillation takes an encoder's: choose another teacher"
+        );
+    }
     plan.model = ElfConfig { proj_dropout: plan.config.proj_dropout, ..teacher.clone() };
     Ok(())
 }

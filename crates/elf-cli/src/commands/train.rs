@@ -13,14 +13,14 @@ use elf_core::device::{DeviceChoice, describe};
 use elf_core::{ParamBuilder, Precision};
 use elf_data::evaluation;
 use elf_data::{Cursor, Dataset, Share, Tokenizer};
-use elf_flow::Objective;
+use elf_flow::LatentBatch;
 use elf_flow::tokens::NextToken;
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, OverTokens, ReleasedCheckpoint, Run, RunControl, Schedule,
-    Trainer, TrainerConfig,
+    Checkpoint, Comm, Decay, EndToEnd, KeepPolicy, Observer, Outcome, OverTokens, ReleasedCheckpoint, Run, RunControl,
+    Schedule, Trainer, TrainerConfig, TrainingObjective,
 };
 use serde_json::Value;
 use tch::Device;
@@ -123,7 +123,13 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let ended = match &plan.baseline {
         None => {
             let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
-            train(Job { plan, materials, folder, objective: plan.objective, comm, stop, deadline }, net)?
+            match plan.model.learned_latents {
+                true => {
+                    let objective = EndToEnd(plan.objective);
+                    train(Job { plan, materials, folder, objective, comm, stop, deadline }, net)?
+                }
+                false => train(Job { plan, materials, folder, objective: plan.objective, comm, stop, deadline }, net)?,
+            }
         }
         Some(BaselinePlan::Gpt2(sizes)) => {
             let net = baseline::gpt2(sizes, plan, plan.precision, builder)?;
@@ -305,6 +311,7 @@ pub fn describe_plan(plan: &RunPlan, materials: &Materials, device: Device, rank
         Some(baseline) => format!("{} of {} parameters", baseline.describe(), baseline.parameter_count()),
     };
     let latents = match &materials.latents {
+        Some(_) if model.learned_latents => "learned with the network".to_owned(),
         Some(latents) => text_latents::describe(latents.stats()),
         None => "none".to_owned(),
     };
@@ -382,7 +389,7 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O: Objective + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
+pub fn train<O: TrainingObjective<Elf, Batch = LatentBatch> + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
     net.set_recompute(job.plan.config.gradient_checkpointing);
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
     train_subject(job, &subject, net)

@@ -7,7 +7,7 @@ use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::{BaselinePlan, DistillationPlan, PadTokenName, RunConfig, TimeScheduleName};
+use super::{BaselinePlan, DistillationPlan, ObjectiveName, PadTokenName, RunConfig, TimeScheduleName};
 
 /// How long a run is, in optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -137,6 +137,14 @@ impl RunPlan {
             );
         }
 
+        if config.learned_latents && conditional {
+            bail!(
+                "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
+            );
+        }
+        if config.learned_latents && config.objective != ObjectiveName::Elf {
+            bail!("learned_latents belongs to objective elf: the baselines have no latents");
+        }
         let model = model(config, latent_dim, vocab_size)?;
         model.check()?;
         let baseline = BaselinePlan::new(config, &model)?;
@@ -237,6 +245,7 @@ fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConf
     model.num_self_cond_cfg_tokens = config.num_self_cond_cfg_tokens;
     model.num_model_mode_tokens = config.num_model_mode_tokens;
     model.proj_dropout = config.proj_dropout;
+    model.learned_latents = config.learned_latents;
     Ok(model)
 }
 

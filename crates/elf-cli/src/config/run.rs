@@ -96,6 +96,9 @@ pub struct RunConfig {
     pub num_model_mode_tokens: i64,
     /// Dropout in the middle half of the depth.
     pub proj_dropout: f64,
+    /// Learn a latent for each entry of the vocabulary with the network, in place of the encoder's latents; the encoder then gives their width.
+    /// For unconditional text.
+    pub learned_latents: bool,
 
     /// Mean of the logit-normal law of times.
     pub denoiser_p_mean: f64,
@@ -231,6 +234,7 @@ impl Default for RunConfig {
             num_self_cond_cfg_tokens: 4,
             num_model_mode_tokens: 4,
             proj_dropout: 0.0,
+            learned_latents: false,
             denoiser_p_mean: -1.5,
             denoiser_p_std: 0.8,
             denoiser_noise_scale: 2.0,
