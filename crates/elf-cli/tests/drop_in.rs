@@ -209,7 +209,7 @@ fn commands(config: &str, folder: &str) -> Vec<Vec<String>> {
 fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (name, rows) in
-        [("mini-descriptions", "32 positions"), ("mini-de-en", "96 positions"), ("mini-summaries", "96 positions")]
+        [("mini-descriptions", "32 positions"), ("mini-de-en", "64 positions"), ("mini-summaries", "64 positions")]
     {
         let folder = TempDir::new().unwrap();
         let (path, place) = (root.join(format!("configs/{name}.yml")), within(&folder, "mini"));

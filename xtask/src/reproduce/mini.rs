@@ -1,7 +1,7 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
 use super::mini_settings::{
-    Ablation, CONDITION_GUIDANCE, CONDITIONAL, CONDITIONAL_STEPS, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS, GAMMAS,
+    Ablation, CONDITION_GUIDANCE, CONDITIONAL, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS, GAMMAS,
     GUIDANCE, OBJECTIVES, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL,
     WEIGHTS, ablation_stage, system_label,
 };
@@ -51,7 +51,7 @@ impl Mini<'_> {
             stages.extend(self.conditional(task).into_iter().map(|(_, stage)| stage));
         }
         if self.scale.sampler_study {
-            stages.extend(self.sampler_study().into_iter().map(|(_, stage)| stage));
+            stages.extend(self.sampler_study().into_iter().filter_map(|(_, stage)| stage));
         }
         stages.extend(self.other_encoders());
         for ablation in self.scale.ablations {
@@ -294,8 +294,8 @@ impl Mini<'_> {
     /// ELF and the baselines on a conditional task.
     pub fn conditional(&self, task: &Task) -> Vec<(System, Stage)> {
         let rows = [
-            ("elf", "elf", "ELF", Some(CONDITIONAL_STEPS), format!("{CONDITIONAL} --steps {CONDITIONAL_STEPS}")),
-            ("mdlm", "mdlm", "MDLM", Some(CONDITIONAL_STEPS), format!("--steps {CONDITIONAL_STEPS}")),
+            ("elf", "elf", "ELF", Some(STEPS), format!("{CONDITIONAL} --steps {STEPS}")),
+            ("mdlm", "mdlm", "MDLM", Some(STEPS), format!("--steps {STEPS}")),
             ("gpt2-beam-1", "gpt2", "GPT-2, beam 1", None, "--beam 1".to_owned()),
             ("gpt2-beam-4", "gpt2", "GPT-2, beam 4", None, "--beam 4".to_owned()),
         ];
@@ -313,8 +313,9 @@ impl Mini<'_> {
         .into()
     }
 
-    /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations.
-    pub fn sampler_study(&self) -> Vec<(System, Stage)> {
+    /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations. A setting
+    /// that a comparison above is made with has no stage of its own.
+    pub fn sampler_study(&self) -> Vec<(System, Option<Stage>)> {
         let task = &TASKS[0];
         let mut settings: Vec<(String, String, u64, String)> = Vec::new();
         for &steps in self.scale.steps {
@@ -336,26 +337,40 @@ impl Mini<'_> {
             format!("{UNCONDITIONAL} --uniform-grid --steps {STEPS}"),
         ));
         let run = "train/descriptions/elf";
-        let mut systems: Vec<(System, Stage)> = settings
+        let compared = format!("{UNCONDITIONAL} --steps {STEPS}");
+        let mut systems: Vec<(System, Option<Stage>)> = settings
             .into_iter()
             .map(|(name, label, steps, sampling)| {
+                if sampling == compared {
+                    let stage = format!("eval/descriptions/elf-{STEPS}");
+                    return (System { stage, label, steps: Some(steps) }, None);
+                }
                 let stage = format!("eval/samplers/{name}");
                 let title = format!("descriptions by ELF: {label}, {steps} steps");
                 let passes = steps as f64 + 1.0;
                 let texts = Texts { task, run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
                 let made = self.evaluation(&texts);
-                (System { stage, label, steps: Some(steps) }, made)
+                (System { stage, label, steps: Some(steps) }, Some(made))
             })
             .collect();
+        let compared = format!("{CONDITIONAL} --steps {STEPS}");
+        // Each takes minutes, and what is looked for is larger than what seeds differ by.
+        let once = Scale { seeds: 1, ..self.scale.clone() };
         let (task, run) = (&TASKS[1], "train/de-en/elf");
         for scale in CONDITION_GUIDANCE {
-            let stage = format!("eval/condition-guidance/{scale}");
+            let label = format!("s {scale}");
             let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1 --steps {STEPS}");
+            if sampling == compared {
+                let stage = format!("eval/{}/elf", task.name);
+                systems.push((System { stage, label, steps: Some(STEPS) }, None));
+                continue;
+            }
+            let stage = format!("eval/condition-guidance/{scale}");
             let title = format!("translations with condition guidance {scale}");
             let passes = 2.0 * STEPS as f64 + 1.0;
             let texts = Texts { task, run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
-            let made = self.evaluation(&texts);
-            systems.push((System { stage, label: format!("s {scale}"), steps: Some(STEPS) }, made));
+            let made = Mini { work: self.work, scale: &once }.evaluation(&texts);
+            systems.push((System { stage, label, steps: Some(STEPS) }, Some(made)));
         }
         systems
     }

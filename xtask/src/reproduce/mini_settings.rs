@@ -32,8 +32,8 @@ pub struct Scale {
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
-    epochs: [16.0, 3.0, 1.5],
-    ablation_epochs: 1.0,
+    epochs: [16.0, 2.0, 1.5],
+    ablation_epochs: 0.75,
     judge_epochs: 8.0,
     distillation_epochs: 0.15,
     seeds: 3,
@@ -100,9 +100,9 @@ pub const TASKS: [Task; 3] = [
         corpus: "de-en",
         condition: Some("de"),
         target: "en",
-        select: "--unique de --unique en --max-tokens de=47 --max-tokens en=47",
-        rows: 25_571.0,
-        positions: 96.0,
+        select: "--unique de --unique en --max-tokens de=31 --max-tokens en=31",
+        rows: 21_711.0,
+        positions: 64.0,
     },
     Task {
         name: "summaries",
@@ -110,9 +110,9 @@ pub const TASKS: [Task; 3] = [
         corpus: "descriptions",
         condition: Some("description"),
         target: "synopsis",
-        select: "--unique description --unique synopsis --max-tokens synopsis=23",
-        rows: 56_255.0,
-        positions: 96.0,
+        select: "--unique description --unique synopsis --max-tokens synopsis=23 --every-nth 2",
+        rows: 28_128.0,
+        positions: 64.0,
     },
 ];
 
@@ -212,10 +212,7 @@ pub const UNCONDITIONAL: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-s
 /// Words of the sampler of conditional tasks: the paper's.
 pub const CONDITIONAL: &str = "--sampler ode --cfg 2 --self-cond-cfg-scale 1";
 
-/// Steps of conditional tasks, as in the paper.
-pub const CONDITIONAL_STEPS: u64 = 64;
-
-/// Steps that the comparison of unconditional texts is made at.
+/// Steps that systems are compared at.
 pub const STEPS: u64 = 32;
 
 /// Gammas, guidance scales and condition guidance scales that are looked at.

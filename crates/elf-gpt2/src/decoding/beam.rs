@@ -132,7 +132,12 @@ impl BeamSearch {
         let so_far = Tensor::f_from_slice(&so_far)?.f_to_device(logits.device())?.f_view([-1, 1])?;
         let all = logits.f_to_kind(Kind::Double)?.f_log_softmax(-1, Kind::Double)?.f_add(&so_far)?;
         let most = (self.width as i64).min(width * vocab);
-        let (best, places) = all.f_view([n, width * vocab])?.f_topk(most, 1, true, true)?;
+        let all = all.f_view([n, width * vocab])?;
+        // Of equally likely continuations `topk` takes any, `max` the first: so a beam of one is greedy in ties too.
+        let (best, places) = match most {
+            1 => all.f_max_dim(1, true)?,
+            most => all.f_topk(most, 1, true, true)?,
+        };
         let best = Vec::<f64>::try_from(best.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
         let places = Vec::<i64>::try_from(places.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
         let each: Vec<Candidate> =
