@@ -236,6 +236,7 @@ fn a_translation_is_sampled_from_text_and_judged_against_references() {
     let spoken =
         run(elf(&["sample", &model, "--steps", "2", "--text", "cat old the", "--text", "tree", "-o", &output])).well();
     assert!(spoken.out.contains("[0] ") && spoken.out.contains("[1] "));
+    assert!(spoken.out.contains("from: cat old the") && !spoken.out.contains("reference:"), "{}", spoken.out);
     assert_eq!(json_lines(&output)[1]["input"], "tree");
     run(elf(&[
         "sample",

@@ -1,9 +1,9 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
 use super::mini_settings::{
-    Ablation, CONDITION_GUIDANCE, CONDITIONAL, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS, GAMMAS,
-    GUIDANCE, OBJECTIVES, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL,
-    WEIGHTS, ablation_stage, system_label,
+    Ablation, CONDITION_GUIDANCE, CONDITIONAL, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS, GAMMAS, GUIDANCE, OBJECTIVES,
+    PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL, WEIGHTS, ablation_stage,
+    system_label,
 };
 use super::stage::{Cost, Stage};
 

@@ -420,9 +420,25 @@ fn summary(setting: &str, texts: &[GeneratedText], cost: &TotalCost, seconds: f6
     line
 }
 
+/// Each text, and below it what it was made from and what a good one would be, if there is such a thing.
 fn print_texts(texts: &[GeneratedText]) {
     for text in texts {
         println!("[{}] {}", text.index, text.text);
+        for (what, beside) in [("from", &text.input), ("reference", &text.reference)] {
+            if let Some(beside) = beside {
+                println!("      {what}: {}", on_one_line(beside));
+            }
+        }
+    }
+}
+
+/// The beginning of a text that may be a page long.
+fn on_one_line(text: &str) -> String {
+    const SHOWN: usize = 200;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &words[..end]),
+        None => words,
     }
 }
 
