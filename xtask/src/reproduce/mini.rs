@@ -51,7 +51,7 @@ impl Mini<'_> {
             stages.extend(self.conditional(task).into_iter().map(|(_, stage)| stage));
         }
         if self.scale.sampler_study {
-            stages.extend(self.sampler_study().into_iter().filter_map(|(_, stage)| stage));
+            stages.extend(self.sampler_study().stages());
         }
         stages.extend(self.other_encoders());
         for ablation in self.scale.ablations {
@@ -313,66 +313,64 @@ impl Mini<'_> {
         .into()
     }
 
-    /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations. A setting
-    /// that a comparison above is made with has no stage of its own.
-    pub fn sampler_study(&self) -> Vec<(System, Option<Stage>)> {
-        let task = &TASKS[0];
-        let mut settings: Vec<(String, String, u64, String)> = Vec::new();
-        for &steps in self.scale.steps {
-            let sampling = format!("--sampler ode --self-cond-cfg-scale 3 --steps {steps}");
-            settings.push((format!("ode-{steps}"), "ODE".to_owned(), steps, sampling));
+    /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations.
+    pub fn sampler_study(&self) -> SamplerStudy {
+        let sde = |gamma: f64, scale: f64| format!("--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale {scale}");
+        let ode =
+            |&steps: &u64| self.sampler(&format!("ode-{steps}"), "--sampler ode --self-cond-cfg-scale 3", steps, steps);
+        let gamma = |gamma: f64| self.sampler(&format!("gamma-{gamma}"), &sde(gamma, 3.0), STEPS, gamma);
+        let scale = |scale: f64| self.sampler(&format!("guidance-{scale}"), &sde(1.5, scale), STEPS, scale);
+        SamplerStudy {
+            ode: self.scale.steps.iter().map(ode).collect(),
+            gammas: GAMMAS.map(gamma).into(),
+            scales: GUIDANCE.map(scale).into(),
+            grids: vec![
+                self.sampler("logit-normal-grid", UNCONDITIONAL, STEPS, "logit-normal"),
+                self.sampler("uniform-grid", &format!("{UNCONDITIONAL} --uniform-grid"), STEPS, "uniform"),
+            ],
+            condition_guidance: CONDITION_GUIDANCE.map(|scale| self.condition_guidance(scale)).into(),
         }
-        for gamma in GAMMAS {
-            let sampling = format!("--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale 3 --steps {STEPS}");
-            settings.push((format!("gamma-{gamma}"), format!("SDE, gamma {gamma}"), STEPS, sampling));
+    }
+
+    /// A sampler of the descriptions, and the value that tells it from its neighbours.
+    fn sampler(&self, name: &str, sampling: &str, steps: u64, value: impl ToString) -> Studied {
+        let value = value.to_string();
+        if sampling == UNCONDITIONAL && self.scale.steps.contains(&steps) {
+            return Studied { value, stage: format!("eval/descriptions/elf-{steps}"), steps, made: None };
         }
-        for scale in GUIDANCE {
-            let sampling = format!("--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale {scale} --steps {STEPS}");
-            settings.push((format!("guidance-{scale}"), format!("w {scale}"), STEPS, sampling));
+        let stage = format!("eval/samplers/{name}");
+        let made = self.evaluation(&Texts {
+            task: &TASKS[0],
+            run: "train/descriptions/elf",
+            student: "",
+            stage: &stage,
+            title: &format!("descriptions by ELF: {name}, {steps} steps"),
+            sampling: &format!("{sampling} --steps {steps}"),
+            passes: steps as f64 + 1.0,
+        });
+        Studied { value, stage, steps, made: Some(made) }
+    }
+
+    /// Translations with a condition guidance scale.
+    fn condition_guidance(&self, scale: f64) -> Studied {
+        let (task, value) = (&TASKS[1], scale.to_string());
+        let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1");
+        if sampling == CONDITIONAL {
+            return Studied { value, stage: format!("eval/{}/elf", task.name), steps: STEPS, made: None };
         }
-        settings.push((
-            "uniform-grid".to_owned(),
-            "uniform grid".to_owned(),
-            STEPS,
-            format!("{UNCONDITIONAL} --uniform-grid --steps {STEPS}"),
-        ));
-        let run = "train/descriptions/elf";
-        let compared = format!("{UNCONDITIONAL} --steps {STEPS}");
-        let mut systems: Vec<(System, Option<Stage>)> = settings
-            .into_iter()
-            .map(|(name, label, steps, sampling)| {
-                if sampling == compared {
-                    let stage = format!("eval/descriptions/elf-{STEPS}");
-                    return (System { stage, label, steps: Some(steps) }, None);
-                }
-                let stage = format!("eval/samplers/{name}");
-                let title = format!("descriptions by ELF: {label}, {steps} steps");
-                let passes = steps as f64 + 1.0;
-                let texts = Texts { task, run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
-                let made = self.evaluation(&texts);
-                (System { stage, label, steps: Some(steps) }, Some(made))
-            })
-            .collect();
-        let compared = format!("{CONDITIONAL} --steps {STEPS}");
+        let stage = format!("eval/condition-guidance/{scale}");
         // Each takes minutes, and what is looked for is larger than what seeds differ by.
         let once = Scale { seeds: 1, ..self.scale.clone() };
-        let (task, run) = (&TASKS[1], "train/de-en/elf");
-        for scale in CONDITION_GUIDANCE {
-            let label = format!("s {scale}");
-            let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1 --steps {STEPS}");
-            if sampling == compared {
-                let stage = format!("eval/{}/elf", task.name);
-                systems.push((System { stage, label, steps: Some(STEPS) }, None));
-                continue;
-            }
-            let stage = format!("eval/condition-guidance/{scale}");
-            let title = format!("translations with condition guidance {scale}");
-            let passes = 2.0 * STEPS as f64 + 1.0;
-            let texts = Texts { task, run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
-            let made = Mini { work: self.work, scale: &once }.evaluation(&texts);
-            systems.push((System { stage, label, steps: Some(STEPS) }, Some(made)));
-        }
-        systems
+        let made = Mini { work: self.work, scale: &once }.evaluation(&Texts {
+            task,
+            run: "train/de-en/elf",
+            student: "",
+            stage: &stage,
+            title: &format!("translations with condition guidance {scale}"),
+            sampling: &format!("{sampling} --steps {STEPS}"),
+            passes: 2.0 * STEPS as f64 + 1.0,
+        });
+        Studied { value, stage, steps: STEPS, made: Some(made) }
     }
 
     /// The encoders that ablations take in place of the pre-trained one.
@@ -474,6 +472,40 @@ impl Mini<'_> {
         }
         stages
     }
+}
+
+/// What is looked at in samplers, one setting after another.
+pub struct SamplerStudy {
+    /// The ODE at different numbers of steps.
+    pub ode: Vec<Studied>,
+    /// The SDE at different gammas.
+    pub gammas: Vec<Studied>,
+    /// Self-conditioning guidance scales.
+    pub scales: Vec<Studied>,
+    /// Where the steps lie.
+    pub grids: Vec<Studied>,
+    /// Condition guidance scales, of translations.
+    pub condition_guidance: Vec<Studied>,
+}
+
+impl SamplerStudy {
+    /// The stages that no comparison has already.
+    fn stages(self) -> impl Iterator<Item = Stage> {
+        let Self { ode, gammas, scales, grids, condition_guidance } = self;
+        [ode, gammas, scales, grids, condition_guidance].into_iter().flatten().filter_map(|studied| studied.made)
+    }
+}
+
+/// One setting of a sampler.
+pub struct Studied {
+    /// Its value, for a reader.
+    pub value: String,
+    /// The stage that holds its evaluation.
+    pub stage: String,
+    /// Its steps.
+    pub steps: u64,
+    /// The stage itself, unless a comparison is made with this very setting.
+    made: Option<Stage>,
 }
 
 /// Texts to be generated and evaluated.

@@ -8,8 +8,7 @@ use elf_eval::report::{
 
 use super::mini::Mini;
 use super::mini_settings::{
-    CONDITION_GUIDANCE, FEW_STEPS, GAMMAS, GUIDANCE, OBJECTIVES, STEPS, System, TASKS, Task, UNCONDITIONAL,
-    ablation_stage, system_label,
+    FEW_STEPS, OBJECTIVES, STEPS, System, TASKS, Task, UNCONDITIONAL, ablation_stage, system_label,
 };
 use super::results::{Context, today};
 
@@ -176,27 +175,21 @@ fn conditional(mini: &Mini, task: &Task, context: &Context) -> Result<Section> {
 }
 
 fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
-    let systems: Vec<System> = mini.sampler_study().into_iter().map(|(system, _)| system).collect();
-    let find = |stage: String| systems.iter().find(|system| system.stage == stage);
+    let study = mini.sampler_study();
     let mut table = Table::new("The same trained model under other samplers.", unconditional_columns());
-    let mut add = |heading: &str, stages: Vec<(String, String)>| -> Result<()> {
-        for (number, (stage, label)) in stages.into_iter().enumerate() {
-            let row = Row::of_evaluation(label, &context.evaluation(&stage)?, &UNCONDITIONAL_METRICS);
-            table.rows.push(if number == 0 { row.group(heading) } else { row });
-        }
-        Ok(())
-    };
-    let ode = systems.iter().filter(|system| system.label == "ODE");
-    add("ODE", ode.clone().map(|system| (system.stage.clone(), steps_label(system))).collect())?;
-    let gammas = GAMMAS.iter().map(|gamma| (format!("eval/samplers/gamma-{gamma}"), format!("gamma {gamma}")));
-    add(&format!("SDE, {STEPS} steps"), gammas.collect())?;
-    let scales = GUIDANCE.iter().map(|scale| (format!("eval/samplers/guidance-{scale}"), format!("w {scale}")));
-    add(&format!("Self-conditioning guidance, {STEPS} steps"), scales.collect())?;
-    let grids = [
-        (format!("eval/descriptions/elf-{STEPS}"), "logit-normal grid".to_owned()),
-        ("eval/samplers/uniform-grid".to_owned(), "uniform grid".to_owned()),
+    let groups = [
+        ("ODE".to_owned(), &study.ode, "", " steps"),
+        (format!("SDE, {STEPS} steps"), &study.gammas, "gamma ", ""),
+        (format!("Self-conditioning guidance, {STEPS} steps"), &study.scales, "w ", ""),
+        (format!("Grid, {STEPS} steps"), &study.grids, "", " grid"),
     ];
-    add(&format!("Grid, {STEPS} steps"), grids.into())?;
+    for (heading, settings, before, after) in groups {
+        for (number, setting) in settings.iter().enumerate() {
+            let label = format!("{before}{}{after}", setting.value);
+            let row = Row::of_evaluation(label, &context.evaluation(&setting.stage)?, &UNCONDITIONAL_METRICS);
+            table.rows.push(if number == 0 { row.group(&heading) } else { row });
+        }
+    }
 
     let mut lines = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
     let mut sde = Vec::new();
@@ -206,21 +199,19 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
         }
     }
     let mut straight = Vec::new();
-    for system in ode {
-        if let Some(steps) = system.steps {
-            straight.extend(context.quality_point(&system.stage, steps)?);
-        }
+    for setting in &study.ode {
+        straight.extend(context.quality_point(&setting.stage, setting.steps)?);
     }
     lines = lines.series(Series::new("SDE", sde)).series(Series::new("ODE", straight));
 
     let mut frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"));
     let mut by_gamma = Vec::new();
-    for gamma in GAMMAS {
-        by_gamma.extend(context.frontier_point(&format!("eval/samplers/gamma-{gamma}"), &gamma.to_string())?);
+    for setting in &study.gammas {
+        by_gamma.extend(context.frontier_point(&setting.stage, &setting.value)?);
     }
     let mut by_scale = Vec::new();
-    for scale in GUIDANCE {
-        by_scale.extend(context.frontier_point(&format!("eval/samplers/guidance-{scale}"), &scale.to_string())?);
+    for setting in &study.scales {
+        by_scale.extend(context.frontier_point(&setting.stage, &setting.value)?);
     }
     frontier = frontier.series(Series::new("gamma", by_gamma)).series(Series::new("guidance w", by_scale));
     if let Some(entropy) = context.evaluation(DATA)?.get(name::ENTROPY) {
@@ -231,11 +222,10 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
         format!("Condition guidance in translation, ODE, {STEPS} steps."),
         [Column::new("scale"), Column::higher("BLEU").decimals(2), Column::higher("ROUGE-L").decimals(2)],
     );
-    for scale in CONDITION_GUIDANCE {
-        if let Some(system) = find(format!("eval/condition-guidance/{scale}")) {
-            let evaluation = context.evaluation(&system.stage)?;
-            guidance = guidance.row(Row::of_evaluation(&system.label, &evaluation, &[name::BLEU, name::ROUGE_L]));
-        }
+    for setting in &study.condition_guidance {
+        let evaluation = context.evaluation(&setting.stage)?;
+        let label = format!("s {}", setting.value);
+        guidance = guidance.row(Row::of_evaluation(label, &evaluation, &[name::BLEU, name::ROUGE_L]));
     }
     Ok(Section::new("Samplers and guidance")
         .with(table)
@@ -410,6 +400,7 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reproduce::mini::SamplerStudy;
     use crate::reproduce::mini_settings::{FULL, QUICK};
 
     /// Every stage that the report asks for by name is one of the preset's.
@@ -424,10 +415,9 @@ mod tests {
                 format!("eval/descriptions/mdlm-{STEPS}"),
             ];
             if scale.sampler_study {
-                wanted.extend(GAMMAS.map(|gamma| format!("eval/samplers/gamma-{gamma}")));
-                wanted.extend(GUIDANCE.map(|scale| format!("eval/samplers/guidance-{scale}")));
-                wanted.extend(CONDITION_GUIDANCE.map(|scale| format!("eval/condition-guidance/{scale}")));
-                wanted.push("eval/samplers/uniform-grid".to_owned());
+                let SamplerStudy { ode, gammas, scales, grids, condition_guidance } = mini.sampler_study();
+                let settings = [ode, gammas, scales, grids, condition_guidance].into_iter().flatten();
+                wanted.extend(settings.map(|setting| setting.stage));
             }
             wanted.extend(scale.ablations.iter().map(ablation_stage));
             for stage in wanted {
