@@ -6,7 +6,7 @@ use elf_core::{Network, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    Condition, Cost, Frame, GenerateConfig, Generator, LogitNormal, Observer, Request, TimeGrid, Trained, Trim,
+    Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Request, TimeGrid, Trained, Trim,
 };
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,8 @@ pub struct TextGenerator<'a> {
     pub net: &'a dyn Network,
     /// How it was trained.
     pub plan: &'a RunPlan,
+    /// A lesser version of it and how that was trained, for settings that name a guide.
+    pub guide: Option<(&'a dyn Network, Trained)>,
     /// The tokenizer it was trained with.
     pub tokenizer: &'a Tokenizer,
     /// The encoder, needed for conditions only.
@@ -163,6 +165,7 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
         },
         self_conditioning_guidance: setting.self_cond_cfg_scale,
         condition_guidance: setting.cfg,
+        decode_at: setting.decode_at,
         pad_to,
         ..GenerateConfig::default()
     }
@@ -194,6 +197,7 @@ impl TextGenerator<'_> {
             self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
             time_schedule: TimeScheduleName::LogitNormal,
             sde_gamma: if conditional { 0.0 } else { 1.5 },
+            ..SamplingSetting::default()
         }
     }
 
@@ -225,7 +229,14 @@ impl TextGenerator<'_> {
     ) -> Result<Generation> {
         let pad_to = self.one_shape.then_some(self.batch_rows);
         let config = GenerateConfig { grid_seed: self.grid_seed, ..generate_config(setting, pad_to, self.plan) };
-        let generator = Generator::new(self.net, Trained::from(&self.plan.objective), config, &Registry::builtin())?;
+        let mut generator =
+            Generator::new(self.net, Trained::from(&self.plan.objective), config, &Registry::builtin())?;
+        if let Some(path) = &setting.guide {
+            let Some((net, trained)) = self.guide else {
+                bail!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display());
+            };
+            generator = generator.with_guide(Guide { net, trained, scale: setting.guide_scale })?;
+        }
         let length = self.plan.span.max_length as i64;
         let trim = Trim {
             eos: i64::from(self.tokenizer.eos_id()?),

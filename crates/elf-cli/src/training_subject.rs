@@ -71,6 +71,7 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
         let generator = TextGenerator {
             net,
             plan: self.plan,
+            guide: None,
             tokenizer: self.tokenizer,
             latents: Some(self.latents),
             grid_seed: self.plan.config.seed,

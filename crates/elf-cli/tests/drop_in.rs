@@ -98,6 +98,19 @@ fn an_exported_run_writes_what_the_run_writes_from_wherever_it_lies() {
     run(elf(&[&["sample", &ours][..], &more(&from_run)].concat())).well();
     assert_eq!(tokens(&from_export), tokens(&from_run));
 
+    let guided = within(&folder, "models/guided");
+    let sampling = within(&folder, "how.yml");
+    fs::write(&sampling, "- sampling_method: ode\n  num_sampling_steps: [3]\n  self_cond_cfg_scales: [1]\n  guide: guide\n  guide_scales: [3]\n").unwrap();
+    let export = ["export", &ours, &guided, "--encoder", "../../encoder", "--sampling-config", &sampling];
+    run(elf(&export)).badly(&["--guide"]);
+    let checkpoint = checkpoints(&ours)[0].to_string_lossy().into_owned();
+    run(elf(&[&export[..], &["--guide", &checkpoint]].concat())).well();
+    assert!(fs::read_to_string(within(&folder, "models/guided/README.md")).unwrap().contains("## Guide"));
+    let ran = run(elf(&["sample", &guided, "--text", "tree"])).well();
+    assert!(ran.err.contains("sampling.yml") && ran.err.contains("ode-3-w1-cfg1-guide3: 1 texts"), "{}", ran.err);
+    let ran = run(elf(&["sample", &guided, "--text", "tree", "--guide-scale", "1"])).well();
+    assert!(ran.err.contains("ode-3-w1-cfg1: 1 texts"), "{}", ran.err);
+
     let half = within(&folder, "models/half");
     run(elf(&["export", &ours, &half, "--encoder", "../../encoder"])).well();
     run(elf(&[&["sample", &half][..], &more(&within(&folder, "half.jsonl"))].concat())).well();

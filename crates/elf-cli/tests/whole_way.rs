@@ -299,6 +299,26 @@ fn every_setting_of_a_sampling_file_has_its_own_output() {
     }
 }
 
+#[test]
+fn a_lesser_version_of_a_model_guides_it() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let model = materials.path("run");
+    let early = checkpoints(&model)[0].to_string_lossy().into_owned();
+    let passes = |more: &[&str]| {
+        let ran = run(elf(&[&["sample", &model, "-n", "2", "--sampler", "ode", "--steps", "5"], more].concat())).well();
+        (ran.err.split(" passes").next().unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap(), ran.out)
+    };
+    let ((plain, plain_text), (guided, guided_text)) =
+        (passes(&[]), passes(&["--guide", &early, "--guide-scale", "4"]));
+    assert_eq!((plain, guided), (6, 11));
+    assert_ne!(plain_text, guided_text);
+    assert_eq!(passes(&["--guide", &early, "--guide-scale", "1"]), (plain, plain_text));
+    assert!(passes(&["--uniform-grid", "--decode-at", "0.5"]).0 < plain);
+    run(elf(&["sample", &model, "--guide-scale", "2"])).badly(&["--guide-scale", "--guide"]);
+    run(elf(&["sample", &model, "--decode-at", "1.5"])).badly(&["decode_at", "(0, 1]"]);
+    run(elf(&["sample", &model, "--guide", &within(&folder, "nowhere")])).badly(&["guide", "nowhere"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_output_that_is_no_file_is_written_to_and_not_replaced() {

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
 use crate::trace::{Frame, Observer, steps_to_show};
 use crate::{
-    Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Result,
+    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Result,
     SelfConditioningGuidance, TimeGrid, Trained,
 };
 
@@ -30,6 +30,10 @@ pub struct GenerateConfig {
     pub self_conditioning_guidance: f64,
     /// s, the condition guidance scale; 1 is none, anything else doubles the cost of a step.
     pub condition_guidance: f64,
+    /// Where a run ends and the network decodes, in (0, 1]. The paper's is 1. Decode rows of training are noisy, so that
+    /// decoding earlier is something the network has learned; it helps where the last steps to clean latents have been learned
+    /// less well than reading from noisy ones. The grid is cut there: fewer steps are made.
+    pub decode_at: f64,
     /// Fill every batch up to this many rows. Matrix products of another shape may round otherwise, and a rounding may tip
     /// a token: with one fixed shape a row's tokens depend on its seed and its condition, not on the other rows.
     pub pad_to: Option<usize>,
@@ -44,9 +48,21 @@ impl Default for GenerateConfig {
             grid_seed: 0,
             self_conditioning_guidance: 3.0,
             condition_guidance: 1.0,
+            decode_at: 1.0,
             pad_to: None,
         }
     }
+}
+
+/// A lesser version of a network, which autoguidance leads away from. See [`AutoGuidance`].
+#[derive(Clone, Copy)]
+pub struct Guide<'a> {
+    /// The network, of the same latents.
+    pub net: &'a dyn Network,
+    /// How it was trained.
+    pub trained: Trained,
+    /// s; 1 is none, anything else doubles the cost of a step.
+    pub scale: f64,
 }
 
 /// One batch of texts to sample.
@@ -69,13 +85,13 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What a batch cost. One pass is every row of the (filled-up) batch once through the network.
+/// What a batch cost. One pass is every row of the (filled-up) batch once through the network, or through a guide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// Rows of the batch, those that fill it up included.
     pub rows: u64,
     /// Passes of the sampler and the last one, which decodes: N + 1 with a sampler of one evaluation a step, 2N + 1 with
-    /// condition guidance. A batch of 2B rows is two passes.
+    /// condition guidance or autoguidance. A batch of 2B rows is two passes.
     pub passes: u64,
     /// Passes that only the trace needed.
     pub trace_passes: u64,
@@ -84,7 +100,7 @@ pub struct Cost {
 /// A sampled batch.
 #[derive(Debug)]
 pub struct Generated {
-    /// Final latents, `[B, S, C]`, on the network's device.
+    /// The latents that were decoded, `[B, S, C]`, on the network's device: clean ones unless `decode_at` is below 1.
     pub z: Tensor,
     /// Token ids of each row, all S positions; [`Trim`](crate::Trim) makes texts of them.
     pub ids: Vec<Vec<i64>>,
@@ -97,6 +113,7 @@ pub struct Generator<'a> {
     net: &'a dyn Network,
     trained: Trained,
     config: GenerateConfig,
+    guide: Option<Guide<'a>>,
     sampler: Box<dyn SamplerConfig>,
     times: Vec<f64>,
     device: Device,
@@ -136,16 +153,41 @@ impl<'a> Generator<'a> {
                 format!("{} steps are more than the {MAX_STEPS} that are allowed", config.steps),
             ));
         }
+        if !(config.decode_at > 0.0 && config.decode_at <= 1.0) {
+            return Err(Error::setting("decode_at", format!("{} is not a time in (0, 1]", config.decode_at)));
+        }
         if config.pad_to == Some(0) {
             return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
         }
         // On the CPU whatever the network's device: a run visits the same times everywhere.
         let times = config.grid.times(config.steps, &mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
+        let times = until(times, config.decode_at);
         let device = net.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
-        Ok(Self { net, trained, config, sampler, times, device })
+        Ok(Self { net, trained, config, guide: None, sampler, times, device })
     }
 
-    /// Visits these times instead of the configured grid's.
+    /// Leads away from a lesser version of the network.
+    ///
+    /// # Errors
+    /// If it is a network of other latents or of noise of another scale, or its own scale is none.
+    pub fn with_guide(self, guide: Guide<'a>) -> Result<Self> {
+        let (own, other) = (self.net.shape().latent_dim, guide.net.shape().latent_dim);
+        let reason = if !(guide.scale as f32).is_finite() {
+            Some(format!("{} is not a scale", guide.scale))
+        } else if own != other {
+            Some(format!("its latents have {other} channels, and those of the network {own}"))
+        } else if guide.trained.path.noise_scale != self.trained.path.noise_scale {
+            Some("it was trained with noise of another scale".to_owned())
+        } else {
+            None
+        };
+        match reason {
+            Some(reason) => Err(Error::setting("guide", reason)),
+            None => Ok(Self { guide: Some(guide), ..self }),
+        }
+    }
+
+    /// Visits these times instead of the configured grid's, as far as `decode_at`.
     ///
     /// # Errors
     /// If they do not ascend from 0 to 1.
@@ -154,10 +196,11 @@ impl<'a> Generator<'a> {
         if !ends || !times.iter().is_sorted() {
             return Err(Error::setting("times", format!("{times:?} do not ascend from 0 to 1")));
         }
+        let times = until(times, self.config.decode_at);
         Ok(Self { times, ..self })
     }
 
-    /// The times that a run visits, from 0 to 1.
+    /// The times that a run visits, from 0 to `decode_at`.
     pub fn times(&self) -> &[f64] {
         &self.times
     }
@@ -204,9 +247,17 @@ impl<'a> Generator<'a> {
         self.check(request)?;
         tch::no_grad(|| {
             let condition = request.condition.map(|c| c.fitted(shape[0], self.device)).transpose()?;
-            let network = NetworkField::new(self.net, self.trained, self.config.self_conditioning_guidance);
-            let field = self.field(&network, condition.as_ref());
-            let decoder = Decoder::new(self.net, self.trained, self.config.self_conditioning_guidance);
+            let w = self.config.self_conditioning_guidance;
+            let network = NetworkField::new(self.net, self.trained, w);
+            // A scale of 1 is none: the guide is not asked then.
+            let guide = self.guide.filter(|guide| guide.scale != 1.0);
+            let weak = guide.map(|guide| NetworkField::new(guide.net, guide.trained, w));
+            let guided: Box<dyn Field + '_> = match (&weak, guide) {
+                (Some(weak), Some(guide)) => Box::new(AutoGuidance::new(&network, weak, guide.scale)),
+                _ => Box::new(&network),
+            };
+            let field = self.field(guided, condition.as_ref());
+            let decoder = Decoder::new(self.net, self.trained, w);
             let asked = request.seeds.len();
 
             let shown = steps_to_show(&self.times, request.trace);
@@ -226,9 +277,10 @@ impl<'a> Generator<'a> {
 
             let ids = rows_on_host(&decoder.ids(&end.z, condition.as_ref())?, &end.z, asked)?;
             if !request.trace.is_empty() {
-                observer.frame(Frame { t: 1.0, ids: ids.clone() });
+                observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
             }
-            let cost = Cost { rows: rows as u64, passes: network.rows() / rows as u64 + 1, trace_passes };
+            let evaluated = network.rows() + weak.as_ref().map_or(0, NetworkField::rows);
+            let cost = Cost { rows: rows as u64, passes: evaluated / rows as u64 + 1, trace_passes };
             Ok(Generated { z: field.pin(end.z)?.f_narrow(0, 0, asked as i64)?, ids, cost })
         })
     }
@@ -261,8 +313,8 @@ impl<'a> Generator<'a> {
     }
 
     /// Guidance around the network, as far as there is any.
-    fn field<'f>(&self, network: &'f NetworkField<'f>, condition: Option<&'f Condition>) -> Box<dyn Field + 'f> {
-        let mut field: Box<dyn Field + 'f> = Box::new(network);
+    fn field<'f>(&self, network: Box<dyn Field + 'f>, condition: Option<&'f Condition>) -> Box<dyn Field + 'f> {
+        let mut field = network;
         if let Some(condition) = condition {
             let s = self.config.condition_guidance;
             if s != 1.0 {
@@ -276,6 +328,15 @@ impl<'a> Generator<'a> {
         }
         field
     }
+}
+
+/// The times up to `end`, and `end` itself.
+fn until(mut times: Vec<f64>, end: f64) -> Vec<f64> {
+    if end < 1.0 {
+        times.retain(|&t| t < end);
+        times.push(end);
+    }
+    times
 }
 
 /// The first `rows` rows of `ids` `[B, S]`, in one read that also says whether the latents that they stand for are finite.

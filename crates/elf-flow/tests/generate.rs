@@ -5,8 +5,9 @@ mod toy;
 use elf_core::{Counting, Network, Noise, Seeded};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated, Generator,
-    LogitNormal, NetworkField, Observer, Path, PredictionTarget, Request, SelfConditioningGuidance, TimeGrid, Trained,
+    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated,
+    Generator, Guide, LogitNormal, NetworkField, Observer, Path, PredictionTarget, Request, SelfConditioningGuidance,
+    TimeGrid, Trained,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
@@ -78,6 +79,81 @@ fn condition_guidance_is_one_batch_of_twice_the_rows() {
     let config = GenerateConfig { steps: 1, condition_guidance: 2.0, ..config() };
     generate(&net, config, &Request { condition: Some(&condition), ..Request::new(&seeds, S) });
     assert_eq!((net.count().passes, net.count().rows), (2, 2 * 2 + 2));
+}
+
+/// Toys of one seed are alike; this one has learned something else.
+fn another_toy() -> Toy {
+    let net = Toy::new(true);
+    for (_, parameter) in net.params().iter() {
+        tch::no_grad(|| _ = parameter.tensor.shallow_clone().g_mul_scalar_(0.5));
+    }
+    net
+}
+
+#[test]
+fn a_guide_is_left_behind_by_its_scale() {
+    let (strong, weak) = (Toy::new(true), another_toy());
+    let z = Seeded::new(vec![3, 6], Device::Cpu).normal("z", &[2, S, C]).unwrap();
+    let field = |net| NetworkField::new(net, TRAINED, 1.0);
+    let (of_strong, of_weak) = (field(&strong).eval(&z, 0.3, None).unwrap(), field(&weak).eval(&z, 0.3, None).unwrap());
+    for scale in [0.0, 0.5, 1.0, 3.0] {
+        let guided = AutoGuidance::new(field(&strong), field(&weak), scale);
+        let got = guided.eval(&z, 0.3, None).unwrap();
+        let between = |weak: &Tensor, strong: &Tensor| weak + scale * (strong - weak);
+        assert!(got.v.allclose(&between(&of_weak.v, &of_strong.v), 1e-5, 1e-5, false), "{scale}");
+        assert!(got.x.allclose(&between(&of_weak.x, &of_strong.x), 1e-5, 1e-5, false), "{scale}");
+        assert_eq!(guided.noise_scale(), TRAINED.path.noise_scale);
+    }
+}
+
+#[test]
+fn a_guided_run_costs_twice_and_a_guide_of_its_own_kind_changes_nothing() {
+    let seeds = [1, 2];
+    let condition = condition_of(&seeds);
+    let run = |net: &dyn Network, guide: Option<(&dyn Network, f64)>, condition: Option<&Condition>| {
+        let config = GenerateConfig { condition_guidance: if condition.is_some() { 2.0 } else { 1.0 }, ..config() };
+        let generator = Generator::new(net, TRAINED, config, &Registry::builtin()).unwrap();
+        let generator = match guide {
+            Some((net, scale)) => generator.with_guide(Guide { net, trained: TRAINED, scale }).unwrap(),
+            None => generator,
+        };
+        generator.generate(&Request { condition, ..Request::new(&seeds, S) }, &mut ()).unwrap()
+    };
+    let (strong, weak, n) = (Toy::new(true), another_toy(), config().steps as u64);
+    for (condition, each) in [(None, 1), (Some(&condition), 2)] {
+        let alone = run(&strong, None, condition);
+        let with_itself = run(&strong, Some((&strong, 3.0)), condition);
+        assert!(with_itself.z.allclose(&alone.z, 1e-4, 1e-4, false));
+        let unguided = run(&strong, Some((&weak, 1.0)), condition);
+        assert!(unguided.z.equal(&alone.z));
+        let (counted, counted_weak) = (Counting::new(Toy::new(true)), Counting::new(another_toy()));
+        let guided = run(&counted, Some((&counted_weak, 3.0)), condition);
+        assert!(!guided.z.allclose(&alone.z, 1e-4, 1e-4, false));
+        assert_eq!((alone.cost.passes, guided.cost.passes), (each * n + 1, 2 * each * n + 1));
+        assert_eq!((counted.count().rows, counted_weak.count().rows), ((each * n + 1) * 2, each * n * 2));
+    }
+}
+
+#[test]
+fn decoding_early_cuts_the_run() {
+    let net = Counting::new(Toy::new(true));
+    let early = |decode_at| GenerateConfig { decode_at, grid: TimeGrid::Uniform, steps: 10, ..config() };
+    let generator = Generator::new(&net, TRAINED, early(0.55), &Registry::builtin()).unwrap();
+    assert_eq!(generator.times().len(), 7);
+    assert_eq!(generator.times().last(), Some(&0.55));
+    let mut frames: Vec<Frame> = Vec::new();
+    let request = Request { trace: &[0.3, 1.0], ..Request::new(&[1, 2], S) };
+    let got = generator.generate(&request, &mut frames).unwrap();
+    assert_eq!(got.cost.passes, 6 + 1);
+    assert_eq!(frames.last().map(|frame| (frame.t, frame.ids.clone())), Some((0.55, got.ids)));
+    assert!(frames[..frames.len() - 1].iter().all(|frame| frame.t < 0.55));
+    // The way up to there is that of the whole run.
+    let whole = Generator::new(&net, TRAINED, early(1.0), &Registry::builtin()).unwrap();
+    assert_eq!(whole.times()[..6], generator.times()[..6]);
+    for wrong in [0.0, -1.0, 1.1, f64::NAN] {
+        let error = Generator::new(&net, TRAINED, early(wrong), &Registry::builtin()).unwrap_err().to_string();
+        assert!(error.contains("decode_at"), "{error}");
+    }
 }
 
 #[test]
@@ -259,6 +335,14 @@ fn what_makes_no_sense_is_refused_by_name() {
         let message = new(config);
         assert!(message.contains(named), "{message}");
     }
+
+    let guided = |trained: Trained, scale: f64| {
+        let generator = Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap();
+        generator.with_guide(Guide { net: &net, trained, scale }).map(|_| ()).unwrap_err().to_string()
+    };
+    let louder = Trained { path: Path { noise_scale: 3.0, ..TRAINED.path }, ..TRAINED };
+    assert!(guided(louder, 2.0).contains("another scale"));
+    assert!(guided(TRAINED, f64::INFINITY).contains("guide"));
 
     let seeds = [1, 2];
     let condition = condition_of(&[1, 2, 3]);

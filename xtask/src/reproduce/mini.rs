@@ -1,9 +1,10 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
 use super::mini_settings::{
-    Ablation, CONDITION_GUIDANCE, CONDITIONAL, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS, GAMMAS, GUIDANCE, OBJECTIVES,
-    PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL, WEIGHTS, ablation_stage,
-    system_label,
+    Ablation, CONDITION_GUIDANCE, CONDITIONAL, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS,
+    GAMMAS, GUIDANCE, GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDE_SHARE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED,
+    SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL, WEIGHTS, ablation_stage,
+    guided_sampler, guided_words, system_label,
 };
 use super::stage::{Cost, Stage};
 
@@ -45,6 +46,7 @@ impl Mini<'_> {
         for (task, epochs) in TASKS.iter().zip(self.scale.epochs) {
             stages.extend(OBJECTIVES.map(|objective| self.training(task, objective, epochs)));
         }
+        stages.push(self.guide());
         stages.push(self.data_row());
         stages.extend(self.comparison().into_iter().map(|(_, stage)| stage));
         for task in &TASKS[1..] {
@@ -187,6 +189,20 @@ impl Mini<'_> {
         }
     }
 
+    /// A lesser version of ELF: a short training by the same recipe.
+    fn guide(&self) -> Stage {
+        let (task, epochs) = (&TASKS[0], self.scale.epochs[0] * GUIDE_SHARE);
+        let config = "configs/mini-descriptions.yml";
+        let settings = format!("encoder_model_name={}", self.encoder(PRETRAINED));
+        let stage = Stage::new(GUIDE, "a lesser ELF on descriptions, to guide the other")
+            .after("data/descriptions")
+            .reading(config)
+            .call(self.train_call(task, config, GUIDE, epochs, &settings))
+            .making("checkpoints")
+            .costing(Self::positions(task, epochs, 5.0));
+        self.needing_encoder(stage, PRETRAINED)
+    }
+
     /// The GPT-2 that judges perplexity: larger and longer trained than the baseline, and none of them.
     fn judge(&self) -> Stage {
         let task = &TASKS[0];
@@ -228,9 +244,14 @@ impl Mini<'_> {
 
     /// Texts of one system and their evaluation.
     fn evaluation(&self, texts: &Texts) -> Stage {
-        let Texts { task, run, student, stage, title, sampling, passes } = texts;
+        let Texts { task, run, student, guide, stage, title, sampling, passes } = texts;
         let (at, model) = (self.at(stage), format!("{}{student}", self.at(run)));
         let mut made = Stage::new(*stage, *title).after(run).after(&format!("data/{}", task.name));
+        let mut sampling = (*sampling).to_owned();
+        if let Some(guide) = guide {
+            made = made.after(guide);
+            sampling = format!("{sampling} --guide {}", self.at(guide));
+        }
         let what = match task.condition {
             None => format!("--num {}", self.scale.texts),
             Some(condition) => {
@@ -269,25 +290,34 @@ impl Mini<'_> {
     pub fn comparison(&self) -> Vec<(System, Stage)> {
         let task = &TASKS[0];
         let mut systems = Vec::new();
-        let mut add = |objective: &str, steps: Option<u64>, sampling: String, passes: f64| {
-            let name = steps.map_or(objective.to_owned(), |steps| format!("{objective}-{steps}"));
+        let mut add = |name: &str, objective: &str, label: &str, steps: Option<u64>, sampling: String, passes: f64| {
+            let name = steps.map_or(name.to_owned(), |steps| format!("{name}-{steps}"));
             let stage = format!("eval/descriptions/{name}");
-            let label = system_label(objective).to_owned();
             let title =
                 format!("descriptions by {label}{}", steps.map(|n| format!(" in {n} steps")).unwrap_or_default());
-            let run = format!("train/descriptions/{objective}");
-            let texts =
-                Texts { task, run: &run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
-            let made = self.evaluation(&texts);
-            systems.push((System { stage, label, steps }, made));
+            let made = self.evaluation(&Texts {
+                task,
+                run: &format!("train/descriptions/{objective}"),
+                student: "",
+                guide: (label == GUIDED_ELF).then_some(GUIDE),
+                stage: &stage,
+                title: &title,
+                sampling: &sampling,
+                passes,
+            });
+            systems.push((System { stage, label: label.to_owned(), steps }, made));
         };
         for &steps in self.scale.steps {
-            add("elf", Some(steps), format!("{UNCONDITIONAL} --steps {steps}"), steps as f64 + 1.0);
+            add("elf", "elf", PLAIN_ELF, Some(steps), format!("{UNCONDITIONAL} --steps {steps}"), steps as f64 + 1.0);
         }
         for &steps in self.scale.steps {
-            add("mdlm", Some(steps), format!("--steps {steps}"), steps as f64);
+            let (sampling, passes) = (format!("{} --steps {steps}", guided_words()), 2.0 * steps as f64 + 1.0);
+            add("elf-guided", "elf", GUIDED_ELF, Some(steps), sampling, passes);
         }
-        add("gpt2", None, String::new(), 3.0);
+        for &steps in self.scale.steps {
+            add("mdlm", "mdlm", system_label("mdlm"), Some(steps), format!("--steps {steps}"), steps as f64);
+        }
+        add("gpt2", "gpt2", system_label("gpt2"), None, String::new(), 3.0);
         systems
     }
 
@@ -305,9 +335,16 @@ impl Mini<'_> {
             let title = format!("{} by {label}", task.name);
             let passes =
                 steps.map_or(4.0, |steps| if objective == "elf" { 2.0 * steps as f64 + 1.0 } else { steps as f64 });
-            let texts =
-                Texts { task, run: &run, student: "", stage: &stage, title: &title, sampling: &sampling, passes };
-            let made = self.evaluation(&texts);
+            let made = self.evaluation(&Texts {
+                task,
+                run: &run,
+                student: "",
+                guide: None,
+                stage: &stage,
+                title: &title,
+                sampling: &sampling,
+                passes,
+            });
             (System { stage, label: label.to_owned(), steps }, made)
         })
         .into()
@@ -320,10 +357,15 @@ impl Mini<'_> {
             |&steps: &u64| self.sampler(&format!("ode-{steps}"), "--sampler ode --self-cond-cfg-scale 3", steps, steps);
         let gamma = |gamma: f64| self.sampler(&format!("gamma-{gamma}"), &sde(gamma, 3.0), STEPS, gamma);
         let scale = |scale: f64| self.sampler(&format!("guidance-{scale}"), &sde(1.5, scale), STEPS, scale);
+        let guide =
+            |scale: f64| self.sampler(&format!("guide-{scale}"), &guided_sampler(scale, DECODED_AT), STEPS, scale);
+        let decode = |at: f64| self.sampler(&format!("decode-at-{at}"), &guided_sampler(GUIDE_SCALE, at), STEPS, at);
         SamplerStudy {
             ode: self.scale.steps.iter().map(ode).collect(),
             gammas: GAMMAS.map(gamma).into(),
             scales: GUIDANCE.map(scale).into(),
+            guide_scales: GUIDE_SCALES.map(guide).into(),
+            decode_times: DECODE_TIMES.map(decode).into(),
             grids: vec![
                 self.sampler("logit-normal-grid", UNCONDITIONAL, STEPS, "logit-normal"),
                 self.sampler("uniform-grid", &format!("{UNCONDITIONAL} --uniform-grid"), STEPS, "uniform"),
@@ -335,14 +377,18 @@ impl Mini<'_> {
     /// A sampler of the descriptions, and the value that tells it from its neighbours.
     fn sampler(&self, name: &str, sampling: &str, steps: u64, value: impl ToString) -> Studied {
         let value = value.to_string();
-        if sampling == UNCONDITIONAL && self.scale.steps.contains(&steps) {
-            return Studied { value, stage: format!("eval/descriptions/elf-{steps}"), steps, made: None };
+        let compared = [(UNCONDITIONAL.to_owned(), "elf"), (guided_words(), "elf-guided")];
+        let same = compared.iter().find(|(words, _)| words == sampling && self.scale.steps.contains(&steps));
+        if let Some((_, name)) = same {
+            return Studied { value, stage: format!("eval/descriptions/{name}-{steps}"), steps, made: None };
         }
+        let guide = sampling.contains("--guide-scale").then_some(GUIDE);
         let stage = format!("eval/samplers/{name}");
         let made = self.evaluation(&Texts {
             task: &TASKS[0],
             run: "train/descriptions/elf",
             student: "",
+            guide,
             stage: &stage,
             title: &format!("descriptions by ELF: {name}, {steps} steps"),
             sampling: &format!("{sampling} --steps {steps}"),
@@ -365,6 +411,7 @@ impl Mini<'_> {
             task,
             run: "train/de-en/elf",
             student: "",
+            guide: None,
             stage: &stage,
             title: &format!("translations with condition guidance {scale}"),
             sampling: &format!("{sampling} --steps {STEPS}"),
@@ -423,8 +470,16 @@ impl Mini<'_> {
         let sampling = format!("{UNCONDITIONAL} --steps {STEPS}");
         let title = format!("texts of the ablation {}", ablation.name);
         let passes = STEPS as f64 + 1.0;
-        let texts = Texts { task, run: &run, student: "", stage: &eval, title: &title, sampling: &sampling, passes };
-        let evaluation = self.evaluation(&texts);
+        let evaluation = self.evaluation(&Texts {
+            task,
+            run: &run,
+            student: "",
+            guide: None,
+            stage: &eval,
+            title: &title,
+            sampling: &sampling,
+            passes,
+        });
         [self.needing_encoder(training, ablation.encoder), evaluation]
     }
 
@@ -462,6 +517,7 @@ impl Mini<'_> {
                     task: &TASKS[0],
                     run,
                     student,
+                    guide: None,
                     stage: &format!("eval/distilled/{name}-{steps}"),
                     title: &format!("descriptions by the {name} in {steps} steps"),
                     sampling: &format!("{FEW_STEPS} --steps {steps}"),
@@ -482,6 +538,10 @@ pub struct SamplerStudy {
     pub gammas: Vec<Studied>,
     /// Self-conditioning guidance scales.
     pub scales: Vec<Studied>,
+    /// Autoguidance scales.
+    pub guide_scales: Vec<Studied>,
+    /// When the text is read.
+    pub decode_times: Vec<Studied>,
     /// Where the steps lie.
     pub grids: Vec<Studied>,
     /// Condition guidance scales, of translations.
@@ -491,8 +551,13 @@ pub struct SamplerStudy {
 impl SamplerStudy {
     /// The stages that no comparison has already.
     fn stages(self) -> impl Iterator<Item = Stage> {
-        let Self { ode, gammas, scales, grids, condition_guidance } = self;
-        [ode, gammas, scales, grids, condition_guidance].into_iter().flatten().filter_map(|studied| studied.made)
+        self.all().into_iter().filter_map(|studied| studied.made)
+    }
+
+    /// All settings.
+    pub fn all(self) -> Vec<Studied> {
+        let Self { ode, gammas, scales, guide_scales, decode_times, grids, condition_guidance } = self;
+        [ode, gammas, scales, guide_scales, decode_times, grids, condition_guidance].into_iter().flatten().collect()
     }
 }
 
@@ -515,6 +580,8 @@ struct Texts<'a> {
     run: &'a str,
     /// What follows its folder in the model's path, if it holds several.
     student: &'a str,
+    /// The stage that trained what guides it.
+    guide: Option<&'a str>,
     /// The stage to be made.
     stage: &'a str,
     title: &'a str,

@@ -8,7 +8,8 @@ use elf_eval::report::{
 
 use super::mini::Mini;
 use super::mini_settings::{
-    FEW_STEPS, OBJECTIVES, STEPS, System, TASKS, Task, UNCONDITIONAL, ablation_stage, system_label,
+    DECODED_AT, FEW_STEPS, GUIDE_SCALE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, STEPS, System, TASKS, Task, UNCONDITIONAL,
+    ablation_stage, guided_words, system_label,
 };
 use super::results::{Context, today};
 
@@ -102,7 +103,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
 
     let mut frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"));
     let mut quality = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
-    for label in ["ELF", "MDLM", "GPT-2"] {
+    for label in [PLAIN_ELF, GUIDED_ELF, "MDLM", "GPT-2"] {
         let (mut points, mut course) = (Vec::new(), Vec::new());
         for system in systems.iter().filter(|system| system.label == label) {
             let text = system.steps.map_or(String::new(), |steps| steps.to_string());
@@ -128,7 +129,9 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
     Ok(Section::new(TASKS[0].title)
         .paragraph(format!(
             "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {UNCONDITIONAL}; \
-             MDLM by ancestral sampling; GPT-2 at temperature 1."
+             guided, with {} and for a guide itself after an eighth of the passes, which doubles what a step costs; MDLM by ancestral \
+             sampling; GPT-2 at temperature 1.",
+            guided_words()
         ))
         .with(table)
         .with(
@@ -181,6 +184,8 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
         ("ODE".to_owned(), &study.ode, "", " steps"),
         (format!("SDE, {STEPS} steps"), &study.gammas, "gamma ", ""),
         (format!("Self-conditioning guidance, {STEPS} steps"), &study.scales, "w ", ""),
+        (format!("Autoguidance, {STEPS} steps, decoded at {DECODED_AT}"), &study.guide_scales, "s ", ""),
+        (format!("Time of decoding, {STEPS} steps, autoguidance {GUIDE_SCALE}"), &study.decode_times, "t ", ""),
         (format!("Grid, {STEPS} steps"), &study.grids, "", " grid"),
     ];
     for (heading, settings, before, after) in groups {
@@ -193,7 +198,7 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
 
     let mut lines = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
     let mut sde = Vec::new();
-    for (system, _) in mini.comparison().into_iter().filter(|(system, _)| system.label == "ELF") {
+    for (system, _) in mini.comparison().into_iter().filter(|(system, _)| system.label == PLAIN_ELF) {
         if let Some(steps) = system.steps {
             sde.extend(context.quality_point(&system.stage, steps)?);
         }
@@ -213,7 +218,14 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
     for setting in &study.scales {
         by_scale.extend(context.frontier_point(&setting.stage, &setting.value)?);
     }
-    frontier = frontier.series(Series::new("gamma", by_gamma)).series(Series::new("guidance w", by_scale));
+    let mut by_guide = Vec::new();
+    for setting in &study.guide_scales {
+        by_guide.extend(context.frontier_point(&setting.stage, &setting.value)?);
+    }
+    frontier = frontier
+        .series(Series::new("gamma", by_gamma))
+        .series(Series::new("guidance w", by_scale))
+        .series(Series::new("autoguidance s", by_guide));
     if let Some(entropy) = context.evaluation(DATA)?.get(name::ENTROPY) {
         frontier = frontier.guide(GuideAxis::X, entropy.value, "data");
     }
@@ -230,10 +242,9 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
     Ok(Section::new("Samplers and guidance")
         .with(table)
         .with(Plot::new("samplers", "SDE and ODE", PlotKind::Lines(lines)).caption("SDE with gamma 1.5, w 3 for both."))
-        .with(
-            Plot::new("gamma", "What gamma and guidance trade", PlotKind::Scatter(frontier))
-                .caption("More of either makes text more probable and less varied. Numbers are gamma and w."),
-        )
+        .with(Plot::new("gamma", "What gamma and guidance trade", PlotKind::Scatter(frontier)).caption(
+            "More of each makes text more probable and less varied, up to a point. Numbers are gamma, w and s.",
+        ))
         .with(guidance))
 }
 
@@ -358,9 +369,13 @@ fn figure(evaluation: &Evaluation, metric: &str) -> Option<(f64, String)> {
 fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let at = |objective: &str| context.evaluation(&format!("eval/descriptions/{objective}-{STEPS}"));
-    let (elf, mdlm) = (at("elf")?, at("mdlm")?);
-    if let (Some((ppl, text)), Some((other, other_text))) = (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL))
-    {
+    let mdlm = at("mdlm")?;
+    for (label, elf) in [(PLAIN_ELF, at("elf")?), (GUIDED_ELF, at("elf-guided")?)] {
+        let (Some((ppl, text)), Some((other, other_text))) =
+            (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL))
+        else {
+            continue;
+        };
         let standing = |evaluation: &Evaluation| {
             evaluation.collapse().map_or(String::new(), |collapse| collapse.sentence.trim_end_matches('.').to_owned())
         };
@@ -371,7 +386,7 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
             (false, _) => "not lower than MDLM's",
         };
         found.push(format!(
-            "Unconditional text at {STEPS} steps: ELF's Gen. PPL of {text} is {verdict} {other_text}. ELF: {}. MDLM: {}.",
+            "Unconditional text at {STEPS} steps: the Gen. PPL of {text} of {label} is {verdict} {other_text}. {label}: {}. MDLM: {}.",
             standing(&elf),
             standing(&mdlm)
         ));
@@ -400,7 +415,6 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reproduce::mini::SamplerStudy;
     use crate::reproduce::mini_settings::{FULL, QUICK};
 
     /// Every stage that the report asks for by name is one of the preset's.
@@ -415,9 +429,7 @@ mod tests {
                 format!("eval/descriptions/mdlm-{STEPS}"),
             ];
             if scale.sampler_study {
-                let SamplerStudy { ode, gammas, scales, grids, condition_guidance } = mini.sampler_study();
-                let settings = [ode, gammas, scales, grids, condition_guidance].into_iter().flatten();
-                wanted.extend(settings.map(|setting| setting.stage));
+                wanted.extend(mini.sampler_study().all().into_iter().map(|setting| setting.stage));
             }
             wanted.extend(scale.ablations.iter().map(ablation_stage));
             for stage in wanted {

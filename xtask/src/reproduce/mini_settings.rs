@@ -200,14 +200,40 @@ pub struct System {
     pub steps: Option<u64>,
 }
 
+/// What a reader calls the two ways in which ELF's unconditional texts are sampled.
+pub const PLAIN_ELF: &str = "ELF";
+pub const GUIDED_ELF: &str = "ELF, guided";
+
 /// What trains with `elf train`, beside one another.
 pub const OBJECTIVES: [&str; 3] = ["elf", "mdlm", "gpt2"];
 
 /// The encoder that comes with the repository.
 pub const SHIPPED_ENCODER: &str = "models/mini-encoder";
 
-/// Words of the sampler that ELF's unconditional texts are made with unless the sampler itself is looked at.
+/// Words of the sampler that ELF's unconditional texts are made with unless the sampler itself is looked at: the paper's.
 pub const UNCONDITIONAL: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3";
+
+/// The lesser version of ELF that guides it: the stage, and its share of the passes over the data.
+pub const GUIDE: &str = "train/descriptions/guide";
+pub const GUIDE_SHARE: f64 = 0.125;
+
+/// The scale of guided texts, and when they are read.
+pub const GUIDE_SCALE: f64 = 2.5;
+pub const DECODED_AT: f64 = 0.6;
+
+/// Words of the sampler of guided texts, but for the guide itself.
+pub fn guided_words() -> String {
+    guided_sampler(GUIDE_SCALE, DECODED_AT)
+}
+
+/// The same with another scale or time.
+pub fn guided_sampler(scale: f64, decode_at: f64) -> String {
+    format!("--sampler sde --sde-gamma 1 --self-cond-cfg-scale 3 --guide-scale {scale} --decode-at {decode_at}")
+}
+
+/// Guide scales and times of decoding that are looked at.
+pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.0, 2.5, 3.0];
+pub const DECODE_TIMES: [f64; 4] = [0.4, 0.6, 0.8, 1.0];
 
 /// Words of the sampler of conditional tasks: the paper's.
 pub const CONDITIONAL: &str = "--sampler ode --cfg 2 --self-cond-cfg-scale 1";

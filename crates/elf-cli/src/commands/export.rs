@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use super::encoder_train::StoredAs;
-use crate::config::{RunConfig, RunPlan};
+use crate::config::{RunConfig, RunPlan, SAMPLING, read_sampling_configs};
 use crate::run_folder::FoundModel;
 
 #[derive(Debug, Args)]
@@ -43,23 +43,74 @@ pub struct ExportArgs {
     /// An evaluation that `elf eval --output` wrote, for the model card; may be given several times.
     #[arg(long, value_name = "FILE")]
     evaluation: Vec<PathBuf>,
+    /// A file of sampling settings to go with the model, which `elf sample` then takes unless told otherwise.
+    #[arg(long, value_name = "FILE")]
+    sampling_config: Option<PathBuf>,
+    /// A lesser version of the model, a run's folder: it goes into the folder `guide`, for sampling settings with `guide: guide`.
+    #[arg(long, value_name = "RUN", requires = "sampling_config")]
+    guide: Option<PathBuf>,
 }
 
 /// Settings that are about the place where a run was made, and not about the model.
 const OF_THE_PLACE: [&str; 6] =
     ["data_path", "eval_data_path", "output_dir", "resume", "max_minutes", "sampling_configs_path"];
 
+/// The folder of a guide in that of its model.
+const GUIDE: &str = "guide";
+
 pub fn run(args: ExportArgs) -> Result<ExitCode> {
     let found = FoundModel::at(&args.run)?.elf_only("of which `elf convert RUN FOLDER` makes a folder for others")?;
     if args.output.exists() {
         bail!("{} is there already; choose another folder, or remove it", args.output.display());
     }
+    let guide =
+        args.guide.as_ref().map(|run| FoundModel::at(run)?.elf_only("which cannot guide a flow")).transpose()?;
+    let sampling = args.sampling_config.as_ref().map(|file| sampling(file, guide.is_some())).transpose()?;
     let evaluations = args.evaluation.iter().map(|file| evaluation(file)).collect::<Result<Vec<_>>>()?;
     let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = || format!("cannot write {}", args.output.display());
     fs::create_dir_all(parent).with_context(cannot)?;
     let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent).with_context(cannot)?;
 
+    let size = write_model(aside.path(), &found, &args)?;
+    if let Some(guide) = &guide {
+        let folder = aside.path().join(GUIDE);
+        fs::create_dir(&folder).with_context(cannot)?;
+        write_model(&folder, guide, &args)?;
+    }
+    if let Some(sampling) = &sampling {
+        fs::write(aside.path().join(SAMPLING), sampling).with_context(cannot)?;
+    }
+    let mut text = card(&args, &found, size.parameters, &evaluations);
+    if let Some(guide) = &guide {
+        let _ = writeln!(
+            text,
+            "\n## Guide\n\n`{GUIDE}` holds a lesser version of the model, {} optimiser steps of {:?}, which sampling leads away from \
+             (autoguidance; see `{SAMPLING}`).",
+            guide.checkpoint.state().step,
+            guide.plan.config.optimizer
+        );
+    }
+    fs::write(aside.path().join("README.md"), text).with_context(cannot)?;
+
+    // A temporary folder is its owner's alone; this one is for others too.
+    #[cfg(unix)]
+    fs::set_permissions(aside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(cannot)?;
+    fs::rename(aside.path(), &args.output).with_context(cannot)?;
+    // It has moved: nothing is left to remove under the old name.
+    let _ = aside.keep();
+    eprintln!("{} tensors of {} written to {}", size.tensors, found.checkpoint.path().display(), args.output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How large a model is.
+struct Size {
+    tensors: usize,
+    parameters: i64,
+}
+
+/// Parameters, settings and tokenizer of one model.
+fn write_model(folder: &Path, found: &FoundModel, args: &ExportArgs) -> Result<Size> {
     let (file, which) = match args.raw {
         true => ("model.safetensors", ParamKind::Trained),
         false => ("ema.safetensors", ParamKind::Averaged),
@@ -72,26 +123,22 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    tensorfile::write(&aside.path().join("model.safetensors"), named, metadata)?;
-    let settings = settings(&found.plan, args.encoder.as_deref())?;
-    fs::write(aside.path().join("config.yml"), settings).with_context(cannot)?;
-    found.run.tokenizer()?.save(aside.path().join("tokenizer.json"))?;
-    fs::write(aside.path().join("README.md"), card(&args, &found, weights.numel(), &evaluations))
-        .with_context(cannot)?;
+    tensorfile::write(&folder.join("model.safetensors"), named, metadata)?;
+    fs::write(folder.join("config.yml"), settings(&found.plan, args.encoder.as_deref())?)
+        .with_context(|| format!("cannot write {}", folder.display()))?;
+    found.run.tokenizer()?.save(folder.join("tokenizer.json"))?;
+    Ok(Size { tensors: tensors.len(), parameters: weights.numel() })
+}
 
-    // A temporary folder is its owner's alone; this one is for others too.
-    #[cfg(unix)]
-    fs::set_permissions(aside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(cannot)?;
-    fs::rename(aside.path(), &args.output).with_context(cannot)?;
-    // It has moved: nothing is left to remove under the old name.
-    let _ = aside.keep();
-    eprintln!(
-        "{} tensors of {} written to {}",
-        tensors.len(),
-        found.checkpoint.path().display(),
-        args.output.display()
-    );
-    Ok(ExitCode::SUCCESS)
+/// A file of sampling settings, if they can be read.
+fn sampling(file: &Path, guided: bool) -> Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let names_guide = read_sampling_configs(file)?.iter().any(|config| config.guide.is_some());
+    match (guided, names_guide) {
+        (true, false) => bail!("{} asks for no guide: write `guide: {GUIDE}` into it", file.display()),
+        (false, true) => bail!("{} asks for a guide: name a run for it with --guide", file.display()),
+        _ => Ok(text),
+    }
 }
 
 fn evaluation(file: &Path) -> Result<Evaluation> {

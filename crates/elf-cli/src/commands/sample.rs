@@ -14,21 +14,22 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Network, Precision, PrecisionPolicy, key_of};
 use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
+use elf_flow::Trained;
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
 use elf_train::Comm;
 use tch::Device;
 
 use crate::config::{
-    Facts, Overrides, RunConfig, RunPlan, SamplingSetting, TimeScheduleName, read_record, read_sampling_configs,
-    read_yaml,
+    Facts, Overrides, RunConfig, RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_record,
+    read_sampling_configs, read_yaml,
 };
 use crate::run_folder::{FoundModel, no_run};
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
 use crate::text_latents::{TextLatents, encoder_folder};
 use crate::{hub, progress, rank_environment};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct SampleArgs {
     /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
     /// checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
@@ -69,7 +70,8 @@ pub struct SampleArgs {
     #[arg(long)]
     limit: Option<usize>,
 
-    /// A file of sampling settings; every combination in it is run. The options below change one setting each.
+    /// A file of sampling settings; every combination in it is run. The options below change one setting each. Without one, the
+    /// sampling.yml in the model's folder, if there is one.
     #[arg(long)]
     sampling_config: Option<PathBuf>,
     /// The sampler: euler (or ode), heun, sde.
@@ -90,6 +92,16 @@ pub struct SampleArgs {
     /// Equal steps instead of logit-normal ones.
     #[arg(long)]
     uniform_grid: bool,
+    /// Autoguidance: a lesser version of the model, such as an earlier checkpoint or a shorter run on the same latents, which
+    /// sampling leads away from. Doubles the cost.
+    #[arg(long, value_name = "MODEL")]
+    guide: Option<PathBuf>,
+    /// The autoguidance scale; 1 is none.
+    #[arg(long)]
+    guide_scale: Option<f64>,
+    /// The time in (0, 1] at which the run ends and the text is read.
+    #[arg(long)]
+    decode_at: Option<f64>,
 
     /// Of an autoregressive model: search for the likeliest text with a beam of so many; 1 is greedy, as conditional models write
     /// unless told otherwise.
@@ -165,10 +177,42 @@ struct LoadedModel {
 
 impl LoadedModel {
     fn load(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
+        Self::without_encoder(args, device, precision)?.with_encoder(device, precision)
+    }
+
+    fn without_encoder(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
         match FoundModel::is_at(&args.model) || !args.model.exists() {
             true => Self::of_run(args, device, precision),
             false => Self::from_elsewhere(args, device, precision),
         }
+    }
+
+    /// The guide that settings name, if any does so to some effect.
+    fn guide(
+        settings: &[SamplingSetting],
+        args: &SampleArgs,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Option<Self>> {
+        let mut paths = settings.iter().filter(|s| s.guide_scale != 1.0).filter_map(|s| s.guide.as_ref());
+        let Some(path) = paths.next() else { return Ok(None) };
+        if let Some(other) = paths.find(|other| *other != path) {
+            bail!("{} and {} cannot both be the guide of one call", path.display(), other.display());
+        }
+        let guide = || format!("the guide {}", path.display());
+        // What the model is told beside its file is about the model alone.
+        let args = SampleArgs {
+            model: hub::locate(path, What::ElfCheckpoint).with_context(guide)?,
+            config: None,
+            options: Vec::new(),
+            tokenizer: None,
+            length: None,
+            ..args.clone()
+        };
+        if FoundModel::is_at(&args.model) {
+            FoundModel::at(&args.model)?.elf_only("which cannot guide a flow").with_context(guide)?;
+        }
+        Ok(Some(Self::without_encoder(&args, device, precision).with_context(guide)?))
     }
 
     fn of_run(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
@@ -182,7 +226,7 @@ impl LoadedModel {
         let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
         found.load_into(net.params(), args.no_ema)?;
         let FoundModel { run, plan, .. } = found;
-        Self { latents: None, tokenizer: run.tokenizer()?, plan, net }.with_encoder(device, precision)
+        Ok(Self { latents: None, tokenizer: run.tokenizer()?, plan, net })
     }
 
     fn from_elsewhere(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
@@ -245,7 +289,7 @@ impl LoadedModel {
         let mut plan = RunPlan::new(&config, facts, device)?;
         plan.model = model;
         let net = Elf::of_weights(&weights, args.policy(precision), device)?;
-        Self { plan, tokenizer, net, latents: None }.with_encoder(device, precision)
+        Ok(Self { plan, tokenizer, net, latents: None })
     }
 
     fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
@@ -285,9 +329,11 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
+    let guide = LoadedModel::guide(&settings, &args, device, precision(args.f32, device))?;
     let generator = TextGenerator {
         net: &model.net,
         plan,
+        guide: guide.as_ref().map(|guide| (&guide.net as &dyn Network, Trained::from(&guide.plan.objective))),
         tokenizer: &model.tokenizer,
         latents: model.latents.as_ref(),
         grid_seed: args.seed,
@@ -382,8 +428,12 @@ fn fewer_steps_than_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Opt
 }
 
 fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
-    let mut settings: Vec<SamplingSetting> = match &args.sampling_config {
-        Some(path) => read_sampling_configs(path)?.iter().flat_map(|c| c.settings()).collect(),
+    let beside = Some(args.model.join(SAMPLING)).filter(|path| path.is_file());
+    let mut settings: Vec<SamplingSetting> = match args.sampling_config.as_ref().or(beside.as_ref()) {
+        Some(path) => {
+            eprintln!("sampling settings: {}", path.display());
+            read_sampling_configs(path)?.iter().flat_map(|c| c.settings()).collect()
+        }
         None => vec![TextGenerator::default_setting(plan)],
     };
     for setting in &mut settings {
@@ -403,6 +453,15 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
         if args.uniform_grid {
             setting.time_schedule = TimeScheduleName::Uniform;
         }
+        setting.guide = args.guide.clone().or(setting.guide.take());
+        if args.guide_scale.is_some() && setting.guide.is_none() {
+            bail!("--guide-scale has no effect without a guide: name a lesser version of the model with --guide");
+        }
+        setting.guide_scale = args.guide_scale.unwrap_or(setting.guide_scale);
+        if setting.guide_scale == 1.0 {
+            setting.guide = None;
+        }
+        setting.decode_at = args.decode_at.unwrap_or(setting.decode_at);
     }
     Ok(settings)
 }

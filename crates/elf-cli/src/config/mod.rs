@@ -17,7 +17,7 @@ pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
-pub use sampling::{SamplingSetting, read_sampling_configs};
+pub use sampling::{SAMPLING, SamplingSetting, read_sampling_configs};
 
 #[cfg(test)]
 mod released_files;

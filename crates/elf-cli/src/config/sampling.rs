@@ -1,6 +1,6 @@
 //! The keys of a sampling file: a list, each entry with lists of which every combination is run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::TimeScheduleName;
 use super::keys::{check_keys, parse_yaml};
+
+/// The file in a model's folder that says how it is best sampled from.
+pub const SAMPLING: &str = "sampling.yml";
 
 /// A sampler by the released code's name, or any name that the registry knows.
 pub type SamplingMethod = String;
@@ -28,7 +31,17 @@ pub struct SamplingConfig {
     pub time_schedule: TimeScheduleName,
     /// How much noise the SDE adds; 0 is the ODE.
     pub sde_gamma: f64,
+    /// A lesser version of the model that autoguidance leads away from: a path from where the file lies, or from where `elf` is
+    /// called. Not of the released code.
+    pub guide: Option<PathBuf>,
+    /// Autoguidance scales to run; 1 is none. Not of the released code.
+    pub guide_scales: Vec<f64>,
+    /// The time at which the run ends and the text is read. Not of the released code, which always takes 1.
+    pub decode_at: f64,
 }
+
+/// The scale of autoguidance unless another is given.
+const GUIDE_SCALE: f64 = 3.0;
 
 impl Default for SamplingConfig {
     /// The paper's setting for unconditional text in 32 steps.
@@ -40,6 +53,9 @@ impl Default for SamplingConfig {
             self_cond_cfg_scales: vec![3.0],
             time_schedule: TimeScheduleName::LogitNormal,
             sde_gamma: 1.5,
+            guide: None,
+            guide_scales: vec![GUIDE_SCALE],
+            decode_at: 1.0,
         }
     }
 }
@@ -59,23 +75,52 @@ pub struct SamplingSetting {
     pub time_schedule: TimeScheduleName,
     /// The SDE's noise.
     pub sde_gamma: f64,
+    /// Whom autoguidance leads away from.
+    pub guide: Option<PathBuf>,
+    /// The autoguidance scale, if there is a guide.
+    pub guide_scale: f64,
+    /// When the text is read.
+    pub decode_at: f64,
+}
+
+impl Default for SamplingSetting {
+    /// The first of the default file.
+    fn default() -> Self {
+        let SamplingConfig { sampling_method, time_schedule, sde_gamma, guide, decode_at, .. } =
+            SamplingConfig::default();
+        Self {
+            sampling_method,
+            num_sampling_steps: 32,
+            cfg: 1.0,
+            self_cond_cfg_scale: 3.0,
+            time_schedule,
+            sde_gamma,
+            guide,
+            guide_scale: GUIDE_SCALE,
+            decode_at,
+        }
+    }
 }
 
 impl SamplingConfig {
-    /// Every combination of the three lists.
+    /// Every combination of the lists.
     pub fn settings(&self) -> Vec<SamplingSetting> {
         let mut all = Vec::new();
+        let guide_scales = if self.guide.is_some() { &self.guide_scales[..] } else { &[GUIDE_SCALE] };
         for &num_sampling_steps in &self.num_sampling_steps {
             for &cfg in &self.cfgs {
                 for &self_cond_cfg_scale in &self.self_cond_cfg_scales {
-                    all.push(SamplingSetting {
+                    all.extend(guide_scales.iter().map(|&guide_scale| SamplingSetting {
                         sampling_method: self.sampling_method.clone(),
                         num_sampling_steps,
                         cfg,
                         self_cond_cfg_scale,
                         time_schedule: self.time_schedule,
                         sde_gamma: self.sde_gamma,
-                    });
+                        guide: self.guide.clone(),
+                        guide_scale,
+                        decode_at: self.decode_at,
+                    }));
                 }
             }
         }
@@ -84,11 +129,13 @@ impl SamplingConfig {
 }
 
 impl SamplingSetting {
-    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`.
+    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-guide3-at0.6` where that is asked for.
     pub fn name(&self) -> String {
         let gamma = if self.sampling_method == "sde" { format!("-gamma{}", self.sde_gamma) } else { String::new() };
+        let guide = if self.guide.is_some() { format!("-guide{}", self.guide_scale) } else { String::new() };
+        let at = if self.decode_at == 1.0 { String::new() } else { format!("-at{}", self.decode_at) };
         format!(
-            "{}-{}-w{}-cfg{}{gamma}",
+            "{}-{}-w{}-cfg{}{gamma}{guide}{at}",
             self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg
         )
     }
@@ -118,8 +165,11 @@ pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
             let origin = format!("{origin}, entry {}", i + 1);
             let Value::Object(map) = entry else { bail!("{origin} must be a mapping of keys to values") };
             check_keys::<SamplingConfig>(&map, &origin)?;
-            serde_json::from_value(Value::Object(map))
-                .with_context(|| format!("{origin}: a value does not fit its key"))
+            let mut config: SamplingConfig = serde_json::from_value(Value::Object(map))
+                .with_context(|| format!("{origin}: a value does not fit its key"))?;
+            let beside = config.guide.as_ref().map(|guide| path.with_file_name(guide));
+            config.guide = beside.filter(|beside| beside.exists()).or(config.guide);
+            Ok(config)
         })
         .collect()
 }
@@ -140,6 +190,14 @@ mod tests {
             ["sde-8-w1-cfg1-gamma2", "sde-8-w3-cfg1-gamma2", "sde-16-w1-cfg1-gamma2", "sde-16-w3-cfg1-gamma2"]
         );
         assert_eq!(configs[1].settings().len(), 1);
+        // A guide is looked for beside the file, and then from here.
+        std::fs::create_dir(folder.path().join("weak")).unwrap();
+        std::fs::write(&path, "- guide: weak\n  guide_scales: [2, 3]\n  decode_at: 0.6\n- guide: elsewhere\n").unwrap();
+        let configs = read_sampling_configs(&path).unwrap();
+        let names: Vec<_> = configs[0].settings().iter().map(SamplingSetting::name).collect();
+        assert_eq!(names, ["sde-32-w3-cfg1-gamma1.5-guide2-at0.6", "sde-32-w3-cfg1-gamma1.5-guide3-at0.6"]);
+        assert_eq!(configs[0].guide, Some(folder.path().join("weak")));
+        assert_eq!(configs[1].settings()[0].guide, Some("elsewhere".into()));
         std::fs::write(&path, "- sampling_metod: sde\n").unwrap();
         let message = read_sampling_configs(&path).unwrap_err().to_string();
         assert!(message.contains("`sampling_metod`") && message.contains("`sampling_method`"), "{message}");

@@ -28,7 +28,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 11] {
+    fn of_elf(&self) -> [(&'static str, bool); 14] {
         [
             ("--sampling-config", self.sampling_config.is_some()),
             ("--sampler", self.sampler.is_some()),
@@ -36,6 +36,9 @@ impl SampleArgs {
             ("--cfg", self.cfg.is_some()),
             ("--sde-gamma", self.sde_gamma.is_some()),
             ("--uniform-grid", self.uniform_grid),
+            ("--guide", self.guide.is_some()),
+            ("--guide-scale", self.guide_scale.is_some()),
+            ("--decode-at", self.decode_at.is_some()),
             ("--trace", self.trace),
             ("--config", self.config.is_some()),
             ("--option", !self.options.is_empty()),
