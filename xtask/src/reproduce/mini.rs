@@ -2,9 +2,9 @@
 
 use super::mini_settings::{
     Ablation, CONDITION_GUIDANCE, CONDITIONAL, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS,
-    GAMMAS, GUIDANCE, GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDE_SHARE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED,
-    SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL, WEIGHTS, ablation_stage,
-    guided_sampler, guided_words, system_label,
+    GAMMAS, GUIDANCE, GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER,
+    STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL, WEIGHTS, ablation_stage, guided_sampler, guided_words,
+    system_label,
 };
 use super::stage::{Cost, Stage};
 
@@ -46,7 +46,10 @@ impl Mini<'_> {
         for (task, epochs) in TASKS.iter().zip(self.scale.epochs) {
             stages.extend(OBJECTIVES.map(|objective| self.training(task, objective, epochs)));
         }
-        stages.push(self.guide());
+        let ablations =
+            self.other_encoders().into_iter().chain(self.scale.ablations.iter().flat_map(|a| self.ablation(a)));
+        let (guide, ablations): (Vec<Stage>, Vec<Stage>) = ablations.partition(|stage| stage.name == GUIDE);
+        stages.extend(guide);
         stages.push(self.data_row());
         stages.extend(self.comparison().into_iter().map(|(_, stage)| stage));
         for task in &TASKS[1..] {
@@ -55,10 +58,7 @@ impl Mini<'_> {
         if self.scale.sampler_study {
             stages.extend(self.sampler_study().stages());
         }
-        stages.extend(self.other_encoders());
-        for ablation in self.scale.ablations {
-            stages.extend(self.ablation(ablation));
-        }
+        stages.extend(ablations);
         stages.extend(self.distillation());
         stages
     }
@@ -187,20 +187,6 @@ impl Mini<'_> {
             Some(encoder) => self.needing_encoder(stage, encoder),
             None => self.needing_tokenizer(stage),
         }
-    }
-
-    /// A lesser version of ELF: a short training by the same recipe.
-    fn guide(&self) -> Stage {
-        let (task, epochs) = (&TASKS[0], self.scale.epochs[0] * GUIDE_SHARE);
-        let config = "configs/mini-descriptions.yml";
-        let settings = format!("encoder_model_name={}", self.encoder(PRETRAINED));
-        let stage = Stage::new(GUIDE, "a lesser ELF on descriptions, to guide the other")
-            .after("data/descriptions")
-            .reading(config)
-            .call(self.train_call(task, config, GUIDE, epochs, &settings))
-            .making("checkpoints")
-            .costing(Self::positions(task, epochs, 5.0));
-        self.needing_encoder(stage, PRETRAINED)
     }
 
     /// The GPT-2 that judges perplexity: larger and longer trained than the baseline, and none of them.

@@ -129,9 +129,10 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
     Ok(Section::new(TASKS[0].title)
         .paragraph(format!(
             "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {UNCONDITIONAL}; \
-             guided, with {} and for a guide itself after an eighth of the passes, which doubles what a step costs; MDLM by ancestral \
+             guided, with {} and for a guide the ablations' run of the same recipe ({} passes), which doubles what a step costs; MDLM by ancestral \
              sampling; GPT-2 at temperature 1.",
-            guided_words()
+            guided_words(),
+            mini.scale.ablation_epochs
         ))
         .with(table)
         .with(

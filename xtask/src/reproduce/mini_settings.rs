@@ -213,13 +213,12 @@ pub const SHIPPED_ENCODER: &str = "models/mini-encoder";
 /// Words of the sampler that ELF's unconditional texts are made with unless the sampler itself is looked at: the paper's.
 pub const UNCONDITIONAL: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3";
 
-/// The lesser version of ELF that guides it: the stage, and its share of the passes over the data.
-pub const GUIDE: &str = "train/descriptions/guide";
-pub const GUIDE_SHARE: f64 = 0.125;
+/// The lesser version of ELF that guides it: the same recipe, after the ablations' few passes.
+pub const GUIDE: &str = "train/ablations/recipe";
 
 /// The scale of guided texts, and when they are read.
-pub const GUIDE_SCALE: f64 = 2.5;
-pub const DECODED_AT: f64 = 0.6;
+pub const GUIDE_SCALE: f64 = 3.5;
+pub const DECODED_AT: f64 = 0.5;
 
 /// Words of the sampler of guided texts, but for the guide itself.
 pub fn guided_words() -> String {
@@ -228,12 +227,12 @@ pub fn guided_words() -> String {
 
 /// The same with another scale or time.
 pub fn guided_sampler(scale: f64, decode_at: f64) -> String {
-    format!("--sampler sde --sde-gamma 1 --self-cond-cfg-scale 3 --guide-scale {scale} --decode-at {decode_at}")
+    format!("--sampler ode --self-cond-cfg-scale 3 --guide-scale {scale} --decode-at {decode_at}")
 }
 
 /// Guide scales and times of decoding that are looked at.
-pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.0, 2.5, 3.0];
-pub const DECODE_TIMES: [f64; 4] = [0.4, 0.6, 0.8, 1.0];
+pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];
+pub const DECODE_TIMES: [f64; 4] = [0.35, 0.5, 0.7, 1.0];
 
 /// Words of the sampler of conditional tasks: the paper's.
 pub const CONDITIONAL: &str = "--sampler ode --cfg 2 --self-cond-cfg-scale 1";
