@@ -72,7 +72,8 @@ fn held_out_rows_and_texts_are_judged_while_training() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let output = within(&folder, "run");
     let held_out = format!("eval_data_path={}", materials.path("shards"));
-    let options = [held_out.as_str(), "online_eval=true", "num_samples=3", "eval_rows=16", "max_steps=2"];
+    let options =
+        [held_out.as_str(), "online_eval=true", "num_samples=3", "eval_rows=16", "max_steps=2", "early_stopping=3"];
     materials.train(&output, &options).well();
     let metrics = json_lines(&format!("{output}/metrics.jsonl"));
     let last = metrics.last().unwrap();
@@ -80,6 +81,10 @@ fn held_out_rows_and_texts_are_judged_while_training() {
     let files: Vec<_> = fs::read_dir(format!("{output}/samples")).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(files.len(), 1);
     assert_eq!(texts(files[0].to_str().unwrap()).len(), 3);
+    // What was judged by held-out rows is used without them.
+    let exported = within(&folder, "exported");
+    run(elf(&["export", &output, &exported])).well();
+    run(elf(&["sample", &exported, "-n", "1", "--steps", "2"])).well();
 }
 
 #[test]

@@ -51,9 +51,9 @@ pub struct ExportArgs {
     guide: Option<PathBuf>,
 }
 
-/// Settings that are about the place where a run was made, and not about the model.
-const OF_THE_PLACE: [&str; 6] =
-    ["data_path", "eval_data_path", "output_dir", "resume", "max_minutes", "sampling_configs_path"];
+/// Settings that are about the place where a run was made, or need what lay there, and not about the model.
+const OF_THE_PLACE: [&str; 7] =
+    ["data_path", "eval_data_path", "early_stopping", "output_dir", "resume", "max_minutes", "sampling_configs_path"];
 
 /// The folder of a guide in that of its model.
 const GUIDE: &str = "guide";
@@ -215,7 +215,8 @@ fn card(args: &ExportArgs, found: &FoundModel, parameters: i64, evaluations: &[E
     let metrics = fs::read_to_string(found.run.root().join("metrics.jsonl")).unwrap_or_default();
     let lines: Vec<Value> = metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let until_here = |line: &&Value| line["step"].as_u64().is_some_and(|at| at <= step);
-    if let Some(seconds) = lines.iter().filter(until_here).filter_map(|line| line["seconds"].as_f64()).next_back() {
+    let seconds = over_all_starts(lines.iter().filter(until_here).filter_map(|line| line["seconds"].as_f64()));
+    if seconds > 0.0 {
         let _ = writeln!(card, "| cost | {:.0} minutes |", seconds / 60.0);
     }
     let curve: Vec<&Value> = lines.iter().filter(until_here).filter(|line| line["validation_loss"].is_f64()).collect();
@@ -231,4 +232,25 @@ fn card(args: &ExportArgs, found: &FoundModel, parameters: i64, evaluations: &[E
         let _ = write!(card, "\n{}", evaluation.to_markdown());
     }
     card
+}
+
+/// The time of a run whose clock begins anew whenever it is resumed.
+fn over_all_starts(seconds: impl Iterator<Item = f64>) -> f64 {
+    let (earlier, last) = seconds.fold((0.0, 0.0), |(earlier, last), now| match now < last {
+        true => (earlier + last, now),
+        false => (earlier, now),
+    });
+    earlier + last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_run_cost_what_all_its_parts_did() {
+        assert_eq!(over_all_starts([].into_iter()), 0.0);
+        assert_eq!(over_all_starts([1.0, 5.0, 9.0].into_iter()), 9.0);
+        assert_eq!(over_all_starts([1.0, 5.0, 2.0, 3.0, 1.0].into_iter()), 9.0);
+    }
 }
