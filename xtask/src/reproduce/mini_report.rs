@@ -415,27 +415,58 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::reproduce::mini_settings::{FULL, QUICK};
+    use std::fs;
 
-    /// Every stage that the report asks for by name is one of the preset's.
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reproduce::mini_settings::{FULL, QUICK, Scale};
+    use crate::reproduce::results::pretended;
+
+    /// A preset whose stages all ended, each with a perplexity of its own: ELF's 200, guided 150, MDLM's 180, others' 300.
+    fn report_of(scale: &Scale) -> Report {
+        let root = tempfile::tempdir().unwrap();
+        let mini = Mini { work: "w", scale };
+        let stages = mini.stages();
+        let runner = pretended::runner(root.path());
+        let outcomes: Vec<_> = stages.iter().map(|stage| pretended::outcome(root.path(), &stage.name, "h")).collect();
+        for (stage, outcome) in &outcomes {
+            let write = |file: &str, text: String| fs::write(outcome.folder.join(file), text).unwrap();
+            let metrics = json!({"step": 7, "loss": 1.5, "validation_loss": 1.25, "validation_nll": 1.125});
+            write("metrics.jsonl", metrics.to_string());
+            write(
+                "samples-0.jsonl",
+                (0..8).map(|i| format!("{}\n", json!({"index": i, "prediction": stage}))).collect(),
+            );
+            let ppl = [("elf-guided-", 150.0), ("descriptions/elf-", 200.0), ("mdlm-", 180.0)];
+            let ppl = ppl.iter().find(|(part, _)| stage.contains(part)).map_or(300.0, |(_, ppl)| *ppl);
+            let names =
+                UNCONDITIONAL_METRICS.into_iter().chain(TASKS.iter().flat_map(|task| conditional_metrics(task).0));
+            let all: Vec<Value> = names
+                .map(|name| json!({"name": name, "value": if name == name::GEN_PPL { ppl } else { 2.5 }, "method": "by hand"}))
+                .collect();
+            write("eval.json", json!({"schema": 1, "title": stage, "metrics": all}).to_string());
+        }
+        let context = Context { runner: &runner, stages: &stages, outcomes: &outcomes, preset: "mini" };
+        report(&mini, &context, false).unwrap()
+    }
+
+    /// Every stage that the report asks for is one of the preset's, and every evaluation that is made is shown.
     #[test]
-    fn the_report_asks_for_stages_that_there_are() {
+    fn the_report_shows_what_the_stages_made() {
         for scale in [&FULL, &QUICK] {
-            let mini = Mini { work: "w", scale };
-            let names: Vec<String> = mini.stages().into_iter().map(|stage| stage.name).collect();
-            let mut wanted = vec![
-                DATA.to_owned(),
-                format!("eval/descriptions/elf-{STEPS}"),
-                format!("eval/descriptions/mdlm-{STEPS}"),
-            ];
-            if scale.sampler_study {
-                wanted.extend(mini.sampler_study().all().into_iter().map(|setting| setting.stage));
+            let text = report_of(scale).to_markdown().unwrap();
+            for system in
+                ["ELF, 32 steps", "ELF, guided, 32 steps", "MDLM, 32 steps", "GPT-2", "student", "GPT-2, beam 4"]
+            {
+                assert!(text.contains(system), "{system} is missing in\n{text}");
             }
-            wanted.extend(scale.ablations.iter().map(ablation_stage));
-            for stage in wanted {
-                assert!(names.contains(&stage), "{stage}");
+            for ablation in scale.ablations {
+                assert!(text.contains(ablation.label), "{}", ablation.label);
             }
+            assert!(text.contains("200.0 of ELF is not lower than MDLM's 180.0"), "{text}");
+            assert!(text.contains("150.0 of ELF, guided is lower than MDLM's 180.0"), "{text}");
+            assert_eq!(scale.sampler_study, text.contains("Autoguidance"));
         }
     }
 }

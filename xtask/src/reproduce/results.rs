@@ -168,36 +168,48 @@ pub fn today() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
 }
 
+/// Stages that never ran, for tests of what is made from them.
+#[cfg(test)]
+pub mod pretended {
+    use super::super::stage::WorkFolder;
+    use super::*;
+
+    pub fn runner(root: &Path) -> Runner {
+        Runner {
+            elf: "elf".into(),
+            root: root.to_owned(),
+            work: WorkFolder::new(root.to_owned()),
+            revision: "r".to_owned(),
+            host: "h".to_owned(),
+            jobs: 1,
+        }
+    }
+
+    pub fn outcome(root: &Path, name: &str, host: &str) -> (String, Outcome) {
+        let folder = root.join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let record = Record {
+            jobs: 1,
+            hash: "0123456789abcdef".to_owned(),
+            finished: true,
+            seconds: 61.0,
+            at: 0,
+            revision: "r".to_owned(),
+            host: host.to_owned(),
+        };
+        (name.to_owned(), Outcome { record, folder })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::stage::WorkFolder;
     use super::*;
 
     #[test]
     fn figures_and_samples_of_stages_are_found() {
         let root = tempfile::tempdir().unwrap();
-        let runner = Runner {
-            elf: "elf".into(),
-            root: root.path().to_owned(),
-            work: WorkFolder::new(root.path().to_owned()),
-            revision: "r".to_owned(),
-            host: "h".to_owned(),
-            jobs: 1,
-        };
-        let outcome = |name: &str, host: &str| {
-            let folder = root.path().join(name);
-            fs::create_dir_all(&folder).unwrap();
-            let record = Record {
-                jobs: 1,
-                hash: "0123456789abcdef".to_owned(),
-                finished: true,
-                seconds: 61.0,
-                at: 0,
-                revision: "r".to_owned(),
-                host: host.to_owned(),
-            };
-            (name.to_owned(), Outcome { record, folder })
-        };
+        let runner = pretended::runner(root.path());
+        let outcome = |name: &str, host: &str| pretended::outcome(root.path(), name, host);
         let outcomes = vec![outcome("train/x", "h"), outcome("eval/a", "h"), outcome("eval/b", "elsewhere")];
         fs::write(
             root.path().join("train/x/metrics.jsonl"),
