@@ -114,10 +114,11 @@ impl SelectionConfig {
             if text.is_empty() {
                 return Ok(Judged::Empty);
             }
-            let text = match first_sentence(&text) {
-                _ if !self.first_sentence.contains(column) => text,
-                Some(sentence) => sentence.to_owned(),
-                None => return Ok(Judged::NoSentence),
+            let text = if self.first_sentence.contains(column) {
+                let Some(sentence) = first_sentence(&text) else { return Ok(Judged::NoSentence) };
+                sentence.to_owned()
+            } else {
+                text
             };
             if let (Some(&most), Some(tokenizer)) = (self.max_tokens.get(column), tokenizer)
                 && tokenizer.encode(&text)?.len() > most

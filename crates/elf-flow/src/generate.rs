@@ -249,12 +249,10 @@ impl<'a> Generator<'a> {
             let condition = request.condition.map(|c| c.fitted(shape[0], self.device)).transpose()?;
             let w = self.config.self_conditioning_guidance;
             let network = NetworkField::new(self.net, self.trained, w);
-            // A scale of 1 is none: the guide is not asked then.
-            let guide = self.guide.filter(|guide| guide.scale != 1.0);
-            let weak = guide.map(|guide| NetworkField::new(guide.net, guide.trained, w));
-            let guided: Box<dyn Field + '_> = match (&weak, guide) {
-                (Some(weak), Some(guide)) => Box::new(AutoGuidance::new(&network, weak, guide.scale)),
-                _ => Box::new(&network),
+            let weak = self.guide.map(|guide| (NetworkField::new(guide.net, guide.trained, w), guide.scale));
+            let guided: Box<dyn Field + '_> = match &weak {
+                Some((weak, scale)) => Box::new(AutoGuidance::new(&network, weak, *scale)),
+                None => Box::new(&network),
             };
             let field = self.field(guided, condition.as_ref());
             let decoder = Decoder::new(self.net, self.trained, w);
@@ -279,7 +277,7 @@ impl<'a> Generator<'a> {
             if !request.trace.is_empty() {
                 observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
             }
-            let evaluated = network.rows() + weak.as_ref().map_or(0, NetworkField::rows);
+            let evaluated = network.rows() + weak.as_ref().map_or(0, |(weak, _)| weak.rows());
             let cost = Cost { rows: rows as u64, passes: evaluated / rows as u64 + 1, trace_passes };
             Ok(Generated { z: field.pin(end.z)?.f_narrow(0, 0, asked as i64)?, ids, cost })
         })

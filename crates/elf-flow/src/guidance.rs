@@ -12,6 +12,23 @@ fn extrapolate(without: &Tensor, with: &Tensor, scale: f64) -> Result<Tensor> {
     Ok(without.f_lerp(with, scale)?)
 }
 
+/// A prediction with `scale` times what `with` adds to `without`. One that does not count is not evaluated.
+fn guided(
+    scale: f64,
+    without: impl FnOnce() -> Result<Prediction>,
+    with: impl FnOnce() -> Result<Prediction>,
+) -> Result<Prediction> {
+    if scale == 1.0 {
+        return with();
+    }
+    let without = without()?;
+    if scale == 0.0 {
+        return Ok(without);
+    }
+    let with = with()?;
+    Ok(Prediction { v: extrapolate(&without.v, &with.v, scale)?, x: extrapolate(&without.x, &with.x, scale)? })
+}
+
 /// Self-conditioning guidance for networks that do not take its scale as an input: `v_u + w (v_c - v_u)`, likewise for the
 /// clean estimate, where `v_c` is evaluated with the hint and `v_u` without.
 ///
@@ -31,18 +48,11 @@ impl<F: Field> SelfConditioningGuidance<F> {
 
 impl<F: Field> Field for SelfConditioningGuidance<F> {
     fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
-        if hint.is_none() || self.scale == 1.0 {
-            return self.inner.eval(z, t, hint);
+        let without = || self.inner.eval(z, t, None);
+        match hint {
+            None => without(),
+            Some(_) => guided(self.scale, without, || self.inner.eval(z, t, hint)),
         }
-        let without = self.inner.eval(z, t, None)?;
-        if self.scale == 0.0 {
-            return Ok(without);
-        }
-        let with = self.inner.eval(z, t, hint)?;
-        Ok(Prediction {
-            v: extrapolate(&without.v, &with.v, self.scale)?,
-            x: extrapolate(&without.x, &with.x, self.scale)?,
-        })
     }
 
     fn pin(&self, z: Tensor) -> Result<Tensor> {
@@ -114,18 +124,7 @@ impl<F: Field, G: Field> AutoGuidance<F, G> {
 
 impl<F: Field, G: Field> Field for AutoGuidance<F, G> {
     fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
-        if self.scale == 1.0 {
-            return self.strong.eval(z, t, hint);
-        }
-        let weak = self.weak.eval(z, t, hint)?;
-        if self.scale == 0.0 {
-            return Ok(weak);
-        }
-        let strong = self.strong.eval(z, t, hint)?;
-        Ok(Prediction {
-            v: extrapolate(&weak.v, &strong.v, self.scale)?,
-            x: extrapolate(&weak.x, &strong.x, self.scale)?,
-        })
+        guided(self.scale, || self.weak.eval(z, t, hint), || self.strong.eval(z, t, hint))
     }
 
     fn pin(&self, z: Tensor) -> Result<Tensor> {

@@ -176,25 +176,22 @@ struct LoadedModel {
 }
 
 impl LoadedModel {
-    fn load(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
-        Self::without_encoder(args, device, precision)?.with_encoder(device, precision)
-    }
-
-    fn without_encoder(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
-        match FoundModel::is_at(&args.model) || !args.model.exists() {
-            true => Self::of_run(args, device, precision),
-            false => Self::from_elsewhere(args, device, precision),
+    /// Of a run that was found, or of a file from elsewhere; without the encoder.
+    fn load(found: Option<FoundModel>, args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
+        match found {
+            Some(found) => Self::of_run(found, args, device, precision),
+            None => Self::from_elsewhere(args, device, precision),
         }
     }
 
-    /// The guide that settings name, if any does so to some effect.
+    /// The guide that settings name, if any does.
     fn guide(
         settings: &[SamplingSetting],
         args: &SampleArgs,
         device: Device,
         precision: Precision,
     ) -> Result<Option<Self>> {
-        let mut paths = settings.iter().filter(|s| s.guide_scale != 1.0).filter_map(|s| s.guide.as_ref());
+        let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
         let Some(path) = paths.next() else { return Ok(None) };
         if let Some(other) = paths.find(|other| *other != path) {
             bail!("{} and {} cannot both be the guide of one call", path.display(), other.display());
@@ -209,20 +206,18 @@ impl LoadedModel {
             length: None,
             ..args.clone()
         };
-        if FoundModel::is_at(&args.model) {
-            FoundModel::at(&args.model)?.elf_only("which cannot guide a flow").with_context(guide)?;
-        }
-        Ok(Some(Self::without_encoder(&args, device, precision).with_context(guide)?))
+        let found = found(&args.model)?.map(|found| found.elf_only("which cannot guide a flow"));
+        let found = found.transpose().with_context(guide)?;
+        Ok(Some(Self::load(found, &args, device, precision).with_context(guide)?))
     }
 
-    fn of_run(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
+    fn of_run(found: FoundModel, args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
         if args.config.is_some() || args.tokenizer.is_some() || args.length.is_some() || !args.options.is_empty() {
             bail!(
                 "{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out",
                 args.model.display()
             );
         }
-        let found = FoundModel::at(&args.model)?;
         let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
         found.load_into(net.params(), args.no_ema)?;
         let FoundModel { run, plan, .. } = found;
@@ -300,6 +295,11 @@ impl LoadedModel {
     }
 }
 
+/// The run of this program that a path names, if it does; an error if nothing is there.
+fn found(path: &Path) -> Result<Option<FoundModel>> {
+    (FoundModel::is_at(path) || !path.exists()).then(|| FoundModel::at(path)).transpose()
+}
+
 /// The device's precision, or fp32 if asked for.
 pub fn precision(f32: bool, device: Device) -> Precision {
     if f32 { Precision::F32 } else { Precision::native(device) }
@@ -312,14 +312,15 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 
 fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
     args.model = hub::locate(&args.model, What::ElfCheckpoint)?;
-    if FoundModel::is_at(&args.model) {
-        let found = FoundModel::at(&args.model)?;
-        if let Some(baseline) = &found.plan.baseline {
-            return self::baseline::sample(&args, &found, baseline, device, comm);
-        }
+    let found = found(&args.model)?;
+    if let Some(found) = &found
+        && let Some(baseline) = &found.plan.baseline
+    {
+        return self::baseline::sample(&args, found, baseline, device, comm);
     }
     args.check_for_elf()?;
-    let model = LoadedModel::load(&args, device, precision(args.f32, device))?;
+    let precision = precision(args.f32, device);
+    let model = LoadedModel::load(found, &args, device, precision)?.with_encoder(device, precision)?;
     let plan = &model.plan;
     let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = settings(&args, plan)?;
@@ -329,7 +330,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
-    let guide = LoadedModel::guide(&settings, &args, device, precision(args.f32, device))?;
+    let guide = LoadedModel::guide(&settings, &args, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan,

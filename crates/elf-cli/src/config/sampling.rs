@@ -86,19 +86,7 @@ pub struct SamplingSetting {
 impl Default for SamplingSetting {
     /// The first of the default file.
     fn default() -> Self {
-        let SamplingConfig { sampling_method, time_schedule, sde_gamma, guide, decode_at, .. } =
-            SamplingConfig::default();
-        Self {
-            sampling_method,
-            num_sampling_steps: 32,
-            cfg: 1.0,
-            self_cond_cfg_scale: 3.0,
-            time_schedule,
-            sde_gamma,
-            guide,
-            guide_scale: GUIDE_SCALE,
-            decode_at,
-        }
+        SamplingConfig::default().settings().swap_remove(0)
     }
 }
 
