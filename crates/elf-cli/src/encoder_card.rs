@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use elf_encoder::{FeedForward, LatentStats, T5Config};
+use serde::{Deserialize, Serialize};
 
 use crate::text_column::TextColumn;
 use crate::text_latents::describe;
 
 /// One place of the loss curve.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Point {
     /// Optimiser steps done.
     pub steps: u64,
@@ -45,8 +47,6 @@ pub struct EncoderCard<'a> {
     pub device: String,
     /// Losses.
     pub curve: &'a [Point],
-    /// Whether the user ended it before its time.
-    pub interrupted: bool,
     /// Mean and deviation over all channels.
     pub overall: LatentStats,
 }
@@ -71,7 +71,7 @@ impl EncoderCard<'_> {
              | vocabulary | {} entries (`tokenizer.json`) |\n\
              | text | {}; {texts} texts of {tokens} tokens |\n\
              | licence of the text | {} |\n\
-             | training | {} steps over {} tokens ({:.1} passes), {:.1} minutes on {}{} |\n\
+             | training | {} steps over {} tokens ({:.1} passes), {:.1} minutes on {} |\n\
              | seed | {} |\n\
              | latents | {} (each channel's own in `latent_stats.json`) |\n",
             config.num_layers,
@@ -88,7 +88,6 @@ impl EncoderCard<'_> {
             self.trained_tokens as f64 / tokens.max(1) as f64,
             self.minutes,
             self.device,
-            if self.interrupted { "; ended early by hand" } else { "" },
             self.seed,
             describe(&self.overall),
         );

@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod encoder_card;
 mod encoder_corpus;
+mod encoder_training;
 mod held_out;
 mod hub;
 mod judge;

@@ -1,14 +1,16 @@
-//! A run that is interrupted, or killed, ends where one ends that never was.
+//! A run that is interrupted, or killed, ends where one ends that never was; the same for an encoder's training.
 #![cfg(unix)]
 
 mod tiny_run;
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use elf_train::CheckpointFolder;
 use tempfile::TempDir;
-use tiny_run::{Materials, checkpoints, json_lines, tensors, within};
+use tiny_run::{Materials, checkpoints, elf, json_lines, run, tensors, within};
 
 const STEPS: u64 = 160;
 /// A checkpoint every ten steps, all of which stay.
@@ -33,10 +35,15 @@ fn final_tensors(output: &str) -> [Vec<u8>; 3] {
 
 /// Starts training and sends `signal` as soon as there are `after` checkpoints; returns the exit code.
 fn disturb(output: &str, signal: &str, after: usize) -> Option<i32> {
-    let mut command = Materials::unconditional().train_command(output, &OPTIONS);
+    let command = Materials::unconditional().train_command(output, &OPTIONS);
+    disturb_once(command, signal, || checkpoints(output).len() >= after)
+}
+
+/// Starts a program and sends `signal` as soon as `ready` says so; returns the exit code.
+fn disturb_once(mut command: Command, signal: &str, ready: impl Fn() -> bool) -> Option<i32> {
     let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
-    while checkpoints(output).len() < after {
+    while !ready() {
         assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no checkpoint came");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -97,4 +104,53 @@ fn a_resumed_run_may_be_made_longer() {
     materials.train(&fresh, &["max_steps=8"]).well();
     let last = |run: &str| tensors(&checkpoints(run).pop().unwrap());
     assert!(last(&output) == last(&fresh));
+}
+
+/// Pre-training of an encoder that saves after nearly every step.
+fn pretraining(output: &str, more: &[&str]) -> Command {
+    let materials = Materials::unconditional();
+    let (corpus, tokenizer) = (format!("{}:text", materials.path("corpus.jsonl")), materials.path("tokenizer"));
+    let texts = ["encoder", "train", "--text", &corpus, "--validation", &corpus, "--tokenizer", &tokenizer];
+    let sizes = ["--d-model", "16", "--d-kv", "8", "--d-ff", "32", "--num-layers", "1", "--num-heads", "2"];
+    let rest = ["--batch-tokens", "256", "--save-minutes", "0.0001", "--device", "cpu", "--output", output];
+    elf(&[&texts[..], &sizes, &rest, more].concat())
+}
+
+#[test]
+fn pretraining_of_an_encoder_goes_on_to_the_same_encoder() {
+    let folder = TempDir::new().unwrap();
+    let [undisturbed, output] = ["undisturbed", "encoder"].map(|name| within(&folder, name));
+    let begun = folder.path().join("encoder.training");
+    let saved = |least: u64| {
+        let latest = CheckpointFolder::new(&begun).list().unwrap().pop();
+        latest.is_some_and(|(step, _)| step >= least)
+    };
+    let steps = ["--steps", "150"];
+    run(pretraining(&undisturbed, &steps)).well();
+
+    assert_eq!(disturb_once(pretraining(&output, &steps), "-INT", || saved(5)), Some(130));
+    assert!(!Path::new(&output).exists(), "it was over before the signal");
+    assert_eq!(disturb_once(pretraining(&output, &steps), "-KILL", || saved(40)), None);
+    run(pretraining(&output, &["--steps", "150", "--seed", "1"])).badly(&["encoder.training", "--seed", "(0, now 1)"]);
+    let resumed = run(pretraining(&output, &steps)).well();
+    assert!(resumed.out.contains("resuming from"), "{}", resumed.out);
+    for file in ["model.safetensors", "latent_stats.json"] {
+        let [one, other] = [&undisturbed, &output].map(|f| std::fs::read(Path::new(f).join(file)).unwrap());
+        assert!(one == other, "{file} differs");
+    }
+    assert!(!begun.exists(), "what it went on from is no longer needed");
+    run(pretraining(&output, &steps)).badly(&[&output, "is there already"]);
+}
+
+#[test]
+fn pretraining_may_be_ended_where_it_was_interrupted() {
+    let folder = TempDir::new().unwrap();
+    let output = within(&folder, "encoder");
+    let begun = CheckpointFolder::new(folder.path().join("encoder.training"));
+    let saved = || begun.list().unwrap().pop().is_some_and(|(step, _)| step >= 5);
+    let long = ["--steps", "1000000"];
+    assert_eq!(disturb_once(pretraining(&output, &long), "-INT", saved), Some(130));
+    let (step, _) = begun.list().unwrap().pop().unwrap();
+    let ended = run(pretraining(&output, &["--steps", "1"])).well();
+    assert!(ended.out.contains(&format!("; {step} steps over")), "{}", ended.out);
 }

@@ -56,7 +56,8 @@ pub struct CheckpointState {
 }
 
 impl CheckpointState {
-    pub(crate) fn new(step: u64, seed: u64, cursor: Value, plan: Value) -> Self {
+    /// The state after `step` steps; the files come with [`CheckpointFolder::save`].
+    pub fn new(step: u64, seed: u64, cursor: Value, plan: Value) -> Self {
         Self { format: FORMAT, step, seed, cursor, plan, files: BTreeMap::new() }
     }
 }
@@ -110,8 +111,12 @@ impl CheckpointFolder {
         self.list()?.pop().map(|(_, path)| Checkpoint::open(path)).transpose()
     }
 
-    /// Writes a checkpoint: aside, synced, renamed. One of the same step is replaced.
-    pub(crate) fn save(
+    /// Writes a checkpoint: aside, synced, renamed. One of the same step is replaced. A [`Trainer`](crate::Trainer) does so by
+    /// itself; this is for training loops of another kind, which may have no averages.
+    ///
+    /// # Errors
+    /// If anything cannot be written; then nothing of it is left and all other checkpoints are as they were.
+    pub fn save(
         &self,
         mut state: CheckpointState,
         params: &[(&str, &Tensor)],
@@ -305,8 +310,11 @@ impl Checkpoint {
         self.read(AVERAGES)
     }
 
-    /// The optimiser's state, likewise.
-    pub(crate) fn optimizer(&self) -> Result<(String, Vec<(String, Tensor)>)> {
+    /// The optimiser's state by name, and the file that it comes from.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged.
+    pub fn optimizer(&self) -> Result<(String, Vec<(String, Tensor)>)> {
         self.read(OPTIMIZER)
     }
 

@@ -36,6 +36,16 @@ enum FeedForwardName {
     GatedGelu,
 }
 
+impl FeedForwardName {
+    /// As Hugging Face's files name it.
+    fn name(self) -> &'static str {
+        match self {
+            FeedForwardName::Relu => "relu",
+            FeedForwardName::GatedGelu => "gated-gelu",
+        }
+    }
+}
+
 /// The sizes of an encoder.
 #[derive(Debug, Args)]
 pub struct EncoderSizes {
@@ -59,16 +69,24 @@ pub struct EncoderSizes {
     feed_forward: FeedForwardName,
 }
 
+impl std::fmt::Display for EncoderSizes {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { d_model, d_kv, d_ff, num_layers, num_heads, feed_forward } = self;
+        write!(
+            f,
+            "{num_layers} blocks of width {d_model}, {num_heads} heads of {d_kv}, feed-forward {d_ff} ({})",
+            feed_forward.name()
+        )
+    }
+}
+
 impl EncoderSizes {
     /// An encoder of these sizes for a tokenizer's ids.
     ///
     /// # Errors
     /// If a size is impossible.
     pub fn config(&self, tokenizer: &Tokenizer) -> Result<T5Config> {
-        let feed_forward = match self.feed_forward {
-            FeedForwardName::Relu => "relu",
-            FeedForwardName::GatedGelu => "gated-gelu",
-        };
+        let feed_forward = self.feed_forward.name();
         // Through the file's own form, so that what is left out has the file format's defaults.
         Ok(T5Config::from_json(&serde_json::to_string(&serde_json::json!({
             "vocab_size": tokenizer.vocab_size(), "d_model": self.d_model, "d_kv": self.d_kv, "d_ff": self.d_ff,
