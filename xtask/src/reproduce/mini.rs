@@ -1,10 +1,10 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
+use super::mini_samplers::{CONDITIONAL, FEW_STEPS, GUIDED, Kind, PAPER_SDE, Sampler};
 use super::mini_settings::{
-    Ablation, CONDITION_GUIDANCE, CONDITIONAL, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, FEW_STEPS,
-    GAMMAS, GUIDANCE, GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER,
-    STEPS, STUDENTS, Scale, System, TASKS, Task, UNCONDITIONAL, WEIGHTS, ablation_stage, guided_sampler, guided_words,
-    system_label,
+    Ablation, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, GAMMAS, GUIDANCE, GUIDE,
+    GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale,
+    System, TASKS, Task, WEIGHTS, ablation_stage, system_label,
 };
 use super::stage::{Cost, Stage};
 
@@ -230,13 +230,13 @@ impl Mini<'_> {
 
     /// Texts of one system and their evaluation.
     fn evaluation(&self, texts: &Texts) -> Stage {
-        let Texts { task, run, student, guide, stage, title, sampling, passes } = texts;
+        let Texts { task, run, student, stage, title, sampler } = texts;
         let (at, model) = (self.at(stage), format!("{}{student}", self.at(run)));
         let mut made = Stage::new(*stage, *title).after(run).after(&format!("data/{}", task.name));
-        let mut sampling = (*sampling).to_owned();
-        if let Some(guide) = guide {
-            made = made.after(guide);
-            sampling = format!("{sampling} --guide {}", self.at(guide));
+        let mut sampling = sampler.to_string();
+        if sampler.is_guided() {
+            made = made.after(GUIDE);
+            sampling = format!("{sampling} --guide {}", self.at(GUIDE));
         }
         let what = match task.condition {
             None => format!("--num {}", self.scale.texts),
@@ -249,8 +249,7 @@ impl Mini<'_> {
                 )
             }
         };
-        // Beam search draws nothing: a second seed would be the same texts again.
-        let seeds = if sampling.contains("--beam") { 1 } else { self.scale.seeds };
+        let seeds = if sampler.draws() { self.scale.seeds } else { 1 };
         let mut files = Vec::new();
         for seed in 0..seeds {
             let file = format!("{at}/samples-{seed}.jsonl");
@@ -265,7 +264,7 @@ impl Mini<'_> {
         let number =
             seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(800)) as f64;
         made.call(self.eval_call(&files.join(" "), stage, task.condition.is_none())).making("eval.json").costing(Cost {
-            flops: number * task.positions * passes * 2.0 * WEIGHTS,
+            flops: number * task.positions * sampler.passes() * 2.0 * WEIGHTS,
             seconds: 3.0 * (seeds + 1) as f64,
             disk: 1e6,
             ..Cost::default()
@@ -275,119 +274,105 @@ impl Mini<'_> {
     /// ELF and the baselines on unconditional text, over steps.
     pub fn comparison(&self) -> Vec<(System, Stage)> {
         let task = &TASKS[0];
-        let mut systems = Vec::new();
-        let mut add = |name: &str, objective: &str, label: &str, steps: Option<u64>, sampling: String, passes: f64| {
-            let name = steps.map_or(name.to_owned(), |steps| format!("{name}-{steps}"));
+        let kinds = [
+            ("elf", "elf", PLAIN_ELF, PAPER_SDE),
+            ("elf-guided", "elf", GUIDED_ELF, GUIDED),
+            ("mdlm", "mdlm", "MDLM", Kind::Masked),
+        ];
+        let in_steps = kinds.iter().flat_map(|(name, objective, label, kind)| {
+            let of_one =
+                move |&steps: &u64| (format!("{name}-{steps}"), *objective, *label, kind.clone().in_steps(steps));
+            self.scale.steps.iter().map(of_one)
+        });
+        let alone = ("gpt2".to_owned(), "gpt2", "GPT-2", Kind::Ancestral.alone());
+        let made = |(name, objective, label, sampler): (String, &str, &str, Sampler)| {
             let stage = format!("eval/descriptions/{name}");
-            let title =
-                format!("descriptions by {label}{}", steps.map(|n| format!(" in {n} steps")).unwrap_or_default());
+            let in_steps = sampler.steps.map(|n| format!(" in {n} steps")).unwrap_or_default();
             let made = self.evaluation(&Texts {
                 task,
                 run: &format!("train/descriptions/{objective}"),
                 student: "",
-                guide: (label == GUIDED_ELF).then_some(GUIDE),
                 stage: &stage,
-                title: &title,
-                sampling: &sampling,
-                passes,
+                title: &format!("descriptions by {label}{in_steps}"),
+                sampler: &sampler,
             });
-            systems.push((System { stage, label: label.to_owned(), steps }, made));
+            (System { stage, label: label.to_owned(), steps: sampler.steps }, made)
         };
-        for &steps in self.scale.steps {
-            add("elf", "elf", PLAIN_ELF, Some(steps), format!("{UNCONDITIONAL} --steps {steps}"), steps as f64 + 1.0);
-        }
-        for &steps in self.scale.steps {
-            let (sampling, passes) = (format!("{} --steps {steps}", guided_words()), 2.0 * steps as f64 + 1.0);
-            add("elf-guided", "elf", GUIDED_ELF, Some(steps), sampling, passes);
-        }
-        for &steps in self.scale.steps {
-            add("mdlm", "mdlm", system_label("mdlm"), Some(steps), format!("--steps {steps}"), steps as f64);
-        }
-        add("gpt2", "gpt2", system_label("gpt2"), None, String::new(), 3.0);
-        systems
+        in_steps.chain([alone]).map(made).collect()
     }
 
     /// ELF and the baselines on a conditional task.
     pub fn conditional(&self, task: &Task) -> Vec<(System, Stage)> {
         let rows = [
-            ("elf", "elf", "ELF", Some(STEPS), format!("{CONDITIONAL} --steps {STEPS}")),
-            ("mdlm", "mdlm", "MDLM", Some(STEPS), format!("--steps {STEPS}")),
-            ("gpt2-beam-1", "gpt2", "GPT-2, beam 1", None, "--beam 1".to_owned()),
-            ("gpt2-beam-4", "gpt2", "GPT-2, beam 4", None, "--beam 4".to_owned()),
+            ("elf", "elf", "ELF", CONDITIONAL.in_steps(STEPS)),
+            ("mdlm", "mdlm", "MDLM", Kind::Masked.in_steps(STEPS)),
+            ("gpt2-beam-1", "gpt2", "GPT-2, beam 1", Kind::Beam(1).alone()),
+            ("gpt2-beam-4", "gpt2", "GPT-2, beam 4", Kind::Beam(4).alone()),
         ];
-        rows.map(|(name, objective, label, steps, sampling)| {
+        rows.map(|(name, objective, label, sampler)| {
             let stage = format!("eval/{}/{name}", task.name);
-            let run = format!("train/{}/{objective}", task.name);
-            let title = format!("{} by {label}", task.name);
-            let passes =
-                steps.map_or(4.0, |steps| if objective == "elf" { 2.0 * steps as f64 + 1.0 } else { steps as f64 });
             let made = self.evaluation(&Texts {
                 task,
-                run: &run,
+                run: &format!("train/{}/{objective}", task.name),
                 student: "",
-                guide: None,
                 stage: &stage,
-                title: &title,
-                sampling: &sampling,
-                passes,
+                title: &format!("{} by {label}", task.name),
+                sampler: &sampler,
             });
-            (System { stage, label: label.to_owned(), steps }, made)
+            (System { stage, label: label.to_owned(), steps: sampler.steps }, made)
         })
         .into()
     }
 
     /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations.
     pub fn sampler_study(&self) -> SamplerStudy {
-        let sde = |gamma: f64, scale: f64| format!("--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale {scale}");
-        let ode =
-            |&steps: &u64| self.sampler(&format!("ode-{steps}"), "--sampler ode --self-cond-cfg-scale 3", steps, steps);
-        let gamma = |gamma: f64| self.sampler(&format!("gamma-{gamma}"), &sde(gamma, 3.0), STEPS, gamma);
-        let scale = |scale: f64| self.sampler(&format!("guidance-{scale}"), &sde(1.5, scale), STEPS, scale);
-        let guide =
-            |scale: f64| self.sampler(&format!("guide-{scale}"), &guided_sampler(scale, DECODED_AT), STEPS, scale);
-        let decode = |at: f64| self.sampler(&format!("decode-at-{at}"), &guided_sampler(GUIDE_SCALE, at), STEPS, at);
+        let sde = |gamma, scale| Kind::Sde { gamma, scale, uniform_grid: false };
+        let guided = |scale, decode_at| Kind::Guided { scale, decode_at };
+        let ode = |&steps: &u64| self.sampler(&format!("ode-{steps}"), Kind::Ode.in_steps(steps), steps);
+        let at_steps = |name: String, kind: Kind, value: f64| self.sampler(&name, kind.in_steps(STEPS), value);
+        let grid = |name: &str, uniform_grid| {
+            let kind = Kind::Sde { gamma: 1.5, scale: 3.0, uniform_grid };
+            self.sampler(&format!("{name}-grid"), kind.in_steps(STEPS), name)
+        };
         SamplerStudy {
             ode: self.scale.steps.iter().map(ode).collect(),
-            gammas: GAMMAS.map(gamma).into(),
-            scales: GUIDANCE.map(scale).into(),
-            guide_scales: GUIDE_SCALES.map(guide).into(),
-            decode_times: DECODE_TIMES.map(decode).into(),
-            grids: vec![
-                self.sampler("logit-normal-grid", UNCONDITIONAL, STEPS, "logit-normal"),
-                self.sampler("uniform-grid", &format!("{UNCONDITIONAL} --uniform-grid"), STEPS, "uniform"),
-            ],
+            gammas: GAMMAS.map(|gamma| at_steps(format!("gamma-{gamma}"), sde(gamma, 3.0), gamma)).into(),
+            scales: GUIDANCE.map(|scale| at_steps(format!("guidance-{scale}"), sde(1.5, scale), scale)).into(),
+            guide_scales: GUIDE_SCALES
+                .map(|scale| at_steps(format!("guide-{scale}"), guided(scale, DECODED_AT), scale))
+                .into(),
+            decode_times: DECODE_TIMES
+                .map(|at| at_steps(format!("decode-at-{at}"), guided(GUIDE_SCALE, at), at))
+                .into(),
+            grids: vec![grid("logit-normal", false), grid("uniform", true)],
             condition_guidance: CONDITION_GUIDANCE.map(|scale| self.condition_guidance(scale)).into(),
         }
     }
 
     /// A sampler of the descriptions, and the value that tells it from its neighbours.
-    fn sampler(&self, name: &str, sampling: &str, steps: u64, value: impl ToString) -> Studied {
-        let value = value.to_string();
-        let compared = [(UNCONDITIONAL.to_owned(), "elf"), (guided_words(), "elf-guided")];
-        let same = compared.iter().find(|(words, _)| words == sampling && self.scale.steps.contains(&steps));
+    fn sampler(&self, name: &str, sampler: Sampler, value: impl ToString) -> Studied {
+        let (value, steps) = (value.to_string(), sampler.steps.unwrap_or(STEPS));
+        let compared = [(PAPER_SDE, "elf"), (GUIDED, "elf-guided")];
+        let same = compared.iter().find(|(kind, _)| *kind == sampler.kind && self.scale.steps.contains(&steps));
         if let Some((_, name)) = same {
             return Studied { value, stage: format!("eval/descriptions/{name}-{steps}"), steps, made: None };
         }
-        let guide = sampling.contains("--guide-scale").then_some(GUIDE);
         let stage = format!("eval/samplers/{name}");
         let made = self.evaluation(&Texts {
             task: &TASKS[0],
             run: "train/descriptions/elf",
             student: "",
-            guide,
             stage: &stage,
             title: &format!("descriptions by ELF: {name}, {steps} steps"),
-            sampling: &format!("{sampling} --steps {steps}"),
-            passes: steps as f64 + 1.0,
+            sampler: &sampler,
         });
         Studied { value, stage, steps, made: Some(made) }
     }
 
     /// Translations with a condition guidance scale.
     fn condition_guidance(&self, scale: f64) -> Studied {
-        let (task, value) = (&TASKS[1], scale.to_string());
-        let sampling = format!("--sampler ode --cfg {scale} --self-cond-cfg-scale 1");
-        if sampling == CONDITIONAL {
+        let (task, value, kind) = (&TASKS[1], scale.to_string(), Kind::Conditional { scale });
+        if kind == CONDITIONAL {
             return Studied { value, stage: format!("eval/{}/elf", task.name), steps: STEPS, made: None };
         }
         let stage = format!("eval/condition-guidance/{scale}");
@@ -397,11 +382,9 @@ impl Mini<'_> {
             task,
             run: "train/de-en/elf",
             student: "",
-            guide: None,
             stage: &stage,
             title: &format!("translations with condition guidance {scale}"),
-            sampling: &format!("{sampling} --steps {STEPS}"),
-            passes: 2.0 * STEPS as f64 + 1.0,
+            sampler: &kind.in_steps(STEPS),
         });
         Studied { value, stage, steps: STEPS, made: Some(made) }
     }
@@ -453,18 +436,13 @@ impl Mini<'_> {
             .call(self.train_call(task, config, &run, self.scale.ablation_epochs, &settings))
             .making("checkpoints")
             .costing(Self::positions(task, self.scale.ablation_epochs, 5.0));
-        let sampling = format!("{UNCONDITIONAL} --steps {STEPS}");
-        let title = format!("texts of the ablation {}", ablation.name);
-        let passes = STEPS as f64 + 1.0;
         let evaluation = self.evaluation(&Texts {
             task,
             run: &run,
             student: "",
-            guide: None,
             stage: &eval,
-            title: &title,
-            sampling: &sampling,
-            passes,
+            title: &format!("texts of the ablation {}", ablation.name),
+            sampler: &PAPER_SDE.in_steps(STEPS),
         });
         [self.needing_encoder(training, ablation.encoder), evaluation]
     }
@@ -503,11 +481,9 @@ impl Mini<'_> {
                     task: &TASKS[0],
                     run,
                     student,
-                    guide: None,
                     stage: &format!("eval/distilled/{name}-{steps}"),
                     title: &format!("descriptions by the {name} in {steps} steps"),
-                    sampling: &format!("{FEW_STEPS} --steps {steps}"),
-                    passes: steps as f64 + 1.0,
+                    sampler: &FEW_STEPS.in_steps(steps),
                 };
                 stages.push((steps, own, self.evaluation(&texts)));
             }
@@ -566,15 +542,11 @@ struct Texts<'a> {
     run: &'a str,
     /// What follows its folder in the model's path, if it holds several.
     student: &'a str,
-    /// The stage that trained what guides it.
-    guide: Option<&'a str>,
     /// The stage to be made.
     stage: &'a str,
     title: &'a str,
-    /// Words for `elf sample`.
-    sampling: &'a str,
-    /// Passes through the network a text, for estimates.
-    passes: f64,
+    /// How they are drawn.
+    sampler: &'a Sampler,
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use elf_eval::report::{
 };
 
 use super::mini::Mini;
+use super::mini_samplers::{FEW_STEPS, GUIDED, PAPER_SDE};
 use super::mini_settings::{
-    DECODED_AT, FEW_STEPS, GUIDE_SCALE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, STEPS, System, TASKS, Task, UNCONDITIONAL,
-    ablation_stage, guided_words, system_label,
+    DECODED_AT, GUIDE_SCALE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, STEPS, System, TASKS, Task, ablation_stage,
+    system_label,
 };
 use super::results::{Context, today};
 
@@ -128,10 +129,10 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
         .collect();
     Ok(Section::new(TASKS[0].title)
         .paragraph(format!(
-            "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {UNCONDITIONAL}; \
+            "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {PAPER_SDE}; \
              guided, with {} and for a guide the ablations' run of the same recipe ({} passes), which doubles what a step costs; MDLM by ancestral \
              sampling; GPT-2 at temperature 1.",
-            guided_words(),
+            GUIDED,
             mini.scale.ablation_epochs
         ))
         .with(table)
@@ -255,7 +256,7 @@ fn ablations(mini: &Mini, context: &Context) -> Result<Section> {
     columns[0] = Column::new("change");
     let mut table = Table::new(
         format!(
-            "One change each, {} passes over the training texts, sampled with {UNCONDITIONAL} in {STEPS} steps.",
+            "One change each, {} passes over the training texts, sampled with {PAPER_SDE} in {STEPS} steps.",
             mini.scale.ablation_epochs
         ),
         columns,

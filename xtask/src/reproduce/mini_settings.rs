@@ -210,9 +210,6 @@ pub const OBJECTIVES: [&str; 3] = ["elf", "mdlm", "gpt2"];
 /// The encoder that comes with the repository.
 pub const SHIPPED_ENCODER: &str = "models/mini-encoder";
 
-/// Words of the sampler that ELF's unconditional texts are made with unless the sampler itself is looked at: the paper's.
-pub const UNCONDITIONAL: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3";
-
 /// The lesser version of ELF that guides it: the same recipe, after the ablations' few passes.
 pub const GUIDE: &str = "train/ablations/recipe";
 
@@ -220,22 +217,9 @@ pub const GUIDE: &str = "train/ablations/recipe";
 pub const GUIDE_SCALE: f64 = 3.5;
 pub const DECODED_AT: f64 = 0.5;
 
-/// Words of the sampler of guided texts, but for the guide itself.
-pub fn guided_words() -> String {
-    guided_sampler(GUIDE_SCALE, DECODED_AT)
-}
-
-/// The same with another scale or time.
-pub fn guided_sampler(scale: f64, decode_at: f64) -> String {
-    format!("--sampler ode --self-cond-cfg-scale 3 --guide-scale {scale} --decode-at {decode_at}")
-}
-
 /// Guide scales and times of decoding that are looked at.
 pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];
 pub const DECODE_TIMES: [f64; 4] = [0.35, 0.5, 0.7, 1.0];
-
-/// Words of the sampler of conditional tasks: the paper's.
-pub const CONDITIONAL: &str = "--sampler ode --cfg 2 --self-cond-cfg-scale 1";
 
 /// Steps that systems are compared at.
 pub const STEPS: u64 = 32;
@@ -253,9 +237,6 @@ pub const STUDENTS: [(&str, u64); 5] =
 
 /// Weights of the networks of `configs/mini-*.yml` that a position goes through (blocks and heads), for estimates.
 pub const WEIGHTS: f64 = 5.5e6;
-
-/// The sampler that students and their teacher are compared with.
-pub const FEW_STEPS: &str = "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 2.5";
 
 /// The size of encoders.
 pub const ENCODER_SIZE: &str =

@@ -6,6 +6,7 @@
 mod estimate;
 mod mini;
 mod mini_report;
+mod mini_samplers;
 mod mini_settings;
 mod paper;
 mod paper_report;

@@ -1,0 +1,148 @@
+//! How the preset `mini` draws texts from trained models.
+
+use std::fmt;
+
+use super::mini_settings::{DECODED_AT, GUIDE_SCALE};
+
+/// A way to draw texts from a trained model; shown, it is words for `elf sample`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampler {
+    /// What is drawn from, and how.
+    pub kind: Kind,
+    /// Steps, of those that have any.
+    pub steps: Option<u64>,
+}
+
+/// What is drawn from, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// ELF with the SDE.
+    Sde {
+        /// How much noise is renewed.
+        gamma: f64,
+        /// Self-conditioning guidance.
+        scale: f64,
+        /// Steps evenly in time.
+        uniform_grid: bool,
+    },
+    /// ELF with the ODE.
+    Ode,
+    /// ELF with the ODE, guided by a lesser version of itself.
+    Guided {
+        /// How far away from the lesser version.
+        scale: f64,
+        /// The time at which the text is read.
+        decode_at: f64,
+    },
+    /// ELF under a condition.
+    Conditional {
+        /// Condition guidance.
+        scale: f64,
+    },
+    /// Masked diffusion.
+    Masked,
+    /// An autoregressive model, from left to right.
+    Ancestral,
+    /// The same under a condition, with beam search.
+    Beam(u64),
+}
+
+/// The paper's SDE, unless the sampler itself is looked at.
+pub const PAPER_SDE: Kind = Kind::Sde { gamma: 1.5, scale: 3.0, uniform_grid: false };
+/// The sampler that students and their teacher are compared with: the paper's for few steps.
+pub const FEW_STEPS: Kind = Kind::Sde { gamma: 1.5, scale: 2.5, uniform_grid: false };
+/// The sampler of guided texts.
+pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
+/// The sampler of conditional tasks: the paper's.
+pub const CONDITIONAL: Kind = Kind::Conditional { scale: 2.0 };
+
+impl Kind {
+    /// With so many steps.
+    pub fn in_steps(self, steps: u64) -> Sampler {
+        Sampler { kind: self, steps: Some(steps) }
+    }
+
+    /// As it is, of those without steps.
+    pub fn alone(self) -> Sampler {
+        Sampler { kind: self, steps: None }
+    }
+}
+
+impl Sampler {
+    /// Whether it takes a second, lesser network.
+    pub fn is_guided(&self) -> bool {
+        matches!(self.kind, Kind::Guided { .. })
+    }
+
+    /// Whether another seed gives other texts: beam search draws nothing.
+    pub fn draws(&self) -> bool {
+        !matches!(self.kind, Kind::Beam(_))
+    }
+
+    /// Passes through a network a text, for estimates.
+    pub fn passes(&self) -> f64 {
+        let steps = self.steps.unwrap_or(0) as f64;
+        match self.kind {
+            Kind::Sde { .. } | Kind::Ode => steps + 1.0,
+            Kind::Guided { .. } | Kind::Conditional { .. } => 2.0 * steps + 1.0,
+            Kind::Masked => steps,
+            Kind::Ancestral => 3.0,
+            Kind::Beam(_) => 4.0,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Sde { gamma, scale, uniform_grid } => {
+                let grid = if *uniform_grid { " --uniform-grid" } else { "" };
+                write!(f, "--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale {scale}{grid}")
+            }
+            Self::Ode => f.write_str("--sampler ode --self-cond-cfg-scale 3"),
+            Self::Guided { scale, decode_at } => {
+                write!(f, "{} --guide-scale {scale} --decode-at {decode_at}", Self::Ode)
+            }
+            Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
+            Self::Masked | Self::Ancestral => Ok(()),
+            Self::Beam(width) => write!(f, "--beam {width}"),
+        }
+    }
+}
+
+impl fmt::Display for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.steps {
+            None => write!(f, "{}", self.kind),
+            Some(steps) => write!(f, "{} --steps {steps}", self.kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samplers_are_words_of_elf_sample() {
+        let words = |sampler: Sampler| sampler.to_string();
+        assert_eq!(words(PAPER_SDE.in_steps(32)), "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3 --steps 32");
+        assert_eq!(
+            words(GUIDED.in_steps(4)),
+            format!(
+                "--sampler ode --self-cond-cfg-scale 3 --guide-scale {GUIDE_SCALE} --decode-at {DECODED_AT} --steps 4"
+            )
+        );
+        assert_eq!(words(Kind::Beam(4).alone()), "--beam 4");
+        assert_eq!(words(Kind::Masked.in_steps(8)).trim(), "--steps 8");
+        assert_eq!(words(Kind::Ancestral.alone()), "");
+    }
+
+    #[test]
+    fn guidance_costs_a_second_pass() {
+        assert_eq!(PAPER_SDE.in_steps(10).passes(), 11.0);
+        assert_eq!(GUIDED.in_steps(10).passes(), 21.0);
+        assert!(GUIDED.in_steps(1).is_guided() && !PAPER_SDE.in_steps(1).is_guided());
+        assert!(!Kind::Beam(1).alone().draws() && Kind::Ancestral.alone().draws());
+    }
+}
