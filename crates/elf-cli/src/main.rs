@@ -13,6 +13,7 @@ mod encoder_training;
 mod held_out;
 mod hub;
 mod judge;
+mod loaded_model;
 mod memory_plan;
 mod model_card;
 mod progress;
@@ -64,6 +65,8 @@ enum Command {
     Convert(commands::convert::ConvertArgs),
     /// Put what somebody else needs of a run into one small folder: parameters, settings, tokenizer, model card.
     Export(commands::export::ExportArgs),
+    /// Look into a trained flow: at each time, how near its estimates are to true texts, and how many words are read from them.
+    Probe(Box<commands::probe::ProbeArgs>),
     /// Judge generated text.
     Eval(commands::eval::EvalArgs),
     /// Measure how fast this machine trains and samples, beside the fastest that it can multiply matrices.
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => commands::sample::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Export(args) => commands::export::run(args),
+        Command::Probe(args) => commands::probe::run(*args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Pull(args) => commands::pull::run(args),

@@ -363,3 +363,30 @@ fn latents_that_are_learned_with_the_network() {
     assert_eq!(texts(&again), texts(&output));
     run(elf(&["distill", "--teacher", &whole, "--output", &within(&folder, "students")])).badly(&["learned_latents"]);
 }
+
+#[test]
+fn a_probe_tells_what_a_model_knows() {
+    for (materials, conditional) in [(Materials::unconditional(), false), (Materials::translation(), true)] {
+        let folder = TempDir::new().unwrap();
+        let (run_folder, shards, json) =
+            (materials.path("run"), materials.path("shards"), within(&folder, "probe.json"));
+        let probe = ["probe", &run_folder, "--data", &shards, "--limit", "20", "--times", "1,0,0.5", "--device", "cpu"];
+        let told = run(elf(&[&probe[..], &["--output", &json]].concat())).well();
+        assert_eq!(told.out.contains("without condition"), conditional, "{}", told.out);
+        let found: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+        let times = found["times"].as_array().unwrap();
+        assert_eq!(times.iter().map(|at| at["t"].as_f64().unwrap()).collect::<Vec<_>>(), [0.0, 0.5, 1.0]);
+        // Less is wrong with an estimate the less noise there is.
+        let errors: Vec<f64> = times.iter().map(|at| at["error"].as_f64().unwrap()).collect();
+        assert!(errors[0] > errors[2], "{errors:?}");
+        assert_eq!(times.iter().all(|at| at["without_condition"].is_object()), conditional);
+        assert_eq!((found["texts"].as_u64(), found["words"].as_f64().unwrap() > 20.0), (Some(20), true));
+        // The same again.
+        let again = run(elf(&probe)).well();
+        assert_eq!(again.out, told.out);
+    }
+    let (unconditional, translation) = (Materials::unconditional(), Materials::translation());
+    let (run_folder, shards) = (translation.path("run"), unconditional.path("shards"));
+    run(elf(&["probe", &run_folder, "--data", &shards, "--device", "cpu"])).badly(&[&shards]);
+    run(elf(&["probe", &run_folder, "--data", &shards, "--times", "2"])).badly(&["--times", "2 is not a time"]);
+}

@@ -12,8 +12,9 @@ use elf_eval::stats::Bootstrap;
 use elf_hub::What;
 use serde_json::Value;
 
-use super::sample::{SampleArgs, precision};
+use super::sample::SampleArgs;
 use crate::judge::{Judge, JudgeSettings};
+use crate::loaded_model::precision;
 use crate::run_folder::{FoundModel, write_json};
 use crate::{hub, rank_environment};
 

@@ -9,6 +9,7 @@ pub mod encoder_train;
 pub mod eval;
 pub mod export;
 pub mod launch;
+pub mod probe;
 pub mod pull;
 pub mod sample;
 pub mod scaling;

@@ -9,44 +9,23 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::device::DeviceChoice;
-use elf_core::weights::{ParamKind, Weights};
-use elf_core::{Network, Precision, PrecisionPolicy, key_of};
+use elf_core::{Network, key_of};
 use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
 use elf_flow::Trained;
 use elf_hub::What;
-use elf_model::{Elf, ElfConfig};
 use elf_train::Comm;
 use tch::Device;
 
-use crate::config::{
-    Facts, Overrides, RunConfig, RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_record,
-    read_sampling_configs, read_yaml,
-};
-use crate::run_folder::{FoundModel, no_run};
+use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_sampling_configs};
+use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
-use crate::text_latents::{TextLatents, encoder_folder};
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Clone, Args)]
 pub struct SampleArgs {
-    /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
-    /// checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
-    model: PathBuf,
-    /// For a file from elsewhere: the configuration it was trained with. Without one, the config.yml beside it, as the released
-    /// code leaves it there; without that, the released recipe for unconditional text. The network's sizes always come from the file.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// For a file from elsewhere: change one setting of --config, as key=value. May be given several times.
-    #[arg(long = "option", value_name = "KEY=VALUE")]
-    options: Vec<String>,
-    /// For a file from elsewhere: the tokenizer's file or folder; as --option tokenizer_name=PATH.
-    #[arg(long)]
-    tokenizer: Option<PathBuf>,
-    /// For a file from elsewhere: positions of a text (1024 unless --config says otherwise); as --option max_length=N.
-    #[arg(long)]
-    length: Option<usize>,
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Texts to generate, for models of unconditional text.
     #[arg(long, short = 'n', default_value_t = 8)]
     num: usize,
@@ -130,18 +109,6 @@ pub struct SampleArgs {
     /// Do not fill the last batch up. Faster for few texts, but a rounding may then tip a token of a text.
     #[arg(long)]
     ragged: bool,
-    /// Take the parameters as trained instead of their running averages.
-    #[arg(long)]
-    no_ema: bool,
-    /// auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Compute in fp32 also where the device has bf16.
-    #[arg(long)]
-    f32: bool,
-    /// The vocabulary head and the maps between latents and blocks in bf16 too, where the device has it: some percent faster.
-    #[arg(long, conflicts_with = "f32")]
-    heads_bf16: bool,
     /// The JSONL file to write; several settings go to one file each, with the setting in the name.
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -151,176 +118,25 @@ pub struct SampleArgs {
     pub silent: bool,
 }
 
-/// What the released code calls the settings that it leaves beside its checkpoints.
-const RECORD: &str = "config.yml";
-
-impl SampleArgs {
-    fn policy(&self, precision: Precision) -> PrecisionPolicy {
-        if self.heads_bf16 { PrecisionPolicy::uniform(precision) } else { PrecisionPolicy::with_blocks(precision) }
-    }
-}
-
 /// Times at which a trace shows the text.
 const TRACE: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0];
 
-/// A trained network, ready to sample from.
-struct LoadedModel {
-    /// How it was trained.
-    plan: RunPlan,
-    /// The tokenizer it was trained with.
-    tokenizer: Tokenizer,
-    /// The network.
-    net: Elf,
-    /// The encoder, for conditional models.
-    latents: Option<TextLatents>,
-}
-
-impl LoadedModel {
-    /// Of a run that was found, or of a file from elsewhere; without the encoder.
-    fn load(found: Option<FoundModel>, args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
-        match found {
-            Some(found) => Self::of_run(found, args, device, precision),
-            None => Self::from_elsewhere(args, device, precision),
-        }
-    }
-
-    /// The guide that settings name, if any does.
-    fn guide(
-        settings: &[SamplingSetting],
-        args: &SampleArgs,
-        device: Device,
-        precision: Precision,
-    ) -> Result<Option<Self>> {
-        let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
-        let Some(path) = paths.next() else { return Ok(None) };
-        if let Some(other) = paths.find(|other| *other != path) {
-            bail!("{} and {} cannot both be the guide of one call", path.display(), other.display());
-        }
-        let guide = || format!("the guide {}", path.display());
-        // What the model is told beside its file is about the model alone.
-        let args = SampleArgs {
-            model: hub::locate(path, What::ElfCheckpoint).with_context(guide)?,
-            config: None,
-            options: Vec::new(),
-            tokenizer: None,
-            length: None,
-            ..args.clone()
-        };
-        let found = found(&args.model)?.map(|found| found.elf_only("which cannot guide a flow"));
-        let found = found.transpose().with_context(guide)?;
-        Ok(Some(Self::load(found, &args, device, precision).with_context(guide)?))
-    }
-
-    fn of_run(found: FoundModel, args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
-        if args.config.is_some() || args.tokenizer.is_some() || args.length.is_some() || !args.options.is_empty() {
-            bail!(
-                "{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out",
-                args.model.display()
-            );
-        }
-        let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
-        found.load_into(net.params(), args.no_ema)?;
-        let FoundModel { run, plan, .. } = found;
-        Ok(Self { latents: None, tokenizer: run.tokenizer()?, plan, net })
-    }
-
-    fn from_elsewhere(args: &SampleArgs, device: Device, precision: Precision) -> Result<Self> {
-        let which = if args.no_ema { ParamKind::Trained } else { ParamKind::Averaged };
-        let weights = Weights::open(&args.model, which).with_context(|| no_run(&args.model))?;
-        let model = ElfConfig::of_checkpoint(&weights)?;
-        let mut options = args.options.clone();
-        if let Some(path) = &args.tokenizer {
-            options
-                .push(format!("tokenizer_name={}", serde_json::to_string(path).context("a path that is not Unicode")?));
-        }
-        options.extend(args.length.map(|n| format!("max_length={n}")));
-        let warn = |line| eprintln!("warning: {line}");
-        let options = Overrides(options);
-        let beside = weights.path().with_file_name(RECORD);
-        let mut config: RunConfig = match &args.config {
-            None if beside.is_file() => {
-                eprintln!("settings: {}", beside.display());
-                read_record(&beside, &options, warn)?
-            }
-            path => read_yaml(path.as_deref(), &options, warn)?,
-        };
-        // A model that was exported beside its encoder is found together with it from anywhere.
-        let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder_model_name);
-        if !Path::new(&config.encoder_model_name).exists() && encoder.join("config.json").is_file() {
-            config.encoder_model_name = encoder.to_string_lossy().into_owned();
-        }
-
-        let own = weights.path().with_file_name("tokenizer.json");
-        let path = match &config.tokenizer_name {
-            Some(name) => hub::locate(name, What::Tokenizer)?,
-            None if own.is_file() => own,
-            None => encoder_folder(&config)?,
-        };
-        let tokenizer = Tokenizer::load(&path).with_context(|| {
-            format!(
-                "the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer",
-                path.display(),
-                args.model.display()
-            )
-        })?;
-        let entries = tokenizer.vocab_size() as i64;
-        if entries != model.vocab_size {
-            bail!(
-                "the tokenizer {} has {entries} entries, but the model in {} chooses among {}: name the tokenizer that it was trained with",
-                path.display(),
-                weights.path().display(),
-                model.vocab_size
-            );
-        }
-        // How many rows it was trained on makes no difference to sampling.
-        let facts = Facts {
-            latent_dim: model.text_encoder_dim,
-            vocab_size: model.vocab_size,
-            rows: 1 << 40,
-            // The released conditional models were trained on ids that end so.
-            condition_eos: true,
-            ranks: 1,
-        };
-        let mut plan = RunPlan::new(&config, facts, device)?;
-        plan.model = model;
-        let net = Elf::of_weights(&weights, args.policy(precision), device)?;
-        Ok(Self { plan, tokenizer, net, latents: None })
-    }
-
-    fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
-        if self.plan.span.max_input_length.is_some() {
-            self.latents = Some(TextLatents::load(&self.plan.config, device, precision)?);
-        }
-        Ok(self)
-    }
-}
-
-/// The run of this program that a path names, if it does; an error if nothing is there.
-fn found(path: &Path) -> Result<Option<FoundModel>> {
-    (FoundModel::is_at(path) || !path.exists()).then(|| FoundModel::at(path)).transpose()
-}
-
-/// The device's precision, or fp32 if asked for.
-pub fn precision(f32: bool, device: Device) -> Precision {
-    if f32 { Precision::F32 } else { Precision::native(device) }
-}
-
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
-    let (device, comm) = rank_environment::meet(args.device)?;
+    let (device, comm) = rank_environment::meet(args.model.device)?;
     sample(args, device, comm.as_ref()).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
 }
 
 fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
-    args.model = hub::locate(&args.model, What::ElfCheckpoint)?;
-    let found = found(&args.model)?;
+    args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
+    let found = found(&args.model.path)?;
     if let Some(found) = &found
         && let Some(baseline) = &found.plan.baseline
     {
         return self::baseline::sample(&args, found, baseline, device, comm);
     }
     args.check_for_elf()?;
-    let precision = precision(args.f32, device);
-    let model = LoadedModel::load(found, &args, device, precision)?.with_encoder(device, precision)?;
+    let precision = precision(args.model.f32, device);
+    let model = LoadedModel::load(found, &args.model, device, precision)?.with_encoder(device, precision)?;
     let plan = &model.plan;
     let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = settings(&args, plan)?;
@@ -330,7 +146,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
-    let guide = LoadedModel::guide(&settings, &args, device, precision)?;
+    let guide = LoadedModel::guide(&settings, &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan,
@@ -429,7 +245,7 @@ fn fewer_steps_than_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Opt
 }
 
 fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
-    let beside = Some(args.model.join(SAMPLING)).filter(|path| path.is_file());
+    let beside = Some(args.model.path.join(SAMPLING)).filter(|path| path.is_file());
     let mut settings: Vec<SamplingSetting> = match args.sampling_config.as_ref().or(beside.as_ref()) {
         Some(path) => {
             eprintln!("sampling settings: {}", path.display());

@@ -10,9 +10,10 @@ use elf_gpt2::decoding::{BeamSearch, Sampling};
 use elf_train::Comm;
 use tch::Device;
 
-use super::{SampleArgs, precision, print_texts, requests, write_texts};
+use super::{SampleArgs, print_texts, requests, write_texts};
 use crate::baseline::{BaselineGenerator, Decoding, Writer, gpt2, masked};
 use crate::config::{BaselinePlan, RunPlan};
+use crate::loaded_model::precision;
 use crate::progress;
 use crate::run_folder::FoundModel;
 
@@ -40,10 +41,10 @@ impl SampleArgs {
             ("--guide-scale", self.guide_scale.is_some()),
             ("--decode-at", self.decode_at.is_some()),
             ("--trace", self.trace),
-            ("--config", self.config.is_some()),
-            ("--option", !self.options.is_empty()),
-            ("--tokenizer", self.tokenizer.is_some()),
-            ("--length", self.length.is_some()),
+            ("--config", self.model.config.is_some()),
+            ("--option", !self.model.options.is_empty()),
+            ("--tokenizer", self.model.tokenizer.is_some()),
+            ("--length", self.model.length.is_some()),
         ]
     }
 
@@ -108,17 +109,17 @@ pub(super) fn sample(
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
-    let policy = args.policy(precision(args.f32, device));
+    let policy = args.model.policy(precision(args.model.f32, device));
     let builder = ParamBuilder::unset(device);
     let net: Box<dyn Writer> = match baseline {
         BaselinePlan::Gpt2(sizes) => {
             let net = gpt2(sizes, plan, policy, builder)?;
-            found.load_into(net.params(), args.no_ema)?;
+            found.load_into(net.params(), args.model.no_ema)?;
             Box::new(net)
         }
         BaselinePlan::Mdlm { network, .. } => {
             let net = masked(network, plan, policy, builder)?;
-            found.load_into(elf_core::TokenNetwork::params(&net), args.no_ema)?;
+            found.load_into(elf_core::TokenNetwork::params(&net), args.model.no_ema)?;
             Box::new(net)
         }
     };

@@ -1,0 +1,217 @@
+//! A trained network as a user names it: a run of this program, a checkpoint of it, or a file from elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use elf_core::device::DeviceChoice;
+use elf_core::weights::{ParamKind, Weights};
+use elf_core::{Network as _, Precision, PrecisionPolicy};
+use elf_data::Tokenizer;
+use elf_hub::What;
+use elf_model::{Elf, ElfConfig};
+use tch::Device;
+
+use crate::config::{Facts, Overrides, RunConfig, RunPlan, SamplingSetting, read_record, read_yaml};
+use crate::hub;
+use crate::run_folder::{FoundModel, no_run};
+use crate::text_latents::{TextLatents, encoder_folder};
+
+/// Which model, and how it computes.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
+    /// checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
+    #[arg(value_name = "MODEL")]
+    pub path: PathBuf,
+    /// For a file from elsewhere: the configuration it was trained with. Without one, the config.yml beside it, as the released
+    /// code leaves it there; without that, the released recipe for unconditional text. The network's sizes always come from the file.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// For a file from elsewhere: change one setting of --config, as key=value. May be given several times.
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// For a file from elsewhere: the tokenizer's file or folder; as --option tokenizer_name=PATH.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// For a file from elsewhere: positions of a text (1024 unless --config says otherwise); as --option max_length=N.
+    #[arg(long)]
+    pub length: Option<usize>,
+    /// Take the parameters as trained instead of their running averages.
+    #[arg(long)]
+    pub no_ema: bool,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Compute in fp32 also where the device has bf16.
+    #[arg(long)]
+    pub f32: bool,
+    /// The vocabulary head and the maps between latents and blocks in bf16 too, where the device has it: some percent faster.
+    #[arg(long, conflicts_with = "f32")]
+    pub heads_bf16: bool,
+}
+
+/// What the released code calls the settings that it leaves beside its checkpoints.
+const RECORD: &str = "config.yml";
+
+impl ModelArgs {
+    /// The precision of the parts of a network whose blocks compute in `precision`.
+    pub fn policy(&self, precision: Precision) -> PrecisionPolicy {
+        if self.heads_bf16 { PrecisionPolicy::uniform(precision) } else { PrecisionPolicy::with_blocks(precision) }
+    }
+}
+
+/// A trained network, ready to sample from.
+pub struct LoadedModel {
+    /// How it was trained.
+    pub plan: RunPlan,
+    /// The tokenizer it was trained with.
+    pub tokenizer: Tokenizer,
+    /// The network.
+    pub net: Elf,
+    /// The encoder, for conditional models.
+    pub latents: Option<TextLatents>,
+}
+
+impl LoadedModel {
+    /// Of a run that was found, or of a file from elsewhere; without the encoder.
+    ///
+    /// # Errors
+    /// Says what is missing beside the file, or does not fit it.
+    pub fn load(found: Option<FoundModel>, args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+        match found {
+            Some(found) => Self::of_run(found, args, device, precision),
+            None => Self::from_elsewhere(args, device, precision),
+        }
+    }
+
+    /// The guide that settings name, if any does.
+    ///
+    /// # Errors
+    /// If there are two, or it cannot be loaded.
+    pub fn guide(
+        settings: &[SamplingSetting],
+        args: &ModelArgs,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Option<Self>> {
+        let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
+        let Some(path) = paths.next() else { return Ok(None) };
+        if let Some(other) = paths.find(|other| *other != path) {
+            bail!("{} and {} cannot both be the guide of one call", path.display(), other.display());
+        }
+        let guide = || format!("the guide {}", path.display());
+        // What the model is told beside its file is about the model alone.
+        let args = ModelArgs {
+            path: hub::locate(path, What::ElfCheckpoint).with_context(guide)?,
+            config: None,
+            options: Vec::new(),
+            tokenizer: None,
+            length: None,
+            ..args.clone()
+        };
+        let found = found(&args.path)?.map(|found| found.elf_only("which cannot guide a flow"));
+        let found = found.transpose().with_context(guide)?;
+        Ok(Some(Self::load(found, &args, device, precision).with_context(guide)?))
+    }
+
+    fn of_run(found: FoundModel, args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+        if args.config.is_some() || args.tokenizer.is_some() || args.length.is_some() || !args.options.is_empty() {
+            bail!(
+                "{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out",
+                args.path.display()
+            );
+        }
+        let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
+        found.load_into(net.params(), args.no_ema)?;
+        let FoundModel { run, plan, .. } = found;
+        Ok(Self { latents: None, tokenizer: run.tokenizer()?, plan, net })
+    }
+
+    fn from_elsewhere(args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+        let which = if args.no_ema { ParamKind::Trained } else { ParamKind::Averaged };
+        let weights = Weights::open(&args.path, which).with_context(|| no_run(&args.path))?;
+        let model = ElfConfig::of_checkpoint(&weights)?;
+        let mut options = args.options.clone();
+        if let Some(path) = &args.tokenizer {
+            options
+                .push(format!("tokenizer_name={}", serde_json::to_string(path).context("a path that is not Unicode")?));
+        }
+        options.extend(args.length.map(|n| format!("max_length={n}")));
+        let warn = |line| eprintln!("warning: {line}");
+        let options = Overrides(options);
+        let beside = weights.path().with_file_name(RECORD);
+        let mut config: RunConfig = match &args.config {
+            None if beside.is_file() => {
+                eprintln!("settings: {}", beside.display());
+                read_record(&beside, &options, warn)?
+            }
+            path => read_yaml(path.as_deref(), &options, warn)?,
+        };
+        // A model that was exported beside its encoder is found together with it from anywhere.
+        let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder_model_name);
+        if !Path::new(&config.encoder_model_name).exists() && encoder.join("config.json").is_file() {
+            config.encoder_model_name = encoder.to_string_lossy().into_owned();
+        }
+
+        let own = weights.path().with_file_name("tokenizer.json");
+        let path = match &config.tokenizer_name {
+            Some(name) => hub::locate(name, What::Tokenizer)?,
+            None if own.is_file() => own,
+            None => encoder_folder(&config)?,
+        };
+        let tokenizer = Tokenizer::load(&path).with_context(|| {
+            format!(
+                "the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer",
+                path.display(),
+                args.path.display()
+            )
+        })?;
+        let entries = tokenizer.vocab_size() as i64;
+        if entries != model.vocab_size {
+            bail!(
+                "the tokenizer {} has {entries} entries, but the model in {} chooses among {}: name the tokenizer that it was trained with",
+                path.display(),
+                weights.path().display(),
+                model.vocab_size
+            );
+        }
+        // How many rows it was trained on makes no difference to sampling.
+        let facts = Facts {
+            latent_dim: model.text_encoder_dim,
+            vocab_size: model.vocab_size,
+            rows: 1 << 40,
+            // The released conditional models were trained on ids that end so.
+            condition_eos: true,
+            ranks: 1,
+        };
+        let mut plan = RunPlan::new(&config, facts, device)?;
+        plan.model = model;
+        let net = Elf::of_weights(&weights, args.policy(precision), device)?;
+        Ok(Self { plan, tokenizer, net, latents: None })
+    }
+
+    /// With the encoder that conditions go through.
+    ///
+    /// # Errors
+    /// If it cannot be loaded.
+    pub fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
+        if self.plan.span.max_input_length.is_some() {
+            self.latents = Some(TextLatents::load(&self.plan.config, device, precision)?);
+        }
+        Ok(self)
+    }
+}
+
+/// The run of this program that a path names, if it does.
+///
+/// # Errors
+/// If nothing is there.
+pub fn found(path: &Path) -> Result<Option<FoundModel>> {
+    (FoundModel::is_at(path) || !path.exists()).then(|| FoundModel::at(path)).transpose()
+}
+
+/// The device's precision, or fp32 if asked for.
+pub fn precision(f32: bool, device: Device) -> Precision {
+    if f32 { Precision::F32 } else { Precision::native(device) }
+}
