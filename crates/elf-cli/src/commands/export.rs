@@ -81,16 +81,7 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     if let Some(sampling) = &sampling {
         fs::write(aside.path().join(SAMPLING), sampling).with_context(cannot)?;
     }
-    let mut text = card(&args, &found, size.parameters, &evaluations);
-    if let Some(guide) = &guide {
-        let _ = writeln!(
-            text,
-            "\n## Guide\n\n`{GUIDE}` holds a lesser version of the model, {} optimiser steps of {:?}, which sampling leads away from \
-             (autoguidance; see `{SAMPLING}`).",
-            guide.checkpoint.state().step,
-            guide.plan.config.optimizer
-        );
-    }
+    let text = card(&args, &found, guide.as_ref(), size.parameters, &evaluations);
     fs::write(aside.path().join("README.md"), text).with_context(cannot)?;
 
     // A temporary folder is its owner's alone; this one is for others too.
@@ -173,7 +164,13 @@ fn settings(plan: &RunPlan, encoder: Option<&str>) -> Result<String> {
 }
 
 /// The model card, in Markdown.
-fn card(args: &ExportArgs, found: &FoundModel, parameters: i64, evaluations: &[Evaluation]) -> String {
+fn card(
+    args: &ExportArgs,
+    found: &FoundModel,
+    guide: Option<&FoundModel>,
+    parameters: i64,
+    evaluations: &[Evaluation],
+) -> String {
     let (plan, config) = (&found.plan, &found.plan.config);
     let step = found.checkpoint.state().step;
     let rows = (plan.batch_rows * config.grad_accum_steps) as u64;
@@ -230,6 +227,15 @@ fn card(args: &ExportArgs, found: &FoundModel, parameters: i64, evaluations: &[E
     }
     for evaluation in evaluations {
         let _ = write!(card, "\n{}", evaluation.to_markdown());
+    }
+    if let Some(guide) = guide {
+        let _ = writeln!(
+            card,
+            "\n## Guide\n\n`{GUIDE}` holds a lesser version of the model, {} optimiser steps of {:?}, which sampling leads away from \
+             (autoguidance; see `{SAMPLING}`).",
+            guide.checkpoint.state().step,
+            guide.plan.config.optimizer
+        );
     }
     card
 }
