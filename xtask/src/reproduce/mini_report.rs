@@ -81,9 +81,14 @@ fn unconditional_columns() -> Vec<Column> {
 
 fn steps_label(system: &System) -> String {
     match system.steps {
-        Some(steps) => format!("{}, {steps} steps", system.label),
+        Some(n) => format!("{}, {}", system.label, steps(n)),
         None => system.label.clone(),
     }
+}
+
+/// So many steps, in words.
+fn steps(n: u64) -> String {
+    format!("{n} step{}", if n == 1 { "" } else { "s" })
 }
 
 fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
@@ -302,7 +307,7 @@ fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
         let mut first = true;
         for (steps, _, stage) in students.iter().filter(|(_, of, _)| *of == own) {
             let evaluation = context.evaluation(&stage.name)?;
-            let row = Row::of_evaluation(format!("{steps} steps"), &evaluation, &UNCONDITIONAL_METRICS);
+            let row = Row::of_evaluation(self::steps(*steps), &evaluation, &UNCONDITIONAL_METRICS);
             table = table.row(if first { row.group(label) } else { row });
             first = false;
             let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
@@ -411,7 +416,32 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
             (elf - best).abs()
         ));
     }
+    found.extend(few_steps(mini, context)?);
     Ok(found)
+}
+
+/// What distillation is for: the student of so many steps beside its teacher at as few, and at as many as it is used with.
+fn few_steps(mini: &Mini, context: &Context) -> Result<Option<String>> {
+    const FEW: u64 = 4;
+    let students = mini.students();
+    let at = |own: bool| -> Result<Option<Evaluation>> {
+        let stage = students.iter().find(|(steps, of, _)| (*steps, *of) == (FEW, own));
+        stage.map(|(_, _, stage)| context.evaluation(&stage.name)).transpose()
+    };
+    let (Some(student), Some(teacher)) = (at(true)?, at(false)?) else { return Ok(None) };
+    let long = context.evaluation(&format!("eval/descriptions/elf-{STEPS}"))?;
+    let told = |evaluation: &Evaluation| {
+        let (_, ppl) = figure(evaluation, name::GEN_PPL)?;
+        let entropy = evaluation.get(name::ENTROPY)?.value;
+        Some((ppl, format!("{entropy:.2} nats of entropy")))
+    };
+    let (Some(student), Some(teacher), Some(long)) = (told(&student), told(&teacher), told(&long)) else {
+        return Ok(None);
+    };
+    Ok(Some(format!(
+        "Few steps: the student distilled for {FEW} steps has a Gen. PPL of {} at {}, its teacher in {FEW} steps {} at {}, in {STEPS} steps {} at {}.",
+        student.0, student.1, teacher.0, teacher.1, long.0, long.1
+    )))
 }
 
 #[cfg(test)]
@@ -439,7 +469,7 @@ mod tests {
                 "samples-0.jsonl",
                 (0..8).map(|i| format!("{}\n", json!({"index": i, "prediction": stage}))).collect(),
             );
-            let ppl = [("elf-guided-", 150.0), ("descriptions/elf-", 200.0), ("mdlm-", 180.0)];
+            let ppl = [("elf-guided-", 150.0), ("descriptions/elf-", 200.0), ("mdlm-", 180.0), ("student-4", 210.0)];
             let ppl = ppl.iter().find(|(part, _)| stage.contains(part)).map_or(300.0, |(_, ppl)| *ppl);
             let names =
                 UNCONDITIONAL_METRICS.into_iter().chain(TASKS.iter().flat_map(|task| conditional_metrics(task).0));
@@ -467,6 +497,9 @@ mod tests {
             }
             assert!(text.contains("200.0 of ELF is not lower than MDLM's 180.0"), "{text}");
             assert!(text.contains("150.0 of ELF, guided is lower than MDLM's 180.0"), "{text}");
+            let few = "for 4 steps has a Gen. PPL of 210.0 at 2.50 nats of entropy, its teacher in 4 steps 300.0 at 2.50 nats of \
+                       entropy, in 32 steps 200.0";
+            assert!(text.contains(few) && text.contains("| 1 step "), "{text}");
             assert_eq!(scale.sampler_study, text.contains("Autoguidance"));
         }
     }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use elf_eval::evaluation::{Evaluation, name};
@@ -11,7 +10,6 @@ use serde_json::{Value, json};
 
 use super::runner::{Outcome, Runner};
 use super::stage::{Record, Stage, short};
-use crate::steps::clock;
 
 /// All that a report is made from.
 pub struct Context<'a> {
@@ -96,7 +94,7 @@ impl Context<'_> {
                 .map(|(name, outcome)| ConfigHash { name: name.clone(), hash: short(&outcome.record.hash).to_owned() })
                 .collect(),
             stages: stages.collect(),
-            facts: vec![("time of all stages".to_owned(), clock(Duration::from_secs_f64(self.seconds())))],
+            facts: Vec::new(),
         }
     }
 
@@ -108,11 +106,6 @@ impl Context<'_> {
         let beside = (record.jobs > 1).then(|| format!("{} stages at once", record.jobs));
         [other_revision, other_host, beside].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
-
-    fn seconds(&self) -> f64 {
-        self.outcomes.iter().map(|(_, outcome)| outcome.record.seconds).sum()
-    }
-
     /// All figures of all stages, for programs: evaluations whole, of trainings the last of each figure.
     fn metrics(&self) -> Result<Value> {
         let mut stages = serde_json::Map::new();

@@ -148,9 +148,9 @@ fn table(table: &Table) -> Markup {
     html! {
         // A short table stays on one page of paper.
         figure class=(classes(&[("table", true), ("short", ready.rows.len() <= 16)])) {
+            @if !table.caption.is_empty() { figcaption { strong { (text(&table.caption)) } } }
             div class="scroll" role="region" tabindex="0" aria-label=(text(if table.caption.is_empty() { "Table" } else { &table.caption })) {
                 table {
-                    @if !table.caption.is_empty() { caption { strong { (text(&table.caption)) } } }
                     thead { tr { @for head in &ready.heads { (self::head(head)) } } }
                     tbody {
                         @for row in &ready.rows {
