@@ -142,13 +142,25 @@ fn numbers(kind: &PlotKind) -> Option<Table> {
     (1..=MAX_NUMBERS).contains(&table.rows.len()).then_some(table)
 }
 
+/// The first sentence of a caption, which stands out, and what follows it.
+fn first_sentence(caption: &str) -> (&str, &str) {
+    // Not behind a figure or an abbreviation: what follows begins with a capital.
+    let ends = caption.match_indices(". ").map(|(at, _)| at + 1);
+    let end = ends.into_iter().find(|&end| caption[end..].trim_start().starts_with(char::is_uppercase));
+    let (first, rest) = caption.split_at(end.unwrap_or(caption.len()));
+    (first, rest.trim_start())
+}
+
 fn table(table: &Table) -> Markup {
     let ready = ReadyTable::of(table);
     let empty = ready.rows.is_empty() || ready.heads.is_empty();
     html! {
         // A short table stays on one page of paper.
         figure class=(classes(&[("table", true), ("short", ready.rows.len() <= 16)])) {
-            @if !table.caption.is_empty() { figcaption { strong { (text(&table.caption)) } } }
+            @if !table.caption.is_empty() {
+                @let (first, rest) = first_sentence(&table.caption);
+                figcaption { strong { (text(first)) } @if !rest.is_empty() { " " (text(rest)) } }
+            }
             div class="scroll" role="region" tabindex="0" aria-label=(text(if table.caption.is_empty() { "Table" } else { &table.caption })) {
                 table {
                     thead { tr { @for head in &ready.heads { (self::head(head)) } } }
@@ -269,5 +281,19 @@ pub fn duration(seconds: f64) -> String {
         s if s < 99.5 => format!("{} s", written(s, usize::from(s < 9.95))),
         s if s < 99.5 * 60.0 => format!("{} min", written(s / 60.0, usize::from(s < 9.95 * 60.0))),
         s => format!("{} h", written(s / 3600.0, 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caption_stands_out_by_its_first_sentence() {
+        let split = |caption| first_sentence(caption);
+        assert_eq!(split("What it costs. Times are of one device."), ("What it costs.", "Times are of one device."));
+        assert_eq!(split("Gen. perplexity vs. steps"), ("Gen. perplexity vs. steps", ""));
+        assert_eq!(split(""), ("", ""));
+        assert_eq!(split("Ends so. "), ("Ends so. ", ""));
     }
 }
