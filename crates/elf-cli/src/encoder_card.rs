@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use elf_encoder::{FeedForward, LatentStats, T5Config};
 use serde::{Deserialize, Serialize};
 
-use crate::text_column::TextColumn;
+use crate::encoder_corpus::CorpusText;
 use crate::text_latents::describe;
 
 /// One place of the loss curve.
@@ -28,9 +28,9 @@ pub struct EncoderCard<'a> {
     /// The encoder.
     pub config: &'a T5Config,
     /// What it learned from.
-    pub texts: &'a [TextColumn],
+    pub texts: &'a [CorpusText],
     /// What its loss was measured on.
-    pub validation: &'a [TextColumn],
+    pub validation: &'a [CorpusText],
     /// What the user says of the texts.
     pub data_note: Option<&'a str>,
     /// Texts and tokens there were.
@@ -56,7 +56,7 @@ impl EncoderCard<'_> {
     pub fn to_markdown(&self) -> String {
         let config = self.config;
         let (texts, tokens) = self.corpus;
-        let list = |columns: &[TextColumn]| columns.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ");
+        let list = |columns: &[CorpusText]| columns.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ");
         let inner = match config.feed_forward_proj {
             FeedForward::Relu => "ReLU",
             FeedForward::GatedGelu => "gated GELU",

@@ -1,17 +1,72 @@
 //! The texts that an encoder is pre-trained on: read and tokenised once, then given out in batches of like lengths.
 
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use anyhow::{Context, Result, bail};
 use elf_core::{Noise, Seeded, key_of};
 use elf_data::Tokenizer;
+use elf_data::source::{PlainText, Source};
 use elf_encoder::SpanCorruption;
+use elf_hub::What;
 use tch::Device;
 
+use crate::hub;
 use crate::text_column::TextColumn;
 
 /// Texts tokenised at a time.
 const TEXTS_AT_A_TIME: usize = 8192;
 /// Batches among whose texts like lengths are sought. More give less padding, fewer a better mixed order.
 const POOL: usize = 32;
+
+/// `FILE:COLUMN`, or `FILE:COLUMN+COLUMN` for texts that belong together: those of a row then become one text, with an EOS
+/// between them as in the rows of conditional tasks, and in reversed order in every second row. Spans that are missing in one of them
+/// can then be learned from the other, such as words from their translations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CorpusText {
+    /// The file, folder or id.
+    input: PathBuf,
+    /// At least one column.
+    columns: Vec<String>,
+}
+
+impl FromStr for CorpusText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let TextColumn { input, column } = text.parse()?;
+        let columns: Vec<String> = column.split('+').map(str::to_owned).collect();
+        if columns.iter().any(String::is_empty) {
+            return Err(
+                "write it as FILE:COLUMN or FILE:COLUMN+COLUMN, for example data/pairs.parquet:de+en".to_owned()
+            );
+        }
+        Ok(Self { input, columns })
+    }
+}
+
+impl std::fmt::Display for CorpusText {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}:{}", self.input.display(), self.columns.join("+"))
+    }
+}
+
+impl CorpusText {
+    fn open(&self) -> Result<Source> {
+        let files = hub::locate_all(std::slice::from_ref(&self.input), What::Dataset)?;
+        let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        Ok(Source::open(&files, &columns, PlainText::Lines)?)
+    }
+}
+
+/// The texts of a row as one: an EOS between any two.
+fn joined(parts: Vec<Vec<i32>>, eos: i32, reversed: bool) -> Vec<i32> {
+    let parts: Vec<Vec<i32>> = match reversed {
+        true => parts.into_iter().rev().collect(),
+        false => parts,
+    };
+    parts.join(&eos)
+}
 
 /// Token ids of many texts: four bytes a token in memory.
 #[derive(Debug, Default)]
@@ -29,21 +84,25 @@ impl Corpus {
     /// # Errors
     /// If a file or column cannot be read, or there is no text of two tokens.
     pub fn read(
-        columns: &[TextColumn],
+        columns: &[CorpusText],
         tokenizer: &Tokenizer,
         longest: usize,
         mut told: impl FnMut(usize),
     ) -> Result<Self> {
         let mut corpus = Self::default();
+        let eos = tokenizer.eos_id()?;
         for column in columns {
-            let mut texts = column.open()?.texts();
+            let mut rows = column.open()?.rows();
+            let mut reversed = false;
             loop {
-                let some: Vec<String> = texts.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<_, _>>()?;
+                let some: Vec<Vec<String>> = rows.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<_, _>>()?;
                 if some.is_empty() {
                     break;
                 }
-                for ids in tokenizer.encode_batch(&some)? {
-                    corpus.push(&ids, longest);
+                let mut ids = tokenizer.encode_batch(&some.concat())?.into_iter();
+                for row in &some {
+                    corpus.push(&joined(ids.by_ref().take(row.len()).collect(), eos, reversed), longest);
+                    reversed = !reversed;
                 }
                 told(corpus.len());
             }
@@ -161,6 +220,27 @@ mod tests {
                 prop_assert!(batch.len() * longest <= tokens);
             }
             prop_assert_eq!(&batches, &corpus.pass(seed, 0, tokens).unwrap());
+        }
+    }
+
+    #[test]
+    fn texts_of_a_row_become_one_in_either_order() {
+        let parts = || vec![vec![5, 6], vec![], vec![7]];
+        assert_eq!(joined(parts(), 1, false), [5, 6, 1, 1, 7]);
+        assert_eq!(joined(parts(), 1, true), [7, 1, 1, 5, 6]);
+        assert_eq!(joined(vec![vec![5, 6]], 1, true), [5, 6]);
+    }
+
+    #[test]
+    fn columns_are_separated_by_plus() {
+        let pair: CorpusText = "a/b.parquet:de+en".parse().unwrap();
+        assert_eq!(
+            (pair.columns.as_slice(), pair.to_string().as_str()),
+            (["de".to_owned(), "en".to_owned()].as_slice(), "a/b.parquet:de+en")
+        );
+        assert_eq!("b.jsonl:text".parse::<CorpusText>().unwrap().columns, ["text"]);
+        for bad in ["a.parquet:de+", "a.parquet:+", "a.parquet", "a.parquet:"] {
+            assert!(bad.parse::<CorpusText>().is_err(), "{bad}");
         }
     }
 

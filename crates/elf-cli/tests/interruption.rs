@@ -108,8 +108,12 @@ fn a_resumed_run_may_be_made_longer() {
 
 /// Pre-training of an encoder that saves after nearly every step.
 fn pretraining(output: &str, more: &[&str]) -> Command {
-    let materials = Materials::unconditional();
-    let (corpus, tokenizer) = (format!("{}:text", materials.path("corpus.jsonl")), materials.path("tokenizer"));
+    pretraining_on(Materials::unconditional(), "text", output, more)
+}
+
+/// The same on texts of one's choice.
+fn pretraining_on(materials: &Materials, column: &str, output: &str, more: &[&str]) -> Command {
+    let (corpus, tokenizer) = (format!("{}:{column}", materials.path("corpus.jsonl")), materials.path("tokenizer"));
     let texts = ["encoder", "train", "--text", &corpus, "--validation", &corpus, "--tokenizer", &tokenizer];
     let sizes = ["--d-model", "16", "--d-kv", "8", "--d-ff", "32", "--num-layers", "1", "--num-heads", "2"];
     let rest = ["--batch-tokens", "256", "--save-minutes", "0.0001", "--device", "cpu", "--output", output];
@@ -143,7 +147,8 @@ fn pretraining_of_an_encoder_goes_on_to_the_same_encoder() {
 }
 
 #[test]
-fn pretraining_may_be_ended_where_it_was_interrupted() {
+fn pretraining_on_pairs_may_be_ended_where_it_was_interrupted() {
+    let pretraining = |output: &str, more: &[&str]| pretraining_on(Materials::translation(), "de+en", output, more);
     let folder = TempDir::new().unwrap();
     let output = within(&folder, "encoder");
     let begun = CheckpointFolder::new(folder.path().join("encoder.training"));
@@ -153,4 +158,9 @@ fn pretraining_may_be_ended_where_it_was_interrupted() {
     let (step, _) = begun.list().unwrap().pop().unwrap();
     let ended = run(pretraining(&output, &["--steps", "1"])).well();
     assert!(ended.out.contains(&format!("; {step} steps over")), "{}", ended.out);
+    // Both sentences of a row and what parts them are one text.
+    assert!(ended.out.starts_with("320 texts of "), "{}", ended.out);
+    let card = std::fs::read_to_string(format!("{output}/README.md")).unwrap();
+    assert!(card.contains("corpus.jsonl:de+en`; 320 texts"), "{card}");
+    run(pretraining_on(Materials::translation(), "de+fr", &within(&folder, "x"), &long)).badly(&["fr"]);
 }

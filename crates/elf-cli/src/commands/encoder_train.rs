@@ -15,9 +15,8 @@ use tch::{Kind, Tensor};
 
 use crate::commands::encoder::EncoderSizes;
 use crate::encoder_card::EncoderCard;
-use crate::encoder_corpus::Corpus;
+use crate::encoder_corpus::{Corpus, CorpusText};
 use crate::encoder_training::{Keeper, Pretrainer, Progress, Recipe, Rule};
-use crate::text_column::TextColumn;
 use crate::text_latents::{describe, write_stats};
 use crate::{hub, progress};
 
@@ -44,12 +43,13 @@ impl StoredAs {
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// A text column to learn from, once for each: a Parquet, JSONL or plain text file, a folder of them or a Hugging Face
-    /// id, and behind a colon the column.
+    /// id, and behind a colon the column. Two columns with a plus between them, FILE:de+en, are read as one text: for pairs such
+    /// as translations, which an encoder for conditional tasks should have seen together.
     #[arg(long, required = true, value_name = "FILE:COLUMN")]
-    text: Vec<TextColumn>,
+    text: Vec<CorpusText>,
     /// A text column to measure the loss on, once for each.
     #[arg(long, value_name = "FILE:COLUMN")]
-    validation: Vec<TextColumn>,
+    validation: Vec<CorpusText>,
     /// The tokenizer whose ids it is to read: a tokenizer.json, or the folder that holds one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: PathBuf,
@@ -219,7 +219,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     task.check(args.max_length)?;
 
     let spinner = progress::spinner();
-    let read = |columns: &[TextColumn]| {
+    let read = |columns: &[CorpusText]| {
         Corpus::read(columns, &tokenizer, args.max_length, |n| spinner.set_message(format!("{n} texts read")))
     };
     let corpus = read(&args.text)?;
