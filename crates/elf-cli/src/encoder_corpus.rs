@@ -6,13 +6,11 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use elf_core::{Noise, Seeded, key_of};
 use elf_data::Tokenizer;
-use elf_data::source::{PlainText, Source};
+use elf_data::source::Source;
 use elf_encoder::SpanCorruption;
-use elf_hub::What;
 use tch::Device;
 
-use crate::hub;
-use crate::text_column::TextColumn;
+use crate::text_column::{TextColumn, open_columns};
 
 /// Texts tokenised at a time.
 const TEXTS_AT_A_TIME: usize = 8192;
@@ -53,18 +51,16 @@ impl std::fmt::Display for CorpusText {
 
 impl CorpusText {
     fn open(&self) -> Result<Source> {
-        let files = hub::locate_all(std::slice::from_ref(&self.input), What::Dataset)?;
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-        Ok(Source::open(&files, &columns, PlainText::Lines)?)
+        open_columns(&self.input, &columns)
     }
 }
 
 /// The texts of a row as one: an EOS between any two.
-fn joined(parts: Vec<Vec<i32>>, eos: i32, reversed: bool) -> Vec<i32> {
-    let parts: Vec<Vec<i32>> = match reversed {
-        true => parts.into_iter().rev().collect(),
-        false => parts,
-    };
+fn joined(mut parts: Vec<Vec<i32>>, eos: i32, reversed: bool) -> Vec<i32> {
+    if reversed {
+        parts.reverse();
+    }
     parts.join(&eos)
 }
 

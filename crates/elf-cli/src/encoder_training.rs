@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use elf_core::{ParamSet, Precision, Seeded, key_of};
 use elf_encoder::{DenoisingBatch, SpanCorruption, T5Pretraining};
 use elf_train::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
@@ -43,30 +43,51 @@ impl std::fmt::Display for Rule {
 }
 
 /// How an encoder is trained.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct Recipe {
-    /// What moves the matrices of the blocks.
-    pub rule: Rule,
-    /// Their highest learning rate.
-    pub lr: f64,
-    /// The highest learning rate of the token table.
-    pub embedding_lr: f64,
-    /// The highest learning rate of everything else.
-    pub other_lr: f64,
-    /// Longest gradient.
-    pub clip: f64,
-    /// Positions in one step.
-    pub batch_tokens: usize,
-    /// Seed of the order of the texts and the spans.
-    pub seed: u64,
-    /// Minutes after which it ends, over all interruptions.
+    /// Train for so many minutes, over all interruptions; the learning rate falls to 0 over them.
+    #[arg(long, required_unless_present = "steps")]
     pub minutes: Option<f64>,
-    /// Steps after which it ends.
+    /// Train for so many steps. With --minutes, what comes first ends it.
+    #[arg(long)]
     pub steps: Option<u64>,
-    /// A line about the training every so many steps.
+    /// Tokens of text in one step.
+    #[arg(long, default_value_t = 4096)]
+    pub batch_tokens: usize,
+    /// What moves the matrices of the blocks.
+    #[arg(long, value_enum, default_value = "muon")]
+    pub optimizer: Rule,
+    /// Highest learning rate of the matrices of the blocks [default: 0.01 with muon, 0.002 with adamw].
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Highest learning rate of the token table, whose rows begin at a size of 1.
+    #[arg(long, default_value_t = 0.1)]
+    pub embedding_lr: f64,
+    /// Highest learning rate of everything else: norms, position biases, the decoder's head.
+    #[arg(long, default_value_t = 0.003)]
+    pub other_lr: f64,
+    /// Longest gradient; longer ones are shortened to it.
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f64,
+    /// Seed of the weights, the order of the texts and the spans.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Tell of the training every so many steps.
+    #[arg(long, default_value_t = 50)]
     pub log_every: u64,
-    /// A checkpoint every so many minutes.
+    /// Save what an interrupted or killed training goes on from every so many minutes, in OUTPUT.training.
+    #[arg(long, default_value_t = 5.0)]
     pub save_minutes: f64,
+}
+
+impl Recipe {
+    /// The highest learning rate of the matrices of the blocks.
+    pub fn lr(&self) -> f64 {
+        self.lr.unwrap_or(match self.optimizer {
+            Rule::Muon => 0.01,
+            Rule::Adamw => 0.002,
+        })
+    }
 }
 
 /// Where a training is, beside parameters and the optimisers' state.
@@ -171,7 +192,7 @@ impl Movers {
         let is_matrix = |name: &str| params.get(name).is_some_and(|p| p.fans.is_some()) && name != "lm_head.weight";
         let adamw = |set: &ParamSet| AdamW::new(AdamWConfig::default(), set).map(|a| Box::new(a) as Box<dyn Optimizer>);
         let matrices = params.subset(is_matrix);
-        let by_rule = match recipe.rule {
+        let by_rule = match recipe.optimizer {
             Rule::Adamw => adamw(&matrices)?,
             Rule::Muon => {
                 let config = MuonConfig { precision: Precision::native(device), ..MuonConfig::default() };
@@ -183,7 +204,7 @@ impl Movers {
         let (for_table, for_others) = (adamw(&table)?, adamw(&others)?);
         let mover = |name, params, optimizer, lr| Mover { name, params, optimizer, lr };
         Ok(Self(vec![
-            mover("matrices", matrices, by_rule, recipe.lr),
+            mover("matrices", matrices, by_rule, recipe.lr()),
             mover("table", table, for_table, recipe.embedding_lr),
             mover("others", others, for_others, recipe.other_lr),
         ]))
@@ -304,7 +325,7 @@ impl Pretrainer {
             progress.tokens += in_batch;
             told.add(loss, norm, in_batch);
             if progress.steps.is_multiple_of(recipe.log_every.max(1)) {
-                told.tell(progress.steps, progress.pass, rate * recipe.lr);
+                told.tell(progress.steps, progress.pass, rate * recipe.lr());
             }
         }
     }

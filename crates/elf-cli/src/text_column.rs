@@ -43,9 +43,17 @@ impl TextColumn {
     /// # Errors
     /// If there is no such file or no such column.
     pub fn open(&self) -> Result<Source> {
-        let files = hub::locate_all(std::slice::from_ref(&self.input), What::Dataset)?;
-        Ok(Source::open(&files, &[&self.column], PlainText::Lines)?)
+        open_columns(&self.input, &[&self.column])
     }
+}
+
+/// Opens columns of one file, folder or Hugging Face id of a data set for reading.
+///
+/// # Errors
+/// If there is no such file or one of the columns is missing.
+pub fn open_columns(input: &PathBuf, columns: &[&str]) -> Result<Source> {
+    let files = hub::locate_all(std::slice::from_ref(input), What::Dataset)?;
+    Ok(Source::open(&files, columns, PlainText::Lines)?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
-use super::mini_samplers::{CONDITIONAL, FEW_STEPS, GUIDED, Kind, PAPER_SDE, Sampler};
+use super::mini_samplers::{CONDITIONAL, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler};
 use super::mini_settings::{
     Ablation, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, GAMMAS, GUIDANCE, GUIDE,
     GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale,
@@ -277,14 +277,13 @@ impl Mini<'_> {
         let kinds = [
             ("elf", "elf", PLAIN_ELF, PAPER_SDE),
             ("elf-guided", "elf", GUIDED_ELF, GUIDED),
-            ("mdlm", "mdlm", "MDLM", Kind::Masked),
+            ("mdlm", "mdlm", system_label("mdlm"), Kind::Masked),
         ];
         let in_steps = kinds.iter().flat_map(|(name, objective, label, kind)| {
-            let of_one =
-                move |&steps: &u64| (format!("{name}-{steps}"), *objective, *label, kind.clone().in_steps(steps));
+            let of_one = move |&steps: &u64| (format!("{name}-{steps}"), *objective, *label, kind.in_steps(steps));
             self.scale.steps.iter().map(of_one)
         });
-        let alone = ("gpt2".to_owned(), "gpt2", "GPT-2", Kind::Ancestral.alone());
+        let alone = ("gpt2".to_owned(), "gpt2", system_label("gpt2"), Kind::Ancestral.alone());
         let made = |(name, objective, label, sampler): (String, &str, &str, Sampler)| {
             let stage = format!("eval/descriptions/{name}");
             let in_steps = sampler.steps.map(|n| format!(" in {n} steps")).unwrap_or_default();
@@ -328,32 +327,30 @@ impl Mini<'_> {
     pub fn sampler_study(&self) -> SamplerStudy {
         let sde = |gamma, scale| Kind::Sde { gamma, scale, uniform_grid: false };
         let guided = |scale, decode_at| Kind::Guided { scale, decode_at };
-        let ode = |&steps: &u64| self.sampler(&format!("ode-{steps}"), Kind::Ode.in_steps(steps), steps);
-        let at_steps = |name: String, kind: Kind, value: f64| self.sampler(&name, kind.in_steps(STEPS), value);
-        let grid = |name: &str, uniform_grid| {
-            let kind = Kind::Sde { gamma: 1.5, scale: 3.0, uniform_grid };
-            self.sampler(&format!("{name}-grid"), kind.in_steps(STEPS), name)
-        };
+        let ode = |&steps: &u64| self.sampler(&format!("ode-{steps}"), Kind::Ode, steps, steps);
+        let at_steps = |name: String, kind: Kind, value: f64| self.sampler(&name, kind, STEPS, value);
+        let grid = |name: &str, kind| self.sampler(&format!("{name}-grid"), kind, STEPS, name);
+        let uniform = Kind::Sde { gamma: GAMMA, scale: SELF_GUIDANCE, uniform_grid: true };
         SamplerStudy {
             ode: self.scale.steps.iter().map(ode).collect(),
-            gammas: GAMMAS.map(|gamma| at_steps(format!("gamma-{gamma}"), sde(gamma, 3.0), gamma)).into(),
-            scales: GUIDANCE.map(|scale| at_steps(format!("guidance-{scale}"), sde(1.5, scale), scale)).into(),
+            gammas: GAMMAS.map(|gamma| at_steps(format!("gamma-{gamma}"), sde(gamma, SELF_GUIDANCE), gamma)).into(),
+            scales: GUIDANCE.map(|scale| at_steps(format!("guidance-{scale}"), sde(GAMMA, scale), scale)).into(),
             guide_scales: GUIDE_SCALES
                 .map(|scale| at_steps(format!("guide-{scale}"), guided(scale, DECODED_AT), scale))
                 .into(),
             decode_times: DECODE_TIMES
                 .map(|at| at_steps(format!("decode-at-{at}"), guided(GUIDE_SCALE, at), at))
                 .into(),
-            grids: vec![grid("logit-normal", false), grid("uniform", true)],
+            grids: vec![grid("logit-normal", PAPER_SDE), grid("uniform", uniform)],
             condition_guidance: CONDITION_GUIDANCE.map(|scale| self.condition_guidance(scale)).into(),
         }
     }
 
     /// A sampler of the descriptions, and the value that tells it from its neighbours.
-    fn sampler(&self, name: &str, sampler: Sampler, value: impl ToString) -> Studied {
-        let (value, steps) = (value.to_string(), sampler.steps.unwrap_or(STEPS));
+    fn sampler(&self, name: &str, kind: Kind, steps: u64, value: impl ToString) -> Studied {
+        let value = value.to_string();
         let compared = [(PAPER_SDE, "elf"), (GUIDED, "elf-guided")];
-        let same = compared.iter().find(|(kind, _)| *kind == sampler.kind && self.scale.steps.contains(&steps));
+        let same = compared.iter().find(|(same, _)| *same == kind && self.scale.steps.contains(&steps));
         if let Some((_, name)) = same {
             return Studied { value, stage: format!("eval/descriptions/{name}-{steps}"), steps, made: None };
         }
@@ -364,7 +361,7 @@ impl Mini<'_> {
             student: "",
             stage: &stage,
             title: &format!("descriptions by ELF: {name}, {steps} steps"),
-            sampler: &sampler,
+            sampler: &kind.in_steps(steps),
         });
         Studied { value, stage, steps, made: Some(made) }
     }

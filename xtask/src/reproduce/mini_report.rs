@@ -433,14 +433,13 @@ fn few_steps(mini: &Mini, context: &Context) -> Result<Option<String>> {
     let told = |evaluation: &Evaluation| {
         let (_, ppl) = figure(evaluation, name::GEN_PPL)?;
         let entropy = evaluation.get(name::ENTROPY)?.value;
-        Some((ppl, format!("{entropy:.2} nats of entropy")))
+        Some(format!("{ppl} at {entropy:.2} nats of entropy"))
     };
     let (Some(student), Some(teacher), Some(long)) = (told(&student), told(&teacher), told(&long)) else {
         return Ok(None);
     };
     Ok(Some(format!(
-        "Few steps: the student distilled for {FEW} steps has a Gen. PPL of {} at {}, its teacher in {FEW} steps {} at {}, in {STEPS} steps {} at {}.",
-        student.0, student.1, teacher.0, teacher.1, long.0, long.1
+        "Few steps: the student distilled for {FEW} steps has a Gen. PPL of {student}, its teacher in {FEW} steps {teacher}, in {STEPS} steps {long}."
     )))
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use super::mini_settings::{DECODED_AT, GUIDE_SCALE};
 
 /// A way to draw texts from a trained model; shown, it is words for `elf sample`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
     /// What is drawn from, and how.
     pub kind: Kind,
@@ -14,7 +14,7 @@ pub struct Sampler {
 }
 
 /// What is drawn from, and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// ELF with the SDE.
     Sde {
@@ -47,10 +47,14 @@ pub enum Kind {
     Beam(u64),
 }
 
+/// The paper's gamma and self-conditioning guidance.
+pub const GAMMA: f64 = 1.5;
+pub const SELF_GUIDANCE: f64 = 3.0;
+
 /// The paper's SDE, unless the sampler itself is looked at.
-pub const PAPER_SDE: Kind = Kind::Sde { gamma: 1.5, scale: 3.0, uniform_grid: false };
+pub const PAPER_SDE: Kind = Kind::Sde { gamma: GAMMA, scale: SELF_GUIDANCE, uniform_grid: false };
 /// The sampler that students and their teacher are compared with: the paper's for few steps.
-pub const FEW_STEPS: Kind = Kind::Sde { gamma: 1.5, scale: 2.5, uniform_grid: false };
+pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: false };
 /// The sampler of guided texts.
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
 /// The sampler of conditional tasks: the paper's.
@@ -99,7 +103,7 @@ impl fmt::Display for Kind {
                 let grid = if *uniform_grid { " --uniform-grid" } else { "" };
                 write!(f, "--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale {scale}{grid}")
             }
-            Self::Ode => f.write_str("--sampler ode --self-cond-cfg-scale 3"),
+            Self::Ode => write!(f, "--sampler ode --self-cond-cfg-scale {SELF_GUIDANCE}"),
             Self::Guided { scale, decode_at } => {
                 write!(f, "{} --guide-scale {scale} --decode-at {decode_at}", Self::Ode)
             }

@@ -106,6 +106,7 @@ impl Context<'_> {
         let beside = (record.jobs > 1).then(|| format!("{} stages at once", record.jobs));
         [other_revision, other_host, beside].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
+
     /// All figures of all stages, for programs: evaluations whole, of trainings the last of each figure.
     fn metrics(&self) -> Result<Value> {
         let mut stages = serde_json::Map::new();

@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use crate::commands::encoder::EncoderSizes;
 use crate::encoder_card::EncoderCard;
 use crate::encoder_corpus::{Corpus, CorpusText};
-use crate::encoder_training::{Keeper, Pretrainer, Progress, Recipe, Rule};
+use crate::encoder_training::{Keeper, Pretrainer, Progress, Recipe};
 use crate::text_latents::{describe, write_stats};
 use crate::{hub, progress};
 
@@ -67,39 +67,8 @@ pub struct TrainArgs {
     /// Tokens in a span that is taken out, on average.
     #[arg(long, default_value_t = 3.0)]
     mean_span: f64,
-    /// Train for so many minutes, over all interruptions; the learning rate falls to 0 over them.
-    #[arg(long, required_unless_present = "steps")]
-    minutes: Option<f64>,
-    /// Train for so many steps. With --minutes, what comes first ends it.
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Tokens of text in one step.
-    #[arg(long, default_value_t = 4096)]
-    batch_tokens: usize,
-    /// What moves the matrices of the blocks.
-    #[arg(long, value_enum, default_value = "muon")]
-    optimizer: Rule,
-    /// Highest learning rate of the matrices of the blocks [default: 0.01 with muon, 0.002 with adamw].
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Highest learning rate of the token table, whose rows begin at a size of 1.
-    #[arg(long, default_value_t = 0.1)]
-    embedding_lr: f64,
-    /// Highest learning rate of everything else: norms, position biases, the decoder's head.
-    #[arg(long, default_value_t = 0.003)]
-    other_lr: f64,
-    /// Longest gradient; longer ones are shortened to it.
-    #[arg(long, default_value_t = 1.0)]
-    clip: f64,
-    /// Seed of the weights, the order of the texts and the spans.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Tell of the training every so many steps.
-    #[arg(long, default_value_t = 50)]
-    log_every: u64,
-    /// Save what an interrupted or killed training goes on from every so many minutes, in OUTPUT.training.
-    #[arg(long, default_value_t = 5.0)]
-    save_minutes: f64,
+    #[command(flatten)]
+    recipe: Recipe,
     /// Kind of the numbers in model.safetensors.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: StoredAs,
@@ -116,26 +85,19 @@ pub struct TrainArgs {
 }
 
 impl TrainArgs {
-    fn lr(&self) -> f64 {
-        self.lr.unwrap_or(match self.optimizer {
-            Rule::Muon => 0.01,
-            Rule::Adamw => 0.002,
-        })
-    }
-
     /// What clap cannot check.
     fn check(&self) -> Result<()> {
         let positive = |name: &str, value: f64| {
             ensure!(value.is_finite() && value > 0.0, "--{name} is {value}; it must be a positive number");
             Ok(())
         };
-        positive("lr", self.lr())?;
-        positive("embedding-lr", self.embedding_lr)?;
-        positive("other-lr", self.other_lr)?;
-        positive("clip", self.clip)?;
-        positive("minutes", self.minutes.unwrap_or(1.0))?;
-        positive("save-minutes", self.save_minutes)?;
-        ensure!(self.steps != Some(0), "--steps is 0; at least one step is needed");
+        positive("lr", self.recipe.lr())?;
+        positive("embedding-lr", self.recipe.embedding_lr)?;
+        positive("other-lr", self.recipe.other_lr)?;
+        positive("clip", self.recipe.clip)?;
+        positive("minutes", self.recipe.minutes.unwrap_or(1.0))?;
+        positive("save-minutes", self.recipe.save_minutes)?;
+        ensure!(self.recipe.steps != Some(0), "--steps is 0; at least one step is needed");
         ensure!(
             (SpanCorruption::SHORTEST..=1 << 16).contains(&self.max_length),
             "--max-length is {}; it must be between {} and 65536",
@@ -143,9 +105,9 @@ impl TrainArgs {
             SpanCorruption::SHORTEST
         );
         ensure!(
-            (self.max_length..=1 << 24).contains(&self.batch_tokens),
+            (self.max_length..=1 << 24).contains(&self.recipe.batch_tokens),
             "--batch-tokens is {}; it must be at least --max-length ({}) and at most {}",
-            self.batch_tokens,
+            self.recipe.batch_tokens,
             self.max_length,
             1 << 24
         );
@@ -156,26 +118,10 @@ impl TrainArgs {
         Ok(())
     }
 
-    fn recipe(&self) -> Recipe {
-        Recipe {
-            rule: self.optimizer,
-            lr: self.lr(),
-            embedding_lr: self.embedding_lr,
-            other_lr: self.other_lr,
-            clip: self.clip,
-            batch_tokens: self.batch_tokens,
-            seed: self.seed,
-            minutes: self.minutes,
-            steps: self.steps,
-            log_every: self.log_every,
-            save_minutes: self.save_minutes,
-        }
-    }
-
     /// What must be the same for a training to go on. Not how long it is: it may be made longer or shorter.
     fn settings(&self, corpus: &Corpus, tokenizer: &Tokenizer) -> BTreeMap<String, String> {
         let texts: Vec<String> = self.text.iter().map(ToString::to_string).collect();
-        let rates = [self.lr(), self.embedding_lr, self.other_lr].map(|lr| lr.to_string());
+        let rates = [self.recipe.lr(), self.recipe.embedding_lr, self.recipe.other_lr].map(|lr| lr.to_string());
         let settings = [
             ("--text", texts.join(" ")),
             ("content of the texts", format!("{} texts of {} tokens", corpus.len(), corpus.tokens())),
@@ -185,11 +131,11 @@ impl TrainArgs {
             ("--max-length", self.max_length.to_string()),
             ("--density", self.density.to_string()),
             ("--mean-span", self.mean_span.to_string()),
-            ("--batch-tokens", self.batch_tokens.to_string()),
-            ("--optimizer", self.optimizer.to_string()),
+            ("--batch-tokens", self.recipe.batch_tokens.to_string()),
+            ("--optimizer", self.recipe.optimizer.to_string()),
             ("--lr, --embedding-lr or --other-lr", rates.join(", ")),
-            ("--clip", self.clip.to_string()),
-            ("--seed", self.seed.to_string()),
+            ("--clip", self.recipe.clip.to_string()),
+            ("--seed", self.recipe.seed.to_string()),
         ];
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -226,7 +172,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let held_out = if args.validation.is_empty() { Corpus::default() } else { read(&args.validation)? };
     spinner.finish_and_clear();
 
-    let builder = ParamBuilder::seeded(args.seed, device);
+    let builder = ParamBuilder::seeded(args.recipe.seed, device);
     let model = T5Pretraining::new(&config, extra, args.decoder_layers, builder, precision)?;
     println!(
         "{} texts of {} tokens{}; {} parameters, {} of them in the encoder; {} on {}",
@@ -243,7 +189,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     );
     let keeper = Keeper::beside(&args.output, args.settings(&corpus, &tokenizer))?;
     let stop = progress::stop_on_interrupt()?;
-    let run = Pretrainer { recipe: args.recipe(), task, pad, corpus, held_out, model, device };
+    let run = Pretrainer { recipe: args.recipe.clone(), task, pad, corpus, held_out, model, device };
     let Some(progress) = run.train(&keeper, &stop)? else {
         eprintln!(
             "interrupted; run the same command again to go on, with fewer --minutes or --steps to end it where it is"
@@ -289,7 +235,7 @@ impl Trained<'_> {
             trained_tokens: progress.tokens,
             steps: progress.steps,
             minutes,
-            seed: args.seed,
+            seed: args.recipe.seed,
             device: elf_core::device::describe(self.run.device),
             curve: &progress.curve,
             overall: moments.overall()?,
@@ -317,7 +263,7 @@ impl Trained<'_> {
     fn moments(&self, encoder: &T5Encoder) -> Result<LatentMoments> {
         let corpus = &self.run.corpus;
         let mut moments = LatentMoments::new(usize::try_from(encoder.dim()).context("the encoder's width")?);
-        for texts in corpus.batches(&corpus.evenly(STATISTICS_TEXTS), self.args.batch_tokens) {
+        for texts in corpus.batches(&corpus.evenly(STATISTICS_TEXTS), self.args.recipe.batch_tokens) {
             let longest = texts.iter().map(|&i| corpus.text(i).len() + 1).max().unwrap_or(1);
             let mut ids = vec![i64::from(self.run.pad); texts.len() * longest];
             let mut valid = vec![0f32; ids.len()];

@@ -92,7 +92,7 @@ fn block(laid: &Laid, block: &Block) -> Markup {
             let drawn = laid.plot(plot);
             html! {
                 figure class="plot" {
-                    figcaption { strong { (text(&plot.title)) } @if !plot.caption.is_empty() { " " (text(&plot.caption)) } }
+                    (caption(&plot.title, &plot.caption))
                     @match drawn.and_then(|d| d.drawing.as_ref().map(|drawing| (drawing, &d.name))) {
                         Some((drawing, name)) => {
                             (PreEscaped(drawing.inline(&format!("plot-{name}"))))
@@ -142,6 +142,11 @@ fn numbers(kind: &PlotKind) -> Option<Table> {
     (1..=MAX_NUMBERS).contains(&table.rows.len()).then_some(table)
 }
 
+/// A caption of which the first part stands out.
+fn caption(first: &str, rest: &str) -> Markup {
+    html! { figcaption { strong { (text(first)) } @if !rest.is_empty() { " " (text(rest)) } } }
+}
+
 /// The first sentence of a caption, which stands out, and what follows it.
 fn first_sentence(caption: &str) -> (&str, &str) {
     // Not behind a figure or an abbreviation: what follows begins with a capital.
@@ -159,7 +164,7 @@ fn table(table: &Table) -> Markup {
         figure class=(classes(&[("table", true), ("short", ready.rows.len() <= 16)])) {
             @if !table.caption.is_empty() {
                 @let (first, rest) = first_sentence(&table.caption);
-                figcaption { strong { (text(first)) } @if !rest.is_empty() { " " (text(rest)) } }
+                (caption(first, rest))
             }
             div class="scroll" role="region" tabindex="0" aria-label=(text(if table.caption.is_empty() { "Table" } else { &table.caption })) {
                 table {
