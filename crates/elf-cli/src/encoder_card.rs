@@ -57,6 +57,11 @@ impl EncoderCard<'_> {
         let config = self.config;
         let (texts, tokens) = self.corpus;
         let list = |columns: &[CorpusText]| columns.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ");
+        let taught = match (self.texts.iter().any(|t| !t.is_task()), self.texts.iter().any(CorpusText::is_task)) {
+            (true, true) => "span corruption, and tasks beside it",
+            (false, true) => "tasks",
+            _ => "span corruption",
+        };
         let inner = match config.feed_forward_proj {
             FeedForward::Relu => "ReLU",
             FeedForward::GatedGelu => "gated GELU",
@@ -64,7 +69,7 @@ impl EncoderCard<'_> {
         let mut card = format!(
             "---\nlibrary_name: transformers\ntags: [t5, text-encoder]\n---\n\n\
              # A T5 encoder\n\n\
-             Pre-trained from scratch by span corruption (Raffel et al. 2020, arXiv 1910.10683) with `elf encoder train`; the decoder\n\
+             Pre-trained from scratch by {taught} (Raffel et al. 2020, arXiv 1910.10683) with `elf encoder train`; the decoder\n\
              that taught it is not kept. For `encoder_model_name` of an ELF configuration, or Hugging Face's `T5EncoderModel`.\n\n\
              | | |\n| --- | --- |\n\
              | encoder | {} blocks, width {}, {} heads of {}, feed-forward {} ({inner}), {} parameters |\n\
@@ -95,7 +100,7 @@ impl EncoderCard<'_> {
             let _ = writeln!(card, "| held-out text | {} |", list(self.validation));
         }
         let _ = write!(card, "\n## Command\n\n```sh\n{}\n```\n", command_line(std::env::args().skip(1)));
-        card.push_str("\n## Losses\n\nNats for each target token: tokens taken out, sentinels, and the end.\n\n");
+        card.push_str("\n## Losses\n\nNats for each token that the decoder is to write.\n\n");
         card.push_str("| steps | minutes | training | held out |\n| ---: | ---: | ---: | ---: |\n");
         let number = |loss: Option<f64>| loss.map_or("-".to_owned(), |l| format!("{l:.3}"));
         for point in self.curve {

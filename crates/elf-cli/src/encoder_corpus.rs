@@ -17,15 +17,26 @@ const TEXTS_AT_A_TIME: usize = 8192;
 /// Batches among whose texts like lengths are sought. More give less padding, fewer a better mixed order.
 const POOL: usize = 32;
 
-/// `FILE:COLUMN`, or `FILE:COLUMN+COLUMN` for texts that belong together: those of a row then become one text, with an EOS
+/// What is learned from the columns of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    /// One text of all columns, from which spans are taken out.
+    Text,
+    /// To write the second column, given the first.
+    Task,
+}
+
+/// `FILE:COLUMN`; or `FILE:COLUMN+COLUMN` for texts that belong together: those of a row then become one text, with an EOS
 /// between them as in the rows of conditional tasks, and in reversed order in every second row. Spans that are missing in one of them
-/// can then be learned from the other, such as words from their translations.
+/// can then be learned from the other, such as words from their translations. Or `FILE:COLUMN=COLUMN` for a task as in T5's own
+/// mixture (section 2.4): given the first, the decoder is to write the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CorpusText {
     /// The file, folder or id.
     input: PathBuf,
-    /// At least one column.
+    /// At least one column; two of a task.
     columns: Vec<String>,
+    form: Form,
 }
 
 impl FromStr for CorpusText {
@@ -33,23 +44,36 @@ impl FromStr for CorpusText {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let TextColumn { input, column } = text.parse()?;
-        let columns: Vec<String> = column.split('+').map(str::to_owned).collect();
-        if columns.iter().any(String::is_empty) {
-            return Err(
-                "write it as FILE:COLUMN or FILE:COLUMN+COLUMN, for example data/pairs.parquet:de+en".to_owned()
-            );
+        let parts = |separator: char| column.split(separator).map(str::to_owned).collect::<Vec<_>>();
+        let (form, columns) = match parts('=') {
+            pair if pair.len() == 2 && !column.contains('+') => (Form::Task, pair),
+            _ => (Form::Text, parts('+')),
+        };
+        if columns.iter().any(|name| name.is_empty() || name.contains('=')) {
+            return Err("write it as FILE:COLUMN, FILE:COLUMN+COLUMN or FILE:COLUMN=COLUMN, for example \
+                        data/pairs.parquet:de+en"
+                .to_owned());
         }
-        Ok(Self { input, columns })
+        Ok(Self { input, columns, form })
     }
 }
 
 impl std::fmt::Display for CorpusText {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}:{}", self.input.display(), self.columns.join("+"))
+        let separator = match self.form {
+            Form::Text => "+",
+            Form::Task => "=",
+        };
+        write!(f, "{}:{}", self.input.display(), self.columns.join(separator))
     }
 }
 
 impl CorpusText {
+    /// Whether it is a task and not a text.
+    pub fn is_task(&self) -> bool {
+        self.form == Form::Task
+    }
+
     fn open(&self) -> Result<Source> {
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
         open_columns(&self.input, &columns)
@@ -64,18 +88,27 @@ fn joined(mut parts: Vec<Vec<i32>>, eos: i32, reversed: bool) -> Vec<i32> {
     parts.join(&eos)
 }
 
+/// Where a text and what is to be written of it lie among the ids.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    start: usize,
+    /// Where the text ends and its target starts.
+    middle: usize,
+    /// Where the target ends; `middle` if spans of the text are its target.
+    end: usize,
+}
+
 /// Token ids of many texts: four bytes a token in memory.
 #[derive(Debug, Default)]
 pub struct Corpus {
     ids: Vec<i32>,
-    /// Where each text ends.
-    ends: Vec<usize>,
+    places: Vec<Place>,
     /// Texts left out because they are too short to learn from.
     pub too_short: usize,
 }
 
 impl Corpus {
-    /// Reads all columns; texts of more than `longest` tokens are cut into pieces. `told` hears how many texts there are so far.
+    /// Reads all columns; texts of more than `longest` tokens are cut into pieces, those of tasks are cut off. `told` hears how many texts there are so far.
     ///
     /// # Errors
     /// If a file or column cannot be read, or there is no text of two tokens.
@@ -97,7 +130,11 @@ impl Corpus {
                 }
                 let mut ids = tokenizer.encode_batch(&some.concat())?.into_iter();
                 for row in &some {
-                    corpus.push(&joined(ids.by_ref().take(row.len()).collect(), eos, reversed), longest);
+                    let parts: Vec<Vec<i32>> = ids.by_ref().take(row.len()).collect();
+                    match (&column.form, parts.as_slice()) {
+                        (Form::Task, [source, target]) => corpus.push_task(source, target, longest),
+                        _ => corpus.push(&joined(parts, eos, reversed), longest),
+                    }
                     reversed = !reversed;
                 }
                 told(corpus.len());
@@ -116,14 +153,29 @@ impl Corpus {
                 self.too_short += 1;
                 continue;
             }
-            self.ids.extend_from_slice(piece);
-            self.ends.push(self.ids.len());
+            self.add(piece, &[]);
         }
+    }
+
+    fn push_task(&mut self, source: &[i32], target: &[i32], longest: usize) {
+        if source.is_empty() || target.is_empty() {
+            self.too_short += 1;
+            return;
+        }
+        self.add(&source[..source.len().min(longest)], &target[..target.len().min(longest)]);
+    }
+
+    fn add(&mut self, text: &[i32], target: &[i32]) {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(text);
+        let middle = self.ids.len();
+        self.ids.extend_from_slice(target);
+        self.places.push(Place { start, middle, end: self.ids.len() });
     }
 
     /// Texts, or pieces of them.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.places.len()
     }
 
     /// Tokens in all texts.
@@ -131,10 +183,26 @@ impl Corpus {
         self.ids.len()
     }
 
-    /// One text.
+    /// One text, as the encoder reads it when nothing is taken out.
     pub fn text(&self, i: usize) -> &[i32] {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.ids[start..self.ends[i]]
+        let Place { start, middle, .. } = self.places[i];
+        &self.ids[start..middle]
+    }
+
+    /// What is to be written, given that text; none if it is spans of the text itself.
+    pub fn target(&self, i: usize) -> Option<&[i32]> {
+        let Place { middle, end, .. } = self.places[i];
+        (middle < end).then(|| &self.ids[middle..end])
+    }
+
+    /// Tokens of a text and its target.
+    pub fn tokens_of(&self, i: usize) -> usize {
+        self.text(i).len() + self.target(i).map_or(0, <[i32]>::len)
+    }
+
+    /// The longer one of a text and its target.
+    fn length(&self, i: usize) -> usize {
+        self.text(i).len().max(self.target(i).map_or(0, <[i32]>::len))
     }
 
     /// `count` texts, or all, evenly over the corpus.
@@ -144,14 +212,19 @@ impl Corpus {
     }
 
     /// Cuts texts, given by number, into batches of up to `tokens` positions, padding included, longest texts first. A text
-    /// longer than that is a batch alone.
+    /// longer than that is a batch alone, and those with targets of their own are never in one batch with those without.
     pub fn batches(&self, texts: &[usize], tokens: usize) -> Vec<Vec<usize>> {
         let mut sorted = texts.to_vec();
-        sorted.sort_by_key(|&i| std::cmp::Reverse(self.text(i).len()));
+        sorted.sort_by_key(|&i| (self.target(i).is_some(), std::cmp::Reverse(self.length(i))));
         let mut batches: Vec<Vec<usize>> = Vec::new();
         for i in sorted {
             match batches.last_mut() {
-                Some(batch) if (batch.len() + 1) * self.text(batch[0]).len() <= tokens => batch.push(i),
+                Some(batch)
+                    if (batch.len() + 1) * self.length(batch[0]) <= tokens
+                        && self.target(batch[0]).is_some() == self.target(i).is_some() =>
+                {
+                    batch.push(i);
+                }
                 _ => batches.push(vec![i]),
             }
         }
@@ -167,7 +240,7 @@ impl Corpus {
         let mut batches = Vec::new();
         let (mut pool, mut pooled) = (Vec::new(), 0);
         for i in order {
-            pooled += self.text(i).len();
+            pooled += self.length(i);
             pool.push(i);
             if pooled >= POOL * tokens {
                 batches.extend(self.batches(&std::mem::take(&mut pool), tokens));
@@ -228,14 +301,39 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_separated_by_plus() {
+    fn tasks_are_cut_off_and_have_batches_of_their_own() {
+        let mut corpus = corpus(&[4, 6, 5], 8);
+        corpus.push_task(&[1; 3], &[2; 12], 8);
+        corpus.push_task(&[3; 9], &[4; 2], 8);
+        corpus.push_task(&[3; 9], &[], 8);
+        assert_eq!((corpus.len(), corpus.too_short), (5, 1));
+        assert_eq!((corpus.text(3), corpus.target(3)), ([1; 3].as_slice(), Some([2; 8].as_slice())));
+        assert_eq!((corpus.text(4), corpus.target(4)), ([3; 8].as_slice(), Some([4; 2].as_slice())));
+        assert_eq!(corpus.target(0), None);
+        assert_eq!(corpus.tokens(), 4 + 6 + 5 + 3 + 8 + 8 + 2);
+        assert_eq!(corpus.batches(&[0, 1, 2, 3, 4], 100), [vec![1, 2, 0], vec![3, 4]]);
+        assert_eq!(corpus.batches(&[3, 4], 15), [[3], [4]]);
+    }
+
+    #[test]
+    fn columns_are_separated_by_plus_or_equals() {
         let pair: CorpusText = "a/b.parquet:de+en".parse().unwrap();
         assert_eq!(
             (pair.columns.as_slice(), pair.to_string().as_str()),
             (["de".to_owned(), "en".to_owned()].as_slice(), "a/b.parquet:de+en")
         );
         assert_eq!("b.jsonl:text".parse::<CorpusText>().unwrap().columns, ["text"]);
-        for bad in ["a.parquet:de+", "a.parquet:+", "a.parquet", "a.parquet:"] {
+        let task: CorpusText = "a.parquet:de=en".parse().unwrap();
+        assert_eq!((task.form.clone(), task.to_string().as_str()), (Form::Task, "a.parquet:de=en"));
+        for bad in [
+            "a.parquet:de+",
+            "a.parquet:+",
+            "a.parquet",
+            "a.parquet:",
+            "a.parquet:de=",
+            "a.parquet:a=b=c",
+            "a.parquet:a+b=c",
+        ] {
             assert!(bad.parse::<CorpusText>().is_err(), "{bad}");
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use elf_core::{ParamSet, Precision, Seeded, key_of};
-use elf_encoder::{DenoisingBatch, SpanCorruption, T5Pretraining};
+use elf_encoder::{Corrupted, DenoisingBatch, SpanCorruption, T5Pretraining};
 use elf_train::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
 use elf_train::{Checkpoint, CheckpointFolder, CheckpointState, KeepPolicy, clip_grad_norm};
 use serde::{Deserialize, Serialize};
@@ -319,7 +319,7 @@ impl Pretrainer {
                 "the loss is {loss} and the gradient's norm {norm} at step {}: train with lower learning rates",
                 progress.steps
             );
-            let in_batch = texts.iter().map(|&i| self.corpus.text(i).len() as u64).sum::<u64>();
+            let in_batch = texts.iter().map(|&i| self.corpus.tokens_of(i) as u64).sum::<u64>();
             progress.steps += 1;
             progress.batch += 1;
             progress.tokens += in_batch;
@@ -357,12 +357,21 @@ impl Pretrainer {
         Ok((loss, norm))
     }
 
-    /// A batch of texts, corrupted with the numbers of `key`.
+    /// A batch of tasks, or of texts corrupted with the numbers of `key`.
     fn batch(&self, corpus: &Corpus, texts: &[usize], key: u64) -> Result<DenoisingBatch> {
-        let keys = texts.iter().map(|&i| key_of(&[key, i as u64])).collect();
-        let texts: Vec<&[i32]> = texts.iter().map(|&i| corpus.text(i)).collect();
-        let corrupted = self.task.corrupt(&texts, &mut Seeded::new(keys, Device::Cpu))?;
-        Ok(DenoisingBatch::new(&corrupted, self.pad)?)
+        let tasks: Option<Vec<Corrupted>> = texts
+            .iter()
+            .map(|&i| corpus.target(i).map(|target| Corrupted::task(corpus.text(i), target, self.task.eos)))
+            .collect();
+        let lessons = match tasks {
+            Some(tasks) => tasks,
+            None => {
+                let keys = texts.iter().map(|&i| key_of(&[key, i as u64])).collect();
+                let texts: Vec<&[i32]> = texts.iter().map(|&i| corpus.text(i)).collect();
+                self.task.corrupt(&texts, &mut Seeded::new(keys, Device::Cpu))?
+            }
+        };
+        Ok(DenoisingBatch::new(&lessons, self.pad)?)
     }
 
     /// The mean cross-entropy over held-out targets, the same texts and spans each time.

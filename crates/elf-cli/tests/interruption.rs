@@ -164,3 +164,19 @@ fn pretraining_on_pairs_may_be_ended_where_it_was_interrupted() {
     assert!(card.contains("corpus.jsonl:de+en`; 320 texts"), "{card}");
     run(pretraining_on(Materials::translation(), "de+fr", &within(&folder, "x"), &long)).badly(&["fr"]);
 }
+
+#[test]
+fn an_encoder_learns_texts_and_tasks_side_by_side() {
+    let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());
+    let output = within(&folder, "encoder");
+    let task = format!("{}:de=en", materials.path("corpus.jsonl"));
+    let both = pretraining_on(materials, "en", &output, &["--text", &task, "--text", &task, "--steps", "60"]);
+    let learned = run(both).well();
+    assert!(learned.out.starts_with("960 texts of "), "{}", learned.out);
+    let card = std::fs::read_to_string(format!("{output}/README.md")).unwrap();
+    assert!(card.contains("by span corruption, and tasks beside it"), "{card}");
+    assert!(card.contains("corpus.jsonl:de=en`, `") && card.contains("--text"), "{card}");
+    for (column, named) in [("de=fr", "fr"), ("de=", "FILE:COLUMN=COLUMN"), ("de=en=de", "FILE:COLUMN=COLUMN")] {
+        run(pretraining_on(materials, column, &within(&folder, "x"), &["--steps", "1"])).badly(&[named]);
+    }
+}

@@ -21,13 +21,21 @@ pub struct SpanCorruption {
     pub sentinels: Vec<i32>,
 }
 
-/// One corrupted text.
+/// One corrupted text, or one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corrupted {
     /// What the encoder sees: the text with a sentinel for each span, closed by EOS.
     pub inputs: Vec<i32>,
     /// What the decoder is to write: each sentinel with the tokens it stands for, closed by EOS.
     pub targets: Vec<i32>,
+}
+
+impl Corrupted {
+    /// A task in the same form: of this source, that target is to be written (section 2.4). Both are closed by EOS.
+    pub fn task(source: &[i32], target: &[i32], eos: i32) -> Self {
+        let closed = |ids: &[i32]| ids.iter().copied().chain([eos]).collect();
+        Self { inputs: closed(source), targets: closed(target) }
+    }
 }
 
 /// The sizes of a corruption.

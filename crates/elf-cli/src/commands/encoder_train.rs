@@ -44,7 +44,9 @@ impl StoredAs {
 pub struct TrainArgs {
     /// A text column to learn from, once for each: a Parquet, JSONL or plain text file, a folder of them or a Hugging Face
     /// id, and behind a colon the column. Two columns with a plus between them, FILE:de+en, are read as one text: for pairs such
-    /// as translations, which an encoder for conditional tasks should have seen together.
+    /// as translations, which an encoder for conditional tasks should have seen together. With an equals sign, FILE:de=en, the
+    /// decoder learns to write the second column, given the first, as T5 itself learned its tasks. What is given twice is read
+    /// twice as often.
     #[arg(long, required = true, value_name = "FILE:COLUMN")]
     text: Vec<CorpusText>,
     /// A text column to measure the loss on, once for each.
