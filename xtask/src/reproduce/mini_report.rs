@@ -433,7 +433,8 @@ fn few_steps(mini: &Mini, context: &Context) -> Result<Option<String>> {
     let told = |evaluation: &Evaluation| {
         let (_, ppl) = figure(evaluation, name::GEN_PPL)?;
         let entropy = evaluation.get(name::ENTROPY)?.value;
-        Some(format!("{ppl} at {entropy:.2} nats of entropy"))
+        let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
+        Some(format!("{ppl} at {entropy:.2} nats of entropy{}", if collapsed { " (collapsed)" } else { "" }))
     };
     let (Some(student), Some(teacher), Some(long)) = (told(&student), told(&teacher), told(&long)) else {
         return Ok(None);
