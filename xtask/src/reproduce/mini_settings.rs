@@ -32,7 +32,7 @@ pub struct Scale {
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     encoder_steps: Some(3000),
-    epochs: [12.0, 12.0, 6.0],
+    epochs: [12.0, 16.0, 6.0],
     ablation_epochs: 0.75,
     judge_epochs: 8.0,
     distillation_epochs: 0.15,
