@@ -12,6 +12,7 @@ mod encoder_corpus;
 mod encoder_training;
 mod held_out;
 mod hub;
+mod initial_weights;
 mod judge;
 mod loaded_model;
 mod memory_plan;

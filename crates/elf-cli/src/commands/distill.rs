@@ -128,6 +128,9 @@ pub fn run(args: DistillArgs) -> Result<ExitCode> {
         read_yaml(args.config.as_deref(), &args.overrides()?, |line| eprintln!("warning: {line}"))?;
     let curriculum = Curriculum::released();
     let scope = args.scope(&config, &curriculum)?;
+    if config.run.init_from.is_some() {
+        bail!("init_from is about `elf train`: what a student begins as is student_init_from_checkpoint");
+    }
     if config.run.resume.is_some() && scope == Scope::All {
         bail!(
             "resume is about one round: the curriculum goes on by itself where output_dir leaves off, so leave it out"

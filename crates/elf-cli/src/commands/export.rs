@@ -52,8 +52,16 @@ pub struct ExportArgs {
 }
 
 /// Settings that are about the place where a run was made, or need what lay there, and not about the model.
-const OF_THE_PLACE: [&str; 7] =
-    ["data_path", "eval_data_path", "early_stopping", "output_dir", "resume", "max_minutes", "sampling_configs_path"];
+const OF_THE_PLACE: [&str; 8] = [
+    "data_path",
+    "eval_data_path",
+    "early_stopping",
+    "output_dir",
+    "resume",
+    "init_from",
+    "max_minutes",
+    "sampling_configs_path",
+];
 
 /// The folder of a guide in that of its model.
 const GUIDE: &str = "guide";

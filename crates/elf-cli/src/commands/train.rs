@@ -30,6 +30,7 @@ use crate::config::{
     BaselinePlan, Facts, ObjectiveName, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml,
 };
 use crate::held_out::{HeldOut, TrainingJudge, sampling_settings};
+use crate::initial_weights::InitialWeights;
 use crate::memory_plan::MemoryPlan;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
 use crate::text_latents::{self, TextLatents, encoder_folder};
@@ -53,6 +54,10 @@ pub struct TrainArgs {
     /// Go on from this run or checkpoint, or from a training checkpoint of the released code; as -o resume=PATH.
     #[arg(long)]
     resume: Option<PathBuf>,
+    /// Begin as this model, with a new optimiser: to fine-tune a released checkpoint, or to teach a trained model another task; as
+    /// -o init_from=MODEL.
+    #[arg(long, value_name = "MODEL")]
+    init_from: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
@@ -70,6 +75,9 @@ impl TrainArgs {
         }
         if let Some(path) = &self.resume {
             all.push(format!("resume={}", text(path)?));
+        }
+        if let Some(path) = &self.init_from {
+            all.push(format!("init_from={}", text(path)?));
         }
         if let Some(minutes) = self.minutes {
             all.push(format!("max_minutes={minutes}"));
@@ -100,6 +108,9 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
     let folder = RunFolder::new(output);
     say(describe_plan(&plan, &materials, device, comm.world()));
+    if let Some(initial) = InitialWeights::find(&plan, &materials.tokenizer)? {
+        say(format!("start:   {}", initial.path().display()));
+    }
     materials.memory(&plan, device, comm.world()).check(&plan, device)?;
     if config.online_eval {
         // A file that is missing should be known now and not after the first epoch.
@@ -403,12 +414,20 @@ where
     let Job { plan, materials, folder, objective, comm, stop, deadline } = job;
     let first = comm.rank() == 0;
     let config = trainer_config(plan, materials.device)?;
+    let resume = resume_from(plan, folder)?;
+    // A run that has checkpoints has begun already.
+    if let Some(initial) = InitialWeights::find(plan, &materials.tokenizer)?.filter(|_| resume.is_none()) {
+        initial.load_into(objective.params(&net))?;
+        if first {
+            eprintln!("beginning as {}", initial.path().display());
+        }
+    }
     let mut trainer = Trainer::new(net, objective, config, Box::new(Rc::clone(comm)))?;
     for group in trainer.groups().iter().filter(|_| first) {
         eprintln!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel);
     }
 
-    let cursor = match resume_from(plan, folder)? {
+    let cursor = match resume {
         Some(Resume::Released(checkpoint)) => {
             trainer.restore_released(&checkpoint)?;
             let step = trainer.steps_done();

@@ -111,6 +111,7 @@ const OF_THE_TRAINING: &[&str] = &[
     "sampling_configs_path",
     "output_dir",
     "resume",
+    "init_from",
     "save_freq",
     "eval_freq",
 ];

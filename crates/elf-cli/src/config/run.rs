@@ -208,6 +208,9 @@ pub struct RunConfig {
     pub log_freq: u64,
     /// A run folder or a checkpoint to go on from; `null`: the latest checkpoint in `output_dir`, if any.
     pub resume: Option<String>,
+    /// A model whose weights a new run begins with, in place of random ones: a run, a checkpoint, a file of the released code or a Hugging
+    /// Face id. Its sizes and tokenizer must be the run's; its optimiser and steps are not taken over.
+    pub init_from: Option<String>,
 }
 
 impl Default for RunConfig {
@@ -285,6 +288,7 @@ impl Default for RunConfig {
             early_stopping: None,
             log_freq: 100,
             resume: None,
+            init_from: None,
         }
     }
 }
