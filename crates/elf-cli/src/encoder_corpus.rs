@@ -60,15 +60,19 @@ impl FromStr for CorpusText {
 
 impl std::fmt::Display for CorpusText {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let separator = match self.form {
-            Form::Text => "+",
-            Form::Task => "=",
-        };
-        write!(f, "{}:{}", self.input.display(), self.columns.join(separator))
+        write!(f, "{}:{}", self.input.display(), self.columns())
     }
 }
 
 impl CorpusText {
+    /// The columns as they were written.
+    pub fn columns(&self) -> String {
+        self.columns.join(match self.form {
+            Form::Text => "+",
+            Form::Task => "=",
+        })
+    }
+
     /// Whether it is a task and not a text.
     pub fn is_task(&self) -> bool {
         self.form == Form::Task
@@ -96,6 +100,8 @@ struct Place {
     middle: usize,
     /// Where the target ends; `middle` if spans of the text are its target.
     end: usize,
+    /// The number of what it was read from.
+    origin: usize,
 }
 
 /// Token ids of many texts: four bytes a token in memory.
@@ -103,6 +109,8 @@ struct Place {
 pub struct Corpus {
     ids: Vec<i32>,
     places: Vec<Place>,
+    /// How many columns, or pairs of them, were begun to be read.
+    origins: usize,
     /// Texts left out because they are too short to learn from.
     pub too_short: usize,
 }
@@ -122,6 +130,7 @@ impl Corpus {
         let eos = tokenizer.eos_id()?;
         for column in columns {
             let mut rows = column.open()?.rows();
+            corpus.origins += 1;
             let mut reversed = false;
             loop {
                 let some: Vec<Vec<String>> = rows.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<_, _>>()?;
@@ -170,7 +179,7 @@ impl Corpus {
         self.ids.extend_from_slice(text);
         let middle = self.ids.len();
         self.ids.extend_from_slice(target);
-        self.places.push(Place { start, middle, end: self.ids.len() });
+        self.places.push(Place { start, middle, end: self.ids.len(), origin: self.origins.saturating_sub(1) });
     }
 
     /// Texts, or pieces of them.
@@ -198,6 +207,11 @@ impl Corpus {
     /// Tokens of a text and its target.
     pub fn tokens_of(&self, i: usize) -> usize {
         self.text(i).len() + self.target(i).map_or(0, <[i32]>::len)
+    }
+
+    /// The number, among what was given to [`Corpus::read`], of what a text was read from.
+    pub fn origin(&self, i: usize) -> usize {
+        self.places[i].origin
     }
 
     /// The longer one of a text and its target.

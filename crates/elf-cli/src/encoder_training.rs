@@ -260,6 +260,8 @@ pub struct Pretrainer {
     pub corpus: Corpus,
     /// Texts that the loss is measured on.
     pub held_out: Corpus,
+    /// The columns that these are from.
+    pub held_out_names: Vec<String>,
     /// What learns.
     pub model: T5Pretraining,
     /// Where.
@@ -290,9 +292,10 @@ impl Pretrainer {
             if over || done * f64::from(VALIDATIONS) >= f64::from(progress.next_validation) {
                 progress.next_validation = (done * f64::from(VALIDATIONS)) as u32 + 1;
                 let held_out = self.validate()?;
-                if let Some(loss) = held_out {
-                    println!("step {}: held-out loss {loss:.4} after {minutes:.1} minutes", progress.steps);
+                if let Some((loss, of_each)) = &held_out {
+                    println!("step {}: held-out loss {loss:.4}{of_each} after {minutes:.1} minutes", progress.steps);
                 }
+                let held_out = held_out.map(|(loss, _)| loss);
                 progress.curve.push(Point { steps: progress.steps, minutes, training: told.recent(), held_out });
             }
             if over {
@@ -374,20 +377,30 @@ impl Pretrainer {
         Ok(DenoisingBatch::new(&lessons, self.pad)?)
     }
 
-    /// The mean cross-entropy over held-out targets, the same texts and spans each time.
-    fn validate(&self) -> Result<Option<f64>> {
-        if self.held_out.len() == 0 {
-            return Ok(None);
-        }
+    /// The mean cross-entropy over held-out targets, the same texts and spans each time; with several columns also that of each,
+    /// in words.
+    fn validate(&self) -> Result<Option<(f64, String)>> {
         let texts = self.held_out.evenly(VALIDATION_TEXTS);
-        let (mut sum, mut count) = (0.0, 0.0);
-        for texts in self.held_out.batches(&texts, self.recipe.batch_tokens) {
-            let batch = self.batch(&self.held_out, &texts, key_of(&[0x5eed]))?;
-            let targets = batch.targets.numel() as f64;
-            sum += tch::no_grad(|| self.model.loss(&batch))?.f_double_value(&[])? * targets;
-            count += targets;
+        let mut of_each: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for &i in &texts {
+            of_each.entry(self.held_out.origin(i)).or_default();
         }
-        Ok(Some(sum / count))
+        for (&origin, (sum, count)) in &mut of_each {
+            let own: Vec<usize> = texts.iter().copied().filter(|&i| self.held_out.origin(i) == origin).collect();
+            for texts in self.held_out.batches(&own, self.recipe.batch_tokens) {
+                let batch = self.batch(&self.held_out, &texts, key_of(&[0x5eed]))?;
+                let targets = batch.targets.numel() as f64;
+                *sum += tch::no_grad(|| self.model.loss(&batch))?.f_double_value(&[])? * targets;
+                *count += targets;
+            }
+        }
+        let (sum, count) = of_each.values().fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
+        let each: Vec<String> = of_each
+            .iter()
+            .map(|(&origin, (sum, count))| format!("{} {:.3}", self.held_out_names[origin], sum / count))
+            .collect();
+        let in_words = if each.len() > 1 { format!(" ({})", each.join(", ")) } else { String::new() };
+        Ok((count > 0.0).then(|| (sum / count, in_words)))
     }
 }
 

@@ -170,8 +170,11 @@ fn an_encoder_learns_texts_and_tasks_side_by_side() {
     let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());
     let output = within(&folder, "encoder");
     let task = format!("{}:de=en", materials.path("corpus.jsonl"));
-    let both = pretraining_on(materials, "en", &output, &["--text", &task, "--text", &task, "--steps", "60"]);
-    let learned = run(both).well();
+    let more = ["--text", &task, "--text", &task, "--validation", &task, "--steps", "60"];
+    let learned = run(pretraining_on(materials, "en", &output, &more)).well();
+    let of_each =
+        learned.out.lines().filter(|l| l.contains("held-out loss") && l.contains(" (en ") && l.contains(", de=en "));
+    assert!(of_each.count() > 5, "{}", learned.out);
     assert!(learned.out.starts_with("960 texts of "), "{}", learned.out);
     let card = std::fs::read_to_string(format!("{output}/README.md")).unwrap();
     assert!(card.contains("by span corruption, and tasks beside it"), "{card}");

@@ -191,7 +191,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     );
     let keeper = Keeper::beside(&args.output, args.settings(&corpus, &tokenizer))?;
     let stop = progress::stop_on_interrupt()?;
-    let run = Pretrainer { recipe: args.recipe.clone(), task, pad, corpus, held_out, model, device };
+    let held_out_names = args.validation.iter().map(CorpusText::columns).collect();
+    let run = Pretrainer { recipe: args.recipe.clone(), task, pad, corpus, held_out, held_out_names, model, device };
     let Some(progress) = run.train(&keeper, &stop)? else {
         eprintln!(
             "interrupted; run the same command again to go on, with fewer --minutes or --steps to end it where it is"
