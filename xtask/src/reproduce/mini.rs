@@ -2,10 +2,9 @@
 
 use super::mini_samplers::{CONDITIONAL, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler};
 use super::mini_settings::{
-    Ablation, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, ENCODER_TEXTS,
-    ENCODER_VALIDATION, GAMMAS, GUIDANCE, GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF,
-    PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale, System, TASKS, TOKENIZER_TEXTS, Task, VOCABULARY, WEIGHTS,
-    ablation_stage, system_label,
+    Ablation, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, GAMMAS, GUIDANCE, GUIDE,
+    GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale,
+    System, TASKS, Task, WEIGHTS, ablation_stage, system_label,
 };
 use super::stage::{Cost, Stage};
 
@@ -66,12 +65,9 @@ impl Mini<'_> {
 
     /// A tokenizer and an encoder from the training texts.
     fn pretraining(&self, steps: u64) -> Vec<Stage> {
-        let flags = |split: &str, flag: &str, columns: &[&str]| {
-            let of = |named: &&str| {
-                let (file, column) = named.split_once(':').unwrap_or((named, ""));
-                format!("{flag} data/{file}-{split}.parquet:{column}")
-            };
-            columns.iter().map(of).collect::<Vec<_>>().join(" ")
+        let columns = [("descriptions", "description"), ("descriptions", "synopsis"), ("de-en", "de"), ("de-en", "en")];
+        let corpus = |split: &str, flag: &str| {
+            columns.map(|(file, column)| format!("{flag} data/{file}-{split}.parquet:{column}")).join(" ")
         };
         let reading = |stage: Stage, split: &str| {
             ["descriptions", "de-en"]
@@ -80,19 +76,19 @@ impl Mini<'_> {
         };
         let tokenizer = Stage::new("corpus/tokenizer", "a tokenizer for English and German descriptions")
             .call(format!(
-                "tokenizer train {} --vocab-size {VOCABULARY} --output {}/tokenizer.json",
-                flags("train", "--text", TOKENIZER_TEXTS),
+                "tokenizer train {} --vocab-size 8192 --output {}/tokenizer.json",
+                corpus("train", "--text"),
                 self.at("corpus/tokenizer")
             ))
             .making("tokenizer.json")
             .costing(Cost { seconds: 10.0, disk: 1e6, ..Cost::default() });
-        let encoder = Stage::new(PRETRAINED, "an encoder by span corruption and tasks")
+        let encoder = Stage::new(PRETRAINED, "an encoder by span corruption")
             .after("corpus/tokenizer")
             .call_once(
                 format!(
                     "encoder train {} {} --tokenizer {} --steps {steps} {ENCODER_SIZE} {ENCODER_RECIPE} --output {}",
-                    flags("train", "--text", ENCODER_TEXTS),
-                    flags("validation", "--validation", ENCODER_VALIDATION),
+                    corpus("train", "--text"),
+                    corpus("validation", "--validation"),
                     self.tokenizer(),
                     self.encoder(PRETRAINED)
                 ),
