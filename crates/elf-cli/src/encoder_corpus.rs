@@ -109,8 +109,8 @@ struct Place {
 pub struct Corpus {
     ids: Vec<i32>,
     places: Vec<Place>,
-    /// How many columns, or pairs of them, were begun to be read.
-    origins: usize,
+    /// The number of what is being read.
+    origin: usize,
     /// Texts left out because they are too short to learn from.
     pub too_short: usize,
 }
@@ -128,9 +128,9 @@ impl Corpus {
     ) -> Result<Self> {
         let mut corpus = Self::default();
         let eos = tokenizer.eos_id()?;
-        for column in columns {
+        for (origin, column) in columns.iter().enumerate() {
+            corpus.origin = origin;
             let mut rows = column.open()?.rows();
-            corpus.origins += 1;
             let mut reversed = false;
             loop {
                 let some: Vec<Vec<String>> = rows.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<_, _>>()?;
@@ -179,7 +179,7 @@ impl Corpus {
         self.ids.extend_from_slice(text);
         let middle = self.ids.len();
         self.ids.extend_from_slice(target);
-        self.places.push(Place { start, middle, end: self.ids.len(), origin: self.origins.saturating_sub(1) });
+        self.places.push(Place { start, middle, end: self.ids.len(), origin: self.origin });
     }
 
     /// Texts, or pieces of them.

@@ -68,7 +68,11 @@ impl InitialWeights {
         self.read_into(params).with_context(|| format!("{KEY}: a run can only begin as a network of its own sizes"))
     }
 
-    fn read_into(&self, params: &ParamSet) -> Result<()> {
+    /// [`InitialWeights::load_into`], with errors that do not speak of `init_from`.
+    ///
+    /// # Errors
+    /// If it is damaged, or of another network.
+    pub fn read_into(&self, params: &ParamSet) -> Result<()> {
         match self {
             Self::Run(found) => {
                 found.checkpoint.verify()?;

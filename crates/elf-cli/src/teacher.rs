@@ -11,6 +11,7 @@ use tch::Device;
 
 use crate::config::{RunPlan, StudentStart, TeacherRecord};
 use crate::hub;
+use crate::initial_weights::InitialWeights;
 use crate::run_folder::{FoundModel, TEACHER, no_run, write_json};
 
 /// A teacher that has been found, but not yet loaded.
@@ -138,13 +139,14 @@ pub fn student(start: &StudentStart, plan: &RunPlan, teacher: &Elf, device: Devi
     }
     let net = Elf::unset(plan.model.clone(), plan.precision, device)?;
     match start {
-        StudentStart::Checkpoint(place) if FoundModel::is_at(place) => {
-            let checkpoint = FoundModel::at(place)?.elf_only("which no student can begin as")?.checkpoint;
-            checkpoint.verify()?;
-            checkpoint.load_averages(net.params())?;
-        }
         StudentStart::Checkpoint(place) => {
-            net.params().load_from(&Weights::open(place, ParamKind::Averaged).with_context(|| no_run(place))?)?;
+            let initial = match FoundModel::is_at(place) {
+                true => {
+                    InitialWeights::Run(Box::new(FoundModel::at(place)?.elf_only("which no student can begin as")?))
+                }
+                false => InitialWeights::File(place.clone()),
+            };
+            initial.read_into(net.params())?;
         }
         StudentStart::Teacher | StudentStart::Random => {
             net.params().load("the teacher", teacher.params().iter().map(|(name, p)| (name, &p.tensor)))?;

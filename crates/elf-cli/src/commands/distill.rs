@@ -363,6 +363,7 @@ impl Distillation {
             plan: &plan,
             materials: &self.materials,
             folder: &folder,
+            initial: None,
             objective,
             stop: Arc::clone(&watch.stop),
             deadline: watch.deadline,

@@ -108,7 +108,8 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let Some(output) = &config.output_dir else { bail!("output_dir is not set: where should the run be written?") };
     let folder = RunFolder::new(output);
     say(describe_plan(&plan, &materials, device, comm.world()));
-    if let Some(initial) = InitialWeights::find(&plan, &materials.tokenizer)? {
+    let initial = InitialWeights::find(&plan, &materials.tokenizer)?;
+    if let Some(initial) = &initial {
         say(format!("start:   {}", initial.path().display()));
     }
     materials.memory(&plan, device, comm.world()).check(&plan, device)?;
@@ -130,29 +131,32 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let stop = progress::stop_on_interrupt()?;
     let deadline = deadline(&config);
     let builder = ParamBuilder::seeded(plan.config.seed, device);
-    let (plan, materials, folder) = (&plan, &materials, &folder);
+    let (plan, materials, folder, initial) = (&plan, &materials, &folder, initial.as_ref());
     let ended = match &plan.baseline {
         None => {
             let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
             match plan.model.learned_latents {
                 true => {
                     let objective = EndToEnd(plan.objective);
-                    train(Job { plan, materials, folder, objective, comm, stop, deadline }, net)?
+                    train(Job { plan, materials, folder, initial, objective, comm, stop, deadline }, net)?
                 }
-                false => train(Job { plan, materials, folder, objective: plan.objective, comm, stop, deadline }, net)?,
+                false => train(
+                    Job { plan, materials, folder, initial, objective: plan.objective, comm, stop, deadline },
+                    net,
+                )?,
             }
         }
         Some(BaselinePlan::Gpt2(sizes)) => {
             let net = baseline::gpt2(sizes, plan, plan.precision, builder)?;
             let objective = OverTokens(NextToken { bos: i64::from(materials.tokenizer.eos_id()?) });
             let subject = BaselineSubject::<_, NextToken>::new(plan, &materials.tokenizer)?;
-            train_subject(Job { plan, materials, folder, objective, comm, stop, deadline }, &subject, net)?
+            train_subject(Job { plan, materials, folder, initial, objective, comm, stop, deadline }, &subject, net)?
         }
         Some(BaselinePlan::Mdlm { network, objective }) => {
             let net = baseline::masked(network, plan, plan.precision, builder)?;
             let objective = OverTokens(*objective);
             let subject = BaselineSubject::new(plan, &materials.tokenizer)?;
-            train_subject(Job { plan, materials, folder, objective, comm, stop, deadline }, &subject, net)?
+            train_subject(Job { plan, materials, folder, initial, objective, comm, stop, deadline }, &subject, net)?
         }
     };
     Ok(match ended {
@@ -411,12 +415,12 @@ fn train_subject<S>(job: Job<S::Objective>, subject: &S, net: S::Net) -> Result<
 where
     S: Subject<Objective: Copy>,
 {
-    let Job { plan, materials, folder, objective, comm, stop, deadline } = job;
+    let Job { plan, materials, folder, initial, objective, comm, stop, deadline } = job;
     let first = comm.rank() == 0;
     let config = trainer_config(plan, materials.device)?;
     let resume = resume_from(plan, folder)?;
     // A run that has checkpoints has begun already.
-    if let Some(initial) = InitialWeights::find(plan, &materials.tokenizer)?.filter(|_| resume.is_none()) {
+    if let Some(initial) = initial.filter(|_| resume.is_none()) {
         initial.load_into(objective.params(&net))?;
         if first {
             eprintln!("beginning as {}", initial.path().display());
@@ -540,6 +544,8 @@ pub struct Job<'a, O> {
     pub materials: &'a Materials,
     /// Where to.
     pub folder: &'a RunFolder,
+    /// What its network begins as, if not as it is given.
+    pub initial: Option<&'a InitialWeights>,
     /// The loss, in training and on held-out rows.
     pub objective: O,
     /// Who shares in the work.
