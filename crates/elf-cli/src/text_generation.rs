@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
 use crate::text_latents::TextLatents;
 
+/// More than anyone wants; a mistyped number must not exhaust memory.
+const MAX_CANDIDATES: usize = 1000;
+
 /// One text to generate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextRequest {
@@ -31,6 +34,14 @@ impl TextRequest {
     /// `count` unconditional requests under one seed.
     pub fn unconditional(seed: u64, count: usize) -> Vec<Self> {
         (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), ..Self::default() }).collect()
+    }
+
+    /// This request and `count - 1` like it under seeds of their own.
+    fn candidates(&self, count: usize) -> impl Iterator<Item = Self> {
+        (0..count as u64).map(|i| match i {
+            0 => self.clone(),
+            _ => Self { seed: key_of(&[self.seed, i]), ..self.clone() },
+        })
     }
 
     /// Requests from the conditions of the first `count` rows of token data, and what was expected of them.
@@ -71,6 +82,9 @@ pub struct GeneratedText {
     pub reference: Option<String>,
     /// The generated tokens, without padding.
     pub tokens: Vec<i64>,
+    /// How sure a flow's network is of having read them rightly: the mean natural log-probability of the tokens and of the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
 }
 
 /// What generation cost, on all ranks together.
@@ -113,6 +127,29 @@ impl Generation {
         all.texts.sort_by_key(|text| text.index);
         Ok(all)
     }
+}
+
+impl Generation {
+    /// The surest text of every `candidates` that follow one another; the first of equals.
+    fn best_of(self, candidates: usize) -> Self {
+        let mut best: Vec<GeneratedText> = Vec::with_capacity(self.texts.len() / candidates);
+        for text in self.texts {
+            let index = text.index / candidates;
+            match best.last_mut().filter(|kept| kept.index == index) {
+                Some(kept) if text.confidence <= kept.confidence => {}
+                Some(kept) => *kept = GeneratedText { index, ..text },
+                None => best.push(GeneratedText { index, ..text }),
+            }
+        }
+        Self { texts: best, ..self }
+    }
+}
+
+/// The mean over a text's tokens and its end, if it has one, of what a row was read with, after `given` positions of condition.
+fn confidence(log_probs: &[f32], given: usize, tokens: usize) -> f64 {
+    let read = log_probs.get(given..).unwrap_or_default();
+    let read = &read[..read.len().min(tokens + 1)];
+    read.iter().map(|&p| f64::from(p)).sum::<f64>() / read.len().max(1) as f64
 }
 
 /// Words and tokens of a cut row.
@@ -201,7 +238,7 @@ impl TextGenerator<'_> {
         }
     }
 
-    /// Generates all texts. `trace` are times at which the first text is shown as it forms; `progress` is told of finished
+    /// Generates all texts, each the surest of as many as the setting says. `trace` are times at which the first text is shown as it forms; `progress` is told of finished
     /// texts.
     ///
     /// Batches are dealt out to the ranks in turn. They are the batches that one process would make, so texts do not depend on
@@ -216,7 +253,13 @@ impl TextGenerator<'_> {
         trace: &[f64],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
-        self.generate_own(setting, requests, trace, progress)?.over_ranks(self.comm)
+        let candidates = setting.best_of;
+        if !(1..=MAX_CANDIDATES).contains(&candidates) {
+            bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
+        }
+        let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(candidates)).collect();
+        let made = self.generate_own(setting, &wanted, trace, &mut |n| progress(n / candidates))?;
+        Ok(made.over_ranks(self.comm)?.best_of(candidates))
     }
 
     /// This rank's batches.
@@ -262,8 +305,10 @@ impl TextGenerator<'_> {
                 done.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
             add_cost(&mut done.cost, generated.cost, length);
-            for (i, ((row, request), &given)) in generated.ids.iter().zip(chunk).zip(&lengths).enumerate() {
+            let rows_read = generated.ids.iter().zip(&generated.log_probs);
+            for (i, (((row, log_probs), request), &given)) in rows_read.zip(chunk).zip(&lengths).enumerate() {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
+                let confidence = confidence(log_probs, given, tokens.len());
                 done.texts.push(GeneratedText {
                     index: number * rows + i,
                     seed: request.seed,
@@ -271,6 +316,7 @@ impl TextGenerator<'_> {
                     text,
                     reference: request.reference.clone(),
                     tokens,
+                    confidence: Some(confidence),
                 });
             }
             progress(done.texts.len());

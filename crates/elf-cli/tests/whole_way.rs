@@ -390,3 +390,24 @@ fn a_probe_tells_what_a_model_knows() {
     run(elf(&["probe", &run_folder, "--data", &shards, "--device", "cpu"])).badly(&[&shards]);
     run(elf(&["probe", &run_folder, "--data", &shards, "--times", "2"])).badly(&["--times", "2 is not a time"]);
 }
+
+/// Of more candidates the text is kept that was read most surely, and the first candidate is the text of one alone.
+#[test]
+fn the_surest_of_several_texts_is_kept() {
+    let folder = TempDir::new().unwrap();
+    let confidence = |line: &Value| line["confidence"].as_f64().expect("a confidence");
+    let (alone, best) =
+        (sample(&folder, "1.jsonl", &["-n", "5"]), sample(&folder, "6.jsonl", &["-n", "5", "--best-of", "6"]));
+    assert_eq!(best.len(), 5);
+    for (i, (alone, best)) in alone.iter().zip(&best).enumerate() {
+        assert_eq!((alone["index"].as_u64(), best["index"].as_u64()), (Some(i as u64), Some(i as u64)));
+        assert!(confidence(alone) < 0.0 && confidence(best) >= confidence(alone), "{alone} {best}");
+        assert!(confidence(best) > confidence(alone) || best == alone, "{alone} {best}");
+    }
+    assert_ne!(alone, best);
+    // Whatever the batches.
+    assert_eq!(best, sample(&folder, "6-4.jsonl", &["-n", "5", "--best-of", "6", "--batch-size", "4"]));
+    assert_eq!(alone, sample(&folder, "1-1.jsonl", &["-n", "5", "--best-of", "1"]));
+    let model = Materials::unconditional().path("run");
+    run(elf(&["sample", &model, "--best-of", "0"])).badly(&["best_of", "1000"]);
+}

@@ -8,6 +8,15 @@ use crate::{Condition, Result, Trained};
 /// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
 const LOGITS_PER_CHUNK: i64 = 1 << 23;
 
+/// What was read from latents.
+#[derive(Debug)]
+pub struct Reading {
+    /// The likeliest token of each position, `[B, S]`, i64.
+    pub ids: Tensor,
+    /// Its natural log-probability, `[B, S]`, fp32: how sure the network is of it.
+    pub log_probs: Tensor,
+}
+
 /// A network in decode mode: the likeliest token at each position.
 pub struct Decoder<'a> {
     net: &'a dyn Network,
@@ -46,6 +55,45 @@ impl<'a> Decoder<'a> {
     /// If a shape does not fit or the network fails.
     pub fn ids(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Tensor> {
         let (b, s, _) = z.size3()?;
+        let ids = self.chunks(z, condition, |logits| Ok(logits.f_argmax(-1, false)?))?;
+        match ids.is_empty() {
+            true => Ok(Tensor::f_zeros([b, s], (Kind::Int64, z.device()))?),
+            false => Ok(Tensor::f_cat(&ids, 0)?.f_view([b, s])?),
+        }
+    }
+
+    /// As [`Decoder::ids`], and how sure the network is of each.
+    ///
+    /// # Errors
+    /// As [`Decoder::ids`].
+    pub fn read(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Reading> {
+        let (b, s, _) = z.size3()?;
+        let read = self.chunks(z, condition, |logits| {
+            let logits = logits.f_to_kind(Kind::Float)?;
+            let (highest, ids) = logits.f_max_dim(-1, false)?;
+            Ok((ids, highest - logits.f_logsumexp([-1], false)?))
+        })?;
+        let (ids, log_probs): (Vec<Tensor>, Vec<Tensor>) = read.into_iter().unzip();
+        match ids.is_empty() {
+            true => Ok(Reading {
+                ids: Tensor::f_zeros([b, s], (Kind::Int64, z.device()))?,
+                log_probs: Tensor::f_zeros([b, s], (Kind::Float, z.device()))?,
+            }),
+            false => Ok(Reading {
+                ids: Tensor::f_cat(&ids, 0)?.f_view([b, s])?,
+                log_probs: Tensor::f_cat(&log_probs, 0)?.f_view([b, s])?,
+            }),
+        }
+    }
+
+    /// What `of` makes of the logits, `[positions, V]`, of a chunk of positions at a time.
+    fn chunks<T>(
+        &self,
+        z: &Tensor,
+        condition: Option<&Condition>,
+        of: impl Fn(&Tensor) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let (b, s, _) = z.size3()?;
         let z = match condition {
             Some(condition) => condition.pin(z)?,
             None => z.shallow_clone(),
@@ -61,14 +109,10 @@ impl<'a> Decoder<'a> {
         };
         let hidden = self.net.trunk(&input)?.f_flatten(0, 1)?;
         let positions = b * s;
-        let ids = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
+        let read = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
             let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;
-            Ok(self.net.logits(&chunk)?.f_argmax(-1, false)?)
+            of(&self.net.logits(&chunk)?)
         });
-        let ids = ids.collect::<Result<Vec<_>>>()?;
-        match ids.is_empty() {
-            true => Ok(Tensor::f_zeros([b, s], (Kind::Int64, z.device()))?),
-            false => Ok(Tensor::f_cat(&ids, 0)?.f_view([b, s])?),
-        }
+        read.collect()
     }
 }

@@ -7,8 +7,8 @@ use tch::{Device, Kind, Tensor};
 use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
 use crate::trace::{Frame, Observer, steps_to_show};
 use crate::{
-    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Result,
-    SelfConditioningGuidance, TimeGrid, Trained,
+    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Reading,
+    Result, SelfConditioningGuidance, TimeGrid, Trained,
 };
 
 /// More than anyone wants; a mistyped number must not exhaust memory.
@@ -104,6 +104,8 @@ pub struct Generated {
     pub z: Tensor,
     /// Token ids of each row, all S positions; [`Trim`](crate::Trim) makes texts of them.
     pub ids: Vec<Vec<i64>>,
+    /// The natural log-probability of each of them: how sure the network is of what it read.
+    pub log_probs: Vec<Vec<f32>>,
     /// What it cost.
     pub cost: Cost,
 }
@@ -266,20 +268,20 @@ impl<'a> Generator<'a> {
             let end = integrate(&*field, &mut *sampler, start, &self.times, noise, |step, state| {
                 observer.step(step + 1, steps);
                 if let (true, Some(x)) = (shown[step], &state.x) {
-                    let ids = rows_on_host(&decoder.ids(x, condition.as_ref())?, x, asked)?;
+                    let (ids, _) = rows_on_host(&decoder.read(x, condition.as_ref())?, x, asked)?;
                     trace_passes += 1;
                     observer.frame(Frame { t: self.times[step], ids });
                 }
                 Ok(())
             })?;
 
-            let ids = rows_on_host(&decoder.ids(&end.z, condition.as_ref())?, &end.z, asked)?;
+            let (ids, log_probs) = rows_on_host(&decoder.read(&end.z, condition.as_ref())?, &end.z, asked)?;
             if !request.trace.is_empty() {
                 observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
             }
             let evaluated = network.rows() + weak.as_ref().map_or(0, |(weak, _)| weak.rows());
             let cost = Cost { rows: rows as u64, passes: evaluated / rows as u64 + 1, trace_passes };
-            Ok(Generated { z: field.pin(end.z)?.f_narrow(0, 0, asked as i64)?, ids, cost })
+            Ok(Generated { z: field.pin(end.z)?.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
         })
     }
 
@@ -337,15 +339,21 @@ fn until(mut times: Vec<f64>, end: f64) -> Vec<f64> {
     times
 }
 
-/// The first `rows` rows of `ids` `[B, S]`, in one read that also says whether the latents that they stand for are finite.
-fn rows_on_host(ids: &Tensor, latents: &Tensor, rows: usize) -> Result<Vec<Vec<i64>>> {
-    let (_, s) = ids.size2()?;
+/// The first `rows` rows of a reading, in one read that also says whether the latents that they stand for are finite.
+fn rows_on_host(reading: &Reading, latents: &Tensor, rows: usize) -> Result<(Vec<Vec<i64>>, Vec<Vec<f32>>)> {
+    let (_, s) = reading.ids.size2()?;
     let rows = rows as i64;
     let finite = latents.f_narrow(0, 0, rows)?.f_isfinite()?.f_all()?.f_to_kind(Kind::Int64)?.f_view([1])?;
-    let mut flat = Vec::<i64>::try_from(Tensor::f_cat(&[ids.f_narrow(0, 0, rows)?.f_reshape([-1])?, finite], 0)?)?;
+    let ids = reading.ids.f_narrow(0, 0, rows)?.f_reshape([-1])?;
+    // Bits of fp32 travel as whole numbers, beside the ids.
+    let bits = reading.log_probs.f_narrow(0, 0, rows)?.f_reshape([-1])?.f_view_dtype(Kind::Int)?;
+    let mut flat = Vec::<i64>::try_from(Tensor::f_cat(&[ids, bits.f_to_kind(Kind::Int64)?, finite], 0)?)?;
     if flat.pop() != Some(1) {
         let reason = "the sampled latents are not finite; use smaller guidance scales, or another checkpoint if this one is damaged";
         return Err(Error::setting("sampling", reason));
     }
-    Ok(flat.chunks(s as usize).map(<[i64]>::to_vec).collect())
+    let (ids, bits) = flat.split_at(flat.len() / 2);
+    let log_probs: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits as u32)).collect();
+    let s = s as usize;
+    Ok((ids.chunks(s).map(<[i64]>::to_vec).collect(), log_probs.chunks(s).map(<[f32]>::to_vec).collect()))
 }

@@ -33,7 +33,7 @@ mod trim;
 
 pub use batch::LatentBatch;
 pub use condition::{Condition, Conditioned};
-pub use decode::Decoder;
+pub use decode::{Decoder, Reading};
 pub use distillation::{DistillObjective, DistillStep, Targets, TeacherStart, teacher_target};
 pub use error::{Error, Result};
 pub use field::{Field, NetworkField, Prediction, Trained};

@@ -2,12 +2,12 @@
 
 mod toy;
 
-use elf_core::{Counting, Network, Noise, Seeded};
+use elf_core::{Counting, Network, Noise, Seeded, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated,
-    Generator, Guide, LogitNormal, NetworkField, Observer, Path, PredictionTarget, Request, SelfConditioningGuidance,
-    TimeGrid, Trained,
+    Generator, Guide, LogitNormal, NetworkField, Observer, Path, PredictionTarget, Reading, Request,
+    SelfConditioningGuidance, TimeGrid, Trained,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
@@ -264,10 +264,19 @@ fn decoding_in_chunks_changes_nothing() {
     let net = Toy::new(true);
     let z = Seeded::new((100..100 + 3).collect(), Device::Cpu).normal("drawn", &[3, S, C]).unwrap();
     let whole = Decoder::new(&net, TRAINED, 1.0).ids(&z, None).unwrap();
+    let (ones, hint) = (Tensor::ones([3], (Kind::Float, Device::Cpu)), z.zeros_like());
+    let input =
+        TrunkInput { x_prev: Some(&hint), guidance: Some(&ones), decode: Some(&ones), ..TrunkInput::new(&z, &ones) };
+    let logits = net.logits(&net.trunk(&input).unwrap().flatten(0, 1)).unwrap();
     assert_eq!((whole.size(), whole.kind()), (vec![3, S], Kind::Int64));
     for positions in [1, 2, 26, 27, 1000] {
         let chunked = Decoder::new(&net, TRAINED, 1.0).in_chunks_of(positions).ids(&z, None).unwrap();
         assert!(chunked.equal(&whole), "{positions}");
+        let Reading { ids, log_probs } =
+            Decoder::new(&net, TRAINED, 1.0).in_chunks_of(positions).read(&z, None).unwrap();
+        assert!(ids.equal(&whole), "{positions}");
+        let expected = logits.log_softmax(-1, Kind::Float).amax([-1], false).view([3, S]);
+        assert!(log_probs.allclose(&expected, 1e-5, 1e-6, false), "{positions}");
     }
     // The condition is put in before decoding.
     let condition = condition_of(&[1, 2, 3]);

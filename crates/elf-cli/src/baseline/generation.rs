@@ -224,6 +224,7 @@ impl BaselineGenerator<'_> {
             text,
             reference: request.reference.clone(),
             tokens,
+            confidence: None,
         })
     }
 }

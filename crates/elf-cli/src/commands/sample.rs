@@ -81,6 +81,10 @@ pub struct SampleArgs {
     /// The time in (0, 1] at which the run ends and the text is read.
     #[arg(long)]
     decode_at: Option<f64>,
+    /// Make so many texts for each one wanted, and keep the one that the model is surest of having read: fewer broken texts, less
+    /// variety. Multiplies the cost.
+    #[arg(long)]
+    best_of: Option<usize>,
 
     /// Of an autoregressive model: search for the likeliest text with a beam of so many; 1 is greedy, as conditional models write
     /// unless told otherwise.
@@ -279,6 +283,7 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
             setting.guide = None;
         }
         setting.decode_at = args.decode_at.unwrap_or(setting.decode_at);
+        setting.best_of = args.best_of.unwrap_or(setting.best_of);
     }
     Ok(settings)
 }

@@ -29,7 +29,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 14] {
+    fn of_elf(&self) -> [(&'static str, bool); 15] {
         [
             ("--sampling-config", self.sampling_config.is_some()),
             ("--sampler", self.sampler.is_some()),
@@ -40,6 +40,7 @@ impl SampleArgs {
             ("--guide", self.guide.is_some()),
             ("--guide-scale", self.guide_scale.is_some()),
             ("--decode-at", self.decode_at.is_some()),
+            ("--best-of", self.best_of.is_some()),
             ("--trace", self.trace),
             ("--config", self.model.config.is_some()),
             ("--option", !self.model.options.is_empty()),
