@@ -268,14 +268,15 @@ impl<'a> Generator<'a> {
             let end = integrate(&*field, &mut *sampler, start, &self.times, noise, |step, state| {
                 observer.step(step + 1, steps);
                 if let (true, Some(x)) = (shown[step], &state.x) {
-                    let (ids, _) = rows_on_host(&decoder.read(x, condition.as_ref())?, x, asked)?;
+                    let ids = RowsRead::of(&decoder.read(x, condition.as_ref())?, x, asked)?.ids;
                     trace_passes += 1;
                     observer.frame(Frame { t: self.times[step], ids });
                 }
                 Ok(())
             })?;
 
-            let (ids, log_probs) = rows_on_host(&decoder.read(&end.z, condition.as_ref())?, &end.z, asked)?;
+            let read = RowsRead::of(&decoder.read(&end.z, condition.as_ref())?, &end.z, asked)?;
+            let RowsRead { ids, log_probs } = read;
             if !request.trace.is_empty() {
                 observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
             }
@@ -339,21 +340,31 @@ fn until(mut times: Vec<f64>, end: f64) -> Vec<f64> {
     times
 }
 
-/// The first `rows` rows of a reading, in one read that also says whether the latents that they stand for are finite.
-fn rows_on_host(reading: &Reading, latents: &Tensor, rows: usize) -> Result<(Vec<Vec<i64>>, Vec<Vec<f32>>)> {
-    let (_, s) = reading.ids.size2()?;
-    let rows = rows as i64;
-    let finite = latents.f_narrow(0, 0, rows)?.f_isfinite()?.f_all()?.f_to_kind(Kind::Int64)?.f_view([1])?;
-    let ids = reading.ids.f_narrow(0, 0, rows)?.f_reshape([-1])?;
-    // Bits of fp32 travel as whole numbers, beside the ids.
-    let bits = reading.log_probs.f_narrow(0, 0, rows)?.f_reshape([-1])?.f_view_dtype(Kind::Int)?;
-    let mut flat = Vec::<i64>::try_from(Tensor::f_cat(&[ids, bits.f_to_kind(Kind::Int64)?, finite], 0)?)?;
-    if flat.pop() != Some(1) {
-        let reason = "the sampled latents are not finite; use smaller guidance scales, or another checkpoint if this one is damaged";
-        return Err(Error::setting("sampling", reason));
+/// A reading on the host.
+struct RowsRead {
+    ids: Vec<Vec<i64>>,
+    log_probs: Vec<Vec<f32>>,
+}
+
+impl RowsRead {
+    /// The first `rows` rows of a reading, in one read that also says whether the latents that they stand for are finite.
+    fn of(reading: &Reading, latents: &Tensor, rows: usize) -> Result<Self> {
+        let s = reading.ids.size2()?.1 as usize;
+        let rows = rows as i64;
+        let finite = latents.f_narrow(0, 0, rows)?.f_isfinite()?.f_all()?.f_to_kind(Kind::Int64)?.f_view([1])?;
+        let ids = reading.ids.f_narrow(0, 0, rows)?.f_reshape([-1])?;
+        // Bits of fp32 travel as whole numbers, beside the ids.
+        let bits = reading.log_probs.f_narrow(0, 0, rows)?.f_reshape([-1])?.f_view_dtype(Kind::Int)?;
+        let mut flat = Vec::<i64>::try_from(Tensor::f_cat(&[ids, bits.f_to_kind(Kind::Int64)?, finite], 0)?)?;
+        if flat.pop() != Some(1) {
+            let reason = "the sampled latents are not finite; use smaller guidance scales, or another checkpoint if this one is damaged";
+            return Err(Error::setting("sampling", reason));
+        }
+        let (ids, bits) = flat.split_at(flat.len() / 2);
+        let log_probs: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits as u32)).collect();
+        Ok(Self {
+            ids: ids.chunks(s).map(<[i64]>::to_vec).collect(),
+            log_probs: log_probs.chunks(s).map(<[f32]>::to_vec).collect(),
+        })
     }
-    let (ids, bits) = flat.split_at(flat.len() / 2);
-    let log_probs: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits as u32)).collect();
-    let s = s as usize;
-    Ok((ids.chunks(s).map(<[i64]>::to_vec).collect(), log_probs.chunks(s).map(<[f32]>::to_vec).collect()))
 }
