@@ -127,9 +127,7 @@ impl Generation {
         all.texts.sort_by_key(|text| text.index);
         Ok(all)
     }
-}
 
-impl Generation {
     /// The surest text of every `candidates` that follow one another; the first of equals.
     fn best_of(self, candidates: usize) -> Self {
         let mut best: Vec<GeneratedText> = Vec::with_capacity(self.texts.len() / candidates);
@@ -238,8 +236,8 @@ impl TextGenerator<'_> {
         }
     }
 
-    /// Generates all texts, each the surest of as many as the setting says. `trace` are times at which the first text is shown as it forms; `progress` is told of finished
-    /// texts.
+    /// Generates all texts, each the surest of as many as the setting says. `trace` are times at which the first text is shown
+    /// as it forms; `progress` is told of finished texts.
     ///
     /// Batches are dealt out to the ranks in turn. They are the batches that one process would make, so texts do not depend on
     /// how many ranks there are; every rank gets all of them.

@@ -54,12 +54,8 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// If a shape does not fit or the network fails.
     pub fn ids(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Tensor> {
-        let (b, s, _) = z.size3()?;
         let ids = self.chunks(z, condition, |logits| Ok(logits.f_argmax(-1, false)?))?;
-        match ids.is_empty() {
-            true => Ok(Tensor::f_zeros([b, s], (Kind::Int64, z.device()))?),
-            false => Ok(Tensor::f_cat(&ids, 0)?.f_view([b, s])?),
-        }
+        joined(&ids, z, Kind::Int64)
     }
 
     /// As [`Decoder::ids`], and how sure the network is of each.
@@ -67,23 +63,13 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// As [`Decoder::ids`].
     pub fn read(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Reading> {
-        let (b, s, _) = z.size3()?;
         let read = self.chunks(z, condition, |logits| {
             let logits = logits.f_to_kind(Kind::Float)?;
             let (highest, ids) = logits.f_max_dim(-1, false)?;
             Ok((ids, highest - logits.f_logsumexp([-1], false)?))
         })?;
         let (ids, log_probs): (Vec<Tensor>, Vec<Tensor>) = read.into_iter().unzip();
-        match ids.is_empty() {
-            true => Ok(Reading {
-                ids: Tensor::f_zeros([b, s], (Kind::Int64, z.device()))?,
-                log_probs: Tensor::f_zeros([b, s], (Kind::Float, z.device()))?,
-            }),
-            false => Ok(Reading {
-                ids: Tensor::f_cat(&ids, 0)?.f_view([b, s])?,
-                log_probs: Tensor::f_cat(&log_probs, 0)?.f_view([b, s])?,
-            }),
-        }
+        Ok(Reading { ids: joined(&ids, z, Kind::Int64)?, log_probs: joined(&log_probs, z, Kind::Float)? })
     }
 
     /// What `of` makes of the logits, `[positions, V]`, of a chunk of positions at a time.
@@ -114,5 +100,14 @@ impl<'a> Decoder<'a> {
             of(&self.net.logits(&chunk)?)
         });
         read.collect()
+    }
+}
+
+/// What was made of chunks of the positions of `z` `[B, S, C]`, as `[B, S]`; of no positions there are no chunks.
+fn joined(chunks: &[Tensor], z: &Tensor, kind: Kind) -> Result<Tensor> {
+    let (b, s, _) = z.size3()?;
+    match chunks.is_empty() {
+        true => Ok(Tensor::f_zeros([b, s], (kind, z.device()))?),
+        false => Ok(Tensor::f_cat(chunks, 0)?.f_view([b, s])?),
     }
 }
