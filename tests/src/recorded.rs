@@ -68,6 +68,7 @@ impl Recorded {
             decoder_prob: self.decoder_prob,
             decoder_noise_scale: self.decoder_noise_scale,
             decoder: LogitNormal { mean: self.decoder_p_mean, std: self.decoder_p_std },
+            ..ElfObjective::default()
         };
         objective.check().unwrap();
         objective

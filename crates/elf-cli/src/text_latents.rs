@@ -27,6 +27,7 @@ pub struct TextLatents {
     stats: LatentStats,
     device: Device,
     parameters: u64,
+    causal: bool,
 }
 
 impl TextLatents {
@@ -44,7 +45,7 @@ impl TextLatents {
             )
         })?;
         let stats = stats(config, &folder)?;
-        Self::new(encoder, stats, device)
+        Ok(Self { causal: config.causal_latents, ..Self::new(encoder, stats, device)? })
     }
 
     /// An encoder on `device` and what its output is normalised by.
@@ -54,7 +55,7 @@ impl TextLatents {
     pub fn new(encoder: T5Encoder, stats: LatentStats, device: Device) -> Result<Self> {
         stats.check_dim(encoder.dim())?;
         let parameters = encoder.params().numel();
-        Ok(Self { encoder: Box::new(encoder), stats, device, parameters })
+        Ok(Self { encoder: Box::new(encoder), stats, device, parameters, causal: false })
     }
 
     /// Numbers in the encoder's parameters.
@@ -84,7 +85,7 @@ impl TextLatents {
     pub fn encode(&self, batch: &Batch) -> Result<LatentBatch> {
         let (b, s) = (batch.rows as i64, batch.seq_len as i64);
         let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([b, s])?;
-        let masks = Masks::of(batch, self.device)?;
+        let masks = Masks::of(batch, self.causal, self.device)?;
         let mask = match &masks.pairs {
             Some(pairs) => EncoderMask::Pairs(pairs),
             None => EncoderMask::Columns(&masks.valid),
@@ -94,7 +95,7 @@ impl TextLatents {
             latents,
             ids,
             loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view([b, s])?,
-            condition: match masks.pairs.is_some() {
+            condition: match batch.cond_len.iter().any(|&n| n > 0) {
                 true => Some(Tensor::f_from_slice(&batch.is_cond())?.f_view([b, s])?),
                 false => None,
             },
@@ -107,19 +108,20 @@ impl TextLatents {
 struct Masks {
     /// `[B, S]`.
     valid: Tensor,
-    /// `[B, S, S]`; none without conditions, where all rows see all valid columns.
+    /// `[B, S, S]`; none where all rows see all valid columns.
     pairs: Option<Tensor>,
 }
 
 impl Masks {
-    fn of(batch: &Batch, device: Device) -> Result<Self> {
+    /// With `causal`, what is no condition sees itself and what stands before it.
+    fn of(batch: &Batch, causal: bool, device: Device) -> Result<Self> {
         let column = |lengths: &[usize]| -> Result<Tensor> {
             let lengths: Vec<i64> = lengths.iter().map(|&n| n as i64).collect();
             Ok(upload(&Tensor::f_from_slice(&lengths)?, device)?.f_unsqueeze(-1)?)
         };
         let positions = Tensor::f_arange(batch.seq_len as i64, (Kind::Int64, device))?.f_unsqueeze(0)?;
         let valid = positions.f_lt_tensor(&column(&batch.valid_len)?)?;
-        if batch.cond_len.iter().all(|&n| n == 0) {
+        if !causal && batch.cond_len.iter().all(|&n| n == 0) {
             return Ok(Self { valid, pairs: None });
         }
         let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
@@ -129,7 +131,12 @@ impl Masks {
         // A condition sees the condition; all else sees what is valid, without the condition where it is dropped.
         let seen_by_target = valid.f_logical_and(&condition.f_logical_and(&drop)?.f_logical_not()?)?;
         let (rows, seen_by_condition) = (condition.f_unsqueeze(-1)?, condition.f_unsqueeze(1)?);
-        let pairs = seen_by_condition.f_where_self(&rows, &seen_by_target.f_unsqueeze(1)?)?;
+        let mut seen_by_target = seen_by_target.f_unsqueeze(1)?;
+        if causal {
+            let past = positions.f_unsqueeze(1)?.f_le_tensor(&positions.f_unsqueeze(-1)?)?;
+            seen_by_target = seen_by_target.f_logical_and(&past)?;
+        }
+        let pairs = seen_by_condition.f_where_self(&rows, &seen_by_target)?;
         Ok(Self { valid, pairs: Some(pairs) })
     }
 }
@@ -198,11 +205,31 @@ mod tests {
         for drop in [vec![false; 4], vec![true, false, false, true]] {
             let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
             batch.label_drop = drop;
-            let ours = Masks::of(&batch, Device::Cpu).unwrap();
+            let ours = Masks::of(&batch, false, Device::Cpu).unwrap();
             let pairs = Vec::<f32>::try_from(ours.pairs.unwrap().to_kind(Kind::Float).view([-1])).unwrap();
             assert_eq!(pairs, batch.encoder_mask_with_label_drop());
             let valid = Vec::<f32>::try_from(ours.valid.to_kind(Kind::Float).view([-1])).unwrap();
             assert_eq!(valid, batch.is_valid());
+        }
+    }
+
+    /// Of what follows nothing is seen, and of the rest what is seen otherwise.
+    #[test]
+    fn causal_targets_see_what_stands_before_them() {
+        let config = CollateConfig { max_length: 7, max_input_length: Some(3), pad_token: PadToken::Eos };
+        let example = |c: &[i32], t: &[i32]| Example { input_ids: t.to_vec(), condition_ids: Some(c.to_vec()) };
+        let examples = [example(&[5, 6], &[8, 9, 4]), example(&[], &[7, 8])];
+        let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
+        for drop in [false, true] {
+            batch.label_drop = vec![drop; 2];
+            let all = batch.encoder_mask_with_label_drop();
+            let ours = Masks::of(&batch, true, Device::Cpu).unwrap().pairs.unwrap();
+            let ours = Vec::<f32>::try_from(ours.to_kind(Kind::Float).view([-1])).unwrap();
+            for (place, (&ours, &all)) in ours.iter().zip(&all).enumerate() {
+                let (row, query, key) = (place / 49, place / 7 % 7, place % 7);
+                let hidden = query >= batch.cond_len[row] && key > query;
+                assert_eq!(ours, if hidden { 0.0 } else { all }, "row {row}, {query} sees {key}");
+            }
         }
     }
 }

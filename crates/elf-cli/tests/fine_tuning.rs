@@ -56,6 +56,25 @@ fn a_model_of_texts_becomes_one_of_translations() {
     assert_eq!(json_lines(&translated).len(), 1);
 }
 
+/// What is encoded otherwise, and how decode rows see conditions, is a matter of training: a model of the one goes on as one of the other.
+#[test]
+fn latents_of_what_stands_before_are_learned_by_any_model() {
+    let folder = TempDir::new().unwrap();
+    let losses = |materials: &Materials, name: &str, options: &[&str]| {
+        let from = format!("init_from={}", materials.path("run"));
+        let output = within(&folder, name);
+        materials.train(&output, &[&["max_steps=1", "decoder_prob=0.5", from.as_str()], options].concat()).well();
+        json_lines(&format!("{output}/metrics.jsonl"))[0]["loss"].as_f64().expect("a loss")
+    };
+    for (kind, materials) in [("text", Materials::unconditional()), ("translation", Materials::translation())] {
+        let paper = losses(materials, kind, &[]);
+        let causal = losses(materials, &format!("causal-{kind}"), &["causal_latents=true"]);
+        assert_ne!(paper, causal, "{kind}: other latents");
+        let clean = losses(materials, &format!("clean-{kind}"), &["decoder_clean_condition=true"]);
+        assert_eq!(paper == clean, kind == "text", "{kind}: conditions are clean where there are any");
+    }
+}
+
 #[test]
 fn once_begun_it_goes_on_from_itself() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());

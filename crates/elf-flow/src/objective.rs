@@ -72,6 +72,10 @@ pub struct ElfObjective {
     pub decoder_noise_scale: f64,
     /// The law of each decode token's clean share.
     pub decoder: LogitNormal,
+    /// Leave the condition of decode rows clean, as it is when a text is read. The released code corrupts it like everything
+    /// else, so that under heavy noise its decode rows learn nothing of how a target follows from its condition.
+    #[serde(default)]
+    pub decoder_clean_condition: bool,
 }
 
 impl Default for ElfObjective {
@@ -85,6 +89,7 @@ impl Default for ElfObjective {
             decoder_prob: 0.2,
             decoder_noise_scale: 5.0,
             decoder: LogitNormal::DECODER,
+            decoder_clean_condition: false,
         }
     }
 }
@@ -202,12 +207,15 @@ impl ElfObjective {
             noisy = pin(&noisy, &clean, &condition.f_narrow(0, 0, plan.denoise)?);
         }
 
-        // Each token of a decode row is corrupted by an amount of its own, condition positions too (so in the released code).
+        // Each token of a decode row is corrupted by an amount of its own, condition positions too unless told otherwise.
         let share = self.decoder.transform(&noise.normal("decoder_lambda_normal", &[b, s])?);
         let share = share.f_index_select(0, &decode_rows)?.f_unsqueeze(-1)?;
         let eps = noise.normal("decoder_noise_normal", &[b, s, c])?.f_index_select(0, &decode_rows)?;
-        let corrupted =
-            &share * x0.f_narrow(0, plan.denoise, plan.decode)? + (1.0 - &share) * eps * self.decoder_noise_scale;
+        let clean = x0.f_narrow(0, plan.denoise, plan.decode)?;
+        let mut corrupted = &share * &clean + (1.0 - &share) * eps * self.decoder_noise_scale;
+        if let (Some(condition), true) = (&condition, self.decoder_clean_condition) {
+            corrupted = pin(&corrupted, &clean, &condition.f_narrow(0, plan.denoise, plan.decode)?);
+        }
 
         let ones = Tensor::f_ones([plan.decode], (Kind::Float, device))?;
         Ok(Prepared {

@@ -294,6 +294,27 @@ fn condition_positions_are_clean_in_every_row_and_at_every_step() {
     assert_eq!(Vec::<f32>::try_from(gate).unwrap().iter().sum::<f32>(), d as f32);
 }
 
+/// Beside it targets stay corrupted, and a condition that was dropped stays away.
+#[test]
+fn decode_rows_keep_their_condition_clean_if_asked_to() {
+    let rows = 6;
+    let dropped: Vec<bool> = (0..rows).map(|row| row % 2 == 1).collect();
+    let batch = LatentBatch { dropped: dropped.clone(), ..batch(rows, true) };
+    let keep: Vec<f32> = dropped.iter().map(|&dropped| f32::from(!dropped)).collect();
+    let clean = &batch.latents * Tensor::from_slice(&keep).view([rows, 1, 1]);
+    for asked in [false, true] {
+        let net = Watched::new(Toy::new(true));
+        let objective = ElfObjective { decoder_prob: 1.0, decoder_clean_condition: asked, ..base() };
+        objective.loss(&net, &batch, &mut noise(rows, 5)).unwrap();
+        let seen = net.seen.borrow();
+        let [(z, ..)] = &seen[..] else { panic!("one pass") };
+        let off = (z - &clean).abs().amax([2], false);
+        let (condition, target) = (off.narrow(1, 0, GIVEN), off.narrow(1, GIVEN, S - GIVEN));
+        assert_eq!(largest(&condition) == 0.0, asked);
+        assert!(target.min().double_value(&[]) > 1e-3, "targets are corrupted");
+    }
+}
+
 #[test]
 fn a_dropped_condition_is_zero_for_both() {
     let batch = LatentBatch { dropped: vec![true; 3], ..batch(3, true) };

@@ -142,6 +142,11 @@ impl RunPlan {
                 "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
             );
         }
+        if config.learned_latents && config.causal_latents {
+            bail!(
+                "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
+            );
+        }
         if config.learned_latents && config.objective != ObjectiveName::Elf {
             bail!("learned_latents belongs to objective elf: the baselines have no latents");
         }
@@ -167,6 +172,7 @@ impl RunPlan {
             decoder_prob: config.decoder_prob,
             decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
             decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
+            decoder_clean_condition: config.decoder_clean_condition,
         };
         objective.check()?;
 

@@ -99,6 +99,8 @@ pub struct RunConfig {
     /// Learn a latent for each entry of the vocabulary with the network, in place of the encoder's latents; the encoder then gives their width.
     /// For unconditional text.
     pub learned_latents: bool,
+    /// Encode each position of a target by itself and what stands before it alone.
+    pub causal_latents: bool,
 
     /// Mean of the logit-normal law of times.
     pub denoiser_p_mean: f64,
@@ -121,6 +123,8 @@ pub struct RunConfig {
     pub decoder_p_mean: f64,
     /// Its standard deviation.
     pub decoder_p_std: f64,
+    /// Leave the condition of decode rows clean, so that they learn how a target follows from it; the released code corrupts it.
+    pub decoder_clean_condition: bool,
 
     /// Share of rows trained without their condition; `null`: 0 for unconditional text, 0.1 for conditional tasks.
     pub label_drop_prob: Option<f64>,
@@ -238,6 +242,7 @@ impl Default for RunConfig {
             num_model_mode_tokens: 4,
             proj_dropout: 0.0,
             learned_latents: false,
+            causal_latents: false,
             denoiser_p_mean: -1.5,
             denoiser_p_std: 0.8,
             denoiser_noise_scale: 2.0,
@@ -248,6 +253,7 @@ impl Default for RunConfig {
             decoder_noise_scale: None,
             decoder_p_mean: 0.8,
             decoder_p_std: 0.8,
+            decoder_clean_condition: false,
             label_drop_prob: None,
             self_cond_prob: 0.5,
             self_cond_cfg_min: 0.5,
