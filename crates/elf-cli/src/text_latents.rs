@@ -95,7 +95,7 @@ impl TextLatents {
             latents,
             ids,
             loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view([b, s])?,
-            condition: match batch.cond_len.iter().any(|&n| n > 0) {
+            condition: match batch.has_conditions() {
                 true => Some(Tensor::f_from_slice(&batch.is_cond())?.f_view([b, s])?),
                 false => None,
             },
@@ -121,7 +121,7 @@ impl Masks {
         };
         let positions = Tensor::f_arange(batch.seq_len as i64, (Kind::Int64, device))?.f_unsqueeze(0)?;
         let valid = positions.f_lt_tensor(&column(&batch.valid_len)?)?;
-        if !causal && batch.cond_len.iter().all(|&n| n == 0) {
+        if !causal && !batch.has_conditions() {
             return Ok(Self { valid, pairs: None });
         }
         let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;

@@ -146,6 +146,11 @@ impl Batch {
         self.mask(|row, position| position < self.valid_len[row])
     }
 
+    /// Whether any row has a condition.
+    pub fn has_conditions(&self) -> bool {
+        self.cond_len.iter().any(|&n| n > 0)
+    }
+
     /// 1 where a position belongs to the condition, `[B, S]`. (`cond_seq_mask` in the released code.)
     pub fn is_cond(&self) -> Vec<f32> {
         self.mask(|row, position| position < self.cond_len[row])
