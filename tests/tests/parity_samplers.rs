@@ -71,6 +71,7 @@ fn parity_rollouts() {
         let trained = Trained {
             path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..Path::default() },
             self_conditioned: rollout.self_conditioned(),
+            block_size: None,
         };
         let times: Vec<f64> = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
         let steps = times.len() as u64 - 1;
@@ -145,6 +146,7 @@ fn parity_sde_without_noise_is_the_ode() {
         let trained = Trained {
             path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..Path::default() },
             self_conditioned: rollout.self_conditioned(),
+            block_size: None,
         };
         let times = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
         let (b, s, _) = get("z0").size3().unwrap();
@@ -177,7 +179,7 @@ fn parity_weights_sample_rows_that_do_not_depend_on_their_batch() {
     let config: Config = parity_json("config.json");
     let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
     let sampling = GenerateConfig { steps: config.steps, pad_to: Some(config.batch), ..GenerateConfig::default() };
-    let trained = Trained { path: Path::default(), self_conditioned: true };
+    let trained = Trained { path: Path::default(), self_conditioned: true, block_size: None };
     let generator = Generator::new(&net, trained, sampling, &Registry::builtin()).unwrap();
     let sample = |seeds: &[u64]| generator.generate(&Request::new(seeds, config.model.max_length), &mut ()).unwrap();
     let alone = sample(&[77]);

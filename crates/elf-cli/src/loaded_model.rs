@@ -69,7 +69,7 @@ pub struct LoadedModel {
     pub tokenizer: Tokenizer,
     /// The network.
     pub net: Elf,
-    /// The encoder, for conditional models.
+    /// The encoder, for conditional models and those that write block after block.
     pub latents: Option<TextLatents>,
 }
 
@@ -191,12 +191,12 @@ impl LoadedModel {
         Ok(Self { plan, tokenizer, net, latents: None })
     }
 
-    /// With the encoder that conditions go through.
+    /// With the encoder that conditions go through, or what was written, if either does.
     ///
     /// # Errors
     /// If it cannot be loaded.
     pub fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
-        if self.plan.span.max_input_length.is_some() {
+        if self.plan.span.max_input_length.is_some() || self.plan.objective.block_size.is_some() {
             self.latents = Some(TextLatents::load(&self.plan.config, device, precision)?);
         }
         Ok(self)

@@ -38,7 +38,9 @@ impl MemoryPlan {
         let low = if plan.precision.blocks == Precision::Bf16 { 2 * n } else { 0 };
         let teacher = if plan.distillation.is_some() { 4 * n + low } else { 0 };
         let on_cpu = device == Device::Cpu;
-        let (rows, positions) = (plan.batch_rows as u64, plan.span.max_length as u64);
+        // Where texts are written in blocks, each row stands beside itself, noisy and clean.
+        let copies = if plan.objective.block_size.is_some() { 2 } else { 1 };
+        let (rows, positions) = (plan.batch_rows as u64, copies * plan.span.max_length as u64);
         let (c, v) = (size(plan.model.text_encoder_dim), size(plan.model.vocab_size));
         // Clean latents, noise of both kinds, the noisy mixture, the previous estimate, the target and their differences.
         let latents = 12 * rows * positions * c * 4;

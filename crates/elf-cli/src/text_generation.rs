@@ -6,13 +6,14 @@ use elf_core::{Network, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Request, TimeGrid, Trained, Trim,
+    Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Reencode, Request, TimeGrid,
+    Trained, Trim,
 };
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
-use crate::text_latents::TextLatents;
+use crate::text_latents::{TextLatents, TextSoFar};
 
 /// More than anyone wants; a mistyped number must not exhaust memory.
 const MAX_CANDIDATES: usize = 1000;
@@ -170,7 +171,7 @@ pub struct TextGenerator<'a> {
     pub guide: Option<(&'a dyn Network, Trained)>,
     /// The tokenizer it was trained with.
     pub tokenizer: &'a Tokenizer,
-    /// The encoder, needed for conditions only.
+    /// The encoder, needed for conditions and for writing block after block.
     pub latents: Option<&'a TextLatents>,
     /// Seed of a random grid, which all texts of a run share.
     pub grid_seed: u64,
@@ -288,17 +289,22 @@ impl TextGenerator<'_> {
         let rows = self.batch_rows.max(1);
         let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize);
         for (number, chunk) in own.map_while(|number| Some((number, requests.chunks(rows).nth(number)?))) {
-            let condition = self.condition(chunk)?;
+            let conditions = self.conditions(chunk)?;
+            let condition = conditions.as_ref().map(|(_, condition)| condition);
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
             let first = number == 0;
+            let so_far =
+                self.latents.map(|latents| TextSoFar::new(latents, conditions.as_ref().map(|(ids, _)| ids), trim.eos));
             let request = Request {
-                condition: condition.as_ref(),
+                condition,
+                reencoding: so_far.as_ref().map(|so_far| so_far as &dyn Reencode),
+                end: Some(trim.eos),
                 trace: if first { trace } else { &[] },
                 ..Request::new(&seeds, length)
             };
             let mut seen: Vec<Frame> = Vec::new();
             let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
-            let lengths = condition.as_ref().map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
+            let lengths = condition.map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
             for frame in &seen {
                 done.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
@@ -322,8 +328,8 @@ impl TextGenerator<'_> {
         Ok(done)
     }
 
-    /// The encoded conditions of a batch; none for unconditional models.
-    fn condition(&self, requests: &[TextRequest]) -> Result<Option<Condition>> {
+    /// The conditions of a batch in ids and encoded; none for unconditional models.
+    fn conditions(&self, requests: &[TextRequest]) -> Result<Option<(Batch, Condition)>> {
         let Some(max_input_length) = self.plan.span.max_input_length else {
             if requests.iter().any(|r| r.condition.is_some()) {
                 bail!("this model was trained on unconditional text and takes no input text");
@@ -336,7 +342,7 @@ impl TextGenerator<'_> {
         let batch = collate(self.plan, self.tokenizer, requests, max_input_length)?;
         let encoded = latents.encode(&batch)?;
         match encoded.condition {
-            Some(mask) => Ok(Some(Condition::new(&encoded.latents, &mask)?)),
+            Some(mask) => Ok(Some((batch, Condition::new(&encoded.latents, &mask)?))),
             None => bail!("the input text is empty"),
         }
     }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use elf_core::Precision;
 use elf_core::device::upload;
-use elf_data::Batch;
+use elf_data::{Batch, PadToken};
 use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
-use elf_flow::LatentBatch;
+use elf_flow::{LatentBatch, Reencode};
 use elf_hub::What;
 use tch::{Device, Kind, Tensor};
 
@@ -104,6 +104,49 @@ impl TextLatents {
     }
 }
 
+/// The latents of a batch's texts as far as they have been written.
+pub struct TextSoFar<'a> {
+    latents: &'a TextLatents,
+    conditions: Option<&'a Batch>,
+    eos: i64,
+}
+
+impl<'a> TextSoFar<'a> {
+    /// Of texts behind these conditions, if there are any, that end with `eos`.
+    pub fn new(latents: &'a TextLatents, conditions: Option<&'a Batch>, eos: i64) -> Self {
+        Self { latents, conditions, eos }
+    }
+}
+
+impl Reencode for TextSoFar<'_> {
+    fn latents(&self, ids: &Tensor, known: usize) -> elf_flow::Result<Tensor> {
+        let (rows, s) = ids.size2()?;
+        let mut batch = Batch {
+            rows: rows as usize,
+            seq_len: s as usize,
+            input_ids: Vec::try_from(ids.f_reshape([-1])?)?,
+            cond_len: vec![0; rows as usize],
+            valid_len: vec![known; rows as usize],
+            label_drop: Vec::new(),
+            pad_token: PadToken::Eos,
+        };
+        for (row, ids) in batch.input_ids.chunks_mut(batch.seq_len.max(1)).enumerate() {
+            let mut given = 0;
+            if let Some(conditions) = self.conditions {
+                // Rows that fill the batch up are the first one again.
+                let from = if row < conditions.rows { row } else { 0 };
+                given = conditions.cond_len[from];
+                ids[..given].copy_from_slice(&conditions.input_ids[from * conditions.seq_len..][..given]);
+                batch.cond_len[row] = given;
+            }
+            let text = &ids[given..known.max(given)];
+            let end = text.iter().position(|&id| id == self.eos).map_or(text.len(), |place| place + 1);
+            batch.valid_len[row] = given + end;
+        }
+        Ok(self.latents.encode(&batch).map_err(elf_flow::Error::reencode)?.latents)
+    }
+}
+
 /// What the encoder may see, built on its device out of two lengths a row.
 struct Masks {
     /// `[B, S]`.
@@ -193,7 +236,7 @@ pub fn describe(stats: &LatentStats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elf_data::{CollateConfig, Collator, Example, PadToken};
+    use elf_data::{CollateConfig, Collator, Example};
 
     /// The mask built on the device equals the one that elf-data spells out.
     #[test]

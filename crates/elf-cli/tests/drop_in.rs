@@ -221,25 +221,30 @@ fn commands(config: &str, folder: &str) -> Vec<Vec<String>> {
 #[test]
 fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for (name, rows) in
-        [("mini-descriptions", "32 positions"), ("mini-de-en", "64 positions"), ("mini-summaries", "64 positions")]
-    {
+    for (names, rows) in [
+        // The second of two goes on from the first, on the same inputs.
+        (&["mini-descriptions", "mini-descriptions-blocks"][..], "32 positions"),
+        (&["mini-de-en"], "64 positions"),
+        (&["mini-summaries"], "64 positions"),
+    ] {
         let folder = TempDir::new().unwrap();
-        let (path, place) = (root.join(format!("configs/{name}.yml")), within(&folder, "mini"));
-        let config = fs::read_to_string(&path).unwrap();
-        let all = commands(&config, &place);
-        assert_eq!(all.len(), 4, "{name}");
+        let place = within(&folder, "mini");
+        let config = |name: &str| fs::read_to_string(root.join(format!("configs/{name}.yml"))).unwrap();
+        let all = commands(&config(names[0]), &place);
+        assert_eq!(all.len(), 4, "{names:?}");
         for command in &all {
             let mut command = elf(&command.iter().map(String::as_str).collect::<Vec<_>>());
             command.current_dir(&root);
             run(command).well();
         }
-        let here = within(&folder, "config.yml");
-        fs::write(&here, config.replace("runs/mini", &place)).unwrap();
-        let mut plan = elf(&["train", &here, "--plan"]);
-        plan.current_dir(&root);
-        let planned = run(plan).well();
-        assert!(planned.err.contains(rows) && planned.err.contains("latents of 256 channels"), "{}", planned.err);
-        assert!(!planned.err.contains("warning"), "{}", planned.err);
+        for name in names {
+            let here = within(&folder, "config.yml");
+            fs::write(&here, config(name).replace("runs/mini", &place)).unwrap();
+            let mut plan = elf(&["train", &here, "--plan"]);
+            plan.current_dir(&root);
+            let planned = run(plan).well();
+            assert!(planned.err.contains(rows) && planned.err.contains("latents of 256 channels"), "{}", planned.err);
+            assert!(!planned.err.contains("warning"), "{}", planned.err);
+        }
     }
 }

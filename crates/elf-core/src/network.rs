@@ -21,6 +21,21 @@ pub struct NetworkShape {
     pub stochastic: bool,
 }
 
+/// Clean latents beside noisy ones, for texts that are written block after block. A noisy token sees the prefix, the clean tokens of the
+/// blocks before its own, and the noisy tokens of its own block; a clean one sees the clean tokens of its own block and of those
+/// before it, and nothing else, so that what is computed for it depends neither on the time nor on the mode.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Clean latents, `[B, K, C]`, of the positions 0 to K - 1.
+    pub latents: &'a Tensor,
+    /// The block of each of them, `[B, K]`, i64.
+    pub blocks: &'a Tensor,
+    /// The block of each noisy token, `[B, S]`, i64.
+    pub noisy_blocks: &'a Tensor,
+    /// The position of the first noisy token.
+    pub first: i64,
+}
+
 /// One batch of rows on its way into the trunk.
 #[derive(Debug, Clone, Copy)]
 pub struct TrunkInput<'a> {
@@ -36,6 +51,8 @@ pub struct TrunkInput<'a> {
     pub decode: Option<&'a Tensor>,
     /// Attention mask over text positions, 1 = attend, `[B, S]`. The released models are trained without one.
     pub mask: Option<&'a Tensor>,
+    /// What stands already, for networks that write block after block; not together with a mask.
+    pub context: Option<Context<'a>>,
     /// A seed for dropout masks; `None` switches dropout off.
     pub dropout_seed: Option<u64>,
 }
@@ -43,7 +60,7 @@ pub struct TrunkInput<'a> {
 impl<'a> TrunkInput<'a> {
     /// A denoise-mode input without self-conditioning, guidance, mask or dropout.
     pub fn new(z: &'a Tensor, t: &'a Tensor) -> Self {
-        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, dropout_seed: None }
+        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout_seed: None }
     }
 }
 

@@ -68,7 +68,7 @@ fn decoding(c: &mut Criterion) {
     let mut group = c.benchmark_group("argmax of [4, 256, 32100]");
     group.sample_size(10);
     let net = Head::new();
-    let trained = Trained { path: Path::default(), self_conditioned: false };
+    let trained = Trained { path: Path::default(), self_conditioned: false, block_size: None };
     let z = Tensor::randn([4, 256, C], (Kind::Float, Device::Cpu));
     for positions in [64, 256, 1024] {
         group.bench_with_input(BenchmarkId::from_parameter(positions), &positions, |b, &positions| {

@@ -68,6 +68,15 @@ impl Condition {
         Ok(z.f_where_scalarother(&self.free, 0.0)?)
     }
 
+    /// The condition of the `width` positions from `first` on.
+    pub(crate) fn span(&self, first: i64, width: i64) -> Result<Self> {
+        Ok(Self {
+            latents: self.latents.f_narrow(1, first, width)?,
+            free: self.free.f_narrow(1, first, width)?,
+            lengths: self.lengths.iter().map(|&n| n.saturating_sub(first as usize).min(width as usize)).collect(),
+        })
+    }
+
     /// The condition on `device`, with its first row repeated until there are `rows` rows.
     pub(crate) fn fitted(&self, rows: i64, device: Device) -> Result<Self> {
         let have = self.lengths.len() as i64;

@@ -15,6 +15,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// What the caller gave to encode words with failed.
+    #[error("the words that were read could not be encoded again: {0}")]
+    Reencode(#[source] Box<dyn std::error::Error + Send + Sync>),
+
     /// The network, noise or a tensor operation failed.
     #[error(transparent)]
     Core(#[from] elf_core::Error),
@@ -24,6 +28,11 @@ impl Error {
     /// An [`Error::Setting`].
     pub fn setting(setting: impl Into<String>, reason: impl Into<String>) -> Self {
         Error::Setting { setting: setting.into(), reason: reason.into() }
+    }
+
+    /// An [`Error::Reencode`].
+    pub fn reencode(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Reencode(error.into())
     }
 }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
+use crate::blocks::Standing;
 use crate::{ElfObjective, Path, Result};
 
 /// What a field says about a point: two forms of one statement, since `v` follows from `x` and the point.
@@ -75,11 +76,13 @@ pub struct Trained {
     /// Whether the network takes an earlier clean estimate beside z. One trained with `self_cond_prob` 0 does not: it takes
     /// z alone in training, sampling and decoding, and there is nothing for self-conditioning guidance to strengthen.
     pub self_conditioned: bool,
+    /// How many tokens are written together, knowing all before them; `None` for all of a text, as in the paper.
+    pub block_size: Option<i64>,
 }
 
 impl From<&ElfObjective> for Trained {
     fn from(objective: &ElfObjective) -> Self {
-        Self { path: objective.path, self_conditioned: objective.self_conditioned() }
+        Self { path: objective.path, self_conditioned: objective.self_conditioned(), block_size: objective.block_size }
     }
 }
 
@@ -90,6 +93,7 @@ pub struct NetworkField<'a> {
     net: &'a dyn Network,
     trained: Trained,
     guidance: f64,
+    standing: Option<&'a Standing>,
     rows: Cell<u64>,
 }
 
@@ -105,7 +109,12 @@ impl std::fmt::Debug for NetworkField<'_> {
 impl<'a> NetworkField<'a> {
     /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given; others ignore it.
     pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
-        Self { net, trained, guidance, rows: Cell::new(0) }
+        Self { net, trained, guidance, standing: None, rows: Cell::new(0) }
+    }
+
+    /// As it is behind what stands already.
+    pub(crate) fn behind(self, standing: Option<&'a Standing>) -> Self {
+        Self { standing, ..self }
     }
 
     /// Rows sent through the network so far. Divided by the batch's rows this is the number of passes.
@@ -126,7 +135,13 @@ impl Field for NetworkField<'_> {
             (true, None) => Some(z.f_zeros_like()?),
         };
         let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(z, &times) };
-        let head = self.net.clean(&self.net.trunk(&input)?)?;
+        let hidden = match self.standing {
+            Some(standing) => {
+                standing.with(b, |context| self.net.trunk(&TrunkInput { context: Some(context), ..input }))?
+            }
+            None => self.net.trunk(&input)?,
+        };
+        let head = self.net.clean(&hidden)?;
         self.rows.set(self.rows.get() + b as u64);
         Ok(self.trained.path.resolve_at(head, z, t))
     }

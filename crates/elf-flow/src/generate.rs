@@ -4,6 +4,7 @@ use elf_core::{Error as CoreError, Network, Noise, Seeded};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::blocks::{BlockNoise, Page, Reencode, Standing};
 use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
 use crate::trace::{Frame, Observer, steps_to_show};
 use crate::{
@@ -66,7 +67,7 @@ pub struct Guide<'a> {
 }
 
 /// One batch of texts to sample.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// One seed per row.
     pub seeds: &'a [u64],
@@ -74,15 +75,39 @@ pub struct Request<'a> {
     pub length: i64,
     /// The condition, one row per seed.
     pub condition: Option<&'a Condition>,
-    /// Times in [0, 1] at which to show the text so far; empty for none.
+    /// Encodes what was written, for networks that write block after block.
+    pub reencoding: Option<&'a dyn Reencode>,
+    /// The token that ends a text. Once all rows have it, no further blocks are written, and theirs hold it again and again.
+    pub end: Option<i64>,
+    /// Times in [0, 1] at which to show the text so far; empty for none. Where texts are written in blocks, shares of the row's positions.
     pub trace: &'a [f64],
 }
 
 impl<'a> Request<'a> {
     /// Unconditional rows without a trace.
     pub fn new(seeds: &'a [u64], length: i64) -> Self {
-        Self { seeds, length, condition: None, trace: &[] }
+        Self { seeds, length, condition: None, reencoding: None, end: None, trace: &[] }
     }
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("seeds", &self.seeds)
+            .field("length", &self.length)
+            .field("condition", &self.condition)
+            .field("end", &self.end)
+            .field("trace", &self.trace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A batch on its way.
+struct Run<'r, 'a> {
+    request: &'r Request<'a>,
+    rows: usize,
+    condition: Option<Condition>,
+    z0: Tensor,
 }
 
 /// What a batch cost. One pass is every row of the (filled-up) batch once through the network, or through a guide.
@@ -180,6 +205,8 @@ impl<'a> Generator<'a> {
             Some(format!("its latents have {other} channels, and those of the network {own}"))
         } else if guide.trained.path.noise_scale != self.trained.path.noise_scale {
             Some("it was trained with noise of another scale".to_owned())
+        } else if guide.trained.block_size != self.trained.block_size {
+            Some("one of the two writes block after block and the other does not, or in other blocks".to_owned())
         } else {
             None
         };
@@ -245,45 +272,122 @@ impl<'a> Generator<'a> {
         noise: &mut dyn Noise,
         observer: &mut dyn Observer,
     ) -> Result<Generated> {
-        let shape = [rows as i64, request.length, self.net.shape().latent_dim];
         self.check(request)?;
         tch::no_grad(|| {
-            let condition = request.condition.map(|c| c.fitted(shape[0], self.device)).transpose()?;
-            let w = self.config.self_conditioning_guidance;
-            let network = NetworkField::new(self.net, self.trained, w);
-            let weak = self.guide.map(|guide| (NetworkField::new(guide.net, guide.trained, w), guide.scale));
-            let guided: Box<dyn Field + '_> = match &weak {
-                Some((weak, scale)) => Box::new(AutoGuidance::new(&network, weak, *scale)),
-                None => Box::new(&network),
-            };
-            let field = self.field(guided, condition.as_ref());
-            let decoder = Decoder::new(self.net, self.trained, w);
-            let asked = request.seeds.len();
-
-            let shown = steps_to_show(&self.times, request.trace);
-            let steps = shown.len();
-            let mut trace_passes = 0;
-            let start = State::start(noise.normal("z0", &shape)? * self.trained.path.noise_scale);
-            let mut sampler = self.sampler.build();
-            let end = integrate(&*field, &mut *sampler, start, &self.times, noise, |step, state| {
-                observer.step(step + 1, steps);
-                if let (true, Some(x)) = (shown[step], &state.x) {
-                    let ids = RowsRead::of(&decoder.read(x, condition.as_ref())?, x, asked)?.ids;
-                    trace_passes += 1;
-                    observer.frame(Frame { t: self.times[step], ids });
-                }
-                Ok(())
-            })?;
-
-            let read = RowsRead::of(&decoder.read(&end.z, condition.as_ref())?, &end.z, asked)?;
-            let RowsRead { ids, log_probs } = read;
-            if !request.trace.is_empty() {
-                observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
+            let condition = request.condition.map(|c| c.fitted(rows as i64, self.device)).transpose()?;
+            let z0 = noise.normal("z0", &[rows as i64, request.length, self.net.shape().latent_dim])?;
+            let run = Run { request, rows, condition, z0: z0 * self.trained.path.noise_scale };
+            match self.trained.block_size {
+                None => self.run_whole(run, noise, observer),
+                Some(size) => self.run_blocks(run, size, noise, observer),
             }
-            let evaluated = network.rows() + weak.as_ref().map_or(0, |(weak, _)| weak.rows());
-            let cost = Cost { rows: rows as u64, passes: evaluated / rows as u64 + 1, trace_passes };
-            Ok(Generated { z: field.pin(end.z)?.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
         })
+    }
+
+    /// All tokens together.
+    fn run_whole(&self, run: Run, noise: &mut dyn Noise, observer: &mut dyn Observer) -> Result<Generated> {
+        let Run { request, rows, condition, z0 } = run;
+        let asked = request.seeds.len();
+        let decoder = Decoder::new(self.net, self.trained, self.config.self_conditioning_guidance);
+        let shown = steps_to_show(&self.times, request.trace);
+        let steps = shown.len();
+        let mut trace_passes = 0;
+        let (end, passes) = self.carry(z0, condition.as_ref(), None, noise, |step, state| {
+            observer.step(step + 1, steps);
+            if let (true, Some(x)) = (shown[step], &state.x) {
+                let ids = RowsRead::of(&decoder.read(x, condition.as_ref())?, x, asked)?.ids;
+                trace_passes += 1;
+                observer.frame(Frame { t: self.times[step], ids });
+            }
+            Ok(())
+        })?;
+        let read = RowsRead::of(&decoder.read(&end, condition.as_ref())?, &end, asked)?;
+        let RowsRead { ids, log_probs } = read;
+        if !request.trace.is_empty() {
+            observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
+        }
+        let cost = Cost { rows: rows as u64, passes: passes + 1, trace_passes };
+        Ok(Generated { z: end.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
+    }
+
+    /// Block after block, each read before the next is written.
+    fn run_blocks(&self, run: Run, size: i64, noise: &mut dyn Noise, observer: &mut dyn Observer) -> Result<Generated> {
+        let Run { request, rows, condition, z0 } = run;
+        let Some(reencoding) = request.reencoding else {
+            let reason = "what was written is encoded before the next block is, and there is no text encoder";
+            return Err(Error::setting("block_size", reason));
+        };
+        let (asked, s, w) = (request.seeds.len(), request.length, self.config.self_conditioning_guidance);
+        let fill = request.end.unwrap_or(0);
+        let ids = Tensor::f_full([rows as i64, s], fill, (Kind::Int64, self.device))?;
+        let log_probs = Tensor::f_zeros([rows as i64, s], (Kind::Float, self.device))?;
+        let z = z0.f_zeros_like()?;
+        let mut ended = Tensor::f_zeros([rows as i64], (Kind::Bool, Device::Cpu))?;
+        let mut page = Page::new([rows as i64, s, z0.size3()?.2], size, condition.as_ref(), self.device)?;
+        let (spans, mut passes) = (page.spans(s).collect::<Vec<_>>(), 0);
+        for (number, &(first, width)) in spans.iter().enumerate() {
+            let standing = page.standing(first, width)?;
+            let part = condition.as_ref().map(|condition| condition.span(first, width)).transpose()?;
+            let mut noise = BlockNoise { inner: &mut *noise, first };
+            let start = z0.f_narrow(1, first, width)?;
+            let (end, made) = self.carry(start, part.as_ref(), Some(&standing), &mut noise, |_, _| Ok(()))?;
+            let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&standing));
+            let Reading { ids: words, log_probs: sure } = decoder.read(&end, part.as_ref())?;
+            passes += made + 1;
+            for (all, part) in [(&ids, &words), (&log_probs, &sure), (&z, &end)] {
+                all.f_narrow(1, first, width)?.f_copy_(part)?;
+            }
+            observer.step(number + 1, spans.len());
+            let reached = |t: &f64| ((t * s as f64).ceil() as i64).clamp(1, s);
+            if request.trace.iter().any(|t| (first + 1..=first + width).contains(&reached(t))) {
+                let so_far = Reading { ids: ids.shallow_clone(), log_probs: log_probs.shallow_clone() };
+                let ids = RowsRead::of(&so_far, &z, asked)?.ids;
+                observer.frame(Frame { t: (first + width) as f64 / s as f64, ids });
+            }
+            let known = ids.f_to_device(Device::Cpu)?;
+            if let Some(end) = request.end {
+                // The positions of a condition may hold anything.
+                let new = known.f_narrow(1, first, width)?.f_eq(end)?;
+                let own = page.written(first, width)?;
+                ended = ended.f_logical_or(&new.f_logical_and(&own)?.f_any_dim(1, false)?)?;
+            }
+            if number + 1 == spans.len() || bool::try_from(ended.f_all()?)? {
+                break;
+            }
+            let latents = reencoding.latents(&known, (first + width) as usize)?;
+            page.write(&latents, first + width, condition.as_ref())?;
+        }
+        let RowsRead { ids, log_probs } = RowsRead::of(&Reading { ids, log_probs }, &z, asked)?;
+        let z = match &condition {
+            Some(condition) => condition.pin(&z)?,
+            None => z,
+        };
+        let cost = Cost { rows: rows as u64, passes, trace_passes: 0 };
+        Ok(Generated { z: z.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
+    }
+
+    /// Carries latents over all times, behind what stands: where they end, and in how many passes.
+    fn carry(
+        &self,
+        start: Tensor,
+        condition: Option<&Condition>,
+        standing: Option<&Standing>,
+        noise: &mut dyn Noise,
+        after: impl FnMut(usize, &State) -> Result<()>,
+    ) -> Result<(Tensor, u64)> {
+        let rows = start.size3()?.0 as u64;
+        let w = self.config.self_conditioning_guidance;
+        let network = NetworkField::new(self.net, self.trained, w).behind(standing);
+        let weak =
+            self.guide.map(|guide| (NetworkField::new(guide.net, guide.trained, w).behind(standing), guide.scale));
+        let guided: Box<dyn Field + '_> = match &weak {
+            Some((weak, scale)) => Box::new(AutoGuidance::new(&network, weak, *scale)),
+            None => Box::new(&network),
+        };
+        let field = self.field(guided, condition);
+        let end = integrate(&*field, &mut *self.sampler.build(), State::start(start), &self.times, noise, after)?;
+        let evaluated = network.rows() + weak.as_ref().map_or(0, |(weak, _)| weak.rows());
+        Ok((field.pin(end.z)?, evaluated / rows))
     }
 
     fn check(&self, request: &Request) -> Result<()> {

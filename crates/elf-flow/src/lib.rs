@@ -15,6 +15,7 @@
 
 pub mod analytic;
 mod batch;
+mod blocks;
 mod condition;
 mod decode;
 mod distillation;
@@ -32,6 +33,7 @@ mod trace;
 mod trim;
 
 pub use batch::LatentBatch;
+pub use blocks::Reencode;
 pub use condition::{Condition, Conditioned};
 pub use decode::{Decoder, Reading};
 pub use distillation::{DistillObjective, DistillStep, Targets, TeacherStart, teacher_target};

@@ -1,10 +1,11 @@
 //! Training losses as functions of a network, a batch, and explicit draws.
 
 use elf_core::device::upload;
-use elf_core::{Network, Noise, TrunkInput};
+use elf_core::{Context, Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::blocks;
 use crate::{Error, GuidanceLaw, LatentBatch, LogitNormal, Path, Result, TimeLaw};
 
 /// A named part of a loss, for logs.
@@ -76,6 +77,10 @@ pub struct ElfObjective {
     /// else, so that under heavy noise its decode rows learn nothing of how a target follows from its condition.
     #[serde(default)]
     pub decoder_clean_condition: bool,
+    /// Learn to write a text in blocks of so many tokens, each knowing all before it, in place of all tokens together as in the paper.
+    /// Latents must then know nothing of the tokens behind them.
+    #[serde(default)]
+    pub block_size: Option<i64>,
 }
 
 impl Default for ElfObjective {
@@ -90,6 +95,7 @@ impl Default for ElfObjective {
             decoder_noise_scale: 5.0,
             decoder: LogitNormal::DECODER,
             decoder_clean_condition: false,
+            block_size: None,
         }
     }
 }
@@ -147,6 +153,9 @@ impl ElfObjective {
             if !(0.0..=1.0).contains(&p) {
                 return Err(Error::setting(setting, format!("{p} is not a probability")));
             }
+        }
+        if let Some(size) = self.block_size.filter(|&size| size < 1) {
+            return Err(Error::setting("block_size", format!("{size} tokens are no block")));
         }
         if !(self.decoder_noise_scale >= 0.0 && self.decoder_noise_scale.is_finite()) {
             return Err(Error::setting("decoder_noise_scale", format!("{} is not a scale", self.decoder_noise_scale)));
@@ -233,6 +242,11 @@ pub(crate) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
     x * (1.0 - condition) + clean * condition
 }
 
+/// Clean latents `[B, S, C]` and their blocks `[B, S]` as the context of the same rows, noisy.
+fn own_context((latents, blocks): &(Tensor, Tensor)) -> Context<'_> {
+    Context { latents, blocks, noisy_blocks: blocks, first: 0 }
+}
+
 /// Seeds for dropout, one a pass, if the network uses any.
 pub(crate) fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
     if !net.shape().stochastic {
@@ -304,6 +318,10 @@ impl Objective for ElfObjective {
             false => tch::no_grad(|| self.prepare(batch, &plan, &t, noise))?,
         };
         let t3 = t.f_view([-1, 1, 1])?;
+        let order = Tensor::f_from_slice(&plan.order)?;
+        let blocks = self.block_size.map(|size| blocks::of_batch(batch, size, &order, device)).transpose()?;
+        // The first `rows` rows as their own context, where texts are written in blocks.
+        let context = |rows: i64| blocks.as_ref().map(|blocks| blocks::narrowed(&x0, blocks, rows)).transpose();
 
         // The previous estimate: clean on the condition positions of denoise rows, 0 elsewhere ...
         let mut x_prev = None;
@@ -323,7 +341,10 @@ impl Objective for ElfObjective {
                 tch::no_grad(|| -> Result<Tensor> {
                     let (z, x_prev, t, w) =
                         (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
-                    let input = TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+                    let context = context(u)?;
+                    let context = context.as_ref().map(own_context);
+                    let input =
+                        TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), context, ..TrunkInput::new(&z, &t) };
                     let t3 = t3.f_narrow(0, 0, u)?;
                     let x_u = self.path.clean_of(net.clean(&net.trunk(&input)?)?, &z, &t3);
                     v_u = Some(self.path.velocity(&x_u, &z, &t3));
@@ -336,10 +357,16 @@ impl Objective for ElfObjective {
             });
         }
 
-        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+        let own = context(b)?;
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            context: own.as_ref().map(own_context),
+            ..TrunkInput::new(&z, &t)
+        };
         let hidden = mixed_trunk(net, &plan, input, noise)?;
 
-        let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;
+        let mask = batch.loss_mask.f_index_select(0, &order)?;
         let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
         let mut terms = Vec::new();
         if n > 0 {
@@ -353,8 +380,13 @@ impl Objective for ElfObjective {
                     true => tch::no_grad(|| -> Result<Tensor> {
                         let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                         let x_prev = x_prev.as_ref().map(|x| x.f_narrow(0, 0, u)).transpose()?;
-                        let input =
-                            TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
+                        let context = context(u)?;
+                        let input = TrunkInput {
+                            x_prev: x_prev.as_ref(),
+                            guidance: Some(&w),
+                            context: context.as_ref().map(own_context),
+                            ..TrunkInput::new(&z, &t)
+                        };
                         Ok(self.path.velocity_of(net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
                     })?,
                 };

@@ -16,6 +16,7 @@ const S: i64 = 9;
 const TRAINED: Trained = Trained {
     path: Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
     self_conditioned: true,
+    block_size: None,
 };
 
 fn config() -> GenerateConfig {

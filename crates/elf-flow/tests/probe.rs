@@ -43,7 +43,7 @@ impl Network for Mirror {
 
 fn trained(self_conditioned: bool) -> Trained {
     let path = Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean };
-    Trained { path, self_conditioned }
+    Trained { path, self_conditioned, block_size: None }
 }
 
 /// The first position of each row is its condition.

@@ -42,7 +42,7 @@ impl Attention {
         }
     }
 
-    /// `x` `[B, N, H]` to the same; `mask` is additive, `[B, 1, 1, N]`.
+    /// `x` `[B, N, H]` to the same; `mask` is additive, `[B, 1, 1, N]` or `[B, 1, N, N]`.
     pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Result<Tensor> {
         let (batch, n, hidden) = x.size3()?;
         let head_dim = hidden / self.heads;
@@ -70,7 +70,8 @@ pub(crate) fn keeps_scores(n: i64, precision: Precision, on_cpu: bool) -> bool {
     on_cpu && precision == Precision::Bf16 && n <= EXPLICIT_UP_TO
 }
 
-/// `softmax(q k^T) v`, all `[B * heads, N, head_dim]`, queries already scaled; `mask` is additive, `[B, 1, 1, N]`.
+/// `softmax(q k^T) v`, all `[B * heads, N, head_dim]`, queries already scaled; `mask` is additive, `[B, 1, 1, N]` or
+/// `[B, 1, N, N]`.
 fn attend(Turned { q, k, v }: Turned, batch: i64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (rows, n, head_dim) = q.size3()?;
     let heads = rows / batch;
@@ -90,6 +91,16 @@ fn attend(Turned { q, k, v }: Turned, batch: i64, mask: Option<&Tensor>) -> Resu
         return Ok(mixed.f_reshape([rows, n, head_dim])?);
     }
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
-    let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_view([batch, n])).transpose()?;
-    Ok(elf_kernels::softmax(&scores, mask.as_ref())?.f_bmm(&v)?)
+    let weights = match mask {
+        // What each token sees is its own affair: more than the kernel's masks say.
+        Some(mask) if mask.size()[2] == n && n > 1 => {
+            let scores = scores.f_view([batch, heads, n, n])?.f_add(mask)?.f_view([rows, n, n])?;
+            elf_kernels::softmax(&scores, None)?
+        }
+        mask => {
+            let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_view([batch, n])).transpose()?;
+            elf_kernels::softmax(&scores, mask.as_ref())?
+        }
+    };
+    Ok(weights.f_bmm(&v)?)
 }

@@ -13,7 +13,7 @@ const EPS: f64 = 1e-6;
 /// What all blocks of one pass share.
 pub(crate) struct Pass {
     pub(crate) rope: Rope,
-    /// Additive attention mask, `[B, 1, 1, N]`.
+    /// Additive attention mask, `[B, 1, 1, N]` or `[B, 1, N, N]`.
     pub(crate) mask: Option<Tensor>,
     pub(crate) dropout_seed: Option<u64>,
 }

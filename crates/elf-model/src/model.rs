@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use elf_core::device::upload;
 use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{
-    Error, Fans, Init, LearnedLatents, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result,
+    Context, Error, Fans, Init, LearnedLatents, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result,
     TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
@@ -18,6 +18,14 @@ use crate::vocab_head::VocabHead;
 
 /// The learned latents' name among the parameters; the released model has none.
 pub(crate) const LATENT_TABLE: &str = "latent_table";
+
+/// Which positions a sequence holds behind its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    context: i64,
+    first: i64,
+    text: i64,
+}
 
 /// The ELF transformer. Time, guidance scale and mode are prefix tokens before the text; attention is full.
 #[derive(Debug)]
@@ -38,8 +46,8 @@ pub struct Elf {
     latent_table: Option<Weight>,
     /// Whether blocks are run again in the backward pass instead of keeping what they need for it.
     recompute: bool,
-    /// Angles of the last sequence length; another length replaces them.
-    rope: RefCell<Option<Rope>>,
+    /// Angles of the last layout; another one replaces them.
+    rope: RefCell<Option<(Layout, Rope)>>,
 }
 
 impl Elf {
@@ -125,14 +133,19 @@ impl Elf {
         self.recompute = recompute;
     }
 
-    fn rope(&self, text: i64, device: Device) -> Result<Rope> {
-        let prefix = self.config.prefix_len();
+    fn rope(&self, layout: Layout, device: Device) -> Result<Rope> {
         let mut kept = self.rope.borrow_mut();
         match &*kept {
-            Some(rope) if rope.len() == prefix + text => Ok(rope.shallow_clone()),
+            Some((of, rope)) if *of == layout => Ok(rope.shallow_clone()),
             _ => {
-                let rope = tch::no_grad(|| Rope::new(prefix, text, self.config.head_dim(), device))?;
-                *kept = Some(rope.shallow_clone());
+                let rope = tch::no_grad(|| -> Result<Rope> {
+                    let wide = (Kind::Double, Device::Cpu);
+                    let context = Tensor::f_arange(layout.context, wide)?;
+                    let text = Tensor::f_arange_start(layout.first, layout.first + layout.text, wide)?;
+                    let positions = Tensor::f_cat(&[context, text], 0)?;
+                    Rope::at(self.config.prefix_len(), &positions, self.config.head_dim(), device)
+                })?;
+                *kept = Some((layout, rope.shallow_clone()));
                 Ok(rope)
             }
         }
@@ -176,17 +189,54 @@ impl Elf {
         if let Some(mask) = input.mask.filter(|m| m.size() != [b, s]) {
             return Err(wrong("mask", mask, format!("[{b}, {s}]")));
         }
+        if let Some(Context { latents, blocks, noisy_blocks, .. }) = input.context {
+            let k = match latents.size()[..] {
+                [rows, k, channels] if (rows, channels) == (b, c) => k,
+                _ => return Err(wrong("context latents", latents, format!("[{b}, K, {c}]"))),
+            };
+            for (what, found, n) in [("context blocks", blocks, k), ("noisy blocks", noisy_blocks, s)] {
+                if found.size() != [b, n] {
+                    return Err(wrong(what, found, format!("[{b}, {n}]")));
+                }
+            }
+            if input.mask.is_some() {
+                return Err(Error::Config("a mask and a context cannot go together".to_owned()));
+            }
+        }
         Ok((b, s))
+    }
+
+    /// An additive mask over prefix, context and text that says who sees whom, `[B, 1, P + K + S, P + K + S]`.
+    fn context_mask(&self, context: &Context, kind: Kind) -> Result<Tensor> {
+        let device = context.latents.device();
+        let (b, k) = context.blocks.size2()?;
+        let (p, s) = (self.config.prefix_len(), context.noisy_blocks.size2()?.1);
+        let all = |rows: i64, columns: i64, seen: bool| {
+            Tensor::f_full([b, rows, columns], i64::from(seen), (Kind::Bool, device))
+        };
+        let (clean, noisy) = (context.blocks, context.noisy_blocks);
+        let (clean_keys, noisy_keys) = (clean.f_unsqueeze(1)?, noisy.f_unsqueeze(1)?);
+        let (clean_queries, noisy_queries) = (clean.f_unsqueeze(-1)?, noisy.f_unsqueeze(-1)?);
+        let of_prefix = Tensor::f_cat(&[all(p, p, true)?, all(p, k + s, false)?], -1)?;
+        let of_clean = [all(k, p, false)?, clean_keys.f_le_tensor(&clean_queries)?, all(k, s, false)?];
+        let of_noisy =
+            [all(s, p, true)?, clean_keys.f_lt_tensor(&noisy_queries)?, noisy_keys.f_eq_tensor(&noisy_queries)?];
+        let seen = Tensor::f_cat(&[of_prefix, Tensor::f_cat(&of_clean, -1)?, Tensor::f_cat(&of_noisy, -1)?], 1)?;
+        additive(&seen, kind)?.f_unsqueeze(1).map_err(Into::into)
     }
 
     /// An additive mask over prefix and text, `[B, 1, 1, P + S]`; the prefix is always seen.
     fn additive_mask(&self, mask: &Tensor, batch: i64, kind: Kind) -> Result<Tensor> {
         let prefix = Tensor::f_ones([batch, self.config.prefix_len()], (Kind::Bool, mask.device()))?;
         let seen = Tensor::f_cat(&[prefix, mask.to_kind(Kind::Bool)], 1)?;
-        let hidden = Tensor::f_zeros(seen.size(), (kind, mask.device()))?
-            .f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?;
-        Ok(hidden.f_unsqueeze(1)?.f_unsqueeze(1)?)
+        Ok(additive(&seen, kind)?.f_unsqueeze(1)?.f_unsqueeze(1)?)
     }
+}
+
+/// 0 where something is seen, minus infinity elsewhere.
+fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
+    let zeros = Tensor::f_zeros(seen.size(), (kind, seen.device()))?;
+    Ok(zeros.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?)
 }
 
 impl Network for Elf {
@@ -207,10 +257,27 @@ impl Network for Elf {
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         let (b, s) = self.check_input(input)?;
         let kind = self.policy.blocks.kind();
-        let rope = self.rope(s, input.z.device())?;
-        let mask = input.mask.map(|m| self.additive_mask(m, b, kind)).transpose()?;
+        let (context, first) = match &input.context {
+            Some(context) => (context.latents.size3()?.1, context.first),
+            None => (0, 0),
+        };
+        let rope = self.rope(Layout { context, first, text: s }, input.z.device())?;
+        let mask = match (&input.context, input.mask) {
+            (Some(context), _) => Some(self.context_mask(context, kind)?),
+            (None, mask) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
+        };
         let pass = Pass { rope, mask, dropout_seed: input.dropout_seed };
-        let text = self.latents.forward(input.z, input.x_prev, self.policy.latent_maps.kind()).to_kind(kind);
+        let maps = self.policy.latent_maps.kind();
+        let text = match &input.context {
+            None => self.latents.forward(input.z, input.x_prev, maps),
+            // The estimate of what is clean is the same again, as on the positions of a condition.
+            Some(Context { latents, .. }) => {
+                let behind = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
+                let x_prev = input.x_prev.map(behind).transpose()?;
+                self.latents.forward(&behind(input.z)?, x_prev.as_ref(), maps)
+            }
+        }
+        .to_kind(kind);
         let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
         for block in &self.blocks {
             x = match self.recompute && x.requires_grad() {
@@ -218,7 +285,7 @@ impl Network for Elf {
                 false => block.forward(&x, &pass)?,
             };
         }
-        Ok(x.f_narrow(1, self.config.prefix_len(), s)?)
+        Ok(x.f_narrow(1, self.config.prefix_len() + context, s)?)
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -22,10 +22,20 @@ impl Rope {
     /// # Errors
     /// If libtorch fails.
     pub fn new(prefix: i64, text: i64, head_dim: i64, device: Device) -> Result<Self> {
+        Self::at(prefix, &Tensor::f_arange(text, (Kind::Double, Device::Cpu))?, head_dim, device)
+    }
+
+    /// Angles for `prefix` tokens that are not rotated and others at `positions` `[N]`.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub(crate) fn at(prefix: i64, positions: &Tensor, head_dim: i64, device: Device) -> Result<Self> {
         let wide = (Kind::Double, Device::Cpu);
         let speeds = (Tensor::f_arange(head_dim / 2, wide)? * (-2.0 / head_dim as f64 * THETA.ln())).exp();
-        let positions = Tensor::f_arange(text, wide)?;
-        let angles = Tensor::f_cat(&[Tensor::f_zeros([prefix, head_dim / 2], wide)?, positions.f_outer(&speeds)?], 0)?;
+        let angles = Tensor::f_cat(
+            &[Tensor::f_zeros([prefix, head_dim / 2], wide)?, positions.f_to_kind(Kind::Double)?.f_outer(&speeds)?],
+            0,
+        )?;
         let angles = angles.to_kind(Kind::Float).f_to_device(device)?;
         Ok(Self { cos: angles.f_cos()?, sin: angles.f_sin()? })
     }

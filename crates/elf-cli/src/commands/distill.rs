@@ -211,6 +211,11 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
             "the teacher learned its own latents (learned_latents), but distillation takes an encoder's: choose another teacher"
         );
     }
+    if plan.objective.block_size.or(trained.and_then(|run| run.objective.block_size)).is_some() {
+        bail!(
+            "models that write block after block (block_size) cannot be distilled: choose a teacher without, or train one"
+        );
+    }
     plan.model = ElfConfig { proj_dropout: plan.config.proj_dropout, ..teacher.clone() };
     Ok(())
 }

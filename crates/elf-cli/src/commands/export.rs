@@ -221,6 +221,13 @@ fn card(
     let lines: Vec<Value> = metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let until_here = |line: &&Value| line["step"].as_u64().is_some_and(|at| at <= step);
     let seconds = over_all_starts(lines.iter().filter(until_here).filter_map(|line| line["seconds"].as_f64()));
+    if let Some(size) = plan.objective.block_size {
+        let tokens = if size == 1 { "1 token".to_owned() } else { format!("{size} tokens") };
+        let _ = writeln!(card, "| written in | blocks of {tokens}, each knowing all before it; not in the paper |");
+    }
+    if let Some(first) = &config.init_from {
+        let _ = writeln!(card, "| begun as | `{first}` |");
+    }
     if seconds > 0.0 {
         let _ = writeln!(card, "| cost | {:.0} minutes |", seconds / 60.0);
     }

@@ -105,6 +105,11 @@ pub fn run(mut args: ProbeArgs) -> Result<ExitCode> {
         "{} learned its latents itself: only models of an encoder's latents can be looked into",
         args.model.path.display()
     );
+    ensure!(
+        model.plan.objective.block_size.is_none(),
+        "{} writes block after block (block_size): only models that write all tokens together can be looked into",
+        args.model.path.display()
+    );
     let latents = TextLatents::load(&model.plan.config, device, precision)?;
     let findings = probe(&args, &times, &model, &latents, device)?;
     print(&findings);

@@ -147,8 +147,22 @@ impl RunPlan {
                 "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
             );
         }
-        if config.learned_latents && config.objective != ObjectiveName::Elf {
-            bail!("learned_latents belongs to objective elf: the baselines have no latents");
+        if config.block_size.is_some() && !config.causal_latents {
+            bail!(
+                "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
+            );
+        }
+        if config.objective != ObjectiveName::Elf {
+            for (key, set) in [
+                ("learned_latents", config.learned_latents),
+                ("causal_latents", config.causal_latents),
+                ("block_size", config.block_size.is_some()),
+                ("decoder_clean_condition", config.decoder_clean_condition),
+            ] {
+                if set {
+                    bail!("{key} belongs to objective elf: the baselines have no latents. Leave it out");
+                }
+            }
         }
         let model = model(config, latent_dim, vocab_size)?;
         model.check()?;
@@ -173,6 +187,7 @@ impl RunPlan {
             decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
             decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
             decoder_clean_condition: config.decoder_clean_condition,
+            block_size: config.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
         };
         objective.check()?;
 

@@ -101,6 +101,9 @@ pub struct RunConfig {
     pub learned_latents: bool,
     /// Encode each position of a target by itself and what stands before it alone.
     pub causal_latents: bool,
+    /// Write texts in blocks of so many tokens, each knowing all before it; `null`: all tokens together, as in the paper. Needs
+    /// `causal_latents`.
+    pub block_size: Option<usize>,
 
     /// Mean of the logit-normal law of times.
     pub denoiser_p_mean: f64,
@@ -243,6 +246,7 @@ impl Default for RunConfig {
             proj_dropout: 0.0,
             learned_latents: false,
             causal_latents: false,
+            block_size: None,
             denoiser_p_mean: -1.5,
             denoiser_p_std: 0.8,
             denoiser_noise_scale: 2.0,

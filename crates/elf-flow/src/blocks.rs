@@ -1,0 +1,173 @@
+//! Texts that are written block after block: a flow from noise to the next few tokens, given all tokens before them.
+//!
+//! In the paper all tokens of a text go from noise to words together, and each word is decided without knowing the others. With blocks of a
+//! few tokens the words of a block are decided knowing all that stands before it, as in autoregressive models, and the tokens of a block
+//! together, as in the paper (after Arriola et al. 2025, arXiv 2503.09573, who do it for masked diffusion; not in ELF's paper). In training every row is there twice: noisy, and clean as what stands before each
+//! of its blocks, so that all blocks are learned from in one pass.
+//!
+//! Block k holds the positions from k times the block size on; a row's condition belongs to no block and is seen by all of them.
+
+use elf_core::device::upload;
+use elf_core::{Context, Noise, Result as CoreResult};
+use tch::{Device, Kind, Tensor};
+
+use crate::{Condition, LatentBatch, Result};
+
+/// The label of what is given.
+const GIVEN: i64 = -1;
+
+/// The latents of words that were read, which the blocks behind them are written from. What encodes text knows it; this crate does not.
+pub trait Reencode {
+    /// Clean latents `[B, S, C]`, normalised as in training, of rows of which the first `known` positions have been read or were given:
+    /// `ids` `[B, S]`, i64, on the CPU. Latents at the other positions are not used; the ids of a condition are not in `ids`, the
+    /// implementation knows them.
+    ///
+    /// # Errors
+    /// If the ids cannot be encoded.
+    fn latents(&self, ids: &Tensor, known: usize) -> Result<Tensor>;
+}
+
+/// The block of each of `positions` positions, `[1, S]`, i64, on the CPU.
+fn of_positions(positions: i64, size: i64) -> Result<Tensor> {
+    let positions = Tensor::f_arange(positions, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
+    Ok(positions.f_div_scalar_mode(size.max(1), "floor")?)
+}
+
+/// The block of each position of a training batch's rows in the order `rows`, `[B, S]`, i64, on `device`.
+pub(crate) fn of_batch(batch: &LatentBatch, size: i64, rows: &Tensor, device: Device) -> Result<Tensor> {
+    let (b, s, _) = batch.sizes()?;
+    let blocks = of_positions(s, size)?.f_expand([b, s], false)?;
+    let blocks = match &batch.condition {
+        Some(condition) => blocks.f_masked_fill(&condition.f_index_select(0, rows)?.f_eq(1.0)?, GIVEN)?,
+        None => blocks.f_contiguous()?,
+    };
+    Ok(upload(&blocks, device)?)
+}
+
+/// The first `rows` rows of a training batch as their own context.
+pub(crate) fn narrowed(latents: &Tensor, blocks: &Tensor, rows: i64) -> Result<(Tensor, Tensor)> {
+    Ok((latents.f_narrow(0, 0, rows)?, blocks.f_narrow(0, 0, rows)?))
+}
+
+/// What stands when a block is written.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// `[B, K, C]`.
+    latents: Tensor,
+    /// `[B, K]`.
+    blocks: Tensor,
+    /// `[B, width]`.
+    noisy_blocks: Tensor,
+    first: i64,
+}
+
+impl Standing {
+    /// What `net` is told of it, for B rows, or for twice as many, the second half of which does without the condition.
+    pub(crate) fn with<T>(&self, rows: i64, run: impl FnOnce(Context) -> CoreResult<T>) -> Result<T> {
+        let Self { latents, blocks, noisy_blocks, first } = self;
+        if rows == latents.size3()?.0 {
+            return Ok(run(Context { latents, blocks, noisy_blocks, first: *first })?);
+        }
+        let without = latents.f_masked_fill(&blocks.f_eq(GIVEN)?.f_unsqueeze(-1)?, 0.0)?;
+        let twice = |x: &Tensor| x.f_repeat([2, 1]);
+        Ok(run(Context {
+            latents: &Tensor::f_cat(&[latents, &without], 0)?,
+            blocks: &twice(blocks)?,
+            noisy_blocks: &twice(noisy_blocks)?,
+            first: *first,
+        })?)
+    }
+}
+
+/// A batch on its way from block to block.
+pub(crate) struct Page {
+    size: i64,
+    /// `[B, S]`.
+    blocks: Tensor,
+    /// What is given and what was written so far, `[B, S, C]`.
+    clean: Tensor,
+    given: Vec<usize>,
+}
+
+impl Page {
+    /// An empty page for rows of the shape `[B, S, C]`, with what is given.
+    pub(crate) fn new(shape: [i64; 3], size: i64, condition: Option<&Condition>, device: Device) -> Result<Self> {
+        let [b, s, _] = shape;
+        let clean = Tensor::f_zeros(shape, (Kind::Float, device))?;
+        let given = condition.map_or(vec![0; b as usize], |condition| condition.lengths().to_vec());
+        let lengths: Vec<i64> = given.iter().map(|&n| n as i64).collect();
+        let is_given = Tensor::f_arange(s, (Kind::Int64, Device::Cpu))?
+            .f_unsqueeze(0)?
+            .f_lt_tensor(&Tensor::f_from_slice(&lengths)?.f_unsqueeze(-1)?)?;
+        let blocks = of_positions(s, size)?.f_expand([b, s], false)?.f_masked_fill(&is_given, GIVEN)?;
+        let clean = match condition {
+            Some(condition) => condition.pin(&clean)?,
+            None => clean,
+        };
+        Ok(Self { size, blocks: upload(&blocks, device)?, clean, given })
+    }
+
+    /// First position and width of each block that is not given as a whole.
+    pub(crate) fn spans(&self, positions: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let given = self.given.iter().min().map_or(0, |&n| n as i64);
+        let size = self.size.max(1);
+        (0..positions)
+            .step_by(size as usize)
+            .map(move |first| (first, size.min(positions - first)))
+            .filter(move |(first, width)| first + width > given)
+    }
+
+    /// What stands when the positions from `first` on are written. A condition may reach into them.
+    pub(crate) fn standing(&self, first: i64, width: i64) -> Result<Standing> {
+        let known = if self.given.iter().any(|&n| n as i64 > first) { first + width } else { first };
+        Ok(Standing {
+            latents: self.clean.f_narrow(1, 0, known)?,
+            blocks: self.blocks.f_narrow(1, 0, known)?,
+            noisy_blocks: self.blocks.f_narrow(1, first, width)?,
+            first,
+        })
+    }
+
+    /// Which of the positions from `first` on are no condition's, `[B, width]`, bool, on the CPU.
+    pub(crate) fn written(&self, first: i64, width: i64) -> Result<Tensor> {
+        Ok(self.blocks.f_narrow(1, first, width)?.f_to_device(Device::Cpu)?.f_ne(GIVEN)?)
+    }
+
+    /// Takes over the first `known` positions of latents `[B, S, C]`, all of which stand now.
+    pub(crate) fn write(&mut self, latents: &Tensor, known: i64, condition: Option<&Condition>) -> Result<()> {
+        self.clean.f_narrow(1, 0, known)?.f_copy_(&latents.f_narrow(1, 0, known)?)?;
+        if let Some(condition) = condition {
+            self.clean = condition.pin(&self.clean)?;
+        }
+        Ok(())
+    }
+}
+
+/// Noise whose draws are a block's own: what one block draws does not hang on how many were written before it.
+pub(crate) struct BlockNoise<'a> {
+    pub(crate) inner: &'a mut dyn Noise,
+    pub(crate) first: i64,
+}
+
+impl BlockNoise<'_> {
+    fn name(&self, name: &str) -> String {
+        format!("{name}@{}", self.first)
+    }
+}
+
+impl Noise for BlockNoise<'_> {
+    fn normal(&mut self, name: &str, shape: &[i64]) -> CoreResult<Tensor> {
+        let name = self.name(name);
+        self.inner.normal(&name, shape)
+    }
+
+    fn uniform(&mut self, name: &str, shape: &[i64]) -> CoreResult<Tensor> {
+        let name = self.name(name);
+        self.inner.uniform(&name, shape)
+    }
+
+    fn coins(&mut self, name: &str, rows: usize) -> CoreResult<Vec<f64>> {
+        let name = self.name(name);
+        self.inner.coins(&name, rows)
+    }
+}

@@ -1,0 +1,307 @@
+//! Texts written block after block: who sees whom, what is learned, and what a batch costs.
+
+use std::cell::RefCell;
+
+use elf_core::{Context, Counting, Network, NetworkShape, Noise, ParamSet, PrecisionPolicy, Seeded, TrunkInput};
+use elf_flow::sampler::{Registry, SamplerChoice};
+use elf_flow::{
+    Condition, ElfObjective, Error, GenerateConfig, Generated, Generator, Guide, LatentBatch, Objective, Reencode,
+    Request, Result, Trained,
+};
+use elf_model::{Elf, ElfConfig, Preset};
+use proptest::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+const C: i64 = 6;
+const V: i64 = 40;
+const S: i64 = 10;
+
+/// A network whose heads, which start at zero, have been given values.
+fn network() -> Elf {
+    let config = ElfConfig {
+        hidden_size: 32,
+        depth: 3,
+        num_heads: 2,
+        bottleneck_dim: 8,
+        num_time_tokens: 2,
+        num_self_cond_cfg_tokens: 1,
+        num_model_mode_tokens: 1,
+        ..Preset::B.config(C, V)
+    };
+    let net = Elf::new(config, PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    for (i, (name, parameter)) in net.params().iter().enumerate() {
+        if name.starts_with("final_layer.linear") || name.starts_with("unembed") || name.contains("decoder") {
+            let values = Seeded::new(vec![i as u64], Device::Cpu)
+                .normal("values", &[&[1], &parameter.tensor.size()[..]].concat());
+            tch::no_grad(|| parameter.tensor.shallow_clone().copy_(&(values.unwrap().squeeze_dim(0) * 0.3)));
+        }
+    }
+    net.params().changed();
+    net
+}
+
+fn draws(rows: i64, seed: u64) -> Seeded {
+    Seeded::new((0..rows as u64).map(|row| seed * 1000 + row).collect(), Device::Cpu)
+}
+
+fn numbers(shape: &[i64], seed: u64) -> Tensor {
+    draws(shape[0], seed).normal("numbers", shape).unwrap()
+}
+
+fn near(a: &Tensor, b: &Tensor) -> bool {
+    a.allclose(b, 1e-4, 1e-4, false)
+}
+
+fn labels(rows: i64, positions: i64, size: i64) -> Tensor {
+    let positions = Tensor::arange(positions, (Kind::Int64, Device::Cpu));
+    positions.divide_scalar_mode(size, "floor").unsqueeze(0).repeat([rows, 1])
+}
+
+/// What the trunk says of noisy latents behind a context.
+fn behind(net: &Elf, z: &Tensor, context: Context) -> Tensor {
+    let t = Tensor::full([z.size()[0]], 0.4, (Kind::Float, Device::Cpu));
+    let hint = z * 0.5;
+    net.trunk(&TrunkInput { x_prev: Some(&hint), context: Some(context), ..TrunkInput::new(z, &t) }).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// A block depends on itself and on the clean tokens before it, and on nothing else.
+    #[test]
+    fn blocks_see_themselves_and_what_stands_before_them(size in 1i64..5, changed in 0i64..S) {
+        let net = network();
+        let (z, clean, blocks) = (numbers(&[2, S, C], 1), numbers(&[2, S, C], 2), labels(2, S, size));
+        let run = |z: &Tensor, clean: &Tensor| {
+            behind(&net, z, Context { latents: clean, blocks: &blocks, noisy_blocks: &blocks, first: 0 })
+        };
+        let before = run(&z, &clean);
+        let other = |x: &Tensor| {
+            let x = x.copy();
+            let _ = x.narrow(1, changed, 1).fill_(2.0);
+            x
+        };
+        let block = changed / size;
+        let same = |after: &Tensor, from: i64, until: i64| {
+            let until = until.min(S);
+            from >= until || near(&after.narrow(1, from, until - from), &before.narrow(1, from, until - from))
+        };
+        // A noisy token is its block's affair alone.
+        let after = run(&other(&z), &clean);
+        prop_assert!(same(&after, 0, block * size) && same(&after, (block + 1) * size, S));
+        prop_assert!(!same(&after, block * size, (block + 1) * size));
+        // A clean one that of the blocks behind its own.
+        let after = run(&z, &other(&clean));
+        prop_assert!(same(&after, 0, (block + 1) * size));
+        if (block + 1) * size < S {
+            prop_assert!(!same(&after, (block + 1) * size, S));
+        }
+    }
+
+    /// What sampling computes of one block is what training computes of it among all.
+    #[test]
+    fn a_block_alone_is_the_block_among_all(size in 1i64..5, which in 0i64..10) {
+        let first = (which * size).min((S - 1) / size * size);
+        let width = size.min(S - first);
+        let net = network();
+        let (z, clean, blocks) = (numbers(&[2, S, C], 3), numbers(&[2, S, C], 4), labels(2, S, size));
+        let all = behind(&net, &z, Context { latents: &clean, blocks: &blocks, noisy_blocks: &blocks, first: 0 });
+        let alone = behind(&net, &z.narrow(1, first, width), Context {
+            latents: &clean.narrow(1, 0, first),
+            blocks: &blocks.narrow(1, 0, first),
+            noisy_blocks: &blocks.narrow(1, first, width),
+            first,
+        });
+        prop_assert!(near(&alone, &all.narrow(1, first, width)));
+    }
+}
+
+#[test]
+fn contexts_that_do_not_fit_are_refused() {
+    let net = network();
+    let (z, t) = (numbers(&[2, S, C], 1), Tensor::zeros([2], (Kind::Float, Device::Cpu)));
+    let (clean, blocks) = (numbers(&[2, 4, C], 2), labels(2, 4, 2));
+    let noisy_blocks = labels(2, S, 2);
+    let good = Context { latents: &clean, blocks: &blocks, noisy_blocks: &noisy_blocks, first: 0 };
+    let refused = |context: Context, mask: Option<&Tensor>| {
+        net.trunk(&TrunkInput { context: Some(context), mask, ..TrunkInput::new(&z, &t) }).unwrap_err().to_string()
+    };
+    assert!(refused(Context { latents: &z.narrow(2, 0, 3), ..good }, None).contains("context latents"));
+    assert!(refused(Context { blocks: &noisy_blocks, ..good }, None).contains("context blocks"));
+    assert!(refused(Context { noisy_blocks: &blocks, ..good }, None).contains("noisy blocks"));
+    assert!(refused(good, Some(&Tensor::ones([2, S], (Kind::Float, Device::Cpu)))).contains("mask"));
+}
+
+fn batch(conditional: bool) -> LatentBatch {
+    let given = Tensor::from_slice(&[3i64, 0, 5, 4]).unsqueeze(-1);
+    let condition = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
+    LatentBatch {
+        latents: numbers(&[4, S, C], 7),
+        ids: Tensor::arange(4 * S, (Kind::Int64, Device::Cpu)).remainder(V).view([4, S]),
+        loss_mask: if conditional { 1.0 - &condition } else { condition.ones_like() },
+        condition: conditional.then_some(condition),
+        dropped: if conditional { vec![false, false, true, false] } else { Vec::new() },
+    }
+}
+
+fn loss(objective: &ElfObjective, net: &dyn Network, batch: &LatentBatch) -> f64 {
+    objective.loss(net, batch, &mut draws(4, 9)).unwrap().mean().double_value(&[])
+}
+
+/// A network that notes the contexts of its passes: latents, blocks, noisy blocks.
+struct Watched {
+    net: Elf,
+    seen: RefCell<Vec<[Tensor; 3]>>,
+}
+
+impl Network for Watched {
+    fn shape(&self) -> NetworkShape {
+        self.net.shape()
+    }
+
+    fn params(&self) -> &ParamSet {
+        self.net.params()
+    }
+
+    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
+        if let Some(Context { latents, blocks, noisy_blocks, first: 0 }) = input.context {
+            self.seen.borrow_mut().push([latents, blocks, noisy_blocks].map(Tensor::copy));
+        }
+        self.net.trunk(input)
+    }
+
+    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.net.clean(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.net.logits(hidden)
+    }
+}
+
+#[test]
+fn a_row_is_learned_behind_itself() {
+    let net = Watched { net: network(), seen: RefCell::default() };
+    for (conditional, decoder_prob) in [(false, 0.0), (true, 0.0), (true, 1.0)] {
+        let objective = ElfObjective { block_size: Some(4), decoder_prob, ..ElfObjective::default() };
+        let batch = batch(conditional);
+        loss(&objective, &net, &batch);
+        // The last pass is the one with a gradient, of all rows.
+        let [latents, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
+        assert!(blocks.equal(&noisy_blocks));
+        // Rows come in another order; their first channel tells which is which.
+        for row in 0..4 {
+            let dropped = batch.dropped.get(row as usize) == Some(&true);
+            let clean = batch.latents.get(row);
+            let given = if conditional { [3, 0, 5, 4][row as usize] } else { 0 };
+            if dropped {
+                let _ = clean.narrow(0, 0, given).zero_();
+            }
+            let place = (0..4).find(|&i| latents.get(i).equal(&clean)).expect("each row is its own context");
+            let expected: Vec<i64> = (0..S).map(|i| if i < given { -1 } else { i / 4 }).collect();
+            assert_eq!(Vec::<i64>::try_from(blocks.get(place)).unwrap(), expected);
+        }
+    }
+    let wrong = ElfObjective { block_size: Some(0), ..ElfObjective::default() };
+    assert!(wrong.check().unwrap_err().to_string().contains("block_size"));
+    // Without blocks there is no context.
+    loss(&ElfObjective::default(), &net, &batch(false));
+    assert!(net.seen.take().is_empty());
+}
+
+/// A condition counts wherever the blocks lie, unless it is dropped; and each target token that the loss counts has a gradient.
+#[test]
+fn conditions_are_seen_by_all_blocks() {
+    let net = network();
+    let objective = ElfObjective { block_size: Some(4), decoder_prob: 0.0, ..ElfObjective::default() };
+    let before = batch(true);
+    for (row, counts) in [(0i64, true), (2, false)] {
+        let after = batch(true);
+        let _ = after.latents.narrow(0, row, 1).narrow(1, 0, 1).fill_(3.0);
+        let differs = (loss(&objective, &net, &after) - loss(&objective, &net, &before)).abs() > 1e-6;
+        assert_eq!(differs, counts, "row {row}");
+    }
+}
+
+/// Stands for an encoder: a latent for each token.
+#[derive(Default)]
+struct Table {
+    calls: RefCell<Vec<usize>>,
+}
+
+impl Reencode for Table {
+    fn latents(&self, ids: &Tensor, known: usize) -> Result<Tensor> {
+        self.calls.borrow_mut().push(known);
+        let latents = (ids.to_kind(Kind::Float).unsqueeze(-1) * Tensor::arange(C, (Kind::Float, Device::Cpu))).sin();
+        // Nobody may look at what is not known yet.
+        let _ = latents.narrow(1, known as i64, S - known as i64).fill_(f64::NAN);
+        Ok(latents)
+    }
+}
+
+fn trained(block_size: Option<i64>) -> Trained {
+    Trained { block_size, ..Trained::from(&ElfObjective::default()) }
+}
+
+fn config(sampler: &str) -> GenerateConfig {
+    GenerateConfig { steps: 5, sampler: SamplerChoice::named(sampler), ..GenerateConfig::default() }
+}
+
+fn generate(net: &dyn Network, size: Option<i64>, config: GenerateConfig, request: &Request) -> Result<Generated> {
+    Generator::new(net, trained(size), config, &Registry::builtin())?.generate(request, &mut ())
+}
+
+#[test]
+fn each_block_costs_a_run_and_a_reading() {
+    let (net, seeds) = (Counting::new(network()), [3, 4]);
+    let table = Table::default();
+    let request = Request { reencoding: Some(&table), ..Request::new(&seeds, S) };
+    let got = generate(&net, Some(4), config("euler"), &request).unwrap();
+    assert_eq!((got.cost.passes, net.count().rows), (3 * 6, 2 * 3 * 6));
+    assert_eq!(net.count().logit_positions, 2 * S as u64, "every position is read once");
+    assert_eq!(*table.calls.borrow(), [4, 8]);
+    assert!(bool::try_from(got.z.isfinite().all()).unwrap());
+
+    // A row ends with the token that it has written first: then all have ended after one block.
+    let ended = got.ids.iter().map(|ids| ids[0]).collect::<Vec<_>>();
+    let one = Request { seeds: &seeds[..1], end: Some(ended[0]), ..request };
+    let short = generate(&net, Some(4), config("euler"), &one).unwrap();
+    assert_eq!(short.cost.passes, 6);
+    assert_eq!(short.ids[0][..4], got.ids[0][..4]);
+    assert!(short.ids[0][4..].iter().all(|&id| id == ended[0]));
+
+    let error = generate(&net, Some(4), config("euler"), &Request::new(&seeds, S)).unwrap_err();
+    assert!(matches!(&error, Error::Setting { .. }) && error.to_string().contains("block_size"), "{error}");
+    let other = Guide { net: &net, trained: trained(None), scale: 2.0 };
+    let generator = Generator::new(&net, trained(Some(4)), config("euler"), &Registry::builtin()).unwrap();
+    assert!(generator.with_guide(other).unwrap_err().to_string().contains("block"));
+}
+
+/// Whatever the lengths of the conditions beside it, and however many blocks they fill.
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let net = network();
+    let lengths = |seeds: &[u64]| seeds.iter().map(|seed| (seed % 7) as i64).collect::<Vec<_>>();
+    let run = |sampler: &str, guidance: f64, seeds: &[u64]| {
+        let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
+        let given = Tensor::from_slice(&lengths(seeds)).unsqueeze(-1);
+        let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
+        let condition = Condition::new(&latents, &mask).unwrap();
+        let table = Table::default();
+        let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(seeds, S) };
+        let config = GenerateConfig { condition_guidance: guidance, pad_to: Some(4), ..config(sampler) };
+        let generator = Generator::new(&net, trained(Some(3)), config, &Registry::builtin()).unwrap();
+        let guide = Guide { net: &net, trained: trained(Some(3)), scale: 1.5 };
+        let got = generator.with_guide(guide).unwrap().generate(&request, &mut ()).unwrap();
+        assert!(condition.pin(&got.z).unwrap().equal(&got.z), "a condition stays as it is");
+        got.ids
+    };
+    for (sampler, guidance) in [("euler", 1.0), ("sde", 2.0), ("heun", 2.0)] {
+        let text = |seeds: &[u64], row: usize| {
+            let given = lengths(seeds)[row] as usize;
+            run(sampler, guidance, seeds)[row][given..].to_vec()
+        };
+        assert_eq!(text(&[13], 0), text(&[7, 8, 13, 9], 2), "{sampler}");
+        assert_eq!(text(&[7], 0), text(&[13, 7], 1), "{sampler}");
+    }
+}
