@@ -36,7 +36,7 @@ const HONESTLY: &str = "\
 What this shows: both losses fall on held-out text, and noise turns into words of the corpus, several of them in an order
 that occurs in it. What it cannot show: grammar, sense or variety, which take hours on this machine or minutes on a GPU. The
 encoder's weights are random, and the perplexity of such text says nothing yet. The model of the repository, which wrote the first
-texts above, was trained for an hour and on an encoder that was trained: `cargo xtask reproduce mini` makes it.";
+texts above, was trained for some hours and on an encoder that was trained: `cargo xtask reproduce mini` makes it.";
 
 /// One call of `elf`.
 struct Call {
@@ -52,7 +52,7 @@ const COLUMN: &str = "synopsis";
 
 /// What the model of the repository does. It takes seconds, so it is done every time.
 fn ready_model() -> Call {
-    let line = "sample models/mini-descriptions --num 8 --trace";
+    let line = "sample models/mini-descriptions-blocks --num 8 --trace";
     Call {
         title: "beginnings of package descriptions by the model of the repository: one as it forms, and eight",
         arguments: line.split_whitespace().map(str::to_owned).collect(),

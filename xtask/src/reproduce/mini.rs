@@ -1,10 +1,10 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
-use super::mini_samplers::{CONDITIONAL, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler};
+use super::mini_samplers::{BLOCKS, CONDITIONAL, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler};
 use super::mini_settings::{
-    Ablation, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, GAMMAS, GUIDANCE, GUIDE,
-    GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS, Scale,
-    System, TASKS, Task, WEIGHTS, ablation_stage, system_label,
+    Ablation, BLOCK_ELF, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, GAMMAS, GUIDANCE,
+    GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS,
+    Scale, System, TASKS, Task, WEIGHTS, ablation_stage, system_label,
 };
 use super::stage::{Cost, Stage};
 
@@ -46,6 +46,7 @@ impl Mini<'_> {
         for (task, epochs) in TASKS.iter().zip(self.scale.epochs) {
             stages.extend(OBJECTIVES.map(|objective| self.training(task, objective, epochs)));
         }
+        stages.push(self.block_training());
         let ablations =
             self.other_encoders().into_iter().chain(self.scale.ablations.iter().flat_map(|a| self.ablation(a)));
         let (guide, ablations): (Vec<Stage>, Vec<Stage>) = ablations.partition(|stage| stage.name == GUIDE);
@@ -189,6 +190,24 @@ impl Mini<'_> {
         }
     }
 
+    /// ELF on descriptions once more, until it writes token by token.
+    fn block_training(&self) -> Stage {
+        let (task, config, name, whole) =
+            (&TASKS[0], "configs/mini-descriptions-blocks.yml", "train/descriptions/blocks", "train/descriptions/elf");
+        let epochs = self.scale.block_epochs;
+        let settings = format!("encoder_model_name={} init_from={}", self.encoder(PRETRAINED), self.at(whole));
+        let stage = Stage::new(name, format!("{BLOCK_ELF}, on descriptions"))
+            .after("data/descriptions")
+            .after(whole)
+            .reading(config)
+            .call(self.train_call(task, config, name, epochs, &settings))
+            .making("plan.json")
+            .making("checkpoints")
+            // Every row is there twice.
+            .costing(Self::positions(task, epochs, 8.0));
+        self.needing_encoder(stage, PRETRAINED)
+    }
+
     /// The GPT-2 that judges perplexity: larger and longer trained than the baseline, and none of them.
     fn judge(&self) -> Stage {
         let task = &TASKS[0];
@@ -283,7 +302,10 @@ impl Mini<'_> {
             let of_one = move |&steps: &u64| (format!("{name}-{steps}"), *objective, *label, kind.in_steps(steps));
             self.scale.steps.iter().map(of_one)
         });
-        let alone = ("gpt2".to_owned(), "gpt2", system_label("gpt2"), Kind::Ancestral.alone());
+        let alone = [
+            ("elf-blocks".to_owned(), "blocks", BLOCK_ELF, BLOCKS.alone()),
+            ("gpt2".to_owned(), "gpt2", system_label("gpt2"), Kind::Ancestral.alone()),
+        ];
         let made = |(name, objective, label, sampler): (String, &str, &str, Sampler)| {
             let stage = format!("eval/descriptions/{name}");
             let in_steps = sampler.steps.map(|n| format!(" in {n} steps")).unwrap_or_default();
@@ -297,7 +319,7 @@ impl Mini<'_> {
             });
             (System { stage, label: label.to_owned(), steps: sampler.steps }, made)
         };
-        in_steps.chain([alone]).map(made).collect()
+        in_steps.chain(alone).map(made).collect()
     }
 
     /// ELF and the baselines on a conditional task.

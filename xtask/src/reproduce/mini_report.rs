@@ -7,9 +7,9 @@ use elf_eval::report::{
 };
 
 use super::mini::Mini;
-use super::mini_samplers::{FEW_STEPS, GUIDED, PAPER_SDE};
+use super::mini_samplers::{BLOCKS, FEW_STEPS, GUIDED, PAPER_SDE};
 use super::mini_settings::{
-    DECODED_AT, GUIDE_SCALE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, STEPS, System, TASKS, Task, ablation_stage,
+    BLOCK_ELF, DECODED_AT, GUIDE_SCALE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, STEPS, System, TASKS, Task, ablation_stage,
     system_label,
 };
 use super::results::{Context, today};
@@ -109,7 +109,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
 
     let mut frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"));
     let mut quality = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
-    for label in [PLAIN_ELF, GUIDED_ELF, "MDLM", "GPT-2"] {
+    for label in [PLAIN_ELF, GUIDED_ELF, BLOCK_ELF, "MDLM", "GPT-2"] {
         let (mut points, mut course) = (Vec::new(), Vec::new());
         for system in systems.iter().filter(|system| system.label == label) {
             let text = system.steps.map_or(String::new(), |steps| steps.to_string());
@@ -135,10 +135,11 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
     Ok(Section::new(TASKS[0].title)
         .paragraph(format!(
             "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {PAPER_SDE}; \
-             guided, with {} and for a guide the ablations' run of the same recipe ({} passes), which doubles what a step costs; MDLM by ancestral \
-             sampling; GPT-2 at temperature 1.",
+             guided, with {} and for a guide the ablations' run of the same recipe ({} passes), which doubles what a step costs; after {} more passes \
+             in which it learns to write token by token, with {BLOCKS}; MDLM by ancestral sampling; GPT-2 at temperature 1.",
             GUIDED,
-            mini.scale.ablation_epochs
+            mini.scale.ablation_epochs,
+            mini.scale.block_epochs
         ))
         .with(table)
         .with(

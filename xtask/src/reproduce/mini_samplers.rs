@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::mini_settings::{DECODED_AT, GUIDE_SCALE};
+use super::mini_settings::{BLOCK_DECODED_AT, BLOCK_STEPS, DECODED_AT, GUIDE_SCALE};
 
 /// A way to draw texts from a trained model; shown, it is words for `elf sample`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +34,13 @@ pub enum Kind {
         /// The time at which the text is read.
         decode_at: f64,
     },
+    /// ELF with the ODE, block after block.
+    Blocks {
+        /// Steps of each block.
+        steps: u64,
+        /// The time at which a block is read.
+        decode_at: f64,
+    },
     /// ELF under a condition.
     Conditional {
         /// Condition guidance.
@@ -57,6 +64,8 @@ pub const PAPER_SDE: Kind = Kind::Sde { gamma: GAMMA, scale: SELF_GUIDANCE, unif
 pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: false };
 /// The sampler of guided texts.
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
+/// The sampler of texts that are written token by token.
+pub const BLOCKS: Kind = Kind::Blocks { steps: BLOCK_STEPS, decode_at: BLOCK_DECODED_AT };
 /// The sampler of conditional tasks: the paper's.
 pub const CONDITIONAL: Kind = Kind::Conditional { scale: 2.0 };
 
@@ -89,6 +98,8 @@ impl Sampler {
         match self.kind {
             Kind::Sde { .. } | Kind::Ode => steps + 1.0,
             Kind::Guided { .. } | Kind::Conditional { .. } => 2.0 * steps + 1.0,
+            // Those of the blocks of a text of usual length, which are narrow.
+            Kind::Blocks { steps, .. } => 10.0 * (steps + 1) as f64,
             Kind::Masked => steps,
             Kind::Ancestral => 3.0,
             Kind::Beam(_) => 4.0,
@@ -107,6 +118,7 @@ impl fmt::Display for Kind {
             Self::Guided { scale, decode_at } => {
                 write!(f, "{} --guide-scale {scale} --decode-at {decode_at}", Self::Ode)
             }
+            Self::Blocks { steps, decode_at } => write!(f, "{} --steps {steps} --decode-at {decode_at}", Self::Ode),
             Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
             Self::Masked | Self::Ancestral => Ok(()),
             Self::Beam(width) => write!(f, "--beam {width}"),
@@ -137,6 +149,9 @@ mod tests {
                 "--sampler ode --self-cond-cfg-scale 3 --guide-scale {GUIDE_SCALE} --decode-at {DECODED_AT} --steps 4"
             )
         );
+        let blocks =
+            format!("--sampler ode --self-cond-cfg-scale 3 --steps {BLOCK_STEPS} --decode-at {BLOCK_DECODED_AT}");
+        assert_eq!(words(BLOCKS.alone()), blocks);
         assert_eq!(words(Kind::Beam(4).alone()), "--beam 4");
         assert_eq!(words(Kind::Masked.in_steps(8)).trim(), "--steps 8");
         assert_eq!(words(Kind::Ancestral.alone()), "");

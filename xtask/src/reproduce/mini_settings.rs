@@ -7,6 +7,8 @@ pub struct Scale {
     pub encoder_steps: Option<u64>,
     /// Passes over the data of each model that is compared, in the order of [`TASKS`].
     pub epochs: [f64; 3],
+    /// Passes over the descriptions of the model that goes on to write token by token.
+    pub block_epochs: f64,
     /// Passes over the descriptions of each ablation.
     pub ablation_epochs: f64,
     /// Passes over the descriptions of the judge.
@@ -33,6 +35,7 @@ pub struct Scale {
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
     epochs: [16.0, 8.0, 4.0],
+    block_epochs: 5.0,
     ablation_epochs: 0.75,
     judge_epochs: 8.0,
     distillation_epochs: 0.15,
@@ -49,6 +52,7 @@ pub const FULL: Scale = Scale {
 pub const QUICK: Scale = Scale {
     encoder_steps: None,
     epochs: [0.2, 0.15, 0.07],
+    block_epochs: 0.06,
     ablation_epochs: 0.06,
     judge_epochs: 0.3,
     distillation_epochs: 0.02,
@@ -203,6 +207,8 @@ pub struct System {
 /// What a reader calls the two ways in which ELF's unconditional texts are sampled.
 pub const PLAIN_ELF: &str = "ELF";
 pub const GUIDED_ELF: &str = "ELF, guided";
+/// And ELF after it has learned to write token by token.
+pub const BLOCK_ELF: &str = "ELF, token by token";
 
 /// What trains with `elf train`, beside one another.
 pub const OBJECTIVES: [&str; 3] = ["elf", "mdlm", "gpt2"];
@@ -216,6 +222,10 @@ pub const GUIDE: &str = "train/ablations/recipe";
 /// The scale of guided texts, and when they are read.
 pub const GUIDE_SCALE: f64 = 3.5;
 pub const DECODED_AT: f64 = 0.5;
+
+/// Steps of each block where texts are written in blocks, and when a block is read.
+pub const BLOCK_STEPS: u64 = 8;
+pub const BLOCK_DECODED_AT: f64 = 0.4;
 
 /// Guide scales and times of decoding that are looked at.
 pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];
