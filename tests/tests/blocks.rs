@@ -189,7 +189,7 @@ fn a_row_is_learned_behind_itself() {
         // The last pass is the one with a gradient, of all rows.
         let [latents, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
         assert!(blocks.equal(&noisy_blocks));
-        // Rows come in another order; their first channel tells which is which.
+        // Rows come in another order; their latents tell which is which.
         for row in 0..4 {
             let dropped = batch.dropped.get(row as usize) == Some(&true);
             let clean = batch.latents.get(row);
@@ -209,7 +209,7 @@ fn a_row_is_learned_behind_itself() {
     assert!(net.seen.take().is_empty());
 }
 
-/// A condition counts wherever the blocks lie, unless it is dropped; and each target token that the loss counts has a gradient.
+/// A condition counts wherever the blocks lie, unless it is dropped.
 #[test]
 fn conditions_are_seen_by_all_blocks() {
     let net = network();

@@ -8,7 +8,7 @@
 //! Block k holds the positions from k times the block size on; a row's condition belongs to no block and is seen by all of them.
 
 use elf_core::device::upload;
-use elf_core::{Context, Noise, Result as CoreResult};
+use elf_core::{Context, Network, Noise, Result as CoreResult, TrunkInput};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Condition, LatentBatch, Result};
@@ -27,21 +27,24 @@ pub trait Reencode {
     fn latents(&self, ids: &Tensor, known: usize) -> Result<Tensor>;
 }
 
-/// The block of each of `positions` positions, `[1, S]`, i64, on the CPU.
-fn of_positions(positions: i64, size: i64) -> Result<Tensor> {
-    let positions = Tensor::f_arange(positions, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
-    Ok(positions.f_div_scalar_mode(size.max(1), "floor")?)
+/// The block of each position of `[B, S]`, i64, on `device`; `given` `[B, S]`, bool, says which positions are a condition's.
+fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -> Result<Tensor> {
+    let positions = Tensor::f_arange(s, (Kind::Int64, device))?.f_unsqueeze(0)?;
+    let blocks = positions.f_div_scalar_mode(size.max(1), "floor")?.f_expand([b, s], false)?;
+    Ok(match given {
+        Some(given) => blocks.f_masked_fill(given, GIVEN)?,
+        None => blocks.f_contiguous()?,
+    })
 }
 
 /// The block of each position of a training batch's rows in the order `rows`, `[B, S]`, i64, on `device`.
 pub(crate) fn of_batch(batch: &LatentBatch, size: i64, rows: &Tensor, device: Device) -> Result<Tensor> {
     let (b, s, _) = batch.sizes()?;
-    let blocks = of_positions(s, size)?.f_expand([b, s], false)?;
-    let blocks = match &batch.condition {
-        Some(condition) => blocks.f_masked_fill(&condition.f_index_select(0, rows)?.f_eq(1.0)?, GIVEN)?,
-        None => blocks.f_contiguous()?,
+    let given = match &batch.condition {
+        Some(condition) => Some(upload(&condition.f_index_select(0, rows)?.f_eq(1.0)?, device)?),
+        None => None,
     };
-    Ok(upload(&blocks, device)?)
+    labels([b, s], size, given.as_ref(), device)
 }
 
 /// The first `rows` rows of a training batch as their own context.
@@ -62,8 +65,8 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// What `net` is told of it, for B rows, or for twice as many, the second half of which does without the condition.
-    pub(crate) fn with<T>(&self, rows: i64, run: impl FnOnce(Context) -> CoreResult<T>) -> Result<T> {
+    /// What a network is told of it, for B rows, or for twice as many, the second half of which does without the condition.
+    fn with<T>(&self, rows: i64, run: impl FnOnce(Context) -> CoreResult<T>) -> Result<T> {
         let Self { latents, blocks, noisy_blocks, first } = self;
         if rows == latents.size3()?.0 {
             return Ok(run(Context { latents, blocks, noisy_blocks, first: *first })?);
@@ -76,6 +79,17 @@ impl Standing {
             noisy_blocks: &twice(noisy_blocks)?,
             first: *first,
         })?)
+    }
+}
+
+/// A pass through the trunk, behind what stands already if anything does.
+pub(crate) fn trunk(net: &dyn Network, standing: Option<&Standing>, input: TrunkInput) -> Result<Tensor> {
+    match standing {
+        Some(standing) => {
+            let rows = input.z.size3()?.0;
+            standing.with(rows, |context| net.trunk(&TrunkInput { context: Some(context), ..input }))
+        }
+        None => Ok(net.trunk(&input)?),
     }
 }
 
@@ -95,16 +109,13 @@ impl Page {
         let [b, s, _] = shape;
         let clean = Tensor::f_zeros(shape, (Kind::Float, device))?;
         let given = condition.map_or(vec![0; b as usize], |condition| condition.lengths().to_vec());
-        let lengths: Vec<i64> = given.iter().map(|&n| n as i64).collect();
-        let is_given = Tensor::f_arange(s, (Kind::Int64, Device::Cpu))?
-            .f_unsqueeze(0)?
-            .f_lt_tensor(&Tensor::f_from_slice(&lengths)?.f_unsqueeze(-1)?)?;
-        let blocks = of_positions(s, size)?.f_expand([b, s], false)?.f_masked_fill(&is_given, GIVEN)?;
+        let is_given = condition.map(Condition::given).transpose()?;
+        let blocks = labels([b, s], size, is_given.as_ref(), device)?;
         let clean = match condition {
             Some(condition) => condition.pin(&clean)?,
             None => clean,
         };
-        Ok(Self { size, blocks: upload(&blocks, device)?, clean, given })
+        Ok(Self { size, blocks, clean, given })
     }
 
     /// First position and width of each block that is not given as a whole.

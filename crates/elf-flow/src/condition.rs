@@ -68,6 +68,11 @@ impl Condition {
         Ok(z.f_where_scalarother(&self.free, 0.0)?)
     }
 
+    /// True on condition positions, `[B, S]`, bool.
+    pub(crate) fn given(&self) -> Result<Tensor> {
+        Ok(self.free.f_squeeze_dim(-1)?.f_logical_not()?)
+    }
+
     /// The condition of the `width` positions from `first` on.
     pub(crate) fn span(&self, first: i64, width: i64) -> Result<Self> {
         Ok(Self {

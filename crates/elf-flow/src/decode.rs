@@ -3,7 +3,7 @@
 use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
-use crate::blocks::Standing;
+use crate::blocks::{self, Standing};
 use crate::{Condition, Result, Trained};
 
 /// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
@@ -100,13 +100,7 @@ impl<'a> Decoder<'a> {
             decode: Some(&ones),
             ..TrunkInput::new(&z, &ones)
         };
-        let hidden = match self.standing {
-            Some(standing) => {
-                standing.with(b, |context| self.net.trunk(&TrunkInput { context: Some(context), ..input }))?
-            }
-            None => self.net.trunk(&input)?,
-        };
-        let hidden = hidden.f_flatten(0, 1)?;
+        let hidden = blocks::trunk(self.net, self.standing, input)?.f_flatten(0, 1)?;
         let positions = b * s;
         let read = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
             let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;

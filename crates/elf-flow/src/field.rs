@@ -5,7 +5,7 @@ use std::cell::Cell;
 use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
-use crate::blocks::Standing;
+use crate::blocks::{self, Standing};
 use crate::{ElfObjective, Path, Result};
 
 /// What a field says about a point: two forms of one statement, since `v` follows from `x` and the point.
@@ -135,13 +135,7 @@ impl Field for NetworkField<'_> {
             (true, None) => Some(z.f_zeros_like()?),
         };
         let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(z, &times) };
-        let hidden = match self.standing {
-            Some(standing) => {
-                standing.with(b, |context| self.net.trunk(&TrunkInput { context: Some(context), ..input }))?
-            }
-            None => self.net.trunk(&input)?,
-        };
-        let head = self.net.clean(&hidden)?;
+        let head = self.net.clean(&blocks::trunk(self.net, self.standing, input)?)?;
         self.rows.set(self.rows.get() + b as u64);
         Ok(self.trained.path.resolve_at(head, z, t))
     }

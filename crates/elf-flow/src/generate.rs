@@ -236,7 +236,7 @@ impl<'a> Generator<'a> {
 
     /// Samples one batch. Equal seeds (and conditions) give equal rows; whatever else is in the batch, if `pad_to` is set.
     ///
-    /// The device is waited for once, at the end, and once for each frame of a trace.
+    /// The device is waited for once, at the end, once for each frame of a trace, and after each block where texts are written in blocks.
     ///
     /// # Errors
     /// If the request does not fit together or exceeds `pad_to`, the network fails, or the latents are not finite.
