@@ -73,7 +73,7 @@ proptest! {
         let net = network();
         let (z, clean, blocks) = (numbers(&[2, S, C], 1), numbers(&[2, S, C], 2), labels(2, S, size));
         let run = |z: &Tensor, clean: &Tensor| {
-            behind(&net, z, Context { latents: clean, blocks: &blocks, noisy_blocks: &blocks, first: 0 })
+            behind(&net, z, Context { latents: clean, blocks: &blocks, noisy_blocks: &blocks, first: 0, memory: None })
         };
         let before = run(&z, &clean);
         let other = |x: &Tensor| {
@@ -105,14 +105,47 @@ proptest! {
         let width = size.min(S - first);
         let net = network();
         let (z, clean, blocks) = (numbers(&[2, S, C], 3), numbers(&[2, S, C], 4), labels(2, S, size));
-        let all = behind(&net, &z, Context { latents: &clean, blocks: &blocks, noisy_blocks: &blocks, first: 0 });
+        let all = behind(&net, &z, Context { latents: &clean, blocks: &blocks, noisy_blocks: &blocks, first: 0, memory: None });
         let alone = behind(&net, &z.narrow(1, first, width), Context {
             latents: &clean.narrow(1, 0, first),
             blocks: &blocks.narrow(1, 0, first),
             noisy_blocks: &blocks.narrow(1, first, width),
             first,
+            memory: None,
         });
         prop_assert!(near(&alone, &all.narrow(1, first, width)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// What is remembered of a context is what a pass would have made of it: a condition, another one in each row, and the blocks behind it.
+    #[test]
+    fn a_remembered_context_is_the_context(size in 1i64..5, which in 0i64..10, given in 0i64..4, hint in any::<bool>()) {
+        let first = (which * size).min((S - 1) / size * size);
+        let width = size.min(S - first);
+        // As in sampling: a block that a condition reaches into is there as a whole.
+        let k = if given + 1 > first { first + width } else { first };
+        prop_assume!(k > 0);
+        let net = network();
+        let (z, clean) = (numbers(&[2, width, C], 5), numbers(&[2, k, C], 6));
+        let is_given = Tensor::from_slice(&[given, given + 1]).unsqueeze(-1);
+        let positions = Tensor::arange(first + width, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let all = labels(2, first + width, size).masked_fill(&positions.lt_tensor(&is_given), -1);
+        let (blocks, noisy_blocks) = (all.narrow(1, 0, k), all.narrow(1, first, width));
+        let context = Context { latents: &clean, blocks: &blocks, noisy_blocks: &noisy_blocks, first, memory: None };
+        let memory = net.remember(&context, hint).unwrap().expect("a memory");
+        for (t, decode) in [(0.2, 0.0), (0.9, 0.0), (1.0, 1.0)] {
+            let rows = |value: f64| Tensor::full([2], value, (Kind::Float, Device::Cpu));
+            let (t, decode, x_prev) = (rows(t), rows(decode), &z * 0.5);
+            let run = |context| {
+                let x_prev = hint.then_some(&x_prev);
+                net.trunk(&TrunkInput { x_prev, decode: Some(&decode), context: Some(context), ..TrunkInput::new(&z, &t) })
+            };
+            let remembered = run(Context { memory: Some(&memory), ..context }).unwrap();
+            prop_assert!(near(&remembered, &run(context).unwrap()));
+        }
     }
 }
 
@@ -122,13 +155,18 @@ fn contexts_that_do_not_fit_are_refused() {
     let (z, t) = (numbers(&[2, S, C], 1), Tensor::zeros([2], (Kind::Float, Device::Cpu)));
     let (clean, blocks) = (numbers(&[2, 4, C], 2), labels(2, 4, 2));
     let noisy_blocks = labels(2, S, 2);
-    let good = Context { latents: &clean, blocks: &blocks, noisy_blocks: &noisy_blocks, first: 0 };
+    let good = Context { latents: &clean, blocks: &blocks, noisy_blocks: &noisy_blocks, first: 0, memory: None };
     let refused = |context: Context, mask: Option<&Tensor>| {
         net.trunk(&TrunkInput { context: Some(context), mask, ..TrunkInput::new(&z, &t) }).unwrap_err().to_string()
     };
     assert!(refused(Context { latents: &z.narrow(2, 0, 3), ..good }, None).contains("context latents"));
     assert!(refused(Context { blocks: &noisy_blocks, ..good }, None).contains("context blocks"));
     assert!(refused(Context { noisy_blocks: &blocks, ..good }, None).contains("noisy blocks"));
+    let memory = net.remember(&good, false).unwrap();
+    let narrow = z.narrow(1, 0, 2);
+    let other = Context { noisy_blocks: &blocks.narrow(1, 0, 2), memory: memory.as_ref(), ..good };
+    let error = net.trunk(&TrunkInput { context: Some(other), ..TrunkInput::new(&narrow, &t) }).unwrap_err();
+    assert!(error.to_string().contains("memory"), "{error}");
     assert!(refused(good, Some(&Tensor::ones([2, S], (Kind::Float, Device::Cpu)))).contains("mask"));
 }
 
@@ -164,7 +202,7 @@ impl Network for Watched {
     }
 
     fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
-        if let Some(Context { latents, blocks, noisy_blocks, first: 0 }) = input.context {
+        if let Some(Context { latents, blocks, noisy_blocks, .. }) = input.context {
             self.seen.borrow_mut().push([latents, blocks, noisy_blocks].map(Tensor::copy));
         }
         self.net.trunk(input)
@@ -275,6 +313,51 @@ fn each_block_costs_a_run_and_a_reading() {
     let other = Guide { net: &net, trained: trained(None), scale: 2.0 };
     let generator = Generator::new(&net, trained(Some(4)), config("euler"), &Registry::builtin()).unwrap();
     assert!(generator.with_guide(other).unwrap_err().to_string().contains("block"));
+}
+
+/// A network that remembers nothing, and works everything out in each pass.
+struct Forgetful(Elf);
+
+impl Network for Forgetful {
+    fn shape(&self) -> NetworkShape {
+        self.0.shape()
+    }
+
+    fn params(&self) -> &ParamSet {
+        self.0.params()
+    }
+
+    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
+        assert!(input.context.is_none_or(|context| context.memory.is_none()), "nothing was remembered");
+        self.0.trunk(input)
+    }
+
+    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.0.clean(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.0.logits(hidden)
+    }
+}
+
+/// Under condition guidance, where passes are of twice the rows, too.
+#[test]
+fn texts_do_not_depend_on_what_is_remembered() {
+    let seeds = [11, 12, 13];
+    let given = Tensor::from_slice(&[2i64, 0, 5]).unsqueeze(-1);
+    let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
+    let condition = Condition::new(&numbers(&[3, S, C], 8), &mask).unwrap();
+    let table = Table::default();
+    let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(&seeds, S) };
+    for condition_guidance in [1.0, 2.0] {
+        let config = GenerateConfig { condition_guidance, ..config("euler") };
+        let remembering = generate(&network(), Some(2), config.clone(), &request).unwrap();
+        let forgetful = generate(&Forgetful(network()), Some(2), config, &request).unwrap();
+        assert_eq!(remembering.ids, forgetful.ids);
+        assert!(near(&remembering.z, &forgetful.z));
+        assert_eq!(remembering.cost, forgetful.cost);
+    }
 }
 
 /// Whatever the lengths of the conditions beside it, and however many blocks they fill.

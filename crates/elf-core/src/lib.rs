@@ -29,7 +29,7 @@ mod unembedding;
 pub mod weights;
 
 pub use error::{Error, Result};
-pub use network::{Context, Counting, LearnedLatents, Network, NetworkShape, PassCount, TrunkInput};
+pub use network::{Context, Counting, LearnedLatents, Memory, Network, NetworkShape, PassCount, TrunkInput};
 pub use noise::{Noise, Replay, Seeded, key_of, no_randomness};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};

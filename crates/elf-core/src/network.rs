@@ -34,6 +34,17 @@ pub struct Context<'a> {
     pub noisy_blocks: &'a Tensor,
     /// The position of the first noisy token.
     pub first: i64,
+    /// What the network makes of all this, if it was asked before ([`Network::remember`]); `None` lets it work it out in the pass.
+    pub memory: Option<&'a Memory>,
+}
+
+/// What a network makes of a [`Context`], which is the same at all times and in both modes. Only the network that made it can read it.
+#[derive(Debug)]
+pub struct Memory {
+    /// Keys and values of the clean tokens, layer by layer.
+    pub layers: Vec<[Tensor; 2]>,
+    /// Which of them each noisy token sees.
+    pub mask: Tensor,
 }
 
 /// One batch of rows on its way into the trunk.
@@ -80,6 +91,15 @@ pub trait Network {
     /// # Errors
     /// If a shape does not fit, or libtorch fails.
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor>;
+
+    /// What the trunk makes of a context, so that passes behind it need not do it again; `self_conditioned` says whether they will come
+    /// with an `x_prev`. Without gradients. The default remembers nothing.
+    ///
+    /// # Errors
+    /// If a shape does not fit, or libtorch fails.
+    fn remember(&self, _context: &Context, _self_conditioned: bool) -> Result<Option<Memory>> {
+        Ok(None)
+    }
 
     /// Clean latents: `[.., H]` to `[.., C]`, fp32.
     ///
@@ -184,6 +204,10 @@ impl<N: Network> Network for Counting<N> {
         c.rows_with_grad += if hidden.requires_grad() { rows } else { 0 };
         self.count.set(c);
         Ok(hidden)
+    }
+
+    fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
+        self.inner.remember(context, self_conditioned)
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
-use crate::{Network, NetworkShape, ParamSet, Result, TrunkInput, device};
+use crate::{Context, Memory, Network, NetworkShape, ParamSet, Result, TrunkInput, device};
 
 /// Wraps a network and times each of its parts, waiting for the device before and after. Backward passes are not its to see.
 #[derive(Debug)]
@@ -62,6 +62,10 @@ impl<N: Network> Network for Timed<N> {
             false => "trunk, without gradients",
         };
         self.time(part, || self.inner.trunk(input))
+    }
+
+    fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
+        self.time(|_| "trunk, without gradients", || self.inner.remember(context, self_conditioned))
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

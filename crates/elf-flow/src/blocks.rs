@@ -7,11 +7,13 @@
 //!
 //! Block k holds the positions from k times the block size on; a row's condition belongs to no block and is seen by all of them.
 
+use std::cell::OnceCell;
+
 use elf_core::device::upload;
-use elf_core::{Context, Network, Noise, Result as CoreResult, TrunkInput};
+use elf_core::{Context, Memory, Network, Noise, Result as CoreResult, TrunkInput};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Condition, LatentBatch, Result};
+use crate::{Condition, LatentBatch, Result, Trained};
 
 /// The label of what is given.
 const GIVEN: i64 = -1;
@@ -65,32 +67,82 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// What a network is told of it, for B rows, or for twice as many, the second half of which does without the condition.
-    fn with<T>(&self, rows: i64, run: impl FnOnce(Context) -> CoreResult<T>) -> Result<T> {
+    fn context(&self) -> Context<'_> {
         let Self { latents, blocks, noisy_blocks, first } = self;
-        if rows == latents.size3()?.0 {
-            return Ok(run(Context { latents, blocks, noisy_blocks, first: *first })?);
-        }
-        let without = latents.f_masked_fill(&blocks.f_eq(GIVEN)?.f_unsqueeze(-1)?, 0.0)?;
-        let twice = |x: &Tensor| x.f_repeat([2, 1]);
-        Ok(run(Context {
-            latents: &Tensor::f_cat(&[latents, &without], 0)?,
-            blocks: &twice(blocks)?,
-            noisy_blocks: &twice(noisy_blocks)?,
+        Context { latents, blocks, noisy_blocks, first: *first, memory: None }
+    }
+
+    fn shallow_clone(&self) -> Self {
+        let Self { latents, blocks, noisy_blocks, first } = self;
+        Self {
+            latents: latents.shallow_clone(),
+            blocks: blocks.shallow_clone(),
+            noisy_blocks: noisy_blocks.shallow_clone(),
             first: *first,
-        })?)
+        }
+    }
+
+    /// The same rows twice; the second time without what is given.
+    fn with_and_without_condition(&self) -> Result<Self> {
+        let Self { latents, blocks, noisy_blocks, first } = self;
+        let without = latents.f_masked_fill(&blocks.f_eq(GIVEN)?.f_unsqueeze(-1)?, 0.0)?;
+        Ok(Self {
+            latents: Tensor::f_cat(&[latents, &without], 0)?,
+            blocks: blocks.f_repeat([2, 1])?,
+            noisy_blocks: noisy_blocks.f_repeat([2, 1])?,
+            first: *first,
+        })
+    }
+}
+
+/// What stands, and what a network makes of it.
+#[derive(Debug)]
+struct Known {
+    standing: Standing,
+    memory: Option<Memory>,
+}
+
+/// A network behind what stands. What it makes of that is worked out when it is first needed, and then kept for all passes of the block.
+pub(crate) struct Behind<'a> {
+    net: &'a dyn Network,
+    self_conditioned: bool,
+    standing: &'a Standing,
+    rows: OnceCell<Known>,
+    /// With and without the condition.
+    twice: OnceCell<Known>,
+}
+
+impl<'a> Behind<'a> {
+    pub(crate) fn new(net: &'a dyn Network, trained: Trained, standing: &'a Standing) -> Self {
+        let self_conditioned = trained.self_conditioned;
+        Self { net, self_conditioned, standing, rows: OnceCell::new(), twice: OnceCell::new() }
+    }
+
+    /// For a pass of B rows, or of twice as many, the second half of which does without the condition.
+    fn known(&self, rows: i64) -> Result<&Known> {
+        let alone = rows == self.standing.latents.size3()?.0;
+        let cell = if alone { &self.rows } else { &self.twice };
+        if let Some(known) = cell.get() {
+            return Ok(known);
+        }
+        let standing =
+            if alone { self.standing.shallow_clone() } else { self.standing.with_and_without_condition()? };
+        let memory = match standing.latents.size3()?.1 {
+            0 => None,
+            _ => self.net.remember(&standing.context(), self.self_conditioned)?,
+        };
+        Ok(cell.get_or_init(|| Known { standing, memory }))
     }
 }
 
 /// A pass through the trunk, behind what stands already if anything does.
-pub(crate) fn trunk(net: &dyn Network, standing: Option<&Standing>, input: TrunkInput) -> Result<Tensor> {
-    match standing {
-        Some(standing) => {
-            let rows = input.z.size3()?.0;
-            standing.with(rows, |context| net.trunk(&TrunkInput { context: Some(context), ..input }))
-        }
-        None => Ok(net.trunk(&input)?),
-    }
+pub(crate) fn trunk(net: &dyn Network, behind: Option<&Behind>, input: TrunkInput) -> Result<Tensor> {
+    let Some(behind) = behind else {
+        return Ok(net.trunk(&input)?);
+    };
+    let Known { standing, memory } = behind.known(input.z.size3()?.0)?;
+    let context = Context { memory: memory.as_ref(), ..standing.context() };
+    Ok(behind.net.trunk(&TrunkInput { context: Some(context), ..input })?)
 }
 
 /// A batch on its way from block to block.

@@ -3,7 +3,7 @@
 use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
-use crate::blocks::{self, Standing};
+use crate::blocks::{self, Behind};
 use crate::{Condition, Result, Trained};
 
 /// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
@@ -24,7 +24,7 @@ pub struct Decoder<'a> {
     trained: Trained,
     guidance: f64,
     positions_per_chunk: i64,
-    standing: Option<&'a Standing>,
+    behind: Option<&'a Behind<'a>>,
 }
 
 impl std::fmt::Debug for Decoder<'_> {
@@ -40,7 +40,7 @@ impl<'a> Decoder<'a> {
     /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given here too.
     pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
         let positions_per_chunk = (LOGITS_PER_CHUNK / net.shape().vocab_size.max(1)).max(1);
-        Self { net, trained, guidance, positions_per_chunk, standing: None }
+        Self { net, trained, guidance, positions_per_chunk, behind: None }
     }
 
     /// Turns at most `positions` positions into logits at a time.
@@ -49,8 +49,8 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads what was written behind what stands already.
-    pub(crate) fn behind(self, standing: Option<&'a Standing>) -> Self {
-        Self { standing, ..self }
+    pub(crate) fn behind(self, behind: Option<&'a Behind<'a>>) -> Self {
+        Self { behind, ..self }
     }
 
     /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass at t = 1 without an earlier
@@ -100,7 +100,7 @@ impl<'a> Decoder<'a> {
             decode: Some(&ones),
             ..TrunkInput::new(&z, &ones)
         };
-        let hidden = blocks::trunk(self.net, self.standing, input)?.f_flatten(0, 1)?;
+        let hidden = blocks::trunk(self.net, self.behind, input)?.f_flatten(0, 1)?;
         let positions = b * s;
         let read = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
             let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
-use crate::blocks::{self, Standing};
+use crate::blocks::{self, Behind};
 use crate::{ElfObjective, Path, Result};
 
 /// What a field says about a point: two forms of one statement, since `v` follows from `x` and the point.
@@ -93,7 +93,7 @@ pub struct NetworkField<'a> {
     net: &'a dyn Network,
     trained: Trained,
     guidance: f64,
-    standing: Option<&'a Standing>,
+    behind: Option<&'a Behind<'a>>,
     rows: Cell<u64>,
 }
 
@@ -109,12 +109,12 @@ impl std::fmt::Debug for NetworkField<'_> {
 impl<'a> NetworkField<'a> {
     /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given; others ignore it.
     pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
-        Self { net, trained, guidance, standing: None, rows: Cell::new(0) }
+        Self { net, trained, guidance, behind: None, rows: Cell::new(0) }
     }
 
     /// As it is behind what stands already.
-    pub(crate) fn behind(self, standing: Option<&'a Standing>) -> Self {
-        Self { standing, ..self }
+    pub(crate) fn behind(self, behind: Option<&'a Behind<'a>>) -> Self {
+        Self { behind, ..self }
     }
 
     /// Rows sent through the network so far. Divided by the batch's rows this is the number of passes.
@@ -135,7 +135,7 @@ impl Field for NetworkField<'_> {
             (true, None) => Some(z.f_zeros_like()?),
         };
         let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(z, &times) };
-        let head = self.net.clean(&blocks::trunk(self.net, self.standing, input)?)?;
+        let head = self.net.clean(&blocks::trunk(self.net, self.behind, input)?)?;
         self.rows.set(self.rows.get() + b as u64);
         Ok(self.trained.path.resolve_at(head, z, t))
     }

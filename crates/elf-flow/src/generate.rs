@@ -4,7 +4,7 @@ use elf_core::{Error as CoreError, Network, Noise, Seeded};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::blocks::{BlockNoise, Page, Reencode, Standing};
+use crate::blocks::{Behind, BlockNoise, Page, Reencode};
 use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
 use crate::trace::{Frame, Observer, steps_to_show};
 use crate::{
@@ -292,7 +292,7 @@ impl<'a> Generator<'a> {
         let shown = steps_to_show(&self.times, request.trace);
         let steps = shown.len();
         let mut trace_passes = 0;
-        let (end, passes) = self.carry(z0, condition.as_ref(), None, noise, |step, state| {
+        let (end, passes) = self.carry(z0, condition.as_ref(), (None, None), noise, |step, state| {
             observer.step(step + 1, steps);
             if let (true, Some(x)) = (shown[step], &state.x) {
                 let ids = RowsRead::of(&decoder.read(x, condition.as_ref())?, x, asked)?.ids;
@@ -327,11 +327,14 @@ impl<'a> Generator<'a> {
         let (spans, mut passes) = (page.spans(s).collect::<Vec<_>>(), 0);
         for (number, &(first, width)) in spans.iter().enumerate() {
             let standing = page.standing(first, width)?;
+            let own = Behind::new(self.net, self.trained, &standing);
+            let weak = self.guide.map(|guide| Behind::new(guide.net, guide.trained, &standing));
             let part = condition.as_ref().map(|condition| condition.span(first, width)).transpose()?;
             let mut noise = BlockNoise { inner: &mut *noise, first };
             let start = z0.f_narrow(1, first, width)?;
-            let (end, made) = self.carry(start, part.as_ref(), Some(&standing), &mut noise, |_, _| Ok(()))?;
-            let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&standing));
+            let (end, made) =
+                self.carry(start, part.as_ref(), (Some(&own), weak.as_ref()), &mut noise, |_, _| Ok(()))?;
+            let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&own));
             let Reading { ids: words, log_probs: sure } = decoder.read(&end, part.as_ref())?;
             passes += made + 1;
             for (all, part) in [(&ids, &words), (&log_probs, &sure), (&z, &end)] {
@@ -366,20 +369,19 @@ impl<'a> Generator<'a> {
         Ok(Generated { z: z.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
     }
 
-    /// Carries latents over all times, behind what stands: where they end, and in how many passes.
+    /// Carries latents over all times, behind what stands for the network and for its guide: where they end, and in how many passes.
     fn carry(
         &self,
         start: Tensor,
         condition: Option<&Condition>,
-        standing: Option<&Standing>,
+        (own, weak): (Option<&Behind>, Option<&Behind>),
         noise: &mut dyn Noise,
         after: impl FnMut(usize, &State) -> Result<()>,
     ) -> Result<(Tensor, u64)> {
         let rows = start.size3()?.0 as u64;
         let w = self.config.self_conditioning_guidance;
-        let network = NetworkField::new(self.net, self.trained, w).behind(standing);
-        let weak =
-            self.guide.map(|guide| (NetworkField::new(guide.net, guide.trained, w).behind(standing), guide.scale));
+        let network = NetworkField::new(self.net, self.trained, w).behind(own);
+        let weak = self.guide.map(|guide| (NetworkField::new(guide.net, guide.trained, w).behind(weak), guide.scale));
         let guided: Box<dyn Field + '_> = match &weak {
             Some((weak, scale)) => Box::new(AutoGuidance::new(&network, weak, *scale)),
             None => Box::new(&network),

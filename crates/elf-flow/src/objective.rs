@@ -244,7 +244,7 @@ pub(crate) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
 
 /// Clean latents `[B, S, C]` and their blocks `[B, S]` as the context of the same rows, noisy.
 fn own_context((latents, blocks): &(Tensor, Tensor)) -> Context<'_> {
-    Context { latents, blocks, noisy_blocks: blocks, first: 0 }
+    Context { latents, blocks, noisy_blocks: blocks, first: 0, memory: None }
 }
 
 /// Seeds for dropout, one a pass, if the network uses any.

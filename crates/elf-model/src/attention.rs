@@ -42,8 +42,15 @@ impl Attention {
         }
     }
 
-    /// `x` `[B, N, H]` to the same; `mask` is additive, `[B, 1, 1, N]` or `[B, 1, N, N]`.
-    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Result<Tensor> {
+    /// `x` `[B, N, H]` to the same, and its keys and values, each `[B * heads, N, head_dim]`. `known` are those of K tokens before it, which it
+    /// sees too; `mask` is additive, `[B, 1, 1, K + N]` or `[B, 1, N, K + N]`.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        known: Option<&[Tensor; 2]>,
+        mask: Option<&Tensor>,
+    ) -> Result<(Tensor, [Tensor; 2])> {
         let (batch, n, hidden) = x.size3()?;
         let head_dim = hidden / self.heads;
         let qkv = self.qkv.forward(x).f_view([batch, n, 3, self.heads, head_dim])?;
@@ -55,9 +62,15 @@ impl Attention {
             eps: EPS,
             q_scale: 1.0 / (head_dim as f64).sqrt(),
         };
-        let mixed = attend(elf_kernels::heads(&qkv, &how)?, batch, mask)?;
+        let Turned { q, k, v } = elf_kernels::heads(&qkv, &how)?;
+        let mixed = match known {
+            None => attend(&q, &k, &v, batch, mask)?,
+            Some([keys, values]) => {
+                attend(&q, &Tensor::f_cat(&[keys, &k], 1)?, &Tensor::f_cat(&[values, &v], 1)?, batch, mask)?
+            }
+        };
         let mixed = mixed.f_view([batch, self.heads, n, head_dim])?.f_transpose(1, 2)?;
-        Ok(self.proj.forward(&mixed.f_reshape([batch, n, hidden])?))
+        Ok((self.proj.forward(&mixed.f_reshape([batch, n, hidden])?), [k, v]))
     }
 }
 
@@ -70,18 +83,18 @@ pub(crate) fn keeps_scores(n: i64, precision: Precision, on_cpu: bool) -> bool {
     on_cpu && precision == Precision::Bf16 && n <= EXPLICIT_UP_TO
 }
 
-/// `softmax(q k^T) v`, all `[B * heads, N, head_dim]`, queries already scaled; `mask` is additive, `[B, 1, 1, N]` or
-/// `[B, 1, N, N]`.
-fn attend(Turned { q, k, v }: Turned, batch: i64, mask: Option<&Tensor>) -> Result<Tensor> {
+/// `softmax(q k^T) v` of queries `[B * heads, N, head_dim]`, already scaled, and keys and values `[B * heads, M, head_dim]`; `mask` is
+/// additive, `[B, 1, 1, M]` or `[B, 1, N, M]`.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: i64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (rows, n, head_dim) = q.size3()?;
-    let heads = rows / batch;
+    let (heads, m) = (rows / batch, k.size3()?.1);
     let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
-    if !keeps_scores(n, precision, q.device() == Device::Cpu) {
-        let by_row = |x: &Tensor| x.f_view([batch, heads, n, head_dim]);
+    if !keeps_scores(m, precision, q.device() == Device::Cpu) {
+        let by_row = |x: &Tensor| x.f_view([batch, heads, -1, head_dim]);
         let mixed = Tensor::f_scaled_dot_product_attention(
-            &by_row(&q)?,
-            &by_row(&k)?,
-            &by_row(&v)?,
+            &by_row(q)?,
+            &by_row(k)?,
+            &by_row(v)?,
             mask,
             0.0,
             false,
@@ -93,14 +106,14 @@ fn attend(Turned { q, k, v }: Turned, batch: i64, mask: Option<&Tensor>) -> Resu
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
     let weights = match mask {
         // What each token sees is its own affair: more than the kernel's masks say.
-        Some(mask) if mask.size()[2] == n && n > 1 => {
-            let scores = scores.f_view([batch, heads, n, n])?.f_add(mask)?.f_view([rows, n, n])?;
+        Some(mask) if mask.size()[2] > 1 => {
+            let scores = scores.f_view([batch, heads, n, m])?.f_add(mask)?.f_view([rows, n, m])?;
             elf_kernels::softmax(&scores, None)?
         }
         mask => {
-            let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_view([batch, n])).transpose()?;
+            let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_view([batch, m])).transpose()?;
             elf_kernels::softmax(&scores, mask.as_ref())?
         }
     };
-    Ok(weights.f_bmm(&v)?)
+    Ok(weights.f_bmm(v)?)
 }

@@ -13,7 +13,7 @@ const EPS: f64 = 1e-6;
 /// What all blocks of one pass share.
 pub(crate) struct Pass {
     pub(crate) rope: Rope,
-    /// Additive attention mask, `[B, 1, 1, N]` or `[B, 1, N, N]`.
+    /// Additive attention mask, `[B, 1, 1, M]` or `[B, 1, N, M]`, over M = N tokens or over those that are known besides.
     pub(crate) mask: Option<Tensor>,
     pub(crate) dropout_seed: Option<u64>,
 }
@@ -87,11 +87,21 @@ impl Block {
 
     /// `x` `[B, N, H]` to the same.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let attended = self.attn.forward(&self.norm1.forward(x), &pass.rope, pass.mask.as_ref())?;
+        Ok(self.forward_behind(x, pass, None)?.0)
+    }
+
+    /// As [`Block::forward`], behind tokens whose keys and values in this block are `known`; and the keys and values of `x` itself.
+    pub(crate) fn forward_behind(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        known: Option<&[Tensor; 2]>,
+    ) -> Result<(Tensor, [Tensor; 2])> {
+        let (attended, own) = self.attn.forward(&self.norm1.forward(x), &pass.rope, known, pass.mask.as_ref())?;
         let x = x + self.drop(attended, pass, 0)?;
         let gated = elf_kernels::swiglu(&self.w12.forward(&self.norm2.forward(&x)))?;
         let gated = self.drop(gated, pass, 1)?;
-        Ok(x + self.w3.forward(&gated))
+        Ok((x + self.w3.forward(&gated), own))
     }
 
     /// Dropout with a mask that depends on the pass's seed and this place alone.

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use elf_core::device::upload;
 use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{
-    Context, Error, Fans, Init, LearnedLatents, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy, Result,
-    TrunkInput, Weight,
+    Context, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy,
+    Result, TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -22,6 +22,7 @@ pub(crate) const LATENT_TABLE: &str = "latent_table";
 /// Which positions a sequence holds behind its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
+    prefix: i64,
     context: i64,
     first: i64,
     text: i64,
@@ -143,7 +144,7 @@ impl Elf {
                     let context = Tensor::f_arange(layout.context, wide)?;
                     let text = Tensor::f_arange_start(layout.first, layout.first + layout.text, wide)?;
                     let positions = Tensor::f_cat(&[context, text], 0)?;
-                    Rope::at(self.config.prefix_len(), &positions, self.config.head_dim(), device)
+                    Rope::at(layout.prefix, &positions, self.config.head_dim(), device)
                 })?;
                 *kept = Some((layout, rope.shallow_clone()));
                 Ok(rope)
@@ -189,7 +190,7 @@ impl Elf {
         if let Some(mask) = input.mask.filter(|m| m.size() != [b, s]) {
             return Err(wrong("mask", mask, format!("[{b}, {s}]")));
         }
-        if let Some(Context { latents, blocks, noisy_blocks, .. }) = input.context {
+        if let Some(Context { latents, blocks, noisy_blocks, memory, .. }) = input.context {
             let k = match latents.size()[..] {
                 [rows, k, channels] if (rows, channels) == (b, c) => k,
                 _ => return Err(wrong("context latents", latents, format!("[{b}, K, {c}]"))),
@@ -202,13 +203,17 @@ impl Elf {
             if input.mask.is_some() {
                 return Err(Error::Config("a mask and a context cannot go together".to_owned()));
             }
+            let behind = self.config.prefix_len() + s;
+            if let Some(memory) = memory.filter(|memory| memory.mask.size() != [b, 1, behind, k + behind]) {
+                return Err(wrong("the context's memory", &memory.mask, format!("[{b}, 1, {behind}, {}]", k + behind)));
+            }
         }
         Ok((b, s))
     }
 
-    /// An additive mask over prefix, context and text that says who sees whom, `[B, 1, P + K + S, P + K + S]`.
-    fn context_mask(&self, context: &Context, kind: Kind) -> Result<Tensor> {
-        let device = context.latents.device();
+    /// Who of prefix, context and text sees whom, `[B, P + K + S, P + K + S]`, bool: queries by keys.
+    fn seen(&self, context: &Context) -> Result<Tensor> {
+        let device = context.blocks.device();
         let (b, k) = context.blocks.size2()?;
         let (p, s) = (self.config.prefix_len(), context.noisy_blocks.size2()?.1);
         let all = |rows: i64, columns: i64, seen: bool| {
@@ -221,8 +226,7 @@ impl Elf {
         let of_clean = [all(k, p, false)?, clean_keys.f_le_tensor(&clean_queries)?, all(k, s, false)?];
         let of_noisy =
             [all(s, p, true)?, clean_keys.f_lt_tensor(&noisy_queries)?, noisy_keys.f_eq_tensor(&noisy_queries)?];
-        let seen = Tensor::f_cat(&[of_prefix, Tensor::f_cat(&of_clean, -1)?, Tensor::f_cat(&of_noisy, -1)?], 1)?;
-        additive(&seen, kind)?.f_unsqueeze(1).map_err(Into::into)
+        Ok(Tensor::f_cat(&[of_prefix, Tensor::f_cat(&of_clean, -1)?, Tensor::f_cat(&of_noisy, -1)?], 1)?)
     }
 
     /// An additive mask over prefix and text, `[B, 1, 1, P + S]`; the prefix is always seen.
@@ -256,19 +260,21 @@ impl Network for Elf {
 
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         let (b, s) = self.check_input(input)?;
-        let kind = self.policy.blocks.kind();
-        let (context, first) = match &input.context {
-            Some(context) => (context.latents.size3()?.1, context.first),
-            None => (0, 0),
+        let (kind, maps) = (self.policy.blocks.kind(), self.policy.latent_maps.kind());
+        let first = input.context.map_or(0, |context| context.first);
+        let memory = input.context.and_then(|context| context.memory);
+        // What stands before the text in the same pass: nothing, unless it must be worked out.
+        let context = input.context.filter(|_| memory.is_none());
+        let k = context.map_or(0, |context| context.latents.size()[1]);
+        let mask = match (memory, &context) {
+            (Some(memory), _) => Some(memory.mask.shallow_clone()),
+            (None, Some(context)) => Some(additive(&self.seen(context)?, kind)?.f_unsqueeze(1)?),
+            (None, None) => input.mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
         };
-        let rope = self.rope(Layout { context, first, text: s }, input.z.device())?;
-        let mask = match (&input.context, input.mask) {
-            (Some(context), _) => Some(self.context_mask(context, kind)?),
-            (None, mask) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
-        };
+        let rope =
+            self.rope(Layout { prefix: self.config.prefix_len(), context: k, first, text: s }, input.z.device())?;
         let pass = Pass { rope, mask, dropout_seed: input.dropout_seed };
-        let maps = self.policy.latent_maps.kind();
-        let text = match &input.context {
+        let text = match &context {
             None => self.latents.forward(input.z, input.x_prev, maps),
             // The estimate of what is clean is the same again, as on the positions of a condition.
             Some(Context { latents, .. }) => {
@@ -279,13 +285,41 @@ impl Network for Elf {
         }
         .to_kind(kind);
         let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
-        for block in &self.blocks {
-            x = match self.recompute && x.requires_grad() {
-                true => block.forward_kept_short(&x, &pass)?,
-                false => block.forward(&x, &pass)?,
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = match memory {
+                Some(memory) => block.forward_behind(&x, &pass, memory.layers.get(i))?.0,
+                None if self.recompute && x.requires_grad() => block.forward_kept_short(&x, &pass)?,
+                None => block.forward(&x, &pass)?,
             };
         }
-        Ok(x.f_narrow(1, self.config.prefix_len() + context, s)?)
+        Ok(x.f_narrow(1, self.config.prefix_len() + k, s)?)
+    }
+
+    fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
+        let (kind, device) = (self.policy.blocks.kind(), context.latents.device());
+        let (p, k, s) = (self.config.prefix_len(), context.latents.size3()?.1, context.noisy_blocks.size2()?.1);
+        tch::no_grad(|| {
+            let seen = self.seen(context)?;
+            // In a pass behind it, the context comes before the prefix.
+            let range = |from: i64, until: i64| Tensor::f_arange_start(from, until, (Kind::Int64, device));
+            let (clean, prefix, text) = (range(p, p + k)?, range(0, p)?, range(p + k, p + k + s)?);
+            let queries = Tensor::f_cat(&[&prefix, &text], 0)?;
+            let keys = Tensor::f_cat(&[&clean, &prefix, &text], 0)?;
+            let behind = additive(&seen.f_index_select(1, &queries)?.f_index_select(2, &keys)?, kind)?;
+            let own = additive(&seen.f_narrow(1, p, k)?.f_narrow(2, p, k)?, kind)?;
+
+            let rope = self.rope(Layout { prefix: 0, context: k, first: 0, text: 0 }, device)?;
+            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout_seed: None };
+            let x_prev = self_conditioned.then_some(context.latents);
+            let mut x = self.latents.forward(context.latents, x_prev, self.policy.latent_maps.kind()).to_kind(kind);
+            let mut layers = Vec::with_capacity(self.blocks.len());
+            for block in &self.blocks {
+                let (next, own) = block.forward_behind(&x, &pass, None)?;
+                x = next;
+                layers.push(own);
+            }
+            Ok(Some(Memory { layers, mask: behind.f_unsqueeze(1)? }))
+        })
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! What a trainer needs of a network and its loss, whatever the loss is a function of.
 
-use elf_core::{LearnedLatents, Network, NetworkShape, Noise, ParamSet, TokenNetwork, TrunkInput};
+use elf_core::{Context, LearnedLatents, Memory, Network, NetworkShape, Noise, ParamSet, TokenNetwork, TrunkInput};
 use elf_flow::tokens::{TokenBatch, TokenObjective};
 use elf_flow::{LatentBatch, Loss, Objective};
 use tch::{Device, Tensor};
@@ -148,6 +148,10 @@ impl<N: Network> Network for WithoutDropout<'_, N> {
 
     fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
         self.0.trunk(&TrunkInput { dropout_seed: None, ..*input })
+    }
+
+    fn remember(&self, context: &Context, self_conditioned: bool) -> elf_core::Result<Option<Memory>> {
+        self.0.remember(context, self_conditioned)
     }
 
     fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
