@@ -226,6 +226,7 @@ fn a_row_is_learned_behind_itself() {
         loss(&objective, &net, &batch);
         // The last pass is the one with a gradient, of all rows.
         let [latents, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
+        // One row has no condition, so that every block is learned from.
         assert!(blocks.equal(&noisy_blocks));
         // Rows come in another order; their latents tell which is which.
         for row in 0..4 {
@@ -245,6 +246,77 @@ fn a_row_is_learned_behind_itself() {
     // Without blocks there is no context.
     loss(&ElfObjective::default(), &net, &batch(false));
     assert!(net.seen.take().is_empty());
+}
+
+/// Draws that are the same for the same row and position, however long rows are.
+struct ByPosition;
+
+impl Noise for ByPosition {
+    fn normal(&mut self, name: &str, shape: &[i64]) -> elf_core::Result<Tensor> {
+        let mut wide = shape.to_vec();
+        if shape.len() > 1 {
+            wide[1] = 4 * S;
+        }
+        let all = draws(wide[0], name.len() as u64).normal("by position", &wide)?;
+        Ok(if shape.len() > 1 { all.narrow(1, 0, shape[1]) } else { all })
+    }
+
+    fn uniform(&mut self, name: &str, shape: &[i64]) -> elf_core::Result<Tensor> {
+        draws(shape[0], name.len() as u64).uniform(name, shape)
+    }
+
+    fn coins(&mut self, name: &str, rows: usize) -> elf_core::Result<Vec<f64>> {
+        draws(rows as i64, name.len() as u64).coins(name, rows)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Rows are noisy from the first block that is learned from to the last; what is left out changes neither the loss nor its gradient.
+    #[test]
+    fn only_what_is_learned_from_is_computed(size in 1i64..5, conditions in 0i64..4, more in 0i64..6, decoder_prob in 0.0..1.0) {
+        let plain = batch(false);
+        let given = Tensor::from_slice(&[conditions, conditions + 1, conditions, conditions + 2]).unsqueeze(-1);
+        let positions = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let condition = positions.lt_tensor(&given).to_kind(Kind::Float);
+        let batch = LatentBatch { loss_mask: 1.0 - &condition, condition: Some(condition), ..plain };
+        // The same rows, filled up with what carries no loss.
+        let longer = |x: &Tensor, with: f64| {
+            let mut shape = x.size();
+            shape[1] = more;
+            Tensor::cat(&[x, &Tensor::full(&shape[..], with, (x.kind(), Device::Cpu))], 1)
+        };
+        let filled = LatentBatch {
+            latents: longer(&batch.latents, 0.7),
+            ids: longer(&batch.ids, 1.0),
+            loss_mask: longer(&batch.loss_mask, 0.0),
+            condition: batch.condition.as_ref().map(|mask| longer(mask, 0.0)),
+            dropped: Vec::new(),
+        };
+        let net = Watched { net: network(), seen: RefCell::default() };
+        net.params().set_requires_grad(true);
+        let objective = ElfObjective { block_size: Some(size), decoder_prob, ..ElfObjective::default() };
+        let learned = |batch: &LatentBatch| {
+            net.params().zero_grad();
+            let loss = objective.loss(&net, batch, &mut ByPosition).unwrap();
+            loss.mean().backward();
+            let gradients: Vec<Tensor> =
+                net.params().iter().map(|(_, p)| p.tensor.grad()).filter(Tensor::defined).map(|g| g.reshape([-1])).collect();
+            let [_, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
+            (loss.mean().double_value(&[]), Tensor::cat(&gradients, 0), blocks.size()[1], noisy_blocks.size()[1])
+        };
+        let (loss, gradient, clean, noisy) = learned(&batch);
+        prop_assert_eq!((clean, noisy), (S, S - conditions / size * size));
+        let (same_loss, same_gradient, clean, noisy) = learned(&filled);
+        // A block that the filling reaches into is there as a whole.
+        let end = ((S + size - 1) / size * size).min(S + more);
+        prop_assert_eq!((clean, noisy), (end, end - conditions / size * size));
+        if end == S {
+            prop_assert!((loss - same_loss).abs() < 1e-5 * loss.abs().max(1.0), "{} {}", loss, same_loss);
+            prop_assert!(gradient.allclose(&same_gradient, 1e-3, 1e-5, false));
+        }
+    }
 }
 
 /// A condition counts wherever the blocks lie, unless it is dropped.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,19 +22,38 @@ pub fn spinner() -> ProgressBar {
     spinner
 }
 
-/// A flag that Ctrl-C (or a termination signal) sets; the second one ends the program at once.
+/// Signals that come closer together than this are one: a batch system that ends a job signals each of its processes, and a launcher among
+/// them passes its own on.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
+/// A flag that Ctrl-C (or a termination signal) sets; another one, later, ends the program at once.
 ///
 /// # Errors
 /// If the system refuses the handler.
 pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+    let mut first = None;
+    ctrlc::set_handler(move || match first {
+        None => {
+            first = Some(Instant::now());
+            flag.store(true, Ordering::SeqCst);
+            eprintln!("\nstopping: the work in hand is finished and saved; press Ctrl-C again to end at once");
         }
-        eprintln!("\nstopping: the work in hand is finished and saved; press Ctrl-C again to end at once");
+        Some(first) if first.elapsed() < ONE_SIGNAL => {}
+        Some(_) => end_at_once(),
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(stop)
+}
+
+/// Without running what a library wants run at a program's end: its threads are still at work on what would be torn down.
+fn end_at_once() -> ! {
+    #[cfg(unix)]
+    // SAFETY: it ends the process and touches nothing of it.
+    unsafe {
+        libc::_exit(130)
+    };
+    #[cfg(not(unix))]
+    std::process::exit(130)
 }

@@ -163,6 +163,7 @@ impl Observer for TrainingLog {
             }
             line.insert("grad_norm".into(), json!(step.grad_norm));
             line.insert("lr".into(), json!(step.lr));
+            line.insert("positions".into(), json!(self.window.positions));
             line.insert("positions_per_s".into(), json!(self.window.rate()));
             line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
             self.write(Value::Object(line));

@@ -64,7 +64,11 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     type Objective = O;
 
     fn batch(&self, batch: &Batch) -> Result<LatentBatch> {
-        self.latents.encode(batch)
+        match self.plan.objective.block_size {
+            // No block sees what stands behind it, and what fills a row up stands behind everything.
+            Some(_) => self.latents.encode(&batch.clone().trimmed()),
+            None => self.latents.encode(batch),
+        }
     }
 
     fn texts(&self, net: &Elf, comm: &dyn Comm, requests: &[TextRequest]) -> Result<Vec<(String, Vec<GeneratedText>)>> {
@@ -106,10 +110,14 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
     pub fn start(plan: &RunPlan, materials: &Materials, subject: &'a S, share: Share, from: Cursor) -> Result<Self> {
         let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
         let rows = materials.train.len();
-        let order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
+        let collator = collator(plan, &materials.tokenizer)?;
+        let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
+        if plan.config.group_by_length {
+            order = order.grouped_by_length(materials.train.lengths(collator.config())?.into())?;
+        }
         let loader = Loader::start(
             Arc::clone(&materials.train),
-            collator(plan, &materials.tokenizer)?,
+            collator,
             order,
             from,
             LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() },

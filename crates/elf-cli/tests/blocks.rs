@@ -2,7 +2,9 @@
 
 mod tiny_run;
 
-use serde_json::Value;
+use std::fs;
+
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tiny_run::{Materials, Ran, elf, json_lines, run, within};
 
@@ -33,7 +35,7 @@ fn texts_are_written_in_blocks_and_do_not_depend_on_what_stands_beside_them() {
     let exported = within(&folder, "exported");
     run(elf(&["export", &model, &exported, "--dtype", "f32", "--encoder", &materials.path("encoder")])).well();
     assert_eq!(texts, sample(&folder, &exported, &["--num", "5"]).0, "an exported model writes as its run does");
-    let card = std::fs::read_to_string(format!("{exported}/README.md")).unwrap();
+    let card = fs::read_to_string(format!("{exported}/README.md")).unwrap();
     assert!(card.contains("blocks of 3 tokens"), "{card}");
 }
 
@@ -52,6 +54,33 @@ fn translations_are_written_in_blocks_behind_their_conditions() {
 }
 
 #[test]
+fn rows_of_like_length_are_learned_together() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (corpus, shards) = (within(&folder, "corpus.jsonl"), within(&folder, "shards"));
+    let words = ["A", "dog", "meets", "the", "old", "king", "the", "tree"];
+    let line = |row: usize| format!("{}\n", json!({ "text": words[..1 + row % 8].join(" ") }));
+    fs::write(&corpus, (0..96).map(line).collect::<String>()).unwrap();
+    let prepare = ["data", "prepare", "--input", &corpus, "--target-column", "text", "--eos-target", "--tokenizer"];
+    run(elf(&[&prepare[..], &[&materials.path("tokenizer"), "--output", &shards]].concat())).well();
+    let data = format!("data_path={shards}");
+    // Positions of one pass, 12 batches.
+    let positions = |name: &str, more: &[&str]| -> u64 {
+        let model = within(&folder, name);
+        let settings = [&data, "block_size=3", "causal_latents=true", "max_steps=12", "log_freq=12"];
+        materials.train(&model, &[&settings[..], more].concat()).well();
+        let lines = json_lines(&format!("{model}/metrics.jsonl"));
+        let line = lines.iter().find(|line| line["step"] == 12).unwrap();
+        assert!(line["loss"].as_f64().is_some_and(f64::is_finite), "{line}");
+        line["positions"].as_u64().unwrap()
+    };
+    let filled = positions("filled", &["pad_token=eos"]);
+    let cut = positions("cut", &["pad_token=pad"]);
+    let grouped = positions("grouped", &["pad_token=pad", "group_by_length=true"]);
+    assert_eq!(filled, 96 * 12);
+    assert!(filled > cut && 4 * cut > 5 * grouped, "{filled} {cut} {grouped}");
+}
+
+#[test]
 fn what_blocks_cannot_do_is_said_in_one_line() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let (model, other) = (within(&folder, "run"), within(&folder, "other"));
@@ -60,6 +89,9 @@ fn what_blocks_cannot_do_is_said_in_one_line() {
     for key in ["causal_latents=true", "decoder_clean_condition=true"] {
         materials.train(&other, &["objective=mdlm", key]).badly(&[key.split('=').next().unwrap(), "objective elf"]);
     }
+    materials.train(&other, &["group_by_length=true"]).badly(&["group_by_length", "block_size"]);
+    let learned = [&BLOCKS[..], &["group_by_length=true", "pad_token=eos"]].concat();
+    materials.train(&other, &learned).badly(&["group_by_length", "pad_token: pad"]);
     materials.train(&model, &BLOCKS).well();
     let shards = materials.path("shards");
     run(elf(&["probe", &model, "--data", &shards, "--device", "cpu"])).badly(&["block_size"]);

@@ -220,6 +220,15 @@ fn an_interrupted_launch_saves_and_a_killed_one_leaves_nothing() {
     assert_eq!(code, Some(130), "{log}");
     assert!(log.contains("interrupted; run the same command again") && errors(&log).is_empty(), "{log}");
 
+    // A batch system signals every process of a job, beside what the launcher passes on.
+    let run = Launched::start(2, "30");
+    for process in [run.ranks[0], run.ranks[1], run.child.id()] {
+        run.signal("-TERM", process);
+    }
+    let (code, log) = run.end();
+    assert_eq!(code, Some(130), "{log}");
+    assert!(log.contains("interrupted; run the same command again") && errors(&log).is_empty(), "{log}");
+
     let run = Launched::start(2, "30");
     run.signal("-KILL", run.child.id());
     let (code, _) = run.end();

@@ -178,6 +178,19 @@ impl Batch {
         self.square_mask(&self.label_drop)
     }
 
+    /// The same batch without the positions that are filling in all rows, if filling carries no loss. For models in which no token sees
+    /// what stands behind it, this changes nothing but the cost; others learn that texts stand in rows of a fixed length.
+    #[must_use]
+    pub fn trimmed(self) -> Self {
+        let longest = self.valid_len.iter().copied().max().unwrap_or(0).max(1);
+        if self.pad_token == PadToken::Eos || longest >= self.seq_len {
+            return self;
+        }
+        let rows = self.input_ids.chunks_exact(self.seq_len);
+        let input_ids = rows.flat_map(|row| &row[..longest]).copied().collect();
+        Self { seq_len: longest, input_ids, ..self }
+    }
+
     /// Number of ids that are not filling.
     pub fn tokens(&self) -> usize {
         self.valid_len.iter().sum()

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::carried::CarriedText;
+use crate::collate::CollateConfig;
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
 use crate::evaluation::EvaluationPair;
@@ -366,6 +367,33 @@ impl Dataset {
         }
     }
 
+    /// Tokens of each row as `config` cuts it, condition included and filling not: what [`Batch::valid_len`](crate::Batch::valid_len) will
+    /// say. Reads all rows once.
+    ///
+    /// # Errors
+    /// If conditions are wanted and there are none, or a row cannot be read.
+    pub fn lengths(&self, config: CollateConfig) -> Result<Vec<u32>> {
+        if config.max_input_length.is_some() && !self.conditional {
+            return Err(Error::NoCondition);
+        }
+        let cut = |target: usize, condition: Option<usize>| {
+            let condition = config.max_input_length.map_or(0, |most| condition.unwrap_or(0).min(most));
+            (condition + target.min(config.max_length.saturating_sub(condition))) as u32
+        };
+        if let Store::Memory { input, condition } = &self.store {
+            return Ok((0..self.rows)
+                .map(|row| cut(input.len_of(row), condition.as_ref().map(|c| c.len_of(row))))
+                .collect());
+        }
+        let mut lengths = Vec::with_capacity(self.rows);
+        self.for_each_group(|group| {
+            let RowGroup { input, condition } = &group;
+            lengths
+                .extend((0..input.len()).map(|i| cut(input.row(i).len(), condition.as_ref().map(|c| c.row(i).len()))));
+        })?;
+        Ok(lengths)
+    }
+
     /// Visits all row groups in order, a few at a time decoded on all cores.
     pub(crate) fn for_each_group(&self, mut visit: impl FnMut(RowGroup)) -> Result<()> {
         for some in self.groups.chunks(2 * rayon::current_num_threads()) {
@@ -451,9 +479,17 @@ impl Compact {
         self.ends.push(len as u64);
     }
 
-    fn row(&self, row: usize) -> Vec<i32> {
+    fn range(&self, row: usize) -> Range<usize> {
         let begin = if row == 0 { 0 } else { self.ends[row - 1] as usize };
-        let range = begin..self.ends[row] as usize;
+        begin..self.ends[row] as usize
+    }
+
+    fn len_of(&self, row: usize) -> usize {
+        self.range(row).len()
+    }
+
+    fn row(&self, row: usize) -> Vec<i32> {
+        let range = self.range(row);
         match &self.ids {
             CompactIds::U16(ids) => ids[range].iter().map(|&id| i32::from(id)).collect(),
             CompactIds::I32(ids) => ids[range].to_vec(),

@@ -5,6 +5,8 @@
 //! r + 2 world and so on. So a run may go on with another number of ranks and every step still sees the same rows.
 //! What is left at an epoch's end and does not fill a global batch is dropped; as every epoch is shuffled anew, those are other
 //! rows each time.
+//!
+//! Rows of like length may be put into the same batch ([`Order::grouped_by_length`]), for those who cut batches to their longest row.
 
 use std::sync::Arc;
 
@@ -64,7 +66,12 @@ pub struct Order {
     share: Share,
     // The permutation of one epoch, 4 bytes per row (40 MB for ten million), so that each is computed once.
     current: Option<(u64, EpochOrder)>,
+    lengths: Option<Arc<[u32]>>,
 }
+
+/// Global batches whose rows are sorted by length among one another: many enough that rows of a batch are of like length, few enough
+/// that what is in a batch with what is left to chance.
+const GROUPED_BATCHES: usize = 64;
 
 impl Order {
     /// Checks that rows, batch sizes and ranks fit together.
@@ -96,7 +103,23 @@ impl Order {
                 "a global batch of {global_batch} cannot be shared evenly by {world} ranks with micro-batches of {micro_batch}"
             ));
         }
-        Ok(Self { config, share, current: None })
+        Ok(Self { config, share, current: None, lengths: None })
+    }
+
+    /// Puts rows of like length into the same global batch: of every 64 global batches of the shuffled order the rows are sorted by
+    /// length, and then all global batches are shuffled. Each epoch still takes the same rows, each once.
+    ///
+    /// # Errors
+    /// If `lengths` is not of as many rows.
+    pub fn grouped_by_length(self, lengths: Arc<[u32]>) -> Result<Self> {
+        if lengths.len() != self.config.rows {
+            return Err(Error::Config(format!(
+                "there are {} lengths for the {} rows of the data",
+                lengths.len(),
+                self.config.rows
+            )));
+        }
+        Ok(Self { lengths: Some(lengths), current: None, ..self })
     }
 
     /// The settings.
@@ -130,7 +153,12 @@ impl Order {
         match &self.current {
             Some((of, order)) if *of == epoch => order.clone(),
             _ => {
-                let order: EpochOrder = permutation(self.config.seed, epoch, self.config.rows).into();
+                let OrderConfig { seed, rows, global_batch } = self.config;
+                let mut order = permutation(seed, epoch, rows);
+                if let Some(lengths) = &self.lengths {
+                    order = grouped(order, lengths, global_batch, seed, epoch);
+                }
+                let order: EpochOrder = order.into();
                 self.current = Some((epoch, order.clone()));
                 order
             }
@@ -173,15 +201,45 @@ impl Order {
 /// Fisher-Yates on ChaCha8. Written out here rather than taken from a library, because a library may change its way between
 /// versions, and a checkpoint must go on with the same order after an update.
 fn permutation(seed: u64, epoch: u64, rows: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..rows as u32).collect();
+    shuffle(&mut order, &mut generator(seed, epoch, Purpose::Rows));
+    order
+}
+
+/// What is shuffled; each has random numbers of its own.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Rows = 0,
+    GroupedBatches = 1,
+}
+
+fn generator(seed: u64, epoch: u64, purpose: Purpose) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8] = purpose as u8;
     let mut rng = ChaCha8Rng::from_seed(key);
     rng.set_stream(epoch);
-    let mut order: Vec<u32> = (0..rows as u32).collect();
-    for i in (1..rows).rev() {
+    rng
+}
+
+fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
+    for i in (1..items.len()).rev() {
         // The high half of a 64-bit product maps a random number to 0..=i; the bias is below 2^-32.
         let j = (u128::from(rng.next_u64()) * (i as u128 + 1)) >> 64;
-        order.swap(i, j as usize);
+        items.swap(i, j as usize);
     }
+}
+
+/// The same order with rows of like length in the same global batch. What does not fill a global batch stays at the end.
+fn grouped(mut order: Vec<u32>, lengths: &[u32], global_batch: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    let left = order.split_off(order.len() / global_batch * global_batch);
+    for window in order.chunks_mut(GROUPED_BATCHES.saturating_mul(global_batch)) {
+        // A stable sort: rows of equal length stay in the order of the shuffle.
+        window.sort_by_key(|&row| lengths[row as usize]);
+    }
+    let mut batches: Vec<&[u32]> = order.chunks(global_batch).collect();
+    shuffle(&mut batches, &mut generator(seed, epoch, Purpose::GroupedBatches));
+    let mut order = batches.concat();
+    order.extend(left);
     order
 }

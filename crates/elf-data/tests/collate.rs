@@ -2,7 +2,7 @@
 
 mod support;
 
-use elf_data::{Batch, CollateConfig, Collator, Error, Example, PadToken, is_label_dropped};
+use elf_data::{Batch, CollateConfig, Collator, Dataset, Error, Example, PadToken, is_label_dropped};
 use proptest::prelude::*;
 use support::t5;
 
@@ -41,6 +41,25 @@ proptest! {
             prop_assert_eq!(&batch.input_ids[row * max_length..][..max_length], expected);
         }
         check_masks(&batch)?;
+    }
+
+    #[test]
+    fn trimming_loses_nothing_but_filling(examples in examples(), input in prop::option::of(1..10usize), eos in any::<bool>()) {
+        let pad_token = if eos { PadToken::Eos } else { PadToken::Pad };
+        let collator = collator(16, input, pad_token).unwrap();
+        let batch = collator.collate(&examples).unwrap();
+        let lengths: Vec<u32> = batch.valid_len.iter().map(|&n| n as u32).collect();
+        if !examples.is_empty() {
+            prop_assert_eq!(&Dataset::from_examples(&examples).unwrap().lengths(collator.config()).unwrap(), &lengths);
+        }
+        let trimmed = batch.clone().trimmed();
+        let longest = lengths.iter().copied().max().unwrap_or(0).max(1) as usize;
+        prop_assert_eq!(trimmed.seq_len, if eos { 16 } else { longest });
+        prop_assert_eq!(ones(&trimmed.loss_mask()), ones(&batch.loss_mask()));
+        prop_assert_eq!(trimmed.tokens(), batch.tokens());
+        for (short, long) in trimmed.input_ids.chunks(trimmed.seq_len).zip(batch.input_ids.chunks(16)) {
+            prop_assert_eq!(short, &long[..trimmed.seq_len]);
+        }
     }
 }
 

@@ -53,6 +53,16 @@ fn take(loader: &mut Loader, n: usize) -> Vec<Loaded> {
 }
 
 #[test]
+fn lengths_are_the_same_from_disk_and_from_memory() {
+    let corpus = Corpus::prepare();
+    let lengths = |memory_limit| corpus.dataset(memory_limit).lengths(collator().config()).unwrap();
+    assert_eq!(lengths(0), lengths(u64::MAX));
+    assert_eq!(lengths(0).len(), corpus.dataset(0).len());
+    let conditional = CollateConfig { max_input_length: Some(4), ..collator().config() };
+    assert!(matches!(corpus.dataset(0).lengths(conditional), Err(Error::NoCondition)));
+}
+
+#[test]
 fn batches_are_those_of_the_order_over_epochs() {
     let corpus = Corpus::prepare();
     let (dataset, mut order, mut at) = (corpus.dataset(0), corpus.order(1, 2), Cursor::default());

@@ -88,6 +88,48 @@ proptest! {
     }
 }
 
+proptest! {
+    /// The same rows in each epoch, in batches whose rows differ in length no more than the sorting lets them.
+    #[test]
+    fn grouping_by_length_keeps_the_rows((seed, rows, world, micro, global) in settings(), epoch in 0..3u64, kinds in 1..50u32) {
+        let lengths: Vec<u32> = (0..rows as u32).map(|row| row * 7 % kinds).collect();
+        let mut plain = order(seed, rows, global, 0, world, micro);
+        let mut grouped = plain.clone().grouped_by_length(lengths.clone().into()).unwrap();
+        let used = rows / global * global;
+        let (plain, grouped) = (plain.epoch_order(epoch), grouped.epoch_order(epoch));
+        let sorted = |rows: &[u32]| {
+            let mut rows = rows.to_vec();
+            rows.sort_unstable();
+            rows
+        };
+        prop_assert_eq!(sorted(&plain[..used]), sorted(&grouped[..used]));
+        prop_assert_eq!(&plain[used..], &grouped[used..]);
+        // With fewer than 64 batches they are all sorted together, so their ranges of lengths do not overlap.
+        let mut ranges: Vec<(u32, u32)> = grouped[..used]
+            .chunks(global)
+            .map(|batch| {
+                let of = batch.iter().map(|&row| lengths[row as usize]);
+                (of.clone().min().unwrap(), of.max().unwrap())
+            })
+            .collect();
+        ranges.sort_unstable();
+        prop_assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+    }
+}
+
+#[test]
+fn grouped_batches_come_in_no_order_of_length() {
+    let lengths: Vec<u32> = (0..1000).collect();
+    let mut grouped = order(1, 1000, 10, 0, 1, 10).grouped_by_length(lengths.into()).unwrap();
+    let first_rows = |order: &[u32]| order.chunks(10).map(|batch| batch[0]).collect::<Vec<_>>();
+    let (epoch_0, epoch_1) = (first_rows(&grouped.epoch_order(0)), first_rows(&grouped.epoch_order(1)));
+    assert!(!epoch_0.is_sorted() && epoch_0 != epoch_1);
+    let later = |rows: &[u32]| rows.windows(2).filter(|pair| pair[0] < pair[1]).count();
+    assert!((30..70).contains(&later(&epoch_0)), "as often longer as shorter than the one before");
+    let error = order(1, 20, 5, 0, 1, 5).grouped_by_length(vec![1; 19].into()).unwrap_err().to_string();
+    assert!(error.contains("19 lengths for the 20 rows"), "{error}");
+}
+
 #[test]
 fn epochs_and_seeds_differ_and_never_change() {
     let mut first = order(1, 20, 5, 0, 1, 5);

@@ -8,6 +8,7 @@
 //! Block k holds the positions from k times the block size on; a row's condition belongs to no block and is seen by all of them.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use elf_core::device::upload;
 use elf_core::{Context, Memory, Network, Noise, Result as CoreResult, TrunkInput};
@@ -40,7 +41,7 @@ fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -
 }
 
 /// The block of each position of a training batch's rows in the order `rows`, `[B, S]`, i64, on `device`.
-pub(crate) fn of_batch(batch: &LatentBatch, size: i64, rows: &Tensor, device: Device) -> Result<Tensor> {
+fn of_batch(batch: &LatentBatch, size: i64, rows: &Tensor, device: Device) -> Result<Tensor> {
     let (b, s, _) = batch.sizes()?;
     let given = match &batch.condition {
         Some(condition) => Some(upload(&condition.f_index_select(0, rows)?.f_eq(1.0)?, device)?),
@@ -49,12 +50,47 @@ pub(crate) fn of_batch(batch: &LatentBatch, size: i64, rows: &Tensor, device: De
     labels([b, s], size, given.as_ref(), device)
 }
 
-/// The first `rows` rows of a training batch as their own context.
-pub(crate) fn narrowed(latents: &Tensor, blocks: &Tensor, rows: i64) -> Result<(Tensor, Tensor)> {
-    Ok((latents.f_narrow(0, 0, rows)?, blocks.f_narrow(0, 0, rows)?))
+/// A training batch's rows as their own context.
+pub(crate) struct OwnContext {
+    /// Of all rows, what stands before the last noisy token.
+    standing: Standing,
+    /// The positions that are there as noisy tokens: whole blocks, from the first to the last in which any row has loss. What comes before is a condition
+    /// in all rows, and what comes after is seen by none that counts.
+    pub(crate) noisy: Range<i64>,
 }
 
-/// What stands when a block is written.
+impl OwnContext {
+    /// Of the rows' clean latents `x0` `[B, S, C]`, in the order `rows`.
+    pub(crate) fn new(batch: &LatentBatch, size: i64, rows: &Tensor, x0: &Tensor) -> Result<Self> {
+        let (_, s, _) = batch.sizes()?;
+        let blocks = of_batch(batch, size, rows, x0.device())?;
+        let counts = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.f_to_device(Device::Cpu)?;
+        let counts: Vec<bool> = counts.try_into()?;
+        let first = counts.iter().position(|&counts| counts).map_or(0, |at| at as i64 / size * size);
+        let last = counts.iter().rposition(|&counts| counts).map_or(s, |at| (at as i64 / size + 1) * size).min(s);
+        let standing = Standing {
+            latents: x0.f_narrow(1, 0, last)?,
+            noisy_blocks: blocks.f_narrow(1, first, last - first)?,
+            blocks: blocks.f_narrow(1, 0, last)?,
+            first,
+        };
+        Ok(Self { standing, noisy: first..last })
+    }
+
+    /// The first `rows` rows.
+    pub(crate) fn of(&self, rows: i64) -> Result<Standing> {
+        let Standing { latents, blocks, noisy_blocks, first } = &self.standing;
+        let narrow = |x: &Tensor| x.f_narrow(0, 0, rows);
+        Ok(Standing {
+            latents: narrow(latents)?,
+            blocks: narrow(blocks)?,
+            noisy_blocks: narrow(noisy_blocks)?,
+            first: *first,
+        })
+    }
+}
+
+/// What stands when something is written.
 #[derive(Debug)]
 pub(crate) struct Standing {
     /// `[B, K, C]`.
@@ -67,7 +103,8 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    fn context(&self) -> Context<'_> {
+    /// What a network is told of it.
+    pub(crate) fn context(&self) -> Context<'_> {
         let Self { latents, blocks, noisy_blocks, first } = self;
         Context { latents, blocks, noisy_blocks, first: *first, memory: None }
     }

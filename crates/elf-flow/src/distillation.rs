@@ -292,7 +292,7 @@ impl Objective for DistillObjective<'_> {
             sum = &sum + l2;
         }
         if d > 0 {
-            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &share)?;
+            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, &batch.ids, &plan, &share)?;
             let weights = share.f_narrow(0, n, d)?.f_reshape([-1])?.f_index_select(0, &places)?;
             let ce = net.cross_entropy_sum(&hidden, &ids, Some(&upload(&weights, device)?))?;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });

@@ -1,11 +1,11 @@
 //! Training losses as functions of a network, a batch, and explicit draws.
 
 use elf_core::device::upload;
-use elf_core::{Context, Network, Noise, TrunkInput};
+use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::blocks;
+use crate::blocks::{OwnContext, Standing};
 use crate::{Error, GuidanceLaw, LatentBatch, LogitNormal, Path, Result, TimeLaw};
 
 /// A named part of a loss, for logs.
@@ -242,11 +242,6 @@ pub(crate) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
     x * (1.0 - condition) + clean * condition
 }
 
-/// Clean latents `[B, S, C]` and their blocks `[B, S]` as the context of the same rows, noisy.
-fn own_context((latents, blocks): &(Tensor, Tensor)) -> Context<'_> {
-    Context { latents, blocks, noisy_blocks: blocks, first: 0, memory: None }
-}
-
 /// Seeds for dropout, one a pass, if the network uses any.
 pub(crate) fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
     if !net.shape().stochastic {
@@ -267,13 +262,13 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    /// From the decode rows' hidden states `[d, S, H]` and what is not 0 in a mask `[B, S]` in the plan's order.
-    pub(crate) fn of(hidden: &Tensor, batch: &LatentBatch, plan: &RowPlan, mask: &Tensor) -> Result<Self> {
+    /// From the decode rows' hidden states `[d, S, H]`, the batch's `ids` `[B, S]` and what is not 0 in a mask `[B, S]` in the plan's order.
+    pub(crate) fn of(hidden: &Tensor, ids: &Tensor, plan: &RowPlan, mask: &Tensor) -> Result<Self> {
         let (d, s, _) = hidden.size3()?;
         let device = hidden.device();
         let places = mask.f_narrow(0, plan.denoise, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
         let rows = Tensor::f_from_slice(&plan.order[plan.denoise as usize..])?;
-        let ids = batch.ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
+        let ids = ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
         let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &upload(&places, device)?)?;
         Ok(Self { hidden, ids: upload(&ids, device)?, places })
     }
@@ -319,9 +314,17 @@ impl Objective for ElfObjective {
         };
         let t3 = t.f_view([-1, 1, 1])?;
         let order = Tensor::f_from_slice(&plan.order)?;
-        let blocks = self.block_size.map(|size| blocks::of_batch(batch, size, &order, device)).transpose()?;
-        // The first `rows` rows as their own context, where texts are written in blocks.
-        let context = |rows: i64| blocks.as_ref().map(|blocks| blocks::narrowed(&x0, blocks, rows)).transpose();
+        // Where texts are written in blocks, each row stands beside itself, clean ...
+        let behind = match self.block_size {
+            Some(size) => Some(OwnContext::new(batch, size, &order, &x0)?),
+            None => None,
+        };
+        let context = |rows: i64| behind.as_ref().map(|behind| behind.of(rows)).transpose();
+        // ... and noisy no further than it is learned from.
+        let noisy = behind.as_ref().map_or(0..s, |behind| behind.noisy.clone());
+        let learned = |x: &Tensor| x.f_narrow(1, noisy.start, noisy.end - noisy.start);
+        let (x0, z, condition) = (learned(&x0)?, learned(&z)?, condition.as_ref().map(learned).transpose()?);
+        let s = noisy.end - noisy.start;
 
         // The previous estimate: clean on the condition positions of denoise rows, 0 elsewhere ...
         let mut x_prev = None;
@@ -342,7 +345,7 @@ impl Objective for ElfObjective {
                     let (z, x_prev, t, w) =
                         (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                     let context = context(u)?;
-                    let context = context.as_ref().map(own_context);
+                    let context = context.as_ref().map(Standing::context);
                     let input =
                         TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), context, ..TrunkInput::new(&z, &t) };
                     let t3 = t3.f_narrow(0, 0, u)?;
@@ -361,12 +364,12 @@ impl Objective for ElfObjective {
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
-            context: own.as_ref().map(own_context),
+            context: own.as_ref().map(Standing::context),
             ..TrunkInput::new(&z, &t)
         };
         let hidden = mixed_trunk(net, &plan, input, noise)?;
 
-        let mask = batch.loss_mask.f_index_select(0, &order)?;
+        let mask = learned(&batch.loss_mask.f_index_select(0, &order)?)?;
         let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
         let mut terms = Vec::new();
         if n > 0 {
@@ -384,7 +387,7 @@ impl Objective for ElfObjective {
                         let input = TrunkInput {
                             x_prev: x_prev.as_ref(),
                             guidance: Some(&w),
-                            context: context.as_ref().map(own_context),
+                            context: context.as_ref().map(Standing::context),
                             ..TrunkInput::new(&z, &t)
                         };
                         Ok(self.path.velocity_of(net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
@@ -404,7 +407,8 @@ impl Objective for ElfObjective {
             sum = &sum + l2;
         }
         if d > 0 {
-            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, batch, &plan, &mask)?;
+            let Words { hidden, ids, places } =
+                Words::of(&hidden.f_narrow(0, n, d)?, &learned(&batch.ids)?, &plan, &mask)?;
             let ce = net.cross_entropy_sum(&hidden, &ids, None)?;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: places.size1()? as f64 });
             sum = &sum + ce;

@@ -152,6 +152,15 @@ impl RunPlan {
                 "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
             );
         }
+        let pad_token = config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad });
+        if config.group_by_length && config.block_size.is_none() {
+            bail!(
+                "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
+            );
+        }
+        if config.group_by_length && pad_token == PadTokenName::Eos {
+            bail!("group_by_length needs pad_token: pad, since filling that is learned cannot be cut off");
+        }
         if config.objective != ObjectiveName::Elf {
             for (key, set) in [
                 ("learned_latents", config.learned_latents),
@@ -217,11 +226,7 @@ impl RunPlan {
             config: config.clone(),
             model,
             objective,
-            span: Span {
-                max_length: config.max_length,
-                max_input_length: config.max_input_length,
-                pad_token: config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad }),
-            },
+            span: Span { max_length: config.max_length, max_input_length: config.max_input_length, pad_token },
             label_drop_prob,
             condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
             precision: match config.heads_bf16 {

@@ -152,6 +152,8 @@ pub struct RunConfig {
     pub batch_size: Option<usize>,
     /// Rows of a batch over all devices.
     pub global_batch_size: usize,
+    /// Put rows of like length into the same batch. For models with a `block_size`, whose batches are cut to their longest row.
+    pub group_by_length: bool,
     /// Learning rate; `null`: `blr` times rows per optimiser step over 256.
     pub lr: Option<f64>,
     /// Learning rate for 256 rows.
@@ -269,6 +271,7 @@ impl Default for RunConfig {
             warmup_steps: -1,
             batch_size: None,
             global_batch_size: 512,
+            group_by_length: false,
             lr: None,
             blr: 1e-3,
             min_lr: 0.0,
