@@ -1,6 +1,8 @@
 //! The stages of the preset `mini`: the three embedded tasks, ELF against its baselines, and the ablations, on one machine without network.
 
-use super::mini_samplers::{BLOCKS, CONDITIONAL, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler};
+use super::mini_samplers::{
+    BLOCKS, CONDITIONAL, CONDITIONAL_BLOCKS, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler,
+};
 use super::mini_settings::{
     Ablation, BLOCK_ELF, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, ENCODER_RECIPE, ENCODER_SIZE, GAMMAS, GUIDANCE,
     GUIDE, GUIDE_SCALE, GUIDE_SCALES, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, PRETRAINED, SHIPPED_ENCODER, STEPS, STUDENTS,
@@ -46,7 +48,8 @@ impl Mini<'_> {
         for (task, epochs) in TASKS.iter().zip(self.scale.epochs) {
             stages.extend(OBJECTIVES.map(|objective| self.training(task, objective, epochs)));
         }
-        stages.push(self.block_training());
+        stages
+            .extend(TASKS.iter().zip(self.scale.block_epochs).map(|(task, epochs)| self.block_training(task, epochs)));
         let ablations =
             self.other_encoders().into_iter().chain(self.scale.ablations.iter().flat_map(|a| self.ablation(a)));
         let (guide, ablations): (Vec<Stage>, Vec<Stage>) = ablations.partition(|stage| stage.name == GUIDE);
@@ -190,21 +193,20 @@ impl Mini<'_> {
         }
     }
 
-    /// ELF on descriptions once more, until it writes token by token.
-    fn block_training(&self) -> Stage {
-        let (task, config, name, whole) =
-            (&TASKS[0], "configs/mini-descriptions-blocks.yml", "train/descriptions/blocks", "train/descriptions/elf");
-        let epochs = self.scale.block_epochs;
-        let settings = format!("encoder_model_name={} init_from={}", self.encoder(PRETRAINED), self.at(whole));
-        let stage = Stage::new(name, format!("{BLOCK_ELF}, on descriptions"))
-            .after("data/descriptions")
-            .after(whole)
-            .reading(config)
-            .call(self.train_call(task, config, name, epochs, &settings))
+    /// ELF until it writes token by token: on descriptions it begins as the model that writes them whole, on other tasks as the one of descriptions.
+    fn block_training(&self, task: &Task, epochs: f64) -> Stage {
+        let (config, name) = (format!("configs/mini-{}-blocks.yml", task.name), format!("train/{}/blocks", task.name));
+        let begun_as = if task.condition.is_none() { "train/descriptions/elf" } else { "train/descriptions/blocks" };
+        let settings = format!("encoder_model_name={} init_from={}", self.encoder(PRETRAINED), self.at(begun_as));
+        let stage = Stage::new(&name, format!("{BLOCK_ELF}, on {}", task.name))
+            .after(&format!("data/{}", task.name))
+            .after(begun_as)
+            .reading(&config)
+            .call(self.train_call(task, &config, &name, epochs, &settings))
             .making("plan.json")
             .making("checkpoints")
-            // Every row is there twice.
-            .costing(Self::positions(task, epochs, 8.0));
+            // Every row is there twice, but without what fills it up.
+            .costing(Self::positions(task, epochs, 4.0));
         self.needing_encoder(stage, PRETRAINED)
     }
 
@@ -325,7 +327,8 @@ impl Mini<'_> {
     /// ELF and the baselines on a conditional task.
     pub fn conditional(&self, task: &Task) -> Vec<(System, Stage)> {
         let rows = [
-            ("elf", "elf", "ELF", CONDITIONAL.in_steps(STEPS)),
+            ("elf", "elf", PLAIN_ELF, CONDITIONAL.in_steps(STEPS)),
+            ("elf-blocks", "blocks", BLOCK_ELF, CONDITIONAL_BLOCKS.alone()),
             ("mdlm", "mdlm", "MDLM", Kind::Masked.in_steps(STEPS)),
             ("gpt2-beam-1", "gpt2", "GPT-2, beam 1", Kind::Beam(1).alone()),
             ("gpt2-beam-4", "gpt2", "GPT-2, beam 4", Kind::Beam(4).alone()),

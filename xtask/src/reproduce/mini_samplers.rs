@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::mini_settings::{BLOCK_DECODED_AT, BLOCK_STEPS, DECODED_AT, GUIDE_SCALE};
+use super::mini_settings::{
+    BLOCK_DECODED_AT, BLOCK_STEPS, CONDITIONAL_BLOCK_DECODED_AT, CONDITIONAL_BLOCK_GUIDANCE, CONDITIONAL_BLOCK_STEPS,
+    DECODED_AT, GUIDE_SCALE,
+};
 
 /// A way to draw texts from a trained model; shown, it is words for `elf sample`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +49,15 @@ pub enum Kind {
         /// Condition guidance.
         scale: f64,
     },
+    /// ELF under a condition, block after block.
+    ConditionalBlocks {
+        /// Condition guidance.
+        scale: f64,
+        /// Steps of each block.
+        steps: u64,
+        /// The time at which a block is read.
+        decode_at: f64,
+    },
     /// Masked diffusion.
     Masked,
     /// An autoregressive model, from left to right.
@@ -66,6 +78,12 @@ pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: 
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
 /// The sampler of texts that are written token by token.
 pub const BLOCKS: Kind = Kind::Blocks { steps: BLOCK_STEPS, decode_at: BLOCK_DECODED_AT };
+/// The same for conditional tasks.
+pub const CONDITIONAL_BLOCKS: Kind = Kind::ConditionalBlocks {
+    scale: CONDITIONAL_BLOCK_GUIDANCE,
+    steps: CONDITIONAL_BLOCK_STEPS,
+    decode_at: CONDITIONAL_BLOCK_DECODED_AT,
+};
 /// The sampler of conditional tasks: the paper's.
 pub const CONDITIONAL: Kind = Kind::Conditional { scale: 2.0 };
 
@@ -98,8 +116,9 @@ impl Sampler {
         match self.kind {
             Kind::Sde { .. } | Kind::Ode => steps + 1.0,
             Kind::Guided { .. } | Kind::Conditional { .. } => 2.0 * steps + 1.0,
-            // Those of the blocks of a text of usual length, which are narrow.
-            Kind::Blocks { steps, .. } => 10.0 * (steps + 1) as f64,
+            // Those of all its blocks are narrow: this many over all of a text.
+            Kind::Blocks { steps, .. } => 3.0 * (steps + 1) as f64,
+            Kind::ConditionalBlocks { steps, .. } => 2.0 * (steps + 1) as f64,
             Kind::Masked => steps,
             Kind::Ancestral => 3.0,
             Kind::Beam(_) => 4.0,
@@ -120,6 +139,9 @@ impl fmt::Display for Kind {
             }
             Self::Blocks { steps, decode_at } => write!(f, "{} --steps {steps} --decode-at {decode_at}", Self::Ode),
             Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
+            Self::ConditionalBlocks { scale, steps, decode_at } => {
+                write!(f, "{} --steps {steps} --decode-at {decode_at}", Self::Conditional { scale: *scale })
+            }
             Self::Masked | Self::Ancestral => Ok(()),
             Self::Beam(width) => write!(f, "--beam {width}"),
         }
@@ -152,6 +174,11 @@ mod tests {
         let blocks =
             format!("--sampler ode --self-cond-cfg-scale 3 --steps {BLOCK_STEPS} --decode-at {BLOCK_DECODED_AT}");
         assert_eq!(words(BLOCKS.alone()), blocks);
+        let conditional = Kind::ConditionalBlocks { scale: 1.5, steps: 6, decode_at: 0.25 };
+        assert_eq!(
+            words(conditional.alone()),
+            "--sampler ode --cfg 1.5 --self-cond-cfg-scale 1 --steps 6 --decode-at 0.25"
+        );
         assert_eq!(words(Kind::Beam(4).alone()), "--beam 4");
         assert_eq!(words(Kind::Masked.in_steps(8)).trim(), "--steps 8");
         assert_eq!(words(Kind::Ancestral.alone()), "");

@@ -7,8 +7,8 @@ pub struct Scale {
     pub encoder_steps: Option<u64>,
     /// Passes over the data of each model that is compared, in the order of [`TASKS`].
     pub epochs: [f64; 3],
-    /// Passes over the descriptions of the model that goes on to write token by token.
-    pub block_epochs: f64,
+    /// Passes over the data of each model that writes token by token, in the order of [`TASKS`].
+    pub block_epochs: [f64; 3],
     /// Passes over the descriptions of each ablation.
     pub ablation_epochs: f64,
     /// Passes over the descriptions of the judge.
@@ -35,7 +35,7 @@ pub struct Scale {
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
     epochs: [16.0, 8.0, 4.0],
-    block_epochs: 5.0,
+    block_epochs: [6.0, 8.0, 4.0],
     ablation_epochs: 0.75,
     judge_epochs: 8.0,
     distillation_epochs: 0.15,
@@ -52,7 +52,7 @@ pub const FULL: Scale = Scale {
 pub const QUICK: Scale = Scale {
     encoder_steps: None,
     epochs: [0.2, 0.15, 0.07],
-    block_epochs: 0.06,
+    block_epochs: [0.06, 0.04, 0.03],
     ablation_epochs: 0.06,
     judge_epochs: 0.3,
     distillation_epochs: 0.02,
@@ -226,6 +226,11 @@ pub const DECODED_AT: f64 = 0.5;
 /// Steps of each block where texts are written in blocks, and when a block is read.
 pub const BLOCK_STEPS: u64 = 8;
 pub const BLOCK_DECODED_AT: f64 = 0.4;
+
+/// The same under a condition, and the scale of condition guidance.
+pub const CONDITIONAL_BLOCK_STEPS: u64 = 8;
+pub const CONDITIONAL_BLOCK_DECODED_AT: f64 = 0.4;
+pub const CONDITIONAL_BLOCK_GUIDANCE: f64 = 1.0;
 
 /// Guide scales and times of decoding that are looked at.
 pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];
