@@ -31,6 +31,14 @@ pub struct CollateConfig {
     pub pad_token: PadToken,
 }
 
+impl CollateConfig {
+    /// How much of a condition and of the target behind it a row has room for.
+    pub(crate) fn cut(&self, condition: usize, target: usize) -> (usize, usize) {
+        let condition = self.max_input_length.map_or(0, |most| condition.min(most));
+        (condition, target.min(self.max_length.saturating_sub(condition)))
+    }
+}
+
 /// Makes batches out of examples.
 #[derive(Clone, Debug)]
 pub struct Collator {
@@ -102,12 +110,13 @@ impl Collator {
             pad_token: self.config.pad_token,
         };
         for (row, example) in examples.iter().enumerate() {
-            let condition = match (self.config.max_input_length, &example.condition_ids) {
-                (None, _) => &[][..],
-                (Some(most), Some(ids)) => &ids[..ids.len().min(most)],
-                (Some(_), None) => return Err(Error::NoCondition),
-            };
-            let target = &example.input_ids[..example.input_ids.len().min(seq_len - condition.len())];
+            let condition = example.condition_ids.as_deref();
+            if self.config.max_input_length.is_some() && condition.is_none() {
+                return Err(Error::NoCondition);
+            }
+            let condition = condition.unwrap_or_default();
+            let (most, most_target) = self.config.cut(condition.len(), example.input_ids.len());
+            let (condition, target) = (&condition[..most], &example.input_ids[..most_target]);
             batch.input_ids.extend(condition.iter().chain(target).map(|&id| i64::from(id)));
             batch.input_ids.resize((row + 1) * seq_len, self.fill_id);
             batch.cond_len.push(condition.len());

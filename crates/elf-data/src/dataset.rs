@@ -377,8 +377,8 @@ impl Dataset {
             return Err(Error::NoCondition);
         }
         let cut = |target: usize, condition: Option<usize>| {
-            let condition = config.max_input_length.map_or(0, |most| condition.unwrap_or(0).min(most));
-            (condition + target.min(config.max_length.saturating_sub(condition))) as u32
+            let (condition, target) = config.cut(condition.unwrap_or(0), target);
+            (condition + target) as u32
         };
         if let Store::Memory { input, condition } = &self.store {
             return Ok((0..self.rows)

@@ -14,7 +14,7 @@ use elf_core::device::upload;
 use elf_core::{Context, Memory, Network, Noise, Result as CoreResult, TrunkInput};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Condition, LatentBatch, Result, Trained};
+use crate::{Condition, LatentBatch, Result};
 
 /// The label of what is given.
 const GIVEN: i64 = -1;
@@ -40,16 +40,6 @@ fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -
     })
 }
 
-/// The block of each position of a training batch's rows in the order `rows`, `[B, S]`, i64, on `device`.
-fn of_batch(batch: &LatentBatch, size: i64, rows: &Tensor, device: Device) -> Result<Tensor> {
-    let (b, s, _) = batch.sizes()?;
-    let given = match &batch.condition {
-        Some(condition) => Some(upload(&condition.f_index_select(0, rows)?.f_eq(1.0)?, device)?),
-        None => None,
-    };
-    labels([b, s], size, given.as_ref(), device)
-}
-
 /// A training batch's rows as their own context.
 pub(crate) struct OwnContext {
     /// Of all rows, what stands before the last noisy token.
@@ -62,10 +52,14 @@ pub(crate) struct OwnContext {
 impl OwnContext {
     /// Of the rows' clean latents `x0` `[B, S, C]`, in the order `rows`.
     pub(crate) fn new(batch: &LatentBatch, size: i64, rows: &Tensor, x0: &Tensor) -> Result<Self> {
-        let (_, s, _) = batch.sizes()?;
-        let blocks = of_batch(batch, size, rows, x0.device())?;
-        let counts = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.f_to_device(Device::Cpu)?;
-        let counts: Vec<bool> = counts.try_into()?;
+        let (b, s, _) = batch.sizes()?;
+        let device = x0.device();
+        let given = match &batch.condition {
+            Some(condition) => Some(upload(&condition.f_index_select(0, rows)?.f_eq(1.0)?, device)?),
+            None => None,
+        };
+        let blocks = labels([b, s], size, given.as_ref(), device)?;
+        let counts: Vec<bool> = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.try_into()?;
         let first = counts.iter().position(|&counts| counts).map_or(0, |at| at as i64 / size * size);
         let last = counts.iter().rposition(|&counts| counts).map_or(s, |at| (at as i64 / size + 1) * size).min(s);
         let standing = Standing {
@@ -109,16 +103,6 @@ impl Standing {
         Context { latents, blocks, noisy_blocks, first: *first, memory: None }
     }
 
-    fn shallow_clone(&self) -> Self {
-        let Self { latents, blocks, noisy_blocks, first } = self;
-        Self {
-            latents: latents.shallow_clone(),
-            blocks: blocks.shallow_clone(),
-            noisy_blocks: noisy_blocks.shallow_clone(),
-            first: *first,
-        }
-    }
-
     /// The same rows twice; the second time without what is given.
     fn with_and_without_condition(&self) -> Result<Self> {
         let Self { latents, blocks, noisy_blocks, first } = self;
@@ -132,54 +116,54 @@ impl Standing {
     }
 }
 
-/// What stands, and what a network makes of it.
-#[derive(Debug)]
-struct Known {
-    standing: Standing,
-    memory: Option<Memory>,
-}
-
-/// A network behind what stands. What it makes of that is worked out when it is first needed, and then kept for all passes of the block.
+/// What stands, for the passes of one network. What it makes of that is worked out when it is first needed, and then kept for all passes of the block.
 pub(crate) struct Behind<'a> {
-    net: &'a dyn Network,
-    self_conditioned: bool,
     standing: &'a Standing,
-    rows: OnceCell<Known>,
-    /// With and without the condition.
-    twice: OnceCell<Known>,
+    memory: OnceCell<Option<Memory>>,
+    /// The same with and without the condition.
+    twice: OnceCell<(Standing, Option<Memory>)>,
 }
 
 impl<'a> Behind<'a> {
-    pub(crate) fn new(net: &'a dyn Network, trained: Trained, standing: &'a Standing) -> Self {
-        let self_conditioned = trained.self_conditioned;
-        Self { net, self_conditioned, standing, rows: OnceCell::new(), twice: OnceCell::new() }
+    pub(crate) fn new(standing: &'a Standing) -> Self {
+        Self { standing, memory: OnceCell::new(), twice: OnceCell::new() }
     }
 
-    /// For a pass of B rows, or of twice as many, the second half of which does without the condition.
-    fn known(&self, rows: i64) -> Result<&Known> {
-        let alone = rows == self.standing.latents.size3()?.0;
-        let cell = if alone { &self.rows } else { &self.twice };
-        if let Some(known) = cell.get() {
-            return Ok(known);
-        }
-        let standing =
-            if alone { self.standing.shallow_clone() } else { self.standing.with_and_without_condition()? };
-        let memory = match standing.latents.size3()?.1 {
-            0 => None,
-            _ => self.net.remember(&standing.context(), self.self_conditioned)?,
+    /// What a pass is told: one of B rows, or of twice as many, the second half of which does without the condition.
+    fn context(&self, net: &dyn Network, input: &TrunkInput) -> Result<Context<'_>> {
+        let remember = |standing: &Standing| match standing.latents.size3()?.1 {
+            0 => Ok(None),
+            _ => net.remember(&standing.context(), input.x_prev.is_some()),
         };
-        Ok(cell.get_or_init(|| Known { standing, memory }))
+        let (standing, memory) = if input.z.size3()?.0 == self.standing.latents.size3()?.0 {
+            (self.standing, kept(&self.memory, || Ok(remember(self.standing)?))?)
+        } else {
+            let (standing, memory) = kept(&self.twice, || {
+                let standing = self.standing.with_and_without_condition()?;
+                let memory = remember(&standing)?;
+                Ok((standing, memory))
+            })?;
+            (standing, memory)
+        };
+        Ok(Context { memory: memory.as_ref(), ..standing.context() })
+    }
+}
+
+/// What a cell holds, made now if it holds nothing yet.
+fn kept<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
     }
 }
 
 /// A pass through the trunk, behind what stands already if anything does.
 pub(crate) fn trunk(net: &dyn Network, behind: Option<&Behind>, input: TrunkInput) -> Result<Tensor> {
-    let Some(behind) = behind else {
-        return Ok(net.trunk(&input)?);
-    };
-    let Known { standing, memory } = behind.known(input.z.size3()?.0)?;
-    let context = Context { memory: memory.as_ref(), ..standing.context() };
-    Ok(behind.net.trunk(&TrunkInput { context: Some(context), ..input })?)
+    let context = behind.map(|behind| behind.context(net, &input)).transpose()?;
+    Ok(net.trunk(&TrunkInput { context, ..input })?)
 }
 
 /// A batch on its way from block to block.

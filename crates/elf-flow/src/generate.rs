@@ -327,13 +327,11 @@ impl<'a> Generator<'a> {
         let (spans, mut passes) = (page.spans(s).collect::<Vec<_>>(), 0);
         for (number, &(first, width)) in spans.iter().enumerate() {
             let standing = page.standing(first, width)?;
-            let own = Behind::new(self.net, self.trained, &standing);
-            let weak = self.guide.map(|guide| Behind::new(guide.net, guide.trained, &standing));
+            let (own, weak) = (Behind::new(&standing), Behind::new(&standing));
             let part = condition.as_ref().map(|condition| condition.span(first, width)).transpose()?;
             let mut noise = BlockNoise { inner: &mut *noise, first };
             let start = z0.f_narrow(1, first, width)?;
-            let (end, made) =
-                self.carry(start, part.as_ref(), (Some(&own), weak.as_ref()), &mut noise, |_, _| Ok(()))?;
+            let (end, made) = self.carry(start, part.as_ref(), (Some(&own), Some(&weak)), &mut noise, |_, _| Ok(()))?;
             let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&own));
             let Reading { ids: words, log_probs: sure } = decoder.read(&end, part.as_ref())?;
             passes += made + 1;

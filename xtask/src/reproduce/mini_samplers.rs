@@ -39,6 +39,8 @@ pub enum Kind {
     },
     /// ELF with the ODE, block after block.
     Blocks {
+        /// Condition guidance, under a condition.
+        condition: Option<f64>,
         /// Steps of each block.
         steps: u64,
         /// The time at which a block is read.
@@ -48,15 +50,6 @@ pub enum Kind {
     Conditional {
         /// Condition guidance.
         scale: f64,
-    },
-    /// ELF under a condition, block after block.
-    ConditionalBlocks {
-        /// Condition guidance.
-        scale: f64,
-        /// Steps of each block.
-        steps: u64,
-        /// The time at which a block is read.
-        decode_at: f64,
     },
     /// Masked diffusion.
     Masked,
@@ -77,10 +70,10 @@ pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: 
 /// The sampler of guided texts.
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
 /// The sampler of texts that are written token by token.
-pub const BLOCKS: Kind = Kind::Blocks { steps: BLOCK_STEPS, decode_at: BLOCK_DECODED_AT };
+pub const BLOCKS: Kind = Kind::Blocks { condition: None, steps: BLOCK_STEPS, decode_at: BLOCK_DECODED_AT };
 /// The same for conditional tasks.
-pub const CONDITIONAL_BLOCKS: Kind = Kind::ConditionalBlocks {
-    scale: CONDITIONAL_BLOCK_GUIDANCE,
+pub const CONDITIONAL_BLOCKS: Kind = Kind::Blocks {
+    condition: Some(CONDITIONAL_BLOCK_GUIDANCE),
     steps: CONDITIONAL_BLOCK_STEPS,
     decode_at: CONDITIONAL_BLOCK_DECODED_AT,
 };
@@ -117,8 +110,8 @@ impl Sampler {
             Kind::Sde { .. } | Kind::Ode => steps + 1.0,
             Kind::Guided { .. } | Kind::Conditional { .. } => 2.0 * steps + 1.0,
             // Those of all its blocks are narrow: this many over all of a text.
-            Kind::Blocks { steps, .. } => 3.0 * (steps + 1) as f64,
-            Kind::ConditionalBlocks { steps, .. } => 2.0 * (steps + 1) as f64,
+            Kind::Blocks { condition: None, steps, .. } => 3.0 * (steps + 1) as f64,
+            Kind::Blocks { condition: Some(_), steps, .. } => 2.0 * (steps + 1) as f64,
             Kind::Masked => steps,
             Kind::Ancestral => 3.0,
             Kind::Beam(_) => 4.0,
@@ -137,11 +130,11 @@ impl fmt::Display for Kind {
             Self::Guided { scale, decode_at } => {
                 write!(f, "{} --guide-scale {scale} --decode-at {decode_at}", Self::Ode)
             }
-            Self::Blocks { steps, decode_at } => write!(f, "{} --steps {steps} --decode-at {decode_at}", Self::Ode),
-            Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
-            Self::ConditionalBlocks { scale, steps, decode_at } => {
-                write!(f, "{} --steps {steps} --decode-at {decode_at}", Self::Conditional { scale: *scale })
+            Self::Blocks { condition, steps, decode_at } => {
+                let whole = condition.map_or(Self::Ode, |scale| Self::Conditional { scale });
+                write!(f, "{whole} --steps {steps} --decode-at {decode_at}")
             }
+            Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
             Self::Masked | Self::Ancestral => Ok(()),
             Self::Beam(width) => write!(f, "--beam {width}"),
         }
@@ -174,7 +167,7 @@ mod tests {
         let blocks =
             format!("--sampler ode --self-cond-cfg-scale 3 --steps {BLOCK_STEPS} --decode-at {BLOCK_DECODED_AT}");
         assert_eq!(words(BLOCKS.alone()), blocks);
-        let conditional = Kind::ConditionalBlocks { scale: 1.5, steps: 6, decode_at: 0.25 };
+        let conditional = Kind::Blocks { condition: Some(1.5), steps: 6, decode_at: 0.25 };
         assert_eq!(
             words(conditional.alone()),
             "--sampler ode --cfg 1.5 --self-cond-cfg-scale 1 --steps 6 --decode-at 0.25"
