@@ -18,6 +18,15 @@ const S: i64 = 10;
 
 /// A network whose heads, which start at zero, have been given values.
 fn network() -> Elf {
+    network_of(false)
+}
+
+/// The same, which knows clean tokens by a table, too, and normalises what its vocabulary head reads.
+fn network_with_table() -> Elf {
+    network_of(true)
+}
+
+fn network_of(more: bool) -> Elf {
     let config = ElfConfig {
         hidden_size: 32,
         depth: 3,
@@ -26,11 +35,13 @@ fn network() -> Elf {
         num_time_tokens: 2,
         num_self_cond_cfg_tokens: 1,
         num_model_mode_tokens: 1,
+        context_table: more,
+        vocab_head_norm: more,
         ..Preset::B.config(C, V)
     };
     let net = Elf::new(config, PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
     for (i, (name, parameter)) in net.params().iter().enumerate() {
-        if name.starts_with("final_layer.linear") || name.starts_with("unembed") || name.contains("decoder") {
+        if name.starts_with("final_layer.linear") || name.starts_with("unembed") || name.starts_with("context_table") {
             let values = Seeded::new(vec![i as u64], Device::Cpu)
                 .normal("values", &[&[1], &parameter.tensor.size()[..]].concat());
             tch::no_grad(|| parameter.tensor.shallow_clone().copy_(&(values.unwrap().squeeze_dim(0) * 0.3)));
@@ -57,6 +68,11 @@ fn labels(rows: i64, positions: i64, size: i64) -> Tensor {
     positions.divide_scalar_mode(size, "floor").unsqueeze(0).repeat([rows, 1])
 }
 
+/// A word for each position, another one in each row.
+fn words(rows: i64, positions: i64) -> Tensor {
+    (Tensor::arange(rows * positions, (Kind::Int64, Device::Cpu)) * 7).remainder(V).view([rows, positions])
+}
+
 /// What the trunk says of noisy latents behind a context.
 fn behind(net: &Elf, z: &Tensor, context: Context) -> Tensor {
     let t = Tensor::full([z.size()[0]], 0.4, (Kind::Float, Device::Cpu));
@@ -70,11 +86,12 @@ proptest! {
     /// A block depends on itself and on the clean tokens before it, and on nothing else.
     #[test]
     fn blocks_see_themselves_and_what_stands_before_them(size in 1i64..5, changed in 0i64..S) {
-        let net = network();
-        let (z, clean, blocks) = (numbers(&[2, S, C], 1), numbers(&[2, S, C], 2), labels(2, S, size));
-        let run = |z: &Tensor, clean: &Tensor| {
-            behind(&net, z, Context { latents: clean, blocks: &blocks, noisy_blocks: &blocks, first: 0, memory: None })
+        let (net, with_table) = (network(), network_with_table());
+        let (z, clean, blocks, ids) = (numbers(&[2, S, C], 1), numbers(&[2, S, C], 2), labels(2, S, size), words(2, S));
+        let run_with = |net: &Elf, z: &Tensor, clean: &Tensor, ids: &Tensor| {
+            behind(net, z, Context { latents: clean, ids, blocks: &blocks, noisy_blocks: &blocks, first: 0, memory: None })
         };
+        let run = |z: &Tensor, clean: &Tensor| run_with(&net, z, clean, &ids);
         let before = run(&z, &clean);
         let other = |x: &Tensor| {
             let x = x.copy();
@@ -82,10 +99,11 @@ proptest! {
             x
         };
         let block = changed / size;
-        let same = |after: &Tensor, from: i64, until: i64| {
+        let same_as = |before: &Tensor, after: &Tensor, from: i64, until: i64| {
             let until = until.min(S);
             from >= until || near(&after.narrow(1, from, until - from), &before.narrow(1, from, until - from))
         };
+        let same = |after: &Tensor, from: i64, until: i64| same_as(&before, after, from, until);
         // A noisy token is its block's affair alone.
         let after = run(&other(&z), &clean);
         prop_assert!(same(&after, 0, block * size) && same(&after, (block + 1) * size, S));
@@ -96,6 +114,19 @@ proptest! {
         if (block + 1) * size < S {
             prop_assert!(!same(&after, (block + 1) * size, S));
         }
+        // And so its word, for a network that looks it up; no word is another thing than any word.
+        prop_assert!(same(&run_with(&net, &z, &clean, &other(&ids)), 0, S));
+        let before = run_with(&with_table, &z, &clean, &ids);
+        for word in [2, -1] {
+            let changed_ids = ids.copy();
+            let _ = changed_ids.narrow(1, changed, 1).fill_(word);
+            prop_assume!(!bool::try_from(changed_ids.eq_tensor(&ids).narrow(1, changed, 1).any()).unwrap());
+            let after = run_with(&with_table, &z, &clean, &changed_ids);
+            prop_assert!(same_as(&before, &after, 0, (block + 1) * size));
+            if (block + 1) * size < S {
+                prop_assert!(!same_as(&before, &after, (block + 1) * size, S));
+            }
+        }
     }
 
     /// What sampling computes of one block is what training computes of it among all.
@@ -103,11 +134,13 @@ proptest! {
     fn a_block_alone_is_the_block_among_all(size in 1i64..5, which in 0i64..10) {
         let first = (which * size).min((S - 1) / size * size);
         let width = size.min(S - first);
-        let net = network();
-        let (z, clean, blocks) = (numbers(&[2, S, C], 3), numbers(&[2, S, C], 4), labels(2, S, size));
-        let all = behind(&net, &z, Context { latents: &clean, blocks: &blocks, noisy_blocks: &blocks, first: 0, memory: None });
+        let net = network_with_table();
+        let (z, clean, blocks, ids) = (numbers(&[2, S, C], 3), numbers(&[2, S, C], 4), labels(2, S, size), words(2, S));
+        let context = Context { latents: &clean, ids: &ids, blocks: &blocks, noisy_blocks: &blocks, first: 0, memory: None };
+        let all = behind(&net, &z, context);
         let alone = behind(&net, &z.narrow(1, first, width), Context {
             latents: &clean.narrow(1, 0, first),
+            ids: &ids.narrow(1, 0, first),
             blocks: &blocks.narrow(1, 0, first),
             noisy_blocks: &blocks.narrow(1, first, width),
             first,
@@ -128,13 +161,13 @@ proptest! {
         // As in sampling: a block that a condition reaches into is there as a whole.
         let k = if given + 1 > first { first + width } else { first };
         prop_assume!(k > 0);
-        let net = network();
-        let (z, clean) = (numbers(&[2, width, C], 5), numbers(&[2, k, C], 6));
+        let net = network_of(hint);
+        let (z, clean, ids) = (numbers(&[2, width, C], 5), numbers(&[2, k, C], 6), words(2, k));
         let is_given = Tensor::from_slice(&[given, given + 1]).unsqueeze(-1);
         let positions = Tensor::arange(first + width, (Kind::Int64, Device::Cpu)).unsqueeze(0);
         let all = labels(2, first + width, size).masked_fill(&positions.lt_tensor(&is_given), -1);
         let (blocks, noisy_blocks) = (all.narrow(1, 0, k), all.narrow(1, first, width));
-        let context = Context { latents: &clean, blocks: &blocks, noisy_blocks: &noisy_blocks, first, memory: None };
+        let context = Context { latents: &clean, ids: &ids, blocks: &blocks, noisy_blocks: &noisy_blocks, first, memory: None };
         let memory = net.remember(&context, hint).unwrap().expect("a memory");
         for (t, decode) in [(0.2, 0.0), (0.9, 0.0), (1.0, 1.0)] {
             let rows = |value: f64| Tensor::full([2], value, (Kind::Float, Device::Cpu));
@@ -154,12 +187,14 @@ fn contexts_that_do_not_fit_are_refused() {
     let net = network();
     let (z, t) = (numbers(&[2, S, C], 1), Tensor::zeros([2], (Kind::Float, Device::Cpu)));
     let (clean, blocks) = (numbers(&[2, 4, C], 2), labels(2, 4, 2));
-    let noisy_blocks = labels(2, S, 2);
-    let good = Context { latents: &clean, blocks: &blocks, noisy_blocks: &noisy_blocks, first: 0, memory: None };
+    let (noisy_blocks, ids) = (labels(2, S, 2), words(2, 4));
+    let good =
+        Context { latents: &clean, ids: &ids, blocks: &blocks, noisy_blocks: &noisy_blocks, first: 0, memory: None };
     let refused = |context: Context, mask: Option<&Tensor>| {
         net.trunk(&TrunkInput { context: Some(context), mask, ..TrunkInput::new(&z, &t) }).unwrap_err().to_string()
     };
     assert!(refused(Context { latents: &z.narrow(2, 0, 3), ..good }, None).contains("context latents"));
+    assert!(refused(Context { ids: &words(2, 5), ..good }, None).contains("context ids"));
     assert!(refused(Context { blocks: &noisy_blocks, ..good }, None).contains("context blocks"));
     assert!(refused(Context { noisy_blocks: &blocks, ..good }, None).contains("noisy blocks"));
     let memory = net.remember(&good, false).unwrap();
@@ -186,10 +221,10 @@ fn loss(objective: &ElfObjective, net: &dyn Network, batch: &LatentBatch) -> f64
     objective.loss(net, batch, &mut draws(4, 9)).unwrap().mean().double_value(&[])
 }
 
-/// A network that notes the contexts of its passes: latents, blocks, noisy blocks.
+/// A network that notes the contexts of its passes: latents, ids, blocks, noisy blocks.
 struct Watched {
     net: Elf,
-    seen: RefCell<Vec<[Tensor; 3]>>,
+    seen: RefCell<Vec<[Tensor; 4]>>,
 }
 
 impl Network for Watched {
@@ -202,8 +237,8 @@ impl Network for Watched {
     }
 
     fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
-        if let Some(Context { latents, blocks, noisy_blocks, .. }) = input.context {
-            self.seen.borrow_mut().push([latents, blocks, noisy_blocks].map(Tensor::copy));
+        if let Some(Context { latents, ids, blocks, noisy_blocks, .. }) = input.context {
+            self.seen.borrow_mut().push([latents, ids, blocks, noisy_blocks].map(Tensor::copy));
         }
         self.net.trunk(input)
     }
@@ -225,7 +260,7 @@ fn a_row_is_learned_behind_itself() {
         let batch = batch(conditional);
         loss(&objective, &net, &batch);
         // The last pass is the one with a gradient, of all rows.
-        let [latents, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
+        let [latents, ids, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
         // One row has no condition, so that every block is learned from.
         assert!(blocks.equal(&noisy_blocks));
         // Rows come in another order; their latents tell which is which.
@@ -239,6 +274,9 @@ fn a_row_is_learned_behind_itself() {
             let place = (0..4).find(|&i| latents.get(i).equal(&clean)).expect("each row is its own context");
             let expected: Vec<i64> = (0..S).map(|i| if i < given { -1 } else { i / 4 }).collect();
             assert_eq!(Vec::<i64>::try_from(blocks.get(place)).unwrap(), expected);
+            // What was dropped has no words.
+            let word = |i: i64| if dropped && i < given { -1 } else { batch.ids.int64_value(&[row, i]) };
+            assert_eq!(Vec::<i64>::try_from(ids.get(place)).unwrap(), (0..S).map(word).collect::<Vec<_>>());
         }
     }
     let wrong = ElfObjective { block_size: Some(0), ..ElfObjective::default() };
@@ -294,7 +332,7 @@ proptest! {
             condition: batch.condition.as_ref().map(|mask| longer(mask, 0.0)),
             dropped: Vec::new(),
         };
-        let net = Watched { net: network(), seen: RefCell::default() };
+        let net = Watched { net: network_with_table(), seen: RefCell::default() };
         net.params().set_requires_grad(true);
         let objective = ElfObjective { block_size: Some(size), decoder_prob, ..ElfObjective::default() };
         let learned = |batch: &LatentBatch| {
@@ -303,7 +341,7 @@ proptest! {
             loss.mean().backward();
             let gradients: Vec<Tensor> =
                 net.params().iter().map(|(_, p)| p.tensor.grad()).filter(Tensor::defined).map(|g| g.reshape([-1])).collect();
-            let [_, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
+            let [_, _, blocks, noisy_blocks] = net.seen.take().pop().expect("a pass");
             (loss.mean().double_value(&[]), Tensor::cat(&gradients, 0), blocks.size()[1], noisy_blocks.size()[1])
         };
         let (loss, gradient, clean, noisy) = learned(&batch);
@@ -419,29 +457,66 @@ fn texts_do_not_depend_on_what_is_remembered() {
     let seeds = [11, 12, 13];
     let given = Tensor::from_slice(&[2i64, 0, 5]).unsqueeze(-1);
     let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
-    let condition = Condition::new(&numbers(&[3, S, C], 8), &mask).unwrap();
+    let condition = Condition::new(&numbers(&[3, S, C], 8), &words(3, S), &mask).unwrap();
     let table = Table::default();
     let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(&seeds, S) };
-    for condition_guidance in [1.0, 2.0] {
+    for (condition_guidance, with_table) in [(1.0, false), (2.0, false), (1.0, true), (2.0, true)] {
         let config = GenerateConfig { condition_guidance, ..config("euler") };
-        let remembering = generate(&network(), Some(2), config.clone(), &request).unwrap();
-        let forgetful = generate(&Forgetful(network()), Some(2), config, &request).unwrap();
+        let remembering = generate(&network_of(with_table), Some(2), config.clone(), &request).unwrap();
+        let forgetful = generate(&Forgetful(network_of(with_table)), Some(2), config, &request).unwrap();
         assert_eq!(remembering.ids, forgetful.ids);
         assert!(near(&remembering.z, &forgetful.z));
         assert_eq!(remembering.cost, forgetful.cost);
     }
 }
 
+/// The condition's, those that were read in the blocks before, and in the half without its condition none in its place.
+#[test]
+fn what_stands_has_its_words() {
+    let (seeds, given) = ([11, 12], [3i64, 1]);
+    let lengths = Tensor::from_slice(&given).unsqueeze(-1);
+    let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&lengths).to_kind(Kind::Float);
+    let condition = Condition::new(&numbers(&[2, S, C], 8), &words(2, S), &mask).unwrap();
+    let table = Table::default();
+    let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(&seeds, S) };
+    for condition_guidance in [1.0, 2.0] {
+        let net = Watched { net: network_with_table(), seen: RefCell::default() };
+        let config = GenerateConfig { condition_guidance, ..config("euler") };
+        let got = generate(&net, Some(2), config, &request).unwrap();
+        // The last pass reads the last block: its rows with their conditions, behind all blocks but that one.
+        let passes = net.seen.take();
+        let [_, ids, ..] = passes.last().expect("a pass");
+        for (row, &given) in (0..).zip(&given) {
+            for i in 0..S - 2 {
+                let expected = match i < given {
+                    true => words(2, S).int64_value(&[row, i]),
+                    false => got.ids[row as usize][i as usize],
+                };
+                assert_eq!(ids.int64_value(&[row, i]), expected, "row {row}, position {i}");
+            }
+        }
+        if let Some([_, ids, blocks, _]) = passes.iter().find(|[latents, ..]| latents.size()[0] == 4) {
+            assert!(condition_guidance > 1.0);
+            let without = ids.narrow(0, 2, 2).masked_select(&blocks.narrow(0, 2, 2).eq(-1));
+            assert!(without.numel() > 0 && bool::try_from(without.eq(-1).all()).unwrap());
+        } else {
+            assert_eq!(condition_guidance, 1.0);
+        }
+    }
+}
+
 /// Whatever the lengths of the conditions beside it, and however many blocks they fill.
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
-    let net = network();
+    let net = network_with_table();
     let lengths = |seeds: &[u64]| seeds.iter().map(|seed| (seed % 7) as i64).collect::<Vec<_>>();
     let run = |sampler: &str, guidance: f64, seeds: &[u64]| {
         let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
+        let ids =
+            Tensor::from_slice(&seeds.iter().map(|&seed| seed as i64).collect::<Vec<_>>()).unsqueeze(-1).repeat([1, S]);
         let given = Tensor::from_slice(&lengths(seeds)).unsqueeze(-1);
         let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
-        let condition = Condition::new(&latents, &mask).unwrap();
+        let condition = Condition::new(&latents, &ids, &mask).unwrap();
         let table = Table::default();
         let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(seeds, S) };
         let config = GenerateConfig { condition_guidance: guidance, pad_to: Some(4), ..config(sampler) };

@@ -8,7 +8,7 @@ use elf_flow::{
 use elf_model::Elf;
 use elf_tests::{Reference, assert_close, parity_json, parity_path};
 use serde::Deserialize;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// One rollout of `samplers.json`.
 #[derive(Deserialize)]
@@ -54,6 +54,12 @@ impl Rollout {
     }
 }
 
+/// The recorded condition. Its words are not recorded, and no sampler of the paper asks for them.
+fn condition(reference: &Reference) -> Condition {
+    let (latents, mask) = (reference.get("cond.latent"), reference.get("cond.mask"));
+    Condition::new(latents, &Tensor::full(mask.size(), -1, (Kind::Int64, Device::Cpu)), mask).unwrap()
+}
+
 fn rows(ids: &Tensor) -> Vec<Vec<i64>> {
     Vec::try_from(ids).unwrap()
 }
@@ -83,9 +89,7 @@ fn parity_rollouts() {
             assert_eq!(eps.size()[0] as u64, steps - 1, "one draw a step but for the last");
             (0..eps.size()[0]).for_each(|i| _ = noise.push("sde", &eps.get(i)));
         }
-        let condition = rollout
-            .conditional
-            .then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
+        let condition = rollout.conditional.then(|| condition(&reference));
         let seeds = vec![0; b as usize];
         let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
 
@@ -150,9 +154,7 @@ fn parity_sde_without_noise_is_the_ode() {
         };
         let times = Vec::<f32>::try_from(get("t_steps")).unwrap().into_iter().map(f64::from).collect();
         let (b, s, _) = get("z0").size3().unwrap();
-        let condition = rollout
-            .conditional
-            .then(|| Condition::new(reference.get("cond.latent"), reference.get("cond.mask")).unwrap());
+        let condition = rollout.conditional.then(|| condition(&reference));
         let seeds = vec![0; b as usize];
         let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
         let config = GenerateConfig { sampler: SamplerChoice::named("sde").with("gamma", 0.0), ..rollout.config() };

@@ -1,9 +1,9 @@
-//! The demo: what the model in `models/` writes, then the way from the texts in `data/` to a small model of one's own and its text.
+//! The demo: what the models in `models/` write, then the way from the texts in `data/` to a small model of one's own and its text.
 //! Every step is a call of the program `elf` that a reader can repeat by hand.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{fs, iter};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -35,8 +35,8 @@ fn minutes(text: &str) -> Result<f64, String> {
 const HONESTLY: &str = "\
 What this shows: both losses fall on held-out text, and noise turns into words of the corpus, several of them in an order
 that occurs in it. What it cannot show: grammar, sense or variety, which take hours on this machine or minutes on a GPU. The
-encoder's weights are random, and the perplexity of such text says nothing yet. The model of the repository, which wrote the first
-texts above, was trained for some hours and on an encoder that was trained: `cargo xtask reproduce mini` makes it.";
+encoder's weights are random, and the perplexity of such text says nothing yet. The models of the repository, which wrote the first
+texts above, were trained for longer and on an encoder that was trained: `cargo xtask reproduce mini` makes them.";
 
 /// One call of `elf`.
 struct Call {
@@ -50,14 +50,23 @@ struct Call {
 /// The texts of the demo: the one-line descriptions of Debian's packages. Short texts show most after a few minutes.
 const COLUMN: &str = "synopsis";
 
-/// What the model of the repository does. It takes seconds, so it is done every time.
-fn ready_model() -> Call {
-    let line = "sample models/mini-descriptions-blocks --num 8 --trace";
-    Call {
-        title: "beginnings of package descriptions by the model of the repository: one as it forms, and eight",
+/// What the models of the repository do. It takes seconds, so it is done every time.
+fn ready_models() -> [Call; 2] {
+    let call = |title, line: &str| Call {
+        title,
         arguments: line.split_whitespace().map(str::to_owned).collect(),
         leaves: None,
-    }
+    };
+    [
+        call(
+            "beginnings of package descriptions by a model of the repository: one as it forms, and eight",
+            "sample models/mini-descriptions-blocks --num 8 --trace",
+        ),
+        call(
+            "German descriptions of the test split in English",
+            "sample models/mini-de-en --input data/de-en-test.parquet --input-column de --reference-column en --limit 6 --trace",
+        ),
+    ]
 }
 
 /// The calls that make a model, in their order; paths are relative to the root of the repository and hold no spaces.
@@ -143,7 +152,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         Ok(libtorch)
     })?;
     let elf = steps.time("building elf", || workspace.build(&libtorch, "elf-cli", "elf"))?;
-    for call in iter::once(ready_model()).chain(calls(out, options.minutes)) {
+    for call in ready_models().into_iter().chain(calls(out, options.minutes)) {
         match &call.leaves {
             Some(path) if workspace.root.join(path).exists() => {
                 println!("\n==> {}: {} is there already", call.title, path.display());
@@ -188,7 +197,7 @@ mod tests {
     #[test]
     fn what_the_demo_reads_is_in_the_repository() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let all = iter::once(ready_model()).chain(calls(Path::new("out"), 1.0));
+        let all = ready_models().into_iter().chain(calls(Path::new("out"), 1.0));
         let words: Vec<String> = all.flat_map(|call| call.arguments).collect();
         let corpora = words.iter().filter(|word| word.starts_with("data/") && word.ends_with(".parquet"));
         let models = words.iter().filter(|word| word.starts_with("models/"));

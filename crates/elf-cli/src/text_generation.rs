@@ -342,7 +342,7 @@ impl TextGenerator<'_> {
         let batch = collate(self.plan, self.tokenizer, requests, max_input_length)?;
         let encoded = latents.encode(&batch)?;
         match encoded.condition {
-            Some(mask) => Ok(Some((batch, Condition::new(&encoded.latents, &mask)?))),
+            Some(mask) => Ok(Some((batch, Condition::new(&encoded.latents, &encoded.ids, &mask)?))),
             None => bail!("the input text is empty"),
         }
     }

@@ -41,14 +41,15 @@ fn texts_are_written_in_blocks_and_do_not_depend_on_what_stands_beside_them() {
 
 #[test]
 fn translations_are_written_in_blocks_behind_their_conditions() {
-    let folder = TempDir::new().unwrap();
-    let model = within(&folder, "run");
-    Materials::translation().train(&model, &BLOCKS).well();
+    let (folder, materials) = (TempDir::new().unwrap(), Materials::translation());
+    let (plain, with_table) = (within(&folder, "plain"), within(&folder, "with-table"));
+    materials.train(&plain, &BLOCKS).well();
+    materials.train(&with_table, &[&BLOCKS[..], &["context_table=true", "vocab_head_norm=true"]].concat()).well();
     let texts = ["--text", "tree", "--text", "dog red the meets king old a"];
-    for cfg in ["1", "2"] {
-        let together = sample(&folder, &model, &[&texts[..], &["--cfg", cfg]].concat()).0;
+    for (model, cfg) in [(&plain, "1"), (&plain, "2"), (&with_table, "1"), (&with_table, "2")] {
+        let together = sample(&folder, model, &[&texts[..], &["--cfg", cfg]].concat()).0;
         assert_eq!(together.len(), 2);
-        let alone = sample(&folder, &model, &[&texts[..], &["--cfg", cfg, "--batch-size", "1"]].concat()).0;
+        let alone = sample(&folder, model, &[&texts[..], &["--cfg", cfg, "--batch-size", "1"]].concat()).0;
         assert_eq!(together, alone, "cfg {cfg}");
     }
 }
@@ -90,6 +91,7 @@ fn what_blocks_cannot_do_is_said_in_one_line() {
         materials.train(&other, &["objective=mdlm", key]).badly(&[key.split('=').next().unwrap(), "objective elf"]);
     }
     materials.train(&other, &["group_by_length=true"]).badly(&["group_by_length", "block_size"]);
+    materials.train(&other, &["context_table=true"]).badly(&["context_table", "block_size"]);
     let learned = [&BLOCKS[..], &["group_by_length=true", "pad_token=eos"]].concat();
     materials.train(&other, &learned).badly(&["group_by_length", "pad_token: pad"]);
     materials.train(&model, &BLOCKS).well();

@@ -28,6 +28,9 @@ pub struct NetworkShape {
 pub struct Context<'a> {
     /// Clean latents, `[B, K, C]`, of the positions 0 to K - 1.
     pub latents: &'a Tensor,
+    /// The words that they are latents of, `[B, K]`, i64, on the latents' device; less than 0 where there is none, as in a condition that was
+    /// dropped.
+    pub ids: &'a Tensor,
     /// The block of each of them, `[B, K]`, i64.
     pub blocks: &'a Tensor,
     /// The block of each noisy token, `[B, S]`, i64.

@@ -19,6 +19,9 @@ use crate::{Condition, LatentBatch, Result};
 /// The label of what is given.
 const GIVEN: i64 = -1;
 
+/// Stands for a word where there is none.
+const NO_WORD: i64 = -1;
+
 /// The latents of words that were read, which the blocks behind them are written from. What encodes text knows it; this crate does not.
 pub trait Reencode {
     /// Clean latents `[B, S, C]`, normalised as in training, of rows of which the first `known` positions have been read or were given:
@@ -59,11 +62,25 @@ impl OwnContext {
             None => None,
         };
         let blocks = labels([b, s], size, given.as_ref(), device)?;
+        let dropped: Vec<bool> = match batch.dropped.is_empty() {
+            true => vec![false; b as usize],
+            false => batch.dropped.clone(),
+        };
+        let ids = batch.ids.f_index_select(0, rows)?;
+        let ids = match &batch.condition {
+            Some(condition) => {
+                let dropped = Tensor::f_from_slice(&dropped)?.f_view([b, 1])?.f_index_select(0, rows)?;
+                let gone = condition.f_index_select(0, rows)?.f_eq(1.0)?.f_logical_and(&dropped)?;
+                ids.f_masked_fill(&gone, NO_WORD)?
+            }
+            None => ids,
+        };
         let counts: Vec<bool> = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.try_into()?;
         let first = counts.iter().position(|&counts| counts).map_or(0, |at| at as i64 / size * size);
         let last = counts.iter().rposition(|&counts| counts).map_or(s, |at| (at as i64 / size + 1) * size).min(s);
         let standing = Standing {
             latents: x0.f_narrow(1, 0, last)?,
+            ids: upload(&ids, device)?.f_narrow(1, 0, last)?,
             noisy_blocks: blocks.f_narrow(1, first, last - first)?,
             blocks: blocks.f_narrow(1, 0, last)?,
             first,
@@ -73,10 +90,11 @@ impl OwnContext {
 
     /// The first `rows` rows.
     pub(crate) fn of(&self, rows: i64) -> Result<Standing> {
-        let Standing { latents, blocks, noisy_blocks, first } = &self.standing;
+        let Standing { latents, ids, blocks, noisy_blocks, first } = &self.standing;
         let narrow = |x: &Tensor| x.f_narrow(0, 0, rows);
         Ok(Standing {
             latents: narrow(latents)?,
+            ids: narrow(ids)?,
             blocks: narrow(blocks)?,
             noisy_blocks: narrow(noisy_blocks)?,
             first: *first,
@@ -90,6 +108,8 @@ pub(crate) struct Standing {
     /// `[B, K, C]`.
     latents: Tensor,
     /// `[B, K]`.
+    ids: Tensor,
+    /// `[B, K]`.
     blocks: Tensor,
     /// `[B, width]`.
     noisy_blocks: Tensor,
@@ -99,16 +119,18 @@ pub(crate) struct Standing {
 impl Standing {
     /// What a network is told of it.
     pub(crate) fn context(&self) -> Context<'_> {
-        let Self { latents, blocks, noisy_blocks, first } = self;
-        Context { latents, blocks, noisy_blocks, first: *first, memory: None }
+        let Self { latents, ids, blocks, noisy_blocks, first } = self;
+        Context { latents, ids, blocks, noisy_blocks, first: *first, memory: None }
     }
 
     /// The same rows twice; the second time without what is given.
     fn with_and_without_condition(&self) -> Result<Self> {
-        let Self { latents, blocks, noisy_blocks, first } = self;
-        let without = latents.f_masked_fill(&blocks.f_eq(GIVEN)?.f_unsqueeze(-1)?, 0.0)?;
+        let Self { latents, ids, blocks, noisy_blocks, first } = self;
+        let given = blocks.f_eq(GIVEN)?;
+        let without = latents.f_masked_fill(&given.f_unsqueeze(-1)?, 0.0)?;
         Ok(Self {
             latents: Tensor::f_cat(&[latents, &without], 0)?,
+            ids: Tensor::f_cat(&[ids, &ids.f_masked_fill(&given, NO_WORD)?], 0)?,
             blocks: blocks.f_repeat([2, 1])?,
             noisy_blocks: noisy_blocks.f_repeat([2, 1])?,
             first: *first,
@@ -173,6 +195,8 @@ pub(crate) struct Page {
     blocks: Tensor,
     /// What is given and what was written so far, `[B, S, C]`.
     clean: Tensor,
+    /// The words of that, `[B, S]`.
+    ids: Tensor,
     given: Vec<usize>,
 }
 
@@ -184,11 +208,12 @@ impl Page {
         let given = condition.map_or(vec![0; b as usize], |condition| condition.lengths().to_vec());
         let is_given = condition.map(Condition::given).transpose()?;
         let blocks = labels([b, s], size, is_given.as_ref(), device)?;
-        let clean = match condition {
-            Some(condition) => condition.pin(&clean)?,
-            None => clean,
+        let ids = Tensor::f_full([b, s], NO_WORD, (Kind::Int64, device))?;
+        let (clean, ids) = match condition {
+            Some(condition) => (condition.pin(&clean)?, condition.pin_ids(&ids)?),
+            None => (clean, ids),
         };
-        Ok(Self { size, blocks, clean, given })
+        Ok(Self { size, blocks, clean, ids, given })
     }
 
     /// First position and width of each block that is not given as a whole.
@@ -206,6 +231,7 @@ impl Page {
         let known = if self.given.iter().any(|&n| n as i64 > first) { first + width } else { first };
         Ok(Standing {
             latents: self.clean.f_narrow(1, 0, known)?,
+            ids: self.ids.f_narrow(1, 0, known)?,
             blocks: self.blocks.f_narrow(1, 0, known)?,
             noisy_blocks: self.blocks.f_narrow(1, first, width)?,
             first,
@@ -217,11 +243,19 @@ impl Page {
         Ok(self.blocks.f_narrow(1, first, width)?.f_to_device(Device::Cpu)?.f_ne(GIVEN)?)
     }
 
-    /// Takes over the first `known` positions of latents `[B, S, C]`, all of which stand now.
-    pub(crate) fn write(&mut self, latents: &Tensor, known: i64, condition: Option<&Condition>) -> Result<()> {
+    /// Takes over the first `known` positions of ids `[B, S]` and of their latents `[B, S, C]`, all of which stand now.
+    pub(crate) fn write(
+        &mut self,
+        ids: &Tensor,
+        latents: &Tensor,
+        known: i64,
+        condition: Option<&Condition>,
+    ) -> Result<()> {
         self.clean.f_narrow(1, 0, known)?.f_copy_(&latents.f_narrow(1, 0, known)?)?;
+        self.ids.f_narrow(1, 0, known)?.f_copy_(&ids.f_narrow(1, 0, known)?)?;
         if let Some(condition) = condition {
             self.clean = condition.pin(&self.clean)?;
+            self.ids = condition.pin_ids(&self.ids)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Clean latents that are given rather than generated.
 
 use elf_core::Error as CoreError;
+use elf_core::device::upload;
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Field, Prediction, Result};
@@ -10,6 +11,8 @@ use crate::{Error, Field, Prediction, Result};
 pub struct Condition {
     /// Clean latents, `[B, S, C]`; whatever stands outside the condition positions is ignored.
     latents: Tensor,
+    /// Their words, `[B, S]`, i64, on the latents' device; likewise.
+    ids: Tensor,
     /// True on positions to generate, `[B, S, 1]`, bool.
     free: Tensor,
     /// Condition positions at the start of each row.
@@ -17,12 +20,17 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// From clean latents `[B, S, C]`, normalised as in training, and a mask `[B, S]` on the CPU, 1 on condition positions.
+    /// From clean latents `[B, S, C]`, normalised as in training, the ids that they are latents of, `[B, S]`, and a mask `[B, S]` on the CPU, 1 on
+    /// condition positions.
     ///
     /// # Errors
     /// If the shapes do not fit together, or the mask holds anything but 0 and 1.
-    pub fn new(latents: &Tensor, mask: &Tensor) -> Result<Self> {
+    pub fn new(latents: &Tensor, ids: &Tensor, mask: &Tensor) -> Result<Self> {
         let (b, s, _) = latents.size3()?;
+        if ids.size() != [b, s] || ids.kind() != Kind::Int64 {
+            let expected = format!("[{b}, {s}] of 64-bit integers, one for each of the condition's latents");
+            return Err(CoreError::Shape { what: "condition ids".into(), found: ids.size(), expected }.into());
+        }
         if mask.size() != [b, s] || mask.device() != Device::Cpu {
             let expected = format!("[{b}, {s}] on the CPU, as the condition's latents have");
             return Err(CoreError::Shape { what: "condition mask".into(), found: mask.size(), expected }.into());
@@ -36,7 +44,8 @@ impl Condition {
             s => flat.chunks(s as usize).map(|row| row.iter().take_while(|&&m| m == 1.0).count()).collect(),
         };
         let free = mask.f_eq(0.0)?.f_unsqueeze(-1)?.f_to_device(latents.device())?;
-        Ok(Self { latents: latents.shallow_clone(), free, lengths })
+        let ids = upload(ids, latents.device())?;
+        Ok(Self { latents: latents.shallow_clone(), ids, free, lengths })
     }
 
     /// `(B, S, C)`.
@@ -60,6 +69,11 @@ impl Condition {
         Ok(z.f_where_self(&self.free, &self.latents)?)
     }
 
+    /// `ids` `[B, S]` with the condition's in its positions.
+    pub(crate) fn pin_ids(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(ids.f_where_self(&self.free.f_squeeze_dim(-1)?, &self.ids)?)
+    }
+
     /// `z` `[B, S, C]` with 0 in the condition's positions.
     ///
     /// # Errors
@@ -77,6 +91,7 @@ impl Condition {
     pub(crate) fn span(&self, first: i64, width: i64) -> Result<Self> {
         Ok(Self {
             latents: self.latents.f_narrow(1, first, width)?,
+            ids: self.ids.f_narrow(1, first, width)?,
             free: self.free.f_narrow(1, first, width)?,
             lengths: self.lengths.iter().map(|&n| n.saturating_sub(first as usize).min(width as usize)).collect(),
         })
@@ -89,6 +104,7 @@ impl Condition {
         let index = Tensor::f_from_slice(&index)?.f_to_device(self.latents.device())?;
         Ok(Self {
             latents: self.latents.f_index_select(0, &index)?.f_to_device(device)?,
+            ids: self.ids.f_index_select(0, &index)?.f_to_device(device)?,
             free: self.free.f_index_select(0, &index)?.f_to_device(device)?,
             lengths: (0..rows as usize).map(|i| self.lengths[if i < have as usize { i } else { 0 }]).collect(),
         })

@@ -356,7 +356,7 @@ impl<'a> Generator<'a> {
                 break;
             }
             let latents = reencoding.latents(&known, (first + width) as usize)?;
-            page.write(&latents, first + width, condition.as_ref())?;
+            page.write(&ids, &latents, first + width, condition.as_ref())?;
         }
         let RowsRead { ids, log_probs } = RowsRead::of(&Reading { ids, log_probs }, &z, asked)?;
         let z = match &condition {

@@ -104,8 +104,8 @@ impl<'a> Probe<'a> {
 
     fn condition(batch: &LatentBatch, given: bool) -> Result<Option<Condition>> {
         let of_mask = |mask: &Tensor| match given {
-            true => Condition::new(&batch.latents, mask),
-            false => Condition::new(&batch.latents.f_zeros_like()?, mask),
+            true => Condition::new(&batch.latents, &batch.ids, mask),
+            false => Condition::new(&batch.latents.f_zeros_like()?, &batch.ids.f_full_like(-1)?, mask),
         };
         batch.condition.as_ref().map(of_mask).transpose()
     }

@@ -96,7 +96,8 @@ fn condition_positions_are_clean_at_every_step() {
     let mask = Tensor::from_slice(&[
         1f32, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0,
     ]);
-    let condition = Condition::new(&latents, &mask.view([3, 6])).unwrap();
+    let condition =
+        Condition::new(&latents, &Tensor::zeros([3, 6], (Kind::Int64, Device::Cpu)), &mask.view([3, 6])).unwrap();
     assert_eq!(condition.lengths(), [2, 4, 0]);
     for entry in BUILTIN {
         let choice = SamplerChoice::named(entry.name());

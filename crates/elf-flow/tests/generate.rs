@@ -32,7 +32,8 @@ fn condition_of(seeds: &[u64]) -> Condition {
     let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
     let mask: Vec<f32> =
         seeds.iter().flat_map(|seed| (0..S).map(move |i| f32::from(i <= (*seed % 4) as i64))).collect();
-    Condition::new(&latents, &Tensor::from_slice(&mask).view([-1, S])).unwrap()
+    let ids = Tensor::zeros([seeds.len() as i64, S], (Kind::Int64, Device::Cpu));
+    Condition::new(&latents, &ids, &Tensor::from_slice(&mask).view([-1, S])).unwrap()
 }
 
 #[test]
@@ -374,10 +375,11 @@ fn what_makes_no_sense_is_refused_by_name() {
         assert!(message.contains(named), "{message}");
     }
     let latents = Tensor::zeros([2, S, C], (Kind::Float, Device::Cpu));
+    let ids = Tensor::zeros([2, S], (Kind::Int64, Device::Cpu));
     for mask in
         [Tensor::zeros([2, S + 1], (Kind::Float, Device::Cpu)), Tensor::full([2, S], 0.5, (Kind::Float, Device::Cpu))]
     {
-        assert!(Condition::new(&latents, &mask).unwrap_err().to_string().contains("condition mask"));
+        assert!(Condition::new(&latents, &ids, &mask).unwrap_err().to_string().contains("condition mask"));
     }
     let times = |times: Vec<f64>| {
         Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap().with_times(times).is_err()

@@ -35,6 +35,14 @@ pub struct ElfConfig {
     /// frozen encoder's latents.
     #[serde(default)]
     pub learned_latents: bool,
+    /// Whether clean tokens before a block, which are words by then, come in through a learned table of vectors besides through their
+    /// latents.
+    #[serde(default)]
+    pub context_table: bool,
+    /// Whether hidden states are normalised before the vocabulary head, with a weight of its own, as they are before the denoising head.
+    /// The released model hands them over as they are.
+    #[serde(default)]
+    pub vocab_head_norm: bool,
 }
 
 fn default_mlp_ratio() -> f64 {
@@ -79,6 +87,8 @@ impl Preset {
             mlp_ratio: default_mlp_ratio(),
             proj_dropout: 0.0,
             learned_latents: false,
+            context_table: false,
+            vocab_head_norm: false,
         }
     }
 }
@@ -151,7 +161,8 @@ impl ElfConfig {
         let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 * embedder } else { embedder };
         let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
         let heads = h + linear(h, c) + linear(h, c) + linear(c, v);
-        let table = if self.learned_latents { v * c } else { 0 };
+        let table = if self.learned_latents { v * c } else { 0 } + if self.context_table { v * h } else { 0 };
+        let heads = heads + if self.vocab_head_norm { h } else { 0 };
         latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads + table
     }
 

@@ -8,7 +8,7 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
-use crate::model::LATENT_TABLE;
+use crate::model::{CONTEXT_TABLE, LATENT_TABLE, VOCAB_HEAD_NORM};
 use crate::{Elf, ElfConfig};
 
 impl ElfConfig {
@@ -50,6 +50,8 @@ impl ElfConfig {
             mlp_ratio: 4.0,
             proj_dropout: 0.0,
             learned_latents: file.shape(LATENT_TABLE).is_some(),
+            context_table: file.shape(CONTEXT_TABLE).is_some(),
+            vocab_head_norm: file.shape(&format!("{VOCAB_HEAD_NORM}.weight")).is_some(),
         };
         config.check()?;
         Ok(config)
@@ -77,7 +79,7 @@ impl ElfConfig {
     /// All parameters' names in the order of the released model's `state_dict`, by which its optimisers count.
     ///
     /// # Errors
-    /// If the configuration makes no network.
+    /// If the configuration makes no network, or one with parameters that the released model does not have.
     pub fn released_order(&self) -> Result<Vec<String>> {
         let net = Elf::unset(self.clone(), PrecisionPolicy::F32, Device::Cpu)?;
         let mut names: Vec<String> = net.params().iter().map(|(name, _)| name.to_owned()).collect();
@@ -85,6 +87,10 @@ impl ElfConfig {
             let part = name.split('.').next().unwrap_or(name);
             RELEASED_ORDER.iter().position(|known| *known == part)
         };
+        if let Some(other) = names.iter().find(|name| rank(name).is_none()) {
+            let reason = "the released code has no such parameter, so this network cannot be written for it; write .safetensors instead";
+            return Err(Error::Config(format!("{other}: {reason}")));
+        }
         // Within a module ours have the released order, which a stable sort leaves alone.
         names.sort_by_key(|name| rank(name));
         Ok(names)

@@ -55,6 +55,8 @@ mod tests {
             mlp_ratio: 4.0,
             proj_dropout: 0.0,
             learned_latents: false,
+            context_table: false,
+            vocab_head_norm: false,
         };
         assert_eq!(config.mlp_hidden(), 21);
         // A text position: 8 -> 4 is 64, 4 -> 3 is 24, 3 -> 8 is 48.

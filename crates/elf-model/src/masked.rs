@@ -62,6 +62,8 @@ impl MaskedConfig {
             mlp_ratio: self.mlp_ratio,
             proj_dropout: self.proj_dropout,
             learned_latents: false,
+            context_table: false,
+            vocab_head_norm: false,
         }
     }
 

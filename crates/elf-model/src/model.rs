@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use elf_core::device::upload;
-use elf_core::layers::{Linear, RmsNorm};
+use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::{
     Context, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy,
     Result, TrunkInput, Weight,
@@ -18,6 +18,19 @@ use crate::vocab_head::VocabHead;
 
 /// The learned latents' name among the parameters; the released model has none.
 pub(crate) const LATENT_TABLE: &str = "latent_table";
+
+/// The name of the table of clean tokens; the released model has none.
+pub(crate) const CONTEXT_TABLE: &str = "context_table.weight";
+
+/// Its standard deviation at the start, GPT-2's.
+const CONTEXT_TABLE_STD: f64 = 0.02;
+
+/// By how much latents of clean tokens are scaled down beside that table. Muon's steps are of one size, so a table is learned soon only
+/// if it begins small and nothing stands over it: beside full latents it was of no use.
+const LATENTS_BESIDE_TABLE: f64 = 0.02;
+
+/// The name of the normalisation before the vocabulary head; the released model has none.
+pub(crate) const VOCAB_HEAD_NORM: &str = "vocab_head_norm";
 
 /// Which positions a sequence holds behind its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +55,12 @@ pub struct Elf {
     blocks: Vec<Block>,
     final_norm: RmsNorm,
     final_linear: Linear,
+    vocab_norm: Option<RmsNorm>,
     vocab_head: VocabHead,
     /// `[1, V, C]`.
     latent_table: Option<Weight>,
+    /// `[V, H]`.
+    context_table: Option<Embedding>,
     /// Whether blocks are run again in the backward pass instead of keeping what they need for it.
     recompute: bool,
     /// Angles of the last layout; another one replaces them.
@@ -91,6 +107,14 @@ impl Elf {
             true => Some(b.tensor(LATENT_TABLE, &[1, config.vocab_size, c], Init::Normal(1.0))?),
             false => None,
         };
+        let context_table = match config.context_table {
+            true => Some(Embedding::new(b, CONTEXT_TABLE, config.vocab_size, h, CONTEXT_TABLE_STD)?),
+            false => None,
+        };
+        let vocab_norm = match config.vocab_head_norm {
+            true => Some(RmsNorm::new(b, VOCAB_HEAD_NORM, h, 1e-6)?),
+            false => None,
+        };
         let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
         let rope = RefCell::new(None);
         Ok(Self {
@@ -105,8 +129,10 @@ impl Elf {
             blocks,
             final_norm,
             final_linear,
+            vocab_norm,
             vocab_head,
             latent_table,
+            context_table,
             recompute: false,
             rope,
         })
@@ -190,12 +216,14 @@ impl Elf {
         if let Some(mask) = input.mask.filter(|m| m.size() != [b, s]) {
             return Err(wrong("mask", mask, format!("[{b}, {s}]")));
         }
-        if let Some(Context { latents, blocks, noisy_blocks, memory, .. }) = input.context {
+        if let Some(Context { latents, ids, blocks, noisy_blocks, memory, .. }) = input.context {
             let k = match latents.size()[..] {
                 [rows, k, channels] if (rows, channels) == (b, c) => k,
                 _ => return Err(wrong("context latents", latents, format!("[{b}, K, {c}]"))),
             };
-            for (what, found, n) in [("context blocks", blocks, k), ("noisy blocks", noisy_blocks, s)] {
+            for (what, found, n) in
+                [("context ids", ids, k), ("context blocks", blocks, k), ("noisy blocks", noisy_blocks, s)]
+            {
                 if found.size() != [b, n] {
                     return Err(wrong(what, found, format!("[{b}, {n}]")));
                 }
@@ -209,6 +237,23 @@ impl Elf {
             }
         }
         Ok((b, s))
+    }
+
+    /// Clean tokens on their way into the blocks, `[B, K, H]`, fp32 or `lifted`'s kind: what their latents were lifted to, and what stands for their words
+    /// in the table.
+    fn with_words(&self, lifted: Tensor, ids: &Tensor) -> Result<Tensor> {
+        let Some(table) = &self.context_table else { return Ok(lifted) };
+        let known = ids.f_ge(0)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
+        let words = table.forward(&ids.f_clamp_min(0)?).f_to_kind(lifted.kind())?;
+        Ok(lifted * LATENTS_BESIDE_TABLE + words * known)
+    }
+
+    /// What the vocabulary head reads of hidden states `[N, H]`.
+    fn before_vocab_head(&self, hidden: &Tensor) -> Tensor {
+        match &self.vocab_norm {
+            Some(norm) => norm.forward_to(hidden, self.policy.vocab_head.kind()),
+            None => hidden.shallow_clone(),
+        }
     }
 
     /// Who of prefix, context and text sees whom, `[B, P + K + S, P + K + S]`, bool: queries by keys.
@@ -277,10 +322,17 @@ impl Network for Elf {
         let text = match &context {
             None => self.latents.forward(input.z, input.x_prev, maps),
             // The estimate of what is clean is the same again, as on the positions of a condition.
-            Some(Context { latents, .. }) => {
+            Some(Context { latents, ids, .. }) => {
                 let behind = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
                 let x_prev = input.x_prev.map(behind).transpose()?;
-                self.latents.forward(&behind(input.z)?, x_prev.as_ref(), maps)
+                let lifted = self.latents.forward(&behind(input.z)?, x_prev.as_ref(), maps);
+                match self.context_table {
+                    Some(_) => {
+                        let clean = self.with_words(lifted.f_narrow(1, 0, k)?, ids)?;
+                        Tensor::f_cat(&[clean, lifted.f_narrow(1, k, s)?], 1)?
+                    }
+                    None => lifted,
+                }
             }
         }
         .to_kind(kind);
@@ -311,7 +363,8 @@ impl Network for Elf {
             let rope = self.rope(Layout { prefix: 0, context: k, first: 0, text: 0 }, device)?;
             let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout_seed: None };
             let x_prev = self_conditioned.then_some(context.latents);
-            let mut x = self.latents.forward(context.latents, x_prev, self.policy.latent_maps.kind()).to_kind(kind);
+            let lifted = self.latents.forward(context.latents, x_prev, self.policy.latent_maps.kind());
+            let mut x = self.with_words(lifted, context.ids)?.to_kind(kind);
             let mut layers = Vec::with_capacity(self.blocks.len());
             for block in &self.blocks {
                 let (next, own) = block.forward_behind(&x, &pass, None)?;
@@ -328,11 +381,11 @@ impl Network for Elf {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.vocab_head.logits(hidden, self.policy.vocab_head)
+        self.vocab_head.logits(&self.before_vocab_head(hidden), self.policy.vocab_head)
     }
 
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
-        self.vocab_head.cross_entropy_sum(hidden, ids, weights, self.policy.vocab_head)
+        self.vocab_head.cross_entropy_sum(&self.before_vocab_head(hidden), ids, weights, self.policy.vocab_head)
     }
 }
 

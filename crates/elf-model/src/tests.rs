@@ -42,8 +42,9 @@ fn elf_b_has_the_published_number_of_parameters() {
     let net = Elf::unset(Preset::B.config(512, 32100), PrecisionPolicy::F32, Device::Cpu).unwrap();
     assert_eq!(net.params().numel(), 104_579_940);
     let learned = ElfConfig { learned_latents: true, ..small() };
-    for config in [Preset::B.config(512, 32100), small(), ElfConfig { num_self_cond_cfg_tokens: 0, ..small() }, learned]
-    {
+    let of_blocks = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
+    let without_guidance = ElfConfig { num_self_cond_cfg_tokens: 0, ..small() };
+    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks] {
         let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
         assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
     }
@@ -180,6 +181,25 @@ fn counting_sees_passes_rows_and_logits() {
     let _ = net.trunk(&TrunkInput::new(&z, &t)).unwrap();
     let _ = net.logits(&hidden.reshape([8, 32])).unwrap();
     assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8 });
+}
+
+#[test]
+fn what_blocks_have_besides_is_kept_by_files() {
+    let config = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
+    let net = network(config.clone(), PrecisionPolicy::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    net.save(&path).unwrap();
+    assert_eq!(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap().config(), &config);
+    assert!(small().released_order().is_ok());
+    let message = config.released_order().unwrap_err().to_string();
+    assert!(message.contains("context_table.weight") && message.contains(".safetensors"), "{message}");
+    // The vocabulary head then reads directions, not lengths.
+    let hidden = rows(1, 5, 32).0.squeeze_dim(0);
+    let logits = |net: &Elf, hidden: &Tensor| net.logits(hidden).unwrap();
+    assert!(difference(&logits(&net, &hidden), &logits(&net, &(&hidden * 3.0))) < 1e-4);
+    let plain = network(small(), PrecisionPolicy::F32);
+    assert!(difference(&logits(&plain, &hidden), &logits(&plain, &(&hidden * 3.0))) > 1e-2);
 }
 
 #[test]

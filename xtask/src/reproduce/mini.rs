@@ -193,14 +193,19 @@ impl Mini<'_> {
         }
     }
 
-    /// ELF until it writes token by token: on descriptions it begins as the model that writes them whole, on other tasks as the one of descriptions.
+    /// ELF token by token: on descriptions it begins as the model that writes them whole, on other tasks from nothing, as all that it is compared with.
     fn block_training(&self, task: &Task, epochs: f64) -> Stage {
         let (config, name) = (format!("configs/mini-{}-blocks.yml", task.name), format!("train/{}/blocks", task.name));
-        let begun_as = if task.condition.is_none() { "train/descriptions/elf" } else { "train/descriptions/blocks" };
-        let settings = format!("encoder_model_name={} init_from={}", self.encoder(PRETRAINED), self.at(begun_as));
-        let stage = Stage::new(&name, format!("{BLOCK_ELF}, on {}", task.name))
-            .after(&format!("data/{}", task.name))
-            .after(begun_as)
+        let stage = Stage::new(&name, format!("{BLOCK_ELF}, on {}", task.name)).after(&format!("data/{}", task.name));
+        let encoder = format!("encoder_model_name={}", self.encoder(PRETRAINED));
+        let (stage, settings) = match task.condition {
+            None => {
+                let begun_as = "train/descriptions/elf";
+                (stage.after(begun_as), format!("{encoder} init_from={}", self.at(begun_as)))
+            }
+            Some(_) => (stage, encoder),
+        };
+        let stage = stage
             .reading(&config)
             .call(self.train_call(task, &config, &name, epochs, &settings))
             .making("plan.json")

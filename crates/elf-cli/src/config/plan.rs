@@ -153,6 +153,11 @@ impl RunPlan {
             );
         }
         let pad_token = config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad });
+        if config.context_table && config.block_size.is_none() {
+            bail!(
+                "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
+            );
+        }
         if config.group_by_length && config.block_size.is_none() {
             bail!(
                 "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
@@ -166,6 +171,8 @@ impl RunPlan {
                 ("learned_latents", config.learned_latents),
                 ("causal_latents", config.causal_latents),
                 ("block_size", config.block_size.is_some()),
+                ("context_table", config.context_table),
+                ("vocab_head_norm", config.vocab_head_norm),
                 ("decoder_clean_condition", config.decoder_clean_condition),
             ] {
                 if set {
@@ -272,6 +279,8 @@ fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConf
     model.num_model_mode_tokens = config.num_model_mode_tokens;
     model.proj_dropout = config.proj_dropout;
     model.learned_latents = config.learned_latents;
+    model.context_table = config.context_table;
+    model.vocab_head_norm = config.vocab_head_norm;
     Ok(model)
 }
 

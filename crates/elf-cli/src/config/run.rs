@@ -104,6 +104,11 @@ pub struct RunConfig {
     /// Write texts in blocks of so many tokens, each knowing all before it; `null`: all tokens together, as in the paper. Needs
     /// `causal_latents`.
     pub block_size: Option<usize>,
+    /// Let the words before a block come in through a learned table besides through their latents. For models with a `block_size`, which learn to follow
+    /// a source many times faster with it. Not in the paper.
+    pub context_table: bool,
+    /// Normalise what the vocabulary head reads. Not in the paper.
+    pub vocab_head_norm: bool,
 
     /// Mean of the logit-normal law of times.
     pub denoiser_p_mean: f64,
@@ -249,6 +254,8 @@ impl Default for RunConfig {
             learned_latents: false,
             causal_latents: false,
             block_size: None,
+            context_table: false,
+            vocab_head_norm: false,
             denoiser_p_mean: -1.5,
             denoiser_p_std: 0.8,
             denoiser_noise_scale: 2.0,
