@@ -51,7 +51,7 @@ struct Call {
 const COLUMN: &str = "synopsis";
 
 /// What the models of the repository do. It takes seconds, so it is done every time.
-fn ready_models() -> [Call; 2] {
+fn ready_models() -> [Call; 3] {
     let call = |title, line: &str| Call {
         title,
         arguments: line.split_whitespace().map(str::to_owned).collect(),
@@ -65,6 +65,11 @@ fn ready_models() -> [Call; 2] {
         call(
             "German descriptions of the test split in English",
             "sample models/mini-de-en --input data/de-en-test.parquet --input-column de --reference-column en --limit 6 --trace",
+        ),
+        call(
+            "descriptions of the test split in one line",
+            "sample models/mini-summaries --input data/descriptions-test.parquet --input-column description \
+             --reference-column synopsis --limit 6 --trace",
         ),
     ]
 }

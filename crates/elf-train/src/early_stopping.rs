@@ -20,7 +20,7 @@ const FILE: &str = "evaluations.json";
 struct Record {
     /// Optimiser steps and the figure, ascending.
     evaluations: Vec<(u64, f64)>,
-    /// Whether the run ended by this rule or by its length; it is not gone on with then.
+    /// Whether the run ended, by this rule or by its length, behind its best checkpoint; it is not gone on with then.
     ended: bool,
 }
 
@@ -72,9 +72,11 @@ impl EarlyStopping {
     /// The run ends here.
     pub(crate) fn end(&mut self) {
         let best = self.best();
+        let last = self.record.evaluations.last().map(|(step, _)| *step);
         // From here on the best checkpoint is the newest.
         self.record.evaluations.retain(|(step, _)| best.is_none_or(|best| *step <= best));
-        self.record.ended = true;
+        // A run that was best where it ended may be made longer.
+        self.record.ended |= best != last;
     }
 
     /// Writes it down, aside and renamed.
@@ -127,6 +129,10 @@ mod tests {
         rule.save().unwrap();
         assert!(EarlyStopping::open(&folder, 2, 20).unwrap().is_over());
         assert!(!EarlyStopping::open(&folder, 2, 10).unwrap().is_over());
+        // The best checkpoint was the last: more steps may follow.
+        let mut rule = with(2, &[3.0, 2.0]);
+        rule.end();
+        assert!(!rule.is_over());
     }
 
     #[test]
