@@ -47,16 +47,19 @@ struct Call {
     leaves: Option<PathBuf>,
 }
 
+impl Call {
+    /// Of a command line without quotes.
+    fn new(title: &'static str, leaves: Option<PathBuf>, line: &str) -> Self {
+        Self { title, arguments: line.split_whitespace().map(str::to_owned).collect(), leaves }
+    }
+}
+
 /// The texts of the demo: the one-line descriptions of Debian's packages. Short texts show most after a few minutes.
 const COLUMN: &str = "synopsis";
 
 /// What the models of the repository do. It takes seconds, so it is done every time.
 fn ready_models() -> [Call; 3] {
-    let call = |title, line: &str| Call {
-        title,
-        arguments: line.split_whitespace().map(str::to_owned).collect(),
-        leaves: None,
-    };
+    let call = |title, line| Call::new(title, None, line);
     [
         call(
             "beginnings of package descriptions by a model of the repository: one as it forms, and eight",
@@ -77,11 +80,7 @@ fn ready_models() -> [Call; 3] {
 /// The calls that make a model, in their order; paths are relative to the root of the repository and hold no spaces.
 fn calls(out: &Path, minutes: f64) -> Vec<Call> {
     let at = out.display();
-    let call = |title, leaves: Option<&str>, line: String| Call {
-        title,
-        arguments: line.split_whitespace().map(str::to_owned).collect(),
-        leaves: leaves.map(|name| out.join(name)),
-    };
+    let call = |title, leaves: Option<&str>, line: String| Call::new(title, leaves.map(|name| out.join(name)), &line);
     let prepare = |split: &str| {
         format!(
             "data prepare --input data/descriptions-{split}.parquet --target-column {COLUMN} --eos-target \

@@ -20,7 +20,7 @@ use crate::{Condition, LatentBatch, Result};
 const GIVEN: i64 = -1;
 
 /// Stands for a word where there is none.
-const NO_WORD: i64 = -1;
+pub(crate) const NO_WORD: i64 = -1;
 
 /// The latents of words that were read, which the blocks behind them are written from. What encodes text knows it; this crate does not.
 pub trait Reencode {
@@ -57,24 +57,17 @@ impl OwnContext {
     pub(crate) fn new(batch: &LatentBatch, size: i64, rows: &Tensor, x0: &Tensor) -> Result<Self> {
         let (b, s, _) = batch.sizes()?;
         let device = x0.device();
+        let mut ids = batch.ids.f_index_select(0, rows)?;
         let given = match &batch.condition {
-            Some(condition) => Some(upload(&condition.f_index_select(0, rows)?.f_eq(1.0)?, device)?),
+            Some(condition) => Some(condition.f_index_select(0, rows)?.f_eq(1.0)?),
             None => None,
         };
+        if let (Some(given), true) = (&given, batch.dropped.contains(&true)) {
+            let dropped = Tensor::f_from_slice(&batch.dropped)?.f_index_select(0, rows)?.f_unsqueeze(-1)?;
+            ids = ids.f_masked_fill(&given.f_logical_and(&dropped)?, NO_WORD)?;
+        }
+        let given = given.map(|given| upload(&given, device)).transpose()?;
         let blocks = labels([b, s], size, given.as_ref(), device)?;
-        let dropped: Vec<bool> = match batch.dropped.is_empty() {
-            true => vec![false; b as usize],
-            false => batch.dropped.clone(),
-        };
-        let ids = batch.ids.f_index_select(0, rows)?;
-        let ids = match &batch.condition {
-            Some(condition) => {
-                let dropped = Tensor::f_from_slice(&dropped)?.f_view([b, 1])?.f_index_select(0, rows)?;
-                let gone = condition.f_index_select(0, rows)?.f_eq(1.0)?.f_logical_and(&dropped)?;
-                ids.f_masked_fill(&gone, NO_WORD)?
-            }
-            None => ids,
-        };
         let counts: Vec<bool> = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.try_into()?;
         let first = counts.iter().position(|&counts| counts).map_or(0, |at| at as i64 / size * size);
         let last = counts.iter().rposition(|&counts| counts).map_or(s, |at| (at as i64 / size + 1) * size).min(s);

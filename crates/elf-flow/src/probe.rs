@@ -6,6 +6,7 @@
 use elf_core::Noise;
 use tch::{Kind, Tensor};
 
+use crate::blocks::NO_WORD;
 use crate::{Condition, Conditioned, Decoder, Field, LatentBatch, NetworkField, Result, Trained};
 
 /// Sums over the positions that were looked at; those of several batches are added.
@@ -105,7 +106,7 @@ impl<'a> Probe<'a> {
     fn condition(batch: &LatentBatch, given: bool) -> Result<Option<Condition>> {
         let of_mask = |mask: &Tensor| match given {
             true => Condition::new(&batch.latents, &batch.ids, mask),
-            false => Condition::new(&batch.latents.f_zeros_like()?, &batch.ids.f_full_like(-1)?, mask),
+            false => Condition::new(&batch.latents.f_zeros_like()?, &batch.ids.f_full_like(NO_WORD)?, mask),
         };
         batch.condition.as_ref().map(of_mask).transpose()
     }

@@ -161,9 +161,10 @@ impl ElfConfig {
         let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 * embedder } else { embedder };
         let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
         let heads = h + linear(h, c) + linear(h, c) + linear(c, v);
-        let table = if self.learned_latents { v * c } else { 0 } + if self.context_table { v * h } else { 0 };
-        let heads = heads + if self.vocab_head_norm { h } else { 0 };
-        latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads + table
+        let with = |chosen: bool, numbers: u64| if chosen { numbers } else { 0 };
+        let chosen =
+            with(self.learned_latents, v * c) + with(self.context_table, v * h) + with(self.vocab_head_norm, h);
+        latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads + chosen
     }
 
     /// Prefix tokens before the text.

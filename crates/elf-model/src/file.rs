@@ -8,7 +8,8 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
-use crate::model::{CONTEXT_TABLE, LATENT_TABLE, VOCAB_HEAD_NORM};
+use crate::model::{CONTEXT_TABLE, LATENT_TABLE};
+use crate::vocab_head::VOCAB_HEAD_NORM;
 use crate::{Elf, ElfConfig};
 
 impl ElfConfig {

@@ -29,9 +29,6 @@ const CONTEXT_TABLE_STD: f64 = 0.02;
 /// if it begins small and nothing stands over it: beside full latents it was of no use.
 const LATENTS_BESIDE_TABLE: f64 = 0.02;
 
-/// The name of the normalisation before the vocabulary head; the released model has none.
-pub(crate) const VOCAB_HEAD_NORM: &str = "vocab_head_norm";
-
 /// Which positions a sequence holds behind its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
@@ -55,7 +52,6 @@ pub struct Elf {
     blocks: Vec<Block>,
     final_norm: RmsNorm,
     final_linear: Linear,
-    vocab_norm: Option<RmsNorm>,
     vocab_head: VocabHead,
     /// `[1, V, C]`.
     latent_table: Option<Weight>,
@@ -101,7 +97,7 @@ impl Elf {
         let final_norm = RmsNorm::new(b, "final_layer.norm_final", h, 1e-6)?;
         let final_linear =
             Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
-        let vocab_head = VocabHead::new(b, h, c, config.vocab_size)?;
+        let vocab_head = VocabHead::new(b, &config)?;
         // With a dimension more than a matrix has, so that Muon leaves it to Adam: most rows have no gradient in a step.
         let latent_table = match config.learned_latents {
             true => Some(b.tensor(LATENT_TABLE, &[1, config.vocab_size, c], Init::Normal(1.0))?),
@@ -109,10 +105,6 @@ impl Elf {
         };
         let context_table = match config.context_table {
             true => Some(Embedding::new(b, CONTEXT_TABLE, config.vocab_size, h, CONTEXT_TABLE_STD)?),
-            false => None,
-        };
-        let vocab_norm = match config.vocab_head_norm {
-            true => Some(RmsNorm::new(b, VOCAB_HEAD_NORM, h, 1e-6)?),
             false => None,
         };
         let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
@@ -129,7 +121,6 @@ impl Elf {
             blocks,
             final_norm,
             final_linear,
-            vocab_norm,
             vocab_head,
             latent_table,
             context_table,
@@ -239,21 +230,14 @@ impl Elf {
         Ok((b, s))
     }
 
-    /// Clean tokens on their way into the blocks, `[B, K, H]`, fp32 or `lifted`'s kind: what their latents were lifted to, and what stands for their words
-    /// in the table.
+    /// Lifted latents `[B, N, H]` of tokens of which the first K are clean, with what stands in the table for the words of those, `ids` `[B, K]`.
     fn with_words(&self, lifted: Tensor, ids: &Tensor) -> Result<Tensor> {
         let Some(table) = &self.context_table else { return Ok(lifted) };
+        let (k, n) = (ids.size2()?.1, lifted.size3()?.1);
         let known = ids.f_ge(0)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
         let words = table.forward(&ids.f_clamp_min(0)?).f_to_kind(lifted.kind())?;
-        Ok(lifted * LATENTS_BESIDE_TABLE + words * known)
-    }
-
-    /// What the vocabulary head reads of hidden states `[N, H]`.
-    fn before_vocab_head(&self, hidden: &Tensor) -> Tensor {
-        match &self.vocab_norm {
-            Some(norm) => norm.forward_to(hidden, self.policy.vocab_head.kind()),
-            None => hidden.shallow_clone(),
-        }
+        let clean = lifted.f_narrow(1, 0, k)? * LATENTS_BESIDE_TABLE + words * known;
+        Ok(Tensor::f_cat(&[clean, lifted.f_narrow(1, k, n - k)?], 1)?)
     }
 
     /// Who of prefix, context and text sees whom, `[B, P + K + S, P + K + S]`, bool: queries by keys.
@@ -325,14 +309,7 @@ impl Network for Elf {
             Some(Context { latents, ids, .. }) => {
                 let behind = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
                 let x_prev = input.x_prev.map(behind).transpose()?;
-                let lifted = self.latents.forward(&behind(input.z)?, x_prev.as_ref(), maps);
-                match self.context_table {
-                    Some(_) => {
-                        let clean = self.with_words(lifted.f_narrow(1, 0, k)?, ids)?;
-                        Tensor::f_cat(&[clean, lifted.f_narrow(1, k, s)?], 1)?
-                    }
-                    None => lifted,
-                }
+                self.with_words(self.latents.forward(&behind(input.z)?, x_prev.as_ref(), maps), ids)?
             }
         }
         .to_kind(kind);
@@ -381,11 +358,11 @@ impl Network for Elf {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.vocab_head.logits(&self.before_vocab_head(hidden), self.policy.vocab_head)
+        self.vocab_head.logits(hidden, self.policy.vocab_head)
     }
 
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
-        self.vocab_head.cross_entropy_sum(&self.before_vocab_head(hidden), ids, weights, self.policy.vocab_head)
+        self.vocab_head.cross_entropy_sum(hidden, ids, weights, self.policy.vocab_head)
     }
 }
 

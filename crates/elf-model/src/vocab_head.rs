@@ -1,10 +1,19 @@
 //! From hidden states to words: H -> C -> V, without ever holding all logits.
 
+use elf_core::layers::RmsNorm;
 use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Unembedding, Weight};
 use tch::{Kind, Tensor};
 
+use crate::ElfConfig;
+
+/// The name of the normalisation before the head; the released model has none.
+pub(crate) const VOCAB_HEAD_NORM: &str = "vocab_head_norm";
+
+const EPS: f64 = 1e-6;
+
 #[derive(Debug)]
 pub(crate) struct VocabHead {
+    norm: Option<RmsNorm>,
     proj_kernel: Weight,
     proj_bias: Weight,
     unembed_kernel: Weight,
@@ -12,11 +21,17 @@ pub(crate) struct VocabHead {
 }
 
 impl VocabHead {
-    pub(crate) fn new(b: &mut ParamBuilder, hidden: i64, latent: i64, vocab: i64) -> Result<Self> {
+    pub(crate) fn new(b: &mut ParamBuilder, config: &ElfConfig) -> Result<Self> {
+        let (hidden, latent, vocab) = (config.hidden_size, config.text_encoder_dim, config.vocab_size);
         let matrix = |b: &mut ParamBuilder, name: &str, fan_in: i64, fan_out: i64| {
             b.matrix(name, [fan_in, fan_out], Init::XavierUniform, Fans { fan_in, fan_out })
         };
+        let norm = match config.vocab_head_norm {
+            true => Some(RmsNorm::new(b, VOCAB_HEAD_NORM, hidden, EPS)?),
+            false => None,
+        };
         Ok(Self {
+            norm,
             proj_kernel: matrix(b, "proj_kernel", hidden, latent)?,
             proj_bias: b.tensor("proj_bias", &[latent], Init::Constant(0.0))?,
             unembed_kernel: matrix(b, "unembed_kernel", latent, vocab)?,
@@ -27,7 +42,11 @@ impl VocabHead {
     /// `[N, H]` to the features before the last product, `[N, C]`, fp32.
     fn features(&self, hidden: &Tensor, precision: Precision) -> Tensor {
         let kind = precision.kind();
-        let product = hidden.to_kind(kind).matmul(&self.proj_kernel.get(kind)).to_kind(Kind::Float);
+        let hidden = match &self.norm {
+            Some(norm) => norm.forward_to(hidden, kind),
+            None => hidden.to_kind(kind),
+        };
+        let product = hidden.matmul(&self.proj_kernel.get(kind)).to_kind(Kind::Float);
         (product + self.proj_bias.master()).gelu("tanh")
     }
 

@@ -152,12 +152,12 @@ impl RunPlan {
                 "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
             );
         }
-        let pad_token = config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad });
         if config.context_table && config.block_size.is_none() {
             bail!(
                 "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
             );
         }
+        let pad_token = config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad });
         if config.group_by_length && config.block_size.is_none() {
             bail!(
                 "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
