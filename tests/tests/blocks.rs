@@ -68,6 +68,18 @@ fn labels(rows: i64, positions: i64, size: i64) -> Tensor {
     positions.divide_scalar_mode(size, "floor").unsqueeze(0).repeat([rows, 1])
 }
 
+/// The first positions of each row, as many as its length: bool, `[B, positions]`.
+fn leading(lengths: &[i64], positions: i64) -> Tensor {
+    Tensor::arange(positions, (Kind::Int64, Device::Cpu))
+        .unsqueeze(0)
+        .lt_tensor(&Tensor::from_slice(lengths).unsqueeze(-1))
+}
+
+/// The mask of conditions of these lengths, `[B, S]`.
+fn condition_mask(lengths: &[i64]) -> Tensor {
+    leading(lengths, S).to_kind(Kind::Float)
+}
+
 /// A word for each position, another one in each row.
 fn words(rows: i64, positions: i64) -> Tensor {
     (Tensor::arange(rows * positions, (Kind::Int64, Device::Cpu)) * 7).remainder(V).view([rows, positions])
@@ -163,9 +175,7 @@ proptest! {
         prop_assume!(k > 0);
         let net = network_of(hint);
         let (z, clean, ids) = (numbers(&[2, width, C], 5), numbers(&[2, k, C], 6), words(2, k));
-        let is_given = Tensor::from_slice(&[given, given + 1]).unsqueeze(-1);
-        let positions = Tensor::arange(first + width, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-        let all = labels(2, first + width, size).masked_fill(&positions.lt_tensor(&is_given), -1);
+        let all = labels(2, first + width, size).masked_fill(&leading(&[given, given + 1], first + width), -1);
         let (blocks, noisy_blocks) = (all.narrow(1, 0, k), all.narrow(1, first, width));
         let context = Context { latents: &clean, ids: &ids, blocks: &blocks, noisy_blocks: &noisy_blocks, first, memory: None };
         let memory = net.remember(&context, hint).unwrap().expect("a memory");
@@ -206,8 +216,7 @@ fn contexts_that_do_not_fit_are_refused() {
 }
 
 fn batch(conditional: bool) -> LatentBatch {
-    let given = Tensor::from_slice(&[3i64, 0, 5, 4]).unsqueeze(-1);
-    let condition = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
+    let condition = condition_mask(&[3, 0, 5, 4]);
     LatentBatch {
         latents: numbers(&[4, S, C], 7),
         ids: Tensor::arange(4 * S, (Kind::Int64, Device::Cpu)).remainder(V).view([4, S]),
@@ -315,9 +324,7 @@ proptest! {
     #[test]
     fn only_what_is_learned_from_is_computed(size in 1i64..5, conditions in 0i64..4, more in 0i64..6, decoder_prob in 0.0..1.0) {
         let plain = batch(false);
-        let given = Tensor::from_slice(&[conditions, conditions + 1, conditions, conditions + 2]).unsqueeze(-1);
-        let positions = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-        let condition = positions.lt_tensor(&given).to_kind(Kind::Float);
+        let condition = condition_mask(&[conditions, conditions + 1, conditions, conditions + 2]);
         let batch = LatentBatch { loss_mask: 1.0 - &condition, condition: Some(condition), ..plain };
         // The same rows, filled up with what carries no loss.
         let longer = |x: &Tensor, with: f64| {
@@ -455,9 +462,7 @@ impl Network for Forgetful {
 #[test]
 fn texts_do_not_depend_on_what_is_remembered() {
     let seeds = [11, 12, 13];
-    let given = Tensor::from_slice(&[2i64, 0, 5]).unsqueeze(-1);
-    let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
-    let condition = Condition::new(&numbers(&[3, S, C], 8), &words(3, S), &mask).unwrap();
+    let condition = Condition::new(&numbers(&[3, S, C], 8), &words(3, S), &condition_mask(&[2, 0, 5])).unwrap();
     let table = Table::default();
     let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(&seeds, S) };
     for (condition_guidance, with_table) in [(1.0, false), (2.0, false), (1.0, true), (2.0, true)] {
@@ -474,9 +479,7 @@ fn texts_do_not_depend_on_what_is_remembered() {
 #[test]
 fn what_stands_has_its_words() {
     let (seeds, given) = ([11, 12], [3i64, 1]);
-    let lengths = Tensor::from_slice(&given).unsqueeze(-1);
-    let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&lengths).to_kind(Kind::Float);
-    let condition = Condition::new(&numbers(&[2, S, C], 8), &words(2, S), &mask).unwrap();
+    let condition = Condition::new(&numbers(&[2, S, C], 8), &words(2, S), &condition_mask(&given)).unwrap();
     let table = Table::default();
     let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(&seeds, S) };
     for condition_guidance in [1.0, 2.0] {
@@ -514,9 +517,7 @@ fn a_row_does_not_depend_on_its_batch() {
         let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
         let ids =
             Tensor::from_slice(&seeds.iter().map(|&seed| seed as i64).collect::<Vec<_>>()).unsqueeze(-1).repeat([1, S]);
-        let given = Tensor::from_slice(&lengths(seeds)).unsqueeze(-1);
-        let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&given).to_kind(Kind::Float);
-        let condition = Condition::new(&latents, &ids, &mask).unwrap();
+        let condition = Condition::new(&latents, &ids, &condition_mask(&lengths(seeds))).unwrap();
         let table = Table::default();
         let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(seeds, S) };
         let config = GenerateConfig { condition_guidance: guidance, pad_to: Some(4), ..config(sampler) };

@@ -88,9 +88,10 @@ impl ElfConfig {
             let part = name.split('.').next().unwrap_or(name);
             RELEASED_ORDER.iter().position(|known| *known == part)
         };
-        if let Some(other) = names.iter().find(|name| rank(name).is_none()) {
-            let reason = "the released code has no such parameter, so this network cannot be written for it; write .safetensors instead";
-            return Err(Error::Config(format!("{other}: {reason}")));
+        let others: Vec<&str> = names.iter().filter(|name| rank(name).is_none()).map(String::as_str).collect();
+        if !others.is_empty() {
+            let reason = "the released code has no such parameters, so this network cannot be written for it; write .safetensors instead";
+            return Err(Error::Config(format!("{}: {reason}", others.join(", "))));
         }
         // Within a module ours have the released order, which a stable sort leaves alone.
         names.sort_by_key(|name| rank(name));
