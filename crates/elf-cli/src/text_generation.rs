@@ -2,7 +2,7 @@
 //! cut and turned into words.
 
 use anyhow::{Context, Result, bail};
-use elf_core::{Network, key_of};
+use elf_core::{Network, TokenDraw, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
@@ -202,6 +202,7 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
         self_conditioning_guidance: setting.self_cond_cfg_scale,
         condition_guidance: setting.cfg,
         decode_at: setting.decode_at,
+        draw: TokenDraw { temperature: setting.temperature, top_p: setting.top_p },
         pad_to,
         ..GenerateConfig::default()
     }

@@ -27,6 +27,11 @@ fn texts_are_written_in_blocks_and_do_not_depend_on_what_stands_beside_them() {
     assert_eq!(texts, sample(&folder, &model, &["--num", "5", "--batch-size", "2"]).0);
     let guided = ["--num", "3", "--guide", &model, "--guide-scale", "2", "--decode-at", "0.4", "--sampler", "ode"];
     assert_eq!(sample(&folder, &model, &guided).0.len(), 3);
+    let drawn = ["--num", "5", "--temperature", "1"];
+    let (others, ran) = sample(&folder, &model, &drawn);
+    assert!(ran.err.contains("-t1:"), "{}", ran.err);
+    assert_ne!(others, texts, "drawn words are others than the likeliest");
+    assert_eq!(others, sample(&folder, &model, &[&drawn[..], &["--batch-size", "2"]].concat()).0);
     // The text after each of four blocks of a row of 12.
     let (_, ran) = sample(&folder, &model, &["--num", "1", "--trace"]);
     assert!(ran.err.contains("20 passes"), "{}", ran.err);

@@ -6,6 +6,7 @@
 //! * [`ParamSet`] and [`ParamBuilder`]: parameters by name, with their fan-in and fan-out, strict loading and saving.
 //! * [`Noise`]: the only source of randomness; seeded per row, so that a request gives the same result whatever else is
 //!   in its batch, and replayable, so that recorded draws can be held against reference numbers.
+//! * [`TokenDraw`]: how a token is drawn from logits.
 //! * [`Precision`] and [`device`]: which parts run in bf16, and where.
 //! * [`layers`]: the layers that T5, GPT-2 and ELF have in common.
 //! * [`tensorfile`]: safetensors files, read without trusting a single size in them, written aside and renamed.
@@ -24,6 +25,7 @@ mod precision;
 pub mod pytorch;
 pub mod tensorfile;
 mod timed;
+mod token_draw;
 mod token_network;
 mod unembedding;
 pub mod weights;
@@ -34,5 +36,6 @@ pub use noise::{Noise, Replay, Seeded, key_of, no_randomness};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};
 pub use timed::Timed;
+pub use token_draw::TokenDraw;
 pub use token_network::TokenNetwork;
 pub use unembedding::Unembedding;

@@ -1,6 +1,6 @@
 //! From clean latents to words.
 
-use elf_core::{Network, TrunkInput};
+use elf_core::{Network, TokenDraw, TrunkInput};
 use tch::{Kind, Tensor};
 
 use crate::blocks::{self, Behind};
@@ -12,13 +12,21 @@ const LOGITS_PER_CHUNK: i64 = 1 << 23;
 /// What was read from latents.
 #[derive(Debug)]
 pub struct Reading {
-    /// The likeliest token of each position, `[B, S]`, i64.
+    /// The token of each position, `[B, S]`, i64: the likeliest one, or one that was drawn.
     pub ids: Tensor,
     /// Its natural log-probability, `[B, S]`, fp32: how sure the network is of it.
     pub log_probs: Tensor,
 }
 
-/// A network in decode mode: the likeliest token at each position.
+impl Reading {
+    /// Of chunks of the positions of `z` `[B, S, C]`.
+    fn joined(chunks: Vec<(Tensor, Tensor)>, z: &Tensor) -> Result<Self> {
+        let (ids, log_probs): (Vec<Tensor>, Vec<Tensor>) = chunks.into_iter().unzip();
+        Ok(Self { ids: joined(&ids, z, Kind::Int64)?, log_probs: joined(&log_probs, z, Kind::Float)? })
+    }
+}
+
+/// A network in decode mode: the likeliest token at each position, or one drawn from what it says there.
 pub struct Decoder<'a> {
     net: &'a dyn Network,
     trained: Trained,
@@ -61,7 +69,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// If a shape does not fit or the network fails.
     pub fn ids(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Tensor> {
-        let ids = self.chunks(z, condition, |logits| Ok(logits.f_argmax(-1, false)?))?;
+        let ids = self.chunks(z, condition, |_, logits| Ok(logits.f_argmax(-1, false)?))?;
         joined(&ids, z, Kind::Int64)
     }
 
@@ -70,21 +78,36 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// As [`Decoder::ids`].
     pub fn read(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Reading> {
-        let read = self.chunks(z, condition, |logits| {
+        let read = self.chunks(z, condition, |_, logits| {
             let logits = logits.f_to_kind(Kind::Float)?;
             let (highest, ids) = logits.f_max_dim(-1, false)?;
             Ok((ids, highest - logits.f_logsumexp([-1], false)?))
         })?;
-        let (ids, log_probs): (Vec<Tensor>, Vec<Tensor>) = read.into_iter().unzip();
-        Ok(Reading { ids: joined(&ids, z, Kind::Int64)?, log_probs: joined(&log_probs, z, Kind::Float)? })
+        Reading::joined(read, z)
     }
 
-    /// What `of` makes of the logits, `[positions, V]`, of a chunk of positions at a time.
+    /// As [`Decoder::read`], of tokens drawn as `how` says, by `draws` `[B, S]` in [0, 1). Positions are drawn apart: given their
+    /// latents, one says nothing of the other.
+    ///
+    /// # Errors
+    /// As [`Decoder::ids`].
+    pub fn drawn(&self, z: &Tensor, condition: Option<&Condition>, how: &TokenDraw, draws: &Tensor) -> Result<Reading> {
+        let draws = draws.f_reshape([-1])?;
+        let read = self.chunks(z, condition, |from, logits| {
+            let logits = logits.f_to_kind(Kind::Float)?;
+            let ids = how.tokens(&logits, &draws.f_narrow(0, from, logits.size2()?.0)?)?;
+            let chosen = logits.f_gather(1, &ids.f_unsqueeze(-1)?, false)?.f_squeeze_dim(1)?;
+            Ok((ids, chosen - logits.f_logsumexp([-1], false)?))
+        })?;
+        Reading::joined(read, z)
+    }
+
+    /// What `of` makes of the logits, `[positions, V]`, of a chunk of positions at a time, from one of all `[B * S]` on.
     fn chunks<T>(
         &self,
         z: &Tensor,
         condition: Option<&Condition>,
-        of: impl Fn(&Tensor) -> Result<T>,
+        of: impl Fn(i64, &Tensor) -> Result<T>,
     ) -> Result<Vec<T>> {
         let (b, s, _) = z.size3()?;
         let z = match condition {
@@ -104,7 +127,7 @@ impl<'a> Decoder<'a> {
         let positions = b * s;
         let read = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
             let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;
-            of(&self.net.logits(&chunk)?)
+            of(from, &self.net.logits(&chunk)?)
         });
         read.collect()
     }

@@ -1,6 +1,6 @@
 //! The whole way from seeds to tokens.
 
-use elf_core::{Error as CoreError, Network, Noise, Seeded};
+use elf_core::{Error as CoreError, Network, Noise, Seeded, TokenDraw};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -35,6 +35,10 @@ pub struct GenerateConfig {
     /// decoding earlier is something the network has learned; it helps where the last steps to clean latents have been learned
     /// less well than reading from noisy ones. The grid is cut there: fewer steps are made.
     pub decode_at: f64,
+    /// How words are taken from what the network says at `decode_at`. The paper's is the likeliest. Where much of a word is still open when
+    /// it is read, that writes the commonplace more often than it should be, and drawing does not. All tokens of a block are drawn apart, so that it
+    /// is for blocks of one token, or for reading at 1.
+    pub draw: TokenDraw,
     /// Fill every batch up to this many rows. Matrix products of another shape may round otherwise, and a rounding may tip
     /// a token: with one fixed shape a row's tokens depend on its seed and its condition, not on the other rows.
     pub pad_to: Option<usize>,
@@ -50,6 +54,7 @@ impl Default for GenerateConfig {
             self_conditioning_guidance: 3.0,
             condition_guidance: 1.0,
             decode_at: 1.0,
+            draw: TokenDraw::LIKELIEST,
             pad_to: None,
         }
     }
@@ -183,6 +188,7 @@ impl<'a> Generator<'a> {
         if !(config.decode_at > 0.0 && config.decode_at <= 1.0) {
             return Err(Error::setting("decode_at", format!("{} is not a time in (0, 1]", config.decode_at)));
         }
+        config.draw.check()?;
         if config.pad_to == Some(0) {
             return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
         }
@@ -252,7 +258,7 @@ impl<'a> Generator<'a> {
     }
 
     /// As [`Generator::generate`], with noise of the caller's own for exactly `request.seeds.len()` rows (`pad_to` and the
-    /// seeds' values are not used): `z0` `[B, S, C]` once, then whatever the sampler draws.
+    /// seeds' values are not used): `z0` `[B, S, C]` once, then whatever the sampler draws, then `word` `[B, S]` if words are drawn.
     ///
     /// # Errors
     /// As [`Generator::generate`], or if the noise fails.
@@ -301,7 +307,7 @@ impl<'a> Generator<'a> {
             }
             Ok(())
         })?;
-        let read = RowsRead::of(&decoder.read(&end, condition.as_ref())?, &end, asked)?;
+        let read = RowsRead::of(&self.words(&decoder, &end, condition.as_ref(), noise)?, &end, asked)?;
         let RowsRead { ids, log_probs } = read;
         if !request.trace.is_empty() {
             observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
@@ -333,7 +339,7 @@ impl<'a> Generator<'a> {
             let start = z0.f_narrow(1, first, width)?;
             let (end, made) = self.carry(start, part.as_ref(), (Some(&own), Some(&weak)), &mut noise, |_, _| Ok(()))?;
             let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&own));
-            let Reading { ids: words, log_probs: sure } = decoder.read(&end, part.as_ref())?;
+            let Reading { ids: words, log_probs: sure } = self.words(&decoder, &end, part.as_ref(), &mut noise)?;
             passes += made + 1;
             for (all, part) in [(&ids, &words), (&log_probs, &sure), (&z, &end)] {
                 all.f_narrow(1, first, width)?.f_copy_(part)?;
@@ -365,6 +371,21 @@ impl<'a> Generator<'a> {
         };
         let cost = Cost { rows: rows as u64, passes, trace_passes: 0 };
         Ok(Generated { z: z.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
+    }
+
+    /// The words of latents `z` `[B, S, C]` at the end of a run.
+    fn words(
+        &self,
+        decoder: &Decoder,
+        z: &Tensor,
+        condition: Option<&Condition>,
+        noise: &mut dyn Noise,
+    ) -> Result<Reading> {
+        if self.config.draw.is_likeliest() {
+            return decoder.read(z, condition);
+        }
+        let (b, s, _) = z.size3()?;
+        decoder.drawn(z, condition, &self.config.draw, &noise.uniform("word", &[b, s])?)
     }
 
     /// Carries latents over all times, behind what stands for the network and for its guide: where they end, and in how many passes.

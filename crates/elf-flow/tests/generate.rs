@@ -2,7 +2,7 @@
 
 mod toy;
 
-use elf_core::{Counting, Network, Noise, Seeded, TrunkInput};
+use elf_core::{Counting, Network, Noise, Replay, Seeded, TokenDraw, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated,
@@ -161,9 +161,11 @@ fn decoding_early_cuts_the_run() {
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
     let net = Toy::new(true);
-    for (sampler, guidance) in [("sde", 1.0), ("euler", 2.0), ("heun", 2.0)] {
+    let (likeliest, drawn) = (TokenDraw::LIKELIEST, TokenDraw::default());
+    for (sampler, guidance, draw) in [("sde", 1.0, likeliest), ("euler", 2.0, drawn), ("heun", 2.0, likeliest)] {
         let config = GenerateConfig {
             pad_to: Some(5),
+            draw,
             sampler: SamplerChoice::named(sampler),
             condition_guidance: guidance,
             ..config()
@@ -287,6 +289,50 @@ fn decoding_in_chunks_changes_nothing() {
     assert!(decoder.ids(&z, Some(&condition)).unwrap().equal(&decoder.ids(&pinned, None).unwrap()));
 }
 
+/// At the end of a run, by draws of their own: everything before them is as it is without.
+#[test]
+fn words_are_drawn_from_what_the_network_says() {
+    let net = Toy::new(true);
+    let seeds = [4, 5, 6];
+    let draws = Seeded::new(seeds.to_vec(), Device::Cpu).uniform("any", &[3, S]).unwrap();
+    let run = |draw: TokenDraw| {
+        let mut noise = Replay::new();
+        noise.push("z0", &Seeded::new(seeds.to_vec(), Device::Cpu).normal("z0", &[3, S, C]).unwrap());
+        noise.push("word", &draws);
+        let config = GenerateConfig { draw, sampler: SamplerChoice::named("euler"), decode_at: 0.5, ..config() };
+        let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
+        let made = generator.generate_from(&Request::new(&seeds, S), &mut noise, &mut ()).unwrap();
+        (made, noise.uniform("word", &[3, S]).is_ok())
+    };
+    let (likeliest, none_drawn) = run(TokenDraw::LIKELIEST);
+    assert!(none_drawn);
+    let (ones, hint) = (Tensor::ones([3], (Kind::Float, Device::Cpu)), likeliest.z.zeros_like());
+    let input = TrunkInput {
+        x_prev: Some(&hint),
+        guidance: Some(&ones),
+        decode: Some(&ones),
+        ..TrunkInput::new(&likeliest.z, &ones)
+    };
+    let logits = net.logits(&net.trunk(&input).unwrap().flatten(0, 1)).unwrap();
+    let log_p = logits.log_softmax(-1, Kind::Float);
+    for how in [TokenDraw::default(), TokenDraw { temperature: 0.5, top_p: 0.8 }] {
+        let (drawn, none_drawn) = run(how);
+        assert!(!none_drawn);
+        assert!(drawn.z.equal(&likeliest.z));
+        assert_ne!(drawn.ids, likeliest.ids);
+        let expected = how.tokens(&logits, &draws.flatten(0, 1)).unwrap();
+        assert_eq!(drawn.ids.concat(), Vec::<i64>::try_from(&expected).unwrap());
+        // How sure the network is of them is said without the temperature.
+        let expected = log_p.gather(1, &expected.unsqueeze(-1), false).squeeze();
+        assert!(Tensor::from_slice(&drawn.log_probs.concat()).allclose(&expected, 1e-5, 1e-6, false));
+        for positions in [1, 2, 26, 1000] {
+            let decoder = Decoder::new(&net, TRAINED, 1.0).in_chunks_of(positions);
+            let chunked = decoder.drawn(&drawn.z, None, &how, &draws).unwrap();
+            assert_eq!(Vec::<i64>::try_from(chunked.ids.flatten(0, 1)).unwrap(), drawn.ids.concat(), "{positions}");
+        }
+    }
+}
+
 /// Counts steps and keeps frames.
 #[derive(Default)]
 struct Watch {
@@ -340,6 +386,8 @@ fn what_makes_no_sense_is_refused_by_name() {
         (GenerateConfig { grid: TimeGrid::LogitNormal(LogitNormal { mean: 1e300, std: 0.8 }), ..config() }, "grid"),
         (GenerateConfig { grid: TimeGrid::LogitNormal(LogitNormal { mean: 0.0, std: f64::NAN }), ..config() }, "grid"),
         (GenerateConfig { pad_to: Some(0), ..config() }, "pad_to"),
+        (GenerateConfig { draw: TokenDraw { temperature: -0.5, ..TokenDraw::default() }, ..config() }, "temperature"),
+        (GenerateConfig { draw: TokenDraw { top_p: 0.0, ..TokenDraw::default() }, ..config() }, "top_p"),
         (GenerateConfig { sampler: SamplerChoice::named("eular"), ..config() }, "there is: euler"),
     ];
     for (config, named) in cases {

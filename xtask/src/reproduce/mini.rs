@@ -193,21 +193,14 @@ impl Mini<'_> {
         }
     }
 
-    /// ELF token by token: on descriptions it begins as the model that writes them whole, on other tasks from nothing, as all that it is compared with.
+    /// ELF token by token, from nothing, as all that it is compared with.
     fn block_training(&self, task: &Task, epochs: f64) -> Stage {
         let (config, name) = (format!("configs/mini-{}-blocks.yml", task.name), format!("train/{}/blocks", task.name));
-        let stage = Stage::new(&name, format!("{BLOCK_ELF}, on {}", task.name)).after(&format!("data/{}", task.name));
         let encoder = format!("encoder_model_name={}", self.encoder(PRETRAINED));
-        let (stage, settings) = match task.condition {
-            None => {
-                let begun_as = "train/descriptions/elf";
-                (stage.after(begun_as), format!("{encoder} init_from={}", self.at(begun_as)))
-            }
-            Some(_) => (stage, encoder),
-        };
-        let stage = stage
+        let stage = Stage::new(&name, format!("{BLOCK_ELF}, on {}", task.name))
+            .after(&format!("data/{}", task.name))
             .reading(&config)
-            .call(self.train_call(task, &config, &name, epochs, &settings))
+            .call(self.train_call(task, &config, &name, epochs, &encoder))
             .making("plan.json")
             .making("checkpoints")
             // Every row is there twice, but without what fills it up.

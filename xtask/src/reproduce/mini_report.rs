@@ -135,8 +135,8 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
     Ok(Section::new(TASKS[0].title)
         .paragraph(format!(
             "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {PAPER_SDE}; \
-             guided, with {} and for a guide the ablations' run of the same recipe ({} passes), which doubles what a step costs; after {} more passes \
-             in which it learns to write token by token, with {BLOCKS}; MDLM by ancestral sampling; GPT-2 at temperature 1.",
+             guided, with {} and for a guide the ablations' run of the same recipe ({} passes), which doubles what a step costs; the model that \
+             writes token by token, trained for {} passes and with a table of the vocabulary's size besides, with {BLOCKS}; MDLM by ancestral sampling; GPT-2 at temperature 1.",
             GUIDED,
             mini.scale.ablation_epochs,
             mini.scale.block_epochs[0]

@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use super::mini_settings::{
-    BLOCK_DECODED_AT, BLOCK_STEPS, CONDITIONAL_BLOCK_DECODED_AT, CONDITIONAL_BLOCK_GUIDANCE, CONDITIONAL_BLOCK_STEPS,
-    DECODED_AT, GUIDE_SCALE,
-};
+use super::mini_settings::{BLOCK_STEPS, DECODED_AT, DRAWN_AT, GUIDE_SCALE, LIKELIEST_AT};
 
 /// A way to draw texts from a trained model; shown, it is words for `elf sample`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,14 +34,16 @@ pub enum Kind {
         /// The time at which the text is read.
         decode_at: f64,
     },
-    /// ELF with the ODE, block after block.
+    /// ELF with the ODE, block after block, without any guidance.
     Blocks {
-        /// Condition guidance, under a condition.
-        condition: Option<f64>,
+        /// Whether there is a condition: then the likeliest words are wanted.
+        conditional: bool,
         /// Steps of each block.
         steps: u64,
         /// The time at which a block is read.
         decode_at: f64,
+        /// At which its words are drawn; 0 takes the likeliest.
+        temperature: f64,
     },
     /// ELF under a condition.
     Conditional {
@@ -70,13 +69,10 @@ pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: 
 /// The sampler of guided texts.
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
 /// The sampler of texts that are written token by token.
-pub const BLOCKS: Kind = Kind::Blocks { condition: None, steps: BLOCK_STEPS, decode_at: BLOCK_DECODED_AT };
-/// The same for conditional tasks.
-pub const CONDITIONAL_BLOCKS: Kind = Kind::Blocks {
-    condition: Some(CONDITIONAL_BLOCK_GUIDANCE),
-    steps: CONDITIONAL_BLOCK_STEPS,
-    decode_at: CONDITIONAL_BLOCK_DECODED_AT,
-};
+pub const BLOCKS: Kind = Kind::Blocks { conditional: false, steps: BLOCK_STEPS, decode_at: DRAWN_AT, temperature: 1.0 };
+/// The same for conditional tasks, where the likeliest words are wanted.
+pub const CONDITIONAL_BLOCKS: Kind =
+    Kind::Blocks { conditional: true, steps: BLOCK_STEPS, decode_at: LIKELIEST_AT, temperature: 0.0 };
 /// The sampler of conditional tasks: the paper's.
 pub const CONDITIONAL: Kind = Kind::Conditional { scale: 2.0 };
 
@@ -110,8 +106,8 @@ impl Sampler {
             Kind::Sde { .. } | Kind::Ode => steps + 1.0,
             Kind::Guided { .. } | Kind::Conditional { .. } => 2.0 * steps + 1.0,
             // Those of all its blocks are narrow: this many over all of a text.
-            Kind::Blocks { condition: None, steps, .. } => 3.0 * (steps + 1) as f64,
-            Kind::Blocks { condition: Some(_), steps, .. } => 2.0 * (steps + 1) as f64,
+            Kind::Blocks { conditional: false, steps, .. } => 3.0 * (steps + 1) as f64,
+            Kind::Blocks { conditional: true, steps, .. } => 2.0 * (steps + 1) as f64,
             Kind::Masked => steps,
             Kind::Ancestral => 3.0,
             Kind::Beam(_) => 4.0,
@@ -130,9 +126,10 @@ impl fmt::Display for Kind {
             Self::Guided { scale, decode_at } => {
                 write!(f, "{} --guide-scale {scale} --decode-at {decode_at}", Self::Ode)
             }
-            Self::Blocks { condition, steps, decode_at } => {
-                let whole = condition.map_or(Self::Ode, |scale| Self::Conditional { scale });
-                write!(f, "{whole} --steps {steps} --decode-at {decode_at}")
+            Self::Blocks { conditional, steps, decode_at, temperature } => {
+                let cfg = if *conditional { " --cfg 1" } else { "" };
+                let drawn = if *temperature > 0.0 { format!(" --temperature {temperature}") } else { String::new() };
+                write!(f, "--sampler ode{cfg} --self-cond-cfg-scale 1 --steps {steps} --decode-at {decode_at}{drawn}")
             }
             Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
             Self::Masked | Self::Ancestral => Ok(()),
@@ -164,14 +161,14 @@ mod tests {
                 "--sampler ode --self-cond-cfg-scale 3 --guide-scale {GUIDE_SCALE} --decode-at {DECODED_AT} --steps 4"
             )
         );
-        let blocks =
-            format!("--sampler ode --self-cond-cfg-scale 3 --steps {BLOCK_STEPS} --decode-at {BLOCK_DECODED_AT}");
-        assert_eq!(words(BLOCKS.alone()), blocks);
-        let conditional = Kind::Blocks { condition: Some(1.5), steps: 6, decode_at: 0.25 };
+        let blocks = |conditional, temperature| {
+            words(Kind::Blocks { conditional, steps: 6, decode_at: 0.25, temperature }.alone())
+        };
         assert_eq!(
-            words(conditional.alone()),
-            "--sampler ode --cfg 1.5 --self-cond-cfg-scale 1 --steps 6 --decode-at 0.25"
+            blocks(false, 0.9),
+            "--sampler ode --self-cond-cfg-scale 1 --steps 6 --decode-at 0.25 --temperature 0.9"
         );
+        assert_eq!(blocks(true, 0.0), "--sampler ode --cfg 1 --self-cond-cfg-scale 1 --steps 6 --decode-at 0.25");
         assert_eq!(words(Kind::Beam(4).alone()), "--beam 4");
         assert_eq!(words(Kind::Masked.in_steps(8)).trim(), "--steps 8");
         assert_eq!(words(Kind::Ancestral.alone()), "");

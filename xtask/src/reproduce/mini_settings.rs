@@ -35,7 +35,7 @@ pub struct Scale {
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
     epochs: [16.0, 8.0, 4.0],
-    block_epochs: [5.0, 6.0, 4.0],
+    block_epochs: [4.0, 6.0, 4.0],
     ablation_epochs: 0.75,
     judge_epochs: 8.0,
     distillation_epochs: 0.15,
@@ -207,7 +207,7 @@ pub struct System {
 /// What a reader calls the two ways in which ELF's unconditional texts are sampled.
 pub const PLAIN_ELF: &str = "ELF";
 pub const GUIDED_ELF: &str = "ELF, guided";
-/// And ELF after it has learned to write token by token.
+/// And ELF that writes token by token.
 pub const BLOCK_ELF: &str = "ELF, token by token";
 
 /// What trains with `elf train`, beside one another.
@@ -223,14 +223,12 @@ pub const GUIDE: &str = "train/ablations/recipe";
 pub const GUIDE_SCALE: f64 = 3.5;
 pub const DECODED_AT: f64 = 0.5;
 
-/// Steps of each block where texts are written in blocks, and when a block is read.
+/// Steps of each block where texts are written in blocks.
 pub const BLOCK_STEPS: u64 = 8;
-pub const BLOCK_DECODED_AT: f64 = 0.4;
 
-/// The same under a condition, and the scale of condition guidance.
-pub const CONDITIONAL_BLOCK_STEPS: u64 = 8;
-pub const CONDITIONAL_BLOCK_DECODED_AT: f64 = 0.4;
-pub const CONDITIONAL_BLOCK_GUIDANCE: f64 = 1.0;
+/// When a block is read whose words are drawn from what the network says, and when one whose likeliest words are wanted.
+pub const DRAWN_AT: f64 = 0.3;
+pub const LIKELIEST_AT: f64 = 0.4;
 
 /// Guide scales and times of decoding that are looked at.
 pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];

@@ -1,6 +1,7 @@
 //! From requests for text to text, with a baseline.
 
 use anyhow::{Result, bail};
+use elf_core::TokenDraw;
 use elf_data::Tokenizer;
 use elf_flow::Trim;
 use elf_flow::tokens::{AncestralSampler, MaskedRequest};
@@ -60,7 +61,7 @@ impl Decoding {
         match self {
             Self::Beam(search) if search.length_penalty == 1.0 => format!("beam-{}", search.width),
             Self::Beam(search) => format!("beam-{}-a{}", search.width, search.length_penalty),
-            Self::Sampling(Sampling { temperature, top_p }) => format!("sample-t{temperature}-p{top_p}"),
+            Self::Sampling(Sampling(TokenDraw { temperature, top_p })) => format!("sample-t{temperature}-p{top_p}"),
             Self::Ancestral(AncestralSampler { steps }) => format!("mdlm-{steps}"),
         }
     }

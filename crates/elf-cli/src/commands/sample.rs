@@ -81,6 +81,13 @@ pub struct SampleArgs {
     /// The time in (0, 1] at which the run ends and the text is read.
     #[arg(long)]
     decode_at: Option<f64>,
+    /// What logits are divided by before each word is drawn; 0 takes the likeliest. Unless told otherwise, a flow takes the likeliest, as in
+    /// the paper, and an autoregressive model draws at 1 what has no condition.
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// Draw each word among the likeliest that together have this probability (1: all).
+    #[arg(long)]
+    top_p: Option<f64>,
     /// Make so many texts for each one wanted, and keep the one that the model is surest of having read: fewer broken texts, less
     /// variety. Multiplies the cost.
     #[arg(long)]
@@ -93,13 +100,6 @@ pub struct SampleArgs {
     /// Of an autoregressive model: texts of a beam are ranked by their log-probability over their length to this power (1).
     #[arg(long)]
     length_penalty: Option<f64>,
-    /// Of an autoregressive model: what logits are divided by before a token is drawn (1, as unconditional models write unless
-    /// told otherwise); 0 takes the likeliest.
-    #[arg(long)]
-    temperature: Option<f64>,
-    /// Of an autoregressive model: draw among the likeliest tokens that together have this probability (1: all).
-    #[arg(long)]
-    top_p: Option<f64>,
 
     /// Seed; the i-th text of a seed is the same whatever else is generated beside it.
     #[arg(long, default_value_t = 0)]
@@ -283,6 +283,13 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
             setting.guide = None;
         }
         setting.decode_at = args.decode_at.unwrap_or(setting.decode_at);
+        setting.temperature = args.temperature.unwrap_or(setting.temperature);
+        setting.top_p = args.top_p.unwrap_or(setting.top_p);
+        if args.top_p.is_some() && setting.temperature == 0.0 {
+            bail!(
+                "--top-p has no effect where the likeliest word is taken: give a --temperature above 0, or leave it out"
+            );
+        }
         setting.best_of = args.best_of.unwrap_or(setting.best_of);
     }
     Ok(settings)

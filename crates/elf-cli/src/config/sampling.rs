@@ -38,6 +38,10 @@ pub struct SamplingConfig {
     pub guide_scales: Vec<f64>,
     /// The time at which the run ends and the text is read. Not of the released code, which always takes 1.
     pub decode_at: f64,
+    /// What logits are divided by before each word is drawn; 0 takes the likeliest word, as the released code always does.
+    pub temperature: f64,
+    /// Words are drawn among the likeliest that together have this probability; 1 is all. Not of the released code.
+    pub top_p: f64,
     /// Texts made for each one wanted, of which the one is kept that the network is surest of having read. Not of the released
     /// code, which always takes 1.
     pub best_of: usize,
@@ -59,6 +63,8 @@ impl Default for SamplingConfig {
             guide: None,
             guide_scales: vec![GUIDE_SCALE],
             decode_at: 1.0,
+            temperature: 0.0,
+            top_p: 1.0,
             best_of: 1,
         }
     }
@@ -85,6 +91,10 @@ pub struct SamplingSetting {
     pub guide_scale: f64,
     /// When the text is read.
     pub decode_at: f64,
+    /// What logits are divided by before each word is drawn.
+    pub temperature: f64,
+    /// The probability of the words that are drawn among.
+    pub top_p: f64,
     /// Texts made for each one wanted.
     pub best_of: usize,
 }
@@ -114,6 +124,8 @@ impl SamplingConfig {
                         guide: self.guide.clone(),
                         guide_scale,
                         decode_at: self.decode_at,
+                        temperature: self.temperature,
+                        top_p: self.top_p,
                         best_of: self.best_of,
                     }));
                 }
@@ -124,14 +136,16 @@ impl SamplingConfig {
 }
 
 impl SamplingSetting {
-    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-guide3-at0.6-best4` where that is asked for.
+    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-guide3-at0.6-t0.8-p0.9-best4` where that is asked for.
     pub fn name(&self) -> String {
         let gamma = if self.sampling_method == "sde" { format!("-gamma{}", self.sde_gamma) } else { String::new() };
         let guide = if self.guide.is_some() { format!("-guide{}", self.guide_scale) } else { String::new() };
         let at = if self.decode_at == 1.0 { String::new() } else { format!("-at{}", self.decode_at) };
+        let heat = if self.temperature == 0.0 { String::new() } else { format!("-t{}", self.temperature) };
+        let top_p = if self.top_p == 1.0 { String::new() } else { format!("-p{}", self.top_p) };
         let best = if self.best_of == 1 { String::new() } else { format!("-best{}", self.best_of) };
         format!(
-            "{}-{}-w{}-cfg{}{gamma}{guide}{at}{best}",
+            "{}-{}-w{}-cfg{}{gamma}{guide}{at}{heat}{top_p}{best}",
             self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg
         )
     }
@@ -190,12 +204,12 @@ mod tests {
         std::fs::create_dir(folder.path().join("weak")).unwrap();
         std::fs::write(
             &path,
-            "- guide: weak\n  guide_scales: [2, 3]\n  decode_at: 0.6\n  best_of: 4\n- guide: elsewhere\n",
+            "- guide: weak\n  guide_scales: [2, 3]\n  decode_at: 0.6\n  temperature: 0.8\n  top_p: 0.9\n  best_of: 4\n- guide: elsewhere\n",
         )
         .unwrap();
         let configs = read_sampling_configs(&path).unwrap();
         let names: Vec<_> = configs[0].settings().iter().map(SamplingSetting::name).collect();
-        assert_eq!(names, ["sde-32-w3-cfg1-gamma1.5-guide2-at0.6-best4", "sde-32-w3-cfg1-gamma1.5-guide3-at0.6-best4"]);
+        assert_eq!(names, [2, 3].map(|scale| format!("sde-32-w3-cfg1-gamma1.5-guide{scale}-at0.6-t0.8-p0.9-best4")));
         assert_eq!(configs[0].guide, Some(folder.path().join("weak")));
         assert_eq!(configs[1].settings()[0].guide, Some("elsewhere".into()));
         std::fs::write(&path, "- sampling_metod: sde\n").unwrap();

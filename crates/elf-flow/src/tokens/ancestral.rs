@@ -1,7 +1,7 @@
 //! Texts from a masked model.
 
 use elf_core::device::upload;
-use elf_core::{Noise, Seeded, TokenNetwork};
+use elf_core::{Noise, Seeded, TokenDraw, TokenNetwork};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -96,23 +96,13 @@ impl AncestralSampler {
                 // A first draw of 24 bits, and a second one for what lies between two of them.
                 let draws: Vec<f64> =
                     some.iter().map(|&i| coarse[i as usize] + fine[i as usize] / f64::from(1 << 24)).collect();
-                for (&place, token) in some.iter().zip(draw(&logits, &draws)?) {
+                let draws = upload(&Tensor::f_from_slice(&draws)?, logits.device())?;
+                let tokens = TokenDraw::default().tokens(&logits, &draws)?.f_to_device(Device::Cpu)?;
+                for (&place, token) in some.iter().zip(Vec::<i64>::try_from(tokens)?) {
                     ids[place as usize] = token;
                 }
             }
         }
         Ok(MaskedSample { ids: Tensor::f_from_slice(&ids)?.f_view([b, s])?, passes })
     }
-}
-
-/// Tokens by inversion of the distributions of `logits` `[N, V]`: the first one up to which the probabilities' sum exceeds the
-/// draw in [0, 1).
-fn draw(logits: &Tensor, draws: &[f64]) -> Result<Vec<i64>> {
-    let vocab = logits.size2()?.1;
-    let sums = logits.f_softmax(-1, Kind::Double)?.f_cumsum(-1, Kind::Double)?;
-    let draws = upload(&Tensor::f_from_slice(draws)?, logits.device())?.f_unsqueeze(-1)?;
-    // Scaled by the last sum, so that rounding leaves no draw beyond it.
-    let draws = draws.f_mul(&sums.f_narrow(1, vocab - 1, 1)?)?;
-    let tokens = sums.f_le_tensor(&draws)?.f_sum_dim_intlist(-1, false, Kind::Int64)?.f_clamp_max(vocab - 1)?;
-    Ok(Vec::try_from(tokens.f_to_device(Device::Cpu)?)?)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use elf_core::ParamBuilder;
+use elf_core::{ParamBuilder, TokenDraw};
 use elf_flow::tokens::AncestralSampler;
 use elf_gpt2::decoding::{BeamSearch, Sampling};
 use elf_train::Comm;
@@ -19,13 +19,13 @@ use crate::run_folder::FoundModel;
 
 impl SampleArgs {
     /// Flags that only an autoregressive model knows, and whether they were given.
-    fn of_gpt2(&self) -> [(&'static str, bool); 4] {
-        [
-            ("--beam", self.beam.is_some()),
-            ("--length-penalty", self.length_penalty.is_some()),
-            ("--temperature", self.temperature.is_some()),
-            ("--top-p", self.top_p.is_some()),
-        ]
+    fn of_gpt2(&self) -> [(&'static str, bool); 2] {
+        [("--beam", self.beam.is_some()), ("--length-penalty", self.length_penalty.is_some())]
+    }
+
+    /// Flags that masked diffusion does not know, though others do, and whether they were given.
+    fn of_draws(&self) -> [(&'static str, bool); 2] {
+        [("--temperature", self.temperature.is_some()), ("--top-p", self.top_p.is_some())]
     }
 
     /// Flags that only a flow knows, and whether they were given.
@@ -59,7 +59,7 @@ impl SampleArgs {
         refuse(&self.of_elf(), baseline.describe())?;
         let default = Decoding::default_for(baseline, plan);
         let BaselinePlan::Gpt2(_) = baseline else {
-            refuse(&self.of_gpt2(), baseline.describe())?;
+            refuse(&[self.of_gpt2(), self.of_draws()].concat(), baseline.describe())?;
             return Ok(self.steps.map_or(default, |steps| Decoding::Ancestral(AncestralSampler { steps })));
         };
         refuse(&[("--steps", self.steps.is_some())], baseline.describe())?;
@@ -70,13 +70,13 @@ impl SampleArgs {
                 "--beam searches for the likeliest text, and --temperature and --top-p draw one: give one or the other"
             );
         }
-        let sampling = Sampling::default();
+        let draw = TokenDraw::default();
         let search = BeamSearch::default();
         Ok(match (drawn, searched) {
-            (true, _) => Decoding::Sampling(Sampling {
-                temperature: self.temperature.unwrap_or(sampling.temperature),
-                top_p: self.top_p.unwrap_or(sampling.top_p),
-            }),
+            (true, _) => Decoding::Sampling(Sampling(TokenDraw {
+                temperature: self.temperature.unwrap_or(draw.temperature),
+                top_p: self.top_p.unwrap_or(draw.top_p),
+            })),
             (_, true) => Decoding::Beam(BeamSearch {
                 width: self.beam.unwrap_or(search.width),
                 length_penalty: self.length_penalty.unwrap_or(search.length_penalty),
