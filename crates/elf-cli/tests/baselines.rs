@@ -104,7 +104,7 @@ fn flags_that_do_not_fit_are_refused_in_one_message() {
         (&mdlm, &["--top-p", "0.9"], &["--top-p has no meaning", "mdlm"]),
         (&flow, &["--beam", "2"], &["--beam has no meaning", "flow"]),
         (&flow, &["--top-p", "0.9"], &["--top-p has no effect", "--temperature"]),
-        (&flow, &["--temperature", "-1"], &["temperature", "-1"]),
+        (&flow, &["--temperature", "nan"], &["temperature", "NaN"]),
     ] {
         run(elf(&[&["sample", model][..], flags].concat())).badly(words);
     }
