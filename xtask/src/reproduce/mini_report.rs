@@ -393,13 +393,13 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
             evaluation.collapse().map_or(String::new(), |collapse| collapse.sentence.trim_end_matches('.').to_owned())
         };
         let collapsed = elf.collapse().is_some_and(|collapse| collapse.collapsed);
-        let verdict = match (ppl < other, collapsed) {
-            (true, false) => "lower than MDLM's",
-            (true, true) => "lower than MDLM's, but at collapsed entropy, which is no win",
-            (false, _) => "not lower than MDLM's",
+        let (verdict, note) = match (ppl < other, collapsed) {
+            (true, false) => ("lower", ""),
+            (true, true) => ("lower", ", but at collapsed entropy, which is no win"),
+            (false, _) => ("not lower", ""),
         };
         found.push(format!(
-            "Unconditional text: the Gen. PPL of {text} of {label} is {verdict} {other_text} at {STEPS} steps. {label}: {}. MDLM: {}.",
+            "Unconditional text: the Gen. PPL of {text} of {label} is {verdict} than MDLM's {other_text} at {STEPS} steps{note}. {label}: {}. MDLM: {}.",
             standing(&elf),
             standing(&mdlm)
         ));
