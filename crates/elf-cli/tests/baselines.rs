@@ -103,7 +103,8 @@ fn flags_that_do_not_fit_are_refused_in_one_message() {
         (&mdlm, &["--steps", "0"], &["steps", "at least one"]),
         (&mdlm, &["--top-p", "0.9"], &["--top-p has no meaning", "mdlm"]),
         (&flow, &["--beam", "2"], &["--beam has no meaning", "flow"]),
-        (&flow, &["--top-p", "0.9"], &["--top-p has no effect", "--temperature"]),
+        (&flow, &["--top-p", "0.9"], &["top_p", "no effect at temperature 0"]),
+        (&gpt2, &["--top-p", "0.9", "--temperature", "0"], &["top_p", "no effect at temperature 0"]),
         (&flow, &["--temperature", "nan"], &["temperature", "NaN"]),
     ] {
         run(elf(&[&["sample", model][..], flags].concat())).badly(words);

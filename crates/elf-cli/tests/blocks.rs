@@ -32,6 +32,11 @@ fn texts_are_written_in_blocks_and_do_not_depend_on_what_stands_beside_them() {
     assert!(ran.err.contains("-t1:"), "{}", ran.err);
     assert_ne!(others, texts, "drawn words are others than the likeliest");
     assert_eq!(others, sample(&folder, &model, &[&drawn[..], &["--batch-size", "2"]].concat()).0);
+    // The likeliest alone has the smallest share that can be asked for.
+    let settings = within(&folder, "sampling.yml");
+    fs::write(&settings, "- sampling_method: sde\n  temperature: 1\n  top_p: 0.000001\n").unwrap();
+    let nucleus = sample(&folder, &model, &["--num", "5", "--sampling-config", &settings]).0;
+    assert_eq!(nucleus, texts);
     // The text after each of four blocks of a row of 12.
     let (_, ran) = sample(&folder, &model, &["--num", "1", "--trace"]);
     assert!(ran.err.contains("20 passes"), "{}", ran.err);

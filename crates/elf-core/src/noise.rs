@@ -24,6 +24,17 @@ pub trait Noise {
     /// As [`Noise::normal`].
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor>;
 
+    /// Uniform numbers in [0, 1), f64 of 48 bits, of shape `[rows, ..]`: fine enough for the tails of a large vocabulary, which those of
+    /// [`Noise::uniform`], of 24 bits, cut off. Two draws of that name.
+    ///
+    /// # Errors
+    /// As [`Noise::normal`].
+    fn fine_uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        let coarse = self.uniform(name, shape)?.f_to_kind(Kind::Double)?;
+        let fine = self.uniform(name, shape)?.f_to_kind(Kind::Double)?;
+        Ok(coarse.f_add(&fine.f_div_scalar(f64::from(1 << 24))?)?)
+    }
+
     /// One uniform number in [0, 1) per row, on the host: for decisions about which rows need which work, which must not
     /// wait for a device.
     ///

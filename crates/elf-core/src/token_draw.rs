@@ -34,13 +34,18 @@ impl TokenDraw {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Names the one that is out of its range.
+    /// Names the one that is out of its range, or without effect.
     pub fn check(&self) -> Result<()> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(Error::Config(format!("temperature: {} is not a number from 0 up", self.temperature)));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::Config(format!("top_p: {} is not in (0, 1]", self.top_p)));
+        }
+        if self.is_likeliest() && self.top_p < 1.0 {
+            let reason =
+                "has no effect at temperature 0, which takes the likeliest: raise the temperature, or leave it out";
+            return Err(Error::Config(format!("top_p: {} {reason}", self.top_p)));
         }
         Ok(())
     }
@@ -55,7 +60,9 @@ impl TokenDraw {
             return Ok(logits.f_argmax(-1, false)?);
         }
         let draws = draws.f_to_device(logits.device())?.f_to_kind(Kind::Double)?.f_unsqueeze(-1)?;
-        let p = logits.f_to_kind(Kind::Double)?.f_div_scalar(self.temperature)?.f_softmax(-1, Kind::Double)?;
+        // From the highest one down, so that at temperatures near 0 what is left is the likeliest.
+        let below = logits.f_sub(&logits.f_amax([-1], true)?)?.f_to_kind(Kind::Double)?;
+        let p = below.f_div_scalar(self.temperature)?.f_softmax(-1, Kind::Double)?;
         let place = |p: &Tensor| -> Result<Tensor> {
             let sums = p.f_cumsum(-1, Kind::Double)?;
             let last = sums.size2()?.1 - 1;
@@ -123,12 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_temperature_draws_do_not_matter() {
+    fn without_a_temperature_and_near_it_draws_do_not_matter() {
         let logits = Tensor::from_slice(&[0.0f32, 2.0, 1.0, 3.0, -1.0, 2.5]).view([2, 3]);
         for draw in [0.0, 0.5, 0.999] {
             let draws = Tensor::full([2], draw, (Kind::Double, Device::Cpu));
-            let tokens = TokenDraw::LIKELIEST.tokens(&logits, &draws).unwrap();
-            assert_eq!(Vec::<i64>::try_from(tokens).unwrap(), [1, 0]);
+            for temperature in [0.0, 1e-310, 1e-3] {
+                let tokens = TokenDraw { temperature, top_p: 1.0 }.tokens(&logits, &draws).unwrap();
+                assert_eq!(Vec::<i64>::try_from(tokens).unwrap(), [1, 0], "{temperature}");
+            }
         }
     }
 
@@ -141,6 +150,7 @@ mod tests {
         for top_p in [0.0, 1.5, f64::NAN] {
             assert!(message(1.0, top_p).contains("top_p"));
         }
+        assert!(message(0.0, 0.9).contains("no effect"));
         assert!(TokenDraw::LIKELIEST.check().is_ok() && TokenDraw::default().check().is_ok());
     }
 }

@@ -18,14 +18,6 @@ pub struct Reading {
     pub log_probs: Tensor,
 }
 
-impl Reading {
-    /// Of chunks of the positions of `z` `[B, S, C]`.
-    fn joined(chunks: Vec<(Tensor, Tensor)>, z: &Tensor) -> Result<Self> {
-        let (ids, log_probs): (Vec<Tensor>, Vec<Tensor>) = chunks.into_iter().unzip();
-        Ok(Self { ids: joined(&ids, z, Kind::Int64)?, log_probs: joined(&log_probs, z, Kind::Float)? })
-    }
-}
-
 /// A network in decode mode: the likeliest token at each position, or one drawn from what it says there.
 pub struct Decoder<'a> {
     net: &'a dyn Network,
@@ -78,12 +70,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// As [`Decoder::ids`].
     pub fn read(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Reading> {
-        let read = self.chunks(z, condition, |_, logits| {
-            let logits = logits.f_to_kind(Kind::Float)?;
-            let (highest, ids) = logits.f_max_dim(-1, false)?;
-            Ok((ids, highest - logits.f_logsumexp([-1], false)?))
-        })?;
-        Reading::joined(read, z)
+        self.reading(z, condition, |_, logits| Ok(logits.f_argmax(-1, false)?))
     }
 
     /// As [`Decoder::read`], of tokens drawn as `how` says, by `draws` `[B, S]` in [0, 1). Positions are drawn apart: given their
@@ -93,13 +80,24 @@ impl<'a> Decoder<'a> {
     /// As [`Decoder::ids`].
     pub fn drawn(&self, z: &Tensor, condition: Option<&Condition>, how: &TokenDraw, draws: &Tensor) -> Result<Reading> {
         let draws = draws.f_reshape([-1])?;
+        self.reading(z, condition, |from, logits| Ok(how.tokens(logits, &draws.f_narrow(0, from, logits.size2()?.0)?)?))
+    }
+
+    /// The tokens that `choose` takes from fp32 logits of a chunk of positions, and their log-probabilities.
+    fn reading(
+        &self,
+        z: &Tensor,
+        condition: Option<&Condition>,
+        choose: impl Fn(i64, &Tensor) -> Result<Tensor>,
+    ) -> Result<Reading> {
         let read = self.chunks(z, condition, |from, logits| {
             let logits = logits.f_to_kind(Kind::Float)?;
-            let ids = how.tokens(&logits, &draws.f_narrow(0, from, logits.size2()?.0)?)?;
+            let ids = choose(from, &logits)?;
             let chosen = logits.f_gather(1, &ids.f_unsqueeze(-1)?, false)?.f_squeeze_dim(1)?;
             Ok((ids, chosen - logits.f_logsumexp([-1], false)?))
         })?;
-        Reading::joined(read, z)
+        let (ids, log_probs): (Vec<Tensor>, Vec<Tensor>) = read.into_iter().unzip();
+        Ok(Reading { ids: joined(&ids, z, Kind::Int64)?, log_probs: joined(&log_probs, z, Kind::Float)? })
     }
 
     /// What `of` makes of the logits, `[positions, V]`, of a chunk of positions at a time, from one of all `[B * S]` on.

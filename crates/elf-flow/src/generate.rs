@@ -84,7 +84,7 @@ pub struct Request<'a> {
     pub reencoding: Option<&'a dyn Reencode>,
     /// The token that ends a text. Once all rows have it, no further blocks are written, and theirs hold it again and again.
     pub end: Option<i64>,
-    /// Times in [0, 1] at which to show the text so far; empty for none. Where texts are written in blocks, shares of the row's positions.
+    /// Times in [0, 1] at which to show the text so far, before the last in its likeliest words; empty for none. Where texts are written in blocks, shares of the row's positions.
     pub trace: &'a [f64],
 }
 
@@ -258,7 +258,8 @@ impl<'a> Generator<'a> {
     }
 
     /// As [`Generator::generate`], with noise of the caller's own for exactly `request.seeds.len()` rows (`pad_to` and the
-    /// seeds' values are not used): `z0` `[B, S, C]` once, then whatever the sampler draws, then `word` `[B, S]` if words are drawn.
+    /// seeds' values are not used): `z0` `[B, S, C]` once, then whatever the sampler draws, then, if words are drawn, `word` `[B, S]` twice. Where texts are
+    /// written in blocks, the draws of each are named `NAME@FIRST` by its first position, and are of its width.
     ///
     /// # Errors
     /// As [`Generator::generate`], or if the noise fails.
@@ -385,7 +386,7 @@ impl<'a> Generator<'a> {
             return decoder.read(z, condition);
         }
         let (b, s, _) = z.size3()?;
-        decoder.drawn(z, condition, &self.config.draw, &noise.uniform("word", &[b, s])?)
+        decoder.drawn(z, condition, &self.config.draw, &noise.fine_uniform("word", &[b, s])?)
     }
 
     /// Carries latents over all times, behind what stands for the network and for its guide: where they end, and in how many passes.

@@ -294,11 +294,13 @@ fn decoding_in_chunks_changes_nothing() {
 fn words_are_drawn_from_what_the_network_says() {
     let net = Toy::new(true);
     let seeds = [4, 5, 6];
-    let draws = Seeded::new(seeds.to_vec(), Device::Cpu).uniform("any", &[3, S]).unwrap();
+    let mut noise = Seeded::new(seeds.to_vec(), Device::Cpu);
+    let [coarse, fine] = [(); 2].map(|()| noise.uniform("any", &[3, S]).unwrap());
+    let draws = coarse.to_kind(Kind::Double) + fine.to_kind(Kind::Double) / 16_777_216.0;
     let run = |draw: TokenDraw| {
         let mut noise = Replay::new();
         noise.push("z0", &Seeded::new(seeds.to_vec(), Device::Cpu).normal("z0", &[3, S, C]).unwrap());
-        noise.push("word", &draws);
+        noise.push("word", &coarse).push("word", &fine);
         let config = GenerateConfig { draw, sampler: SamplerChoice::named("euler"), decode_at: 0.5, ..config() };
         let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
         let made = generator.generate_from(&Request::new(&seeds, S), &mut noise, &mut ()).unwrap();

@@ -36,7 +36,7 @@ pub enum Kind {
     },
     /// ELF with the ODE, block after block, without any guidance.
     Blocks {
-        /// Whether there is a condition: then the likeliest words are wanted.
+        /// Whether there is a condition, whose guidance is left out, too.
         conditional: bool,
         /// Steps of each block.
         steps: u64,
@@ -70,7 +70,7 @@ pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: 
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
 /// The sampler of texts that are written token by token.
 pub const BLOCKS: Kind = Kind::Blocks { conditional: false, steps: BLOCK_STEPS, decode_at: DRAWN_AT, temperature: 1.0 };
-/// The same for conditional tasks, where the likeliest words are wanted.
+/// The same for conditional tasks.
 pub const CONDITIONAL_BLOCKS: Kind =
     Kind::Blocks { conditional: true, steps: BLOCK_STEPS, decode_at: LIKELIEST_AT, temperature: 0.0 };
 /// The sampler of conditional tasks: the paper's.
@@ -149,6 +149,8 @@ impl fmt::Display for Sampler {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -172,6 +174,35 @@ mod tests {
         assert_eq!(words(Kind::Beam(4).alone()), "--beam 4");
         assert_eq!(words(Kind::Masked.in_steps(8)).trim(), "--steps 8");
         assert_eq!(words(Kind::Ancestral.alone()), "");
+    }
+
+    /// Models are exported with these files, and their cards have the figures of stages that these samplers draw for.
+    #[test]
+    fn samplers_of_blocks_are_those_of_the_files_beside_the_models() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for (task, sampler) in
+            [("descriptions", BLOCKS), ("de-en", CONDITIONAL_BLOCKS), ("summaries", CONDITIONAL_BLOCKS)]
+        {
+            let path = root.join(format!("configs/sampling/mini-{task}-blocks.yml"));
+            let text = std::fs::read_to_string(path).unwrap();
+            let value = |key: &str| {
+                let line = text.lines().find_map(|line| line.trim_start_matches(['-', ' ']).strip_prefix(key));
+                line.map(|value| value.trim_matches([':', ' ', '[', ']']).to_owned())
+            };
+            let mut words = format!("--sampler {}", value("sampling_method").unwrap());
+            for (key, flag, omitted) in [
+                ("cfgs", "cfg", task == "descriptions"),
+                ("self_cond_cfg_scales", "self-cond-cfg-scale", false),
+                ("num_sampling_steps", "steps", false),
+                ("decode_at", "decode-at", false),
+                ("temperature", "temperature", value("temperature").is_none()),
+            ] {
+                if !omitted {
+                    words.push_str(&format!(" --{flag} {}", value(key).unwrap()));
+                }
+            }
+            assert_eq!(words, sampler.alone().to_string(), "{task}");
+        }
     }
 
     #[test]

@@ -81,8 +81,8 @@ pub struct SampleArgs {
     /// The time in (0, 1] at which the run ends and the text is read.
     #[arg(long)]
     decode_at: Option<f64>,
-    /// What logits are divided by before each word is drawn; 0 takes the likeliest. Unless told otherwise, a flow takes the likeliest, as in
-    /// the paper, and an autoregressive model draws at 1 what has no condition.
+    /// What logits are divided by before each word is drawn; 0 takes the likeliest. Unless it or a model's own sampling.yml is told otherwise, a
+    /// flow takes the likeliest, as in the paper, and an autoregressive model draws at 1 what has no condition. Masked diffusion always draws at 1.
     #[arg(long)]
     temperature: Option<f64>,
     /// Draw each word among the likeliest that together have this probability (1: all).
@@ -285,11 +285,6 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
         setting.decode_at = args.decode_at.unwrap_or(setting.decode_at);
         setting.temperature = args.temperature.unwrap_or(setting.temperature);
         setting.top_p = args.top_p.unwrap_or(setting.top_p);
-        if args.top_p.is_some() && setting.temperature == 0.0 {
-            bail!(
-                "--top-p has no effect where the likeliest word is taken: give a --temperature above 0, or leave it out"
-            );
-        }
         setting.best_of = args.best_of.unwrap_or(setting.best_of);
     }
     Ok(settings)

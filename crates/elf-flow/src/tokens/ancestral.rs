@@ -71,11 +71,10 @@ impl AncestralSampler {
         (b, s): (i64, i64),
         noise: &mut dyn Noise,
     ) -> Result<MaskedSample> {
-        let wide = |x: Tensor| -> Result<Vec<f64>> { Ok(Vec::try_from(x.f_to_kind(Kind::Double)?.f_reshape([-1])?)?) };
+        let flat = |x: Tensor| -> Result<Vec<f64>> { Ok(Vec::try_from(x.f_to_kind(Kind::Double)?.f_reshape([-1])?)?) };
         // u is uniform in [0, 1), and 1 - u the time of disclosure: step floor(u N) goes over it.
-        let disclose = wide(noise.uniform("disclose", &[b, s])?)?;
-        let coarse = wide(noise.uniform("token", &[b, s])?)?;
-        let fine = wide(noise.uniform("token", &[b, s])?)?;
+        let disclose = flat(noise.uniform("disclose", &[b, s])?)?;
+        let token = flat(noise.fine_uniform("token", &[b, s])?)?;
         let mut by_step: Vec<Vec<i64>> = vec![Vec::new(); self.steps];
         let mut ids = Vec::<i64>::try_from(request.ids.f_to_kind(Kind::Int64)?.f_reshape([-1])?)?;
         let mask = mask_id(net)?;
@@ -93,9 +92,7 @@ impl AncestralSampler {
             for some in places.chunks((LOGITS_AT_A_TIME / net.vocab_size()).max(1) as usize) {
                 let at = upload(&Tensor::f_from_slice(some)?, hidden.device())?;
                 let logits = net.logits(&hidden.f_index_select(0, &at)?)?;
-                // A first draw of 24 bits, and a second one for what lies between two of them.
-                let draws: Vec<f64> =
-                    some.iter().map(|&i| coarse[i as usize] + fine[i as usize] / f64::from(1 << 24)).collect();
+                let draws: Vec<f64> = some.iter().map(|&i| token[i as usize]).collect();
                 let draws = upload(&Tensor::f_from_slice(&draws)?, logits.device())?;
                 let tokens = TokenDraw::default().tokens(&logits, &draws)?.f_to_device(Device::Cpu)?;
                 for (&place, token) in some.iter().zip(Vec::<i64>::try_from(tokens)?) {

@@ -51,7 +51,7 @@ impl SampleArgs {
 
     /// Refuses flags that a flow does not know.
     pub(super) fn check_for_elf(&self) -> Result<()> {
-        refuse(&self.of_gpt2(), "an embedded language flow, which writes all tokens at once")
+        refuse(&self.of_gpt2(), "an embedded language flow")
     }
 
     /// How a baseline is to write.
