@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use elf_hub::{Event, Fetcher, Settings, What};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Names that end so are of files: nobody gives them to a repository, and a mistyped path should not wait for a network.
+const FILE_ENDINGS: [&str; 8] = ["parquet", "jsonl", "json", "txt", "yml", "yaml", "safetensors", "pt"];
 
 /// What a name stands for: a local path if there is one, otherwise a file or folder fetched from the hub.
 ///
@@ -15,7 +18,18 @@ pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
     let path = name.as_ref();
     // The environment is not even read for local paths; and a name that is no Unicode is no id.
     match path.to_str() {
-        Some(text) if !path.exists() => fetcher()?.locate(text, what).with_context(|| format!("the {}", noun(what))),
+        Some(text) if !path.exists() => {
+            if path.extension().is_some_and(|ending| FILE_ENDINGS.iter().any(|known| ending == *known)) {
+                bail!("the {} {} is not there: there is no such file", noun(what), path.display());
+            }
+            fetcher()?.locate(text, what).with_context(|| {
+                format!(
+                    "the {}: there is no file or folder {} here, so it was taken for a Hugging Face id",
+                    noun(what),
+                    path.display()
+                )
+            })
+        }
         _ => Ok(path.to_owned()),
     }
 }

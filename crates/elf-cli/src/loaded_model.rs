@@ -34,7 +34,7 @@ pub struct ModelArgs {
     /// For a file from elsewhere: the tokenizer's file or folder; as --option tokenizer_name=PATH.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
-    /// For a file from elsewhere: positions of a text (1024 unless --config says otherwise); as --option max_length=N.
+    /// For an exported model or a file from elsewhere: positions of a text (as its config.yml or --config says; 1024 without one); as --option max_length=N.
     #[arg(long)]
     pub length: Option<usize>,
     /// Take the parameters as trained instead of their running averages.

@@ -208,6 +208,9 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
     }
 }
 
+/// Of a model of unconditional text, to whom gives it one to generate from.
+pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
+
 impl TextGenerator<'_> {
     /// The setting that suits this model when nothing else is said: the paper's; for a distilled model the steps that it was
     /// made for, and what the released distilled model is sampled with.
@@ -233,7 +236,6 @@ impl TextGenerator<'_> {
             cfg: if conditional { 2.0 } else { 1.0 },
             self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
             time_schedule: TimeScheduleName::LogitNormal,
-            sde_gamma: if conditional { 0.0 } else { 1.5 },
             ..SamplingSetting::default()
         }
     }
@@ -333,7 +335,7 @@ impl TextGenerator<'_> {
     fn conditions(&self, requests: &[TextRequest]) -> Result<Option<(Batch, Condition)>> {
         let Some(max_input_length) = self.plan.span.max_input_length else {
             if requests.iter().any(|r| r.condition.is_some()) {
-                bail!("this model was trained on unconditional text and takes no input text");
+                bail!(TAKES_NO_INPUT);
             }
             return Ok(None);
         };

@@ -133,7 +133,11 @@ fn inputs_that_do_not_suit_the_model() {
     sample(&free, &["--text", "a dog"]).badly(&["unconditional", "no input"]);
     sample(&translator, &[]).badly(&["--text", "--input"]);
     let corpus = Materials::translation().path("corpus.jsonl");
-    sample(&translator, &["--input", &corpus, "--input-column", "fr"]).badly(&["`fr`", "`de`"]);
+    sample(&translator, &["--input", &corpus, "--input-column", "fr"]).badly(&["`fr`", "`de`", "--input-column"]);
+    sample(&free, &["--input", &corpus]).badly(&["no input"]);
+    // No network is asked for what can only be a file.
+    sample(&translator, &["--input", "data/none.parquet"]).badly(&["data/none.parquet", "no such file"]);
+    sample(&free, &["-o", "steps=4"]).badly(&["-o steps=4", "--help"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! From clean latents to words.
+//! From latents to words, where a run ends.
 
 use elf_core::{Network, TokenDraw, TrunkInput};
 use tch::{Kind, Tensor};
@@ -53,8 +53,8 @@ impl<'a> Decoder<'a> {
         Self { behind, ..self }
     }
 
-    /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass at t = 1 without an earlier
-    /// estimate. The condition is clean here, although training corrupts it like everything else in decode rows.
+    /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass without an earlier estimate that is told t = 1
+    /// wherever the latents lie. The condition is clean here, although training corrupts it like everything else in decode rows.
     ///
     /// The `[B, S, V]` logits never exist as a whole.
     ///

@@ -121,7 +121,7 @@ pub struct Cost {
     /// Rows of the batch, those that fill it up included.
     pub rows: u64,
     /// Passes of the sampler and the last one, which decodes: N + 1 with a sampler of one evaluation a step, 2N + 1 with
-    /// condition guidance or autoguidance. A batch of 2B rows is two passes.
+    /// condition guidance or autoguidance, 4N + 1 with both; all this for each block where texts are written in blocks. A batch of 2B rows is two passes.
     pub passes: u64,
     /// Passes that only the trace needed.
     pub trace_passes: u64,
@@ -202,7 +202,7 @@ impl<'a> Generator<'a> {
     /// Leads away from a lesser version of the network.
     ///
     /// # Errors
-    /// If it is a network of other latents or of noise of another scale, or its own scale is none.
+    /// If its latents have other channels, its noise is of another scale or its blocks of another size, or its own scale is no number.
     pub fn with_guide(self, guide: Guide<'a>) -> Result<Self> {
         let (own, other) = (self.net.shape().latent_dim, guide.net.shape().latent_dim);
         let reason = if !(guide.scale as f32).is_finite() {

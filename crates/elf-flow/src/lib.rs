@@ -5,12 +5,13 @@
 //!   sampler visits.
 //! * [`Objective`]: a training loss as a function of a network, a batch of latents and explicit draws; [`ElfObjective`]
 //!   is the one of the paper, [`DistillObjective`] makes models of few steps out of one of many.
+//! * [`Trained`]: what a network was trained with, and so must be sampled with: path, self-conditioning, blocks.
 //! * [`Field`]: what a sampler integrates; a network ([`NetworkField`]) and guidance around it.
 //! * [`sampler`]: ways to integrate it; your own fits beside ours.
 //! * [`tokens`]: what the flow is held against, autoregressive models and masked diffusion: their objectives, and the latter's sampler.
 //! * [`Generator`]: the whole way from seeds to token ids; [`Decoder`], its last step.
 //!
-//! It works on any [`elf_core::Network`] and deliberately does not know T5, text, files, the ELF transformer, or how
+//! `examples/custom_sampler.rs` is a whole sampler on a field without a network. All of this works on any [`elf_core::Network`] and deliberately does not know T5, text, files, the ELF transformer, or how
 //! parameters are updated.
 
 pub mod analytic;

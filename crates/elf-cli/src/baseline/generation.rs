@@ -13,7 +13,9 @@ use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan};
 use crate::held_out::sampling_settings;
-use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost, collate, words};
+use crate::text_generation::{
+    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, words,
+};
 
 /// How a baseline writes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -197,7 +199,7 @@ impl BaselineGenerator<'_> {
                 (batch.input_ids, batch.cond_len.iter().map(|&n| n as i64).collect())
             }
             None if requests.iter().any(|r| r.condition.is_some()) => {
-                bail!("this model was trained on unconditional text and takes no input text")
+                bail!(TAKES_NO_INPUT)
             }
             None => (vec![0; b * s], vec![0; b]),
         };

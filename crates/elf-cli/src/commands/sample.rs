@@ -19,7 +19,7 @@ use tch::Device;
 
 use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_sampling_configs};
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
-use crate::text_generation::{GeneratedText, Generation, TextGenerator, TextRequest, TotalCost};
+use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost};
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Clone, Args)]
@@ -53,19 +53,20 @@ pub struct SampleArgs {
     /// sampling.yml in the model's folder, if there is one.
     #[arg(long)]
     sampling_config: Option<PathBuf>,
-    /// The sampler: euler (or ode), heun, sde.
+    /// The sampler: euler (or ode), heun, sde. Unless told otherwise sde, and with an input text ode.
     #[arg(long)]
     sampler: Option<String>,
-    /// Steps, of a flow or of masked diffusion; of a distilled model those that it was made for, unless told otherwise.
+    /// Steps, of a flow or of masked diffusion. Unless told otherwise 32, with an input text 64, and of a distilled model those that it was
+    /// made for.
     #[arg(long)]
     steps: Option<usize>,
-    /// Self-conditioning guidance scale w.
+    /// Self-conditioning guidance scale w; 1 is none. Unless told otherwise 3, and with an input text 1.
     #[arg(long)]
     self_cond_cfg_scale: Option<f64>,
-    /// Condition guidance scale s; 1 is none, anything else doubles the cost.
+    /// Condition guidance scale s; 1 is none, anything else doubles the cost. Unless told otherwise 2 with an input text.
     #[arg(long)]
     cfg: Option<f64>,
-    /// How much noise the SDE sampler adds.
+    /// How much noise the SDE sampler adds; 0 makes it Euler's. Unless told otherwise 1.5.
     #[arg(long)]
     sde_gamma: Option<f64>,
     /// Equal steps instead of logit-normal ones.
@@ -78,7 +79,7 @@ pub struct SampleArgs {
     /// The autoguidance scale; 1 is none.
     #[arg(long)]
     guide_scale: Option<f64>,
-    /// The time in (0, 1] at which the run ends and the text is read.
+    /// The time in (0, 1] at which the run ends and the text is read; 1 unless told otherwise.
     #[arg(long)]
     decode_at: Option<f64>,
     /// What logits are divided by before each word is drawn; 0 takes the likeliest. Unless it or a model's own sampling.yml is told otherwise, a
@@ -104,7 +105,7 @@ pub struct SampleArgs {
     /// Seed; the i-th text of a seed is the same whatever else is generated beside it.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Show the first text as it forms.
+    /// Show the first text as it forms: at times of the flow or, if it is written block after block, at shares of the row.
     #[arg(long)]
     trace: bool,
     /// Texts generated at once.
@@ -139,6 +140,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
         return self::baseline::sample(&args, found, baseline, device, comm);
     }
     args.check_for_elf()?;
+    args.check_output()?;
     let precision = precision(args.model.f32, device);
     let model = LoadedModel::load(found, &args.model, device, precision)?.with_encoder(device, precision)?;
     let plan = &model.plan;
@@ -195,6 +197,20 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
+impl SampleArgs {
+    /// Refuses what was meant for a setting: in training, `-o` changes one.
+    fn check_output(&self) -> Result<()> {
+        let text = self.output.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default();
+        match text.split_once('=') {
+            Some((name, _)) if !text.contains(['/', '.']) => bail!(
+                "-o {text}: here -o is the file to write, and {name} would be part of its name; settings of sampling are flags of their own, see --help. If a \
+                 file of this name is meant: -o ./{text}"
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Vec<TextRequest>> {
     if args.limit.is_some() && args.input.is_none() && args.data.is_none() {
         bail!("--limit is about --input and --data: without them, --num says how many texts are generated");
@@ -214,10 +230,12 @@ fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<
         texts.into_iter().enumerate().map(request).collect::<Vec<_>>()
     };
     let requests = match (&args.input, plan.span.max_input_length) {
-        (Some(path), _) => {
+        (Some(_), None) => bail!(TAKES_NO_INPUT),
+        (Some(path), Some(_)) => {
             let mut columns = vec![args.input_column.as_str()];
             columns.extend(args.reference_column.as_deref());
-            let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::Lines)?;
+            let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::Lines)
+                .context("--input (its columns are named by --input-column and --reference-column)")?;
             let rows = source.rows().take(args.limit.unwrap_or(usize::MAX));
             let texts = rows.map(|row| {
                 let mut row = row?.into_iter();
@@ -255,7 +273,14 @@ fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
             eprintln!("sampling settings: {}", path.display());
             read_sampling_configs(path)?.iter().flat_map(|c| c.settings()).collect()
         }
-        None => vec![TextGenerator::default_setting(plan)],
+        None => {
+            if let Some(path) = &plan.config.sampling_configs_path {
+                eprintln!(
+                    "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
+                );
+            }
+            vec![TextGenerator::default_setting(plan)]
+        }
     };
     for setting in &mut settings {
         if let Some(sampler) = &args.sampler {

@@ -159,7 +159,7 @@ pub(crate) fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origi
             continue;
         }
         let nearest = known.keys().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
-        match nearest.filter(|n| strsim::jaro_winkler(key, n) > 0.75) {
+        match nearest.filter(|n| strsim::jaro_winkler(key, n) > 0.85) {
             Some(nearest) => bail!("{origin}: there is no key `{key}`; did you mean `{nearest}`?"),
             None => bail!(
                 "{origin}: there is no key `{key}`; the keys are: {}",

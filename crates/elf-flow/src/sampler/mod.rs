@@ -72,7 +72,7 @@ pub trait Sampler {
     /// If the field or the noise fails.
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State>;
 
-    /// The last step of a run, to t = 1: an Euler step, as ELF closes every run, whatever the sampler.
+    /// The last step of a run, to t = 1 or wherever it is read: an Euler step, as ELF closes every run, whatever the sampler.
     ///
     /// # Errors
     /// As [`Sampler::step`].
