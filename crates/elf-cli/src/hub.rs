@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
+use elf_data::source::DATA_EXTENSIONS;
 use elf_hub::{Event, Fetcher, Settings, What};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Names that end so are of files: nobody gives them to a repository, and a mistyped path should not wait for a network.
-const FILE_ENDINGS: [&str; 8] = ["parquet", "jsonl", "json", "txt", "yml", "yaml", "safetensors", "pt"];
+/// Besides those of [`DATA_EXTENSIONS`]: names that end so are of files. Nobody gives them to a repository, and a mistyped path should not
+/// wait for a network.
+const OTHER_EXTENSIONS: [&str; 4] = ["yml", "yaml", "safetensors", "pt"];
 
 /// What a name stands for: a local path if there is one, otherwise a file or folder fetched from the hub.
 ///
@@ -19,7 +21,10 @@ pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
     // The environment is not even read for local paths; and a name that is no Unicode is no id.
     match path.to_str() {
         Some(text) if !path.exists() => {
-            if path.extension().is_some_and(|ending| FILE_ENDINGS.iter().any(|known| ending == *known)) {
+            if path
+                .extension()
+                .is_some_and(|ending| DATA_EXTENSIONS.iter().chain(&OTHER_EXTENSIONS).any(|known| ending == *known))
+            {
                 bail!("the {} {} is not there: there is no such file", noun(what), path.display());
             }
             fetcher()?.locate(text, what).with_context(|| {

@@ -99,6 +99,7 @@ fn flags_that_do_not_fit_are_refused_in_one_message() {
         (&gpt2, &["--beam", "0"], &["beam", "at least 1"]),
         (&gpt2, &["--top-p", "1.5"], &["top_p", "1.5"]),
         (&mdlm, &["--beam", "2"], &["--beam has no meaning", "mdlm"]),
+        (&mdlm, &["-o", "steps=4"], &["-o steps=4", "--help"]),
         (&mdlm, &["--trace"], &["--trace", "mdlm"]),
         (&mdlm, &["--steps", "0"], &["steps", "at least one"]),
         (&mdlm, &["--top-p", "0.9"], &["--top-p has no meaning", "mdlm"]),

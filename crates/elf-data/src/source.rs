@@ -60,7 +60,7 @@ impl Kind {
 }
 
 /// Names that make a file of a folder a data file. Other files of a folder (notes, licences without extension) are left alone.
-const DATA_EXTENSIONS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "txt", "text"];
+pub const DATA_EXTENSIONS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "txt", "text"];
 
 impl Source {
     /// Text columns `columns` of `paths` (files or folders). Opens every file's beginning, so that a wrong name or column is

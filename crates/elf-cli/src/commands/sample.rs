@@ -132,6 +132,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 }
 
 fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+    args.check_output()?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
     let found = found(&args.model.path)?;
     if let Some(found) = &found
@@ -140,7 +141,6 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
         return self::baseline::sample(&args, found, baseline, device, comm);
     }
     args.check_for_elf()?;
-    args.check_output()?;
     let precision = precision(args.model.f32, device);
     let model = LoadedModel::load(found, &args.model, device, precision)?.with_encoder(device, precision)?;
     let plan = &model.plan;
