@@ -27,7 +27,7 @@ use tch::Device;
 
 use crate::baseline::{self, BaselineSubject};
 use crate::config::{
-    BaselinePlan, Facts, ObjectiveName, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml,
+    BaselinePlan, Facts, ObjectiveName, OptimizerName, Overrides, RunConfig, RunPlan, ScheduleName, read_yaml, template,
 };
 use crate::held_out::{HeldOut, TrainingJudge, sampling_settings};
 use crate::initial_weights::InitialWeights;
@@ -64,6 +64,9 @@ pub struct TrainArgs {
     /// Say what would be done, and stop.
     #[arg(long)]
     plan: bool,
+    /// Print a configuration with every key, what it means and its value: the default, or what CONFIG and -o say; and stop.
+    #[arg(long)]
+    template: bool,
 }
 
 impl TrainArgs {
@@ -102,6 +105,12 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     };
     let config: RunConfig =
         read_yaml(args.config.as_deref(), &args.overrides()?, |line| say(format!("warning: {line}")))?;
+    if args.template {
+        if comm.rank() == 0 {
+            print!("{}", template(&config)?);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let materials = Materials::load(&config, device)?;
     let plan = materials.plan(&config, device, comm.world() as usize)?;
     agree(&plan, &materials, comm.as_ref())?;

@@ -4,12 +4,13 @@ use anyhow::{Result, bail};
 use elf_flow::tokens::MaskedDiffusion;
 use elf_gpt2::Gpt2Config;
 use elf_model::{ElfConfig, MaskedConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RunConfig;
 
 /// What a run learns, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveName {
     /// An embedded language flow.

@@ -10,6 +10,7 @@ mod keys;
 mod plan;
 mod run;
 mod sampling;
+mod template;
 
 pub use baseline::{BaselinePlan, ObjectiveName};
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
@@ -18,6 +19,7 @@ pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{Facts, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
 pub use sampling::{SAMPLING, SamplingSetting, read_sampling_configs};
+pub use template::template;
 
 #[cfg(test)]
 mod released_files;

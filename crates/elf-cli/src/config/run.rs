@@ -1,12 +1,13 @@
 //! The keys of a training configuration.
 
 use elf_flow::PredictionTarget;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ObjectiveName;
 
 /// How rows are filled up, and whether the filling is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PadTokenName {
     /// `<pad>`, without loss.
@@ -16,7 +17,7 @@ pub enum PadTokenName {
 }
 
 /// A law of times by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScheduleName {
     /// Logit-normal.
@@ -26,7 +27,7 @@ pub enum TimeScheduleName {
 }
 
 /// A learning-rate schedule by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleName {
     /// Constant after warm-up.
@@ -36,7 +37,7 @@ pub enum ScheduleName {
 }
 
 /// An optimiser by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerName {
     /// Muon for matrices, Nesterov-Adam for the rest.
@@ -47,7 +48,7 @@ pub enum OptimizerName {
 
 /// A run as its author writes it. Keys and their meaning are those of the released code; values that are left out are those
 /// of the released recipes. `null` means: derived from the others.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
     /// What is learned: `elf`, or a baseline to hold it against, `gpt2` or `mdlm`. Keys about latents, noise, guidance and
@@ -119,6 +120,7 @@ pub struct RunConfig {
     /// The smallest remaining time that a velocity is divided by.
     pub t_eps: f64,
     /// What the network's head says: `x`, the clean latents, or `v`, the velocity.
+    #[schemars(with = "String")]
     pub prediction: PredictionTarget,
     /// The law of training times.
     pub time_schedule: TimeScheduleName,

@@ -1,0 +1,95 @@
+//! A configuration written out with every key and what it means.
+
+use anyhow::{Context, Result};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Columns of a comment.
+const WIDTH: usize = 100;
+
+/// `config` as a YAML file: every key in its order with its value, below a comment that says what it means and, if there are few values to
+/// choose from, which. Read again, it is `config`.
+///
+/// # Errors
+/// If a value cannot be written as YAML.
+pub fn template<T: JsonSchema + Serialize>(config: &T) -> Result<String> {
+    let schema = schemars::schema_for!(T);
+    let definitions = object(schema.get("$defs"));
+    let properties = object(schema.get("properties"));
+    let values: IndexMap<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
+    let mut file = String::new();
+    for (key, value) in values {
+        let property = properties.get(&key).unwrap_or(&Value::Null);
+        let mut meaning = property["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let choices = choices(property, &definitions);
+        if !choices.is_empty() {
+            meaning.push_str(&format!(" One of: {}.", choices.join(", ")));
+        }
+        for line in textwrap::wrap(&meaning, WIDTH) {
+            file.push_str(&format!("# {line}\n"));
+        }
+        let value = serde_saphyr::to_string(&value).with_context(|| format!("the value of {key}"))?;
+        file.push_str(&format!("{key}: {}\n", value.trim_end()));
+    }
+    Ok(file)
+}
+
+fn object(value: Option<&Value>) -> Map<String, Value> {
+    value.and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// The names among which a value is chosen, where it is a choice.
+fn choices(schema: &Value, definitions: &Map<String, Value>) -> Vec<String> {
+    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+        return definitions.get(name).map_or_else(Vec::new, |definition| choices(definition, definitions));
+    }
+    let of_all = ["anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array()).flatten();
+    let of_all = of_all.flat_map(|schema| choices(schema, definitions));
+    let here = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
+    of_all.chain(here.filter_map(Value::as_str).map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::config::{Overrides, RunConfig, read_yaml};
+
+    fn read(text: &str) -> RunConfig {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        read_yaml(Some(file.path()), &Overrides::default(), |warning| panic!("{warning}")).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let default = RunConfig::default();
+        assert_eq!(read(&template(&default).unwrap()), default);
+        let other = RunConfig {
+            data_path: Some("a: b # c".into()),
+            output_dir: Some("null".into()),
+            lr: Some(1e-7),
+            max_steps: Some(3),
+            ..RunConfig::default()
+        };
+        assert_eq!(read(&template(&other).unwrap()), other);
+    }
+
+    #[test]
+    fn every_key_is_explained_and_choices_are_named() {
+        let text = template(&RunConfig::default()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("# "), "{text}");
+        for pair in lines.windows(2) {
+            assert!(pair[0].starts_with("# ") || pair[1].starts_with("# "), "no word about {}", pair[1]);
+        }
+        // By itself, behind `null`, and without a description of its values.
+        for choice in ["One of: elf, gpt2, mdlm.", "One of: pad, eos.", "One of: muon, adamw."] {
+            assert!(text.replace("\n# ", " ").contains(choice), "{choice}: {text}");
+        }
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH + 2), "{text}");
+    }
+}
