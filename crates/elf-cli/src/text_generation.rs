@@ -217,7 +217,7 @@ impl TextGenerator<'_> {
     pub fn default_setting(plan: &RunPlan) -> SamplingSetting {
         let conditional = plan.span.max_input_length.is_some();
         let guided = plan.objective.self_conditioned();
-        let setting = Self::many_step_setting(conditional, guided);
+        let setting = Self::many_step_setting(conditional, guided, plan.label_drop_prob > 0.0);
         let Some(distilled) = &plan.distillation else { return setting };
         let num_sampling_steps = distilled.step.student_steps();
         let (w, sde_gamma) = if num_sampling_steps <= 8 { (2.5, 1.5) } else { (2.0, 2.0) };
@@ -229,11 +229,11 @@ impl TextGenerator<'_> {
         }
     }
 
-    fn many_step_setting(conditional: bool, guided: bool) -> SamplingSetting {
+    fn many_step_setting(conditional: bool, guided: bool, unconditional_too: bool) -> SamplingSetting {
         SamplingSetting {
             sampling_method: if conditional { "ode" } else { "sde" }.into(),
             num_sampling_steps: if conditional { 64 } else { 32 },
-            cfg: if conditional { 2.0 } else { 1.0 },
+            cfg: if conditional && unconditional_too { 2.0 } else { 1.0 },
             self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
             time_schedule: TimeScheduleName::LogitNormal,
             ..SamplingSetting::default()

@@ -54,11 +54,14 @@ fn translations_are_written_in_blocks_behind_their_conditions() {
     let (folder, materials) = (TempDir::new().unwrap(), Materials::translation());
     let (plain, with_table) = (within(&folder, "plain"), within(&folder, "with-table"));
     materials.train(&plain, &BLOCKS).well();
-    materials.train(&with_table, &[&BLOCKS[..], &["context_table=true", "vocab_head_norm=true"]].concat()).well();
+    let table = ["context_table=true", "vocab_head_norm=true", "label_drop_prob=0"];
+    materials.train(&with_table, &[&BLOCKS[..], &table].concat()).well();
     let texts = ["--text", "tree", "--text", "dog red the meets king old a"];
     for (model, cfg) in [(&plain, "1"), (&plain, "2"), (&with_table, "1"), (&with_table, "2")] {
-        let together = sample(&folder, model, &[&texts[..], &["--cfg", cfg]].concat()).0;
+        let (together, ran) = sample(&folder, model, &[&texts[..], &["--cfg", cfg]].concat());
         assert_eq!(together.len(), 2);
+        let unlearned = model == &with_table && cfg != "1";
+        assert_eq!(ran.err.contains("label_drop_prob 0"), unlearned, "{}", ran.err);
         let alone = sample(&folder, model, &[&texts[..], &["--cfg", cfg, "--batch-size", "1"]].concat()).0;
         assert_eq!(together, alone, "cfg {cfg}");
     }

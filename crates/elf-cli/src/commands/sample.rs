@@ -146,7 +146,8 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let plan = &model.plan;
     let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = settings(&args, plan)?;
-    if let Some(note) = fewer_steps_than_learned(plan, &settings) {
+    let notes = [fewer_steps_than_learned(plan, &settings), guided_by_what_is_not_learned(plan, &settings)];
+    for note in notes.into_iter().flatten() {
         eprintln!("{note}");
     }
     if args.batch_size == 0 {
@@ -263,6 +264,16 @@ fn fewer_steps_than_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Opt
     let fewest = settings.iter().map(|s| s.num_sampling_steps).min().filter(|&steps| steps < learned)?;
     Some(format!(
         "note: this model was distilled for {learned} steps; with {fewest} its steps are longer than any that it has learned"
+    ))
+}
+
+/// What a user should know who asks for guidance by a condition that was never left out in training.
+fn guided_by_what_is_not_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Option<String> {
+    let unlearned = plan.span.max_input_length.is_some() && plan.label_drop_prob == 0.0;
+    let scale = settings.iter().map(|s| s.cfg).find(|&scale| unlearned && scale != 1.0)?;
+    Some(format!(
+        "note: this model never wrote without a condition in training (label_drop_prob 0), so condition guidance of {scale} leads away \
+         from texts that it has not learned; --cfg 1 does without"
     ))
 }
 
