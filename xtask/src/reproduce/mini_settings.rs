@@ -228,7 +228,7 @@ pub const BLOCK_STEPS: u64 = 8;
 
 /// When a block is read whose words are drawn from what the network says, and when one whose likeliest words are wanted.
 pub const DRAWN_AT: f64 = 0.3;
-pub const LIKELIEST_AT: f64 = 0.4;
+pub const LIKELIEST_AT: f64 = 0.1;
 
 /// Guide scales and times of decoding that are looked at.
 pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];
