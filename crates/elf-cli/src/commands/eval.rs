@@ -12,6 +12,7 @@ use elf_eval::stats::Bootstrap;
 use elf_hub::What;
 use serde_json::Value;
 
+use super::output_file;
 use super::sample::SampleArgs;
 use crate::judge::{Judge, JudgeSettings};
 use crate::loaded_model::precision;
@@ -76,7 +77,7 @@ pub struct EvalArgs {
     #[arg(long)]
     f32: bool,
     /// Write the evaluation as JSON, too.
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = output_file)]
     output: Option<PathBuf>,
     /// With --run: settings of `elf sample`, such as --steps 32 --sampler sde.
     #[arg(last = true, requires = "run")]

@@ -12,6 +12,7 @@ use elf_hub::What;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
+use super::output_file;
 use crate::held_out::collator;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::run_folder::write_json;
@@ -44,7 +45,7 @@ pub struct ProbeArgs {
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
     /// The JSON file to write.
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = output_file)]
     output: Option<PathBuf>,
 }
 

@@ -17,6 +17,7 @@ use elf_hub::What;
 use elf_train::Comm;
 use tch::Device;
 
+use super::output_file;
 use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_sampling_configs};
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost};
@@ -115,7 +116,7 @@ pub struct SampleArgs {
     #[arg(long)]
     ragged: bool,
     /// The JSONL file to write; several settings go to one file each, with the setting in the name.
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = output_file)]
     output: Option<PathBuf>,
 
     /// Print no text.
@@ -132,7 +133,6 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 }
 
 fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
-    args.check_output()?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
     let found = found(&args.model.path)?;
     if let Some(found) = &found
@@ -196,20 +196,6 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-impl SampleArgs {
-    /// Refuses what was meant for a setting: in training, `-o` changes one.
-    fn check_output(&self) -> Result<()> {
-        let text = self.output.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default();
-        match text.split_once('=') {
-            Some((name, _)) if !text.contains(['/', '.']) => bail!(
-                "-o {text}: here -o is the file to write, and {name} would be part of its name; settings of sampling are flags of their own, see --help. If a \
-                 file of this name is meant: -o ./{text}"
-            ),
-            _ => Ok(()),
-        }
-    }
 }
 
 fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Vec<TextRequest>> {
