@@ -217,7 +217,15 @@ impl TextGenerator<'_> {
     pub fn default_setting(plan: &RunPlan) -> SamplingSetting {
         let conditional = plan.span.max_input_length.is_some();
         let guided = plan.objective.self_conditioned();
-        let setting = Self::many_step_setting(conditional, guided, plan.label_drop_prob > 0.0);
+        let setting = SamplingSetting {
+            sampling_method: if conditional { "ode" } else { "sde" }.into(),
+            num_sampling_steps: if conditional { 64 } else { 32 },
+            // Only conditional tasks leave conditions out, and one that never did has not learned what to lead away from.
+            cfg: if plan.label_drop_prob > 0.0 { 2.0 } else { 1.0 },
+            self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
+            time_schedule: TimeScheduleName::LogitNormal,
+            ..SamplingSetting::default()
+        };
         let Some(distilled) = &plan.distillation else { return setting };
         let num_sampling_steps = distilled.step.student_steps();
         let (w, sde_gamma) = if num_sampling_steps <= 8 { (2.5, 1.5) } else { (2.0, 2.0) };
@@ -226,17 +234,6 @@ impl TextGenerator<'_> {
             self_cond_cfg_scale: if conditional || !guided { setting.self_cond_cfg_scale } else { w },
             sde_gamma: if conditional { setting.sde_gamma } else { sde_gamma },
             ..setting
-        }
-    }
-
-    fn many_step_setting(conditional: bool, guided: bool, unconditional_too: bool) -> SamplingSetting {
-        SamplingSetting {
-            sampling_method: if conditional { "ode" } else { "sde" }.into(),
-            num_sampling_steps: if conditional { 64 } else { 32 },
-            cfg: if conditional && unconditional_too { 2.0 } else { 1.0 },
-            self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
-            time_schedule: TimeScheduleName::LogitNormal,
-            ..SamplingSetting::default()
         }
     }
 

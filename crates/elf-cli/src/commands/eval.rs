@@ -77,7 +77,7 @@ pub struct EvalArgs {
     #[arg(long)]
     f32: bool,
     /// Write the evaluation as JSON, too.
-    #[arg(long, short, value_parser = output_file)]
+    #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
     /// With --run: settings of `elf sample`, such as --steps 32 --sampler sde.
     #[arg(last = true, requires = "run")]

@@ -45,7 +45,7 @@ pub struct ProbeArgs {
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
     /// The JSON file to write.
-    #[arg(long, short, value_parser = output_file)]
+    #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
 }
 

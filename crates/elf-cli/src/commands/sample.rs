@@ -116,7 +116,7 @@ pub struct SampleArgs {
     #[arg(long)]
     ragged: bool,
     /// The JSONL file to write; several settings go to one file each, with the setting in the name.
-    #[arg(long, short, value_parser = output_file)]
+    #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
 
     /// Print no text.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Columns of a comment.
 const WIDTH: usize = 100;
@@ -15,15 +15,13 @@ const WIDTH: usize = 100;
 /// # Errors
 /// If a value cannot be written as YAML.
 pub fn template<T: JsonSchema + Serialize>(config: &T) -> Result<String> {
-    let schema = schemars::schema_for!(T);
-    let definitions = object(schema.get("$defs"));
-    let properties = object(schema.get("properties"));
+    let schema = schemars::schema_for!(T).to_value();
     let values: IndexMap<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
     let mut file = String::new();
     for (key, value) in values {
-        let property = properties.get(&key).unwrap_or(&Value::Null);
+        let property = &schema["properties"][&key];
         let mut meaning = property["description"].as_str().unwrap_or_default().replace('\n', " ");
-        let choices = choices(property, &definitions);
+        let choices = choices(property, &schema);
         if !choices.is_empty() {
             meaning.push_str(&format!(" One of: {}.", choices.join(", ")));
         }
@@ -36,17 +34,15 @@ pub fn template<T: JsonSchema + Serialize>(config: &T) -> Result<String> {
     Ok(file)
 }
 
-fn object(value: Option<&Value>) -> Map<String, Value> {
-    value.and_then(Value::as_object).cloned().unwrap_or_default()
-}
-
-/// The names among which a value is chosen, where it is a choice.
-fn choices(schema: &Value, definitions: &Map<String, Value>) -> Vec<String> {
-    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
-        return definitions.get(name).map_or_else(Vec::new, |definition| choices(definition, definitions));
+/// The names among which a value of this schema is chosen, where it is a choice. `root` is the schema that references are looked up in.
+fn choices(schema: &Value, root: &Value) -> Vec<String> {
+    if let Some(path) = schema["$ref"].as_str() {
+        return root
+            .pointer(path.trim_start_matches('#'))
+            .map_or_else(Vec::new, |definition| choices(definition, root));
     }
     let of_all = ["anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array()).flatten();
-    let of_all = of_all.flat_map(|schema| choices(schema, definitions));
+    let of_all = of_all.flat_map(|schema| choices(schema, root));
     let here = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
     of_all.chain(here.filter_map(Value::as_str).map(str::to_owned)).collect()
 }
