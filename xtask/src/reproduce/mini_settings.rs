@@ -35,7 +35,7 @@ pub struct Scale {
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
     epochs: [16.0, 8.0, 4.0],
-    block_epochs: [4.0, 6.0, 4.0],
+    block_epochs: [4.0, 6.0, 6.0],
     ablation_epochs: 0.75,
     judge_epochs: 8.0,
     distillation_epochs: 0.15,
