@@ -27,16 +27,40 @@ pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
             {
                 bail!("the {} {} is not there: there is no such file", noun(what), path.display());
             }
-            fetcher()?.locate(text, what).with_context(|| {
-                format!(
-                    "the {}: there is no file or folder {} here, so it was taken for a Hugging Face id",
-                    noun(what),
-                    path.display()
-                )
+            let mut settings = settings()?;
+            let beside = beside(path);
+            if beside.is_some() {
+                // More likely a mistyped path than an id: no long waits for a network that may not be there.
+                settings.attempts = 1;
+            }
+            fetcher_with(settings)?.locate(text, what).with_context(|| match beside {
+                Some(names) => format!("the {}: the folder it would be in has {names}", noun(what)),
+                None => format!("the {}", noun(what)),
             })
         }
         _ => Ok(path.to_owned()),
     }
+}
+
+/// What the folder has in which `path` would be, the names most like it first; none if that folder is not there either, or
+/// is not named.
+fn beside(path: &Path) -> Option<String> {
+    const SHOWN: usize = 6;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
+    let wanted = path.file_name()?.to_string_lossy();
+    let mut names = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| !name.starts_with('.'))
+        .map(|name| (strsim::damerau_levenshtein(&name, &wanted), name))
+        .collect::<Vec<_>>();
+    names.sort();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = names.into_iter().take(SHOWN).map(|(_, name)| name).collect::<Vec<_>>();
+    Some(if shown.is_empty() { "nothing in it".to_owned() } else { shown.join(", ") + &more })
 }
 
 fn noun(what: What) -> &'static str {
@@ -63,7 +87,14 @@ pub fn locate_all(names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If a variable of the environment makes no sense.
 pub fn fetcher() -> Result<Fetcher> {
-    let settings = Settings::from_env().context("the settings for the Hugging Face hub")?;
+    fetcher_with(settings()?)
+}
+
+fn settings() -> Result<Settings> {
+    Settings::from_env().context("the settings for the Hugging Face hub")
+}
+
+fn fetcher_with(settings: Settings) -> Result<Fetcher> {
     let bar = Mutex::new(None);
     Ok(Fetcher::new(settings)?.with_listener(move |event| {
         if let Ok(mut bar) = bar.lock() {

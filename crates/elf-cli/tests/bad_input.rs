@@ -62,6 +62,19 @@ fn columns_and_files_that_are_not_there() {
     refused(materials, &["encoder_model_name=/none/here"], &["/none/here"]);
 }
 
+/// What is in its folder is named, and a network that is not there costs no waits.
+#[test]
+fn a_mistyped_path_that_could_be_an_id() {
+    let folder = TempDir::new().unwrap();
+    fs::create_dir_all(folder.path().join("runs/other")).unwrap();
+    fs::create_dir(folder.path().join("runs/first-try")).unwrap();
+    let mut command = elf(&["sample", "runs/first-tyr"]);
+    command.current_dir(folder.path()).env("HF_HUB_CACHE", folder.path()).env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let ran =
+        run(command).badly(&["no local file or folder `runs/first-tyr`", "has first-try, other", "cannot be reached"]);
+    assert!(!ran.err.contains("trying again"), "{}", ran.err);
+}
+
 #[test]
 fn configurations_that_are_missing_or_no_yaml() {
     let folder = TempDir::new().unwrap();
