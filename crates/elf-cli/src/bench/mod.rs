@@ -1,4 +1,5 @@
 //! Measurements of speed: the machine's own ceilings, and what is made of them.
 
 pub mod ceiling;
+pub mod serving;
 pub mod workload;

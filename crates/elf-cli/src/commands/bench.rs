@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use crate::bench::ceiling;
+use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
 use crate::system_memory;
 
@@ -48,7 +49,7 @@ pub struct BenchArgs {
     /// the step needs.
     #[arg(long)]
     recompute: bool,
-    /// Only these stages; all if it is left out.
+    /// Only these stages; all but `serve` if it is left out.
     #[arg(long, value_enum)]
     only: Vec<Stage>,
     /// Show where the time of a training step goes. The device is waited for after each part, which costs a GPU some speed.
@@ -86,6 +87,9 @@ enum Stage {
     Encode,
     /// Collated batches of tokens.
     Load,
+    /// Texts, as somebody waits for them: by ELF in several numbers of steps and by a GPT-2 of the same width and depth that keeps
+    /// keys and values, one at a time and a batch at a time.
+    Serve,
 }
 
 impl BenchPreset {
@@ -134,10 +138,17 @@ struct Results {
     decode: Option<Measured>,
     encode: Option<Measured>,
     load: Option<Measured>,
+    served: Vec<Served>,
 }
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
-    for (flag, value) in [("--batch", args.batch), ("--seq", args.seq), ("--steps", args.steps)] {
+    let counts = [
+        ("--batch", args.batch),
+        ("--seq", args.seq),
+        ("--steps", args.steps),
+        ("--sampling-steps", args.sampling_steps),
+    ];
+    for (flag, value) in counts {
         if value == 0 {
             bail!("{flag} must be at least 1");
         }
@@ -183,7 +194,10 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
 
 fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     let device = workload.device;
-    let wanted = |stage: Stage| args.only.is_empty() || args.only.contains(&stage);
+    let wanted = |stage: Stage| match args.only.as_slice() {
+        [] => stage != Stage::Serve,
+        only => only.contains(&stage),
+    };
     let stage = |name: &str| eprintln!("measuring {name} ...");
     stage("the machine's ceilings");
     let mut results = Results {
@@ -221,6 +235,10 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
         stage("data loading");
         results.load = Some(workload.load()?);
     }
+    if wanted(Stage::Serve) {
+        stage("the writing of texts");
+        results.served = workload.serve()?;
+    }
     // The ceiling once more: the better of before and after, since other programs can only take away.
     results.matmul_bf16 = results.matmul_bf16.max(ceiling::matmul_flops(Kind::BFloat16, device)?);
     results.matmul_f32 = results.matmul_f32.max(ceiling::matmul_flops(Kind::Float, device)?);
@@ -257,16 +275,17 @@ impl Training {
 
 fn table(results: &Results, peak: f64) -> String {
     let tera = 1e12;
-    let mut lines = vec![
-        format!(
-            "ceilings: matrix product bf16 {:.3} TFLOP/s, fp32 {:.3} TFLOP/s; copy {:.1} GB/s",
-            results.matmul_bf16 / tera,
-            results.matmul_f32 / tera,
-            results.copy / 1e9
-        ),
-        String::new(),
-        format!("{:14} {:>13} {:>16} {:>10} {:>12}", "", "positions/s", "MFLOP/position", "TFLOP/s", "of ceiling"),
-    ];
+    let mut lines = vec![format!(
+        "ceilings: matrix product bf16 {:.3} TFLOP/s, fp32 {:.3} TFLOP/s; copy {:.1} GB/s",
+        results.matmul_bf16 / tera,
+        results.matmul_f32 / tera,
+        results.copy / 1e9
+    )];
+    if !results.stages().is_empty() {
+        lines.push(String::new());
+        let (rate, work) = ("positions/s", "MFLOP/position");
+        lines.push(format!("{:14} {rate:>13} {work:>16} {:>10} {:>12}", "", "TFLOP/s", "of ceiling"));
+    }
     for (name, m) in results.stages() {
         lines.push(match m.flops {
             0 => format!("{name:14} {:13.0} {:>16} {:>10} {:>12}", m.rate(), "-", "-", "-"),
@@ -289,6 +308,7 @@ fn table(results: &Results, peak: f64) -> String {
             100.0 * train.share(train.data_wait),
         ));
     }
+    lines.extend(serving_table(&results.served));
     if !results.profile.is_empty() {
         let whole: f64 = results.profile.iter().map(|(_, seconds)| seconds).sum();
         lines.push(String::new());
@@ -298,6 +318,42 @@ fn table(results: &Results, peak: f64) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// What texts cost, for each number of texts at a time; nothing if it was not measured.
+fn serving_table(served: &[Served]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for rows in numbers_of_texts(served) {
+        let title = if rows == 1 { "one text at a time".to_owned() } else { format!("{rows} texts at a time") };
+        lines.push(String::new());
+        lines.push(format!("{title:24} {:>9} {:>12}", "seconds", "texts/s"));
+        for one in served.iter().filter(|s| s.rows == rows) {
+            lines.push(format!("  {:22} {:9.2} {:12.3}", label(one.writer), one.seconds(), one.texts_per_second()));
+        }
+        if let Some(steps) = steps_as_long_as_gpt2(served, rows) {
+            lines.push(if steps < 0.0 {
+                "  GPT-2 is there before ELF's last pass alone would be".to_owned()
+            } else {
+                format!("  as long as GPT-2 take {steps:.1} steps of ELF")
+            });
+        }
+    }
+    lines
+}
+
+/// In the order in which they were measured.
+fn numbers_of_texts(served: &[Served]) -> Vec<usize> {
+    let mut rows: Vec<usize> = served.iter().map(|s| s.rows).collect();
+    rows.dedup();
+    rows
+}
+
+fn label(writer: Writer) -> String {
+    match writer {
+        Writer::Elf { steps: 1 } => "ELF, 1 step".to_owned(),
+        Writer::Elf { steps } => format!("ELF, {steps} steps"),
+        Writer::Gpt2 => "GPT-2".to_owned(),
+    }
 }
 
 fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) -> Value {
@@ -333,6 +389,16 @@ fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) 
         "decode_positions_per_s": rate(&results.decode),
         "encode_positions_per_s": rate(&results.encode),
         "load_positions_per_s": rate(&results.load),
+        "serving": results.served.iter().map(|s| json!({
+            "writer": label(s.writer),
+            "texts_at_a_time": s.rows,
+            "seconds": s.seconds(),
+            "texts_per_s": s.texts_per_second(),
+        })).collect::<Vec<_>>(),
+        "elf_steps_as_long_as_gpt2": numbers_of_texts(&results.served).into_iter().map(|rows| json!({
+            "texts_at_a_time": rows,
+            "steps": steps_as_long_as_gpt2(&results.served, rows),
+        })).collect::<Vec<_>>(),
         "profile_seconds": results.profile.iter().map(|(part, s)| json!({"part": part, "seconds": s})).collect::<Vec<_>>(),
     })
 }
