@@ -10,12 +10,9 @@ mod config;
 mod encoder_card;
 mod encoder_corpus;
 mod encoder_training;
-mod held_out;
 mod hub;
-mod initial_weights;
 mod judge;
 mod loaded_model;
-mod memory_plan;
 mod model_card;
 mod progress;
 mod rank_environment;
@@ -26,8 +23,7 @@ mod teacher;
 mod text_column;
 mod text_generation;
 mod text_latents;
-mod training_log;
-mod training_subject;
+mod training;
 
 use std::process::ExitCode;
 

@@ -11,8 +11,8 @@ use tch::Device;
 
 use crate::config::{RunPlan, StudentStart, TeacherRecord};
 use crate::hub;
-use crate::initial_weights::InitialWeights;
 use crate::run_folder::{FoundModel, TEACHER, no_run, write_json};
+use crate::training::InitialWeights;
 
 /// A teacher that has been found, but not yet loaded.
 #[derive(Debug)]

@@ -12,10 +12,10 @@ use elf_train::Comm;
 use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan};
-use crate::held_out::sampling_settings;
 use crate::text_generation::{
     GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, words,
 };
+use crate::training::sampling_settings;
 
 /// How a baseline writes.
 #[derive(Debug, Clone, Copy, PartialEq)]

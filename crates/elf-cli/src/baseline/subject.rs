@@ -14,7 +14,7 @@ use tch::Tensor;
 use super::{BaselineGenerator, Decoding, Writer};
 use crate::config::RunPlan;
 use crate::text_generation::{GeneratedText, TextRequest};
-use crate::training_subject::{Subject, rows_at_once};
+use crate::training::{Subject, rows_at_once};
 
 /// A model of type `N` that is learned by `O`.
 pub struct BaselineSubject<'a, N, O> {

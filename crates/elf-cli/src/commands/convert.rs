@@ -16,11 +16,11 @@ use elf_model::ElfConfig;
 use elf_train::{ReleasedForm, released_form_of_parameters};
 use tch::{Device, Tensor};
 
-use super::train::trainer_config;
 use crate::config::BaselinePlan;
 use crate::hub;
 use crate::judge::trained_gpt2;
 use crate::run_folder::FoundModel;
+use crate::training::trainer_config;
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {

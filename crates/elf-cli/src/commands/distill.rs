@@ -16,10 +16,10 @@ use elf_model::{Elf, ElfConfig};
 use elf_train::{Comm, Curriculum, Round, Solo};
 use tch::Device;
 
-use super::train::{Ended, Job, Materials, deadline, describe_plan, train};
 use crate::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
 use crate::run_folder::RunFolder;
 use crate::teacher::{self, FoundTeacher};
+use crate::training::{Ended, Job, Materials, deadline, train};
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
@@ -272,7 +272,7 @@ impl Distillation {
             Scope::Own(_) => &[],
         };
         let mut lines = vec![
-            describe_plan(&self.plan, &self.materials, self.device, 1),
+            self.materials.describe(&self.plan, self.device, 1),
             format!("teacher: {}", self.record.place.display()),
         ];
         let line = |name: &str, step: &DistillStep| -> Result<String> {
@@ -314,7 +314,7 @@ impl Distillation {
         let total = self.plan.length.total;
         while let Some(round) = self.curriculum.next(&self.steps_done()?, total) {
             let ended = self.round(&round, watch)?;
-            if ended != Ended::Finished {
+            if !ended.is_complete() {
                 return Ok(ended);
             }
         }

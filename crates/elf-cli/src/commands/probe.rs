@@ -13,10 +13,10 @@ use serde::Serialize;
 use tch::{Device, Tensor};
 
 use super::output_file;
-use crate::held_out::collator;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::run_folder::write_json;
 use crate::text_latents::TextLatents;
+use crate::training::collator;
 use crate::{hub, progress, rank_environment};
 
 /// Times to look at unless told otherwise; denser where the released recipe trains and samples most.

@@ -11,13 +11,13 @@ use elf_hub::What;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 use tch::Device;
 
+use super::Subject;
 use crate::commands::sample::write_texts;
 use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
 use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
 use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, pad_token};
-use crate::training_subject::Subject;
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;

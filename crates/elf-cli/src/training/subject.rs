@@ -10,9 +10,9 @@ use elf_model::Elf;
 use elf_train::{BatchSource, Comm, TrainingObjective};
 use serde_json::{Value, json};
 
-use crate::commands::train::Materials;
+use super::held_out::ROWS_AT_ONCE;
+use super::{Materials, collator, sampling_settings};
 use crate::config::{RunPlan, SamplingSetting};
-use crate::held_out::{ROWS_AT_ONCE, collator, sampling_settings};
 use crate::text_generation::{GeneratedText, TextGenerator, TextRequest};
 use crate::text_latents::TextLatents;
 

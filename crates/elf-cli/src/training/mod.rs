@@ -1,0 +1,15 @@
+//! Training as the commands `train` and `distill` carry it out: from a plan and its materials to a run's folder.
+
+mod held_out;
+mod initial_weights;
+mod job;
+mod log;
+mod materials;
+mod memory_plan;
+mod subject;
+
+pub use held_out::{collator, sampling_settings};
+pub use initial_weights::InitialWeights;
+pub use job::{Ended, Job, deadline, train, train_subject, trainer_config};
+pub use materials::{Materials, agree};
+pub use subject::{ElfSubject, Subject, rows_at_once};
