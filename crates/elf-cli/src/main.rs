@@ -17,6 +17,7 @@ mod model_card;
 mod progress;
 mod rank_environment;
 mod run_folder;
+mod serving;
 mod step_timeline;
 mod system_memory;
 mod teacher;
@@ -58,6 +59,8 @@ enum Command {
     Distill(Box<commands::distill::DistillArgs>),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
+    /// Generate text for whoever asks over HTTP, many requests at once.
+    Serve(Box<commands::serve::ServeArgs>),
     /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
     Convert(commands::convert::ConvertArgs),
     /// Put what somebody else needs of a run into one small folder: parameters, settings, tokenizer, model card.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Scaling(args) => commands::scaling::run(args),
         Command::Distill(args) => commands::distill::run(*args),
         Command::Sample(args) => commands::sample::run(*args),
+        Command::Serve(args) => commands::serve::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Probe(args) => commands::probe::run(*args),

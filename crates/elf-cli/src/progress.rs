@@ -38,7 +38,7 @@ pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
         None => {
             first = Some(Instant::now());
             flag.store(true, Ordering::SeqCst);
-            eprintln!("\nstopping: the work in hand is finished and saved; press Ctrl-C again to end at once");
+            eprintln!("\nstopping when the work in hand is done; press Ctrl-C again to end at once");
         }
         Some(first) if first.elapsed() < ONE_SIGNAL => {}
         Some(_) => end_at_once(),

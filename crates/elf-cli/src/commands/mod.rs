@@ -12,7 +12,9 @@ pub mod launch;
 pub mod probe;
 pub mod pull;
 pub mod sample;
+pub mod sampling_args;
 pub mod scaling;
+pub mod serve;
 pub mod tokenizer;
 pub mod train;
 

@@ -18,7 +18,8 @@ use elf_train::Comm;
 use tch::Device;
 
 use super::output_file;
-use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_sampling_configs};
+use super::sampling_args::{SamplingArgs, notes};
+use crate::config::RunPlan;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost};
 use crate::{hub, progress, rank_environment};
@@ -50,50 +51,8 @@ pub struct SampleArgs {
     #[arg(long)]
     limit: Option<usize>,
 
-    /// A file of sampling settings; every combination in it is run. The options below change one setting each. Without one, the
-    /// sampling.yml in the model's folder, if there is one.
-    #[arg(long)]
-    sampling_config: Option<PathBuf>,
-    /// The sampler: euler (or ode), heun, sde. Unless told otherwise sde, and with an input text ode.
-    #[arg(long)]
-    sampler: Option<String>,
-    /// Steps, of a flow or of masked diffusion. Unless told otherwise 32, with an input text 64, and of a distilled model those that it was
-    /// made for.
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Self-conditioning guidance scale w; 1 is none. Unless told otherwise 3, and with an input text 1.
-    #[arg(long)]
-    self_cond_cfg_scale: Option<f64>,
-    /// Condition guidance scale s; 1 is none, anything else doubles the cost. Unless told otherwise 2 with an input text.
-    #[arg(long)]
-    cfg: Option<f64>,
-    /// How much noise the SDE sampler adds; 0 makes it Euler's. Unless told otherwise 1.5.
-    #[arg(long)]
-    sde_gamma: Option<f64>,
-    /// Equal steps instead of logit-normal ones.
-    #[arg(long)]
-    uniform_grid: bool,
-    /// Autoguidance: a lesser version of the model, such as an earlier checkpoint or a shorter run on the same latents, which
-    /// sampling leads away from. Doubles the cost.
-    #[arg(long, value_name = "MODEL")]
-    guide: Option<PathBuf>,
-    /// The autoguidance scale; 1 is none.
-    #[arg(long)]
-    guide_scale: Option<f64>,
-    /// The time in (0, 1] at which the run ends and the text is read; 1 unless told otherwise.
-    #[arg(long)]
-    decode_at: Option<f64>,
-    /// What logits are divided by before each word is drawn; 0 takes the likeliest. Unless it or a model's own sampling.yml is told otherwise, a
-    /// flow takes the likeliest, as in the paper, and an autoregressive model draws at 1 what has no condition. Masked diffusion always draws at 1.
-    #[arg(long)]
-    temperature: Option<f64>,
-    /// Draw each word among the likeliest that together have this probability (1: all).
-    #[arg(long)]
-    top_p: Option<f64>,
-    /// Make so many texts for each one wanted, and keep the one that the model is surest of having read: fewer broken texts, less
-    /// variety. Multiplies the cost.
-    #[arg(long)]
-    best_of: Option<usize>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
 
     /// Of an autoregressive model: search for the likeliest text with a beam of so many; 1 is greedy, as conditional models write
     /// unless told otherwise.
@@ -145,11 +104,8 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let model = LoadedModel::load(found, &args.model, device, precision)?.with_encoder(device, precision)?;
     let plan = &model.plan;
     let requests = requests(&args, plan, &model.tokenizer)?;
-    let settings = settings(&args, plan)?;
-    let notes = [fewer_steps_than_learned(plan, &settings), guided_by_what_is_not_learned(plan, &settings)];
-    for note in notes.into_iter().flatten() {
-        eprintln!("{note}");
-    }
+    let settings = args.sampling.settings(&args.model.path, plan)?;
+    notes(plan, &settings).for_each(|note| eprintln!("{note}"));
     if args.batch_size == 0 {
         bail!("--batch-size must be at least 1");
     }
@@ -242,74 +198,6 @@ fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<
         bail!("there is nothing to generate: --num, --limit or --input asks for no text");
     }
     Ok(requests)
-}
-
-/// What a user should know who asks a distilled model for longer steps than it has learned.
-fn fewer_steps_than_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Option<String> {
-    let learned = plan.distillation.as_ref()?.step.student_steps();
-    let fewest = settings.iter().map(|s| s.num_sampling_steps).min().filter(|&steps| steps < learned)?;
-    Some(format!(
-        "note: this model was distilled for {learned} steps; with {fewest} its steps are longer than any that it has learned"
-    ))
-}
-
-/// What a user should know who asks for guidance by a condition that was never left out in training.
-fn guided_by_what_is_not_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Option<String> {
-    let unlearned = plan.span.max_input_length.is_some() && plan.label_drop_prob == 0.0;
-    let scale = settings.iter().map(|s| s.cfg).find(|&scale| unlearned && scale != 1.0)?;
-    Some(format!(
-        "note: this model never wrote without a condition in training (label_drop_prob 0), so condition guidance of {scale} leads away \
-         from texts that it has not learned; --cfg 1 does without"
-    ))
-}
-
-fn settings(args: &SampleArgs, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
-    let beside = Some(args.model.path.join(SAMPLING)).filter(|path| path.is_file());
-    let mut settings: Vec<SamplingSetting> = match args.sampling_config.as_ref().or(beside.as_ref()) {
-        Some(path) => {
-            eprintln!("sampling settings: {}", path.display());
-            read_sampling_configs(path)?.iter().flat_map(|c| c.settings()).collect()
-        }
-        None => {
-            if let Some(path) = &plan.config.sampling_configs_path {
-                eprintln!(
-                    "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
-                );
-            }
-            vec![TextGenerator::default_setting(plan)]
-        }
-    };
-    for setting in &mut settings {
-        if let Some(sampler) = &args.sampler {
-            setting.sampling_method.clone_from(sampler);
-        }
-        setting.num_sampling_steps = args.steps.unwrap_or(setting.num_sampling_steps);
-        setting.self_cond_cfg_scale = args.self_cond_cfg_scale.unwrap_or(setting.self_cond_cfg_scale);
-        setting.cfg = args.cfg.unwrap_or(setting.cfg);
-        if args.sde_gamma.is_some() && setting.sampling_method != "sde" {
-            bail!(
-                "--sde-gamma has no effect on the sampler `{}`: leave it out, or take --sampler sde",
-                setting.sampling_method
-            );
-        }
-        setting.sde_gamma = args.sde_gamma.unwrap_or(setting.sde_gamma);
-        if args.uniform_grid {
-            setting.time_schedule = TimeScheduleName::Uniform;
-        }
-        setting.guide = args.guide.clone().or(setting.guide.take());
-        if args.guide_scale.is_some() && setting.guide.is_none() {
-            bail!("--guide-scale has no effect without a guide: name a lesser version of the model with --guide");
-        }
-        setting.guide_scale = args.guide_scale.unwrap_or(setting.guide_scale);
-        if setting.guide_scale == 1.0 {
-            setting.guide = None;
-        }
-        setting.decode_at = args.decode_at.unwrap_or(setting.decode_at);
-        setting.temperature = args.temperature.unwrap_or(setting.temperature);
-        setting.top_p = args.top_p.unwrap_or(setting.top_p);
-        setting.best_of = args.best_of.unwrap_or(setting.best_of);
-    }
-    Ok(settings)
 }
 
 /// One line that says what was run and what it cost: passes stand next to every time.

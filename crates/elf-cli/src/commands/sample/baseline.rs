@@ -25,22 +25,22 @@ impl SampleArgs {
 
     /// Flags that masked diffusion does not know, though others do, and whether they were given.
     fn of_draws(&self) -> [(&'static str, bool); 2] {
-        [("--temperature", self.temperature.is_some()), ("--top-p", self.top_p.is_some())]
+        [("--temperature", self.sampling.temperature.is_some()), ("--top-p", self.sampling.top_p.is_some())]
     }
 
     /// Flags that only a flow knows, and whether they were given.
     fn of_elf(&self) -> [(&'static str, bool); 15] {
         [
-            ("--sampling-config", self.sampling_config.is_some()),
-            ("--sampler", self.sampler.is_some()),
-            ("--self-cond-cfg-scale", self.self_cond_cfg_scale.is_some()),
-            ("--cfg", self.cfg.is_some()),
-            ("--sde-gamma", self.sde_gamma.is_some()),
-            ("--uniform-grid", self.uniform_grid),
-            ("--guide", self.guide.is_some()),
-            ("--guide-scale", self.guide_scale.is_some()),
-            ("--decode-at", self.decode_at.is_some()),
-            ("--best-of", self.best_of.is_some()),
+            ("--sampling-config", self.sampling.sampling_config.is_some()),
+            ("--sampler", self.sampling.sampler.is_some()),
+            ("--self-cond-cfg-scale", self.sampling.self_cond_cfg_scale.is_some()),
+            ("--cfg", self.sampling.cfg.is_some()),
+            ("--sde-gamma", self.sampling.sde_gamma.is_some()),
+            ("--uniform-grid", self.sampling.uniform_grid),
+            ("--guide", self.sampling.guide.is_some()),
+            ("--guide-scale", self.sampling.guide_scale.is_some()),
+            ("--decode-at", self.sampling.decode_at.is_some()),
+            ("--best-of", self.sampling.best_of.is_some()),
             ("--trace", self.trace),
             ("--config", self.model.config.is_some()),
             ("--option", !self.model.options.is_empty()),
@@ -60,10 +60,10 @@ impl SampleArgs {
         let default = Decoding::default_for(baseline, plan);
         let BaselinePlan::Gpt2(_) = baseline else {
             refuse(&[self.of_gpt2(), self.of_draws()].concat(), baseline.describe())?;
-            return Ok(self.steps.map_or(default, |steps| Decoding::Ancestral(AncestralSampler { steps })));
+            return Ok(self.sampling.steps.map_or(default, |steps| Decoding::Ancestral(AncestralSampler { steps })));
         };
-        refuse(&[("--steps", self.steps.is_some())], baseline.describe())?;
-        let drawn = self.temperature.is_some() || self.top_p.is_some();
+        refuse(&[("--steps", self.sampling.steps.is_some())], baseline.describe())?;
+        let drawn = self.sampling.temperature.is_some() || self.sampling.top_p.is_some();
         let searched = self.beam.is_some() || self.length_penalty.is_some();
         if drawn && searched {
             bail!(
@@ -74,8 +74,8 @@ impl SampleArgs {
         let search = BeamSearch::default();
         Ok(match (drawn, searched) {
             (true, _) => Decoding::Sampling(Sampling(TokenDraw {
-                temperature: self.temperature.unwrap_or(draw.temperature),
-                top_p: self.top_p.unwrap_or(draw.top_p),
+                temperature: self.sampling.temperature.unwrap_or(draw.temperature),
+                top_p: self.sampling.top_p.unwrap_or(draw.top_p),
             })),
             (_, true) => Decoding::Beam(BeamSearch {
                 width: self.beam.unwrap_or(search.width),

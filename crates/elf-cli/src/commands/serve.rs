@@ -1,0 +1,129 @@
+//! `elf serve`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use elf_core::Network;
+use elf_core::device::describe;
+use elf_flow::Trained;
+use elf_hub::What;
+use elf_train::Solo;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::sampling_args::{SamplingArgs, notes};
+use crate::config::SamplingSetting;
+use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
+use crate::serving::http::{self, Service};
+use crate::serving::queue;
+use crate::text_generation::TextGenerator;
+use crate::{hub, progress};
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    /// Where to listen: host and port. Port 0 takes a free one. There is no access control, so let others in only through a proxy that has it.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    listen: String,
+    /// Texts generated at once: those of requests that wait together.
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// Fill every batch up, so that a text depends on its seed and its input alone: in other shapes a rounding may tip a token. A single text then costs as
+    /// much as a whole batch.
+    #[arg(long)]
+    one_shape: bool,
+    /// Most texts of one request.
+    #[arg(long, default_value_t = 64)]
+    max_texts: usize,
+    /// Requests that may wait; further ones are told to come back later.
+    #[arg(long, default_value_t = 256)]
+    max_waiting: usize,
+    /// The seed of requests that name none, and of the times that all runs visit.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
+    let positive =
+        [("--batch-size", args.batch_size), ("--max-texts", args.max_texts), ("--max-waiting", args.max_waiting)];
+    if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
+        bail!("{flag} must be at least 1");
+    }
+    let device = args.model.device.resolve()?;
+    let socket = http::bind(&args.listen)?;
+    args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
+    let found = found(&args.model.path)?
+        .map(|found| found.elf_only("which `elf serve` does not serve: `elf sample` writes with it"));
+    let precision = precision(args.model.f32, device);
+    let model =
+        LoadedModel::load(found.transpose()?, &args.model, device, precision)?.with_encoder(device, precision)?;
+    let setting = only(args.sampling.settings(&args.model.path, &model.plan)?, &args.sampling)?;
+    notes(&model.plan, std::slice::from_ref(&setting)).for_each(|note| eprintln!("{note}"));
+    let guide = LoadedModel::guide(std::slice::from_ref(&setting), &args.model, device, precision)?;
+    let generator = TextGenerator {
+        net: &model.net,
+        plan: &model.plan,
+        guide: guide.as_ref().map(|guide| (&guide.net as &dyn Network, Trained::from(&guide.plan.objective))),
+        tokenizer: &model.tokenizer,
+        latents: model.latents.as_ref(),
+        grid_seed: args.seed,
+        batch_rows: args.batch_size,
+        comm: &Solo,
+        one_shape: args.one_shape,
+    };
+
+    let (jobs, waiting) = mpsc::channel(args.max_waiting);
+    let service = Service {
+        jobs,
+        about: Arc::new(about(&args, &model, &setting)),
+        conditional: model.plan.span.max_input_length.is_some(),
+        most_texts: args.max_texts,
+        seed: args.seed,
+    };
+    let stop = progress::stop_on_interrupt()?;
+    eprintln!(
+        "serving {} on {}, {} texts at a time, at http://{}",
+        args.model.path.display(),
+        describe(device),
+        args.batch_size,
+        socket.local_addr()?
+    );
+    let connections = std::thread::spawn(move || http::serve(socket, service, stop));
+    // Ends when the last connection does.
+    queue::work(waiting, args.batch_size, &mut |requests| {
+        Ok(generator.generate(&setting, requests, &[], &mut |_| {})?.texts)
+    });
+    connections.join().map_err(|_| anyhow!("the thread of the connections is gone"))??;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A server samples in one way.
+fn only(mut settings: Vec<SamplingSetting>, args: &SamplingArgs) -> Result<SamplingSetting> {
+    match (settings.pop(), settings.len()) {
+        (Some(setting), 0) => Ok(setting),
+        (_, more) => {
+            let file = args.sampling_config.clone().unwrap_or_else(|| PathBuf::from(crate::config::SAMPLING));
+            bail!("{} has {} settings: a server samples with one, so leave one in it", file.display(), more + 1)
+        }
+    }
+}
+
+/// What clients are told of the model.
+fn about(args: &ServeArgs, model: &LoadedModel, setting: &SamplingSetting) -> Value {
+    json!({
+        "model": args.model.path.file_name().map(|name| name.to_string_lossy()),
+        "parameters": model.plan.model.parameter_count(),
+        "positions": model.plan.span.max_length,
+        "input_positions": model.plan.span.max_input_length,
+        "sampling": setting.name(),
+        "texts_at_once": args.batch_size,
+        "texts_per_request": args.max_texts,
+    })
+}

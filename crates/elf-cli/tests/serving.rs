@@ -1,0 +1,147 @@
+//! `elf serve`: the texts that `elf sample` writes, for several clients at once, and every refusal with its reason.
+
+mod tiny_run;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tiny_run::{Materials, elf, json_lines, run, within};
+
+/// A server on a free port, ended with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    /// Waits until it says where it listens.
+    fn start(model: &str, more: &[&str]) -> Self {
+        let mut command = elf(&[&["serve", model, "--listen", "127.0.0.1:0", "--steps", "2"], more].concat());
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.split_once(" at http://")?.1.to_owned()))
+            .expect("it says where it listens");
+        // What else it says is read, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, address }
+    }
+
+    /// Status and body of an answer.
+    fn ask(&self, path: &str, body: Option<&str>) -> (u16, Value) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+        let url = format!("http://{}{path}", self.address);
+        let mut answer = match body {
+            Some(body) => agent.post(&url).send(body).unwrap(),
+            None => agent.get(&url).call().unwrap(),
+        };
+        (answer.status().as_u16(), serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap())
+    }
+
+    fn generate(&self, body: &Value) -> (u16, Value) {
+        self.ask("/generate", Some(&body.to_string()))
+    }
+
+    #[track_caller]
+    fn refuses(&self, body: &str, status: u16, words: &[&str]) {
+        let (code, answer) = self.ask("/generate", Some(body));
+        assert_eq!(code, status, "{answer}");
+        let reason = answer["error"].as_str().unwrap();
+        assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What `elf sample` makes of the same, one object a text.
+fn sampled(folder: &TempDir, model: &str, more: &[&str]) -> Vec<Value> {
+    let output = within(folder, "texts.jsonl");
+    run(elf(&[&["sample", model, "--steps", "2", "-o", &output], more].concat())).well();
+    json_lines(&output)
+}
+
+#[test]
+fn unconditional_texts_for_several_clients() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let model = within(&folder, "run");
+    materials.train(&model, &["max_steps=2"]).well();
+    let mut server = Server::start(&model, &["--one-shape", "--max-texts", "9"]);
+
+    let (status, about) = server.ask("/", None);
+    assert_eq!((status, &about["input_positions"], &about["texts_per_request"]), (200, &Value::Null, &json!(9)));
+    assert_eq!(server.ask("/health", None), (200, json!({"status": "ok", "requests_waiting": 0})));
+
+    // More than a batch, while two others wait: all get what they would get alone.
+    let server_ref = &server;
+    std::thread::scope(|threads| {
+        let asked = [(9, 0), (1, 5), (2, 7)].map(|(num, seed)| {
+            (num, seed, threads.spawn(move || server_ref.generate(&json!({"num": num, "seed": seed}))))
+        });
+        for (num, seed, answer) in asked {
+            let (status, answer) = answer.join().unwrap();
+            assert_eq!(status, 200, "{answer}");
+            let alone = sampled(&folder, &model, &["--num", &num.to_string(), "--seed", &seed.to_string()]);
+            let texts = answer["texts"].as_array().unwrap();
+            // The times of a run are those of the server's seed, so that others share only indices and seeds.
+            let compared = |text: &Value| if seed == 0 { text.clone() } else { json!([text["index"], text["seed"]]) };
+            assert_eq!(texts.iter().map(compared).collect::<Vec<_>>(), alone.iter().map(compared).collect::<Vec<_>>());
+        }
+    });
+
+    server.refuses("words", 400, &["JSON such as", r#""num""#]);
+    server.refuses(r#"{"nmu": 3}"#, 400, &["unknown field `nmu`", "`num`"]);
+    server.refuses(r#"{"num": 0}"#, 400, &["0 texts", "1 to 9"]);
+    server.refuses(r#"{"num": 10}"#, 400, &["10 texts", "1 to 9"]);
+    server.refuses(r#"{"inputs": ["a"]}"#, 400, &["takes no input"]);
+    server.refuses(&" ".repeat(2 << 20), 413, &["limit"]);
+    let (status, answer) = server.ask("/nowhere", None);
+    assert!(status == 404 && answer["error"].as_str().unwrap().contains("POST /generate"), "{answer}");
+    assert_eq!(server.ask("/generate", None).0, 404, "a wrong method is told what there is, too");
+
+    // Asked to end, it ends well.
+    let ended = Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap();
+    assert!(ended.success());
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn texts_from_inputs() {
+    let (materials, folder) = (Materials::translation(), TempDir::new().unwrap());
+    let model = within(&folder, "run");
+    materials.train(&model, &["max_steps=2"]).well();
+    let server = Server::start(&model, &["--one-shape", "--cfg", "1"]);
+    let inputs = ["tree", "dog red the meets king old a"];
+    let (status, answer) = server.generate(&json!({"inputs": inputs}));
+    assert_eq!(status, 200, "{answer}");
+    let alone = sampled(&folder, &model, &["--cfg", "1", "--text", inputs[0], "--text", inputs[1]]);
+    assert_eq!(answer["texts"].as_array().unwrap(), &alone);
+    server.refuses("{}", 400, &["`inputs`"]);
+    server.refuses(r#"{"num": 2}"#, 400, &["`inputs`"]);
+    server.refuses(r#"{"inputs": ["a", " "]}"#, 400, &["inputs[1] is empty"]);
+    server.refuses(r#"{"inputs": ["a"], "num": 1}"#, 400, &["one text for each"]);
+}
+
+#[test]
+fn what_cannot_be_served() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (model, settings) = (within(&folder, "run"), within(&folder, "sampling.yml"));
+    materials.train(&model, &["max_steps=1", "objective=mdlm"]).well();
+    let serve = |more: &[&str]| run(elf(&[&["serve", &model, "--listen", "127.0.0.1:0"], more].concat()));
+    serve(&[]).badly(&["masked diffusion", "elf serve"]);
+    run(elf(&["serve", &model, "--listen", "nowhere"])).badly(&["cannot listen at nowhere", "--listen"]);
+    serve(&["--batch-size", "0"]).badly(&["--batch-size", "at least 1"]);
+    let other = within(&folder, "flow");
+    materials.train(&other, &["max_steps=1"]).well();
+    std::fs::write(&settings, "- num_sampling_steps: [2, 4]\n").unwrap();
+    run(elf(&["serve", &other, "--listen", "127.0.0.1:0", "--sampling-config", &settings]))
+        .badly(&["sampling.yml has 2 settings", "one"]);
+}
