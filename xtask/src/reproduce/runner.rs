@@ -54,6 +54,8 @@ impl Runner {
             if let State::Done(record) = self.work.state(stage, &hashes[&stage.name])? {
                 let took = clock(Duration::from_secs_f64(record.seconds));
                 println!("[{}/{}] {}: done before ({took})", number + 1, chosen.len(), stage.name);
+                // Each of several stages at once takes so many times longer.
+                board.pace.took(stage, record.seconds * self.jobs as f64 / record.jobs.max(1) as f64);
                 board.places[number] = Place::Done(record);
             } else {
                 board.waiting += board.pace.expected(stage);
