@@ -34,7 +34,7 @@ pub struct Scale {
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     encoder_steps: Some(1500),
-    epochs: [16.0, 8.0, 4.0],
+    epochs: [16.0, 8.0, 6.0],
     block_epochs: [4.0, 6.0, 6.0],
     ablation_epochs: 0.75,
     judge_epochs: 8.0,
