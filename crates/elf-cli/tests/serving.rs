@@ -31,15 +31,19 @@ impl Server {
         Self { process, address }
     }
 
-    /// Status and body of an answer.
-    fn ask(&self, path: &str, body: Option<&str>) -> (u16, Value) {
+    fn try_to_ask(&self, path: &str, body: Option<&str>) -> Result<(u16, Value), ureq::Error> {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
         let url = format!("http://{}{path}", self.address);
         let mut answer = match body {
-            Some(body) => agent.post(&url).send(body).unwrap(),
-            None => agent.get(&url).call().unwrap(),
+            Some(body) => agent.post(&url).send(body)?,
+            None => agent.get(&url).call()?,
         };
-        (answer.status().as_u16(), serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap())
+        Ok((answer.status().as_u16(), serde_json::from_str(&answer.body_mut().read_to_string()?).unwrap()))
+    }
+
+    /// Status and body of an answer.
+    fn ask(&self, path: &str, body: Option<&str>) -> (u16, Value) {
+        self.try_to_ask(path, body).unwrap()
     }
 
     fn generate(&self, body: &Value) -> (u16, Value) {
@@ -102,7 +106,13 @@ fn unconditional_texts_for_several_clients() {
     server.refuses(r#"{"num": 0}"#, 400, &["0 texts", "1 to 9"]);
     server.refuses(r#"{"num": 10}"#, 400, &["10 texts", "1 to 9"]);
     server.refuses(r#"{"inputs": ["a"]}"#, 400, &["takes no input"]);
-    server.refuses(&" ".repeat(2 << 20), 413, &["limit"]);
+    // It is refused before it is read, so that the client may not come to the end of sending it.
+    match server.try_to_ask("/generate", Some(&" ".repeat(2 << 20))) {
+        Ok((status, answer)) => {
+            assert!(status == 413 && answer["error"].as_str().unwrap().contains("limit"), "{answer}")
+        }
+        Err(error) => assert!(matches!(error, ureq::Error::Io(_)), "{error}"),
+    }
     let (status, answer) = server.ask("/nowhere", None);
     assert!(status == 404 && answer["error"].as_str().unwrap().contains("POST /generate"), "{answer}");
     assert_eq!(server.ask("/generate", None).0, 404, "a wrong method is told what there is, too");
