@@ -10,6 +10,7 @@ mod config;
 mod encoder_card;
 mod encoder_corpus;
 mod encoder_training;
+mod folder_lock;
 mod hub;
 mod judge;
 mod loaded_model;

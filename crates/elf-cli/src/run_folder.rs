@@ -60,13 +60,11 @@ impl RunFolder {
         self.root.join("samples")
     }
 
-    /// Makes the folder and writes what does not change in training.
+    /// Writes what does not change in training.
     ///
     /// # Errors
     /// If something cannot be written.
     pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<()> {
-        std::fs::create_dir_all(&self.root)
-            .with_context(|| format!("cannot make the run's folder {}", self.root.display()))?;
         write_json(&self.root.join("plan.json"), plan)?;
         tokenizer.save(self.tokenizer_path())?;
         if let Some(distillation) = &plan.distillation {

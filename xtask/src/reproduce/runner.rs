@@ -48,6 +48,7 @@ impl Runner {
     /// # Errors
     /// If a stage fails, with the command that repeats it. No further one is begun then; what was done stays done.
     pub fn run(&self, all: &[Stage], chosen: &[&Stage], speed: f64) -> Result<Vec<(String, Outcome)>> {
+        let _held = self.work.lock()?;
         let hashes = hashes(all, &self.root)?;
         let mut board = Board::new(chosen.len(), Pace::new(speed));
         for (number, stage) in chosen.iter().enumerate() {
@@ -374,6 +375,18 @@ mod tests {
         let chosen: Vec<&Stage> = all.iter().collect();
         runner.run(&all, &chosen, 1.0).unwrap();
         assert_eq!(calls(folder.path()).len(), 6);
+    }
+
+    #[test]
+    fn two_at_once_do_not_write_into_one_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = runner(folder.path());
+        let held = runner.work.lock().unwrap();
+        let all = stages("b 2");
+        let error = runner.run(&all, &[&all[0]], 1.0).unwrap_err().to_string();
+        assert!(error.contains("another `cargo xtask reproduce`") && calls(folder.path()).is_empty(), "{error}");
+        drop(held);
+        runner.run(&all, &[&all[0]], 1.0).unwrap();
     }
 
     #[test]

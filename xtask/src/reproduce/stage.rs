@@ -1,7 +1,7 @@
 //! One stage of a reproduction: calls of `elf` that turn files into a folder, known by a hash of all that goes into it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -155,6 +155,24 @@ impl WorkFolder {
     /// The folder of a stage.
     pub fn stage(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// Holds the work folder, which is made if it is not there, until the file is closed or the process ends, however it ends.
+    ///
+    /// # Errors
+    /// If another process holds it, or it cannot be made.
+    pub fn lock(&self) -> Result<File> {
+        fs::create_dir_all(&self.root).with_context(|| format!("{} cannot be made", self.root.display()))?;
+        let path = self.root.join(".lock");
+        let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+        match file.try_lock() {
+            // Some network file systems know no locks; then nobody can be kept out.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another `cargo xtask reproduce` is at work in {}: wait for it or end it; `--jobs 2` does two stages at once",
+                self.root.display()
+            ),
+        }
     }
 
     fn superseded(&self, name: &str, hash: &str) -> PathBuf {

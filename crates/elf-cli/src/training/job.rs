@@ -23,8 +23,8 @@ use super::log::TrainingLog;
 use super::subject::SubjectBatches;
 use super::{ElfSubject, InitialWeights, Materials, Subject};
 use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName};
-use crate::hub;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
+use crate::{folder_lock, hub};
 
 /// One run to be carried out.
 pub struct Job<'a, O> {
@@ -122,7 +122,8 @@ where
         say(format!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel));
     }
     let cursor = begin(&mut trainer, resume, plan, materials.train.len() as u64, say)?;
-    // One writer: the first rank.
+    // One writer: the first rank of one process group.
+    let _held = first.then(|| folder_lock::lock(folder.root())).transpose()?;
     let metrics = first.then(|| {
         folder.begin(plan, &materials.tokenizer)?;
         folder.metrics_from(trainer.steps_done())
