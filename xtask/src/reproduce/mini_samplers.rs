@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::mini_settings::{BLOCK_STEPS, DECODED_AT, DRAWN_AT, GUIDE_SCALE, LIKELIEST_AT};
+use super::mini_settings::{BLOCK_STEPS, DECODED_AT, DRAWN_AT, DRAWN_TEMPERATURE, GUIDE_SCALE, LIKELIEST_AT};
 
 /// A way to draw texts from a trained model; shown, it is words for `elf sample`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +69,8 @@ pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: 
 /// The sampler of guided texts.
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
 /// The sampler of texts that are written token by token.
-pub const BLOCKS: Kind = Kind::Blocks { conditional: false, steps: BLOCK_STEPS, decode_at: DRAWN_AT, temperature: 1.0 };
+pub const BLOCKS: Kind =
+    Kind::Blocks { conditional: false, steps: BLOCK_STEPS, decode_at: DRAWN_AT, temperature: DRAWN_TEMPERATURE };
 /// The same for conditional tasks.
 pub const CONDITIONAL_BLOCKS: Kind =
     Kind::Blocks { conditional: true, steps: BLOCK_STEPS, decode_at: LIKELIEST_AT, temperature: 0.0 };
