@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::device::DeviceChoice;
 use elf_core::weights::{ParamKind, Weights};
-use elf_core::{Network as _, Precision, PrecisionPolicy};
+use elf_core::{Network, Precision, PrecisionPolicy};
 use elf_data::Tokenizer;
+use elf_flow::Trained;
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
 use tch::Device;
@@ -113,6 +114,11 @@ impl LoadedModel {
         let found = found(&args.path)?.map(|found| found.elf_only("which cannot guide a flow"));
         let found = found.transpose().with_context(guide)?;
         Ok(Some(Self::load(found, &args, device, precision).with_context(guide)?))
+    }
+
+    /// As a guide of another.
+    pub fn as_guide(&self) -> (&dyn Network, Trained) {
+        (&self.net, Trained::from(&self.plan.objective))
     }
 
     fn of_run(found: FoundModel, args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {

@@ -15,7 +15,7 @@ use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
 use serde_json::Value;
 
 use crate::config::RunPlan;
-use crate::model_card;
+use crate::{folder_lock, model_card};
 
 /// The file that says whom all students in a folder learn from.
 pub const TEACHER: &str = "teacher.json";
@@ -60,18 +60,19 @@ impl RunFolder {
         self.root.join("samples")
     }
 
-    /// Writes what does not change in training.
+    /// Makes the folder, writes what does not change in training, and holds it as long as the file that is returned is open.
     ///
     /// # Errors
-    /// If something cannot be written.
-    pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<()> {
+    /// If another process holds it, or something cannot be written.
+    pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<File> {
+        let held = folder_lock::lock(&self.root)?;
         write_json(&self.root.join("plan.json"), plan)?;
         tokenizer.save(self.tokenizer_path())?;
         if let Some(distillation) = &plan.distillation {
             let card = model_card::distilled(plan, distillation);
             elf_core::tensorfile::write_aside(&self.root.join("README.md"), |aside| std::fs::write(aside, &card))?;
         }
-        Ok(())
+        Ok(held)
     }
 
     /// Opens metrics.jsonl for lines of steps from `steps_done` on; lines of later steps, which a crash left behind after

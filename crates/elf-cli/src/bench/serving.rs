@@ -69,13 +69,14 @@ impl Workload {
     pub fn serve(&self) -> Result<Vec<Served>> {
         let mut many = vec![1, self.batch];
         many.dedup();
+        let (elf, gpt2) = (self.net()?, self.gpt2()?);
         let mut served = Vec::new();
         for rows in many {
             for steps in steps_up_to(self.sampling_steps) {
                 let sizes = Self { batch: rows, sampling_steps: steps, ..self.clone() };
-                served.push(Served { writer: Writer::Elf { steps }, rows, elapsed: sizes.sample()?.elapsed });
+                served.push(Served { writer: Writer::Elf { steps }, rows, elapsed: sizes.sample_with(&elf)?.elapsed });
             }
-            served.push(Served { writer: Writer::Gpt2, rows, elapsed: self.write_with_gpt2(rows)? });
+            served.push(Served { writer: Writer::Gpt2, rows, elapsed: self.write_with(&gpt2, rows)? });
         }
         Ok(served)
     }
@@ -98,10 +99,9 @@ impl Workload {
     }
 
     /// `seq` tokens in each of `rows` texts, after a few to warm up.
-    fn write_with_gpt2(&self, rows: usize) -> Result<Duration> {
-        let net = self.gpt2()?;
+    fn write_with(&self, net: &Gpt2, rows: usize) -> Result<Duration> {
         let write = |tokens: usize| -> Result<()> {
-            let mut session = Gpt2Session::new(&net, 1, tokens)?;
+            let mut session = Gpt2Session::new(net, 1, tokens)?;
             let own: Vec<i64> = (0..rows as i64).collect();
             let mut logits = session.begin(&vec![vec![0]; rows])?;
             for _ in 1..tokens {

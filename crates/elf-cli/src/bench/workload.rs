@@ -90,7 +90,8 @@ pub struct Training {
 pub type Profile = Vec<(&'static str, Duration)>;
 
 impl Workload {
-    fn net(&self) -> Result<Elf> {
+    /// The network.
+    pub fn net(&self) -> Result<Elf> {
         let mut net = Elf::new(self.model.clone(), self.policy, 1, self.device)?;
         net.set_recompute(self.recompute);
         Ok(net)
@@ -229,13 +230,17 @@ impl Workload {
 
     /// One batch from noise to tokens, as `elf sample` makes it, after one to warm up.
     pub fn sample(&self) -> Result<Measured> {
-        let net = self.net()?;
+        self.sample_with(&self.net()?)
+    }
+
+    /// The same, with a network that is there.
+    pub fn sample_with(&self, net: &Elf) -> Result<Measured> {
         let config = GenerateConfig { steps: self.sampling_steps, ..GenerateConfig::default() };
-        let generator = Generator::new(&net, Trained::from(&Self::objective()), config, &Registry::builtin())?;
+        let generator = Generator::new(net, Trained::from(&Self::objective()), config, &Registry::builtin())?;
         let seeds = self.seeds();
         let request = Request::new(&seeds, self.seq as i64);
         let warm = GenerateConfig { steps: 1, ..GenerateConfig::default() };
-        Generator::new(&net, Trained::from(&Self::objective()), warm, &Registry::builtin())?
+        Generator::new(net, Trained::from(&Self::objective()), warm, &Registry::builtin())?
             .generate(&request, &mut ())?;
         device::wait(self.device);
         let begun = Instant::now();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::{Precision, PrecisionPolicy};
@@ -12,6 +12,7 @@ use elf_model::{ElfConfig, Preset};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use super::at_least_one;
 use crate::bench::ceiling;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
@@ -142,17 +143,12 @@ struct Results {
 }
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
-    let counts = [
+    at_least_one(&[
         ("--batch", args.batch),
         ("--seq", args.seq),
         ("--steps", args.steps),
         ("--sampling-steps", args.sampling_steps),
-    ];
-    for (flag, value) in counts {
-        if value == 0 {
-            bail!("{flag} must be at least 1");
-        }
-    }
+    ])?;
     let device = args.device.resolve()?;
     let native = if args.f32 { Precision::F32 } else { Precision::native(device) };
     let unless = |f32: bool| if f32 { Precision::F32 } else { native };

@@ -20,7 +20,19 @@ pub mod train;
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::builder::{PathBufValueParser, TypedValueParser};
+
+/// Refuses counts of nothing, each with the flag that gave it.
+///
+/// # Errors
+/// Names the first flag whose value is 0.
+pub fn at_least_one(counts: &[(&str, usize)]) -> Result<()> {
+    match counts.iter().find(|(_, count)| *count == 0) {
+        Some((flag, _)) => bail!("{flag} must be at least 1"),
+        None => Ok(()),
+    }
+}
 
 /// The file that `-o` names in commands without settings of the form `key=value`. One that looks like such a setting, which is what `-o` means to
 /// `elf train`, is refused: a file of that name is hardly meant.

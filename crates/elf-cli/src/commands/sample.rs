@@ -9,16 +9,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::{Network, key_of};
+use elf_core::key_of;
 use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
-use elf_flow::Trained;
 use elf_hub::What;
 use elf_train::Comm;
 use tch::Device;
 
-use super::output_file;
 use super::sampling_args::{SamplingArgs, notes};
+use super::{at_least_one, output_file};
 use crate::config::RunPlan;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost};
@@ -106,14 +105,12 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = args.sampling.settings(&args.model.path, plan)?;
     notes(plan, &settings).for_each(|note| eprintln!("{note}"));
-    if args.batch_size == 0 {
-        bail!("--batch-size must be at least 1");
-    }
+    at_least_one(&[("--batch-size", args.batch_size)])?;
     let guide = LoadedModel::guide(&settings, &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan,
-        guide: guide.as_ref().map(|guide| (&guide.net as &dyn Network, Trained::from(&guide.plan.objective))),
+        guide: guide.as_ref().map(LoadedModel::as_guide),
         tokenizer: &model.tokenizer,
         latents: model.latents.as_ref(),
         grid_seed: args.seed,

@@ -1,21 +1,20 @@
 //! `elf serve`.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use clap::Args;
-use elf_core::Network;
 use elf_core::device::describe;
-use elf_flow::Trained;
 use elf_hub::What;
 use elf_train::Solo;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::at_least_one;
 use super::sampling_args::{SamplingArgs, notes};
-use crate::config::SamplingSetting;
+use crate::config::{SAMPLING, SamplingSetting};
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::serving::http::{self, Service};
 use crate::serving::queue;
@@ -51,11 +50,11 @@ pub struct ServeArgs {
 }
 
 pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
-    let positive =
-        [("--batch-size", args.batch_size), ("--max-texts", args.max_texts), ("--max-waiting", args.max_waiting)];
-    if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-        bail!("{flag} must be at least 1");
-    }
+    at_least_one(&[
+        ("--batch-size", args.batch_size),
+        ("--max-texts", args.max_texts),
+        ("--max-waiting", args.max_waiting),
+    ])?;
     let device = args.model.device.resolve()?;
     let socket = http::bind(&args.listen)?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
@@ -70,7 +69,7 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
     let generator = TextGenerator {
         net: &model.net,
         plan: &model.plan,
-        guide: guide.as_ref().map(|guide| (&guide.net as &dyn Network, Trained::from(&guide.plan.objective))),
+        guide: guide.as_ref().map(LoadedModel::as_guide),
         tokenizer: &model.tokenizer,
         latents: model.latents.as_ref(),
         grid_seed: args.seed,
@@ -105,14 +104,12 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
 }
 
 /// A server samples in one way.
-fn only(mut settings: Vec<SamplingSetting>, args: &SamplingArgs) -> Result<SamplingSetting> {
-    match (settings.pop(), settings.len()) {
-        (Some(setting), 0) => Ok(setting),
-        (_, more) => {
-            let file = args.sampling_config.clone().unwrap_or_else(|| PathBuf::from(crate::config::SAMPLING));
-            bail!("{} has {} settings: a server samples with one, so leave one in it", file.display(), more + 1)
-        }
-    }
+fn only(settings: Vec<SamplingSetting>, args: &SamplingArgs) -> Result<SamplingSetting> {
+    let [setting] = <[_; 1]>::try_from(settings).map_err(|settings| {
+        let file = args.sampling_config.as_deref().unwrap_or(Path::new(SAMPLING)).display();
+        anyhow!("{file} has {} settings: a server samples with one, so leave one in it", settings.len())
+    })?;
+    Ok(setting)
 }
 
 /// What clients are told of the model.

@@ -12,7 +12,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use elf_core::key_of;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -104,7 +103,6 @@ impl Wanted {
             if input.trim().is_empty() {
                 return Err(Refusal::bad(format!("inputs[{i}] is empty")));
             }
-            request.seed = key_of(&[seed, i as u64]);
             request.condition = Some(input);
         }
         Ok(requests)

@@ -23,8 +23,8 @@ use super::log::TrainingLog;
 use super::subject::SubjectBatches;
 use super::{ElfSubject, InitialWeights, Materials, Subject};
 use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName};
+use crate::hub;
 use crate::run_folder::{FoundModel, RunFolder, no_run};
-use crate::{folder_lock, hub};
 
 /// One run to be carried out.
 pub struct Job<'a, O> {
@@ -123,25 +123,18 @@ where
     }
     let cursor = begin(&mut trainer, resume, plan, materials.train.len() as u64, say)?;
     // One writer: the first rank of one process group.
-    let _held = first.then(|| folder_lock::lock(folder.root())).transpose()?;
-    let metrics = first.then(|| {
-        folder.begin(plan, &materials.tokenizer)?;
-        folder.metrics_from(trainer.steps_done())
+    let begun = first.then(|| -> Result<_> {
+        Ok((folder.begin(plan, &materials.tokenizer)?, folder.metrics_from(trainer.steps_done())?))
     });
+    let (_held, metrics) = begun.transpose()?.unzip();
     let share = Share {
         rank: comm.rank() as usize,
         world: comm.world() as usize,
         micro_batch: plan.batch_rows / comm.world() as usize,
     };
     let mut source = SubjectBatches::start(plan, materials, subject, share, cursor)?;
-    let mut observer = TrainingLog::new(
-        plan,
-        metrics.transpose()?,
-        Rc::clone(comm),
-        trainer.steps_done(),
-        deadline,
-        Arc::clone(&stop),
-    );
+    let mut observer =
+        TrainingLog::new(plan, metrics, Rc::clone(comm), trainer.steps_done(), deadline, Arc::clone(&stop));
     let held_out = HeldOut {
         plan,
         objective: &objective,

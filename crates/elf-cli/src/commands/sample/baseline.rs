@@ -10,7 +10,7 @@ use elf_gpt2::decoding::{BeamSearch, Sampling};
 use elf_train::Comm;
 use tch::Device;
 
-use super::{SampleArgs, print_texts, requests, write_texts};
+use super::{SampleArgs, at_least_one, print_texts, requests, write_texts};
 use crate::baseline::{BaselineGenerator, Decoding, Writer, gpt2, masked};
 use crate::config::{BaselinePlan, RunPlan};
 use crate::loaded_model::precision;
@@ -107,9 +107,7 @@ pub(super) fn sample(
     let decoding = args.decoding(baseline, plan)?;
     let tokenizer = found.run.tokenizer()?;
     let requests = requests(args, plan, &tokenizer)?;
-    if args.batch_size == 0 {
-        bail!("--batch-size must be at least 1");
-    }
+    at_least_one(&[("--batch-size", args.batch_size)])?;
     let policy = args.model.policy(precision(args.model.f32, device));
     let builder = ParamBuilder::unset(device);
     let net: Box<dyn Writer> = match baseline {
