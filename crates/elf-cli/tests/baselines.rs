@@ -6,16 +6,16 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use tiny_run::{Materials, Ran, checkpoints, elf, json_lines, run, tensors, within};
+use tiny_run::{LastingFolder, Materials, Ran, checkpoints, elf, json_lines, run, tensors, within};
 
 /// A run of each kind on each task, made once.
-struct Runs(TempDir);
+struct Runs(LastingFolder);
 
 impl Runs {
     fn all() -> &'static Self {
         static MADE: OnceLock<Runs> = OnceLock::new();
         MADE.get_or_init(|| {
-            let runs = Self(TempDir::new().unwrap());
+            let runs = Self(LastingFolder::new());
             for objective in ["gpt2", "mdlm"] {
                 let option = format!("objective={objective}");
                 Materials::unconditional().train(&runs.path(objective, "free"), &[&option, "max_steps=30"]).well();
@@ -26,7 +26,7 @@ impl Runs {
     }
 
     fn path(&self, objective: &str, task: &str) -> String {
-        within(&self.0, &format!("{objective}-{task}"))
+        self.0.path(&format!("{objective}-{task}"))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tiny_run::{Materials, checkpoints, copy, elf, json_lines, run, tensors, text, within};
+use tiny_run::{LastingFolder, Materials, checkpoints, copy, elf, json_lines, run, tensors, text, within};
 
 /// Optimiser steps of a round, with a checkpoint after each second one.
 const STEPS: u64 = 8;
@@ -28,10 +28,10 @@ fn teacher() -> String {
 
 /// All five rounds, undisturbed.
 fn distilled() -> &'static str {
-    static MADE: OnceLock<(TempDir, String)> = OnceLock::new();
+    static MADE: OnceLock<(LastingFolder, String)> = OnceLock::new();
     let (_, path) = MADE.get_or_init(|| {
-        let folder = TempDir::new().unwrap();
-        let output = within(&folder, "students");
+        let folder = LastingFolder::new();
+        let output = folder.path("students");
         let done = run(distill_command(&teacher(), &output, &[])).well();
         assert!(done.err.contains("all rounds are done"), "{}", done.err);
         (folder, output)

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, reason = "each test binary takes what it needs")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -112,15 +112,51 @@ pub enum Task {
     Translation,
 }
 
+/// A folder for what a test binary makes once and keeps in a static, which nothing drops at the end: the next one that
+/// makes such a folder removes those whose process is gone.
+pub struct LastingFolder {
+    path: PathBuf,
+    /// Locked for as long as the process lives.
+    _in_use: File,
+}
+
+impl LastingFolder {
+    /// A new and empty one, under the build's own folder for temporary files.
+    pub fn new() -> Self {
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lasting");
+        fs::create_dir_all(&home).expect("a folder for lasting folders");
+        for entry in fs::read_dir(&home).expect("a folder").filter_map(Result::ok) {
+            let lock = entry.path();
+            // Another process may be removing the same: whoever comes second finds nothing, which is as well.
+            if lock.extension().is_some_and(|e| e == "lock") && File::open(&lock).is_ok_and(|f| f.try_lock().is_ok()) {
+                let _ = fs::remove_dir_all(lock.with_extension(""));
+                let _ = fs::remove_file(&lock);
+            }
+        }
+        // The lock comes before the folder, so that no folder is ever seen without its process.
+        let lock = tempfile::Builder::new().suffix(".lock").tempfile_in(&home).expect("a lock file");
+        let (in_use, lock) = lock.keep().expect("a lock file");
+        in_use.lock().expect("a lock");
+        let path = lock.with_extension("");
+        fs::create_dir(&path).expect("a folder");
+        Self { path, _in_use: in_use }
+    }
+
+    /// A path in the folder, as text.
+    pub fn path(&self, name: &str) -> String {
+        text(&self.path.join(name))
+    }
+}
+
 /// Everything that training needs, and a run of six steps.
 pub struct Materials {
-    folder: TempDir,
+    folder: LastingFolder,
 }
 
 impl Materials {
     /// A path in the folder, as text.
     pub fn path(&self, name: &str) -> String {
-        text(&self.folder.path().join(name))
+        self.folder.path(name)
     }
 
     /// Those of unconditional text.
@@ -137,7 +173,7 @@ impl Materials {
 
     /// Goes the whole way from text to a run with the program itself.
     fn make(task: Task) -> Self {
-        let materials = Self { folder: TempDir::new().expect("a folder for temporary files") };
+        let materials = Self { folder: LastingFolder::new() };
         let [corpus, tokenizer, shards, encoder, config] =
             ["corpus.jsonl", "tokenizer", "shards", "encoder", "config.yml"].map(|name| materials.path(name));
         fs::write(&corpus, lines(task)).expect("the corpus is written");
