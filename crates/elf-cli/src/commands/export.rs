@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use super::encoder_train::StoredAs;
-use crate::config::{RunConfig, RunPlan, SAMPLING, read_sampling_configs};
+use crate::config::{RunConfig, RunPlan, SAMPLING, read_sampling_settings};
 use crate::run_folder::FoundModel;
 
 #[derive(Debug, Args)]
@@ -132,7 +132,7 @@ fn write_model(folder: &Path, found: &FoundModel, args: &ExportArgs) -> Result<S
 /// A file of sampling settings, if they can be read.
 fn sampling(file: &Path, guided: bool) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let names_guide = read_sampling_configs(file)?.iter().any(|config| config.guide.is_some());
+    let names_guide = read_sampling_settings(file)?.iter().any(|setting| setting.guide.is_some());
     match (guided, names_guide) {
         (true, false) => bail!("{} asks for no guide: write `guide: {GUIDE}` into it", file.display()),
         (false, true) => bail!("{} asks for a guide: name a run for it with --guide", file.display()),

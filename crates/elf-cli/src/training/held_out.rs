@@ -13,7 +13,7 @@ use tch::Device;
 
 use super::Subject;
 use crate::commands::sample::write_texts;
-use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
+use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_settings};
 use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
@@ -131,11 +131,7 @@ pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
 /// If the file of sampling settings is missing, or a key or value in it is wrong.
 pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
     Ok(match &plan.config.sampling_configs_path {
-        Some(path) => read_sampling_configs(path.as_ref())
-            .context("sampling_configs_path")?
-            .iter()
-            .flat_map(|c| c.settings())
-            .collect(),
+        Some(path) => read_sampling_settings(path.as_ref()).context("sampling_configs_path")?,
         None => vec![TextGenerator::default_setting(plan)],
     })
 }
