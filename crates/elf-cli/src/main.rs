@@ -23,6 +23,7 @@ mod step_timeline;
 mod system_memory;
 mod teacher;
 mod text_column;
+mod text_file;
 mod text_generation;
 mod text_latents;
 mod training;
@@ -126,8 +127,8 @@ fn main() -> ExitCode {
 
 /// libtorch's threads spin while they wait for one another, for a long time by default: right on an idle machine, ruinous
 /// on a busy one, where training on two cores was measured at a tenth of its speed. A short spin keeps nearly all of either.
-/// OpenMP reads its setting once, when it is loaded, so the program replaces itself by itself with the setting made. Whoever
-/// has made one is left alone.
+/// OpenMP reads its setting once, when it is loaded, so the program re-executes itself with the variable set; a value the user
+/// has set is kept.
 fn start_with_patient_threads() {
     #[cfg(unix)]
     if std::env::var_os("OMP_WAIT_POLICY").is_none() && std::env::var_os("GOMP_SPINCOUNT").is_none() {

@@ -13,6 +13,7 @@ use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
+use crate::text_file::Unfinished;
 use crate::text_latents::{TextLatents, TextSoFar};
 
 /// More than anyone wants; a mistyped number must not exhaust memory.
@@ -118,15 +119,19 @@ impl Generation {
     pub fn over_ranks(self, comm: &dyn Comm) -> Result<Self> {
         let mut all = Self::default();
         for bytes in comm.gather_bytes(&serde_json::to_vec(&self)?)? {
-            let Self { texts, frames, cost } = serde_json::from_slice(&bytes)?;
-            all.texts.extend(texts);
-            all.frames.extend(frames);
-            all.cost.batches += cost.batches;
-            all.cost.positions += cost.positions;
-            all.cost.passes_per_batch = all.cost.passes_per_batch.max(cost.passes_per_batch);
+            all.add(serde_json::from_slice(&bytes)?);
         }
         all.texts.sort_by_key(|text| text.index);
         Ok(all)
+    }
+
+    /// Adds what came of further requests.
+    pub fn add(&mut self, Self { texts, frames, cost }: Self) {
+        self.texts.extend(texts);
+        self.frames.extend(frames);
+        self.cost.batches += cost.batches;
+        self.cost.positions += cost.positions;
+        self.cost.passes_per_batch = self.cost.passes_per_batch.max(cost.passes_per_batch);
     }
 
     /// The surest text of every `candidates` that follow one another; the first of equals.
@@ -252,12 +257,28 @@ impl TextGenerator<'_> {
         trace: &[f64],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
+        self.generate_keeping(setting, requests, trace, None, progress)
+    }
+
+    /// [`TextGenerator::generate`], which keeps finished batches, makes none that was kept before, and stops between two of them when it is asked
+    /// to. For one process: several do not know what the others have.
+    ///
+    /// # Errors
+    /// As there, or if a batch cannot be kept.
+    pub fn generate_keeping(
+        &self,
+        setting: &SamplingSetting,
+        requests: &[TextRequest],
+        trace: &[f64],
+        kept: Option<&mut Unfinished>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Generation> {
         let candidates = setting.best_of;
         if !(1..=MAX_CANDIDATES).contains(&candidates) {
             bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
         }
         let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(candidates)).collect();
-        let made = self.generate_own(setting, &wanted, trace, &mut |n| progress(n / candidates))?;
+        let made = self.generate_own(setting, &wanted, trace, kept, &mut |n| progress(n / candidates))?;
         Ok(made.over_ranks(self.comm)?.best_of(candidates))
     }
 
@@ -267,6 +288,7 @@ impl TextGenerator<'_> {
         setting: &SamplingSetting,
         requests: &[TextRequest],
         trace: &[f64],
+        mut kept: Option<&mut Unfinished>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
         let pad_to = self.one_shape.then_some(self.batch_rows);
@@ -287,8 +309,15 @@ impl TextGenerator<'_> {
         };
         let mut done = Generation::default();
         let rows = self.batch_rows.max(1);
-        let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize);
+        let before = kept.as_deref_mut().map(Unfinished::take_before).unwrap_or_default();
+        let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize).skip(before.len());
+        before.into_iter().for_each(|batch| done.add(batch));
+        progress(done.texts.len());
         for (number, chunk) in own.map_while(|number| Some((number, requests.chunks(rows).nth(number)?))) {
+            if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
+                break;
+            }
+            let mut batch = Generation::default();
             let conditions = self.conditions(chunk)?;
             let condition = conditions.as_ref().map(|(_, condition)| condition);
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
@@ -306,14 +335,14 @@ impl TextGenerator<'_> {
             let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
             let lengths = condition.map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
             for frame in &seen {
-                done.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
+                batch.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
-            add_cost(&mut done.cost, generated.cost, length);
+            add_cost(&mut batch.cost, generated.cost, length);
             let rows_read = generated.ids.iter().zip(&generated.log_probs);
             for (i, (((row, log_probs), request), &given)) in rows_read.zip(chunk).zip(&lengths).enumerate() {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
                 let confidence = confidence(log_probs, given, tokens.len());
-                done.texts.push(GeneratedText {
+                batch.texts.push(GeneratedText {
                     index: number * rows + i,
                     seed: request.seed,
                     input: request.condition.clone(),
@@ -323,6 +352,10 @@ impl TextGenerator<'_> {
                     confidence: Some(confidence),
                 });
             }
+            if let Some(kept) = kept.as_deref_mut() {
+                kept.keep(&batch)?;
+            }
+            done.add(batch);
             progress(done.texts.len());
         }
         Ok(done)

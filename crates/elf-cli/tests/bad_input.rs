@@ -6,7 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use tempfile::TempDir;
-use tiny_run::{Materials, Ran, checkpoints, elf, elf_with_file_limit, elf_with_limits, run, tensors, within};
+use tiny_run::{Materials, Ran, checkpoints, elf, elf_with_file_limit, elf_with_limits, run, tensors, text, within};
 
 /// Trains into a folder that is not there yet, with settings changed; asserts that it fails and leaves nothing behind.
 #[track_caller]
@@ -134,10 +134,23 @@ fn samplers_that_are_misspelt_or_have_no_such_setting() {
     sample(&model, &["--sde-gamma=-1"]).badly(&["gamma", "-1"]);
     sample(&model, &["--batch-size", "0"]).badly(&["--batch-size"]);
     sample(&model, &["-n", "0"]).badly(&["--num"]);
+    for (flag, most) in [("--num", "10000000"), ("--batch-size", "65536")] {
+        sample(&model, &[flag, "18446744073709551615"]).badly(&[flag, "18446744073709551615", most]);
+    }
+    sample("/none/here", &["--batch-size", "0"]).badly(&["--batch-size"]);
     run(elf(&["sample", &model, "--steps", "0"])).badly(&["step"]);
     let settings = within(&folder, "s.yml");
     fs::write(&settings, "- sampling_metod: sde\n").unwrap();
     sample(&model, &["--sampling-config", &settings]).badly(&["s.yml", "`sampling_metod`", "`sampling_method`"]);
+    fs::write(&settings, "- num_sampling_steps: []\n").unwrap();
+    sample(&model, &["--sampling-config", &settings]).badly(&["s.yml", "num_sampling_steps", "empty list"]);
+    fs::write(&settings, "- num_sampling_steps: [4, 4]\n").unwrap();
+    run(elf(&["sample", &model, "--sampling-config", &settings])).badly(&["sde-4-w3-cfg1-gamma1.5", "leave one out"]);
+    // The one that is asked for in place of both.
+    assert_eq!(sample(&model, &["-n", "3", "--steps", "2"]).well().out.lines().count(), 3);
+    // Known before the model is looked for.
+    let output = text(folder.path());
+    sample("/none/here", &["-o", &output]).badly(&["could not be written", "a folder", &output]);
 }
 
 #[test]

@@ -149,6 +149,7 @@ fn what_cannot_be_served() {
     serve(&[]).badly(&["masked diffusion", "elf serve"]);
     run(elf(&["serve", &model, "--listen", "nowhere"])).badly(&["cannot listen at nowhere", "--listen"]);
     serve(&["--batch-size", "0"]).badly(&["--batch-size", "at least 1"]);
+    serve(&["--max-waiting", "18446744073709551615"]).badly(&["--max-waiting", "at most 1000000"]);
     let other = within(&folder, "flow");
     materials.train(&other, &["max_steps=1"]).well();
     std::fs::write(&settings, "- num_sampling_steps: [2, 4]\n").unwrap();

@@ -12,14 +12,17 @@ use elf_train::Solo;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::at_least_one;
 use super::sampling_args::{SamplingArgs, notes};
+use super::{MOST_ROWS, MOST_TEXTS, at_least_one, at_most};
 use crate::config::{SAMPLING, SamplingSetting};
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::serving::http::{self, Service};
 use crate::serving::queue;
 use crate::text_generation::TextGenerator;
 use crate::{hub, progress};
+
+/// Most requests that may wait; there is not room for any number of them.
+const MOST_WAITING: usize = 1_000_000;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -54,6 +57,11 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         ("--batch-size", args.batch_size),
         ("--max-texts", args.max_texts),
         ("--max-waiting", args.max_waiting),
+    ])?;
+    at_most(&[
+        ("--batch-size", args.batch_size, MOST_ROWS),
+        ("--max-texts", args.max_texts, MOST_TEXTS),
+        ("--max-waiting", args.max_waiting, MOST_WAITING),
     ])?;
     let device = args.model.device.resolve()?;
     let socket = http::bind(&args.listen)?;

@@ -174,7 +174,9 @@ impl SamplingSetting {
 pub fn check_names(settings: &[SamplingSetting]) -> Result<()> {
     let mut names = HashSet::new();
     match settings.iter().map(SamplingSetting::name).find(|name| !names.insert(name.clone())) {
-        Some(name) => bail!("two sampling settings are both {name}, and their texts would replace one another: leave one out"),
+        Some(name) => {
+            bail!("two sampling settings are both {name}, and their texts would replace one another: leave one out")
+        }
         None => Ok(()),
     }
 }
@@ -184,7 +186,8 @@ pub fn check_names(settings: &[SamplingSetting]) -> Result<()> {
 /// # Errors
 /// If it cannot be read, a key or value is wrong, it has none, or two of one name.
 pub fn read_sampling_settings(path: &Path) -> Result<Vec<SamplingSetting>> {
-    let settings: Vec<SamplingSetting> = read_sampling_configs(path)?.iter().flat_map(SamplingConfig::settings).collect();
+    let settings: Vec<SamplingSetting> =
+        read_sampling_configs(path)?.iter().flat_map(SamplingConfig::settings).collect();
     check_names(&settings).with_context(|| path.display().to_string())?;
     Ok(settings)
 }
@@ -268,7 +271,10 @@ mod tests {
         assert!(message.contains("s.yml") && message.contains("sde-8-w3-cfg1-gamma1.5"), "{message}");
         for key in ["num_sampling_steps", "cfgs", "self_cond_cfg_scales", "guide_scales"] {
             let message = refused(&format!("- {key}: []\n"));
-            assert!(message.contains("entry 1") && message.contains(key) && message.contains("empty list"), "{message}");
+            assert!(
+                message.contains("entry 1") && message.contains(key) && message.contains("empty list"),
+                "{message}"
+            );
         }
         assert!(refused("[]\n").contains("holds no sampling setting"));
         std::fs::write(&path, "- sampling_metod: sde\n").unwrap();

@@ -12,11 +12,11 @@ use elf_train::{Comm, Metric, validation_loss_over_ranks};
 use tch::Device;
 
 use super::Subject;
-use crate::commands::sample::write_texts;
 use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_settings};
 use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
+use crate::text_file::write_texts;
 use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, pad_token};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
