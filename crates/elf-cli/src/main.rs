@@ -78,6 +78,19 @@ enum Command {
 }
 
 impl Command {
+    /// The name of a command that writes and does not share its work: several processes would write over one another.
+    fn alone(&self) -> Option<&'static str> {
+        match self {
+            Command::Data(_) => Some("elf data"),
+            Command::Tokenizer(_) => Some("elf tokenizer"),
+            Command::Encoder(_) => Some("elf encoder"),
+            Command::Serve(_) => Some("elf serve"),
+            Command::Convert(_) => Some("elf convert"),
+            Command::Export(_) => Some("elf export"),
+            _ => None,
+        }
+    }
+
     /// Whether it runs networks.
     fn computes(&self) -> bool {
         !matches!(
@@ -94,7 +107,26 @@ fn main() -> ExitCode {
         start_with_patient_threads();
         keep_freed_memory();
     }
-    let outcome = std::panic::catch_unwind(|| match cli.command {
+    let outcome = std::panic::catch_unwind(|| carry_out(cli.command));
+    match outcome {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            eprintln!("error: {}", plain(&error));
+            ExitCode::FAILURE
+        }
+        Err(panic) => {
+            let (message, code) = internal(panic.as_ref());
+            eprintln!("error: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    if let Some(name) = command.alone() {
+        rank_environment::refuse_several(name)?;
+    }
+    match command {
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Encoder(command) => commands::encoder::run(command),
@@ -110,18 +142,6 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Pull(args) => commands::pull::run(args),
-    });
-    match outcome {
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            eprintln!("error: {}", plain(&error));
-            ExitCode::FAILURE
-        }
-        Err(panic) => {
-            let (message, code) = internal(panic.as_ref());
-            eprintln!("error: {message}");
-            ExitCode::from(code)
-        }
     }
 }
 

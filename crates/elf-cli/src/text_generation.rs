@@ -1,16 +1,20 @@
 //! From requests for text to text: conditions are tokenised and encoded, rows are sampled in batches of one shape, ids are
 //! cut and turned into words.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
-use elf_core::{Network, TokenDraw, key_of};
+use elf_core::{Network, PrecisionPolicy, TokenDraw, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Reencode, Request, TimeGrid,
     Trained, Trim,
 };
+use elf_model::{Elf, ElfConfig};
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
 use crate::text_file::Unfinished;
@@ -213,6 +217,20 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
     }
 }
 
+/// Refuses more texts for each one wanted than anyone wants.
+fn check_candidates(setting: &SamplingSetting) -> Result<()> {
+    let candidates = setting.best_of;
+    if !(1..=MAX_CANDIDATES).contains(&candidates) {
+        bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
+    }
+    Ok(())
+}
+
+/// To whom names a guide where none is loaded.
+fn no_guide(path: &Path) -> String {
+    format!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display())
+}
+
 /// Of a model of unconditional text, to whom gives it one to generate from.
 pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
 
@@ -240,6 +258,23 @@ impl TextGenerator<'_> {
             sde_gamma: if conditional { setting.sde_gamma } else { sde_gamma },
             ..setting
         }
+    }
+
+    /// Refuses a setting with which a model of this plan could not write, before there is one.
+    ///
+    /// # Errors
+    /// As [`TextGenerator::generate`] would.
+    pub fn check_setting(plan: &RunPlan, setting: &SamplingSetting) -> Result<()> {
+        check_candidates(setting)?;
+        if let Some(path) = &setting.guide {
+            bail!(no_guide(path));
+        }
+        // Of the network only its inputs matter: one block and a word stand for it.
+        let small = ElfConfig { depth: 1, vocab_size: 1, ..plan.model.clone() };
+        let net = Elf::unset(small, PrecisionPolicy::F32, Device::Cpu)?;
+        let trained = Trained::from(&plan.objective);
+        Generator::new(&net, trained, generate_config(setting, None, plan), &Registry::builtin())?;
+        Ok(())
     }
 
     /// Generates all texts, each the surest of as many as the setting says. `trace` are times at which the first text is shown
@@ -274,9 +309,7 @@ impl TextGenerator<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
         let candidates = setting.best_of;
-        if !(1..=MAX_CANDIDATES).contains(&candidates) {
-            bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
-        }
+        check_candidates(setting)?;
         let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(candidates)).collect();
         let made = self.generate_own(setting, &wanted, trace, kept, &mut |n| progress(n / candidates))?;
         Ok(made.over_ranks(self.comm)?.best_of(candidates))
@@ -297,7 +330,7 @@ impl TextGenerator<'_> {
             Generator::new(self.net, Trained::from(&self.plan.objective), config, &Registry::builtin())?;
         if let Some(path) = &setting.guide {
             let Some((net, trained)) = self.guide else {
-                bail!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display());
+                bail!(no_guide(path));
             };
             generator = generator.with_guide(Guide { net, trained, scale: setting.guide_scale })?;
         }
@@ -429,8 +462,6 @@ fn add_cost(total: &mut TotalCost, cost: Cost, length: i64) {
 mod tests {
     use super::*;
     use crate::config::{Facts, RunConfig};
-    use std::path::Path;
-    use tch::Device;
 
     fn tokenizer() -> Tokenizer {
         Tokenizer::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tokenizers/t5/tokenizer.json")).unwrap()

@@ -178,6 +178,10 @@ fn pretraining_of_an_encoder_goes_on_to_the_same_encoder() {
 
     assert_eq!(disturb_once(pretraining(&output, &steps), "-INT", || saved(5)), Some(130));
     assert!(!Path::new(&output).exists(), "it was over before the signal");
+    let held = std::fs::File::open(begun.join(".lock")).unwrap();
+    held.lock().unwrap();
+    run(pretraining(&output, &steps)).badly(&["another process", "encoder.training"]);
+    drop(held);
     assert_eq!(disturb_once(pretraining(&output, &steps), "-KILL", || saved(40)), None);
     run(pretraining(&output, &["--steps", "150", "--seed", "1"])).badly(&["encoder.training", "--seed", "(0, now 1)"]);
     let resumed = run(pretraining(&output, &steps)).well();

@@ -165,6 +165,32 @@ impl SamplingSetting {
             self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg
         )
     }
+
+    /// A sampling file that asks for this setting alone, without a guide.
+    ///
+    /// # Errors
+    /// If a number cannot be written.
+    pub fn to_yaml(&self) -> Result<String> {
+        let config = SamplingConfig {
+            sampling_method: self.sampling_method.clone(),
+            num_sampling_steps: vec![self.num_sampling_steps],
+            cfgs: vec![self.cfg],
+            self_cond_cfg_scales: vec![self.self_cond_cfg_scale],
+            time_schedule: self.time_schedule,
+            sde_gamma: self.sde_gamma,
+            decode_at: self.decode_at,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            best_of: self.best_of,
+            ..SamplingConfig::default()
+        };
+        let Value::Object(keys) = serde_json::to_value(&config)? else { bail!("settings are a mapping") };
+        let keys = keys.iter().filter(|(key, _)| !key.starts_with("guide"));
+        // Values read the same in JSON and in YAML.
+        let lines =
+            keys.enumerate().map(|(i, (key, value))| format!("{} {key}: {value}\n", if i == 0 { "-" } else { " " }));
+        Ok(lines.collect())
+    }
 }
 
 /// Refuses settings of one name: the texts of each are kept under its name, so that one would replace the other.
@@ -259,6 +285,11 @@ mod tests {
         assert_eq!(names, [2, 3].map(|scale| format!("sde-32-w3-cfg1-gamma1.5-guide{scale}-at0.6-t0.8-p0.9-best4")));
         assert_eq!(configs[0].guide, Some(folder.path().join("weak")));
         assert_eq!(configs[1].settings()[0].guide, Some("elsewhere".into()));
+        // What is written for a model is read again.
+        let setting =
+            SamplingSetting { num_sampling_steps: 8, sde_gamma: 2.0, decode_at: 0.9, ..SamplingSetting::default() };
+        std::fs::write(&path, setting.to_yaml().unwrap()).unwrap();
+        assert_eq!(read_sampling_settings(&path).unwrap(), [setting]);
         let refused = |text: &str| {
             std::fs::write(&path, text).unwrap();
             format!("{:#}", read_sampling_settings(&path).unwrap_err())
