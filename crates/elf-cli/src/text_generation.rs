@@ -80,6 +80,9 @@ pub struct GeneratedText {
     /// What it was generated from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+    /// Whether that was longer than the model reads, and its end was left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input_cut: bool,
     /// The generated text.
     #[serde(rename = "prediction")]
     pub text: String,
@@ -379,6 +382,7 @@ impl TextGenerator<'_> {
                     index: number * rows + i,
                     seed: request.seed,
                     input: request.condition.clone(),
+                    input_cut: is_cut(self.plan, self.tokenizer, request)?,
                     text,
                     reference: request.reference.clone(),
                     tokens,
@@ -414,6 +418,27 @@ impl TextGenerator<'_> {
     }
 }
 
+/// A condition in ids, with EOS as the model saw it in training.
+fn condition_ids(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> Result<Vec<i32>> {
+    let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
+    Ok(match (&request.condition_ids, &request.condition) {
+        (Some(ids), _) => ids.clone(),
+        (None, Some(text)) => tokenizer.encode(text)?.into_iter().chain(eos).collect(),
+        (None, None) => bail!("this model generates from an input text: give one with --text or --input"),
+    })
+}
+
+/// Whether a request's condition is longer than the model reads.
+///
+/// # Errors
+/// If the model reads conditions, and there is none or it cannot be made ids.
+pub fn is_cut(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> Result<bool> {
+    match plan.span.max_input_length {
+        Some(most) => Ok(condition_ids(plan, tokenizer, request)?.len() > most),
+        None => Ok(false),
+    }
+}
+
 /// The conditions of a batch in ids, with EOS as the model saw them in training, without targets.
 ///
 /// # Errors
@@ -424,13 +449,8 @@ pub fn collate(
     requests: &[TextRequest],
     max_input_length: usize,
 ) -> Result<Batch> {
-    let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
     let examples = requests.iter().map(|request| {
-        let ids = match (&request.condition_ids, &request.condition) {
-            (Some(ids), _) => ids.clone(),
-            (None, Some(text)) => tokenizer.encode(text)?.into_iter().chain(eos).collect(),
-            (None, None) => bail!("this model generates from an input text: give one with --text or --input"),
-        };
+        let ids = condition_ids(plan, tokenizer, request)?;
         if ids.is_empty() {
             bail!("an input text is empty");
         }

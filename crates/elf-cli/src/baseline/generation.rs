@@ -14,7 +14,7 @@ use tch::Tensor;
 use crate::config::{BaselinePlan, RunPlan};
 use crate::text_file::Unfinished;
 use crate::text_generation::{
-    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, words,
+    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, is_cut, words,
 };
 use crate::training::sampling_settings;
 
@@ -250,6 +250,7 @@ impl BaselineGenerator<'_> {
             index,
             seed: request.seed,
             input: request.condition.clone(),
+            input_cut: is_cut(self.plan, self.tokenizer, request)?,
             text,
             reference: request.reference.clone(),
             tokens,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -47,6 +48,9 @@ pub struct ServeArgs {
     /// Requests that may wait; further ones are told to come back later.
     #[arg(long, default_value_t = 256)]
     max_waiting: usize,
+    /// Seconds that a client may take to send the head of a request, and again its body.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    read_timeout: usize,
     /// The seed of requests that name none, and of the times that all runs visit.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -57,11 +61,13 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         ("--batch-size", args.batch_size),
         ("--max-texts", args.max_texts),
         ("--max-waiting", args.max_waiting),
+        ("--read-timeout", args.read_timeout),
     ])?;
     at_most(&[
         ("--batch-size", args.batch_size, MOST_ROWS),
         ("--max-texts", args.max_texts, MOST_TEXTS),
         ("--max-waiting", args.max_waiting, MOST_WAITING),
+        ("--read-timeout", args.read_timeout, 24 * 3600),
     ])?;
     let device = args.model.device.resolve()?;
     let socket = http::bind(&args.listen)?;
@@ -93,6 +99,8 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         conditional: model.plan.span.max_input_length.is_some(),
         most_texts: args.max_texts,
         seed: args.seed,
+        read_timeout: Duration::from_secs(args.read_timeout as u64),
+        waiting: Arc::default(),
     };
     let stop = progress::stop_on_interrupt()?;
     eprintln!(
