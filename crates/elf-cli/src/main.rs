@@ -78,7 +78,7 @@ enum Command {
 }
 
 impl Command {
-    /// The name of a command that writes and does not share its work: several processes would write over one another.
+    /// The name of a command that does not share its work: several processes would write over one another, or get in each other's way.
     fn alone(&self) -> Option<&'static str> {
         match self {
             Command::Data(_) => Some("elf data"),
@@ -87,6 +87,7 @@ impl Command {
             Command::Serve(_) => Some("elf serve"),
             Command::Convert(_) => Some("elf convert"),
             Command::Export(_) => Some("elf export"),
+            Command::Bench(_) => Some("elf bench"),
             _ => None,
         }
     }

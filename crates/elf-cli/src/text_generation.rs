@@ -23,6 +23,9 @@ use crate::text_latents::{TextLatents, TextSoFar};
 /// More than anyone wants; a mistyped number must not exhaust memory.
 const MAX_CANDIDATES: usize = 1000;
 
+/// Most texts of one call, those counted of which only the surest are kept.
+pub const MOST_TEXTS: usize = 1_000_000;
+
 /// One text to generate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextRequest {
@@ -220,8 +223,11 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
     }
 }
 
-/// Refuses more texts for each one wanted than anyone wants.
-fn check_candidates(setting: &SamplingSetting) -> Result<()> {
+/// Refuses what no sampler can be told.
+fn check(setting: &SamplingSetting) -> Result<()> {
+    if !setting.sde_gamma.is_finite() {
+        bail!("sde_gamma is {}; it must be a number", setting.sde_gamma);
+    }
     let candidates = setting.best_of;
     if !(1..=MAX_CANDIDATES).contains(&candidates) {
         bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
@@ -268,7 +274,7 @@ impl TextGenerator<'_> {
     /// # Errors
     /// As [`TextGenerator::generate`] would.
     pub fn check_setting(plan: &RunPlan, setting: &SamplingSetting) -> Result<()> {
-        check_candidates(setting)?;
+        check(setting)?;
         if let Some(path) = &setting.guide {
             bail!(no_guide(path));
         }
@@ -312,7 +318,13 @@ impl TextGenerator<'_> {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
         let candidates = setting.best_of;
-        check_candidates(setting)?;
+        check(setting)?;
+        if requests.len() > MOST_TEXTS / candidates {
+            bail!(
+                "{} texts with best_of {candidates} are more than the {MOST_TEXTS} that one call makes: ask for fewer",
+                requests.len()
+            );
+        }
         let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(candidates)).collect();
         let made = self.generate_own(setting, &wanted, trace, kept, &mut |n| progress(n / candidates))?;
         Ok(made.over_ranks(self.comm)?.best_of(candidates))

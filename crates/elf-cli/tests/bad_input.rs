@@ -58,6 +58,8 @@ fn columns_and_files_that_are_not_there() {
     assert!(!Path::new(&output).exists(), "nothing is begun");
     run(elf(&["eval", "--samples", "/none/here"])).badly(&["/none/here"]);
     run(elf(&["eval", "--samples", &materials.path("config.yml")])).badly(&["config.yml", "line 1", "JSON"]);
+    run(elf(&["encoder", "stats", "/none/here", "--data", &output, "--max-length", "18446744073709551615"]))
+        .badly(&["--max-length", "65536"]);
     run(elf(&["encoder", "stats", "/none/here", "--data", &output])).badly(&["encoder", "/none/here"]);
     refused(materials, &["encoder_model_name=/none/here"], &["/none/here"]);
 }
@@ -163,9 +165,11 @@ fn samplers_that_are_misspelt_or_have_no_such_setting() {
     sample(&model, &["--sde-gamma=-1"]).badly(&["gamma", "-1"]);
     sample(&model, &["--batch-size", "0"]).badly(&["--batch-size"]);
     sample(&model, &["-n", "0"]).badly(&["--num"]);
-    for (flag, most) in [("--num", "10000000"), ("--batch-size", "65536")] {
+    for (flag, most) in [("--num", "1000000"), ("--batch-size", "65536")] {
         sample(&model, &[flag, "18446744073709551615"]).badly(&[flag, "18446744073709551615", most]);
     }
+    sample(&model, &["-n", "1000000", "--best-of", "2"]).badly(&["best_of 2", "ask for fewer"]);
+    sample(&model, &["--sde-gamma", "NaN"]).badly(&["sde_gamma is NaN"]);
     sample("/none/here", &["--batch-size", "0"]).badly(&["--batch-size"]);
     run(elf(&["sample", &model, "--steps", "0"])).badly(&["step"]);
     let settings = within(&folder, "s.yml");

@@ -14,6 +14,7 @@ use elf_hub::What;
 use tch::{Device, Tensor};
 
 use super::encoder_train::TrainArgs;
+use super::{at_least_one, at_most};
 use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
 use crate::text_latents::{STATS_FILE, describe, write_stats};
 use crate::{hub, progress};
@@ -152,6 +153,9 @@ pub struct StatsArgs {
     device: DeviceChoice,
 }
 
+/// Longest row to measure on.
+const LONGEST: usize = 1 << 16;
+
 /// Behind which key of a configuration the numbers go, if they are not in it yet.
 const BESIDE: [&str; 2] = ["encoder_checkpoint", "encoder_model_name"];
 
@@ -227,6 +231,8 @@ fn run_table(args: &TableArgs) -> Result<ExitCode> {
 }
 
 fn run_stats(args: StatsArgs) -> Result<ExitCode> {
+    at_least_one(&[("--rows", args.rows), ("--max-length", args.max_length)])?;
+    at_most(&[("--max-length", args.max_length, LONGEST)])?;
     let device = args.device.resolve()?;
     if let Some(path) = &args.write_into {
         // What cannot be written into should be known before an hour of measuring.

@@ -37,9 +37,6 @@ pub fn at_least_one(counts: &[(&str, usize)]) -> Result<()> {
 /// Most rows of one batch; a mistyped number must not exhaust memory.
 pub const MOST_ROWS: usize = 1 << 16;
 
-/// Most texts of one call.
-pub const MOST_TEXTS: usize = 10_000_000;
-
 /// Refuses counts that nobody wants, each with the flag that gave it, its value and the most that it may be.
 ///
 /// # Errors

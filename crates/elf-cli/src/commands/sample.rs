@@ -17,11 +17,11 @@ use tch::Device;
 
 use self::writing::{Made, Writing};
 use super::sampling_args::{SamplingArgs, notes};
-use super::{MOST_ROWS, MOST_TEXTS, at_least_one, at_most, output_file};
+use super::{MOST_ROWS, at_least_one, at_most, output_file};
 use crate::config::RunPlan;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::text_file::check_writable;
-use crate::text_generation::{TAKES_NO_INPUT, TextGenerator, TextRequest};
+use crate::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
 use crate::{hub, rank_environment};
 
 #[derive(Debug, Clone, Args)]

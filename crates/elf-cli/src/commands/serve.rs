@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::sampling_args::{SamplingArgs, notes};
-use super::{MOST_ROWS, MOST_TEXTS, at_least_one, at_most};
+use super::{MOST_ROWS, at_least_one, at_most};
 use crate::config::{SAMPLING, SamplingSetting};
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::serving::http::{self, Service};
 use crate::serving::queue;
-use crate::text_generation::TextGenerator;
+use crate::text_generation::{MOST_TEXTS, TextGenerator};
 use crate::{hub, progress};
 
 /// Most requests that may wait; there is not room for any number of them.

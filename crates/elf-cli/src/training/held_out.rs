@@ -17,13 +17,10 @@ use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
 use crate::text_file::write_texts;
-use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, pad_token};
+use crate::text_generation::{GeneratedText, MOST_TEXTS, TextGenerator, TextRequest, pad_token};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
-
-/// Most texts of one evaluation; a mistyped number must not exhaust memory.
-const MOST_TEXTS: usize = 10_000_000;
 
 /// To whom wants texts from held-out inputs and names none.
 const NO_INPUTS: &str = "online_eval generates from held-out inputs: set eval_data_path, or online_eval to false";

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use elf_core::ParamSet;
 use elf_train::Comm;
+use serde::Serialize;
 use tch::Device;
 
 use super::SampleArgs;
@@ -56,11 +57,10 @@ impl<'a> Writing<'a> {
         comm: &'a dyn Comm,
     ) -> Result<Self> {
         let keeps = args.output.is_some() && comm.world() == 1;
-        let hash = |json: Vec<u8>| blake3::hash(&json).to_hex().to_string();
         let origin = [
             ("the version of this program", env!("CARGO_PKG_VERSION").to_owned()),
-            ("the model's plan", hash(serde_json::to_vec(plan)?)),
-            ("what is to be generated (--num, --text, --input, --data)", hash(serde_json::to_vec(requests)?)),
+            ("the model's plan", hash(plan)?),
+            ("what is to be generated (--num, --text, --input, --data)", hash(requests)?),
             ("--seed", args.seed.to_string()),
             ("--batch-size", args.batch_size.to_string()),
             ("--ragged", args.ragged.to_string()),
@@ -159,6 +159,13 @@ impl<'a> Writing<'a> {
         self.written.into_iter().try_for_each(Unfinished::remove)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What a value is known by.
+fn hash(value: &(impl Serialize + ?Sized)) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    serde_json::to_writer(&mut hasher, value)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// One line that says what was run and what it cost: passes stand next to every time. Of `before` positions was the cost paid earlier.
