@@ -96,8 +96,11 @@ impl RankEnvironment {
 
 /// How many processes of this run share the memory of this machine, as far as the environment says it.
 pub fn processes_here() -> u64 {
-    let count = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.parse().ok());
-    count.unwrap_or(1).max(1)
+    share_of(std::env::var("LOCAL_WORLD_SIZE").ok().as_deref())
+}
+
+fn share_of(local_world_size: Option<&str>) -> u64 {
+    local_world_size.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
 
 /// The prefix of the keys of one attempt to run.
@@ -209,6 +212,11 @@ mod tests {
         assert_eq!(read(&task[..1]).unwrap(), None);
         assert_eq!(read(&[("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "1")]).unwrap(), None);
         assert_eq!(read(&[]).unwrap(), None);
+    }
+
+    #[test]
+    fn memory_is_shared_by_the_processes_of_this_host() {
+        assert_eq!([None, Some("4"), Some("0"), Some(""), Some("x")].map(share_of), [1, 4, 1, 1, 1]);
     }
 
     #[test]

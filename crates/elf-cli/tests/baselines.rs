@@ -97,6 +97,7 @@ fn flags_that_do_not_fit_are_refused_in_one_message() {
         (&gpt2, &["--sampler", "sde", "--cfg", "2"], &["--sampler, --cfg", "gpt2"]),
         (&gpt2, &["--beam", "2", "--temperature", "1"], &["--beam", "--temperature"]),
         (&gpt2, &["--beam", "0"], &["beam", "at least 1"]),
+        (&gpt2, &["--beam", "18446744073709551615"], &["--beam", "at most 1000"]),
         (&gpt2, &["--top-p", "1.5"], &["top_p", "1.5"]),
         (&mdlm, &["--beam", "2"], &["--beam has no meaning", "mdlm"]),
         (&mdlm, &["-o", "steps=4"], &["-o steps=4", "--help"]),
@@ -172,6 +173,10 @@ fn a_trained_gpt2_judges_as_a_run_and_as_a_folder() {
         };
         [value("PPL"), value("Entropy")]
     };
+    // Texts that are only judged are not shown.
+    let evaluated =
+        run(elf(&["eval", "--run", &model, "-n", "3", "--samples-folder", &within(&folder, "kept")])).well();
+    assert!(evaluated.out.contains("| ") && !evaluated.out.contains("[0]"), "{}", evaluated.out);
     let of_run = judged(&model);
     assert!(of_run[0] > 1.0 && of_run[0] < 120.0, "{of_run:?}");
     assert_eq!(of_run, judged(&exported));
