@@ -132,8 +132,13 @@ fn an_encoder_is_not_written_over_unless_that_is_asked_for() {
         let named = ["encoder", "init", "--tokenizer", &tokenizer, "--output", &encoder];
         run(elf(&[&named[..], &sizes, more].concat()))
     };
-    // The same once more changes nothing.
+    // The same once more changes nothing, and what is missing is made good.
     init(&[]).well();
+    fs::remove_file(format!("{encoder}/tokenizer.json")).unwrap();
+    assert!(["model.safetensors", "latent_stats.json"].map(bytes) == before);
+    init(&[]).well();
+    assert!(Path::new(&encoder).join("tokenizer.json").exists());
+    run(elf(&["encoder", "stats", &encoder, "--data", &materials.path("shards")])).well();
     init(&["--seed", "1"]).badly(&[&encoder, "is there already", "--overwrite"]);
     run(elf(&["encoder", "table", "--from", &encoder, "--output", &encoder])).badly(&["is there already"]);
     assert!(["model.safetensors", "latent_stats.json"].map(bytes) == before);

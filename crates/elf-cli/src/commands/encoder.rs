@@ -175,14 +175,14 @@ pub fn run(command: EncoderCommand) -> Result<ExitCode> {
     }
 }
 
-/// The files of an encoder, the one last by which a folder is known as one.
-const FILES: [&str; 3] = ["tokenizer.json", "config.json", "model.safetensors"];
+/// The files of an encoder.
+const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
 
 /// What says something of the encoder that lay in a folder before.
 const ABOUT: [&str; 2] = [STATS_FILE, "README.md"];
 
-/// Writes an encoder's folder. One that holds the same encoder stays as it is, with what was measured on it; one with anything else is written into
-/// only if `overwrite` says so.
+/// Writes an encoder's folder, whole or not at all. One that holds the same encoder stays as it is, with what was measured on it, or gets the files
+/// of it that it lacks; one with anything else is written into only if `overwrite` says so.
 fn ship(encoder: &T5Encoder, tokenizer: &Tokenizer, output: &Path, overwrite: bool) -> Result<()> {
     let cannot = || format!("cannot write {}", output.display());
     let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -191,17 +191,31 @@ fn ship(encoder: &T5Encoder, tokenizer: &Tokenizer, output: &Path, overwrite: bo
     encoder.save(aside.path())?;
     tokenizer.save(aside.path().join("tokenizer.json"))?;
     let taken = output.is_file() || fs::read_dir(output).is_ok_and(|mut inside| inside.next().is_some());
-    let same = |name: &str| Ok::<_, std::io::Error>(fs::read(output.join(name))? == fs::read(aside.path().join(name))?);
-    if taken && FILES.iter().all(|name| same(name).unwrap_or(false)) {
+    if !taken {
+        #[cfg(unix)]
+        fs::set_permissions(aside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(cannot)?;
+        // Over an empty folder, too.
+        fs::rename(aside.path(), output).with_context(cannot)?;
+        // It has moved: nothing is left to remove under the old name.
+        let _ = aside.keep();
         return Ok(());
     }
-    if taken && !overwrite {
+    let there = FILES.map(|name| fs::read(output.join(name)).ok());
+    let mut wanted = Vec::new();
+    for name in FILES {
+        wanted.push(fs::read(aside.path().join(name)).with_context(cannot)?);
+    }
+    let same = there.iter().zip(&wanted).filter(|(there, wanted)| there.as_ref() == Some(wanted)).count();
+    if same == FILES.len() {
+        return Ok(());
+    }
+    let half = same > 0 && same == there.iter().flatten().count();
+    if !half && !overwrite {
         bail!(
             "{} is there already and is not this encoder: choose another --output, or write over it with --overwrite",
             output.display()
         );
     }
-    fs::create_dir_all(output).with_context(cannot)?;
     for name in ABOUT {
         match fs::remove_file(output.join(name)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(cannot),
