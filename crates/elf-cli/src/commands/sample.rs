@@ -145,9 +145,6 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let networks = [Some(model.net.params()), guide.as_ref().map(|guide| guide.net.params())];
     let mut writing = Writing::new(&args, plan, &requests, device, comm)?;
     writing.made_by(networks.into_iter().flatten())?;
-    if let Some(latents) = &model.latents {
-        writing.conditioned_by(latents.stats());
-    }
     for setting in &settings {
         let output = args.output.as_ref().map(|path| match settings.len() {
             1 => path.clone(),

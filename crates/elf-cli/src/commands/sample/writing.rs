@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use elf_core::ParamSet;
-use elf_encoder::LatentStats;
 use elf_train::Comm;
 use serde::Serialize;
 use tch::Device;
@@ -77,12 +76,6 @@ impl<'a> Writing<'a> {
             stop: keeps.then(progress::stop_on_interrupt).transpose()?,
             written: Vec::new(),
         })
-    }
-
-    /// Notes by which numbers the latents of conditions are normalised, which tell one encoder from another.
-    pub fn conditioned_by(&mut self, stats: &LatentStats) {
-        let text = format!("{stats:?}");
-        self.origin.insert("the encoder".to_owned(), blake3::hash(text.as_bytes()).to_hex().to_string());
     }
 
     /// Notes which parameters the texts are made with.
