@@ -377,11 +377,10 @@ impl Distillation {
             materials: &self.materials,
             folder: &folder,
             initial: None,
-            objective,
             stop: Arc::clone(&watch.stop),
             deadline: watch.deadline,
         };
-        train(job, net)
+        train(job, objective, net)
     }
 
     /// What the first student begins as, or one of a round of its own.

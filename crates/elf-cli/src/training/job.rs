@@ -28,7 +28,7 @@ use crate::hub;
 use crate::run_folder::{FoundModel, RunFolder, no_run, plan_of};
 
 /// One run to be carried out.
-pub struct Job<'a, O> {
+pub struct Job<'a> {
     /// What is to be done.
     pub plan: &'a RunPlan,
     /// With what.
@@ -37,8 +37,6 @@ pub struct Job<'a, O> {
     pub folder: &'a RunFolder,
     /// What its network begins as, if not as it is given.
     pub initial: Option<&'a InitialWeights>,
-    /// The loss, in training and on held-out rows.
-    pub objective: O,
     /// Who shares in the work.
     pub comm: &'a Rc<dyn Comm>,
     /// Set from outside to stop and save.
@@ -87,24 +85,28 @@ pub fn deadline(config: &RunConfig) -> Option<Instant> {
 }
 
 /// Trains `net`, or what its folder's latest checkpoint makes of it, to the end of the plan, and tells the user how it went.
+/// `objective` is the loss, in training and on held-out rows.
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O: TrainingObjective<Elf, Batch = LatentBatch> + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
+pub fn train<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
+where
+    O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
+{
     net.set_recompute(job.plan.config.gradient_checkpointing);
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
-    train_subject(job, &subject, net)
+    train_subject(job, &subject, objective, net)
 }
 
 /// [`train`], for any kind of model.
 ///
 /// # Errors
 /// As there.
-pub fn train_subject<S>(job: Job<S::Objective>, subject: &S, net: S::Net) -> Result<Ended>
+pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::Net) -> Result<Ended>
 where
     S: Subject<Objective: Copy>,
 {
-    let Job { plan, materials, folder, initial, objective, comm, stop, deadline } = job;
+    let Job { plan, materials, folder, initial, comm, stop, deadline } = job;
     let first = comm.rank() == 0;
     let say = |line: String| {
         if first {
@@ -118,7 +120,7 @@ where
         initial.load_into(objective.params(&net))?;
         say(format!("beginning as {}", initial.path().display()));
     }
-    let mut trainer = Trainer::new(net, objective, config, Box::new(Rc::clone(comm)))?;
+    let mut trainer = Trainer::new(net, objective, config, Rc::clone(comm))?;
     for group in trainer.groups() {
         say(format!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel));
     }

@@ -127,7 +127,7 @@ pub fn config(optimizer: OptimizerConfig) -> TrainerConfig {
 
 pub fn trainer(optimizer: OptimizerConfig) -> Trainer<SmallNet, ElfObjective> {
     let objective = ElfObjective { decoder_prob: 0.3, ..ElfObjective::default() };
-    Trainer::new(SmallNet::new(1), objective, config(optimizer), Box::new(Solo)).unwrap()
+    Trainer::new(SmallNet::new(1), objective, config(optimizer), std::rc::Rc::new(Solo)).unwrap()
 }
 
 pub fn control(total_steps: u64) -> RunControl {
