@@ -8,6 +8,7 @@ mod packing;
 use tch::Tensor;
 
 pub use c10d::{C10d, Meeting, MeetingPoint};
+pub use packing::PACK_BYTES;
 
 use crate::{Error, Result};
 

@@ -38,7 +38,7 @@ mod training_objective;
 mod validation;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder, CheckpointState, FileStamp};
-pub use comm::{C10d, Comm, GradientSum, Meeting, MeetingPoint, Solo};
+pub use comm::{C10d, Comm, GradientSum, Meeting, MeetingPoint, PACK_BYTES, Solo};
 pub use curriculum::{Curriculum, Round};
 pub use ema::Ema;
 pub use error::{Error, Result};

@@ -190,7 +190,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         comm.share_tensors(&leaves, &vec![0; leaves.len()])?;
         comm.agree_on_tensors("the initial weights", &leaves)?;
         params.changed();
-        let sharding = Sharding::new(params, |p| config.optimizer.cost(p), comm.as_ref());
+        let sharding = Sharding::new(params, |p| config.optimizer.update_cost(&p.tensor.size()), comm.as_ref());
         let groups = config.optimizer.groups(params)?;
         let optimizer = config.optimizer.build_share(sharding.owned())?;
         let ema = Ema::new(sharding.owned(), config.ema_decay)?;
