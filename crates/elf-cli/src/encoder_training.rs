@@ -112,14 +112,14 @@ pub struct Progress {
 
 /// The checkpoints of a training, beside the encoder that it is to become.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct TrainingStore {
     folder: CheckpointFolder,
     /// What may not differ when the training goes on, by the names of flags.
     settings: BTreeMap<String, String>,
 }
 
-impl Keeper {
-    /// A keeper for the encoder `output`: its checkpoints lie in a folder of that name with `.training` behind it.
+impl TrainingStore {
+    /// Those of the encoder `output`: its checkpoints lie in a folder of that name with `.training` behind it.
     ///
     /// # Errors
     /// If `output` has no name.
@@ -151,14 +151,21 @@ impl Keeper {
         Ok(Some(checkpoint))
     }
 
-    fn save(&self, progress: &Progress, seed: u64, params: &ParamSet, movers: &Movers) -> Result<PathBuf> {
+    fn save(&self, progress: &Progress, seed: u64, params: &ParamSet, optimizers: &Optimizers) -> Result<PathBuf> {
         let plan = serde_json::to_value(&self.settings)?;
         let state = CheckpointState::new(progress.steps, seed, serde_json::to_value(progress)?, plan);
         let params: Vec<(&str, &Tensor)> = params.iter().map(|(name, p)| (name, &p.tensor)).collect();
         // No averages: what is shipped is what was trained.
-        let saved = self.folder.save(state, &params, &[], &movers.state())?;
+        let saved = self.folder.save(state, &params, &[], &optimizers.state())?;
         self.folder.prune(&KeepPolicy::default())?;
         Ok(saved.path().to_owned())
+    }
+
+    /// Removes the folder if nothing but its lock is in it.
+    pub fn remove_if_empty(&self) {
+        // Where a checkpoint is, the folder stays.
+        let _ = std::fs::remove_file(self.path().join(".lock"));
+        let _ = std::fs::remove_dir(self.path());
     }
 
     /// Removes them all: the encoder is there.
@@ -176,9 +183,9 @@ impl Keeper {
 }
 
 /// Optimisers with the parameters that each moves and its highest learning rate.
-struct Movers(Vec<Mover>);
+struct Optimizers(Vec<OptimizerOf>);
 
-struct Mover {
+struct OptimizerOf {
     /// Tells its state from that of the others in a file.
     name: &'static str,
     params: ParamSet,
@@ -186,7 +193,7 @@ struct Mover {
     lr: f64,
 }
 
-impl Movers {
+impl Optimizers {
     fn new(recipe: &Recipe, params: &ParamSet, device: Device) -> Result<Self> {
         let is_table = |name: &str| name == "shared.weight";
         let is_matrix = |name: &str| params.get(name).is_some_and(|p| p.fans.is_some()) && name != "lm_head.weight";
@@ -202,17 +209,17 @@ impl Movers {
         let table = params.subset(is_table);
         let others = params.subset(|name| !is_table(name) && !is_matrix(name));
         let (for_table, for_others) = (adamw(&table)?, adamw(&others)?);
-        let mover = |name, params, optimizer, lr| Mover { name, params, optimizer, lr };
+        let of = |name, params, optimizer, lr| OptimizerOf { name, params, optimizer, lr };
         Ok(Self(vec![
-            mover("matrices", matrices, by_rule, recipe.lr()),
-            mover("table", table, for_table, recipe.embedding_lr),
-            mover("others", others, for_others, recipe.other_lr),
+            of("matrices", matrices, by_rule, recipe.lr()),
+            of("table", table, for_table, recipe.embedding_lr),
+            of("others", others, for_others, recipe.other_lr),
         ]))
     }
 
     /// One step of all, at this share of their highest rates.
     fn step(&mut self, share: f64) -> Result<()> {
-        for Mover { params, optimizer, lr, .. } in &mut self.0 {
+        for OptimizerOf { params, optimizer, lr, .. } in &mut self.0 {
             optimizer.step(params, *lr * share)?;
         }
         Ok(())
@@ -220,20 +227,20 @@ impl Movers {
 
     /// The state of all, by names that say whose it is.
     fn state(&self) -> Vec<(String, Tensor)> {
-        let of_one = |mover: &Mover| {
-            let state = mover.optimizer.state().into_iter();
-            state.map(|(name, tensor)| (format!("{}:{name}", mover.name), tensor)).collect::<Vec<_>>()
+        let of_one = |one: &OptimizerOf| {
+            let state = one.optimizer.state().into_iter();
+            state.map(|(name, tensor)| (format!("{}:{name}", one.name), tensor)).collect::<Vec<_>>()
         };
         self.0.iter().flat_map(of_one).collect()
     }
 
     fn load_state(&mut self, origin: &str, state: &[(String, Tensor)]) -> Result<()> {
-        for mover in &mut self.0 {
+        for one in &mut self.0 {
             let own = state.iter().filter_map(|(name, tensor)| {
-                let name = name.strip_prefix(mover.name)?.strip_prefix(':')?;
+                let name = name.strip_prefix(one.name)?.strip_prefix(':')?;
                 Some((name.to_owned(), tensor.shallow_clone()))
             });
-            mover.optimizer.load_state(origin, &own.collect::<Vec<_>>())?;
+            one.optimizer.load_state(origin, &own.collect::<Vec<_>>())?;
         }
         Ok(())
     }
@@ -274,13 +281,13 @@ impl Pretrainer {
     ///
     /// # Errors
     /// If the checkpoint is damaged or of another training, one cannot be written, the loss is no number, or libtorch fails.
-    pub fn train(&self, keeper: &Keeper, stop: &AtomicBool) -> Result<Option<Progress>> {
+    pub fn train(&self, store: &TrainingStore, stop: &AtomicBool) -> Result<Option<Progress>> {
         let recipe = &self.recipe;
-        let mut movers = Movers::new(recipe, self.model.params(), self.device)?;
-        let mut progress = self.resume(keeper, &mut movers)?;
+        let mut optimizers = Optimizers::new(recipe, self.model.params(), self.device)?;
+        let mut progress = self.resume(store, &mut optimizers)?;
         let (before, start) = (progress.seconds, Instant::now());
         let mut saved = Instant::now();
-        let mut told = Told::new();
+        let mut window = LossWindow::new();
         let mut batches = self.corpus.pass(recipe.seed, progress.pass, recipe.batch_tokens)?;
         loop {
             progress.seconds = before + start.elapsed().as_secs_f64();
@@ -296,14 +303,14 @@ impl Pretrainer {
                     println!("step {}: held-out loss {loss:.4}{of_each} after {minutes:.1} minutes", progress.steps);
                 }
                 let held_out = held_out.map(|(loss, _)| loss);
-                progress.curve.push(Point { steps: progress.steps, minutes, training: told.recent(), held_out });
+                progress.curve.push(Point { steps: progress.steps, minutes, training: window.recent(), held_out });
             }
             if over {
                 return Ok(Some(progress));
             }
             let stopped = stop.load(Ordering::SeqCst);
             if stopped || saved.elapsed().as_secs_f64() >= recipe.save_minutes * 60.0 {
-                let path = keeper.save(&progress, recipe.seed, self.model.params(), &movers)?;
+                let path = store.save(&progress, recipe.seed, self.model.params(), &optimizers)?;
                 saved = Instant::now();
                 if stopped {
                     println!("saved {}", path.display());
@@ -316,7 +323,7 @@ impl Pretrainer {
                 continue;
             };
             let rate = rate_at(done);
-            let (loss, norm) = self.step(texts, progress.pass, rate, &mut movers)?;
+            let (loss, norm) = self.step(texts, progress.pass, rate, &mut optimizers)?;
             ensure!(
                 loss.is_finite() && norm.is_finite(),
                 "the loss is {loss} and the gradient's norm {norm} at step {}: train with lower learning rates",
@@ -326,19 +333,19 @@ impl Pretrainer {
             progress.steps += 1;
             progress.batch += 1;
             progress.tokens += in_batch;
-            told.add(loss, norm, in_batch);
+            window.add(loss, norm, in_batch);
             if progress.steps.is_multiple_of(recipe.log_every.max(1)) {
-                told.tell(progress.steps, progress.pass, rate * recipe.lr());
+                window.tell(progress.steps, progress.pass, rate * recipe.lr());
             }
         }
     }
 
     /// Takes over what the newest checkpoint has; without one, a start.
-    fn resume(&self, keeper: &Keeper, movers: &mut Movers) -> Result<Progress> {
-        let Some(checkpoint) = keeper.latest()? else { return Ok(Progress::default()) };
+    fn resume(&self, store: &TrainingStore, optimizers: &mut Optimizers) -> Result<Progress> {
+        let Some(checkpoint) = store.latest()? else { return Ok(Progress::default()) };
         checkpoint.verify()?;
         let (origin, state) = checkpoint.optimizer()?;
-        movers.load_state(&origin, &state)?;
+        optimizers.load_state(&origin, &state)?;
         checkpoint.load_params(self.model.params())?;
         let progress: Progress = serde_json::from_value(checkpoint.state().cursor.clone())
             .with_context(|| format!("{} is from another version of this program", checkpoint.path().display()))?;
@@ -347,7 +354,7 @@ impl Pretrainer {
     }
 
     /// One step; the loss and the length of its gradient. Nothing moves if either is no number.
-    fn step(&self, texts: &[usize], pass: u64, rate: f64, movers: &mut Movers) -> Result<(f64, f64)> {
+    fn step(&self, texts: &[usize], pass: u64, rate: f64, optimizers: &mut Optimizers) -> Result<(f64, f64)> {
         let batch = self.batch(&self.corpus, texts, key_of(&[self.recipe.seed, 1, pass]))?;
         let loss = self.model.loss(&batch)?;
         self.model.params().zero_grad();
@@ -355,7 +362,7 @@ impl Pretrainer {
         let norm = clip_grad_norm(self.model.params(), self.recipe.clip)?;
         let (loss, norm) = (loss.f_double_value(&[])?, norm.f_double_value(&[])?);
         if loss.is_finite() && norm.is_finite() {
-            movers.step(rate)?;
+            optimizers.step(rate)?;
         }
         Ok((loss, norm))
     }
@@ -405,7 +412,7 @@ impl Pretrainer {
 }
 
 /// Sums since the last line about the training.
-struct Told {
+struct LossWindow {
     since: Instant,
     loss: f64,
     norm: f64,
@@ -414,7 +421,7 @@ struct Told {
     last: Option<f64>,
 }
 
-impl Told {
+impl LossWindow {
     fn new() -> Self {
         Self { since: Instant::now(), loss: 0.0, norm: 0.0, steps: 0, tokens: 0, last: None }
     }

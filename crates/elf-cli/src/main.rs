@@ -23,6 +23,7 @@ mod step_timeline;
 mod system_memory;
 mod teacher;
 mod text_column;
+mod text_file;
 mod text_generation;
 mod text_latents;
 mod training;
@@ -77,6 +78,20 @@ enum Command {
 }
 
 impl Command {
+    /// The name of a command that does not share its work: several processes would write over one another, or get in each other's way.
+    fn alone(&self) -> Option<&'static str> {
+        match self {
+            Command::Data(_) => Some("elf data"),
+            Command::Tokenizer(_) => Some("elf tokenizer"),
+            Command::Encoder(_) => Some("elf encoder"),
+            Command::Serve(_) => Some("elf serve"),
+            Command::Convert(_) => Some("elf convert"),
+            Command::Export(_) => Some("elf export"),
+            Command::Bench(_) => Some("elf bench"),
+            _ => None,
+        }
+    }
+
     /// Whether it runs networks.
     fn computes(&self) -> bool {
         !matches!(
@@ -93,7 +108,26 @@ fn main() -> ExitCode {
         start_with_patient_threads();
         keep_freed_memory();
     }
-    let outcome = std::panic::catch_unwind(|| match cli.command {
+    let outcome = std::panic::catch_unwind(|| carry_out(cli.command));
+    match outcome {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            eprintln!("error: {}", plain(&error));
+            ExitCode::FAILURE
+        }
+        Err(panic) => {
+            let (message, code) = internal(panic.as_ref());
+            eprintln!("error: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    if let Some(name) = command.alone() {
+        rank_environment::refuse_several(name)?;
+    }
+    match command {
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Encoder(command) => commands::encoder::run(command),
@@ -109,25 +143,13 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Pull(args) => commands::pull::run(args),
-    });
-    match outcome {
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            eprintln!("error: {}", plain(&error));
-            ExitCode::FAILURE
-        }
-        Err(panic) => {
-            let (message, code) = internal(panic.as_ref());
-            eprintln!("error: {message}");
-            ExitCode::from(code)
-        }
     }
 }
 
 /// libtorch's threads spin while they wait for one another, for a long time by default: right on an idle machine, ruinous
 /// on a busy one, where training on two cores was measured at a tenth of its speed. A short spin keeps nearly all of either.
-/// OpenMP reads its setting once, when it is loaded, so the program replaces itself by itself with the setting made. Whoever
-/// has made one is left alone.
+/// OpenMP reads its setting once, when it is loaded, so the program re-executes itself with the variable set; a value the user
+/// has set is kept.
 fn start_with_patient_threads() {
     #[cfg(unix)]
     if std::env::var_os("OMP_WAIT_POLICY").is_none() && std::env::var_os("GOMP_SPINCOUNT").is_none() {

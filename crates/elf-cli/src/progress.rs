@@ -1,7 +1,7 @@
 //! Progress bars and interruption.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,11 +26,15 @@ pub fn spinner() -> ProgressBar {
 /// them passes its own on.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
-/// A flag that Ctrl-C (or a termination signal) sets; another one, later, ends the program at once.
+/// A flag that Ctrl-C (or a termination signal) sets; another one, later, ends the program at once. There is one for the whole program.
 ///
 /// # Errors
 /// If the system refuses the handler.
 pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(stop) = STOP.get() {
+        return Ok(Arc::clone(stop));
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let mut first = None;
@@ -44,7 +48,7 @@ pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
         Some(_) => end_at_once(),
     })
     .context("cannot listen for Ctrl-C")?;
-    Ok(stop)
+    Ok(Arc::clone(STOP.get_or_init(|| stop)))
 }
 
 /// Without running what a library wants run at a program's end: its threads are still at work on what would be torn down.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use elf_core::device::DeviceChoice;
+use elf_core::device::{DeviceChoice, cuda_devices};
 use elf_train::{C10d, Comm, Meeting, MeetingPoint, Solo};
 use tch::Device;
 
@@ -87,13 +87,17 @@ impl RankEnvironment {
         }))
     }
 
-    /// The device of this rank: each rank of a host has its own GPU.
+    /// The device of this rank.
     fn device(&self, choice: DeviceChoice) -> Result<Device> {
-        Ok(match choice.resolve()? {
-            Device::Cuda(0) if self.local_rank > 0 => DeviceChoice::Cuda(self.local_rank).resolve()?,
-            device => device,
-        })
+        let visible = if choice == DeviceChoice::Cpu { 0 } else { cuda_devices() };
+        Ok(choice.of_local_rank(self.local_rank, visible).resolve()?)
     }
+}
+
+/// How many processes of this run share the memory of this machine, as far as the environment says it.
+pub fn processes_here() -> u64 {
+    let count = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.parse().ok());
+    count.unwrap_or(1).max(1)
 }
 
 /// The prefix of the keys of one attempt to run.
@@ -132,6 +136,8 @@ pub fn meet(choice: DeviceChoice) -> Result<(Device, Box<dyn Comm>)> {
 pub fn refuse_several(command: &str) -> Result<()> {
     match RankEnvironment::read()? {
         None => Ok(()),
+        // Some containers say so to every process.
+        Some(place) if place.world == 1 => Ok(()),
         Some(place) => bail!(
             "{command} does not share its work, but was started as rank {} of {}: start it once",
             place.rank,

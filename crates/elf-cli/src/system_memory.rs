@@ -1,6 +1,7 @@
 //! What the system says of memory: how much there is, and the most that this process held.
 
 use std::fs;
+use std::path::Path;
 
 /// Bytes that this process held at the most since [`reset_peak`], or since it began where that is not possible; `None` where
 /// the system does not say.
@@ -14,9 +15,34 @@ pub fn reset_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Bytes of memory of this machine, where the system says so.
+/// Bytes of memory that the processes of this control group may have together, at most those of the machine; where the system says so.
 pub fn total_bytes() -> Option<u64> {
-    entry("/proc/meminfo", "MemTotal:")
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let machine = entry("/proc/meminfo", "MemTotal:");
+    machine.into_iter().chain(group_limit(&read)).min()
+}
+
+/// The least limit of the control groups that this process is in, of the second version or the first. Containers and batch systems set one.
+fn group_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            names if names.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return Vec::new(),
+        };
+        // Limits of the groups around it count, too. In a container the path may be one of the host, and only the root is there.
+        let group = Path::new(group.trim_start_matches('/'));
+        group
+            .ancestors()
+            .filter_map(|group| read(&Path::new(root).join(group).join(file))?.trim().parse().ok())
+            .collect()
+    });
+    limits.min()
 }
 
 fn entry(file: &str, key: &str) -> Option<u64> {
@@ -28,6 +54,24 @@ fn entry(file: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_least_limit_of_the_groups_around_counts() {
+        let limit = |files: &[(&str, &str)]| {
+            let found = |path: &Path| files.iter().find(|(name, _)| Path::new(name) == path);
+            group_limit(&|path| found(path).map(|(_, text)| (*text).to_owned()))
+        };
+        let second = ("/proc/self/cgroup", "0::/jobs/7\n");
+        let own = ("/sys/fs/cgroup/jobs/7/memory.max", "max\n");
+        assert_eq!(limit(&[second, own]), None);
+        assert_eq!(limit(&[second, own, ("/sys/fs/cgroup/jobs/memory.max", "5000\n")]), Some(5000));
+        let outer = ("/sys/fs/cgroup/memory.max", "9000\n");
+        assert_eq!(limit(&[second, ("/sys/fs/cgroup/jobs/7/memory.max", "70\n"), outer]), Some(70));
+        let first = ("/proc/self/cgroup", "9:cpu,memory:/docker/abc\n3:pids:/docker/abc\n0::/\n");
+        assert_eq!(limit(&[first, ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "800\n")]), Some(800));
+        assert_eq!(limit(&[first, ("/sys/fs/cgroup/pids/memory.limit_in_bytes", "8\n")]), None);
+        assert_eq!(limit(&[]), None);
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

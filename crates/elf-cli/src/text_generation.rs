@@ -1,22 +1,30 @@
 //! From requests for text to text: conditions are tokenised and encoded, rows are sampled in batches of one shape, ids are
 //! cut and turned into words.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
-use elf_core::{Network, TokenDraw, key_of};
+use elf_core::{Network, PrecisionPolicy, TokenDraw, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Reencode, Request, TimeGrid,
     Trained, Trim,
 };
+use elf_model::{Elf, ElfConfig};
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
+use crate::text_file::Unfinished;
 use crate::text_latents::{TextLatents, TextSoFar};
 
 /// More than anyone wants; a mistyped number must not exhaust memory.
 const MAX_CANDIDATES: usize = 1000;
+
+/// Most texts of one call, those counted of which only the surest are kept.
+pub const MOST_TEXTS: usize = 1_000_000;
 
 /// One text to generate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -75,6 +83,9 @@ pub struct GeneratedText {
     /// What it was generated from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+    /// Whether that was longer than the model reads, and its end was left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input_cut: bool,
     /// The generated text.
     #[serde(rename = "prediction")]
     pub text: String,
@@ -118,15 +129,19 @@ impl Generation {
     pub fn over_ranks(self, comm: &dyn Comm) -> Result<Self> {
         let mut all = Self::default();
         for bytes in comm.gather_bytes(&serde_json::to_vec(&self)?)? {
-            let Self { texts, frames, cost } = serde_json::from_slice(&bytes)?;
-            all.texts.extend(texts);
-            all.frames.extend(frames);
-            all.cost.batches += cost.batches;
-            all.cost.positions += cost.positions;
-            all.cost.passes_per_batch = all.cost.passes_per_batch.max(cost.passes_per_batch);
+            all.add(serde_json::from_slice(&bytes)?);
         }
         all.texts.sort_by_key(|text| text.index);
         Ok(all)
+    }
+
+    /// Adds what came of further requests.
+    pub fn add(&mut self, Self { texts, frames, cost }: Self) {
+        self.texts.extend(texts);
+        self.frames.extend(frames);
+        self.cost.batches += cost.batches;
+        self.cost.positions += cost.positions;
+        self.cost.passes_per_batch = self.cost.passes_per_batch.max(cost.passes_per_batch);
     }
 
     /// The surest text of every `candidates` that follow one another; the first of equals.
@@ -208,6 +223,23 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
     }
 }
 
+/// Refuses what no sampler can be told.
+fn check(setting: &SamplingSetting) -> Result<()> {
+    if !setting.sde_gamma.is_finite() {
+        bail!("sde_gamma is {}; it must be a number", setting.sde_gamma);
+    }
+    let candidates = setting.best_of;
+    if !(1..=MAX_CANDIDATES).contains(&candidates) {
+        bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
+    }
+    Ok(())
+}
+
+/// To whom names a guide where none is loaded.
+fn no_guide(path: &Path) -> String {
+    format!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display())
+}
+
 /// Of a model of unconditional text, to whom gives it one to generate from.
 pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
 
@@ -237,6 +269,23 @@ impl TextGenerator<'_> {
         }
     }
 
+    /// Refuses a setting with which a model of this plan could not write, before there is one.
+    ///
+    /// # Errors
+    /// As [`TextGenerator::generate`] would.
+    pub fn check_setting(plan: &RunPlan, setting: &SamplingSetting) -> Result<()> {
+        check(setting)?;
+        if let Some(path) = &setting.guide {
+            bail!(no_guide(path));
+        }
+        // Of the network only its inputs matter: one block and a word stand for it.
+        let small = ElfConfig { depth: 1, vocab_size: 1, ..plan.model.clone() };
+        let net = Elf::unset(small, PrecisionPolicy::F32, Device::Cpu)?;
+        let trained = Trained::from(&plan.objective);
+        Generator::new(&net, trained, generate_config(setting, None, plan), &Registry::builtin())?;
+        Ok(())
+    }
+
     /// Generates all texts, each the surest of as many as the setting says. `trace` are times at which the first text is shown
     /// as it forms; `progress` is told of finished texts.
     ///
@@ -252,12 +301,32 @@ impl TextGenerator<'_> {
         trace: &[f64],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
+        self.generate_keeping(setting, requests, trace, None, progress)
+    }
+
+    /// [`TextGenerator::generate`], which keeps finished batches, makes none that was kept before, and stops between two of them when it is asked
+    /// to. For one process: several do not know what the others have.
+    ///
+    /// # Errors
+    /// As there, or if a batch cannot be kept.
+    pub fn generate_keeping(
+        &self,
+        setting: &SamplingSetting,
+        requests: &[TextRequest],
+        trace: &[f64],
+        kept: Option<&mut Unfinished>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Generation> {
         let candidates = setting.best_of;
-        if !(1..=MAX_CANDIDATES).contains(&candidates) {
-            bail!("best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted");
+        check(setting)?;
+        if requests.len() > MOST_TEXTS / candidates {
+            bail!(
+                "{} texts with best_of {candidates} are more than the {MOST_TEXTS} that one call makes: ask for fewer",
+                requests.len()
+            );
         }
         let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(candidates)).collect();
-        let made = self.generate_own(setting, &wanted, trace, &mut |n| progress(n / candidates))?;
+        let made = self.generate_own(setting, &wanted, trace, kept, &mut |n| progress(n / candidates))?;
         Ok(made.over_ranks(self.comm)?.best_of(candidates))
     }
 
@@ -267,6 +336,7 @@ impl TextGenerator<'_> {
         setting: &SamplingSetting,
         requests: &[TextRequest],
         trace: &[f64],
+        mut kept: Option<&mut Unfinished>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
         let pad_to = self.one_shape.then_some(self.batch_rows);
@@ -275,7 +345,7 @@ impl TextGenerator<'_> {
             Generator::new(self.net, Trained::from(&self.plan.objective), config, &Registry::builtin())?;
         if let Some(path) = &setting.guide {
             let Some((net, trained)) = self.guide else {
-                bail!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display());
+                bail!(no_guide(path));
             };
             generator = generator.with_guide(Guide { net, trained, scale: setting.guide_scale })?;
         }
@@ -287,8 +357,15 @@ impl TextGenerator<'_> {
         };
         let mut done = Generation::default();
         let rows = self.batch_rows.max(1);
-        let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize);
+        let before = kept.as_deref_mut().map(Unfinished::take_before).unwrap_or_default();
+        let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize).skip(before.len());
+        before.into_iter().for_each(|batch| done.add(batch));
+        progress(done.texts.len());
         for (number, chunk) in own.map_while(|number| Some((number, requests.chunks(rows).nth(number)?))) {
+            if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
+                break;
+            }
+            let mut batch = Generation::default();
             let conditions = self.conditions(chunk)?;
             let condition = conditions.as_ref().map(|(_, condition)| condition);
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
@@ -306,23 +383,28 @@ impl TextGenerator<'_> {
             let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
             let lengths = condition.map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
             for frame in &seen {
-                done.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
+                batch.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
-            add_cost(&mut done.cost, generated.cost, length);
+            add_cost(&mut batch.cost, generated.cost, length);
             let rows_read = generated.ids.iter().zip(&generated.log_probs);
             for (i, (((row, log_probs), request), &given)) in rows_read.zip(chunk).zip(&lengths).enumerate() {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
                 let confidence = confidence(log_probs, given, tokens.len());
-                done.texts.push(GeneratedText {
+                batch.texts.push(GeneratedText {
                     index: number * rows + i,
                     seed: request.seed,
                     input: request.condition.clone(),
+                    input_cut: is_cut(self.plan, self.tokenizer, request)?,
                     text,
                     reference: request.reference.clone(),
                     tokens,
                     confidence: Some(confidence),
                 });
             }
+            if let Some(kept) = kept.as_deref_mut() {
+                kept.keep(&batch)?;
+            }
+            done.add(batch);
             progress(done.texts.len());
         }
         Ok(done)
@@ -348,6 +430,27 @@ impl TextGenerator<'_> {
     }
 }
 
+/// A condition in ids, with EOS as the model saw it in training.
+fn condition_ids(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> Result<Vec<i32>> {
+    let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
+    Ok(match (&request.condition_ids, &request.condition) {
+        (Some(ids), _) => ids.clone(),
+        (None, Some(text)) => tokenizer.encode(text)?.into_iter().chain(eos).collect(),
+        (None, None) => bail!("this model generates from an input text: give one with --text or --input"),
+    })
+}
+
+/// Whether a request's condition is longer than the model reads.
+///
+/// # Errors
+/// If the model reads conditions, and there is none or it cannot be made ids.
+pub fn is_cut(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> Result<bool> {
+    match plan.span.max_input_length {
+        Some(most) => Ok(condition_ids(plan, tokenizer, request)?.len() > most),
+        None => Ok(false),
+    }
+}
+
 /// The conditions of a batch in ids, with EOS as the model saw them in training, without targets.
 ///
 /// # Errors
@@ -358,13 +461,8 @@ pub fn collate(
     requests: &[TextRequest],
     max_input_length: usize,
 ) -> Result<Batch> {
-    let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
     let examples = requests.iter().map(|request| {
-        let ids = match (&request.condition_ids, &request.condition) {
-            (Some(ids), _) => ids.clone(),
-            (None, Some(text)) => tokenizer.encode(text)?.into_iter().chain(eos).collect(),
-            (None, None) => bail!("this model generates from an input text: give one with --text or --input"),
-        };
+        let ids = condition_ids(plan, tokenizer, request)?;
         if ids.is_empty() {
             bail!("an input text is empty");
         }
@@ -396,8 +494,6 @@ fn add_cost(total: &mut TotalCost, cost: Cost, length: i64) {
 mod tests {
     use super::*;
     use crate::config::{Facts, RunConfig};
-    use std::path::Path;
-    use tch::Device;
 
     fn tokenizer() -> Tokenizer {
         Tokenizer::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tokenizers/t5/tokenizer.json")).unwrap()

@@ -6,7 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use tempfile::TempDir;
-use tiny_run::{Materials, Ran, checkpoints, elf, elf_with_file_limit, elf_with_limits, run, tensors, within};
+use tiny_run::{Materials, Ran, checkpoints, elf, elf_with_file_limit, elf_with_limits, run, tensors, text, within};
 
 /// Trains into a folder that is not there yet, with settings changed; asserts that it fails and leaves nothing behind.
 #[track_caller]
@@ -58,6 +58,8 @@ fn columns_and_files_that_are_not_there() {
     assert!(!Path::new(&output).exists(), "nothing is begun");
     run(elf(&["eval", "--samples", "/none/here"])).badly(&["/none/here"]);
     run(elf(&["eval", "--samples", &materials.path("config.yml")])).badly(&["config.yml", "line 1", "JSON"]);
+    run(elf(&["encoder", "stats", "/none/here", "--data", &output, "--max-length", "18446744073709551615"]))
+        .badly(&["--max-length", "65536"]);
     run(elf(&["encoder", "stats", "/none/here", "--data", &output])).badly(&["encoder", "/none/here"]);
     refused(materials, &["encoder_model_name=/none/here"], &["/none/here"]);
 }
@@ -103,6 +105,35 @@ fn settings_that_make_no_model() {
     refused(materials, &["learned_latents=true", "causal_latents=true"], &["causal_latents", "learned_latents"]);
 }
 
+/// Known before the first step, not after the first epoch.
+#[test]
+fn evaluations_that_cannot_be_made() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let settings = within(&folder, "s.yml");
+    let named = format!("sampling_configs_path={settings}");
+    let with = |text: &str, words: &[&str]| {
+        fs::write(&settings, text).unwrap();
+        refused(materials, &["online_eval=true", &named], words);
+    };
+    with("- sampling_method: eular\n", &["sampling_configs_path", "`eular`"]);
+    with("- guide: weak\n", &["sampling_configs_path", "weak", "elf sample"]);
+    with("- num_sampling_steps: [0]\n", &["sampling_configs_path", "step"]);
+    with("- decode_at: 2\n", &["sampling_configs_path", "decode_at"]);
+    with("- best_of: 0\n", &["sampling_configs_path", "best_of"]);
+    with("- num_sampling_steps: []\n", &["sampling_configs_path", "num_sampling_steps", "empty list"]);
+    refused(materials, &["online_eval=true", "num_samples=0"], &["num_samples", "at least 1"]);
+    refused(materials, &["online_eval=true", "num_samples=99999999999"], &["num_samples", "at most"]);
+    let held_out = format!("eval_data_path={}", materials.path("shards"));
+    refused(materials, &[&held_out, "eval_rows=0"], &["eval_rows", "at least 1"]);
+    refused(Materials::translation(), &["online_eval=true"], &["online_eval", "eval_data_path"]);
+    fs::write(&settings, "- num_sampling_steps: [0]\n").unwrap();
+    refused(materials, &["online_eval=true", "objective=mdlm", &named], &["sampling_configs_path", "step"]);
+    // Without texts to generate, none of this matters.
+    let mut plan = materials.train_command(&within(&folder, "run"), &["num_samples=0", &named]);
+    plan.arg("--plan");
+    run(plan).well();
+}
+
 #[test]
 fn a_model_that_no_machine_holds() {
     refused(Materials::unconditional(), &["hidden_size=65536", "depth=1000"], &["parameters", "hidden_size or depth"]);
@@ -134,10 +165,26 @@ fn samplers_that_are_misspelt_or_have_no_such_setting() {
     sample(&model, &["--sde-gamma=-1"]).badly(&["gamma", "-1"]);
     sample(&model, &["--batch-size", "0"]).badly(&["--batch-size"]);
     sample(&model, &["-n", "0"]).badly(&["--num"]);
+    for (flag, most) in [("--num", "1000000"), ("--batch-size", "65536")] {
+        sample(&model, &[flag, "18446744073709551615"]).badly(&[flag, "18446744073709551615", most]);
+    }
+    sample(&model, &["-n", "1000000", "--best-of", "2"]).badly(&["best_of 2", "ask for fewer"]);
+    sample(&model, &["--sde-gamma", "NaN"]).badly(&["sde_gamma is NaN"]);
+    sample("/none/here", &["--batch-size", "0"]).badly(&["--batch-size"]);
     run(elf(&["sample", &model, "--steps", "0"])).badly(&["step"]);
     let settings = within(&folder, "s.yml");
     fs::write(&settings, "- sampling_metod: sde\n").unwrap();
     sample(&model, &["--sampling-config", &settings]).badly(&["s.yml", "`sampling_metod`", "`sampling_method`"]);
+    fs::write(&settings, "- num_sampling_steps: []\n").unwrap();
+    sample(&model, &["--sampling-config", &settings]).badly(&["s.yml", "num_sampling_steps", "empty list"]);
+    fs::write(&settings, "- num_sampling_steps: [4, 4]\n").unwrap();
+    run(elf(&["sample", &model, "--sampling-config", &settings])).badly(&["sde-4-w3-cfg1-gamma1.5", "leave one out"]);
+    // An option in place of a list leaves one setting of several.
+    fs::write(&settings, "- num_sampling_steps: [4, 8]\n").unwrap();
+    assert_eq!(sample(&model, &["-n", "3", "--sampling-config", &settings]).well().out.lines().count(), 3);
+    // Known before the model is looked for.
+    let output = text(folder.path());
+    sample("/none/here", &["-o", &output]).badly(&["could not be written", "a folder", &output]);
 }
 
 #[test]

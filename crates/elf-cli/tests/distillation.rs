@@ -92,6 +92,21 @@ fn a_curriculum_leaves_five_students_each_begun_as_the_one_before() {
 }
 
 #[test]
+fn an_exported_student_is_sampled_in_the_steps_that_it_was_made_for() {
+    let folder = TempDir::new().unwrap();
+    let student = round(distilled(), ROUNDS[0]);
+    let [exported, of_run, of_export] = ["exported", "run.jsonl", "export.jsonl"].map(|name| within(&folder, name));
+    run(elf(&["export", &student, &exported, "--dtype", "f32"])).well();
+    for (model, texts) in [(&student, &of_run), (&exported, &of_export)] {
+        let ran = run(elf(&["sample", model, "-n", "4", "-o", texts])).well();
+        assert!(ran.err.contains("sde-16-w2-cfg1-gamma2:"), "{}", ran.err);
+    }
+    assert_eq!(json_lines(&of_run), json_lines(&of_export));
+    let card = fs::read_to_string(Path::new(&exported).join("README.md")).unwrap();
+    assert!(card.contains("student_steps: 16\n") && card.contains("| distilled | for 16 steps"), "{card}");
+}
+
+#[test]
 fn the_first_step_of_a_round_starts_from_the_averages_of_the_one_before() {
     let folder = TempDir::new().unwrap();
     let root = within(&folder, "students");

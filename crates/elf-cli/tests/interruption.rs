@@ -107,6 +107,50 @@ fn a_resumed_run_may_be_made_longer() {
     assert!(last(&output) == last(&fresh));
 }
 
+#[test]
+fn interrupted_sampling_goes_on_to_the_same_file() {
+    let (model, folder) = (Materials::unconditional().path("run"), TempDir::new().unwrap());
+    let [undisturbed, output] = ["undisturbed.jsonl", "texts.jsonl"].map(|name| within(&folder, name));
+    let partial = format!("{output}.partial");
+    let batches = || std::fs::read_to_string(&partial).map_or(0, |text| text.lines().count().saturating_sub(1));
+    // Of two texts the surest, in batches that part them.
+    let sampling = |output: &str, more: &[&str]| {
+        let fixed = ["sample", &model, "-n", "100", "--best-of", "2", "--batch-size", "3", "--steps", "40", "--ragged"];
+        elf(&[&fixed[..], &["-o", output], more].concat())
+    };
+    run(sampling(&undisturbed, &[])).well();
+    assert_eq!(disturb_once(sampling(&output, &[]), "-INT", || batches() >= 3), Some(130));
+    let kept = batches();
+    assert!((3..67).contains(&kept) && !Path::new(&output).exists(), "it was over before the signal: {kept}");
+    run(sampling(&output, &["--seed", "1"])).badly(&["texts.jsonl.partial", "--seed", "remove the file"]);
+    assert_eq!(batches(), kept, "what was refused has changed nothing");
+    assert_eq!(disturb_once(sampling(&output, &[]), "-KILL", || batches() >= kept + 3), None);
+    let resumed = run(sampling(&output, &[])).well();
+    assert!(resumed.err.contains("going on with") && resumed.err.contains("and an earlier call"), "{}", resumed.err);
+    let [one, other] = [&undisturbed, &output].map(|path| std::fs::read(path).unwrap());
+    assert!(one == other, "the texts differ");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "nothing else is left: {left:?}");
+}
+
+/// A setting that is done is not made anew when a later one was interrupted.
+#[test]
+fn several_settings_go_on_where_they_were() {
+    let (model, folder) = (Materials::unconditional().path("run"), TempDir::new().unwrap());
+    let [settings, output] = ["s.yml", "texts.jsonl"].map(|name| within(&folder, name));
+    std::fs::write(&settings, "- num_sampling_steps: [2, 60]\n").unwrap();
+    let sampling =
+        || elf(&["sample", &model, "-n", "200", "--batch-size", "2", "--sampling-config", &settings, "-o", &output]);
+    let file = |steps: u32| within(&folder, &format!("texts-sde-{steps}-w3-cfg1-gamma1.5.jsonl"));
+    let begun = || std::fs::read_to_string(format!("{}.partial", file(60))).is_ok_and(|text| text.lines().count() > 2);
+    assert_eq!(disturb_once(sampling(), "-INT", begun), Some(130));
+    assert!(Path::new(&file(2)).exists() && !Path::new(&file(60)).exists());
+    let resumed = run(sampling()).well();
+    assert_eq!(resumed.err.matches("going on with").count(), 2, "{}", resumed.err);
+    assert_eq!(json_lines(&file(2)).len() + json_lines(&file(60)).len(), 400);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
 /// Pre-training of an encoder that saves after nearly every step.
 fn pretraining(output: &str, more: &[&str]) -> Command {
     pretraining_on(Materials::unconditional(), "text", output, more)
@@ -135,6 +179,10 @@ fn pretraining_of_an_encoder_goes_on_to_the_same_encoder() {
 
     assert_eq!(disturb_once(pretraining(&output, &steps), "-INT", || saved(5)), Some(130));
     assert!(!Path::new(&output).exists(), "it was over before the signal");
+    let held = std::fs::File::open(begun.join(".lock")).unwrap();
+    held.lock().unwrap();
+    run(pretraining(&output, &steps)).badly(&["another process", "encoder.training"]);
+    drop(held);
     assert_eq!(disturb_once(pretraining(&output, &steps), "-KILL", || saved(40)), None);
     run(pretraining(&output, &["--steps", "150", "--seed", "1"])).badly(&["encoder.training", "--seed", "(0, now 1)"]);
     let resumed = run(pretraining(&output, &steps)).well();

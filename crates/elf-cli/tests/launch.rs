@@ -6,6 +6,7 @@ mod tiny_run;
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -237,11 +238,17 @@ fn an_interrupted_launch_saves_and_a_killed_one_leaves_nothing() {
 
 /// Ranks that somebody starts by hand, as torchrun does, each with arguments of its own.
 fn by_hand(args: [Vec<String>; 2]) -> Vec<Ran> {
+    by_hand_in([Path::new("."); 2], args)
+}
+
+/// The same, each in a folder of its own.
+fn by_hand_in(folders: [&Path; 2], args: [Vec<String>; 2]) -> Vec<Ran> {
     // Freed again before rank 0 takes it.
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let children: Vec<Child> = (0..2)
         .map(|rank| {
             let mut command = elf(&args[rank].iter().map(String::as_str).collect::<Vec<_>>());
+            command.current_dir(folders[rank]);
             command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("LOCAL_RANK", rank.to_string());
             command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string()).env("ELF_TIMEOUT", "30");
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -263,10 +270,24 @@ fn ranks_that_were_started_differently_refuse_to_start() {
     for ran in by_hand([with("lr=0.01"), with("lr=0.01")]) {
         ran.well();
     }
-    // Other data under the same name cannot be told from the configuration.
-    let other = Materials::unconditional().copy("shards", &folder);
-    let ran = by_hand([with("seed=1"), with(&format!("data_path={other}"))]);
-    assert!(ran.into_iter().all(|r| r.badly(&["do not agree on"]).code == Some(1)));
+    // Other data under the same name cannot be told from the configuration: one rank has the rows backwards.
+    let materials = Materials::unconditional();
+    let places = ["here", "there"].map(|name| folder.path().join(name));
+    places.iter().for_each(|place| fs::create_dir(place).unwrap());
+    let corpus = fs::read_to_string(materials.path("corpus.jsonl")).unwrap();
+    let backwards: Vec<&str> = corpus.lines().rev().collect();
+    for (place, lines) in places.iter().zip([corpus.clone(), backwards.join("\n")]) {
+        fs::write(place.join("corpus.jsonl"), lines).unwrap();
+        let tokenizer = materials.path("tokenizer");
+        let prepare = ["data", "prepare", "--input", "corpus.jsonl", "--target-column", "text", "--eos-target"];
+        let mut command = elf(&[&prepare[..], &["--tokenizer", &tokenizer, "--output", "shards"]].concat());
+        command.current_dir(place);
+        run(command).well();
+    }
+    let ran = by_hand_in([&places[0], &places[1]], [with("data_path=shards"), with("data_path=shards")]);
+    for ran in ran {
+        ran.badly(&["do not agree on the training data", "rank 0 has 320 rows", "rank 1 has 320 rows"]);
+    }
 }
 
 #[test]
@@ -275,6 +296,7 @@ fn a_rank_that_fails_is_quoted_and_bad_arguments_are_named() {
     let output = within(&folder, "run");
     together(3, &output, &["batch_size=null", "global_batch_size=8"]).badly_many(&["3 ranks cannot share"]);
     run(elf(&["launch", "--nproc", "0", "--", "train"])).badly(&["--nproc"]);
+    run(elf(&["launch", "--nproc", "18446744073709551615", "--", "train"])).badly(&["--nproc", "at most 4096"]);
     run(elf(&["launch", "--nproc", "2", "--", "launch"])).badly(&["cannot launch others"]);
     let mut half = elf(&["sample", &Materials::unconditional().path("run")]);
     half.env("RANK", "0");

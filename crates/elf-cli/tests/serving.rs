@@ -2,8 +2,10 @@
 
 mod tiny_run;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,10 +136,48 @@ fn texts_from_inputs() {
     assert_eq!(status, 200, "{answer}");
     let alone = sampled(&folder, &model, &["--cfg", "1", "--text", inputs[0], "--text", inputs[1]]);
     assert_eq!(answer["texts"].as_array().unwrap(), &alone);
+    assert!(alone.iter().all(|text| text.get("input_cut").is_none()), "{alone:?}");
+    // More than its ten positions.
+    let long = "dog red the meets king old a dog red the meets king old a";
+    let (_, answer) = server.generate(&json!({"inputs": ["tree", long]}));
+    let cut = answer["texts"].as_array().unwrap().iter().map(|text| text["input_cut"].as_bool());
+    assert_eq!(cut.collect::<Vec<_>>(), [None, Some(true)]);
     server.refuses("{}", 400, &["`inputs`"]);
     server.refuses(r#"{"num": 2}"#, 400, &["`inputs`"]);
     server.refuses(r#"{"inputs": ["a", " "]}"#, 400, &["inputs[1] is empty"]);
     server.refuses(r#"{"inputs": ["a"], "num": 1}"#, 400, &["one text for each"]);
+}
+
+/// Neither while the server runs nor when it is to end.
+#[test]
+fn half_requests_hold_nothing_up() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let model = within(&folder, "run");
+    materials.train(&model, &["max_steps=1"]).well();
+    let half = |server: &Server, text: &str| {
+        let mut client = TcpStream::connect(&server.address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client.write_all(text.as_bytes()).unwrap();
+        client
+    };
+    let half_a_body = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    let server = Server::start(&model, &["--read-timeout", "1"]);
+    let (mut head, mut body) = (half(&server, "POST /gen"), half(&server, half_a_body));
+    let mut answer = String::new();
+    body.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("too slowly"), "{answer}");
+    // Whatever is said to half a head, the connection ends.
+    head.read_to_string(&mut String::new()).unwrap();
+    assert_eq!(server.generate(&json!({})).0, 200);
+
+    let mut server = Server::start(&model, &["--read-timeout", "3600"]);
+    let clients = [half(&server, "POST /gen"), half(&server, half_a_body)];
+    assert_eq!(server.generate(&json!({})).0, 200);
+    let asked = Instant::now();
+    assert!(Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap().success());
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+    drop(clients);
 }
 
 #[test]
@@ -149,6 +189,7 @@ fn what_cannot_be_served() {
     serve(&[]).badly(&["masked diffusion", "elf serve"]);
     run(elf(&["serve", &model, "--listen", "nowhere"])).badly(&["cannot listen at nowhere", "--listen"]);
     serve(&["--batch-size", "0"]).badly(&["--batch-size", "at least 1"]);
+    serve(&["--max-waiting", "18446744073709551615"]).badly(&["--max-waiting", "at most 1000000"]);
     let other = within(&folder, "flow");
     materials.train(&other, &["max_steps=1"]).well();
     std::fs::write(&settings, "- num_sampling_steps: [2, 4]\n").unwrap();

@@ -122,6 +122,31 @@ fn a_named_judge_measures_perplexity_while_training() {
 }
 
 #[test]
+fn an_encoder_is_not_written_over_unless_that_is_asked_for() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (encoder, tokenizer) = (materials.copy("encoder", &folder), materials.path("tokenizer"));
+    let bytes = |name: &str| fs::read(format!("{encoder}/{name}")).unwrap();
+    let before = ["model.safetensors", "latent_stats.json"].map(bytes);
+    let sizes = ["--d-model", "16", "--d-kv", "8", "--d-ff", "32", "--num-layers", "1", "--num-heads", "2"];
+    let init = |more: &[&str]| {
+        let named = ["encoder", "init", "--tokenizer", &tokenizer, "--output", &encoder];
+        run(elf(&[&named[..], &sizes, more].concat()))
+    };
+    // The same once more changes nothing.
+    init(&[]).well();
+    init(&["--seed", "1"]).badly(&[&encoder, "is there already", "--overwrite"]);
+    run(elf(&["encoder", "table", "--from", &encoder, "--output", &encoder])).badly(&["is there already"]);
+    assert!(["model.safetensors", "latent_stats.json"].map(bytes) == before);
+    init(&["--seed", "1", "--overwrite"]).well();
+    assert!(bytes("model.safetensors") != before[0]);
+    assert!(!Path::new(&encoder).join("latent_stats.json").exists(), "it was measured on the encoder before");
+    // One process does it, and says so if it is one of several.
+    let mut second = elf(&["encoder", "stats", &encoder, "--data", &materials.path("shards")]);
+    second.env("RANK", "1").env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", "1");
+    run(second).badly(&["elf encoder does not share its work", "rank 1 of 2"]);
+}
+
+#[test]
 fn measured_latents_are_written_into_a_configuration() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let config = materials.copy("config.yml", &folder);

@@ -15,6 +15,8 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
+    /// A GPU, whichever suits.
+    AnyCuda,
     /// A GPU by index.
     Cuda(usize),
 }
@@ -27,7 +29,7 @@ impl FromStr for DeviceChoice {
         match s {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::AnyCuda),
             _ => s.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
         }
     }
@@ -38,12 +40,23 @@ impl std::fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
+            Self::AnyCuda => f.write_str("cuda"),
             Self::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }
 }
 
 impl DeviceChoice {
+    /// The same for the process of this number among several of one machine, which sees so many GPUs: where no index is given, each has its own.
+    /// Who sees only one has been given it, by the batch system, say.
+    pub fn of_local_rank(self, local_rank: usize, visible: usize) -> Self {
+        match self {
+            Self::Auto | Self::AnyCuda if visible == 1 => Self::Cuda(0),
+            Self::Auto | Self::AnyCuda if visible > 1 => Self::Cuda(local_rank),
+            asked => asked,
+        }
+    }
+
     /// The device itself.
     ///
     /// # Errors
@@ -53,6 +66,7 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto if cuda_devices() > 0 => Ok(Device::Cuda(0)),
             Self::Auto => Ok(Device::Cpu),
+            Self::AnyCuda => Self::Cuda(0).resolve(),
             Self::Cuda(n) if n < cuda_devices() => Ok(Device::Cuda(n)),
             Self::Cuda(n) => Err(Error::Device(match cuda_library() {
                 Err(why) => format!(
@@ -87,7 +101,7 @@ fn cuda_library() -> std::result::Result<(), String> {
 }
 
 /// GPUs that libtorch can use; 0 without a driver or without libtorch's CUDA part.
-fn cuda_devices() -> usize {
+pub fn cuda_devices() -> usize {
     // Looking for the driver first keeps a machine without one from mapping half a gigabyte of kernels.
     let driver =
         std::path::Path::new("/proc/driver/nvidia").exists() || std::path::Path::new("/dev/nvidiactl").exists();
@@ -169,12 +183,26 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["auto", "cpu", "cuda:0", "cuda:3"] {
+        for name in ["auto", "cpu", "cuda", "cuda:0", "cuda:3"] {
             assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }
-        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
         let message = "gpu".parse::<DeviceChoice>().unwrap_err().to_string();
         assert!(message.contains("auto, cpu, cuda"), "{message}");
+    }
+
+    #[test]
+    fn ranks_have_gpus_of_their_own_unless_one_is_named() {
+        use DeviceChoice::{AnyCuda, Auto, Cpu, Cuda};
+        for choice in [Auto, AnyCuda] {
+            assert_eq!((choice.of_local_rank(0, 4), choice.of_local_rank(3, 4)), (Cuda(0), Cuda(3)));
+            // More processes than GPUs: the index that is missing is named.
+            assert_eq!(choice.of_local_rank(2, 2), Cuda(2));
+            assert_eq!(choice.of_local_rank(3, 1), Cuda(0));
+            assert_eq!(choice.of_local_rank(3, 0), choice);
+        }
+        for choice in [Cpu, Cuda(0), Cuda(1)] {
+            assert_eq!(choice.of_local_rank(3, 4), choice);
+        }
     }
 
     #[test]

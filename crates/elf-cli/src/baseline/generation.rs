@@ -12,8 +12,9 @@ use elf_train::Comm;
 use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan};
+use crate::text_file::Unfinished;
 use crate::text_generation::{
-    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, words,
+    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, is_cut, words,
 };
 use crate::training::sampling_settings;
 
@@ -168,23 +169,48 @@ impl BaselineGenerator<'_> {
         requests: &[TextRequest],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Generation> {
+        self.generate_keeping(decoding, requests, None, progress)
+    }
+
+    /// [`BaselineGenerator::generate`], which keeps finished batches, makes none that was kept before, and stops between two of them when it is
+    /// asked to. For one process: several do not know what the others have.
+    ///
+    /// # Errors
+    /// As there, or if a batch cannot be kept.
+    pub fn generate_keeping(
+        &self,
+        decoding: &Decoding,
+        requests: &[TextRequest],
+        mut kept: Option<&mut Unfinished>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Generation> {
         let (rank, world) = (self.comm.rank() as usize, self.comm.world() as usize);
         let rows = self.batch_rows.max(1);
         let mut done = Generation::default();
-        for (number, chunk) in requests.chunks(rows).enumerate().skip(rank).step_by(world) {
+        let before = kept.as_deref_mut().map(Unfinished::take_before).unwrap_or_default();
+        let own = requests.chunks(rows).enumerate().skip(rank).step_by(world).skip(before.len());
+        before.into_iter().for_each(|batch| done.add(batch));
+        progress(done.texts.len());
+        for (number, chunk) in own {
+            if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
+                break;
+            }
             let mut filled = chunk.to_vec();
             if self.one_shape {
                 filled.resize(rows, chunk[chunk.len() - 1].clone());
             }
             let written = self.write(decoding, &filled)?;
-            done.cost = TotalCost {
-                batches: done.cost.batches + 1,
-                passes_per_batch: done.cost.passes_per_batch.max(written.passes),
-                positions: done.cost.positions + written.positions,
+            let mut batch = Generation {
+                cost: TotalCost { batches: 1, passes_per_batch: written.passes, positions: written.positions },
+                ..Generation::default()
             };
             for (i, (request, text)) in chunk.iter().zip(&written.texts).enumerate() {
-                done.texts.push(self.finish(number * rows + i, request, text)?);
+                batch.texts.push(self.finish(number * rows + i, request, text)?);
             }
+            if let Some(kept) = kept.as_deref_mut() {
+                kept.keep(&batch)?;
+            }
+            done.add(batch);
             progress(done.texts.len());
         }
         done.over_ranks(self.comm)
@@ -224,6 +250,7 @@ impl BaselineGenerator<'_> {
             index,
             seed: request.seed,
             input: request.condition.clone(),
+            input_cut: is_cut(self.plan, self.tokenizer, request)?,
             text,
             reference: request.reference.clone(),
             tokens,

@@ -19,7 +19,7 @@ use tch::Device;
 use crate::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
 use crate::run_folder::{RunFolder, plan_of};
 use crate::teacher::{self, FoundTeacher};
-use crate::training::{Ended, Job, Materials, deadline, train};
+use crate::training::{Ended, Job, Materials, check_evaluations, deadline, train};
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
@@ -159,6 +159,7 @@ pub fn run(args: DistillArgs) -> Result<ExitCode> {
     let teacher = found.load(plan.precision, device)?;
     fit(&mut plan, teacher.config(), found.plan())?;
     materials.memory(&plan, device, 1).check(&plan, device)?;
+    check_evaluations(&plan, &materials)?;
     let record = found.record(&teacher, &root)?;
     let distillation = Distillation { config, plan, materials, teacher, record, root, curriculum, device };
     eprintln!("{}", distillation.describe(scope)?);

@@ -1,5 +1,6 @@
 //! `elf encoder`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use elf_hub::What;
 use tch::{Device, Tensor};
 
 use super::encoder_train::TrainArgs;
+use super::{at_least_one, at_most};
 use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
 use crate::text_latents::{STATS_FILE, describe, write_stats};
 use crate::{hub, progress};
@@ -108,6 +110,9 @@ pub struct InitArgs {
     /// The folder for config.json, model.safetensors and tokenizer.json.
     #[arg(long)]
     output: PathBuf,
+    /// Write over another encoder in --output. What was measured on it goes, too.
+    #[arg(long)]
+    overwrite: bool,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +123,9 @@ pub struct TableArgs {
     /// The folder for config.json, model.safetensors and tokenizer.json.
     #[arg(long)]
     output: PathBuf,
+    /// Write over another encoder in --output. What was measured on it goes, too.
+    #[arg(long)]
+    overwrite: bool,
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +153,9 @@ pub struct StatsArgs {
     device: DeviceChoice,
 }
 
+/// Longest row to measure on.
+const LONGEST: usize = 1 << 16;
+
 /// Behind which key of a configuration the numbers go, if they are not in it yet.
 const BESIDE: [&str; 2] = ["encoder_checkpoint", "encoder_model_name"];
 
@@ -164,12 +175,47 @@ pub fn run(command: EncoderCommand) -> Result<ExitCode> {
     }
 }
 
+/// The files of an encoder, the one last by which a folder is known as one.
+const FILES: [&str; 3] = ["tokenizer.json", "config.json", "model.safetensors"];
+
+/// What says something of the encoder that lay in a folder before.
+const ABOUT: [&str; 2] = [STATS_FILE, "README.md"];
+
+/// Writes an encoder's folder. One that holds the same encoder stays as it is, with what was measured on it; one with anything else is written into
+/// only if `overwrite` says so.
+fn ship(encoder: &T5Encoder, tokenizer: &Tokenizer, output: &Path, overwrite: bool) -> Result<()> {
+    let cannot = || format!("cannot write {}", output.display());
+    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).with_context(cannot)?;
+    let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent).with_context(cannot)?;
+    encoder.save(aside.path())?;
+    tokenizer.save(aside.path().join("tokenizer.json"))?;
+    let taken = output.is_file() || fs::read_dir(output).is_ok_and(|mut inside| inside.next().is_some());
+    let same = |name: &str| Ok::<_, std::io::Error>(fs::read(output.join(name))? == fs::read(aside.path().join(name))?);
+    if taken && FILES.iter().all(|name| same(name).unwrap_or(false)) {
+        return Ok(());
+    }
+    if taken && !overwrite {
+        bail!(
+            "{} is there already and is not this encoder: choose another --output, or write over it with --overwrite",
+            output.display()
+        );
+    }
+    fs::create_dir_all(output).with_context(cannot)?;
+    for name in ABOUT {
+        match fs::remove_file(output.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(cannot),
+            _ => {}
+        }
+    }
+    FILES.iter().try_for_each(|name| fs::rename(aside.path().join(name), output.join(name))).with_context(cannot)
+}
+
 fn run_init(args: InitArgs) -> Result<ExitCode> {
     let tokenizer = Tokenizer::load(hub::locate(&args.tokenizer, What::Tokenizer)?)?;
     let config = args.sizes.config(&tokenizer)?;
     let encoder = T5Encoder::new(&config, ParamBuilder::seeded(args.seed, Device::Cpu), Precision::F32)?;
-    encoder.save(&args.output)?;
-    tokenizer.save(args.output.join("tokenizer.json"))?;
+    ship(&encoder, &tokenizer, &args.output, args.overwrite)?;
     println!("a T5 encoder with {} random parameters; written to {}", encoder.params().numel(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -179,13 +225,14 @@ fn run_table(args: &TableArgs) -> Result<ExitCode> {
     let tokenizer = Tokenizer::load(hub::locate(&args.from, What::Tokenizer)?)?;
     let encoder = T5Encoder::load(&folder, Device::Cpu, Precision::F32)?;
     let table = encoder.token_table()?;
-    table.save(&args.output)?;
-    tokenizer.save(args.output.join("tokenizer.json"))?;
+    ship(&table, &tokenizer, &args.output, args.overwrite)?;
     println!("a table of {} numbers; written to {}", table.params().numel(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }
 
 fn run_stats(args: StatsArgs) -> Result<ExitCode> {
+    at_least_one(&[("--rows", args.rows), ("--max-length", args.max_length)])?;
+    at_most(&[("--max-length", args.max_length, LONGEST)])?;
     let device = args.device.resolve()?;
     if let Some(path) = &args.write_into {
         // What cannot be written into should be known before an hour of measuring.

@@ -16,9 +16,9 @@ use tch::{Kind, Tensor};
 use crate::commands::encoder::EncoderSizes;
 use crate::encoder_card::EncoderCard;
 use crate::encoder_corpus::{Corpus, CorpusText};
-use crate::encoder_training::{Keeper, Pretrainer, Progress, Recipe};
+use crate::encoder_training::{Pretrainer, Progress, Recipe, TrainingStore};
 use crate::text_latents::{describe, write_stats};
-use crate::{hub, progress};
+use crate::{folder_lock, hub, progress};
 
 /// Texts that the latents' statistics are measured on, at most.
 const STATISTICS_TEXTS: usize = 8192;
@@ -113,6 +113,11 @@ impl TrainArgs {
             self.max_length,
             1 << 24
         );
+        self.refuse_taken()
+    }
+
+    /// A trained encoder is not written over.
+    fn refuse_taken(&self) -> Result<()> {
         let taken = std::fs::read_dir(&self.output).is_ok_and(|mut inside| inside.next().is_some());
         if taken || self.output.is_file() {
             bail!("{} is there already; choose another --output, or remove it", self.output.display());
@@ -189,18 +194,21 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         precision,
         elf_core::device::describe(device),
     );
-    let keeper = Keeper::beside(&args.output, args.settings(&corpus, &tokenizer))?;
+    let store = TrainingStore::beside(&args.output, args.settings(&corpus, &tokenizer))?;
+    let _held = folder_lock::lock(store.path())?;
+    // Whoever held it may have come to its end meanwhile.
+    args.refuse_taken().inspect_err(|_| store.remove_if_empty())?;
     let stop = progress::stop_on_interrupt()?;
     let held_out_names = args.validation.iter().map(CorpusText::columns).collect();
     let run = Pretrainer { recipe: args.recipe.clone(), task, pad, corpus, held_out, held_out_names, model, device };
-    let Some(progress) = run.train(&keeper, &stop)? else {
+    let Some(progress) = run.train(&store, &stop)? else {
         eprintln!(
             "interrupted; run the same command again to go on, with fewer --minutes or --steps to end it where it is"
         );
         return Ok(ExitCode::from(130));
     };
     Trained { args: &args, run, progress }.ship(&tokenizer)?;
-    keeper.remove()?;
+    store.remove()?;
     Ok(ExitCode::SUCCESS)
 }
 

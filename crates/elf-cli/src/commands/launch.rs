@@ -12,12 +12,18 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_c10d::Store;
 
+use super::at_most;
 use crate::rank_environment::prefix;
 
 /// How long the other ranks have to end by themselves, and say why, after one has failed.
 const GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at the processes.
 const POLL: Duration = Duration::from_millis(30);
+
+/// Most processes on one host.
+const MOST_RANKS: usize = 4096;
+/// Longest that an operation may wait, in seconds: a year.
+const LONGEST_TIMEOUT: usize = 365 * 24 * 3600;
 
 #[derive(Debug, Args)]
 pub struct LaunchArgs {
@@ -40,6 +46,8 @@ pub fn run(args: LaunchArgs) -> Result<ExitCode> {
     if args.timeout == Some(0) {
         bail!("--timeout must be at least 1");
     }
+    let timeout = args.timeout.map_or(1, |seconds| usize::try_from(seconds).unwrap_or(usize::MAX));
+    at_most(&[("--nproc", args.nproc, MOST_RANKS), ("--timeout", timeout, LONGEST_TIMEOUT)])?;
     if args.command.first().is_some_and(|c| c == "launch") {
         bail!("a launched process cannot launch others: give `elf launch` another command, such as train");
     }

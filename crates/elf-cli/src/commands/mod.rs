@@ -34,6 +34,20 @@ pub fn at_least_one(counts: &[(&str, usize)]) -> Result<()> {
     }
 }
 
+/// Most rows of one batch; a mistyped number must not exhaust memory.
+pub const MOST_ROWS: usize = 1 << 16;
+
+/// Refuses counts that nobody wants, each with the flag that gave it, its value and the most that it may be.
+///
+/// # Errors
+/// Names the first flag whose value is larger.
+pub fn at_most(counts: &[(&str, usize, usize)]) -> Result<()> {
+    match counts.iter().find(|(_, count, most)| count > most) {
+        Some((flag, count, most)) => bail!("{flag} is {count}; it can be at most {most}"),
+        None => Ok(()),
+    }
+}
+
 /// The file that `-o` names in commands without settings of the form `key=value`. One that looks like such a setting, which is what `-o` means to
 /// `elf train`, is refused: a file of that name is hardly meant.
 pub fn output_file() -> impl TypedValueParser<Value = PathBuf> {

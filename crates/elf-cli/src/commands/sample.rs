@@ -1,27 +1,28 @@
 //! `elf sample`.
 
 mod baseline;
+mod writing;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::key_of;
+use elf_core::{Network, key_of};
 use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
 use elf_hub::What;
 use elf_train::Comm;
 use tch::Device;
 
+use self::writing::{Made, Writing};
 use super::sampling_args::{SamplingArgs, notes};
-use super::{at_least_one, output_file};
+use super::{MOST_ROWS, at_least_one, at_most, output_file};
 use crate::config::RunPlan;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
-use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost};
-use crate::{hub, progress, rank_environment};
+use crate::text_file::check_writable;
+use crate::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
+use crate::{hub, rank_environment};
 
 #[derive(Debug, Clone, Args)]
 pub struct SampleArgs {
@@ -73,7 +74,8 @@ pub struct SampleArgs {
     /// Do not fill the last batch up. Faster for few texts, but a rounding may then tip a token of a text.
     #[arg(long)]
     ragged: bool,
-    /// The JSONL file to write; several settings go to one file each, with the setting in the name.
+    /// The JSONL file to write; several settings go to one file each, with the setting in the name. Until all texts are made, those that are lie
+    /// in FILE.partial, with which the same command goes on when it was interrupted; not if several processes share the work.
     #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
 
@@ -82,8 +84,27 @@ pub struct SampleArgs {
     pub silent: bool,
 }
 
+/// Most steps of one text; a mistyped number must not exhaust memory.
+const MOST_STEPS: usize = 100_000;
+
+/// Widest beam.
+const MOST_BEAM: usize = 1000;
+
 /// Times at which a trace shows the text.
 const TRACE: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0];
+
+impl SampleArgs {
+    /// What clap cannot check, and needs no model.
+    fn check(&self) -> Result<()> {
+        at_least_one(&[("--batch-size", self.batch_size)])?;
+        at_most(&[
+            ("--batch-size", self.batch_size, MOST_ROWS),
+            ("--num", self.num, MOST_TEXTS),
+            ("--steps", self.sampling.steps.unwrap_or(1), MOST_STEPS),
+            ("--beam", self.beam.unwrap_or(1), MOST_BEAM),
+        ])
+    }
+}
 
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let (device, comm) = rank_environment::meet(args.model.device)?;
@@ -91,6 +112,10 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 }
 
 fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+    args.check()?;
+    if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
+        check_writable(path)?;
+    }
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
     let found = found(&args.model.path)?;
     if let Some(found) = &found
@@ -105,7 +130,6 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = args.sampling.settings(&args.model.path, plan)?;
     notes(plan, &settings).for_each(|note| eprintln!("{note}"));
-    at_least_one(&[("--batch-size", args.batch_size)])?;
     let guide = LoadedModel::guide(&settings, &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
@@ -118,37 +142,23 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
         comm,
         one_shape: !args.ragged,
     };
+    let networks = [Some(model.net.params()), guide.as_ref().map(|guide| guide.net.params())];
+    let mut writing = Writing::new(&args, plan, &requests, device, comm)?;
+    writing.made_by(networks.into_iter().flatten())?;
     for setting in &settings {
-        // Rank 0 shows its own part, which is about that of everyone.
-        let bar = progress::bar(requests.len() as u64 / comm.world(), "texts");
-        let started = Instant::now();
-        let trace: &[f64] = if args.trace { &TRACE } else { &[] };
-        let Generation { texts, frames, cost } =
-            generator.generate(setting, &requests, trace, &mut |n| bar.set_position(n as u64))?;
-        bar.finish_and_clear();
-        if comm.rank() > 0 {
-            continue;
-        }
-        eprintln!("{}", summary(&setting.name(), &texts, &cost, started.elapsed().as_secs_f64()));
-        for (t, text) in &frames {
-            println!("t = {t:.2}  {text}");
-        }
-        match &args.output {
-            None => print_texts(&texts),
-            Some(path) => {
-                let path = match settings.len() {
-                    1 => path.clone(),
-                    _ => named(path, &setting.name()),
-                };
-                write_texts(&path, &texts)?;
-                if !args.trace && !args.silent {
-                    print_texts(&texts[..texts.len().min(3)]);
-                }
-                eprintln!("written to {}", path.display());
-            }
+        let output = args.output.as_ref().map(|path| match settings.len() {
+            1 => path.clone(),
+            _ => named(path, &setting.name()),
+        });
+        let made = writing.write(&setting.name(), serde_json::to_string(setting)?, output, &mut |kept, progress| {
+            let trace: &[f64] = if args.trace { &TRACE } else { &[] };
+            generator.generate_keeping(setting, &requests, trace, kept, progress)
+        })?;
+        if made == Made::Interrupted {
+            return Ok(ExitCode::from(130));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    writing.finish()
 }
 
 fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Vec<TextRequest>> {
@@ -197,58 +207,9 @@ fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<
     Ok(requests)
 }
 
-/// One line that says what was run and what it cost: passes stand next to every time.
-fn summary(setting: &str, texts: &[GeneratedText], cost: &TotalCost, seconds: f64) -> String {
-    let mut line = format!("{setting}: {} texts in {seconds:.1} s", texts.len());
-    let _ = write!(
-        line,
-        "; {} passes for each of {} batch(es), {:.0} positions/s",
-        cost.passes_per_batch,
-        cost.batches,
-        cost.positions as f64 / seconds
-    );
-    line
-}
-
-/// Each text, and below it what it was made from and what a good one would be, if there is such a thing.
-fn print_texts(texts: &[GeneratedText]) {
-    for text in texts {
-        println!("[{}] {}", text.index, text.text);
-        for (what, beside) in [("from", &text.input), ("reference", &text.reference)] {
-            if let Some(beside) = beside {
-                println!("      {what}: {}", on_one_line(beside));
-            }
-        }
-    }
-}
-
-/// The beginning of a text that may be a page long.
-fn on_one_line(text: &str) -> String {
-    const SHOWN: usize = 200;
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &words[..end]),
-        None => words,
-    }
-}
-
 /// `samples.jsonl` and a setting's name to `samples-NAME.jsonl`.
 fn named(path: &Path, name: &str) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let extension = path.extension().map_or("jsonl".into(), |e| e.to_string_lossy());
     path.with_file_name(format!("{stem}-{name}.{extension}"))
-}
-
-/// Writes one JSON object a line, aside and renamed.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write_texts(path: &Path, texts: &[GeneratedText]) -> Result<()> {
-    let mut lines = Vec::new();
-    for text in texts {
-        serde_json::to_writer(&mut lines, text)?;
-        lines.push(b'\n');
-    }
-    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines))
-        .with_context(|| format!("the texts could not be written to {}", path.display()))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, read_sampling_configs};
+use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, check_names, read_sampling_settings};
 use crate::text_generation::TextGenerator;
 
 /// Settings of a flow's sampler.
@@ -68,7 +68,7 @@ impl SamplingArgs {
         let mut settings: Vec<SamplingSetting> = match self.sampling_config.as_ref().or(beside.as_ref()) {
             Some(path) => {
                 eprintln!("sampling settings: {}", path.display());
-                read_sampling_configs(path)?.iter().flat_map(|c| c.settings()).collect()
+                read_sampling_settings(path)?
             }
             None => {
                 if let Some(path) = &plan.config.sampling_configs_path {
@@ -109,7 +109,15 @@ impl SamplingArgs {
             setting.top_p = self.top_p.unwrap_or(setting.top_p);
             setting.best_of = self.best_of.unwrap_or(setting.best_of);
         }
-        Ok(settings)
+        // Where an option takes the place of a file's list, what was several is one.
+        let mut different: Vec<SamplingSetting> = Vec::new();
+        for setting in settings {
+            if !different.contains(&setting) {
+                different.push(setting);
+            }
+        }
+        check_names(&different)?;
+        Ok(different)
     }
 }
 

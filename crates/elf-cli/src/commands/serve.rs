@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -12,14 +13,17 @@ use elf_train::Solo;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::at_least_one;
 use super::sampling_args::{SamplingArgs, notes};
+use super::{MOST_ROWS, at_least_one, at_most};
 use crate::config::{SAMPLING, SamplingSetting};
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::serving::http::{self, Service};
 use crate::serving::queue;
-use crate::text_generation::TextGenerator;
+use crate::text_generation::{MOST_TEXTS, TextGenerator};
 use crate::{hub, progress};
+
+/// Most requests that may wait; there is not room for any number of them.
+const MOST_WAITING: usize = 1_000_000;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -44,6 +48,9 @@ pub struct ServeArgs {
     /// Requests that may wait; further ones are told to come back later.
     #[arg(long, default_value_t = 256)]
     max_waiting: usize,
+    /// Seconds that a client may take to send the head of a request, and again its body.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    read_timeout: usize,
     /// The seed of requests that name none, and of the times that all runs visit.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -54,6 +61,13 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         ("--batch-size", args.batch_size),
         ("--max-texts", args.max_texts),
         ("--max-waiting", args.max_waiting),
+        ("--read-timeout", args.read_timeout),
+    ])?;
+    at_most(&[
+        ("--batch-size", args.batch_size, MOST_ROWS),
+        ("--max-texts", args.max_texts, MOST_TEXTS),
+        ("--max-waiting", args.max_waiting, MOST_WAITING),
+        ("--read-timeout", args.read_timeout, 24 * 3600),
     ])?;
     let device = args.model.device.resolve()?;
     let socket = http::bind(&args.listen)?;
@@ -85,6 +99,8 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         conditional: model.plan.span.max_input_length.is_some(),
         most_texts: args.max_texts,
         seed: args.seed,
+        read_timeout: Duration::from_secs(args.read_timeout as u64),
+        waiting: Arc::default(),
     };
     let stop = progress::stop_on_interrupt()?;
     eprintln!(

@@ -17,7 +17,7 @@ use crate::baseline::{self, BaselineSubject};
 use crate::config::{BaselinePlan, Overrides, RunConfig, read_yaml, template};
 use crate::run_folder::RunFolder;
 use crate::training::{
-    Ended, InitialWeights, Job, Materials, agree, deadline, sampling_settings, train, train_subject,
+    Ended, InitialWeights, Job, Materials, agree, check_evaluations, deadline, train, train_subject,
 };
 use crate::{progress, rank_environment};
 
@@ -105,9 +105,9 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
         say(format!("start:   {}", initial.path().display()));
     }
     materials.memory(&plan, device, comm.world()).check(&plan, device)?;
+    // What evaluations cannot do should be known now and not after the first epoch.
+    check_evaluations(&plan, &materials)?;
     if config.online_eval {
-        // A file that is missing should be known now and not after the first epoch.
-        sampling_settings(&plan)?;
         let judge = match &materials.judge {
             Some(judge) => format!("perplexity is judged by {}", judge.name()),
             None if config.max_input_length.is_some() => "texts are held against references".to_owned(),

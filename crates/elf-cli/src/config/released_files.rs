@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::Device;
 
-use super::{DistillConfig, Facts, Overrides, RunConfig, RunPlan, read_sampling_configs, read_yaml};
+use super::{DistillConfig, Facts, Overrides, RunConfig, RunPlan, read_sampling_settings, read_yaml};
 
 /// Every key that the released code knows.
 const EVERY_KEY: &str = r#"
@@ -130,8 +130,7 @@ fn sampling_lists_give_every_combination() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sampling.yml");
     std::fs::write(&path, SAMPLING).unwrap();
-    let settings: Vec<_> = read_sampling_configs(&path).unwrap().iter().flat_map(|c| c.settings()).collect();
-    assert_eq!(settings.len(), 2 * 2 * 3 + 1);
+    assert_eq!(read_sampling_settings(&path).unwrap().len(), 2 * 2 * 3 + 1);
 }
 
 #[test]
@@ -142,7 +141,7 @@ fn every_shipped_configuration_makes_a_plan() {
         entries.filter(|path| path.extension().is_some_and(|e| e == "yml" || e == "yaml")).collect()
     };
     let (runs, sampling) = (files("configs"), files("configs/sampling"));
-    let is_distillation = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("distill"));
+    let is_distillation = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().contains("distill"));
     let (distillations, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(is_distillation);
     assert!(!runs.is_empty() && !distillations.is_empty() && !sampling.is_empty());
     let mut configs: Vec<(PathBuf, RunConfig)> = Vec::new();
@@ -153,7 +152,8 @@ fn every_shipped_configuration_makes_a_plan() {
     }
     for path in distillations {
         let (config, warnings): (DistillConfig, _) = load(&path);
-        assert!(warnings.is_empty() && config.keys.teacher_path.is_some(), "{}: {warnings:?}", path.display());
+        // Whom to learn from may be left to the command line.
+        assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
         for round in Curriculum::released().rounds() {
             config.step(round.step_size(), round.teacher_steps).unwrap();
         }
@@ -166,6 +166,6 @@ fn every_shipped_configuration_makes_a_plan() {
         }
     }
     for path in sampling {
-        assert!(!read_sampling_configs(&path).unwrap().is_empty(), "{}", path.display());
+        assert!(!read_sampling_settings(&path).unwrap().is_empty(), "{}", path.display());
     }
 }

@@ -1,5 +1,6 @@
 //! The keys of a sampling file: a list, each entry with lists of which every combination is run.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -107,6 +108,17 @@ impl Default for SamplingSetting {
 }
 
 impl SamplingConfig {
+    /// The first list without a value.
+    fn empty_list(&self) -> Option<&'static str> {
+        let lists = [
+            ("num_sampling_steps", self.num_sampling_steps.is_empty()),
+            ("cfgs", self.cfgs.is_empty()),
+            ("self_cond_cfg_scales", self.self_cond_cfg_scales.is_empty()),
+            ("guide_scales", self.guide_scales.is_empty()),
+        ];
+        lists.into_iter().find_map(|(key, empty)| empty.then_some(key))
+    }
+
     /// Every combination of the lists.
     pub fn settings(&self) -> Vec<SamplingSetting> {
         let mut all = Vec::new();
@@ -136,26 +148,81 @@ impl SamplingConfig {
 }
 
 impl SamplingSetting {
-    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-guide3-at0.6-t0.8-p0.9-best4` where that is asked for.
+    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-uniform-guide3-at0.6-t0.8-p0.9-best4` where that is asked for.
     pub fn name(&self) -> String {
         let gamma = if self.sampling_method == "sde" { format!("-gamma{}", self.sde_gamma) } else { String::new() };
+        let grid = match self.time_schedule {
+            TimeScheduleName::LogitNormal => "",
+            TimeScheduleName::Uniform => "-uniform",
+        };
         let guide = if self.guide.is_some() { format!("-guide{}", self.guide_scale) } else { String::new() };
         let at = if self.decode_at == 1.0 { String::new() } else { format!("-at{}", self.decode_at) };
         let heat = if self.temperature == 0.0 { String::new() } else { format!("-t{}", self.temperature) };
         let top_p = if self.top_p == 1.0 { String::new() } else { format!("-p{}", self.top_p) };
         let best = if self.best_of == 1 { String::new() } else { format!("-best{}", self.best_of) };
         format!(
-            "{}-{}-w{}-cfg{}{gamma}{guide}{at}{heat}{top_p}{best}",
+            "{}-{}-w{}-cfg{}{gamma}{grid}{guide}{at}{heat}{top_p}{best}",
             self.sampling_method, self.num_sampling_steps, self.self_cond_cfg_scale, self.cfg
         )
     }
+
+    /// A sampling file that asks for this setting alone, without a guide.
+    ///
+    /// # Errors
+    /// If a number cannot be written.
+    pub fn to_yaml(&self) -> Result<String> {
+        let config = SamplingConfig {
+            sampling_method: self.sampling_method.clone(),
+            num_sampling_steps: vec![self.num_sampling_steps],
+            cfgs: vec![self.cfg],
+            self_cond_cfg_scales: vec![self.self_cond_cfg_scale],
+            time_schedule: self.time_schedule,
+            sde_gamma: self.sde_gamma,
+            decode_at: self.decode_at,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            best_of: self.best_of,
+            ..SamplingConfig::default()
+        };
+        let Value::Object(keys) = serde_json::to_value(&config)? else { bail!("settings are a mapping") };
+        let keys = keys.iter().filter(|(key, _)| !key.starts_with("guide"));
+        // Values read the same in JSON and in YAML.
+        let lines =
+            keys.enumerate().map(|(i, (key, value))| format!("{} {key}: {value}\n", if i == 0 { "-" } else { " " }));
+        Ok(lines.collect())
+    }
+}
+
+/// Refuses settings of one name: the texts of each are kept under its name, so that one would replace the other.
+///
+/// # Errors
+/// Names the first name that two settings have.
+pub fn check_names(settings: &[SamplingSetting]) -> Result<()> {
+    let mut names = HashSet::new();
+    match settings.iter().map(SamplingSetting::name).find(|name| !names.insert(name.clone())) {
+        Some(name) => {
+            bail!("two sampling settings are both {name}, and their texts would replace one another: leave one out")
+        }
+        None => Ok(()),
+    }
+}
+
+/// All settings of a sampling file, in its order.
+///
+/// # Errors
+/// If it cannot be read, a key or value is wrong, it has none, or two of one name.
+pub fn read_sampling_settings(path: &Path) -> Result<Vec<SamplingSetting>> {
+    let settings: Vec<SamplingSetting> =
+        read_sampling_configs(path)?.iter().flat_map(SamplingConfig::settings).collect();
+    check_names(&settings).with_context(|| path.display().to_string())?;
+    Ok(settings)
 }
 
 /// Reads a sampling file.
 ///
 /// # Errors
-/// If it cannot be read, or a key or value is wrong.
-pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
+/// If it cannot be read, a key or value is wrong, or it asks for nothing.
+fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the sampling file {origin}"))?;
     let value = parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))?;
@@ -168,6 +235,9 @@ pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
         single @ Value::Object(_) => vec![single],
         _ => bail!("{origin} must be a list of sampling settings"),
     };
+    if entries.is_empty() {
+        bail!("{origin} holds no sampling setting: nothing would be sampled");
+    }
     entries
         .into_iter()
         .enumerate()
@@ -177,6 +247,9 @@ pub fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
             check_keys::<SamplingConfig>(&map, &origin)?;
             let mut config: SamplingConfig = serde_json::from_value(Value::Object(map))
                 .with_context(|| format!("{origin}: a value does not fit its key"))?;
+            if let Some(key) = config.empty_list() {
+                bail!("{origin}: {key} is an empty list, so that nothing would be sampled: give it a value, or leave it out");
+            }
             let beside = config.guide.as_ref().map(|guide| path.with_file_name(guide));
             config.guide = beside.filter(|beside| beside.exists()).or(config.guide);
             Ok(config)
@@ -212,6 +285,29 @@ mod tests {
         assert_eq!(names, [2, 3].map(|scale| format!("sde-32-w3-cfg1-gamma1.5-guide{scale}-at0.6-t0.8-p0.9-best4")));
         assert_eq!(configs[0].guide, Some(folder.path().join("weak")));
         assert_eq!(configs[1].settings()[0].guide, Some("elsewhere".into()));
+        // What is written for a model is read again.
+        let setting =
+            SamplingSetting { num_sampling_steps: 8, sde_gamma: 2.0, decode_at: 0.9, ..SamplingSetting::default() };
+        std::fs::write(&path, setting.to_yaml().unwrap()).unwrap();
+        assert_eq!(read_sampling_settings(&path).unwrap(), [setting]);
+        let refused = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            format!("{:#}", read_sampling_settings(&path).unwrap_err())
+        };
+        // Settings that differ in the grid alone have names of their own; those that cannot be told apart are refused.
+        std::fs::write(&path, "- time_schedule: uniform\n- time_schedule: logit_normal\n").unwrap();
+        let names: Vec<_> = read_sampling_settings(&path).unwrap().iter().map(SamplingSetting::name).collect();
+        assert_eq!(names, ["sde-32-w3-cfg1-gamma1.5-uniform", "sde-32-w3-cfg1-gamma1.5"]);
+        let message = refused("- num_sampling_steps: [8, 16, 8]\n");
+        assert!(message.contains("s.yml") && message.contains("sde-8-w3-cfg1-gamma1.5"), "{message}");
+        for key in ["num_sampling_steps", "cfgs", "self_cond_cfg_scales", "guide_scales"] {
+            let message = refused(&format!("- {key}: []\n"));
+            assert!(
+                message.contains("entry 1") && message.contains(key) && message.contains("empty list"),
+                "{message}"
+            );
+        }
+        assert!(refused("[]\n").contains("holds no sampling setting"));
         std::fs::write(&path, "- sampling_metod: sde\n").unwrap();
         let message = read_sampling_configs(&path).unwrap_err().to_string();
         assert!(message.contains("`sampling_metod`") && message.contains("`sampling_method`"), "{message}");

@@ -1,17 +1,20 @@
 //! The HTTP side: JSON in, JSON out, every refusal with its reason.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -27,6 +30,9 @@ const LARGEST_BODY: usize = 1 << 20;
 /// How often the server looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How long, after the last text was made, a server that is ending waits for clients to take their answers, or to end half a request.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// What handlers know of the model.
 #[derive(Clone)]
 pub struct Service {
@@ -40,6 +46,26 @@ pub struct Service {
     pub most_texts: usize,
     /// The seed of requests that name none.
     pub seed: u64,
+    /// How long a client may take to send the head of a request, and its body.
+    pub read_timeout: Duration,
+    /// Requests that wait for their texts.
+    pub waiting: Arc<AtomicUsize>,
+}
+
+/// One more request that waits for its texts, until it is dropped.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn of(service: &Service) -> Self {
+        service.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(&service.waiting))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The body of a request for texts.
@@ -109,13 +135,16 @@ impl Wanted {
     }
 }
 
-async fn generate(State(service): State<Service>, body: Result<Bytes, BytesRejection>) -> Result<Json<Value>, Refusal> {
+async fn generate(State(service): State<Service>, request: Request) -> Result<Json<Value>, Refusal> {
+    let body = tokio::time::timeout(service.read_timeout, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| Refusal(StatusCode::REQUEST_TIMEOUT, "the request came too slowly".to_owned()))?;
     let body = body.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
     let wanted: Wanted = serde_json::from_slice(&body)
         .map_err(|e| Refusal::bad(format!("the body should be JSON such as {}: {e}", example(service.conditional))))?;
     let requests = wanted.requests(&service)?;
     let (reply, answered) = oneshot::channel();
     let begun = Instant::now();
+    let _waiting = Waiting::of(&service);
     service.jobs.try_send(Job { requests, reply }).map_err(|e| match e {
         TrySendError::Full(_) => Refusal::busy("too many requests are waiting: try again later"),
         TrySendError::Closed(_) => Refusal::busy("the server is ending"),
@@ -167,20 +196,40 @@ pub fn bind(address: &str) -> Result<std::net::TcpListener> {
     Ok(socket)
 }
 
-/// Serves until `stop` is set and what was asked for before is answered.
+/// Serves until `stop` is set and what was asked for before is answered. Who takes longer than a moment over half a request then is left behind.
 ///
 /// # Errors
 /// If the system refuses a thread or the socket.
 pub fn serve(socket: std::net::TcpListener, service: Service, stop: Arc<AtomicBool>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
-        let stopped = async move {
-            while !stop.load(Ordering::SeqCst) {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
         let listener = TcpListener::from_std(socket)?;
-        axum::serve(listener, router(service)).with_graceful_shutdown(stopped).await?;
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(service.read_timeout);
+        let waiting = Arc::clone(&service.waiting);
+        let (router, connections) = (router(service), GracefulShutdown::new());
+        while !stop.load(Ordering::SeqCst) {
+            match tokio::time::timeout(LOOK, listener.accept()).await {
+                Ok(Ok((stream, _))) => {
+                    let service = TowerToHyperService::new(router.clone());
+                    let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+                    // What goes wrong with one connection is its client's business.
+                    tokio::spawn(async { _ = connection.await });
+                }
+                // A client that has gone already, or too many open files: neither ends a server.
+                Ok(Err(_)) => tokio::time::sleep(LOOK).await,
+                Err(_) => {}
+            }
+        }
+        drop((listener, router));
+        let ended = connections.shutdown();
+        tokio::pin!(ended);
+        let mut idle = Instant::now();
+        while tokio::time::timeout(LOOK, &mut ended).await.is_err() && idle.elapsed() < DRAIN {
+            if waiting.load(Ordering::SeqCst) > 0 {
+                idle = Instant::now();
+            }
+        }
         Ok(())
     })
 }

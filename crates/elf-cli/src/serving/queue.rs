@@ -72,6 +72,7 @@ mod tests {
                 index,
                 seed: request.seed,
                 input: None,
+                input_cut: false,
                 text,
                 reference: None,
                 tokens: vec![],

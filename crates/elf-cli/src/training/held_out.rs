@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use elf_core::Precision;
 use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
 use elf_eval::evaluation::{Evaluator, SampleSet};
@@ -11,16 +11,19 @@ use elf_hub::What;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 use tch::Device;
 
-use super::Subject;
-use crate::commands::sample::write_texts;
-use crate::config::{RunConfig, RunPlan, SamplingSetting, read_sampling_configs};
+use super::{Materials, Subject};
+use crate::config::{BaselinePlan, RunConfig, RunPlan, SamplingSetting, read_sampling_settings};
 use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
-use crate::text_generation::{GeneratedText, TextGenerator, TextRequest, pad_token};
+use crate::text_file::write_texts;
+use crate::text_generation::{GeneratedText, MOST_TEXTS, TextGenerator, TextRequest, pad_token};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
+
+/// To whom wants texts from held-out inputs and names none.
+const NO_INPUTS: &str = "online_eval generates from held-out inputs: set eval_data_path, or online_eval to false";
 
 /// Judges a network by held-out data.
 pub struct HeldOut<'a, S: Subject> {
@@ -131,13 +134,45 @@ pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
 /// If the file of sampling settings is missing, or a key or value in it is wrong.
 pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
     Ok(match &plan.config.sampling_configs_path {
-        Some(path) => read_sampling_configs(path.as_ref())
-            .context("sampling_configs_path")?
-            .iter()
-            .flat_map(|c| c.settings())
-            .collect(),
+        Some(path) => read_sampling_settings(path.as_ref()).context("sampling_configs_path")?,
         None => vec![TextGenerator::default_setting(plan)],
     })
+}
+
+/// Refuses evaluations that could not be made, before training begins.
+///
+/// # Errors
+/// Names the key whose value makes no sense, alone, with this model or with these held-out rows.
+pub fn check_evaluations(plan: &RunPlan, materials: &Materials) -> Result<()> {
+    let config = &plan.config;
+    if config.eval_rows == 0 {
+        bail!("eval_rows is 0, and must be at least 1: to do without held-out rows, set eval_data_path to null");
+    }
+    if !config.online_eval {
+        return Ok(());
+    }
+    if !(1..=MOST_TEXTS).contains(&config.num_samples) {
+        bail!(
+            "num_samples is {}, and must be at least 1 and at most {MOST_TEXTS}: without texts at evaluations, set online_eval to false",
+            config.num_samples
+        );
+    }
+    if plan.span.max_input_length.is_some() && materials.held_out.as_ref().is_none_or(Dataset::is_empty) {
+        bail!(NO_INPUTS);
+    }
+    let settings = sampling_settings(plan)?;
+    let checked = match &plan.baseline {
+        None => settings.iter().try_for_each(|setting| TextGenerator::check_setting(plan, setting)),
+        // Of a file of settings, masked diffusion takes the steps alone, and a GPT-2 nothing.
+        Some(BaselinePlan::Mdlm { .. }) if settings.iter().any(|setting| setting.num_sampling_steps == 0) => {
+            Err(anyhow!("num_sampling_steps is 0: at least one step is needed"))
+        }
+        Some(_) => Ok(()),
+    };
+    match plan.config.sampling_configs_path {
+        Some(_) => checked.context("sampling_configs_path"),
+        None => checked,
+    }
 }
 
 impl<S: Subject> HeldOut<'_, S> {
@@ -198,7 +233,7 @@ impl<S: Subject> HeldOut<'_, S> {
             return Ok(TextRequest::unconditional(seed, count));
         }
         let Some(dataset) = self.rows else {
-            bail!("online_eval generates from held-out inputs: set eval_data_path, or online_eval to false");
+            bail!(NO_INPUTS);
         };
         TextRequest::of_rows(seed, dataset, count, self.tokenizer)
     }

@@ -7,6 +7,7 @@ use elf_core::Precision;
 use tch::Device;
 
 use crate::config::{OptimizerName, RunPlan};
+use crate::rank_environment::processes_here;
 use crate::system_memory;
 
 /// Bytes by what they are for.
@@ -59,13 +60,13 @@ impl MemoryPlan {
         self.state + self.activations + self.rest
     }
 
-    /// Refuses what does not fit into this machine's memory, and names the setting to change.
+    /// Refuses what does not fit into the memory that this process may have, its share where several run here, and names the setting to change.
     ///
     /// # Errors
     /// If the estimate is larger than the memory. On a GPU nothing is refused: libtorch does not say how large its memory is.
     pub fn check(&self, plan: &RunPlan, device: Device) -> Result<()> {
         match system_memory::total_bytes().filter(|_| device == Device::Cpu) {
-            Some(there) => self.check_against(there, plan),
+            Some(there) => self.check_against(there / processes_here(), plan),
             None => Ok(()),
         }
     }
@@ -90,7 +91,7 @@ impl MemoryPlan {
                 )
             }
         };
-        bail!("this run needs about {self} of memory, and this machine has {}: {remedy}", Size(there))
+        bail!("this run needs about {self} of memory, and has {}: {remedy}", Size(there))
     }
 }
 

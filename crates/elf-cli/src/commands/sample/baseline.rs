@@ -1,7 +1,6 @@
 //! `elf sample` of a baseline.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use elf_core::{ParamBuilder, TokenDraw};
@@ -10,11 +9,10 @@ use elf_gpt2::decoding::{BeamSearch, Sampling};
 use elf_train::Comm;
 use tch::Device;
 
-use super::{SampleArgs, at_least_one, print_texts, requests, write_texts};
+use super::{Made, SampleArgs, Writing, requests};
 use crate::baseline::{BaselineGenerator, Decoding, Writer, gpt2, masked};
 use crate::config::{BaselinePlan, RunPlan};
 use crate::loaded_model::precision;
-use crate::progress;
 use crate::run_folder::FoundModel;
 
 impl SampleArgs {
@@ -108,18 +106,21 @@ pub(super) fn sample(
     let decoding = args.decoding(baseline, plan)?;
     let tokenizer = found.run.tokenizer()?;
     let requests = requests(args, plan, &tokenizer)?;
-    at_least_one(&[("--batch-size", args.batch_size)])?;
     let policy = args.model.policy(precision(args.model.f32, device));
     let builder = ParamBuilder::unset(device);
+    let mut writing = Writing::new(args, plan, &requests, device, comm)?;
     let net: Box<dyn Writer> = match baseline {
         BaselinePlan::Gpt2(sizes) => {
             let net = gpt2(sizes, plan, policy, builder)?;
             found.load_into(net.params(), args.model.no_ema)?;
+            writing.made_by(std::iter::once(net.params()))?;
             Box::new(net)
         }
         BaselinePlan::Mdlm { network, .. } => {
             let net = masked(network, plan, policy, builder)?;
-            found.load_into(elf_core::TokenNetwork::params(&net), args.model.no_ema)?;
+            let params = elf_core::TokenNetwork::params(&net);
+            found.load_into(params, args.model.no_ema)?;
+            writing.made_by(std::iter::once(params))?;
             Box::new(net)
         }
     };
@@ -131,22 +132,11 @@ pub(super) fn sample(
         comm,
         one_shape: !args.ragged,
     };
-    let bar = progress::bar(requests.len() as u64 / comm.world(), "texts");
-    let started = Instant::now();
-    let generation = generator.generate(&decoding, &requests, &mut |n| bar.set_position(n as u64))?;
-    bar.finish_and_clear();
-    if comm.rank() > 0 {
-        return Ok(ExitCode::SUCCESS);
+    let made = writing.write(&decoding.name(), decoding.name(), args.output.clone(), &mut |kept, progress| {
+        generator.generate_keeping(&decoding, &requests, kept, progress)
+    })?;
+    match made {
+        Made::All => writing.finish(),
+        Made::Interrupted => Ok(ExitCode::from(130)),
     }
-    let (texts, cost, seconds) = (&generation.texts, &generation.cost, started.elapsed().as_secs_f64());
-    eprintln!("{}", super::summary(&decoding.name(), texts, cost, seconds));
-    match &args.output {
-        None => print_texts(texts),
-        Some(path) => {
-            write_texts(path, texts)?;
-            print_texts(&texts[..texts.len().min(3)]);
-            eprintln!("written to {}", path.display());
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }

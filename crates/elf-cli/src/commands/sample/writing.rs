@@ -1,0 +1,208 @@
+//! The texts of one call, from the first batch to the terminal or their file.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use elf_core::ParamSet;
+use elf_train::Comm;
+use serde::Serialize;
+use tch::Device;
+
+use super::SampleArgs;
+use crate::config::RunPlan;
+use crate::loaded_model::precision;
+use crate::progress;
+use crate::text_file::{Origin, Unfinished, write_texts};
+use crate::text_generation::{GeneratedText, Generation, TextRequest};
+
+/// How a call came to the end of one of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// All texts are there.
+    All,
+    /// It was asked to stop, and the same call goes on.
+    Interrupted,
+}
+
+/// Makes texts: with what there is to keep them in, and whom to tell of their number.
+pub type Make<'a> = dyn FnMut(Option<&mut Unfinished>, &mut dyn FnMut(usize)) -> Result<Generation> + 'a;
+
+/// Shows texts or writes them, and keeps them while they are made.
+pub struct Writing<'a> {
+    args: &'a SampleArgs,
+    comm: &'a dyn Comm,
+    texts: usize,
+    origin: Origin,
+    /// Set by Ctrl-C; none where nothing is kept.
+    stop: Option<Arc<AtomicBool>>,
+    /// Of files that are written: they stay until all are, so that no texts are made anew after an interruption.
+    written: Vec<Unfinished>,
+}
+
+impl<'a> Writing<'a> {
+    /// For the texts of `requests` from a model with this plan.
+    ///
+    /// # Errors
+    /// If the system does not let it listen for Ctrl-C.
+    pub fn new(
+        args: &'a SampleArgs,
+        plan: &RunPlan,
+        requests: &[TextRequest],
+        device: Device,
+        comm: &'a dyn Comm,
+    ) -> Result<Self> {
+        let keeps = args.output.is_some() && comm.world() == 1;
+        let origin = [
+            ("the version of this program", env!("CARGO_PKG_VERSION").to_owned()),
+            ("the model's plan", hash(plan)?),
+            ("what is to be generated (--num, --text, --input, --data)", hash(requests)?),
+            ("--seed", args.seed.to_string()),
+            ("--batch-size", args.batch_size.to_string()),
+            ("--ragged", args.ragged.to_string()),
+            ("--trace", args.trace.to_string()),
+            ("--heads-bf16", args.model.heads_bf16.to_string()),
+            ("device or precision", format!("{device:?} in {}", precision(args.model.f32, device))),
+        ];
+        Ok(Self {
+            args,
+            comm,
+            texts: requests.len(),
+            origin: origin.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            stop: keeps.then(progress::stop_on_interrupt).transpose()?,
+            written: Vec::new(),
+        })
+    }
+
+    /// Notes which parameters the texts are made with.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn made_by<'p>(&mut self, networks: impl Iterator<Item = &'p ParamSet>) -> Result<()> {
+        if self.stop.is_none() {
+            return Ok(());
+        }
+        let mut hasher = blake3::Hasher::new();
+        for (name, param) in networks.flat_map(ParamSet::iter) {
+            let flat = param.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+            let mut bytes = vec![0; flat.numel() * flat.kind().elt_size_in_bytes()];
+            flat.f_copy_data_u8(&mut bytes, flat.numel())?;
+            hasher.update(name.as_bytes()).update(&bytes);
+        }
+        self.origin.insert("the model's parameters".to_owned(), hasher.finalize().to_hex().to_string());
+        Ok(())
+    }
+
+    /// Has the texts of one setting made, and shows them, or writes them to `output`.
+    ///
+    /// # Errors
+    /// If they cannot be made or written.
+    pub fn write(&mut self, name: &str, setting: String, output: Option<PathBuf>, make: &mut Make) -> Result<Made> {
+        let mut kept = match (&output, &self.stop) {
+            (Some(path), Some(stop)) => {
+                let mut origin = self.origin.clone();
+                origin.insert("the sampling setting".to_owned(), setting);
+                Unfinished::beside(path, origin, Arc::clone(stop))?
+            }
+            _ => None,
+        };
+        let before = kept.as_ref().map_or(0, Unfinished::positions_before);
+        if let Some(kept) = kept.as_ref().filter(|_| before > 0) {
+            eprintln!("going on with {}", kept.path().display());
+        }
+        // Rank 0 shows its own part, which is about that of everyone.
+        let bar = progress::bar(self.texts as u64 / self.comm.world(), "texts");
+        let started = Instant::now();
+        let generation = make(kept.as_mut(), &mut |n| bar.set_position(n as u64))?;
+        bar.finish_and_clear();
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.was_interrupted()) {
+            let told =
+                format!("interrupted; finished texts are in {}: the same command goes on", kept.path().display());
+            if self.args.silent {
+                // Whoever called has no use for half of the texts.
+                bail!("{told}");
+            }
+            eprintln!("{told}");
+            return Ok(Made::Interrupted);
+        }
+        if self.comm.rank() > 0 {
+            return Ok(Made::All);
+        }
+        eprintln!("{}", summary(name, &generation, before, started.elapsed().as_secs_f64()));
+        for (t, text) in &generation.frames {
+            println!("t = {t:.2}  {text}");
+        }
+        let texts = &generation.texts;
+        match output {
+            None => print_texts(texts),
+            Some(path) => {
+                write_texts(&path, texts)?;
+                self.written.extend(kept);
+                if !self.args.trace && !self.args.silent {
+                    print_texts(&texts[..texts.len().min(3)]);
+                }
+                eprintln!("written to {}", path.display());
+            }
+        }
+        Ok(Made::All)
+    }
+
+    /// Removes what was kept of texts that are now all written.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn finish(self) -> Result<ExitCode> {
+        self.written.into_iter().try_for_each(Unfinished::remove)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What a value is known by.
+fn hash(value: &(impl Serialize + ?Sized)) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    serde_json::to_writer(&mut hasher, value)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// One line that says what was run and what it cost: passes stand next to every time. Of `before` positions was the cost paid earlier.
+fn summary(setting: &str, generation: &Generation, before: u64, seconds: f64) -> String {
+    let Generation { texts, cost, .. } = generation;
+    let mut line = format!("{setting}: {} texts in {seconds:.1} s", texts.len());
+    if before > 0 {
+        line.push_str(" and an earlier call");
+    }
+    let _ = write!(
+        line,
+        "; {} passes for each of {} batch(es), {:.0} positions/s",
+        cost.passes_per_batch,
+        cost.batches,
+        (cost.positions - before) as f64 / seconds
+    );
+    line
+}
+
+/// Each text, and below it what it was made from and what a good one would be, if there is such a thing.
+fn print_texts(texts: &[GeneratedText]) {
+    for text in texts {
+        println!("[{}] {}", text.index, text.text);
+        for (what, beside) in [("from", &text.input), ("reference", &text.reference)] {
+            if let Some(beside) = beside {
+                println!("      {what}: {}", on_one_line(beside));
+            }
+        }
+    }
+}
+
+/// The beginning of a text that may be a page long.
+fn on_one_line(text: &str) -> String {
+    const SHOWN: usize = 200;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &words[..end]),
+        None => words,
+    }
+}
