@@ -11,6 +11,7 @@ use elf_train::{
 use serde_json::{Value, json};
 use small::{config, control, equal};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use tch::{Device, Kind, Tensor};
 
@@ -110,8 +111,7 @@ impl Observer for Losses {
 }
 
 fn trainer<O: TokenObjective>(objective: O) -> Trainer<Reader, OverTokens<O>> {
-    Trainer::new(Reader::new(), OverTokens(objective), config(OptimizerConfig::default()), std::rc::Rc::new(Solo))
-        .unwrap()
+    Trainer::new(Reader::new(), OverTokens(objective), config(OptimizerConfig::default()), Rc::new(Solo)).unwrap()
 }
 
 fn go<O: TokenObjective>(
