@@ -10,6 +10,7 @@ use elf_tests::{Reference, assert_close_relative, max_difference, parity_json, p
 use elf_train::optim::{AdamWConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, Trainer, TrainerConfig};
 use serde::Deserialize;
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 /// Absolute.
@@ -171,7 +172,7 @@ fn parity_distillation_losses_and_gradients() {
             accumulation: 1.try_into().unwrap(),
             seed: 0,
         };
-        let mut trainer = Trainer::new(student, case.objective(&teacher), config, Box::new(Solo)).unwrap();
+        let mut trainer = Trainer::new(student, case.objective(&teacher), config, Rc::new(Solo)).unwrap();
         let noise: Box<dyn Noise> = Box::new(case.draws(&reference));
         let batch = case.batch(&reference, &encoder);
         let report = trainer.step_with_noise([Ok((batch, noise))]).unwrap().unwrap();

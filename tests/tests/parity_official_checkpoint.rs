@@ -10,6 +10,7 @@ use elf_model::{Elf, ElfConfig};
 use elf_tests::recorded::Recorded;
 use elf_tests::{Reference, assert_close, leaves, max_difference, parity_json, parity_path};
 use elf_train::{ReleasedCheckpoint, Solo, Trainer};
+use std::rc::Rc;
 use tch::{Device, Tensor};
 
 /// Absolute, for parameters after all steps.
@@ -61,7 +62,7 @@ fn advance(trainer: &mut Trainer<Elf, ElfObjective>, steps: std::ops::Range<usiz
 
 fn trainer(net: Elf) -> Trainer<Elf, ElfObjective> {
     let recorded = recorded();
-    Trainer::new(net, recorded.objective(), recorded.config(), Box::new(Solo)).unwrap()
+    Trainer::new(net, recorded.objective(), recorded.config(), Rc::new(Solo)).unwrap()
 }
 
 #[test]

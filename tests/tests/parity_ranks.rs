@@ -63,7 +63,7 @@ impl Run {
 
     fn trainer(&self, comm: Box<dyn Comm>) -> Trainer<Elf, ElfObjective> {
         let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
-        Trainer::new(net, self.recorded.objective(), self.recorded.config(), comm).unwrap()
+        Trainer::new(net, self.recorded.objective(), self.recorded.config(), comm.into()).unwrap()
     }
 
     fn updates(&self) -> usize {

@@ -2,6 +2,7 @@
 //! from it as it does in place, bit for bit.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use elf_core::pytorch::{self, PyTorchFile};
 use elf_core::{Network, Noise, Precision, PrecisionPolicy};
@@ -25,7 +26,7 @@ fn recorded(name: &str) -> Recorded {
 
 fn trainer(recorded: &Recorded) -> Trainer<Elf, ElfObjective> {
     let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
-    Trainer::new(net, recorded.objective(), recorded.config(), Box::new(Solo)).unwrap()
+    Trainer::new(net, recorded.objective(), recorded.config(), Rc::new(Solo)).unwrap()
 }
 
 /// Optimiser steps out of the recording's first batches.

@@ -8,6 +8,7 @@ use elf_tests::recorded::{Metrics, Recorded};
 use elf_tests::{Reference, assert_close, assert_close_relative, parity_json, parity_path};
 use elf_train::{Decay, Schedule, Solo, StepMetrics, Trainer};
 use serde::Deserialize;
+use std::rc::Rc;
 use tch::Device;
 
 /// Relative, for losses and gradients; absolute, for parameters after all steps.
@@ -19,7 +20,7 @@ fn train(name: &str) {
     let reference = Reference::open(&format!("train_{name}.safetensors"));
     let encoder = T5Encoder::load(&parity_path(&recorded.encoder), Device::Cpu, Precision::F32).unwrap();
     let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
-    let mut trainer = Trainer::new(net, recorded.objective(), recorded.config(), Box::new(Solo)).unwrap();
+    let mut trainer = Trainer::new(net, recorded.objective(), recorded.config(), Rc::new(Solo)).unwrap();
 
     let micro = |step: usize| {
         let noise: Box<dyn Noise> = Box::new(recorded.draws(&reference, step));

@@ -1,6 +1,7 @@
 //! Training of the real network: it resumes bit for bit, and makes only the passes that it needs.
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use elf_core::{Counting, Network, Noise, PrecisionPolicy, Replay, Seeded, key_of};
@@ -79,7 +80,7 @@ fn session(
         seed: 7,
     };
     let objective = ElfObjective { decoder_prob: 0.4, ..ElfObjective::default() };
-    let mut trainer = Trainer::new(network(), objective, config, Box::new(Solo)).unwrap();
+    let mut trainer = Trainer::new(network(), objective, config, Rc::new(Solo)).unwrap();
     let mut source = Batches { net: network(), next: 0 };
     if let Some(checkpoint) = folder.latest().unwrap() {
         trainer.restore(&checkpoint).unwrap();

@@ -5,7 +5,7 @@
 //! * [`Group`]: broadcast, all-reduce, all-gather, reduce-scatter and barrier. Each gives a [`Pending`] to wait for.
 //! * [`GradientHooks`]: is called as soon as a parameter's gradient is complete, while the backward pass goes on.
 //!
-//! The bridge to C++ is one small file. The headers of libtorch name five headers of Gloo that are not installed with it;
+//! The bridge to C++ is small. The headers of libtorch name five headers of Gloo that are not installed with it;
 //! `cpp/gloo_declarations` declares what they need. NCCL needs headers that a CPU build does not have, so its group is made
 //! by a library of its own that is loaded at run time: see [`Group::nccl`].
 //!

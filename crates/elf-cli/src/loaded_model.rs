@@ -35,6 +35,9 @@ pub struct ModelArgs {
     /// For a file from elsewhere: the tokenizer's file or folder; as --option tokenizer_name=PATH.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
+    /// The text encoder, if it is not where it was in training or as config.yml says: its folder, or a Hugging Face id.
+    #[arg(long, value_name = "ENCODER")]
+    pub encoder: Option<PathBuf>,
     /// For an exported model or a file from elsewhere: positions of a text (as its config.yml or --config says; 1024 without one); as --option max_length=N.
     #[arg(long)]
     pub length: Option<usize>,
@@ -72,6 +75,8 @@ pub struct LoadedModel {
     pub net: Elf,
     /// The encoder, for conditional models and those that write block after block.
     pub latents: Option<TextLatents>,
+    /// Where the user says that the encoder is.
+    named_encoder: Option<PathBuf>,
 }
 
 impl LoadedModel {
@@ -108,6 +113,7 @@ impl LoadedModel {
             config: None,
             options: Vec::new(),
             tokenizer: None,
+            encoder: None,
             length: None,
             ..args.clone()
         };
@@ -131,7 +137,7 @@ impl LoadedModel {
         let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
         found.load_into(net.params(), args.no_ema)?;
         let FoundModel { run, plan, .. } = found;
-        Ok(Self { latents: None, tokenizer: run.tokenizer()?, plan, net })
+        Ok(Self { latents: None, named_encoder: args.encoder.clone(), tokenizer: run.tokenizer()?, plan, net })
     }
 
     fn from_elsewhere(args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
@@ -154,9 +160,11 @@ impl LoadedModel {
             }
             path => read_yaml(path.as_deref(), &options, warn)?,
         };
-        // A model that was exported beside its encoder is found together with it from anywhere.
+        // A model that was exported beside its encoder is found together with it from anywhere, whatever lies there.
         let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder_model_name);
-        if !Path::new(&config.encoder_model_name).exists() && encoder.join("config.json").is_file() {
+        if let Some(named) = &args.encoder {
+            config.encoder_model_name = named.to_str().context("a path that is not Unicode")?.to_owned();
+        } else if encoder.join("config.json").is_file() {
             config.encoder_model_name = encoder.to_string_lossy().into_owned();
         }
 
@@ -194,7 +202,7 @@ impl LoadedModel {
         let mut plan = RunPlan::new(&config, facts, device)?;
         plan.model = model;
         let net = Elf::of_weights(&weights, args.policy(precision), device)?;
-        Ok(Self { plan, tokenizer, net, latents: None })
+        Ok(Self { plan, tokenizer, net, latents: None, named_encoder: None })
     }
 
     /// With the encoder that conditions go through, or what was written, if either does.
@@ -203,9 +211,17 @@ impl LoadedModel {
     /// If it cannot be loaded.
     pub fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
         if self.plan.span.max_input_length.is_some() || self.plan.objective.block_size.is_some() {
-            self.latents = Some(TextLatents::load(&self.plan.config, device, precision)?);
+            self.latents = Some(self.text_latents(device, precision)?);
         }
         Ok(self)
+    }
+
+    /// The encoder that it was trained with.
+    ///
+    /// # Errors
+    /// If it cannot be loaded, or is another one.
+    pub fn text_latents(&self, device: Device, precision: Precision) -> Result<TextLatents> {
+        TextLatents::of_run(&self.plan, self.named_encoder.as_deref(), device, precision)
     }
 }
 

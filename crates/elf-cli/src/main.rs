@@ -1,7 +1,7 @@
 //! The program `elf`: prepares text, trains embedded language flows, samples from them and judges what they write.
 //!
-//! It is the only place that prints, shows progress and reads the environment, and the only one that turns names (of
-//! models, samplers, encoders, devices) into types.
+//! It is the only place that prints, shows progress and reads the environment (but for the hub's variables, which
+//! `elf_hub::Settings::from_env` reads), and the only one that turns names (of models, samplers, encoders, devices) into types.
 
 mod baseline;
 mod bench;

@@ -156,9 +156,7 @@ impl FoundModel {
             };
             (run, checkpoint)
         };
-        let plan = serde_json::from_value(checkpoint.state().plan.clone()).with_context(|| {
-            format!("the plan in {} is from another version of this program", checkpoint.path().display())
-        })?;
+        let plan = plan_of(&checkpoint)?;
         Ok(Self { run, checkpoint, plan })
     }
 
@@ -186,6 +184,15 @@ impl FoundModel {
             }
         }
     }
+}
+
+/// The plan of the run that wrote a checkpoint.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn plan_of(checkpoint: &Checkpoint) -> Result<RunPlan> {
+    serde_json::from_value(checkpoint.state().plan.clone())
+        .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))
 }
 
 /// The last round that has a checkpoint, in a folder of distillation rounds.

@@ -3,7 +3,7 @@
 //! docs/scaling.md.
 
 /// Bytes of a flat bucket of gradients, as training sends them.
-pub const BUCKET_BYTES: f64 = 25.0 * 1024.0 * 1024.0;
+const BUCKET_BYTES: f64 = elf_train::PACK_BYTES as f64;
 
 /// What moves bytes between ranks.
 #[derive(Debug, Clone, Copy, PartialEq)]

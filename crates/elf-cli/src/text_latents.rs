@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use elf_core::Precision;
 use elf_core::device::upload;
 use elf_data::{Batch, PadToken};
 use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
 use elf_flow::{LatentBatch, Reencode};
 use elf_hub::What;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::RunConfig;
+use crate::config::{EncoderRecord, RunConfig, RunPlan};
 use crate::hub;
 
 /// The file beside an encoder's weights that says by what its output is normalised.
@@ -28,6 +29,58 @@ pub struct TextLatents {
     device: Device,
     parameters: u64,
     causal: bool,
+    /// Where its parameters were read and what they are; nothing for one that was made in memory.
+    source: Option<EncoderSource>,
+}
+
+/// Which encoder it is, wherever it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct EncoderSource {
+    files: EncoderFiles,
+    blake3: String,
+}
+
+/// Where an encoder lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderFiles {
+    /// The folder of config.json and, usually, of everything else.
+    pub folder: PathBuf,
+    /// Where the weights are, if elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+}
+
+impl EncoderFiles {
+    /// Of the encoder that a configuration names, fetched if they are named by a Hugging Face id.
+    ///
+    /// # Errors
+    /// If one is neither here nor on the hub.
+    pub fn find(config: &RunConfig) -> Result<Self> {
+        let weights = config.encoder_checkpoint.as_ref().map(|name| hub::locate(name, What::Encoder));
+        Ok(Self { folder: encoder_folder(config)?, weights: weights.transpose().context("encoder_checkpoint")? })
+    }
+
+    fn are_there(&self) -> bool {
+        self.folder.join("config.json").is_file() && self.weights.as_ref().is_none_or(|weights| weights.exists())
+    }
+
+    /// So that they are found from any folder.
+    fn absolute(&self) -> Result<Self> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
+        Ok(Self { folder: absolute(&self.folder)?, weights: self.weights.as_ref().map(absolute).transpose()? })
+    }
+
+    fn load(&self, device: Device, precision: Precision) -> Result<T5Encoder> {
+        let weights = self.weights.as_ref().unwrap_or(&self.folder);
+        T5Encoder::load_with(&self.folder, weights, device, precision).with_context(|| {
+            format!(
+                "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
+                 model.safetensors, such as `elf encoder init` makes",
+                self.folder.display()
+            )
+        })
+    }
 }
 
 impl TextLatents {
@@ -36,16 +89,76 @@ impl TextLatents {
     /// # Errors
     /// If its folder is missing, incomplete, or no T5.
     pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
-        let folder = encoder_folder(config)?;
-        let encoder = T5Encoder::load(&folder, device, precision).with_context(|| {
-            format!(
-                "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
-                 model.safetensors, such as `elf encoder init` makes",
-                folder.display()
-            )
-        })?;
-        let stats = stats(config, &folder)?;
-        Ok(Self { causal: config.causal_latents, ..Self::new(encoder, stats, device)? })
+        let files = EncoderFiles::find(config)?;
+        let stats = stats(config, &files.folder)?;
+        Self::of_files(files, stats, config.causal_latents, device, precision)
+    }
+
+    /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
+    /// the place that its configuration names, or in which it lay.
+    ///
+    /// # Errors
+    /// If none of these is there, or it is another one.
+    pub fn of_run(plan: &RunPlan, named: Option<&Path>, device: Device, precision: Precision) -> Result<Self> {
+        let config = &plan.config;
+        let record = plan.inputs.as_ref().and_then(|inputs| inputs.encoder.as_ref());
+        let named = named.map(|name| hub::locate(name, What::Encoder).context("--encoder")).transpose()?;
+        let named = named.map(|folder| EncoderFiles { folder, weights: None });
+        let Some(record) = record else {
+            // Of a model from elsewhere, or an older run, nothing is known but names.
+            let Some(files) = named else { return Self::load(config, device, precision) };
+            let stats = stats(config, &files.folder)?;
+            return Self::of_files(files, stats, config.causal_latents, device, precision);
+        };
+        let as_written = EncoderFiles {
+            folder: config.encoder_model_name.clone().into(),
+            weights: config.encoder_checkpoint.as_ref().map(PathBuf::from),
+        };
+        let candidates = match named {
+            Some(files) => vec![files],
+            None => [as_written, record.files.clone()].into_iter().filter(EncoderFiles::are_there).collect(),
+        };
+        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config)?] } else { candidates };
+        let mut others = Vec::new();
+        for files in candidates {
+            let folder = files.folder.display().to_string();
+            let found = Self::of_files(files, record.stats.clone(), config.causal_latents, device, precision)?;
+            if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
+                return Ok(found);
+            }
+            others.push(folder);
+        }
+        others.dedup();
+        bail!(
+            "the weights in {} are not those of the text encoder that the model was trained with, which was {}: bring it back, or \
+             name it with --encoder",
+            others.join(" and "),
+            record.files.folder.display()
+        )
+    }
+
+    fn of_files(
+        files: EncoderFiles,
+        stats: LatentStats,
+        causal: bool,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let encoder = files.load(device, precision)?;
+        let blake3 = elf_train::fingerprint(encoder.params())?;
+        Ok(Self { causal, source: Some(EncoderSource { files, blake3 }), ..Self::new(encoder, stats, device)? })
+    }
+
+    /// What tells it from others.
+    ///
+    /// # Errors
+    /// If this machine cannot say in which folder it is.
+    pub fn record(&self) -> Result<Option<EncoderRecord>> {
+        let record = |source: &EncoderSource| -> Result<_> {
+            let files = source.files.absolute()?;
+            Ok(EncoderRecord { files, blake3: source.blake3.clone(), stats: self.stats.clone() })
+        };
+        self.source.as_ref().map(record).transpose()
     }
 
     /// An encoder on `device` and what its output is normalised by.
@@ -55,7 +168,7 @@ impl TextLatents {
     pub fn new(encoder: T5Encoder, stats: LatentStats, device: Device) -> Result<Self> {
         stats.check_dim(encoder.dim())?;
         let parameters = encoder.params().numel();
-        Ok(Self { encoder: Box::new(encoder), stats, device, parameters, causal: false })
+        Ok(Self { encoder: Box::new(encoder), stats, device, parameters, causal: false, source: None })
     }
 
     /// Numbers in the encoder's parameters.
@@ -189,10 +302,7 @@ impl Masks {
 /// # Errors
 /// If it is neither here nor on the hub.
 pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
-    match &config.encoder_checkpoint {
-        Some(name) => hub::locate(name, What::Encoder).context("encoder_checkpoint"),
-        None => hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name"),
-    }
+    hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
 fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {

@@ -128,7 +128,7 @@ fn a_run_in_two_parts_is_a_run_in_one() {
         let last = |run: &str| tensors(checkpoints(run).last().unwrap());
         assert!(last(&whole) == last(&parts), "{objective} differs");
         // What another kind of model learned is no beginning.
-        materials.train(&parts, &[]).badly(&["another setting of objective", "output_dir"]);
+        materials.train(&parts, &[]).badly(&["another objective", "output_dir"]);
     }
 }
 

@@ -189,6 +189,22 @@ fn rounds_one_by_one_are_the_curriculum() {
     assert!(final_tensors(&output) == final_tensors(distilled()));
 }
 
+/// Rounds that end before their last step, as held-out rows are no longer learned better: each of them once.
+#[test]
+fn a_curriculum_goes_on_behind_rounds_that_end_early() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let output = within(&folder, "students");
+    let held_out = format!("eval_data_path={}", materials.path("shards"));
+    // A learning rate that makes nothing better.
+    let options =
+        ["-o", &held_out, "-o", "early_stopping=1", "-o", "eval_freq=0.05", "-o", "lr=5", "-o", "warmup_steps=0"];
+    let ran = run(distill_command(&teacher(), &output, &options)).well();
+    assert_eq!(ran.err.matches("round 2 of 5").count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("no longer learned better") && ran.err.contains("all rounds are done"), "{}", ran.err);
+    let again = run(distill_command(&teacher(), &output, &options)).well();
+    assert!(!again.err.contains("of 5:") && again.err.contains("all rounds are done"), "{}", again.err);
+}
+
 #[test]
 fn the_released_configuration_works_unchanged() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());

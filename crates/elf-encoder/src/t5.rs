@@ -98,9 +98,17 @@ impl T5Encoder {
     /// # Errors
     /// If a file is missing or damaged, or the two do not fit together: then every difference is named.
     pub fn load(folder: &Path, device: Device, precision: Precision) -> Result<Self> {
+        Self::load_with(folder, folder, device, precision)
+    }
+
+    /// [`T5Encoder::load`] with the weights of another folder or file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_with(folder: &Path, weights: &Path, device: Device, precision: Precision) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = T5Config::load(&config_path)?;
-        let file = Weights::open(folder, ParamKind::Trained)?;
+        let file = Weights::open(weights, ParamKind::Trained)?;
         let path = file.path().to_owned();
         // Before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
         // name by name below.

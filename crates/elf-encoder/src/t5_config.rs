@@ -88,6 +88,23 @@ fn default_factor() -> f64 {
 }
 
 impl T5Config {
+    /// T5-small, whose encoder the paper's models take.
+    pub fn small() -> Self {
+        Self {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_heads: 8,
+            relative_attention_num_buckets: default_buckets(),
+            relative_attention_max_distance: default_max_distance(),
+            layer_norm_epsilon: default_epsilon(),
+            feed_forward_proj: default_feed_forward(),
+            initializer_factor: default_factor(),
+        }
+    }
+
     /// Reads and checks Hugging Face's `config.json`. Keys that do not concern the encoder are ignored.
     ///
     /// # Errors

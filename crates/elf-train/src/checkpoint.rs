@@ -6,11 +6,13 @@
 //! disk: a full disk or a lost process leaves the older ones as they were.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use elf_core::tensorfile::{self, TensorFile};
 use elf_core::{Error as CoreError, ParamSet};
+#[cfg(target_os = "linux")]
+use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Device, Tensor};
@@ -26,6 +28,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STEP: &str = "step-";
 /// Begins the name of a folder that is being written or removed.
 const ASIDE: &str = ".aside-";
+/// Begins the name of one that is being replaced, before its own.
+const REPLACED: &str = ".aside-replaced-";
 
 /// What tells a whole file from a damaged one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,21 +143,11 @@ impl CheckpointFolder {
         sync_folder(aside.path())?;
 
         let path = root.join(format!("{STEP}{:08}", state.step));
-        let replaced = match path.exists() {
-            true => Some(self.set_aside(&path)?),
-            false => None,
-        };
-        if let Err(e) = fs::rename(aside.path(), &path) {
-            if let Some(old) = replaced {
-                // The better of two bad ends: the old one under its name again.
-                let _ = fs::rename(old, &path);
-            }
-            return Err(CoreError::io("rename", &path)(e).into());
-        }
-        // It has moved: nothing is left to remove under the old name.
+        let old = put(aside.path(), &path).map_err(CoreError::io("rename", &path))?;
+        // It has moved: nothing is left to remove under its first name but what it may have changed places with.
         let _ = aside.keep();
         sync_folder(root)?;
-        if let Some(old) = replaced {
+        if let Some(old) = old {
             fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
         }
         Ok(Checkpoint { path, state })
@@ -177,12 +171,16 @@ impl CheckpointFolder {
         Ok(superfluous)
     }
 
-    /// Removes all checkpoints after `step`.
+    /// Removes all checkpoints after `step`; none if there is none of `step`, so that one is always left.
     ///
     /// # Errors
     /// If one cannot be removed.
     pub(crate) fn remove_after(&self, step: u64) -> Result<()> {
-        for (_, path) in self.list()?.into_iter().filter(|(found, _)| *found > step) {
+        let present = self.list()?;
+        if present.iter().all(|(found, _)| *found != step) {
+            return Ok(());
+        }
+        for (_, path) in present.into_iter().filter(|(found, _)| *found > step) {
             let old = self.set_aside(&path)?;
             fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
         }
@@ -197,16 +195,41 @@ impl CheckpointFolder {
         Ok(old)
     }
 
-    /// Removes what a process that died while writing has left.
+    /// Removes what a process that died while writing has left, but brings a checkpoint back that was about to be replaced.
     fn remove_leftovers(&self) -> Result<()> {
         for entry in fs::read_dir(&self.root).map_err(CoreError::io("read", &self.root))? {
             let path = entry.map_err(CoreError::io("read", &self.root))?.path();
-            if path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(ASIDE)) {
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            let replaced = name.strip_prefix(REPLACED).map(|name| self.root.join(name));
+            if let Some(own) = replaced.filter(|own| !own.exists()) {
+                fs::rename(&path, &own).map_err(CoreError::io("rename", &path))?;
+            } else if name.starts_with(ASIDE) {
                 fs::remove_dir_all(&path).map_err(CoreError::io("remove", &path))?;
             }
         }
         Ok(())
     }
+}
+
+/// Gives the folder `new` the name `path`. What was there is under the name that is returned, still to be removed.
+fn put(new: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+    if !path.exists() {
+        return fs::rename(new, path).map(|()| None);
+    }
+    // Both change places at once where the system and the file system can do so.
+    #[cfg(target_os = "linux")]
+    if rustix::fs::renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(Some(new.to_owned()));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let old = path.with_file_name(format!("{REPLACED}{name}"));
+    fs::rename(path, &old)?;
+    if let Err(error) = fs::rename(new, path) {
+        // The better of two bad ends: the old one under its name again.
+        let _ = fs::rename(old, path);
+        return Err(error);
+    }
+    Ok(Some(old))
 }
 
 /// Makes renames within a folder last through a power cut, where the system can.
@@ -306,6 +329,9 @@ impl Checkpoint {
     }
 
     /// The averaged parameters by name, and the file that they come from.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged.
     pub(crate) fn averages(&self) -> Result<(String, Vec<(String, Tensor)>)> {
         self.read(AVERAGES)
     }

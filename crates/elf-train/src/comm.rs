@@ -5,11 +5,10 @@ mod gradient_buckets;
 mod lifeline;
 mod packing;
 
-use std::rc::Rc;
-
 use tch::Tensor;
 
 pub use c10d::{C10d, Meeting, MeetingPoint};
+pub use packing::PACK_BYTES;
 
 use crate::{Error, Result};
 
@@ -89,45 +88,6 @@ fn difference(a: &[(String, String)], b: &[(String, String)]) -> Option<(String,
     };
     let names = a.iter().chain(b).map(|(name, _)| name);
     names.map(|name| (name.clone(), value(a, name), value(b, name))).find(|(_, one, another)| one != another)
-}
-
-/// Several owners of one: the trainer, and whoever else has something to sum.
-impl<C: Comm + ?Sized> Comm for Rc<C> {
-    fn rank(&self) -> u64 {
-        (**self).rank()
-    }
-
-    fn world(&self) -> u64 {
-        (**self).world()
-    }
-
-    fn sum_tensors(&self, tensors: &mut [Tensor]) -> Result<()> {
-        (**self).sum_tensors(tensors)
-    }
-
-    fn sum_numbers(&self, numbers: &mut [f64]) -> Result<()> {
-        (**self).sum_numbers(numbers)
-    }
-
-    fn share_tensors(&self, tensors: &[Tensor], owners: &[u64]) -> Result<()> {
-        (**self).share_tensors(tensors, owners)
-    }
-
-    fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
-        (**self).gather_bytes(own)
-    }
-
-    fn agree_on_tensors(&self, what: &str, tensors: &[Tensor]) -> Result<()> {
-        (**self).agree_on_tensors(what, tensors)
-    }
-
-    fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>> {
-        (**self).gradient_sum(leaves)
-    }
-
-    fn stopping_for(&self, reason: &str) {
-        (**self).stopping_for(reason);
-    }
 }
 
 /// Sums gradients over ranks while the backward pass still runs.

@@ -9,7 +9,7 @@ mod muon;
 mod newton_schulz;
 mod state;
 
-use elf_core::{Param, ParamSet};
+use elf_core::ParamSet;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -107,18 +107,20 @@ impl OptimizerConfig {
         })
     }
 
-    /// About how many operations the update of a parameter takes: what shares are balanced by.
-    pub(crate) fn cost(&self, p: &Param) -> u64 {
+    /// Floating-point operations of matrix products in the update of a parameter of this shape: of a matrix that Muon moves, per
+    /// iteration `X X^T`, its square, and a product with X.
+    pub fn update_flops(&self, shape: &[i64]) -> u64 {
+        let (Self::Muon(config), &[rows, columns]) = (self, shape) else { return 0 };
+        let (short, long) = (rows.min(columns).max(0) as u64, rows.max(columns).max(0) as u64);
+        config.iterations as u64 * (4 * short * short * long + 2 * short * short * short)
+    }
+
+    /// About how many operations the update of a parameter of this shape takes, memory included: what ranks' shares are
+    /// balanced by.
+    pub fn update_cost(&self, shape: &[i64]) -> u64 {
         // Reading and writing a number of the state takes as long as many operations of a matrix product.
         const ELEMENT: u64 = 100;
-        let elements = ELEMENT * p.tensor.numel() as u64;
-        match (self, p.tensor.size().as_slice()) {
-            (Self::Muon(config), &[rows, columns]) => {
-                let (short, long) = (rows.min(columns) as u64, rows.max(columns) as u64);
-                // Per iteration X X^T, its square, and a product with X.
-                elements + config.iterations as u64 * (4 * short * short * long + 2 * short * short * short)
-            }
-            _ => elements,
-        }
+        let elements: u64 = shape.iter().map(|n| (*n).max(0) as u64).product();
+        ELEMENT * elements + self.update_flops(shape)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tch::Device;
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
-use crate::early_stopping::{EarlyStopping, JUDGED_BY};
+use crate::evaluations::{Evaluations, JUDGED_BY};
 use crate::trainer::{StepMetrics, StepReport, Trainer};
 use crate::{Comm, Error, KeepPolicy, Result, TrainingObjective};
 
@@ -119,22 +119,27 @@ pub struct Run<'a, N, B = LatentBatch> {
 
 /// Trains until all steps are done, the batches end, or it is asked to stop; saves at the end in each of these cases.
 ///
+/// What was begun is gone on with: an evaluation that was due where a lost process left off is made first, and none is made
+/// twice. A run whose steps are all done has nothing to do.
+///
 /// The loss and the gradient norm of each step are read once. On a CPU that happens at once; on a GPU after the next step
 /// has been queued, so that the device never waits for the host. If one of them is no number, training ends with an error
 /// that names the step. Nothing is saved or evaluated before all steps so far have been read, so the checkpoints on disk are
 /// always good.
 ///
 /// # Errors
-/// If the batches, the objective, an evaluation or the disk fail, or a loss is no number.
+/// If the folder holds checkpoints of later steps than the trainer's, or the batches, the objective, an evaluation or the disk
+/// fail, or a loss is no number.
 pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, O::Batch>) -> Result<Outcome> {
-    let device = trainer.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
     let started_at = trainer.steps_done();
-    let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
-    let patience = run.control.patience;
-    let early = (patience > 0).then(|| EarlyStopping::open(run.checkpoints, patience, started_at)).transpose()?;
-    let mut state = Loop { run, reports, saved_at: None, evaluated_at: None, early };
+    let mut state = Loop::begin(trainer, run)?;
+    // A process that was lost in an evaluation had saved before.
+    let is_amid = (1..state.run.control.total_steps).contains(&started_at);
+    if is_amid && !state.stop_requested(trainer)? {
+        state.evaluate_if_due(trainer)?;
+    }
     let outcome = loop {
-        if state.early.as_ref().is_some_and(EarlyStopping::is_over) {
+        if state.evaluations.are_no_longer_better() {
             break Outcome::NoLongerBetter;
         }
         if trainer.steps_done() >= state.run.control.total_steps {
@@ -147,22 +152,19 @@ pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, 
         let batches = std::iter::from_fn(|| source.next_batch().map_err(Error::Source).transpose());
         let Some(report) = trainer.step(batches)? else { break Outcome::OutOfData };
         state.reports.push(report, state.run.observer, trainer.comm())?;
-        let RunControl { save_every, evaluate_every, .. } = state.run.control;
-        if is_due(save_every, trainer.steps_done()) {
+        if is_due(state.run.control.save_every, trainer.steps_done()) {
             state.save(trainer)?;
         }
-        if is_due(evaluate_every, trainer.steps_done()) {
-            state.evaluate(trainer)?;
-        }
+        state.evaluate_if_due(trainer)?;
     };
     state.reports.flush(state.run.observer, trainer.comm())?;
     if trainer.steps_done() > started_at {
         state.save(trainer)?;
     }
-    if outcome != Outcome::Stopped && state.run.control.evaluate_every > 0 {
-        state.evaluate(trainer)?;
-    }
     if outcome != Outcome::Stopped {
+        if state.run.control.evaluate_every > 0 {
+            state.evaluate(trainer)?;
+        }
         state.leave_the_best(trainer)?;
     }
     Ok(outcome)
@@ -176,12 +178,32 @@ fn is_due(every: u64, steps_done: u64) -> bool {
 struct Loop<'a, N, B> {
     run: Run<'a, N, B>,
     reports: Reports,
+    /// The step of the newest checkpoint.
     saved_at: Option<u64>,
-    evaluated_at: Option<u64>,
-    early: Option<EarlyStopping>,
+    evaluations: Evaluations,
 }
 
-impl<N, B> Loop<'_, N, B> {
+impl<'a, N, B> Loop<'a, N, B> {
+    /// Takes up what was done before.
+    fn begin<O: TrainingObjective<N, Batch = B>>(trainer: &Trainer<N, O>, run: Run<'a, N, B>) -> Result<Self> {
+        let device = trainer.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
+        let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
+        let step = trainer.steps_done();
+        let saved_at = run.checkpoints.list()?.last().map(|(step, _)| *step);
+        if let Some(later) = saved_at.filter(|saved| *saved > step) {
+            // The newest checkpoints are those that stay: this run's would go as they come.
+            return Err(Error::Checkpoint {
+                path: run.checkpoints.root().to_owned(),
+                reason: format!(
+                    "it holds a checkpoint of step {later}, but this run is at step {step}: choose another folder, or move the \
+                     later checkpoints away"
+                ),
+            });
+        }
+        let evaluations = Evaluations::open(run.checkpoints, run.control.patience, step)?;
+        Ok(Self { run, reports, saved_at, evaluations })
+    }
+
     /// Whether any rank was asked to stop.
     fn stop_requested<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<bool> {
         let mut asked = [f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)))];
@@ -197,7 +219,7 @@ impl<N, B> Loop<'_, N, B> {
         // Cursors count in global batches: the first rank's is everyone's.
         let saved = trainer.save(self.run.checkpoints, self.run.source.cursor(), self.run.plan.clone())?;
         if let Some(checkpoint) = saved {
-            let pinned = self.early.as_ref().and_then(EarlyStopping::best);
+            let pinned = self.evaluations.pinned();
             let removed = self.run.checkpoints.prune(&KeepPolicy { pinned, ..self.run.control.keep })?;
             self.run.observer.saved(&checkpoint, &removed);
         }
@@ -205,42 +227,43 @@ impl<N, B> Loop<'_, N, B> {
         Ok(())
     }
 
+    fn evaluate_if_due<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &mut Trainer<N, O>) -> Result<()> {
+        match is_due(self.run.control.evaluate_every, trainer.steps_done()) {
+            true => self.evaluate(trainer),
+            false => Ok(()),
+        }
+    }
+
     fn evaluate<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &mut Trainer<N, O>) -> Result<()> {
         self.reports.flush(self.run.observer, trainer.comm())?;
         let step = trainer.steps_done();
-        if self.evaluated_at == Some(step) {
+        if self.evaluations.include(step) {
             return Ok(());
         }
-        if let Some(evaluator) = &mut self.run.evaluator {
-            let metrics = trainer.with_averages(|net, comm| evaluator.evaluate(net, comm, step))?;
-            let metrics = metrics.map_err(|source| Error::Evaluation { step, source })?;
-            self.run.observer.evaluated(step, &metrics);
-            let judged = metrics.iter().find(|metric| metric.name == JUDGED_BY);
-            if let (Some(early), Some(metric)) = (&mut self.early, judged) {
-                let best = early.note(step, metric.value);
-                if best {
-                    self.save(trainer)?;
-                }
-                self.write_down(trainer)?;
-            }
+        let Some(evaluator) = &mut self.run.evaluator else { return Ok(()) };
+        let metrics = trainer.with_averages(|net, comm| evaluator.evaluate(net, comm, step))?;
+        let metrics = metrics.map_err(|source| Error::Evaluation { step, source })?;
+        self.run.observer.evaluated(step, &metrics);
+        self.evaluations.note(step, metrics.iter().find(|metric| metric.name == JUDGED_BY).map(|metric| metric.value));
+        if self.evaluations.pinned() == Some(step) {
+            self.save(trainer)?;
         }
-        self.evaluated_at = Some(step);
-        Ok(())
+        self.write_down(trainer)
     }
 
     /// One writer: the first rank.
     fn write_down<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<()> {
-        match &self.early {
-            Some(early) if trainer.comm().rank() == 0 => early.save(),
-            _ => Ok(()),
+        if trainer.comm().rank() > 0 {
+            return Ok(());
         }
+        self.evaluations.save()
     }
 
     /// At the end of a run that may stop early: makes the best checkpoint the newest.
     fn leave_the_best<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
-        let Some(early) = &mut self.early else { return Ok(()) };
-        early.end();
-        if let (Some(best), 0) = (early.best(), trainer.comm().rank()) {
+        let Some(best) = self.evaluations.pinned() else { return Ok(()) };
+        self.evaluations.end();
+        if trainer.comm().rank() == 0 {
             self.run.checkpoints.remove_after(best)?;
         }
         self.write_down(trainer)

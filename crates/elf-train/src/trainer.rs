@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use elf_core::weights::ParamKind;
@@ -16,7 +17,10 @@ use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, norm_of};
 use crate::optim::{Group, Optimizer, OptimizerConfig};
 use crate::sharding::{Sharding, gather_named};
 use crate::validation::{Validation, validation_loss_over_ranks};
-use crate::{Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TrainingBatch, TrainingObjective};
+use crate::{
+    Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TermMean, TermSums, TrainingBatch,
+    TrainingObjective,
+};
 
 /// Settings of a [`Trainer`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,17 +38,6 @@ pub struct TrainerConfig {
     pub accumulation: NonZeroU32,
     /// Where all draws of the run come from.
     pub seed: u64,
-}
-
-/// The mean of one part of a loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct TermMean {
-    /// What it is: `l2`, `ce`, ...
-    pub name: &'static str,
-    /// Its mean over the positions that it counts.
-    pub mean: f64,
-    /// How many positions that is.
-    pub count: f64,
 }
 
 /// What one micro-batch gave; tensors are scalars on the device, not yet read.
@@ -129,20 +122,15 @@ impl StepReport {
         let mut next = || numbers.next().unwrap_or(f64::NAN);
 
         let grad_norm = next();
-        let (mut loss, mut sums) = (0.0, Vec::<TermMean>::new());
+        let (mut loss, mut terms) = (0.0, TermSums::default());
         for m in &self.micro {
             loss += next() / self.micro.len() as f64;
             for (name, _, count) in &m.terms {
-                let sum = next();
-                match sums.iter_mut().find(|t| t.name == *name) {
-                    Some(t) => (t.mean, t.count) = (t.mean + sum, t.count + count),
-                    None => sums.push(TermMean { name, mean: sum, count: *count }),
-                }
+                terms.add(name, next(), *count);
             }
         }
-        let terms = sums.into_iter().map(|t| TermMean { mean: t.mean / t.count.max(1.0), ..t }).collect();
         let Self { step, lr, rows, positions, times, .. } = *self;
-        Ok(StepMetrics { step, loss, terms, grad_norm, lr, rows, positions, times })
+        Ok(StepMetrics { step, loss, terms: terms.means(), grad_norm, lr, rows, positions, times })
     }
 }
 
@@ -174,7 +162,7 @@ pub struct Trainer<N, O> {
     config: TrainerConfig,
     sharding: Sharding,
     gradient_sum: Box<dyn GradientSum>,
-    comm: Box<dyn Comm>,
+    comm: Rc<dyn Comm>,
     /// Optimiser steps done.
     step: u64,
     wait_between_parts: bool,
@@ -185,7 +173,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     ///
     /// # Errors
     /// If a setting is out of its range, or a rank is gone.
-    pub fn new(net: N, objective: O, config: TrainerConfig, comm: Box<dyn Comm>) -> Result<Self> {
+    pub fn new(net: N, objective: O, config: TrainerConfig, comm: Rc<dyn Comm>) -> Result<Self> {
         config.schedule.check()?;
         if let Some(limit) = config.clip_norm
             && !(limit > 0.0 && limit.is_finite())
@@ -202,7 +190,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         comm.share_tensors(&leaves, &vec![0; leaves.len()])?;
         comm.agree_on_tensors("the initial weights", &leaves)?;
         params.changed();
-        let sharding = Sharding::new(params, |p| config.optimizer.cost(p), comm.as_ref());
+        let sharding = Sharding::new(params, |p| config.optimizer.update_cost(&p.tensor.size()), comm.as_ref());
         let groups = config.optimizer.groups(params)?;
         let optimizer = config.optimizer.build_share(sharding.owned())?;
         let ema = Ema::new(sharding.owned(), config.ema_decay)?;

@@ -1,13 +1,10 @@
 //! The objective on held-out batches, with draws that are the same every time.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-
 use elf_core::{Seeded, key_of};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::{Comm, Error, Result, TermMean, TrainingBatch, TrainingObjective};
+use crate::{Comm, Error, Result, TermMean, TermSums, TrainingBatch, TrainingObjective};
 
 /// Mean losses over held-out batches.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -59,13 +56,12 @@ pub fn validation_loss_over_ranks<N, O: TrainingObjective<N> + ?Sized>(
 }
 
 /// Sums before division, so that ranks can be added up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     sum: f64,
     count: f64,
     rows: f64,
-    /// Name, sum and count of each part.
-    terms: Vec<(String, f64, f64)>,
+    terms: TermSums,
 }
 
 pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
@@ -74,7 +70,7 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
     batches: impl IntoIterator<Item = Result<(u64, O::Batch)>>,
     key: u64,
 ) -> Result<Totals> {
-    let mut totals = Totals { sum: 0.0, count: 0.0, rows: 0.0, terms: Vec::new() };
+    let mut totals = Totals::default();
     // Sums stay on the device until the end: one tensor for the loss and one for each of its parts.
     let mut sums: Vec<(Option<&'static str>, Tensor)> = Vec::new();
     tch::no_grad(|| -> Result<()> {
@@ -88,7 +84,7 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
             add(&mut sums, None, &loss.sum)?;
             for term in loss.terms {
                 add(&mut sums, Some(term.name), &term.sum)?;
-                totals.add(term.name, 0.0, term.count);
+                totals.terms.add(term.name, 0.0, term.count);
             }
         }
         Ok(())
@@ -96,7 +92,7 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
     for (name, sum) in &sums {
         let value = sum.f_double_value(&[])?;
         match name {
-            Some(name) => totals.add(name, value, 0.0),
+            Some(name) => totals.terms.add(name, value, 0.0),
             None => totals.sum = value,
         }
     }
@@ -114,51 +110,21 @@ fn add(sums: &mut Vec<(Option<&'static str>, Tensor)>, name: Option<&'static str
 }
 
 impl Totals {
-    fn add(&mut self, name: &str, sum: f64, count: f64) {
-        match self.terms.iter_mut().find(|(n, ..)| n == name) {
-            Some((_, s, c)) => (*s, *c) = (*s + sum, *c + count),
-            None => self.terms.push((name.to_owned(), sum, count)),
-        }
-    }
-
     pub(crate) fn means(self) -> Validation {
-        let term = |(name, sum, count): (String, f64, f64)| TermMean {
-            name: static_name(&name),
-            mean: sum / count.max(1.0),
-            count,
-        };
-        Validation {
-            loss: self.sum / self.count.max(1.0),
-            terms: self.terms.into_iter().map(term).collect(),
-            rows: self.rows as u64,
-        }
+        Validation { loss: self.sum / self.count.max(1.0), terms: self.terms.means(), rows: self.rows as u64 }
     }
 
     /// Adds up all ranks, in their order: the result is the same on each.
     pub(crate) fn over_ranks(self, comm: &dyn Comm) -> Result<Totals> {
         let unreadable = |e: serde_json::Error| Error::Comm(format!("a rank's losses cannot be read: {e}"));
         let own = serde_json::to_vec(&self).map_err(unreadable)?;
-        let mut all = Totals { sum: 0.0, count: 0.0, rows: 0.0, terms: Vec::new() };
+        let mut all = Totals::default();
         for bytes in comm.gather_bytes(&own)? {
             let Totals { sum, count, rows, terms } = serde_json::from_slice(&bytes).map_err(unreadable)?;
             (all.sum, all.count, all.rows) = (all.sum + sum, all.count + count, all.rows + rows);
-            terms.iter().for_each(|(name, sum, count)| all.add(name, *sum, *count));
+            all.terms.merge(&terms);
         }
-        all.terms.sort_by(|a, b| b.0.cmp(&a.0));
+        all.terms.sort();
         Ok(all)
-    }
-}
-
-/// The names of a loss's parts are few and fixed, but this rank may not have met one that another has: each is kept once.
-fn static_name(name: &str) -> &'static str {
-    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    match names.get(name) {
-        Some(known) => known,
-        None => {
-            let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
-            names.insert(kept);
-            kept
-        }
     }
 }

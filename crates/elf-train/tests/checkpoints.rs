@@ -171,6 +171,21 @@ fn pruning_follows_the_policy_and_saving_again_replaces() {
     assert_eq!(names(root.path()), ["step-00000002", "step-00000004", "step-00000005"]);
 }
 
+/// A process that died between the two renames of a replacement took the checkpoint's name away, but not the checkpoint.
+#[test]
+fn what_was_about_to_be_replaced_comes_back() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = saved(root.path(), 2);
+    let aside = |step: u64| root.path().join(format!(".aside-replaced-step-{step:08}"));
+    fs::rename(root.path().join("step-00000001"), aside(1)).unwrap();
+    fs::create_dir(aside(2)).unwrap();
+    let mut again = trainer(OptimizerConfig::default());
+    again.restore(&folder.latest().unwrap().unwrap()).unwrap();
+    again.save(&folder, json!(null), json!(null)).unwrap();
+    assert_eq!(names(root.path()), ["step-00000001", "step-00000002"]);
+    Checkpoint::open(root.path().join("step-00000001")).unwrap().verify().unwrap();
+}
+
 /// Names the folder for [`saves_where_no_file_may_grow`], which does nothing without it.
 const LIMITED: &str = "ELF_TRAIN_TEST_LIMITED_FOLDER";
 

@@ -8,6 +8,7 @@ use elf_train::optim::OptimizerConfig;
 use elf_train::{CheckpointFolder, Schedule, Solo, Trainer, TrainerConfig, Validation, fingerprint, validation_loss};
 use serde_json::json;
 use small::{SmallNet, batch, config};
+use std::rc::Rc;
 
 const STEPS: u64 = 120;
 
@@ -45,7 +46,7 @@ fn a_student_comes_nearer_to_its_teachers_steps() {
     // It begins as the teacher, whose own prediction is not where many of its steps lead.
     let student = SmallNet::new(1);
     let start = judge(&objective, &student);
-    let mut trainer = Trainer::new(student, objective, settings(), Box::new(Solo)).unwrap();
+    let mut trainer = Trainer::new(student, objective, settings(), Rc::new(Solo)).unwrap();
     train(&mut trainer, STEPS);
     let end = trainer.with_averages(|net, _| judge(&objective, net)).unwrap();
     println!("l2 {} became {}", l2(&start), l2(&end));
@@ -57,7 +58,7 @@ fn a_student_comes_nearer_to_its_teachers_steps() {
 fn a_resumed_student_is_the_one_that_was_never_stopped() {
     let (teacher, folder) = (SmallNet::new(1), tempfile::tempdir().unwrap());
     let folder = CheckpointFolder::new(folder.path());
-    let student = |seed| Trainer::new(SmallNet::new(seed), objective(&teacher), settings(), Box::new(Solo)).unwrap();
+    let student = |seed| Trainer::new(SmallNet::new(seed), objective(&teacher), settings(), Rc::new(Solo)).unwrap();
     let mut whole = student(2);
     train(&mut whole, 10);
     let mut first = student(2);

@@ -4,6 +4,7 @@
 mod ranks;
 mod small;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use elf_core::Network;
@@ -138,7 +139,7 @@ fn a_seed_trains_the_same_network_on_any_number_of_ranks() {
             let mut settings = small::config(optimizer);
             settings.schedule.warmup_steps = 0;
             let objective = elf_flow::ElfObjective { decoder_prob: 0.3, ..Default::default() };
-            let go = |comm: Box<dyn Comm>, seed: u64| {
+            let go = |comm: Rc<dyn Comm>, seed: u64| {
                 let (rank, world) = (comm.rank() as i64, comm.world() as usize);
                 // The first rank's weights count.
                 let mut trainer =
@@ -151,10 +152,10 @@ fn a_seed_trains_the_same_network_on_any_number_of_ranks() {
                 }
                 (trainer.net().params().snapshot(), seen)
             };
-            let (alone, expected) = go(Box::new(elf_train::Solo), 1);
+            let (alone, expected) = go(Rc::new(elf_train::Solo), 1);
             let mut meeting = meeting(&place, LONG);
             meeting.point.prefix = format!("{optimizer:?}/").chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-            let (together, seen) = go(Box::new(C10d::meet(&meeting).unwrap()), 1);
+            let (together, seen) = go(Rc::new(C10d::meet(&meeting).unwrap()), 1);
             for ((name, one), (_, many)) in alone.iter().zip(&together) {
                 assert!((one - many).abs().max().double_value(&[]) < 1e-5, "{name}");
             }
@@ -172,7 +173,7 @@ fn a_nan_on_one_rank_stops_all_and_is_traced_to_it() {
         let comm = meet(&place, LONG);
         let settings = small::config(OptimizerConfig::default());
         let objective = elf_flow::ElfObjective::default();
-        let mut trainer = Trainer::new(small::SmallNet::new(1), objective, settings, Box::new(comm)).unwrap();
+        let mut trainer = Trainer::new(small::SmallNet::new(1), objective, settings, Rc::new(comm)).unwrap();
         let mut source = small::Counted::from(0);
         source.poisoned = (place.rank == 1).then_some(5);
         let folder = elf_train::CheckpointFolder::new(place.folder.join("checkpoints"));

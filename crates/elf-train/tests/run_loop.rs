@@ -95,7 +95,71 @@ fn saving_and_evaluating_happen_when_they_are_due_and_at_the_end() {
     // A finished run that is started again has nothing to do, and does not write either.
     let (outcome, diary) = go(&mut trainer, &mut Counted::from(20), control, &folder);
     assert_eq!(outcome.unwrap(), Outcome::Finished);
-    assert!(diary.steps.is_empty() && diary.saved.is_empty());
+    assert!(diary.steps.is_empty() && diary.saved.is_empty() && diary.evaluated.is_empty());
+}
+
+/// A process that is lost in the evaluation of step 4, where it has saved, and one that is not: the same evaluations, the same end.
+#[test]
+fn an_evaluation_that_was_lost_is_made_up_for() {
+    let judged = |step: u64| (step as f64 - 4.0).abs();
+    let control = |patience| RunControl { save_every: 4, evaluate_every: 4, patience, ..control(20) };
+    let go = |folder: &CheckpointFolder, lost_at: Option<u64>, patience| {
+        let mut trainer = trainer(OptimizerConfig::default());
+        if let Some(latest) = folder.latest().unwrap() {
+            trainer.restore(&latest).unwrap();
+        }
+        let mut evaluated = Vec::new();
+        let mut evaluator = |_: &SmallNet, _: &dyn Comm, step: u64| {
+            if lost_at == Some(step) {
+                return Err("lost".into());
+            }
+            evaluated.push(step);
+            Ok(vec![Metric { name: elf_train::JUDGED_BY.to_owned(), value: judged(step) }])
+        };
+        let outcome = run(
+            &mut trainer,
+            Run {
+                source: &mut Counted::from(2 * trainer_steps(folder)),
+                control: control(patience),
+                checkpoints: folder,
+                plan: json!(null),
+                evaluator: Some(&mut evaluator),
+                observer: &mut (),
+                stop: &AtomicBool::new(false),
+            },
+        );
+        (outcome.ok(), evaluated)
+    };
+    for patience in [0, 2] {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, two) = (CheckpointFolder::new(one.path()), CheckpointFolder::new(two.path()));
+        let (outcome, all) = go(&one, None, patience);
+        assert_eq!(go(&two, Some(4), patience), (None, vec![]));
+        assert_eq!(go(&two, Some(12), patience), (None, vec![4, 8]));
+        let (after, rest) = go(&two, None, patience);
+        assert_eq!((after, [vec![4, 8], rest].concat()), (outcome, all));
+        assert_eq!(one.list().unwrap().len(), two.list().unwrap().len());
+        assert_eq!(trainer_steps(&one), trainer_steps(&two));
+    }
+}
+
+/// Steps of the newest checkpoint.
+fn trainer_steps(folder: &CheckpointFolder) -> u64 {
+    folder.latest().unwrap().map_or(0, |checkpoint| checkpoint.state().step)
+}
+
+/// The newest checkpoints are those that stay, so that an earlier one would lose all that it becomes.
+#[test]
+fn a_folder_with_later_checkpoints_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::new(root.path());
+    let mut first = trainer(OptimizerConfig::default());
+    go(&mut first, &mut Counted::from(0), control(6), &folder).0.unwrap();
+    let mut second = trainer(OptimizerConfig::default());
+    let (outcome, diary) = go(&mut second, &mut Counted::from(0), control(10), &folder);
+    let message = outcome.unwrap_err().to_string();
+    assert!(message.contains("step 6") && message.contains("another folder"), "{message}");
+    assert!(diary.steps.is_empty() && trainer_steps(&folder) == 6);
 }
 
 /// Held-out rows that get worse after step 4: the run ends two evaluations later, and what is sampled from then on is step 4.

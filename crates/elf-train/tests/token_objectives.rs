@@ -11,6 +11,7 @@ use elf_train::{
 use serde_json::{Value, json};
 use small::{config, control, equal};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use tch::{Device, Kind, Tensor};
 
@@ -110,7 +111,7 @@ impl Observer for Losses {
 }
 
 fn trainer<O: TokenObjective>(objective: O) -> Trainer<Reader, OverTokens<O>> {
-    Trainer::new(Reader::new(), OverTokens(objective), config(OptimizerConfig::default()), Box::new(Solo)).unwrap()
+    Trainer::new(Reader::new(), OverTokens(objective), config(OptimizerConfig::default()), Rc::new(Solo)).unwrap()
 }
 
 fn go<O: TokenObjective>(
@@ -143,7 +144,7 @@ fn learns_and_resumes<O: TokenObjective + Copy>(objective: O) {
     go(&mut straight, 30, 0, whole.path());
     let after = validation_loss(straight.objective(), straight.net(), [Ok(batch(900, 64))], 1).unwrap();
     assert!(after.loss < 0.9 * before.loss, "{before:?} {after:?}");
-    assert_eq!((after.terms.len(), after.terms[0].name), (1, "nll"));
+    assert_eq!((after.terms.len(), after.terms[0].name.as_str()), (1, "nll"));
 
     go(&mut trainer(objective), 11, 0, parts.path());
     let checkpoint = CheckpointFolder::new(parts.path()).latest().unwrap().unwrap();

@@ -1,6 +1,7 @@
 //! A model, an encoder and tokens of given sizes, with random values: speed does not depend on what they are.
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -148,7 +149,7 @@ impl Workload {
             accumulation: NonZeroU32::MIN,
             seed: 3,
         };
-        Ok(Trainer::new(net, Self::objective(), config, Box::new(Solo))?)
+        Ok(Trainer::new(net, Self::objective(), config, Rc::new(Solo))?)
     }
 
     /// Training steps as `elf train` takes them: tokens from a loader, encoder, loss, gradients, Muon, averages.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::{Precision, PrecisionPolicy};
-use elf_encoder::{FeedForward, T5Config};
+use elf_encoder::T5Config;
 use elf_model::{ElfConfig, Preset};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -100,19 +100,7 @@ impl BenchPreset {
 
     /// The network and its encoder.
     fn sizes(self) -> (ElfConfig, T5Config) {
-        let small = T5Config {
-            vocab_size: 32128,
-            d_model: 512,
-            d_kv: 64,
-            d_ff: 2048,
-            num_layers: 6,
-            num_heads: 8,
-            relative_attention_num_buckets: 32,
-            relative_attention_max_distance: 128,
-            layer_norm_epsilon: 1e-6,
-            feed_forward_proj: FeedForward::Relu,
-            initializer_factor: 1.0,
-        };
+        let small = T5Config::small();
         match self {
             Self::Mini => {
                 let sizes = ElfConfig { hidden_size: 256, depth: 2, num_heads: 4, ..Preset::B.config(128, 4096) };

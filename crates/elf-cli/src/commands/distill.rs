@@ -17,7 +17,7 @@ use elf_train::{Comm, Curriculum, Round, Solo};
 use tch::Device;
 
 use crate::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, plan_of};
 use crate::teacher::{self, FoundTeacher};
 use crate::training::{Ended, Job, Materials, check_evaluations, deadline, train};
 use crate::{hub, progress, rank_environment};
@@ -194,7 +194,14 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
     }
     if let Some(trained) = trained {
         let (ours, its) = (&plan.objective, &trained.objective);
+        let encoder = |plan: &RunPlan| Some(plan.inputs.as_ref()?.encoder.as_ref()?.clone());
+        let known = encoder(plan).zip(encoder(trained));
         for (what, same) in [
+            ("text encoder (encoder_model_name)", known.as_ref().is_none_or(|(ours, its)| ours.blake3 == its.blake3)),
+            (
+                "latent_mean, latent_std or latent_stats.json of the text encoder",
+                known.as_ref().is_none_or(|(ours, its)| ours.stats == its.stats),
+            ),
             ("denoiser_noise_scale or t_eps", ours.path == its.path),
             ("self_cond_prob (0 or above)", ours.self_conditioned() == its.self_conditioned()),
             (
@@ -255,10 +262,14 @@ impl Distillation {
         self.root.join(round.folder_name())
     }
 
-    /// Optimiser steps of each round's latest checkpoint.
+    /// Optimiser steps of each round's latest checkpoint; all of them for a round that ended before.
     fn steps_done(&self) -> Result<Vec<Option<u64>>> {
-        let latest = |round: &Round| RunFolder::new(self.folder_of(round)).checkpoints().latest();
-        let step = |round| Ok(latest(round)?.map(|checkpoint| checkpoint.state().step));
+        let step = |round: &Round| -> Result<_> {
+            let checkpoints = RunFolder::new(self.folder_of(round)).checkpoints();
+            let Some(latest) = checkpoints.latest()? else { return Ok(None) };
+            let is_over = self.plan.config.early_stopping.is_some() && checkpoints.ended_early()?;
+            Ok(Some(if is_over { self.plan.length.total } else { latest.state().step }))
+        };
         self.curriculum.rounds().iter().map(step).collect()
     }
 
@@ -352,10 +363,7 @@ impl Distillation {
         let folder = RunFolder::new(folder);
         // What a student began as is told by the student that has begun.
         let begun = folder.checkpoints().latest()?;
-        let recorded = begun.as_ref().and_then(|checkpoint| {
-            let before: RunPlan = serde_json::from_value(checkpoint.state().plan.clone()).ok()?;
-            before.distillation.map(|d| d.start)
-        });
+        let recorded = begun.as_ref().and_then(|checkpoint| plan_of(checkpoint).ok()?.distillation.map(|d| d.start));
         let start = recorded.map_or_else(start, Ok)?;
         let net = match &begun {
             Some(_) => Elf::unset(plan.model.clone(), plan.precision, self.device)?,
@@ -370,11 +378,10 @@ impl Distillation {
             materials: &self.materials,
             folder: &folder,
             initial: None,
-            objective,
             stop: Arc::clone(&watch.stop),
             deadline: watch.deadline,
         };
-        train(job, net)
+        train(job, objective, net)
     }
 
     /// What the first student begins as, or one of a round of its own.
@@ -394,7 +401,7 @@ impl Distillation {
         let Some(before) = self.curriculum.before(round) else { return self.first_start() };
         if let Some(checkpoint) = RunFolder::new(self.folder_of(&before)).checkpoints().latest()? {
             let (done, total) = (checkpoint.state().step, self.plan.length.total);
-            if done < total {
+            if done < total && self.steps_done()?[before.number - 1] != Some(total) {
                 eprintln!("warning: round {} has done {done} of {total} steps only", before.number);
             }
             return Ok(StudentStart::Checkpoint(checkpoint.path().to_owned()));

@@ -111,7 +111,7 @@ pub fn run(mut args: ProbeArgs) -> Result<ExitCode> {
         "{} writes block after block (block_size): only models that write all tokens together can be looked into",
         args.model.path.display()
     );
-    let latents = TextLatents::load(&model.plan.config, device, precision)?;
+    let latents = model.text_latents(device, precision)?;
     let findings = probe(&args, &times, &model, &latents, device)?;
     print(&findings);
     if let Some(path) = &args.output {

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use elf_encoder::T5Config;
 use elf_model::{ElfConfig, Preset};
+use elf_train::optim::OptimizerConfig;
 
 use crate::step_timeline::{Compute, Link, Timeline, simulate};
 
@@ -114,39 +116,36 @@ fn backward_flops(config: &ElfConfig, seq: u64) -> u64 {
 /// Everything for one row: T5-small, the pass without gradients for the 40% of rows that are self-conditioned, and the one
 /// with gradients, forward and backward.
 fn row_flops(config: &ElfConfig, seq: u64) -> u64 {
-    // Six layers of width 512, eight heads of 64, inner width 2048; scores and mixture over all positions.
-    let encoder = seq * 6 * (2 * (4 * 512 * 512 + 2 * 512 * 2048) + 4 * seq * 512);
-    encoder + 2 * (config.trunk_flops(seq) + config.clean_flops(seq)) / 5 + 3 * pass_flops(config, seq)
+    T5Config::small().encode_flops(seq)
+        + 2 * (config.trunk_flops(seq) + config.clean_flops(seq)) / 5
+        + 3 * pass_flops(config, seq)
 }
 
 /// Rows and columns of the matrices, as they are stored.
-fn matrices(config: &ElfConfig) -> Vec<(u64, u64)> {
-    let size = |n: i64| n.max(0) as u64;
-    let (c, b, h) = (size(config.text_encoder_dim), size(config.bottleneck_dim), size(config.hidden_size));
-    let (inner, v) = (size(config.mlp_hidden()), size(config.vocab_size));
-    let block = [(3 * h, h), (h, h), (2 * inner, h), (h, inner)];
-    let mut all = vec![(c, 2 * c), (b, c), (h, b), (c, h), (h, c), (c, v)];
-    all.extend([(h, 256), (h, h), (h, 256), (h, h)]);
+fn matrices(config: &ElfConfig) -> Vec<[i64; 2]> {
+    let (c, b, h) = (config.text_encoder_dim, config.bottleneck_dim, config.hidden_size);
+    let (inner, v) = (config.mlp_hidden(), config.vocab_size);
+    let block = [[3 * h, h], [h, h], [2 * inner, h], [h, inner]];
+    let mut all = vec![[c, 2 * c], [b, c], [h, b], [c, h], [h, c], [c, v]];
+    all.extend([[h, 256], [h, h], [h, 256], [h, h]]);
     for _ in 0..config.depth {
         all.extend(block);
     }
     all
 }
 
-/// Muon's five iterations, and reading gradient, momentum, parameter and average, writing the last three.
+/// Muon's iterations, and reading gradient, momentum, parameter and average, writing the last three.
 fn update(config: &ElfConfig, gpus: u64) -> Update {
-    const ITERATIONS: u64 = 5;
-    let matrices = matrices(config);
-    let flops = |&(rows, columns): &(u64, u64)| {
-        let (short, long) = (rows.min(columns), rows.max(columns));
-        ITERATIONS * (4 * short * short * long + 2 * short * short * short)
-    };
-    let costs: Vec<u64> = matrices.iter().map(|m| flops(m) + 100 * m.0 * m.1).collect();
+    let (matrices, muon) = (matrices(config), OptimizerConfig::default());
+    let costs: Vec<u64> = matrices.iter().map(|shape| muon.update_cost(shape)).collect();
     let owners = elf_train::share_out(&costs, gpus);
     (0..gpus)
         .map(|rank| {
             let own = || matrices.iter().zip(&owners).filter(|(_, owner)| **owner == rank).map(|(m, _)| m);
-            Update { flops: own().map(flops).sum(), bytes: own().map(|(r, c)| 7 * 4 * r * c).sum() }
+            Update {
+                flops: own().map(|shape| muon.update_flops(shape)).sum(),
+                bytes: own().map(|[rows, columns]| 7 * 4 * (rows * columns).max(0) as u64).sum(),
+            }
         })
         .max_by_key(|u| u.flops + 100 * u.bytes)
         .unwrap_or(Update { flops: 0, bytes: 0 })
@@ -167,7 +166,7 @@ mod tests {
     fn nearly_all_parameters_are_in_the_matrices_that_are_counted() {
         for (name, preset) in Preset::ALL {
             let config = preset.config(512, 32100);
-            let counted: u64 = matrices(&config).iter().map(|(r, c)| r * c).sum();
+            let counted: i64 = matrices(&config).iter().map(|[rows, columns]| rows * columns).sum();
             let share = counted as f64 / config.parameter_count() as f64;
             assert!((0.995..=1.0).contains(&share), "{name}: {share}");
         }

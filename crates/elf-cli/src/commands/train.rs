@@ -123,32 +123,26 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let stop = progress::stop_on_interrupt()?;
     let deadline = deadline(&config);
     let builder = ParamBuilder::seeded(plan.config.seed, device);
-    let (plan, materials, folder, initial) = (&plan, &materials, &folder, initial.as_ref());
+    let (plan, materials) = (&plan, &materials);
+    let job = Job { plan, materials, folder: &folder, initial: initial.as_ref(), comm, stop, deadline };
     let ended = match &plan.baseline {
         None => {
             let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
             match plan.model.learned_latents {
-                true => {
-                    let objective = EndToEnd(plan.objective);
-                    train(Job { plan, materials, folder, initial, objective, comm, stop, deadline }, net)?
-                }
-                false => train(
-                    Job { plan, materials, folder, initial, objective: plan.objective, comm, stop, deadline },
-                    net,
-                )?,
+                true => train(job, EndToEnd(plan.objective), net)?,
+                false => train(job, plan.objective, net)?,
             }
         }
         Some(BaselinePlan::Gpt2(sizes)) => {
             let net = baseline::gpt2(sizes, plan, plan.precision, builder)?;
             let objective = OverTokens(NextToken { bos: i64::from(materials.tokenizer.eos_id()?) });
             let subject = BaselineSubject::<_, NextToken>::new(plan, &materials.tokenizer)?;
-            train_subject(Job { plan, materials, folder, initial, objective, comm, stop, deadline }, &subject, net)?
+            train_subject(job, &subject, objective, net)?
         }
         Some(BaselinePlan::Mdlm { network, objective }) => {
             let net = baseline::masked(network, plan, plan.precision, builder)?;
-            let objective = OverTokens(*objective);
             let subject = BaselineSubject::new(plan, &materials.tokenizer)?;
-            train_subject(Job { plan, materials, folder, initial, objective, comm, stop, deadline }, &subject, net)?
+            train_subject(job, &subject, OverTokens(*objective), net)?
         }
     };
     Ok(match ended {

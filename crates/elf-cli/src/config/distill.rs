@@ -114,6 +114,7 @@ const OF_THE_TRAINING: &[&str] = &[
     "init_from",
     "save_freq",
     "eval_freq",
+    "early_stopping",
 ];
 
 impl DistillConfig {

@@ -16,7 +16,7 @@ pub use baseline::{BaselinePlan, ObjectiveName};
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
-pub use plan::{Facts, RunPlan};
+pub use plan::{EncoderRecord, Facts, RunInputs, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
 pub use sampling::{SAMPLING, SamplingSetting, check_names, read_sampling_settings};
 pub use template::template;

@@ -2,10 +2,13 @@
 
 use anyhow::{Result, bail};
 use elf_core::{Precision, PrecisionPolicy};
+use elf_encoder::LatentStats;
 use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath, TimeLaw};
 use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
+
+use crate::text_latents::EncoderFiles;
 
 use super::{BaselinePlan, DistillationPlan, ObjectiveName, PadTokenName, RunConfig, TimeScheduleName};
 
@@ -50,6 +53,30 @@ pub struct Facts {
     pub ranks: usize,
 }
 
+/// What a model's parameters mean something with, known by content: nothing else may take its place unnoticed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunInputs {
+    /// The tokenizer's fingerprint.
+    pub tokenizer: String,
+    /// Number and fingerprint of the rows that are trained on.
+    pub training_data: String,
+    /// The text encoder; none for baselines.
+    pub encoder: Option<EncoderRecord>,
+}
+
+/// Which text encoder it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderRecord {
+    /// Where it lay, as absolute paths.
+    pub files: EncoderFiles,
+    /// The fingerprint of its parameters.
+    pub blake3: String,
+    /// What its output is normalised by.
+    pub stats: LatentStats,
+}
+
 /// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunPlan {
@@ -76,6 +103,9 @@ pub struct RunPlan {
     /// For baselines: what is trained instead of [`RunPlan::model`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<BaselinePlan>,
+    /// What it is trained with and on; unknown for models from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<RunInputs>,
     /// For distilled models: what by and what for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationPlan>,
@@ -119,6 +149,9 @@ impl RunPlan {
             if value == 0 {
                 bail!("{key} must be at least 1");
             }
+        }
+        if let Some(minutes) = config.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
+            bail!("max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes");
         }
         match config.early_stopping {
             Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
@@ -250,6 +283,7 @@ impl RunPlan {
                 save_every: every(config.save_freq),
             },
             baseline,
+            inputs: None,
             distillation: None,
         })
     }

@@ -72,7 +72,7 @@ pub struct RunConfig {
 
     /// A folder with the text encoder's config.json and model.safetensors, or a Hugging Face id.
     pub encoder_model_name: String,
-    /// Another file of weights for it.
+    /// Other weights for it, a file or a folder; configuration, tokenizer and latent_stats.json stay those of `encoder_model_name`.
     pub encoder_checkpoint: Option<String>,
     /// Mean of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.
     pub latent_mean: Option<f64>,

@@ -1,5 +1,6 @@
 //! One run from its first step, or the checkpoint that it goes on from, to its end.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
-use elf_flow::LatentBatch;
+use elf_flow::{LatentBatch, Trained};
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
@@ -24,10 +25,10 @@ use super::subject::SubjectBatches;
 use super::{ElfSubject, InitialWeights, Materials, Subject};
 use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName};
 use crate::hub;
-use crate::run_folder::{FoundModel, RunFolder, no_run};
+use crate::run_folder::{FoundModel, RunFolder, no_run, plan_of};
 
 /// One run to be carried out.
-pub struct Job<'a, O> {
+pub struct Job<'a> {
     /// What is to be done.
     pub plan: &'a RunPlan,
     /// With what.
@@ -36,8 +37,6 @@ pub struct Job<'a, O> {
     pub folder: &'a RunFolder,
     /// What its network begins as, if not as it is given.
     pub initial: Option<&'a InitialWeights>,
-    /// The loss, in training and on held-out rows.
-    pub objective: O,
     /// Who shares in the work.
     pub comm: &'a Rc<dyn Comm>,
     /// Set from outside to stop and save.
@@ -80,30 +79,34 @@ impl Ended {
     }
 }
 
-/// When the minutes that a configuration gives are over.
+/// When the minutes that a configuration gives are over; never, if a clock does not go as far.
 pub fn deadline(config: &RunConfig) -> Option<Instant> {
-    config.max_minutes.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0))
+    Instant::now().checked_add(Duration::try_from_secs_f64(config.max_minutes? * 60.0).ok()?)
 }
 
 /// Trains `net`, or what its folder's latest checkpoint makes of it, to the end of the plan, and tells the user how it went.
+/// `objective` is the loss, in training and on held-out rows.
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O: TrainingObjective<Elf, Batch = LatentBatch> + Copy>(job: Job<O>, mut net: Elf) -> Result<Ended> {
+pub fn train<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
+where
+    O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
+{
     net.set_recompute(job.plan.config.gradient_checkpointing);
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
-    train_subject(job, &subject, net)
+    train_subject(job, &subject, objective, net)
 }
 
 /// [`train`], for any kind of model.
 ///
 /// # Errors
 /// As there.
-pub fn train_subject<S>(job: Job<S::Objective>, subject: &S, net: S::Net) -> Result<Ended>
+pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::Net) -> Result<Ended>
 where
     S: Subject<Objective: Copy>,
 {
-    let Job { plan, materials, folder, initial, objective, comm, stop, deadline } = job;
+    let Job { plan, materials, folder, initial, comm, stop, deadline } = job;
     let first = comm.rank() == 0;
     let say = |line: String| {
         if first {
@@ -117,7 +120,7 @@ where
         initial.load_into(objective.params(&net))?;
         say(format!("beginning as {}", initial.path().display()));
     }
-    let mut trainer = Trainer::new(net, objective, config, Box::new(Rc::clone(comm)))?;
+    let mut trainer = Trainer::new(net, objective, config, Rc::clone(comm))?;
     for group in trainer.groups() {
         say(format!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel));
     }
@@ -276,45 +279,98 @@ enum Resume {
     Released(ReleasedCheckpoint),
 }
 
-/// The checkpoint to go on from: the one named, or the latest in the output folder.
+/// The checkpoint to go on from: the latest in the output folder or, if there is none yet, the one that is named.
 fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
-    let checkpoint = match &plan.config.resume {
-        None => folder.checkpoints().latest()?,
-        Some(path) => {
-            let place = hub::locate(path, What::ElfCheckpoint)?;
-            if place.exists() && !FoundModel::is_at(&place) {
-                return Ok(Some(Resume::Released(ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?)));
+    let own = folder.checkpoints().latest()?;
+    let checkpoint = match (&plan.config.resume, own) {
+        (None, None) => return Ok(None),
+        (None, Some(own)) => own,
+        (Some(name), own) => {
+            let place = hub::locate(name, What::ElfCheckpoint)?;
+            match own {
+                Some(own) => latest_since(&place, own, plan, folder)?,
+                None if place.exists() && !FoundModel::is_at(&place) => {
+                    let released = ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?;
+                    return Ok(Some(Resume::Released(released)));
+                }
+                None => FoundModel::at(&place)?.checkpoint,
             }
-            Some(FoundModel::at(&place)?.checkpoint)
         }
     };
-    let Some(checkpoint) = checkpoint else { return Ok(None) };
-    let before: RunPlan = serde_json::from_value(checkpoint.state().plan.clone()).with_context(|| {
-        format!("the plan in {} is from another version of this program", checkpoint.path().display())
-    })?;
+    let before = plan_of(&checkpoint)?;
+    if let Some(what) = what_differs(&before, plan) {
+        let path = checkpoint.path().display();
+        bail!(
+            "{path} was trained with another {what}: bring that back, or choose another output_dir to start anew (with --init-from \
+             {path} as that model)"
+        );
+    }
+    Ok(Some(Resume::Own(checkpoint)))
+}
+
+/// The latest checkpoint `own` of a run that is told to go on from `place`: since it began so, or is there itself. Going back would
+/// lose what comes after.
+fn latest_since(place: &Path, own: Checkpoint, plan: &RunPlan, folder: &RunFolder) -> Result<Checkpoint> {
+    let (name, root) = (place.display(), folder.root().display());
+    if plan_of(&own)?.config.resume == plan.config.resume {
+        return Ok(own);
+    }
+    let named = if FoundModel::is_at(place) { Some(FoundModel::at(place)?.checkpoint) } else { None };
+    let same =
+        |one: &Path, other: &Path| one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+    if named.as_ref().is_some_and(|named| same(named.path(), own.path())) {
+        return Ok(own);
+    }
+    if named.is_some_and(|named| named.path().parent().is_some_and(|parent| same(parent, folder.checkpoints().root())))
+    {
+        bail!(
+            "{root} has gone on since {name}, up to {}: leave resume out to go on from there, or choose another output_dir",
+            own.path().display()
+        );
+    }
+    bail!(
+        "{root} holds a run that did not begin from {name}: leave resume out to go on with it, or choose another output_dir"
+    )
+}
+
+/// What must be the same in both plans, so that the one goes on with what the other began, and is not.
+fn what_differs(before: &RunPlan, plan: &RunPlan) -> Option<&'static str> {
+    let kind = |plan: &RunPlan| plan.baseline.as_ref().map(BaselinePlan::name);
+    let flow = |plan: &RunPlan| (Trained::from(&plan.objective), plan.config.causal_latents);
+    // Of runs of older versions less is known.
+    let inputs = before.inputs.as_ref().zip(plan.inputs.as_ref());
+    let encoders = inputs.and_then(|(one, other)| one.encoder.as_ref().zip(other.encoder.as_ref()));
     let stays = [
-        (
-            "objective",
-            before.baseline.as_ref().map(BaselinePlan::name) == plan.baseline.as_ref().map(BaselinePlan::name),
-        ),
-        ("the model's sizes", before.model == plan.model && before.baseline == plan.baseline),
+        ("objective", kind(before) == kind(plan)),
+        ("size of the model", before.model == plan.model && before.baseline == plan.baseline),
         ("max_length, max_input_length or pad_token", before.span == plan.span),
-        ("the encoder's vocabulary or data", before.condition_eos == plan.condition_eos),
+        ("tokenizer", inputs.is_none_or(|(one, other)| one.tokenizer == other.tokenizer)),
+        (
+            "set of training data (data_path)",
+            inputs.is_none_or(|(one, other)| one.training_data == other.training_data),
+        ),
+        (
+            "text encoder (encoder_model_name, encoder_checkpoint)",
+            encoders.is_none_or(|(one, other)| one.blake3 == other.blake3),
+        ),
+        (
+            "latent_mean, latent_std or latent_stats.json of the text encoder",
+            encoders.is_none_or(|(one, other)| one.stats == other.stats),
+        ),
+        ("end of conditions (condition_eos)", before.condition_eos == plan.condition_eos),
+        (
+            "flow (denoiser_noise_scale, t_eps, prediction, self_cond_prob, block_size or causal_latents)",
+            kind(plan).is_some() || flow(before) == flow(plan),
+        ),
         ("seed", before.config.seed == plan.config.seed),
         ("optimizer", before.config.optimizer == plan.config.optimizer),
-        ("the teacher, or the step that is learned from it", same_lessons(&before, plan)),
+        ("teacher, or step that is learned from it", same_lessons(before, plan)),
         (
             "batch size or grad_accum_steps",
             before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps,
         ),
     ];
-    if let Some((what, _)) = stays.iter().find(|(_, same)| !same) {
-        bail!(
-            "{} was trained with another setting of {what}: set it back, or choose another output_dir to start anew",
-            checkpoint.path().display()
-        );
-    }
-    Ok(Some(Resume::Own(checkpoint)))
+    stays.iter().find(|(_, same)| !same).map(|(what, _)| *what)
 }
 
 /// Whether both learn the same from the same teacher, or both from none.

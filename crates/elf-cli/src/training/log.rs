@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics};
+use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics, TermSums};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 
@@ -37,13 +37,12 @@ struct Window {
     steps: u64,
     loss: f64,
     positions: u64,
-    /// Name, sum of means weighted by counts, counts.
-    terms: Vec<(String, f64, f64)>,
+    terms: TermSums,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: Vec::new() }
+        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: TermSums::default() }
     }
 
     fn add(&mut self, step: &StepMetrics) {
@@ -51,38 +50,29 @@ impl Window {
         self.loss += step.loss;
         self.positions += step.positions;
         for term in &step.terms {
-            self.add_term(term.name, term.mean * term.count, term.count);
+            self.terms.add(&term.name, term.mean * term.count, term.count);
         }
     }
 
     /// Makes the parts of the loss and the positions those of all ranks; the loss is theirs already.
     fn add_other_ranks(&mut self, comm: &dyn Comm) -> Result<()> {
         let own = serde_json::to_vec(&(self.positions, &self.terms))?;
-        (self.positions, self.terms) = (0, Vec::new());
+        (self.positions, self.terms) = (0, TermSums::default());
         for bytes in comm.gather_bytes(&own)? {
-            let (positions, terms): (u64, Vec<(String, f64, f64)>) = serde_json::from_slice(&bytes)?;
+            let (positions, terms): (u64, TermSums) = serde_json::from_slice(&bytes)?;
             self.positions += positions;
-            terms.iter().for_each(|(name, sum, count)| self.add_term(name, *sum, *count));
+            self.terms.merge(&terms);
         }
         Ok(())
-    }
-
-    fn add_term(&mut self, name: &str, sum: f64, count: f64) {
-        match self.terms.iter_mut().find(|(n, ..)| n == name) {
-            Some((_, s, c)) => (*s, *c) = (*s + sum, *c + count),
-            None => self.terms.push((name.to_owned(), sum, count)),
-        }
     }
 
     fn rate(&self) -> f64 {
         self.positions as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
     }
 
-    fn means(&self) -> Vec<(&str, f64)> {
-        let loss = ("loss", self.loss / self.steps.max(1) as f64);
-        std::iter::once(loss)
-            .chain(self.terms.iter().map(|(name, sum, count)| (name.as_str(), sum / count.max(1.0))))
-            .collect()
+    fn means(&self) -> Vec<(String, f64)> {
+        let loss = ("loss".to_owned(), self.loss / self.steps.max(1) as f64);
+        std::iter::once(loss).chain(self.terms.means().into_iter().map(|term| (term.name, term.mean))).collect()
     }
 }
 
@@ -148,7 +138,7 @@ impl Observer for TrainingLog {
         let done = step.step + 1;
         self.bar.set_position(done);
         if done.is_multiple_of(self.log_freq) || self.window.steps == 1 {
-            let text = |(name, mean): &(&str, f64)| format!("{name} {mean:.3}");
+            let text = |(name, mean): &(String, f64)| format!("{name} {mean:.3}");
             let means = self.window.means().iter().map(text).collect::<Vec<_>>().join(", ");
             self.bar.set_message(format!("{means}; {:.0} positions/s", self.window.rate() * self.comm.world() as f64));
         }
@@ -159,7 +149,7 @@ impl Observer for TrainingLog {
             let mut line = Map::new();
             line.insert("step".into(), json!(done));
             for (name, mean) in self.window.means() {
-                line.insert(name.into(), json!(mean));
+                line.insert(name, json!(mean));
             }
             line.insert("grad_norm".into(), json!(step.grad_norm));
             line.insert("lr".into(), json!(step.lr));

@@ -13,7 +13,7 @@ use tch::Device;
 
 use super::held_out::TrainingJudge;
 use super::memory_plan::MemoryPlan;
-use crate::config::{Facts, ObjectiveName, RunConfig, RunPlan};
+use crate::config::{Facts, ObjectiveName, RunConfig, RunInputs, RunPlan};
 use crate::hub;
 use crate::text_latents::{self, TextLatents, encoder_folder};
 
@@ -112,7 +112,12 @@ impl Materials {
                 if wanted { "with --eos-condition" } else { "without --eos-condition" }
             );
         }
-        RunPlan::new(config, facts, device)
+        let inputs = RunInputs {
+            tokenizer: self.tokenizer.fingerprint().to_owned(),
+            training_data: data_fingerprint(&self.train)?,
+            encoder: self.latents.as_ref().map(TextLatents::record).transpose()?.flatten(),
+        };
+        Ok(RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? })
     }
 
     /// What will be trained on what, in lines for a user.
@@ -171,13 +176,22 @@ fn encoder(config: &RunConfig, tokenizer: &Tokenizer, device: Device) -> Result<
 
 /// Refuses to start unless all ranks run the same program on the same configuration and the same data.
 pub fn agree(plan: &RunPlan, materials: &Materials, comm: &dyn Comm) -> Result<()> {
-    let Value::Object(plan) = serde_json::to_value(plan)? else { bail!("a plan is no object") };
+    let inputs = plan.inputs.clone();
+    // What it is known by is compared below, as places may differ.
+    let Value::Object(plan) = serde_json::to_value(RunPlan { inputs: None, ..plan.clone() })? else {
+        bail!("a plan is no object")
+    };
     let Some(Value::Object(config)) = plan.get("config") else { bail!("a plan has no configuration") };
     let mut facts = vec![("the program", program_fingerprint()?)];
     facts.extend(config.iter().map(|(key, value)| (key.as_str(), value.to_string())));
     facts.extend(plan.iter().filter(|(key, _)| *key != "config").map(|(key, value)| (key.as_str(), value.to_string())));
-    facts.push(("the tokenizer", materials.tokenizer.fingerprint().to_owned()));
-    facts.push(("the training data", data_fingerprint(&materials.train)?));
+    if let Some(RunInputs { tokenizer, training_data, encoder }) = inputs {
+        facts.extend([("the tokenizer", tokenizer), ("the training data", training_data)]);
+        let encoder =
+            encoder.map(|encoder| Ok::<_, anyhow::Error>((encoder.blake3, serde_json::to_string(&encoder.stats)?)));
+        let (weights, stats) = encoder.transpose()?.unwrap_or_default();
+        facts.extend([("the text encoder's weights", weights), ("the normalisation of latents", stats)]);
+    }
     let held_out = materials.held_out.as_ref().map(data_fingerprint).transpose()?;
     facts.push(("the held-out data", held_out.unwrap_or_else(|| "none".into())));
     Ok(comm.agree(&facts)?)

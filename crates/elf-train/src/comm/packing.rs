@@ -6,7 +6,7 @@ use crate::Result;
 
 /// Bytes from which a tensor travels alone, and to which others are packed: large enough that the fixed cost of an operation
 /// does not count, small enough that several are under way. PyTorch's own value.
-pub(super) const PACK_BYTES: usize = 25 << 20;
+pub const PACK_BYTES: usize = 25 << 20;
 
 fn bytes(t: &Tensor) -> usize {
     t.numel() * t.kind().elt_size_in_bytes()

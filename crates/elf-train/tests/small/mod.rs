@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 
 use elf_core::{
     Fans, Init, Network, NetworkShape, Noise, ParamBuilder, ParamSet, Result, Seeded, TrunkInput, Weight, key_of,
@@ -127,7 +128,7 @@ pub fn config(optimizer: OptimizerConfig) -> TrainerConfig {
 
 pub fn trainer(optimizer: OptimizerConfig) -> Trainer<SmallNet, ElfObjective> {
     let objective = ElfObjective { decoder_prob: 0.3, ..ElfObjective::default() };
-    Trainer::new(SmallNet::new(1), objective, config(optimizer), Box::new(Solo)).unwrap()
+    Trainer::new(SmallNet::new(1), objective, config(optimizer), Rc::new(Solo)).unwrap()
 }
 
 pub fn control(total_steps: u64) -> RunControl {

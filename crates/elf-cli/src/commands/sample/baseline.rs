@@ -27,7 +27,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 15] {
+    fn of_elf(&self) -> [(&'static str, bool); 16] {
         [
             ("--sampling-config", self.sampling.sampling_config.is_some()),
             ("--sampler", self.sampling.sampler.is_some()),
@@ -43,6 +43,7 @@ impl SampleArgs {
             ("--config", self.model.config.is_some()),
             ("--option", !self.model.options.is_empty()),
             ("--tokenizer", self.model.tokenizer.is_some()),
+            ("--encoder", self.model.encoder.is_some()),
             ("--length", self.model.length.is_some()),
         ]
     }

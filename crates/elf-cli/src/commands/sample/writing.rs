@@ -86,14 +86,8 @@ impl<'a> Writing<'a> {
         if self.stop.is_none() {
             return Ok(());
         }
-        let mut hasher = blake3::Hasher::new();
-        for (name, param) in networks.flat_map(ParamSet::iter) {
-            let flat = param.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
-            let mut bytes = vec![0; flat.numel() * flat.kind().elt_size_in_bytes()];
-            flat.f_copy_data_u8(&mut bytes, flat.numel())?;
-            hasher.update(name.as_bytes()).update(&bytes);
-        }
-        self.origin.insert("the model's parameters".to_owned(), hasher.finalize().to_hex().to_string());
+        let parameters = networks.map(elf_train::fingerprint).collect::<elf_train::Result<Vec<_>>>()?;
+        self.origin.insert("the model's parameters".to_owned(), parameters.join(" "));
         Ok(())
     }
 

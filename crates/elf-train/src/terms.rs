@@ -1,0 +1,70 @@
+//! The parts of a loss, added up by name.
+
+use serde::{Deserialize, Serialize};
+
+/// The mean of one part of a loss.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TermMean {
+    /// What it is: `l2`, `ce`, ...
+    pub name: String,
+    /// Its mean over the positions that it counts.
+    pub mean: f64,
+    /// How many positions that is.
+    pub count: f64,
+}
+
+/// Sums and counts of the parts of a loss by name, in the order in which they were met first: over micro-batches, steps or ranks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TermSums {
+    /// Name, sum, count.
+    sums: Vec<(String, f64, f64)>,
+}
+
+impl TermSums {
+    /// Adds to the part of this name.
+    pub fn add(&mut self, name: &str, sum: f64, count: f64) {
+        match self.sums.iter_mut().find(|(known, ..)| known == name) {
+            Some((_, s, c)) => (*s, *c) = (*s + sum, *c + count),
+            None => self.sums.push((name.to_owned(), sum, count)),
+        }
+    }
+
+    /// Adds all parts of another.
+    pub fn merge(&mut self, other: &Self) {
+        other.sums.iter().for_each(|(name, sum, count)| self.add(name, *sum, *count));
+    }
+
+    /// Puts the parts into an order that does not depend on which was met first.
+    pub(crate) fn sort(&mut self) {
+        self.sums.sort_by(|a, b| b.0.cmp(&a.0));
+    }
+
+    /// Each part's sum over its count; 0 for one that counts nothing.
+    pub fn means(&self) -> Vec<TermMean> {
+        let mean = |(name, sum, count): &(String, f64, f64)| TermMean {
+            name: name.clone(),
+            mean: sum / count.max(1.0),
+            count: *count,
+        };
+        self.sums.iter().map(mean).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_added_by_name() {
+        let mut sums = TermSums::default();
+        sums.add("l2", 6.0, 2.0);
+        sums.add("ce", 1.0, 4.0);
+        let mut other = TermSums::default();
+        other.add("ce", 3.0, 4.0);
+        other.add("nll", 0.0, 0.0);
+        sums.merge(&other);
+        let means: Vec<_> = sums.means().into_iter().map(|t| (t.name, t.mean, t.count)).collect();
+        assert_eq!(means, [("l2".into(), 3.0, 2.0), ("ce".into(), 0.5, 8.0), ("nll".into(), 0.0, 0.0)]);
+    }
+}
