@@ -1,6 +1,6 @@
 //! Time laws, guidance scales and grids against the reference numbers.
 
-use elf_core::{Replay, no_randomness};
+use elf_core::Replay;
 use elf_flow::{GuidanceLaw, LogitNormal, TimeGrid, TimeLaw};
 use elf_tests::{Reference, assert_close, parity_json};
 use serde::Deserialize;
@@ -51,7 +51,7 @@ fn parity_grids() {
         let got = grid.times(want.size()[0] as usize - 1, noise).unwrap();
         assert_close(name, &Tensor::from_slice(&got), &want.to_kind(Kind::Double), 1e-6);
     };
-    check("grid_uniform", TimeGrid::Uniform, &mut no_randomness());
+    check("grid_uniform", TimeGrid::Uniform, &mut Replay::new());
     let mut noise = Replay::new();
     noise.push("grid_normal", reference.get("grid_normal"));
     check("grid_logit_normal", TimeGrid::LogitNormal(config.law()), &mut noise);

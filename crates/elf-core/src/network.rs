@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tch::{Kind, Tensor};
 
-use crate::{ParamSet, Result};
+use crate::{Dropout, ParamSet, Result};
 
 /// The sizes that a [`Network`]'s callers depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +67,14 @@ pub struct TrunkInput<'a> {
     pub mask: Option<&'a Tensor>,
     /// What stands already, for networks that write block after block; not together with a mask.
     pub context: Option<Context<'a>>,
-    /// A seed for dropout masks; `None` switches dropout off.
-    pub dropout_seed: Option<u64>,
+    /// Which numbers are dropped; `None` switches dropout off.
+    pub dropout: Option<&'a Dropout>,
 }
 
 impl<'a> TrunkInput<'a> {
     /// A denoise-mode input without self-conditioning, guidance, mask or dropout.
     pub fn new(z: &'a Tensor, t: &'a Tensor) -> Self {
-        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout_seed: None }
+        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout: None }
     }
 }
 

@@ -281,4 +281,8 @@ impl Noise for BlockNoise<'_> {
         let name = self.name(name);
         self.inner.coins(&name, rows)
     }
+
+    fn dropout(&mut self, rows: usize) -> CoreResult<Option<Vec<f64>>> {
+        self.inner.dropout(rows)
+    }
 }

@@ -8,7 +8,7 @@ use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::objective::{Prepared, RowPlan, Words, check_channels, mixed_trunk, pin};
+use crate::objective::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk, pin};
 use crate::{ElfObjective, Error, LatentBatch, Loss, LossTerm, Objective, Path, Result, TimeLaw};
 
 /// The shortest step that can be learned: the target divides by it.
@@ -275,8 +275,14 @@ impl Objective for DistillObjective<'_> {
         let Lesson { prepared: Prepared { z, t, w, .. }, x_prev, target } =
             tch::no_grad(|| self.lesson(batch, &plan, noise))?;
 
-        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
-        let hidden = mixed_trunk(net, &plan, input, noise)?;
+        let dropout = dropout(net, &plan, s, noise)?;
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            dropout: dropout.as_ref(),
+            ..TrunkInput::new(&z, &t)
+        };
+        let hidden = mixed_trunk(net, &plan, input)?;
 
         // Each row's loss positions share a weight of 1, on the host.
         let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;

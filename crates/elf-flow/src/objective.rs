@@ -1,7 +1,7 @@
 //! Training losses as functions of a network, a batch, and explicit draws.
 
 use elf_core::device::upload;
-use elf_core::{Network, Noise, TrunkInput};
+use elf_core::{Dropout, Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -54,7 +54,7 @@ pub trait Objective {
 ///
 /// The released code runs five passes over every row and takes all logits. The same mathematics needs less: the pass
 /// without self-conditioning only for denoise rows that are self-conditioned; no pass of its own for the guidance target's
-/// conditioned velocity, which is the main pass without its gradient (unless the network is stochastic); logits only at the
+/// conditioned velocity, which is the main pass without its gradient (unless that has dropout); logits only at the
 /// loss positions of decode rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,15 +242,6 @@ pub(crate) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
     x * (1.0 - condition) + clean * condition
 }
 
-/// Seeds for dropout, one a pass, if the network uses any.
-pub(crate) fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
-    if !net.shape().stochastic {
-        return Ok(None);
-    }
-    let coins = noise.coins("dropout", rows)?;
-    Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
-}
-
 /// What decode rows are to write: their loss positions, N in all.
 pub(crate) struct Words {
     /// `[N, H]`.
@@ -284,19 +275,27 @@ pub(crate) fn check_channels(net: &dyn Network, (b, s, c): (i64, i64, i64)) -> R
     Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into())
 }
 
-/// The one pass with gradients for all rows of a plan, those of decode rows in decode mode, with dropout if the network uses any.
-pub(crate) fn mixed_trunk(
+/// Dropout for one pass over the rows of a plan, in its order, whole rows being so many positions long; if the network uses any.
+pub(crate) fn dropout(
     net: &dyn Network,
     plan: &RowPlan,
-    input: TrunkInput,
+    length: i64,
     noise: &mut dyn Noise,
-) -> Result<Tensor> {
+) -> Result<Option<Dropout>> {
+    let drawn = match net.shape().stochastic {
+        true => Dropout::draw(noise, plan.order.len(), length)?,
+        false => None,
+    };
+    Ok(drawn.map(|dropout| dropout.in_order(&plan.order)))
+}
+
+/// The one pass with gradients for all rows of a plan, those of decode rows in decode mode.
+pub(crate) fn mixed_trunk(net: &dyn Network, plan: &RowPlan, input: TrunkInput) -> Result<Tensor> {
     let rows = plan.denoise + plan.decode;
     let gate: Vec<f32> = (0..rows).map(|i| f32::from(i >= plan.denoise)).collect();
     let gate = upload(&Tensor::f_from_slice(&gate)?, input.z.device())?;
     let decode = (plan.decode > 0).then_some(&gate);
-    let dropout_seed = dropout_seed(net, noise, rows as usize)?;
-    Ok(net.trunk(&TrunkInput { decode, dropout_seed, ..input })?)
+    Ok(net.trunk(&TrunkInput { decode, ..input })?)
 }
 
 impl Objective for ElfObjective {
@@ -361,13 +360,15 @@ impl Objective for ElfObjective {
         }
 
         let own = context(b)?;
+        let dropout = dropout(net, &plan, batch.sizes()?.1, noise)?;
         let input = TrunkInput {
+            dropout: dropout.as_ref(),
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
             context: own.as_ref().map(Standing::context),
             ..TrunkInput::new(&z, &t)
         };
-        let hidden = mixed_trunk(net, &plan, input, noise)?;
+        let hidden = mixed_trunk(net, &plan, input)?;
 
         let mask = learned(&batch.loss_mask.f_index_select(0, &order)?)?;
         let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
@@ -377,10 +378,10 @@ impl Objective for ElfObjective {
             let v_hat = self.path.velocity_of(net.clean(&hidden.f_narrow(0, 0, n)?)?, &z, &t3);
             let target = self.path.velocity(&x0, &z, &t3);
             if let Some(v_u) = v_u {
-                let v_c = match net.shape().stochastic {
-                    false => v_hat.f_narrow(0, 0, u)?.f_detach()?,
-                    // Another dropout mask than the main pass has would be noise in the target: none at all.
-                    true => tch::no_grad(|| -> Result<Tensor> {
+                let v_c = match dropout {
+                    None => v_hat.f_narrow(0, 0, u)?.f_detach()?,
+                    // What the main pass drops would be noise in the target.
+                    Some(_) => tch::no_grad(|| -> Result<Tensor> {
                         let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
                         let x_prev = x_prev.as_ref().map(|x| x.f_narrow(0, 0, u)).transpose()?;
                         let context = context(u)?;

@@ -2,15 +2,18 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 use elf_core::layers::{Embedding, RmsNorm};
 use elf_core::weights::Weights;
-use elf_core::{Error, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result, TokenNetwork, Unembedding, Weight};
+use elf_core::{
+    Dropout, Error, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result, TokenNetwork, Unembedding, Weight,
+};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
-use crate::block::{Block, Pass};
+use crate::block::{Block, Pass, PassDropout};
 use crate::rope::Rope;
 
 /// Standard deviation of the embedding's random start.
@@ -189,7 +192,7 @@ impl TokenNetwork for MaskedTransformer {
         &self.params
     }
 
-    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor> {
+    fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let (_, s) = ids.size2()?;
         let largest = self.config.vocab_size;
         // The lookup itself does not check, and an id that is not there takes a GPU down.
@@ -204,7 +207,10 @@ impl TokenNetwork for MaskedTransformer {
             }
         }
         let kind = self.policy.blocks.kind();
-        let pass = Pass { rope: self.rope(s)?, mask: None, dropout_seed };
+        let dropout = dropout.map(|dropout| {
+            Arc::new(PassDropout { dropout: dropout.clone(), of: dropout.length(), held: vec![[0, s]] })
+        });
+        let pass = Pass { rope: self.rope(s)?, mask: None, dropout };
         let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_to_kind(kind)?;
         for block in &self.blocks {
             x = match self.recompute && x.requires_grad() {

@@ -1,17 +1,18 @@
 //! The whole network.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use elf_core::device::upload;
 use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::{
-    Context, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy,
-    Result, TrunkInput, Weight,
+    Context, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet,
+    PrecisionPolicy, Result, TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
-use crate::block::{Block, Pass};
+use crate::block::{Block, Pass, PassDropout};
 use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::rope::Rope;
 use crate::vocab_head::VocabHead;
@@ -169,6 +170,17 @@ impl Elf {
         }
     }
 
+    /// Dropout of a pass over the prefix, `context` clean tokens and `text` others from `first` on. A whole row has all its positions
+    /// twice where there are clean ones: a batch takes as many of either as its rows need.
+    fn dropout_of(&self, dropout: &Dropout, context: i64, first: i64, text: i64) -> Arc<PassDropout> {
+        let (p, length) = (self.config.prefix_len(), dropout.length());
+        let (of, held) = match context {
+            0 => (p + length, vec![[0, p], [p + first, p + first + text]]),
+            _ => (p + 2 * length, vec![[0, p + context], [p + length + first, p + length + first + text]]),
+        };
+        Arc::new(PassDropout { dropout: dropout.clone(), of, held })
+    }
+
     /// The prefix, `[B, P, H]`, fp32.
     fn prefix(&self, input: &TrunkInput, batch: i64) -> Result<Tensor> {
         let device = input.z.device();
@@ -302,7 +314,7 @@ impl Network for Elf {
         };
         let rope =
             self.rope(Layout { prefix: self.config.prefix_len(), context: k, first, text: s }, input.z.device())?;
-        let pass = Pass { rope, mask, dropout_seed: input.dropout_seed };
+        let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
         let text = match &context {
             None => self.latents.forward(input.z, input.x_prev, maps),
             // The estimate of what is clean is the same again, as on the positions of a condition.
@@ -338,7 +350,7 @@ impl Network for Elf {
             let own = additive(&seen.f_narrow(1, p, k)?.f_narrow(2, p, k)?, kind)?;
 
             let rope = self.rope(Layout { prefix: 0, context: k, first: 0, text: 0 }, device)?;
-            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout_seed: None };
+            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None };
             let x_prev = self_conditioned.then_some(context.latents);
             let lifted = self.latents.forward(context.latents, x_prev, self.policy.latent_maps.kind());
             let mut x = self.with_words(lifted, context.ids)?.to_kind(kind);
