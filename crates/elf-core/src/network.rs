@@ -152,6 +152,8 @@ pub struct PassCount {
     pub rows_with_grad: u64,
     /// Positions turned into logits.
     pub logit_positions: u64,
+    /// Rows over all passes over contexts that are to be remembered ([`Network::remember`]); they are among no others.
+    pub context_rows: u64,
 }
 
 /// Wraps a network and counts its passes: the honest unit of sampling and training cost.
@@ -210,7 +212,13 @@ impl<N: Network> Network for Counting<N> {
     }
 
     fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
-        self.inner.remember(context, self_conditioned)
+        let memory = self.inner.remember(context, self_conditioned)?;
+        if memory.is_some() {
+            let mut c = self.count.get();
+            c.context_rows += context.latents.size().first().copied().unwrap_or(0) as u64;
+            self.count.set(c);
+        }
+        Ok(memory)
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -144,6 +144,13 @@ impl<'a> Behind<'a> {
         Self { standing, memory: OnceCell::new(), twice: OnceCell::new() }
     }
 
+    /// Passes of B rows over what stands that were made so far to remember it: of twice as many rows, two.
+    pub(crate) fn passes(&self) -> u64 {
+        let once = matches!(self.memory.get(), Some(Some(_)));
+        let twice = matches!(self.twice.get(), Some((_, Some(_))));
+        u64::from(once) + 2 * u64::from(twice)
+    }
+
     /// What a pass is told: one of B rows, or of twice as many, the second half of which does without the condition.
     fn context(&self, net: &dyn Network, input: &TrunkInput) -> Result<Context<'_>> {
         let remember = |standing: &Standing| match standing.latents.size3()?.1 {

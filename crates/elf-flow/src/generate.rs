@@ -121,10 +121,15 @@ pub struct Cost {
     /// Rows of the batch, those that fill it up included.
     pub rows: u64,
     /// Passes of the sampler and the last one, which decodes: N + 1 with a sampler of one evaluation a step, 2N + 1 with
-    /// condition guidance or autoguidance, 4N + 1 with both; all this for each block where texts are written in blocks. A batch of 2B rows is two passes.
+    /// condition guidance or autoguidance, 4N + 1 with both; all this for each block that is written where texts are written in blocks.
+    /// A batch of 2B rows is two passes. In blocks a pass is over the positions of one block.
     pub passes: u64,
+    /// Passes over what stood before a block, to remember it: 0 where texts are written all at once.
+    pub context_passes: u64,
     /// Passes that only the trace needed.
     pub trace_passes: u64,
+    /// Positions that were written, of all rows: those of blocks that were never begun, because all texts had ended, are none of them.
+    pub positions: u64,
 }
 
 /// A sampled batch.
@@ -313,7 +318,8 @@ impl<'a> Generator<'a> {
         if !request.trace.is_empty() {
             observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
         }
-        let cost = Cost { rows: rows as u64, passes: passes + 1, trace_passes };
+        let positions = rows as u64 * request.length as u64;
+        let cost = Cost { rows: rows as u64, passes: passes + 1, context_passes: 0, trace_passes, positions };
         Ok(Generated { z: end.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
     }
 
@@ -331,7 +337,8 @@ impl<'a> Generator<'a> {
         let z = z0.f_zeros_like()?;
         let mut ended = Tensor::f_zeros([rows as i64], (Kind::Bool, Device::Cpu))?;
         let mut page = Page::new([rows as i64, s, z0.size3()?.2], size, condition.as_ref(), self.device)?;
-        let (spans, mut passes) = (page.spans(s).collect::<Vec<_>>(), 0);
+        let spans = page.spans(s).collect::<Vec<_>>();
+        let mut cost = Cost { rows: rows as u64, passes: 0, context_passes: 0, trace_passes: 0, positions: 0 };
         for (number, &(first, width)) in spans.iter().enumerate() {
             let standing = page.standing(first, width)?;
             let (own, weak) = (Behind::new(&standing), Behind::new(&standing));
@@ -341,7 +348,9 @@ impl<'a> Generator<'a> {
             let (end, made) = self.carry(start, part.as_ref(), (Some(&own), Some(&weak)), &mut noise, |_, _| Ok(()))?;
             let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&own));
             let Reading { ids: words, log_probs: sure } = self.words(&decoder, &end, part.as_ref(), &mut noise)?;
-            passes += made + 1;
+            cost.passes += made + 1;
+            cost.context_passes += own.passes() + weak.passes();
+            cost.positions += rows as u64 * width as u64;
             for (all, part) in [(&ids, &words), (&log_probs, &sure), (&z, &end)] {
                 all.f_narrow(1, first, width)?.f_copy_(part)?;
             }
@@ -370,7 +379,6 @@ impl<'a> Generator<'a> {
             Some(condition) => condition.pin(&z)?,
             None => z,
         };
-        let cost = Cost { rows: rows as u64, passes, trace_passes: 0 };
         Ok(Generated { z: z.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
     }
 

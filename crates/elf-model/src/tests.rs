@@ -216,7 +216,7 @@ fn counting_sees_passes_rows_and_logits() {
     let hidden = tch::no_grad(|| net.trunk(&TrunkInput::new(&z, &t))).unwrap();
     let _ = net.trunk(&TrunkInput::new(&z, &t)).unwrap();
     let _ = net.logits(&hidden.reshape([8, 32])).unwrap();
-    assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8 });
+    assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8, context_rows: 0 });
 }
 
 #[test]

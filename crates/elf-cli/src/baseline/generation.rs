@@ -12,9 +12,7 @@ use elf_train::Comm;
 use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan};
-use crate::text_generation::{
-    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, words,
-};
+use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, collate, words};
 use crate::training::sampling_settings;
 
 /// How a baseline writes.
@@ -177,11 +175,7 @@ impl BaselineGenerator<'_> {
                 filled.resize(rows, chunk[chunk.len() - 1].clone());
             }
             let written = self.write(decoding, &filled)?;
-            done.cost = TotalCost {
-                batches: done.cost.batches + 1,
-                passes_per_batch: done.cost.passes_per_batch.max(written.passes),
-                positions: done.cost.positions + written.positions,
-            };
+            done.cost.add_batch(written.passes, 0, written.positions);
             for (i, (request, text)) in chunk.iter().zip(&written.texts).enumerate() {
                 done.texts.push(self.finish(number * rows + i, request, text)?);
             }

@@ -200,13 +200,7 @@ fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<
 /// One line that says what was run and what it cost: passes stand next to every time.
 fn summary(setting: &str, texts: &[GeneratedText], cost: &TotalCost, seconds: f64) -> String {
     let mut line = format!("{setting}: {} texts in {seconds:.1} s", texts.len());
-    let _ = write!(
-        line,
-        "; {} passes for each of {} batch(es), {:.0} positions/s",
-        cost.passes_per_batch,
-        cost.batches,
-        cost.positions as f64 / seconds
-    );
+    let _ = write!(line, "; {cost}, {:.0} positions/s", cost.positions as f64 / seconds);
     line
 }
 
