@@ -106,7 +106,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let settings = args.sampling.settings(&args.model.path, plan)?;
     notes(plan, &settings).for_each(|note| eprintln!("{note}"));
     at_least_one(&[("--batch-size", args.batch_size)])?;
-    let guide = LoadedModel::guide(&settings, &args.model, device, precision)?;
+    let guide = model.guide(&settings, &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan,
