@@ -157,7 +157,9 @@ impl ElfObjective {
         if let Some(size) = self.block_size.filter(|&size| size < 1) {
             return Err(Error::setting("block_size", format!("{size} tokens are no block")));
         }
-        if !(self.decoder_noise_scale >= 0.0 && self.decoder_noise_scale.is_finite()) {
+        self.decoder.check("decoder_p_mean, decoder_p_std")?;
+        // Tensors are fp32: a larger number would not fit beside them.
+        if !(self.decoder_noise_scale >= 0.0 && (self.decoder_noise_scale as f32).is_finite()) {
             return Err(Error::setting("decoder_noise_scale", format!("{} is not a scale", self.decoder_noise_scale)));
         }
         Ok(())
@@ -415,5 +417,33 @@ impl Objective for ElfObjective {
             sum = &sum + ce;
         }
         Ok(Loss { sum, count: batch.loss_positions(), terms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_out_of_their_range_are_named() {
+        ElfObjective::default().check().unwrap();
+        let decoder = |mean, std| ElfObjective { decoder: LogitNormal { mean, std }, ..ElfObjective::default() };
+        let scale = |scale| ElfObjective { decoder_noise_scale: scale, ..ElfObjective::default() };
+        let widest = |max| ElfObjective { guidance: GuidanceLaw { min: 0.5, max }, ..ElfObjective::default() };
+        for (objective, setting) in [
+            (decoder(f64::NAN, 0.8), "decoder_p_mean"),
+            (decoder(1e300, 0.8), "decoder_p_mean"),
+            (decoder(0.8, -0.1), "decoder_p_std"),
+            (decoder(0.8, f64::INFINITY), "decoder_p_std"),
+            (scale(1e300), "decoder_noise_scale"),
+            (scale(-1.0), "decoder_noise_scale"),
+            (scale(f64::NAN), "decoder_noise_scale"),
+            (widest(1e300), "self_cond_cfg_max"),
+        ] {
+            let message = objective.check().unwrap_err().to_string();
+            assert!(message.contains(setting), "{message}");
+        }
+        decoder(0.8, 0.0).check().unwrap();
+        scale(0.0).check().unwrap();
     }
 }

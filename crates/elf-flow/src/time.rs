@@ -27,7 +27,7 @@ impl LogitNormal {
         (normal * self.std + self.mean).sigmoid()
     }
 
-    fn check(&self, setting: &str) -> Result<()> {
+    pub(crate) fn check(&self, setting: &str) -> Result<()> {
         // Tensors are fp32: larger numbers would not fit beside them.
         if !((self.mean as f32).is_finite() && (self.std as f32).is_finite() && self.std >= 0.0) {
             return Err(Error::setting(setting, format!("mean {} and std {} do not make a law", self.mean, self.std)));
@@ -101,7 +101,8 @@ impl GuidanceLaw {
     /// # Errors
     /// If the range is empty or contains no positive scales (the training target divides by w).
     pub fn check(&self) -> Result<()> {
-        if !(self.min > 0.0 && self.min <= self.max && self.max.is_finite()) {
+        // Tensors are fp32: larger numbers would not fit beside them.
+        if !(self.min > 0.0 && self.min <= self.max && (self.max as f32).is_finite()) {
             return Err(Error::setting(
                 "self_cond_cfg_min, self_cond_cfg_max",
                 format!("{} to {} is no range of positive scales", self.min, self.max),
