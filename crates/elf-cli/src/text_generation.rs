@@ -7,10 +7,7 @@ use anyhow::{Context, Result, bail};
 use elf_core::{Network, TokenDraw, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{
-    Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Reencode, Request, TimeGrid,
-    Trained, Trim,
-};
+use elf_flow::{Condition, Cost, Frame, GenerateConfig, Generator, Guide, Observer, Reencode, Request, Trained, Trim};
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 
@@ -122,7 +119,7 @@ impl fmt::Display for TotalCost {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let each = |passes: u64| {
             let batches = self.batches.max(1);
-            let decimals = if passes % batches == 0 { 0 } else { 1 };
+            let decimals = if passes.is_multiple_of(batches) { 0 } else { 1 };
             format!("{:.decimals$}", passes as f64 / batches as f64)
         };
         write!(f, "{} passes", each(self.passes))?;
@@ -224,13 +221,7 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
     GenerateConfig {
         sampler,
         steps: setting.num_sampling_steps,
-        grid: match setting.time_schedule {
-            TimeScheduleName::LogitNormal => TimeGrid::LogitNormal(LogitNormal {
-                mean: plan.config.denoiser_p_mean,
-                std: plan.config.denoiser_p_std,
-            }),
-            TimeScheduleName::Uniform => TimeGrid::Uniform,
-        },
+        grid: setting.time_schedule.law(&plan.config),
         self_conditioning_guidance: setting.self_cond_cfg_scale,
         condition_guidance: setting.cfg,
         decode_at: setting.decode_at,
