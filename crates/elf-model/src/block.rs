@@ -6,8 +6,8 @@ use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{Dropout, Fans, Init, ParamBuilder, Result};
 use tch::{TchError, Tensor};
 
-use crate::ElfConfig;
 use crate::attention::Attention;
+use crate::config::BlockSizes;
 use crate::rope::Rope;
 
 const EPS: f64 = 1e-6;
@@ -51,12 +51,12 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(b: &mut ParamBuilder, index: i64, config: &ElfConfig) -> Result<Self> {
+    pub(crate) fn new(b: &mut ParamBuilder, index: i64, sizes: &BlockSizes) -> Result<Self> {
         let name = format!("blocks.{index}");
-        let (h, inner) = (config.hidden_size, config.mlp_hidden());
+        let (h, inner) = (sizes.hidden_size, sizes.mlp_hidden());
         Ok(Self {
             norm1: RmsNorm::new(b, &format!("{name}.norm1"), h, EPS)?,
-            attn: Attention::new(b, &format!("{name}.attn"), config)?,
+            attn: Attention::new(b, &format!("{name}.attn"), sizes)?,
             norm2: RmsNorm::new(b, &format!("{name}.norm2"), h, EPS)?,
             w12: Linear::new(
                 b,
@@ -73,7 +73,7 @@ impl Block {
                 true,
             )?,
             index: index as u64,
-            dropout: if config.dropout_in(index) { config.proj_dropout } else { 0.0 },
+            dropout: sizes.dropout_in(index),
         })
     }
 

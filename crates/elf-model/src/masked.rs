@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
 use crate::block::{Block, Pass, PassDropout};
+use crate::config::{BlockSizes, check_sizes};
 use crate::rope::Rope;
 
 /// Standard deviation of the embedding's random start.
@@ -50,23 +51,13 @@ impl MaskedConfig {
         }
     }
 
-    /// What the blocks are built from; sizes that they do not depend on are 1.
-    fn blocks(&self) -> ElfConfig {
-        ElfConfig {
-            text_encoder_dim: 1,
+    fn blocks(&self) -> BlockSizes {
+        BlockSizes {
             hidden_size: self.hidden_size,
             depth: self.depth,
             num_heads: self.num_heads,
-            bottleneck_dim: 1,
-            num_time_tokens: 1,
-            num_self_cond_cfg_tokens: 0,
-            num_model_mode_tokens: 1,
-            vocab_size: self.vocab_size,
             mlp_ratio: self.mlp_ratio,
             proj_dropout: self.proj_dropout,
-            learned_latents: false,
-            context_table: false,
-            vocab_head_norm: false,
         }
     }
 
@@ -75,17 +66,15 @@ impl MaskedConfig {
     /// # Errors
     /// Names the first size that does not.
     pub fn check(&self) -> Result<()> {
+        check_sizes([("vocab_size", self.vocab_size)])?;
         self.blocks().check()
     }
 
     /// Numbers over all parameters, known before any is made.
     pub fn parameter_count(&self) -> u64 {
         let size = |n: i64| n.max(0) as u64;
-        let (h, inner) = (size(self.hidden_size), size(self.blocks().mlp_hidden()));
-        let linear = |fan_in: u64, fan_out: u64| fan_in * fan_out + fan_out;
-        let head = size(self.blocks().head_dim());
-        let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
-        (size(self.vocab_size) + 1) * h + size(self.depth) * block + h + size(self.vocab_size)
+        let (h, v) = (size(self.hidden_size), size(self.vocab_size));
+        (v + 1) * h + self.blocks().parameter_count() + h + v
     }
 }
 

@@ -81,9 +81,9 @@ impl Elf {
         Self::build(config, policy, ParamBuilder::unset(device))
     }
 
-    fn build(config: ElfConfig, policy: PrecisionPolicy, mut b: ParamBuilder) -> Result<Self> {
+    fn build(config: ElfConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
         config.check()?;
-        let b = &mut b;
+        let b = &mut builder;
         let (c, h) = (config.text_encoder_dim, config.hidden_size);
         let tokens = |b: &mut ParamBuilder, name: &str, n: i64| b.tensor(name, &[1, n, h], Init::Normal(0.02));
         let latents = LatentProjection::new(b, c, config.bottleneck_dim, h)?;
@@ -94,7 +94,7 @@ impl Elf {
             n => Some((ScalarEmbedder::new(b, "self_cond_cfg_embedder", h)?, tokens(b, "self_cond_cfg_tokens", n)?)),
         };
         let mode_tokens = tokens(b, "mode_tokens", config.num_model_mode_tokens)?;
-        let blocks = (0..config.depth).map(|i| Block::new(b, i, &config)).collect::<Result<_>>()?;
+        let blocks = (0..config.depth).map(|i| Block::new(b, i, &config.blocks())).collect::<Result<_>>()?;
         let final_norm = RmsNorm::new(b, "final_layer.norm_final", h, 1e-6)?;
         let final_linear =
             Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
@@ -108,7 +108,7 @@ impl Elf {
             true => Some(Embedding::new(b, CONTEXT_TABLE, config.vocab_size, h, CONTEXT_TABLE_STD)?),
             false => None,
         };
-        let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
+        let params = builder.finish();
         let rope = RefCell::new(None);
         Ok(Self {
             config,
@@ -138,12 +138,6 @@ impl Elf {
     /// Which parts run in which precision.
     pub fn policy(&self) -> PrecisionPolicy {
         self.policy
-    }
-
-    /// Changes which parts run in which precision.
-    pub fn set_policy(&mut self, policy: PrecisionPolicy) {
-        self.policy = policy;
-        self.params.changed();
     }
 
     /// Gradient checkpointing: whether blocks keep nothing but their input and are run again in the backward pass. The result is the
