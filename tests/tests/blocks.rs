@@ -7,8 +7,8 @@ use elf_core::{
 };
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    Condition, ElfObjective, Error, GenerateConfig, Generated, Generator, Guide, LatentBatch, Objective, Reencode,
-    Request, Result, Trained,
+    Condition, Cost, ElfObjective, Error, GenerateConfig, Generated, Generator, Guide, LatentBatch, Objective,
+    Reencode, Request, Result, Trained,
 };
 use elf_model::{Elf, ElfConfig, Preset};
 use proptest::prelude::*;
@@ -415,6 +415,9 @@ fn each_block_costs_a_run_and_a_reading() {
     let request = Request { reencoding: Some(&table), ..Request::new(&seeds, S) };
     let got = generate(&net, Some(4), config("euler"), &request).unwrap();
     assert_eq!((got.cost.passes, net.count().rows), (3 * 6, 2 * 3 * 6));
+    // Nothing stands before the first block.
+    assert_eq!((got.cost.context_passes, net.count().context_rows), (2, 2 * 2));
+    assert_eq!(got.cost.positions, 2 * S as u64);
     assert_eq!(net.count().logit_positions, 2 * S as u64, "every position is read once");
     assert_eq!(*table.calls.borrow(), [4, 8]);
     assert!(bool::try_from(got.z.isfinite().all()).unwrap());
@@ -423,7 +426,7 @@ fn each_block_costs_a_run_and_a_reading() {
     let ended = got.ids.iter().map(|ids| ids[0]).collect::<Vec<_>>();
     let one = Request { seeds: &seeds[..1], end: Some(ended[0]), ..request };
     let short = generate(&net, Some(4), config("euler"), &one).unwrap();
-    assert_eq!(short.cost.passes, 6);
+    assert_eq!((short.cost.passes, short.cost.context_passes, short.cost.positions), (6, 0, 4));
     assert_eq!(short.ids[0][..4], got.ids[0][..4]);
     assert!(short.ids[0][4..].iter().all(|&id| id == ended[0]));
 
@@ -469,11 +472,17 @@ fn texts_do_not_depend_on_what_is_remembered() {
     let request = Request { condition: Some(&condition), reencoding: Some(&table), ..Request::new(&seeds, S) };
     for (condition_guidance, with_table) in [(1.0, false), (2.0, false), (1.0, true), (2.0, true)] {
         let config = GenerateConfig { condition_guidance, ..config("euler") };
-        let remembering = generate(&network_of(with_table), Some(2), config.clone(), &request).unwrap();
+        let net = Counting::new(network_of(with_table));
+        let remembering = generate(&net, Some(2), config.clone(), &request).unwrap();
         let forgetful = generate(&Forgetful(network_of(with_table)), Some(2), config, &request).unwrap();
         assert_eq!(remembering.ids, forgetful.ids);
         assert!(near(&remembering.z, &forgetful.z));
-        assert_eq!(remembering.cost, forgetful.cost);
+        assert_eq!(Cost { context_passes: 0, ..remembering.cost }, forgetful.cost);
+        assert_eq!(forgetful.cost.context_passes, 0);
+        // What is given reaches into the first of the five blocks. With guidance the passes of twice the rows remember for themselves,
+        // and what stands is read once more for the words.
+        let expected = if condition_guidance == 1.0 { 5 } else { 5 * (1 + 2) };
+        assert_eq!((remembering.cost.context_passes, net.count().context_rows), (expected, 3 * expected));
     }
 }
 

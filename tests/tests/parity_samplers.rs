@@ -2,9 +2,7 @@
 
 use elf_core::{Counting, PrecisionPolicy, Replay};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{
-    Condition, GenerateConfig, Generator, Path, Request, TimeGrid, Trained, Trim, pad_from_eos, shift_left,
-};
+use elf_flow::{Condition, GenerateConfig, Generator, Path, Request, TimeLaw, Trained, Trim, pad_from_eos, shift_left};
 use elf_model::Elf;
 use elf_tests::{Reference, assert_close, parity_json, parity_path};
 use serde::Deserialize;
@@ -36,7 +34,7 @@ impl Rollout {
         GenerateConfig {
             sampler: if self.method == "sde" { sampler.with("gamma", self.gamma) } else { sampler },
             steps: 1,
-            grid: TimeGrid::Uniform,
+            grid: TimeLaw::Uniform,
             self_conditioning_guidance: self.self_cond_cfg_scale,
             condition_guidance: self.cfg_scale,
             ..GenerateConfig::default()

@@ -1,7 +1,7 @@
 //! Time laws, guidance scales and grids against the reference numbers.
 
-use elf_core::{Replay, no_randomness};
-use elf_flow::{GuidanceLaw, LogitNormal, TimeGrid, TimeLaw};
+use elf_core::Replay;
+use elf_flow::{GuidanceLaw, LogitNormal, TimeLaw};
 use elf_tests::{Reference, assert_close, parity_json};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -46,13 +46,13 @@ fn parity_guidance_scales() {
 fn parity_grids() {
     let config: Config = parity_json("config.json");
     let reference = Reference::open("schedules.safetensors");
-    let check = |name: &str, grid: TimeGrid, noise: &mut Replay| {
+    let check = |name: &str, grid: TimeLaw, noise: &mut Replay| {
         let want = reference.get(name);
-        let got = grid.times(want.size()[0] as usize - 1, noise).unwrap();
+        let got = grid.grid(want.size()[0] as usize - 1, noise).unwrap();
         assert_close(name, &Tensor::from_slice(&got), &want.to_kind(Kind::Double), 1e-6);
     };
-    check("grid_uniform", TimeGrid::Uniform, &mut no_randomness());
+    check("grid_uniform", TimeLaw::Uniform, &mut Replay::new());
     let mut noise = Replay::new();
     noise.push("grid_normal", reference.get("grid_normal"));
-    check("grid_logit_normal", TimeGrid::LogitNormal(config.law()), &mut noise);
+    check("grid_logit_normal", TimeLaw::LogitNormal(config.law()), &mut noise);
 }

@@ -16,6 +16,7 @@ use tch::Device;
 use crate::config::{Facts, Overrides, RunConfig, RunPlan, SamplingSetting, read_record, read_yaml};
 use crate::hub;
 use crate::run_folder::{FoundModel, no_run};
+use crate::same_latents::LatentsOf;
 use crate::text_latents::{TextLatents, encoder_folder};
 
 /// Which model, and how it computes.
@@ -77,6 +78,8 @@ pub struct LoadedModel {
     pub latents: Option<TextLatents>,
     /// Where the user says that the encoder is.
     named_encoder: Option<PathBuf>,
+    /// Whether `plan` says how the model was trained: of a file without settings beside it nothing is known.
+    settings_known: bool,
 }
 
 impl LoadedModel {
@@ -91,16 +94,18 @@ impl LoadedModel {
         }
     }
 
-    /// The guide that settings name, if any does.
+    /// The guide of this model that settings name, if any does.
     ///
     /// # Errors
-    /// If there are two, or it cannot be loaded.
+    /// If there are two, it cannot be loaded, or its latents are others than this model's.
     pub fn guide(
+        &self,
         settings: &[SamplingSetting],
         args: &ModelArgs,
         device: Device,
         precision: Precision,
     ) -> Result<Option<Self>> {
+        let model = &args.path;
         let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
         let Some(path) = paths.next() else { return Ok(None) };
         if let Some(other) = paths.find(|other| *other != path) {
@@ -119,7 +124,23 @@ impl LoadedModel {
         };
         let found = found(&args.path)?.map(|found| found.elf_only("which cannot guide a flow"));
         let found = found.transpose().with_context(guide)?;
-        Ok(Some(Self::load(found, &args, device, precision).with_context(guide)?))
+        let guide_of = Self::load(found, &args, device, precision).with_context(guide)?;
+        // A guide that does not write in the same blocks is refused for that, and has other latents for that alone.
+        if guide_of.plan.objective.block_size == self.plan.objective.block_size
+            && let Some(difference) = self.latents_of().difference(&guide_of.latents_of())
+        {
+            bail!(
+                "the guide {} cannot guide {}: {difference}; a guide must be of the same latents",
+                path.display(),
+                model.display()
+            );
+        }
+        Ok(Some(guide_of))
+    }
+
+    fn latents_of(&self) -> LatentsOf<'_> {
+        let config = self.settings_known.then_some(&self.plan.config);
+        LatentsOf { tokenizer: self.tokenizer.fingerprint(), config }
     }
 
     /// As a guide of another.
@@ -137,7 +158,14 @@ impl LoadedModel {
         let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
         found.load_into(net.params(), args.no_ema)?;
         let FoundModel { run, plan, .. } = found;
-        Ok(Self { latents: None, named_encoder: args.encoder.clone(), tokenizer: run.tokenizer()?, plan, net })
+        Ok(Self {
+            latents: None,
+            named_encoder: args.encoder.clone(),
+            tokenizer: run.tokenizer()?,
+            plan,
+            net,
+            settings_known: true,
+        })
     }
 
     fn from_elsewhere(args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
@@ -153,6 +181,7 @@ impl LoadedModel {
         let warn = |line| eprintln!("warning: {line}");
         let options = Overrides(options);
         let beside = weights.path().with_file_name(RECORD);
+        let settings_known = args.config.is_some() || beside.is_file();
         let mut config: RunConfig = match &args.config {
             None if beside.is_file() => {
                 eprintln!("settings: {}", beside.display());
@@ -202,7 +231,7 @@ impl LoadedModel {
         let mut plan = RunPlan::new(&config, facts, device)?;
         plan.model = model;
         let net = Elf::of_weights(&weights, args.policy(precision), device)?;
-        Ok(Self { plan, tokenizer, net, latents: None, named_encoder: None })
+        Ok(Self { plan, tokenizer, net, latents: None, named_encoder: None, settings_known })
     }
 
     /// With the encoder that conditions go through, or what was written, if either does.

@@ -18,6 +18,7 @@ mod model_card;
 mod progress;
 mod rank_environment;
 mod run_folder;
+mod same_latents;
 mod serving;
 mod step_timeline;
 mod system_memory;

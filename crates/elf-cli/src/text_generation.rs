@@ -1,16 +1,14 @@
 //! From requests for text to text: conditions are tokenised and encoded, rows are sampled in batches of one shape, ids are
 //! cut and turned into words.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use elf_core::{Network, PrecisionPolicy, TokenDraw, key_of};
 use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{
-    Condition, Cost, Frame, GenerateConfig, Generator, Guide, LogitNormal, Observer, Reencode, Request, TimeGrid,
-    Trained, Trim,
-};
+use elf_flow::{Condition, Cost, Frame, GenerateConfig, Generator, Guide, Observer, Reencode, Request, Trained, Trim};
 use elf_model::{Elf, ElfConfig};
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
@@ -104,10 +102,42 @@ pub struct GeneratedText {
 pub struct TotalCost {
     /// Batches.
     pub batches: u64,
-    /// Passes of one batch through the network, decoding included.
-    pub passes_per_batch: u64,
-    /// Positions that were carried through all passes, rows that fill up a batch included.
+    /// Passes through the network, decoding included, over all batches.
+    pub passes: u64,
+    /// Passes over what stood before a block, to remember it.
+    pub context_passes: u64,
+    /// Positions that were written, in rows that fill up a batch too.
     pub positions: u64,
+}
+
+impl TotalCost {
+    fn add(&mut self, other: &Self) {
+        self.batches += other.batches;
+        self.passes += other.passes;
+        self.context_passes += other.context_passes;
+        self.positions += other.positions;
+    }
+
+    /// Adds what one more batch cost.
+    pub fn add_batch(&mut self, passes: u64, context_passes: u64, positions: u64) {
+        self.add(&Self { batches: 1, passes, context_passes, positions });
+    }
+}
+
+/// Passes for each batch, on average where their number differs: batches of blocks end when their texts do.
+impl fmt::Display for TotalCost {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let each = |passes: u64| {
+            let batches = self.batches.max(1);
+            let decimals = if passes.is_multiple_of(batches) { 0 } else { 1 };
+            format!("{:.decimals$}", passes as f64 / batches as f64)
+        };
+        write!(f, "{} passes", each(self.passes))?;
+        if self.context_passes > 0 {
+            write!(f, " and {} over what stood before", each(self.context_passes))?;
+        }
+        write!(f, " for each of {} batch(es)", self.batches)
+    }
 }
 
 /// What came of a list of requests.
@@ -139,9 +169,7 @@ impl Generation {
     pub fn add(&mut self, Self { texts, frames, cost }: Self) {
         self.texts.extend(texts);
         self.frames.extend(frames);
-        self.cost.batches += cost.batches;
-        self.cost.positions += cost.positions;
-        self.cost.passes_per_batch = self.cost.passes_per_batch.max(cost.passes_per_batch);
+        self.cost.add(&cost);
     }
 
     /// The surest text of every `candidates` that follow one another; the first of equals.
@@ -207,13 +235,7 @@ fn generate_config(setting: &SamplingSetting, pad_to: Option<usize>, plan: &RunP
     GenerateConfig {
         sampler,
         steps: setting.num_sampling_steps,
-        grid: match setting.time_schedule {
-            TimeScheduleName::LogitNormal => TimeGrid::LogitNormal(LogitNormal {
-                mean: plan.config.denoiser_p_mean,
-                std: plan.config.denoiser_p_std,
-            }),
-            TimeScheduleName::Uniform => TimeGrid::Uniform,
-        },
+        grid: setting.time_schedule.law(&plan.config),
         self_conditioning_guidance: setting.self_cond_cfg_scale,
         condition_guidance: setting.cfg,
         decode_at: setting.decode_at,
@@ -385,7 +407,8 @@ impl TextGenerator<'_> {
             for frame in &seen {
                 batch.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
             }
-            add_cost(&mut batch.cost, generated.cost, length);
+            let Cost { passes, context_passes, positions, .. } = generated.cost;
+            batch.cost.add_batch(passes, context_passes, positions);
             let rows_read = generated.ids.iter().zip(&generated.log_probs);
             for (i, (((row, log_probs), request), &given)) in rows_read.zip(chunk).zip(&lengths).enumerate() {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
@@ -484,12 +507,6 @@ pub fn pad_token(name: PadTokenName) -> PadToken {
     }
 }
 
-fn add_cost(total: &mut TotalCost, cost: Cost, length: i64) {
-    total.batches += 1;
-    total.passes_per_batch = cost.passes;
-    total.positions += cost.rows * length as u64;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -504,6 +521,25 @@ mod tests {
             RunConfig { condition_eos: set, max_length: 16, max_input_length: Some(8), ..RunConfig::default() };
         let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: found, ranks: 1 };
         RunPlan::new(&config, facts, Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn costs_are_averages_over_batches() {
+        let mut cost = TotalCost::default();
+        cost.add_batch(33, 0, 1024);
+        cost.add_batch(33, 0, 1024);
+        assert_eq!((cost.to_string().as_str(), cost.positions), ("33 passes for each of 2 batch(es)", 2048));
+        // Of blocks, one batch writes more of them than the other.
+        let mut of_blocks = TotalCost::default();
+        of_blocks.add_batch(18, 2, 24);
+        let mut other_rank = TotalCost::default();
+        other_rank.add_batch(6, 0, 8);
+        other_rank.add_batch(12, 1, 16);
+        of_blocks.add(&other_rank);
+        assert_eq!(of_blocks.to_string(), "12 passes and 1 over what stood before for each of 3 batch(es)");
+        of_blocks.add_batch(6, 0, 8);
+        assert_eq!(of_blocks.to_string(), "10.5 passes and 0.8 over what stood before for each of 4 batch(es)");
+        assert_eq!(of_blocks.positions, 56);
     }
 
     #[test]

@@ -305,7 +305,11 @@ pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
     hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
-fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
+/// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
+///
+/// # Errors
+/// If the file beside it is damaged, or the settings are no numbers to normalise by.
+pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
     let path = folder.join(STATS_FILE);
     let measured = match std::fs::read_to_string(&path) {
         Ok(text) => {

@@ -7,6 +7,17 @@ use tch::{Cuda, Device, Tensor};
 
 use crate::{Error, Result};
 
+/// The bytes of a tensor's numbers on the host, row by row, as they are stored in files.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn host_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let flat = tch::no_grad(|| tensor.detach().f_to_device(Device::Cpu)?.f_contiguous())?;
+    let mut bytes = vec![0; flat.numel() * flat.kind().elt_size_in_bytes()];
+    flat.f_copy_data_u8(&mut bytes, flat.numel())?;
+    Ok(bytes)
+}
+
 /// What a user may ask for: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {

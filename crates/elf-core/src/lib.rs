@@ -6,6 +6,7 @@
 //! * [`ParamSet`] and [`ParamBuilder`]: parameters by name, with their fan-in and fan-out, strict loading and saving.
 //! * [`Noise`]: the only source of randomness; seeded per row, so that a request gives the same result whatever else is
 //!   in its batch, and replayable, so that recorded draws can be held against reference numbers.
+//! * [`Dropout`]: masks that are each row's own.
 //! * [`TokenDraw`]: how a token is drawn from logits.
 //! * [`Precision`] and [`device`]: which parts run in bf16, and where.
 //! * [`layers`]: the layers that T5, GPT-2 and ELF have in common.
@@ -16,6 +17,7 @@
 //! It deliberately does not know any model, text, or training.
 
 pub mod device;
+mod dropout;
 mod error;
 pub mod layers;
 mod network;
@@ -30,9 +32,10 @@ mod token_network;
 mod unembedding;
 pub mod weights;
 
+pub use dropout::Dropout;
 pub use error::{Error, Result};
 pub use network::{Context, Counting, LearnedLatents, Memory, Network, NetworkShape, PassCount, TrunkInput};
-pub use noise::{Noise, Replay, Seeded, key_of, no_randomness};
+pub use noise::{Noise, Replay, Seeded, key_of};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};
 pub use timed::Timed;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tch::{Kind, Tensor};
 
-use crate::{ParamSet, Result};
+use crate::{Dropout, ParamSet, Result};
 
 /// The sizes that a [`Network`]'s callers depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,14 +67,14 @@ pub struct TrunkInput<'a> {
     pub mask: Option<&'a Tensor>,
     /// What stands already, for networks that write block after block; not together with a mask.
     pub context: Option<Context<'a>>,
-    /// A seed for dropout masks; `None` switches dropout off.
-    pub dropout_seed: Option<u64>,
+    /// Which numbers are dropped; `None` switches dropout off.
+    pub dropout: Option<&'a Dropout>,
 }
 
 impl<'a> TrunkInput<'a> {
     /// A denoise-mode input without self-conditioning, guidance, mask or dropout.
     pub fn new(z: &'a Tensor, t: &'a Tensor) -> Self {
-        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout_seed: None }
+        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout: None }
     }
 }
 
@@ -152,6 +152,8 @@ pub struct PassCount {
     pub rows_with_grad: u64,
     /// Positions turned into logits.
     pub logit_positions: u64,
+    /// Rows over all passes over contexts that are to be remembered ([`Network::remember`]); they are among no others.
+    pub context_rows: u64,
 }
 
 /// Wraps a network and counts its passes: the honest unit of sampling and training cost.
@@ -210,7 +212,13 @@ impl<N: Network> Network for Counting<N> {
     }
 
     fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
-        self.inner.remember(context, self_conditioned)
+        let memory = self.inner.remember(context, self_conditioned)?;
+        if memory.is_some() {
+            let mut c = self.count.get();
+            c.context_rows += context.latents.size().first().copied().unwrap_or(0) as u64;
+            self.count.set(c);
+        }
+        Ok(memory)
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

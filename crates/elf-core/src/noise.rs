@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
 
@@ -41,11 +41,30 @@ pub trait Noise {
     /// # Errors
     /// As [`Noise::normal`].
     fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>>;
+
+    /// As [`Noise::coins`], each number by itself uniform in [0, 1) too, but those of rows that are neighbours in a larger whole lie
+    /// evenly apart, if this noise knows of such a whole: then a mean over the rows has less variance. A row's number depends
+    /// on its place in that whole, never on the batch. The default spreads nothing.
+    ///
+    /// # Errors
+    /// As [`Noise::normal`].
+    fn spread(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
+        self.coins(name, rows)
+    }
+
+    /// One coin `dropout` a row for a pass with dropout, or `None` if nothing is to be dropped, as where a network is used and not
+    /// trained.
+    ///
+    /// # Errors
+    /// As [`Noise::normal`].
+    fn dropout(&mut self, rows: usize) -> Result<Option<Vec<f64>>> {
+        self.coins("dropout", rows).map(Some)
+    }
 }
 
 /// A 64-bit key from a list of numbers; every number matters, and so does their order (splitmix64's finaliser, chained).
 pub fn key_of(parts: &[u64]) -> u64 {
-    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |key, part| {
+    parts.iter().fold(GOLDEN, |key, part| {
         let mut x = (key ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -66,14 +85,38 @@ fn key_of_name(name: &str) -> u64 {
 #[derive(Debug, Clone)]
 pub struct Seeded {
     rows: Vec<u64>,
+    /// The whole's key and the rows' places in it.
+    places: Option<(u64, Vec<u64>)>,
     drawn: HashMap<String, u64>,
     device: Device,
+    dropout: bool,
+}
+
+/// Multiples of the golden ratio, in fractions of 2^64, lie as evenly as any sequence of multiples can, whatever their number.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The upper 53 bits make every double in [0, 1) of that spacing equally likely.
+fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
 impl Seeded {
     /// One key per row.
     pub fn new(rows: Vec<u64>, device: Device) -> Self {
-        Self { rows, drawn: HashMap::new(), device }
+        Self { rows, places: None, drawn: HashMap::new(), device, dropout: true }
+    }
+
+    /// The rows at `places` of a larger whole that `key` stands for, such as a step's global batch: the key of each is made of both.
+    pub fn at(key: &[u64], places: impl IntoIterator<Item = u64>, device: Device) -> Self {
+        let places: Vec<u64> = places.into_iter().collect();
+        let rows = places.iter().map(|&place| key_of(&[key, &[place]].concat())).collect();
+        Self { places: Some((key_of(key), places)), ..Self::new(rows, device) }
+    }
+
+    /// The same draws for a network as it is used, not trained: nothing is dropped.
+    #[must_use]
+    pub fn without_dropout(self) -> Self {
+        Self { dropout: false, ..self }
     }
 
     /// The key of the next draw of this name, after checking that there is one row key for each of its rows.
@@ -92,7 +135,7 @@ impl Seeded {
         &mut self,
         name: &str,
         shape: &[i64],
-        fill: impl Fn(&[i64], (Kind, Device)) -> Result<Tensor>,
+        fill: impl Fn(&mut Tensor) -> std::result::Result<Tensor, TchError>,
     ) -> Result<Tensor> {
         let stream = self.next_stream(name, shape)?;
         // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock. Whatever
@@ -100,32 +143,46 @@ impl Seeded {
         static GENERATOR: Mutex<()> = Mutex::new(());
         let _guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         tch::no_grad(|| {
-            let rows = self.rows.iter().map(|row| {
+            let drawn = Tensor::f_empty(shape, (Kind::Float, self.device))?;
+            for (i, row) in (0..).zip(&self.rows) {
                 tch::manual_seed(key_of(&[*row, stream]) as i64);
-                fill(&shape[1..], (Kind::Float, self.device))
-            });
-            Ok(Tensor::f_stack(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+                let _ = fill(&mut drawn.f_get(i)?)?;
+            }
+            Ok(drawn)
         })
     }
 }
 
 impl Noise for Seeded {
     fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
-        self.draw(name, shape, |shape, options| Ok(Tensor::f_randn(shape, options)?))
+        self.draw(name, shape, |row| row.f_normal_(0.0, 1.0))
     }
 
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
-        self.draw(name, shape, |shape, options| Ok(Tensor::f_rand(shape, options)?))
+        self.draw(name, shape, |row| row.f_uniform_(0.0, 1.0))
     }
 
     fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
         let stream = self.next_stream(name, &[rows as i64])?;
-        // The upper 53 bits make every double in [0, 1) of that spacing equally likely.
-        Ok(self.rows.iter().map(|row| (key_of(&[*row, stream]) >> 11) as f64 / (1u64 << 53) as f64).collect())
+        Ok(self.rows.iter().map(|row| unit(key_of(&[*row, stream]))).collect())
+    }
+
+    fn spread(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
+        let Some((whole, places)) = self.places.clone() else { return self.coins(name, rows) };
+        let start = key_of(&[whole, self.next_stream(name, &[rows as i64])?]);
+        Ok(places.iter().map(|place| unit(place.wrapping_mul(GOLDEN).wrapping_add(start))).collect())
+    }
+
+    fn dropout(&mut self, rows: usize) -> Result<Option<Vec<f64>>> {
+        match self.dropout {
+            true => self.coins("dropout", rows).map(Some),
+            false => Ok(None),
+        }
     }
 }
 
-/// Gives back recorded draws, by name, in the order in which they were recorded.
+/// Gives back recorded draws, by name, in the order in which they were recorded. Without any recorded, it is for code that must not draw
+/// at all: every draw is an error that names it.
 #[derive(Debug, Default)]
 pub struct Replay {
     draws: HashMap<String, std::collections::VecDeque<Tensor>>,
@@ -167,11 +224,6 @@ impl Noise for Replay {
     }
 }
 
-/// For code paths that must not draw at all: every draw is an error that names it.
-pub fn no_randomness() -> Replay {
-    Replay::new()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +244,63 @@ mod tests {
                 prop_assert_eq!(&rows_of(&alone)[0], &row);
             }
         }
+    }
+
+    /// What recorded runs drew, they draw again: each row is what libtorch draws from the row's own seed.
+    #[test]
+    fn a_draw_is_libtorchs_own() {
+        let stream = key_of(&[key_of_name("n"), 0]);
+        for n in [3i64, 17, 100] {
+            let [normal, uniform] = [false, true].map(|uniform| {
+                let mut noise = Seeded::new(vec![8, 9], Device::Cpu);
+                let of = if uniform { Seeded::uniform } else { Seeded::normal };
+                of(&mut noise, "n", &[2, n, 5]).unwrap()
+            });
+            let (row, shape) = (key_of(&[9, stream]) as i64, [n, 5]);
+            // Whoever else draws in between would be another test's thread: then the same again.
+            let same = (0..100).any(|_| {
+                let fresh = |draw: &dyn Fn() -> Tensor| {
+                    tch::manual_seed(row);
+                    draw()
+                };
+                let options = (Kind::Float, Device::Cpu);
+                fresh(&|| Tensor::randn(shape, options)).equal(&normal.get(1))
+                    && fresh(&|| Tensor::rand(shape, options)).equal(&uniform.get(1))
+            });
+            assert!(same, "{n}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// However a whole is cut into batches, each row's number is its own, and together they lie evenly.
+        #[test]
+        fn rows_of_a_whole_are_spread_whatever_the_batch(key in any::<u64>(), n in 2u64..200, world in 1u64..5) {
+            let mut whole = Seeded::at(&[key, 1], 0..n, Device::Cpu).spread("t", n as usize).unwrap();
+            for rank in 0..world.min(n) {
+                let places: Vec<u64> = (rank..n).step_by(world as usize).collect();
+                let part = Seeded::at(&[key, 1], places.clone(), Device::Cpu).spread("t", places.len()).unwrap();
+                prop_assert_eq!(part, places.iter().map(|&i| whole[i as usize]).collect::<Vec<_>>());
+            }
+            prop_assert_ne!(Seeded::at(&[key, 2], 0..n, Device::Cpu).spread("t", n as usize).unwrap(), whole.clone());
+            whole.sort_by(f64::total_cmp);
+            let round = whole[0] + 1.0 - whole[n as usize - 1];
+            let widest = whole.windows(2).map(|two| two[1] - two[0]).fold(round, f64::max);
+            prop_assert!(widest * (n as f64) < 2.7, "{widest} of {n}");
+        }
+    }
+
+    #[test]
+    fn places_make_keys_and_nothing_is_dropped_where_nothing_is_learned() {
+        let at = || Seeded::at(&[5, 6], [3, 1], Device::Cpu);
+        let keyed = || Seeded::new([3, 1].map(|place| key_of(&[5, 6, place])).to_vec(), Device::Cpu);
+        assert_eq!(at().coins("c", 2).unwrap(), keyed().coins("c", 2).unwrap());
+        assert_eq!(at().without_dropout().coins("c", 2).unwrap(), keyed().coins("c", 2).unwrap());
+        assert_eq!(at().dropout(2).unwrap(), Some(keyed().coins("dropout", 2).unwrap()));
+        assert_eq!(at().without_dropout().dropout(2).unwrap(), None);
+        // Without places there is nothing to spread over.
+        assert_eq!(keyed().spread("c", 2).unwrap(), keyed().coins("c", 2).unwrap());
     }
 
     #[test]
@@ -222,6 +331,6 @@ mod tests {
         replay.push("t", &Tensor::from_slice(&[1f32, 2.0]));
         assert_eq!(replay.normal("t", &[2, 1]).unwrap().size(), [2, 1]);
         assert!(replay.normal("t", &[2]).unwrap_err().to_string().contains("`t`: none left"));
-        assert!(no_randomness().uniform("u", &[1]).is_err());
+        assert!(Replay::new().uniform("u", &[1]).is_err());
     }
 }

@@ -4,24 +4,36 @@
 //! Writing goes to a temporary file in the same folder, which is synced and renamed: a reader never sees half a file, and
 //! a full disk leaves the old one in place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::device::host_bytes;
 use crate::{Error, Result};
+
+/// The header's length stands before it, in 64 bits.
+const HEADER_SIZE: usize = 8;
 
 /// A safetensors file, mapped into memory.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     map: Mmap,
-    names: Vec<String>,
+    tensors: BTreeMap<String, Stored>,
     metadata: HashMap<String, String>,
+}
+
+/// Where a tensor lies in a file, and what it is.
+#[derive(Debug)]
+struct Stored {
+    kind: Kind,
+    shape: Vec<i64>,
+    bytes: Range<usize>,
 }
 
 impl TensorFile {
@@ -36,17 +48,21 @@ impl TensorFile {
         // mapped file; our own writers rename whole files into place and never change one.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", &path))?;
         let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| corrupt(e.to_string()))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| corrupt(e.to_string()))?;
-        let mut names = Vec::new();
-        for (name, view) in tensors.iter() {
-            kind_of(view.dtype())
-                .ok_or_else(|| corrupt(format!("{name} has the kind {:?}, which is not supported", view.dtype())))?;
-            names.push(name.to_owned());
+        let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| corrupt(e.to_string()))?;
+        let data = HEADER_SIZE + header_len;
+        let mut tensors = BTreeMap::new();
+        for (name, info) in header.tensors() {
+            let kind = kind_of(info.dtype)
+                .ok_or_else(|| corrupt(format!("{name} has the kind {:?}, which is not supported", info.dtype)))?;
+            let shape = info.shape.iter().map(|&n| n as i64).collect();
+            let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+            if map.get(bytes.clone()).is_none() {
+                return Err(corrupt(format!("{name} lies beyond its end")));
+            }
+            tensors.insert(name, Stored { kind, shape, bytes });
         }
-        names.sort_unstable();
-        Ok(Self { path, map, names, metadata })
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Ok(Self { path, map, tensors, metadata })
     }
 
     /// The file's path.
@@ -56,7 +72,7 @@ impl TensorFile {
 
     /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+        self.tensors.keys().map(String::as_str)
     }
 
     /// The strings stored beside the tensors.
@@ -66,14 +82,12 @@ impl TensorFile {
 
     /// The shape of a tensor, without reading it.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        let tensors = SafeTensors::deserialize(&self.map).ok()?;
-        Some(tensors.tensor(name).ok()?.shape().iter().map(|&n| n as i64).collect())
+        Some(self.tensors.get(name)?.shape.clone())
     }
 
     /// The kind of a tensor's numbers, without reading it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
-        let tensors = SafeTensors::deserialize(&self.map).ok()?;
-        kind_of(tensors.tensor(name).ok()?.dtype())
+        Some(self.tensors.get(name)?.kind)
     }
 
     /// One tensor, copied to `device`.
@@ -81,10 +95,8 @@ impl TensorFile {
     /// # Errors
     /// If there is no tensor of that name.
     pub fn get(&self, name: &str, device: Device) -> Result<Tensor> {
-        let corrupt = |reason: String| Error::Corrupt { path: self.path.clone(), reason };
-        let tensors = SafeTensors::deserialize(&self.map).map_err(|e| corrupt(e.to_string()))?;
-        let view = tensors.tensor(name).map_err(|_| corrupt(format!("it has no tensor {name}")))?;
-        to_tensor(&view).map_err(|e| corrupt(format!("{name}: {e}")))?.f_to_device(device).map_err(Error::from)
+        let stored = self.tensors.get(name).ok_or_else(|| self.corrupt(format!("it has no tensor {name}")))?;
+        self.read(name, stored, device)
     }
 
     /// All tensors, by name, copied to `device`.
@@ -92,16 +104,17 @@ impl TensorFile {
     /// # Errors
     /// If libtorch fails.
     pub fn read_all(&self, device: Device) -> Result<Vec<(String, Tensor)>> {
-        let corrupt = |reason: String| Error::Corrupt { path: self.path.clone(), reason };
-        let tensors = SafeTensors::deserialize(&self.map).map_err(|e| corrupt(e.to_string()))?;
-        self.names
-            .iter()
-            .map(|name| {
-                let view = tensors.tensor(name).map_err(|e| corrupt(e.to_string()))?;
-                let tensor = to_tensor(&view).map_err(|e| corrupt(format!("{name}: {e}")))?;
-                Ok((name.clone(), tensor.f_to_device(device)?))
-            })
-            .collect()
+        self.tensors.iter().map(|(name, stored)| Ok((name.clone(), self.read(name, stored, device)?))).collect()
+    }
+
+    fn read(&self, name: &str, stored: &Stored, device: Device) -> Result<Tensor> {
+        let Stored { kind, shape, bytes } = stored;
+        let tensor = Tensor::f_from_data_size(&self.map[bytes.clone()], shape, *kind);
+        Ok(tensor.map_err(|e| self.corrupt(format!("{name}: {e}")))?.f_to_device(device)?)
+    }
+
+    fn corrupt(&self, reason: String) -> Error {
+        Error::Corrupt { path: self.path.clone(), reason }
     }
 }
 
@@ -131,12 +144,6 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
         Kind::Bool => Dtype::BOOL,
         _ => return None,
     })
-}
-
-fn to_tensor(view: &TensorView) -> std::result::Result<Tensor, String> {
-    let kind = kind_of(view.dtype()).ok_or("unsupported kind")?;
-    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-    Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|e| e.to_string())
 }
 
 /// Writes tensors and metadata strings: aside, synced, renamed.
@@ -191,10 +198,8 @@ impl StoredTensor {
         let kind = tensor.kind();
         let dtype =
             dtype_of(kind).ok_or_else(|| Error::Config(format!("tensors of kind {kind:?} cannot be stored")))?;
-        let flat = tch::no_grad(|| tensor.detach().f_to_device(Device::Cpu)?.f_contiguous())?;
-        let mut bytes = vec![0; flat.numel() * kind.elt_size_in_bytes()];
-        flat.f_copy_data_u8(&mut bytes, flat.numel())?;
-        Ok(Self { dtype, shape: tensor.size().iter().map(|&n| n as usize).collect(), bytes })
+        let shape = tensor.size().iter().map(|&n| n as usize).collect();
+        Ok(Self { dtype, shape, bytes: host_bytes(tensor)? })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use tch::{Device, Tensor};
 
-use crate::{ParamSet, Result};
+use crate::{Dropout, ParamSet, Result};
 
 /// A network from token ids to hidden states, and from those to the words that stand, or come next, there.
 ///
@@ -27,12 +27,12 @@ pub trait TokenNetwork {
     /// The parameters by name.
     fn params(&self) -> &ParamSet;
 
-    /// Hidden states `[B, S, H]` on the network's device, in fp32 or bf16, of ids `[B, S]` (int64, on the CPU). `dropout_seed` is
-    /// a seed for dropout masks; `None` switches dropout off.
+    /// Hidden states `[B, S, H]` on the network's device, in fp32 or bf16, of ids `[B, S]` (int64, on the CPU). `dropout`
+    /// says which numbers are dropped; `None` switches dropout off.
     ///
     /// # Errors
     /// If an id or a length is none that the network knows, or libtorch fails.
-    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor>;
+    fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor>;
 
     /// Vocabulary logits: `[N, H]` to `[N, V]`, fp32. Memory grows with N times V.
     ///

@@ -44,15 +44,15 @@ fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -
 }
 
 /// A training batch's rows as their own context.
-pub(crate) struct OwnContext {
+pub(crate) struct TeacherForcing {
     /// Of all rows, what stands before the last noisy token.
-    standing: Standing,
+    prefix: WrittenPrefix,
     /// The positions that are there as noisy tokens: whole blocks, from the first to the last in which any row has loss. What comes before is a condition
     /// in all rows, and what comes after is seen by none that counts.
-    pub(crate) noisy: Range<i64>,
+    noisy: Range<i64>,
 }
 
-impl OwnContext {
+impl TeacherForcing {
     /// Of the rows' clean latents `x0` `[B, S, C]`, in the order `rows`.
     pub(crate) fn new(batch: &LatentBatch, size: i64, rows: &Tensor, x0: &Tensor) -> Result<Self> {
         let (b, s, _) = batch.sizes()?;
@@ -71,21 +71,26 @@ impl OwnContext {
         let counts: Vec<bool> = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.try_into()?;
         let first = counts.iter().position(|&counts| counts).map_or(0, |at| at as i64 / size * size);
         let last = counts.iter().rposition(|&counts| counts).map_or(s, |at| (at as i64 / size + 1) * size).min(s);
-        let standing = Standing {
+        let prefix = WrittenPrefix {
             latents: x0.f_narrow(1, 0, last)?,
             ids: upload(&ids, device)?.f_narrow(1, 0, last)?,
             noisy_blocks: blocks.f_narrow(1, first, last - first)?,
             blocks: blocks.f_narrow(1, 0, last)?,
             first,
         };
-        Ok(Self { standing, noisy: first..last })
+        Ok(Self { prefix, noisy: first..last })
     }
 
-    /// The first `rows` rows.
-    pub(crate) fn of(&self, rows: i64) -> Result<Standing> {
-        let Standing { latents, ids, blocks, noisy_blocks, first } = &self.standing;
+    /// Of `x` `[B, S, ..]` the positions that are there as noisy tokens.
+    pub(crate) fn learned(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_narrow(1, self.noisy.start, self.noisy.end - self.noisy.start)?)
+    }
+
+    /// Of the first `rows` rows.
+    pub(crate) fn of(&self, rows: i64) -> Result<WrittenPrefix> {
+        let WrittenPrefix { latents, ids, blocks, noisy_blocks, first } = &self.prefix;
         let narrow = |x: &Tensor| x.f_narrow(0, 0, rows);
-        Ok(Standing {
+        Ok(WrittenPrefix {
             latents: narrow(latents)?,
             ids: narrow(ids)?,
             blocks: narrow(blocks)?,
@@ -97,7 +102,7 @@ impl OwnContext {
 
 /// What stands when something is written.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct WrittenPrefix {
     /// `[B, K, C]`.
     latents: Tensor,
     /// `[B, K]`.
@@ -109,7 +114,7 @@ pub(crate) struct Standing {
     first: i64,
 }
 
-impl Standing {
+impl WrittenPrefix {
     /// What a network is told of it.
     pub(crate) fn context(&self) -> Context<'_> {
         let Self { latents, ids, blocks, noisy_blocks, first } = self;
@@ -132,35 +137,42 @@ impl Standing {
 }
 
 /// What stands, for the passes of one network. What it makes of that is worked out when it is first needed, and then kept for all passes of the block.
-pub(crate) struct Behind<'a> {
-    standing: &'a Standing,
+pub(crate) struct PrefixContext<'a> {
+    prefix: &'a WrittenPrefix,
     memory: OnceCell<Option<Memory>>,
     /// The same with and without the condition.
-    twice: OnceCell<(Standing, Option<Memory>)>,
+    twice: OnceCell<(WrittenPrefix, Option<Memory>)>,
 }
 
-impl<'a> Behind<'a> {
-    pub(crate) fn new(standing: &'a Standing) -> Self {
-        Self { standing, memory: OnceCell::new(), twice: OnceCell::new() }
+impl<'a> PrefixContext<'a> {
+    pub(crate) fn new(prefix: &'a WrittenPrefix) -> Self {
+        Self { prefix, memory: OnceCell::new(), twice: OnceCell::new() }
+    }
+
+    /// Passes of B rows over what stands that were made so far to remember it: of twice as many rows, two.
+    pub(crate) fn passes(&self) -> u64 {
+        let once = matches!(self.memory.get(), Some(Some(_)));
+        let twice = matches!(self.twice.get(), Some((_, Some(_))));
+        u64::from(once) + 2 * u64::from(twice)
     }
 
     /// What a pass is told: one of B rows, or of twice as many, the second half of which does without the condition.
     fn context(&self, net: &dyn Network, input: &TrunkInput) -> Result<Context<'_>> {
-        let remember = |standing: &Standing| match standing.latents.size3()?.1 {
+        let remember = |prefix: &WrittenPrefix| match prefix.latents.size3()?.1 {
             0 => Ok(None),
-            _ => net.remember(&standing.context(), input.x_prev.is_some()),
+            _ => net.remember(&prefix.context(), input.x_prev.is_some()),
         };
-        let (standing, memory) = if input.z.size3()?.0 == self.standing.latents.size3()?.0 {
-            (self.standing, kept(&self.memory, || Ok(remember(self.standing)?))?)
+        let (prefix, memory) = if input.z.size3()?.0 == self.prefix.latents.size3()?.0 {
+            (self.prefix, kept(&self.memory, || Ok(remember(self.prefix)?))?)
         } else {
-            let (standing, memory) = kept(&self.twice, || {
-                let standing = self.standing.with_and_without_condition()?;
-                let memory = remember(&standing)?;
-                Ok((standing, memory))
+            let (prefix, memory) = kept(&self.twice, || {
+                let prefix = self.prefix.with_and_without_condition()?;
+                let memory = remember(&prefix)?;
+                Ok((prefix, memory))
             })?;
-            (standing, memory)
+            (prefix, memory)
         };
-        Ok(Context { memory: memory.as_ref(), ..standing.context() })
+        Ok(Context { memory: memory.as_ref(), ..prefix.context() })
     }
 }
 
@@ -176,13 +188,13 @@ fn kept<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
 }
 
 /// A pass through the trunk, behind what stands already if anything does.
-pub(crate) fn trunk(net: &dyn Network, behind: Option<&Behind>, input: TrunkInput) -> Result<Tensor> {
+pub(crate) fn trunk(net: &dyn Network, behind: Option<&PrefixContext>, input: TrunkInput) -> Result<Tensor> {
     let context = behind.map(|behind| behind.context(net, &input)).transpose()?;
     Ok(net.trunk(&TrunkInput { context, ..input })?)
 }
 
 /// A batch on its way from block to block.
-pub(crate) struct Page {
+pub(crate) struct BlockBatch {
     size: i64,
     /// `[B, S]`.
     blocks: Tensor,
@@ -193,8 +205,8 @@ pub(crate) struct Page {
     given: Vec<usize>,
 }
 
-impl Page {
-    /// An empty page for rows of the shape `[B, S, C]`, with what is given.
+impl BlockBatch {
+    /// An empty batch of rows of the shape `[B, S, C]`, with what is given.
     pub(crate) fn new(shape: [i64; 3], size: i64, condition: Option<&Condition>, device: Device) -> Result<Self> {
         let [b, s, _] = shape;
         let clean = Tensor::f_zeros(shape, (Kind::Float, device))?;
@@ -220,9 +232,9 @@ impl Page {
     }
 
     /// What stands when the positions from `first` on are written. A condition may reach into them.
-    pub(crate) fn standing(&self, first: i64, width: i64) -> Result<Standing> {
+    pub(crate) fn prefix(&self, first: i64, width: i64) -> Result<WrittenPrefix> {
         let known = if self.given.iter().any(|&n| n as i64 > first) { first + width } else { first };
-        Ok(Standing {
+        Ok(WrittenPrefix {
             latents: self.clean.f_narrow(1, 0, known)?,
             ids: self.ids.f_narrow(1, 0, known)?,
             blocks: self.blocks.f_narrow(1, 0, known)?,
@@ -280,5 +292,9 @@ impl Noise for BlockNoise<'_> {
     fn coins(&mut self, name: &str, rows: usize) -> CoreResult<Vec<f64>> {
         let name = self.name(name);
         self.inner.coins(&name, rows)
+    }
+
+    fn dropout(&mut self, rows: usize) -> CoreResult<Option<Vec<f64>>> {
+        self.inner.dropout(rows)
     }
 }

@@ -3,7 +3,7 @@
 use elf_core::{Network, TokenDraw, TrunkInput};
 use tch::{Kind, Tensor};
 
-use crate::blocks::{self, Behind};
+use crate::blocks::{self, PrefixContext};
 use crate::{Condition, Result, Trained};
 
 /// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
@@ -24,7 +24,7 @@ pub struct Decoder<'a> {
     trained: Trained,
     guidance: f64,
     positions_per_chunk: i64,
-    behind: Option<&'a Behind<'a>>,
+    behind: Option<&'a PrefixContext<'a>>,
 }
 
 impl std::fmt::Debug for Decoder<'_> {
@@ -49,7 +49,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads what was written behind what stands already.
-    pub(crate) fn behind(self, behind: Option<&'a Behind<'a>>) -> Self {
+    pub(crate) fn behind(self, behind: Option<&'a PrefixContext<'a>>) -> Self {
         Self { behind, ..self }
     }
 

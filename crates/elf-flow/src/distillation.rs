@@ -8,7 +8,7 @@ use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::objective::{Prepared, RowPlan, Words, check_channels, mixed_trunk, pin};
+use crate::objective::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk, pin};
 use crate::{ElfObjective, Error, LatentBatch, Loss, LossTerm, Objective, Path, Result, TimeLaw};
 
 /// The shortest step that can be learned: the target divides by it.
@@ -217,7 +217,7 @@ impl<'t> DistillObjective<'t> {
         let denoise_rows = upload(&Tensor::f_from_slice(&plan.order[..n as usize])?, batch.latents.device())?;
         let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
         let prepared = self.base.prepare(batch, plan, &starts, noise)?;
-        let Prepared { x0, z, t, w, condition } = &prepared;
+        let Prepared { x0, z, w, condition, .. } = &prepared;
 
         let x_prev = match self.base.self_conditioned() {
             false => None,
@@ -228,20 +228,7 @@ impl<'t> DistillObjective<'t> {
                     None => z.f_zeros_like()?,
                 };
                 // ... and where the coin says so what the teacher makes of that.
-                Some(if u == 0 {
-                    start
-                } else {
-                    let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
-                    let blank = start.f_narrow(0, 0, u)?;
-                    let input = TrunkInput { x_prev: Some(&blank), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
-                    let head = self.teacher.clean(&self.teacher.trunk(&input)?)?;
-                    let x_u = self.base.path.clean_of(head, &z, &t.f_view([-1, 1, 1])?);
-                    let x_u = match condition {
-                        Some(condition) => pin(&x_u, &x0.f_narrow(0, 0, u)?, &condition.f_narrow(0, 0, u)?),
-                        None => x_u,
-                    };
-                    Tensor::f_cat(&[x_u, start.f_narrow(0, u, b - u)?], 0)?
-                })
+                Some(prepared.previous_estimate(self.teacher, &self.base.path, start, u)?.0)
             }
         };
 
@@ -275,8 +262,14 @@ impl Objective for DistillObjective<'_> {
         let Lesson { prepared: Prepared { z, t, w, .. }, x_prev, target } =
             tch::no_grad(|| self.lesson(batch, &plan, noise))?;
 
-        let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(&z, &t) };
-        let hidden = mixed_trunk(net, &plan, input, noise)?;
+        let dropout = dropout(net, &plan, s, noise)?;
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            dropout: dropout.as_ref(),
+            ..TrunkInput::new(&z, &t)
+        };
+        let hidden = mixed_trunk(net, &plan, input)?;
 
         // Each row's loss positions share a weight of 1, on the host.
         let mask = batch.loss_mask.f_index_select(0, &Tensor::f_from_slice(&plan.order)?)?;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
-use crate::blocks::{self, Behind};
+use crate::blocks::{self, PrefixContext};
 use crate::{ElfObjective, Path, Result};
 
 /// What a field says about a point: two forms of one statement, since `v` follows from `x` and the point.
@@ -93,7 +93,7 @@ pub struct NetworkField<'a> {
     net: &'a dyn Network,
     trained: Trained,
     guidance: f64,
-    behind: Option<&'a Behind<'a>>,
+    behind: Option<&'a PrefixContext<'a>>,
     rows: Cell<u64>,
 }
 
@@ -113,7 +113,7 @@ impl<'a> NetworkField<'a> {
     }
 
     /// As it is behind what stands already.
-    pub(crate) fn behind(self, behind: Option<&'a Behind<'a>>) -> Self {
+    pub(crate) fn behind(self, behind: Option<&'a PrefixContext<'a>>) -> Self {
         Self { behind, ..self }
     }
 

@@ -4,12 +4,12 @@ use elf_core::{Error as CoreError, Network, Noise, Seeded, TokenDraw};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::blocks::{Behind, BlockNoise, Page, Reencode};
+use crate::blocks::{BlockBatch, BlockNoise, PrefixContext, Reencode};
 use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
 use crate::trace::{Frame, Observer, steps_to_show};
 use crate::{
     AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Reading,
-    Result, SelfConditioningGuidance, TimeGrid, Trained,
+    Result, SelfConditioningGuidance, TimeLaw, Trained,
 };
 
 /// More than anyone wants; a mistyped number must not exhaust memory.
@@ -24,7 +24,7 @@ pub struct GenerateConfig {
     /// N, steps of a run.
     pub steps: usize,
     /// Which times they visit.
-    pub grid: TimeGrid,
+    pub grid: TimeLaw,
     /// The seed of a random grid: of the run, not of a row, since all rows of a batch visit the same times.
     pub grid_seed: u64,
     /// w, the self-conditioning guidance scale; 1 is none.
@@ -49,7 +49,7 @@ impl Default for GenerateConfig {
         Self {
             sampler: SamplerChoice::named("sde").with("gamma", 1.5),
             steps: 32,
-            grid: TimeGrid::LogitNormal(LogitNormal::DENOISER),
+            grid: TimeLaw::LogitNormal(LogitNormal::DENOISER),
             grid_seed: 0,
             self_conditioning_guidance: 3.0,
             condition_guidance: 1.0,
@@ -121,10 +121,15 @@ pub struct Cost {
     /// Rows of the batch, those that fill it up included.
     pub rows: u64,
     /// Passes of the sampler and the last one, which decodes: N + 1 with a sampler of one evaluation a step, 2N + 1 with
-    /// condition guidance or autoguidance, 4N + 1 with both; all this for each block where texts are written in blocks. A batch of 2B rows is two passes.
+    /// condition guidance or autoguidance, 4N + 1 with both; all this for each block that is written where texts are written in blocks.
+    /// A batch of 2B rows is two passes. In blocks a pass is over the positions of one block.
     pub passes: u64,
+    /// Passes over what stood before a block, to remember it: 0 where texts are written all at once.
+    pub context_passes: u64,
     /// Passes that only the trace needed.
     pub trace_passes: u64,
+    /// Positions that were written, of all rows: those of blocks that were never begun, because all texts had ended, are none of them.
+    pub positions: u64,
 }
 
 /// A sampled batch.
@@ -193,7 +198,7 @@ impl<'a> Generator<'a> {
             return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
         }
         // On the CPU whatever the network's device: a run visits the same times everywhere.
-        let times = config.grid.times(config.steps, &mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
+        let times = config.grid.grid(config.steps, &mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
         let times = until(times, config.decode_at);
         let device = net.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
         Ok(Self { net, trained, config, guide: None, sampler, times, device })
@@ -313,7 +318,8 @@ impl<'a> Generator<'a> {
         if !request.trace.is_empty() {
             observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
         }
-        let cost = Cost { rows: rows as u64, passes: passes + 1, trace_passes };
+        let positions = rows as u64 * request.length as u64;
+        let cost = Cost { rows: rows as u64, passes: passes + 1, context_passes: 0, trace_passes, positions };
         Ok(Generated { z: end.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
     }
 
@@ -330,18 +336,21 @@ impl<'a> Generator<'a> {
         let log_probs = Tensor::f_zeros([rows as i64, s], (Kind::Float, self.device))?;
         let z = z0.f_zeros_like()?;
         let mut ended = Tensor::f_zeros([rows as i64], (Kind::Bool, Device::Cpu))?;
-        let mut page = Page::new([rows as i64, s, z0.size3()?.2], size, condition.as_ref(), self.device)?;
-        let (spans, mut passes) = (page.spans(s).collect::<Vec<_>>(), 0);
+        let mut batch = BlockBatch::new([rows as i64, s, z0.size3()?.2], size, condition.as_ref(), self.device)?;
+        let spans = batch.spans(s).collect::<Vec<_>>();
+        let mut cost = Cost { rows: rows as u64, passes: 0, context_passes: 0, trace_passes: 0, positions: 0 };
         for (number, &(first, width)) in spans.iter().enumerate() {
-            let standing = page.standing(first, width)?;
-            let (own, weak) = (Behind::new(&standing), Behind::new(&standing));
+            let prefix = batch.prefix(first, width)?;
+            let (own, weak) = (PrefixContext::new(&prefix), PrefixContext::new(&prefix));
             let part = condition.as_ref().map(|condition| condition.span(first, width)).transpose()?;
             let mut noise = BlockNoise { inner: &mut *noise, first };
             let start = z0.f_narrow(1, first, width)?;
             let (end, made) = self.carry(start, part.as_ref(), (Some(&own), Some(&weak)), &mut noise, |_, _| Ok(()))?;
             let decoder = Decoder::new(self.net, self.trained, w).behind(Some(&own));
             let Reading { ids: words, log_probs: sure } = self.words(&decoder, &end, part.as_ref(), &mut noise)?;
-            passes += made + 1;
+            cost.passes += made + 1;
+            cost.context_passes += own.passes() + weak.passes();
+            cost.positions += rows as u64 * width as u64;
             for (all, part) in [(&ids, &words), (&log_probs, &sure), (&z, &end)] {
                 all.f_narrow(1, first, width)?.f_copy_(part)?;
             }
@@ -356,21 +365,20 @@ impl<'a> Generator<'a> {
             if let Some(end) = request.end {
                 // The positions of a condition may hold anything.
                 let new = known.f_narrow(1, first, width)?.f_eq(end)?;
-                let own = page.written(first, width)?;
+                let own = batch.written(first, width)?;
                 ended = ended.f_logical_or(&new.f_logical_and(&own)?.f_any_dim(1, false)?)?;
             }
             if number + 1 == spans.len() || bool::try_from(ended.f_all()?)? {
                 break;
             }
             let latents = reencoding.latents(&known, (first + width) as usize)?;
-            page.write(&ids, &latents, first + width, condition.as_ref())?;
+            batch.write(&ids, &latents, first + width, condition.as_ref())?;
         }
         let RowsRead { ids, log_probs } = RowsRead::of(&Reading { ids, log_probs }, &z, asked)?;
         let z = match &condition {
             Some(condition) => condition.pin(&z)?,
             None => z,
         };
-        let cost = Cost { rows: rows as u64, passes, trace_passes: 0 };
         Ok(Generated { z: z.f_narrow(0, 0, asked as i64)?, ids, log_probs, cost })
     }
 
@@ -394,7 +402,7 @@ impl<'a> Generator<'a> {
         &self,
         start: Tensor,
         condition: Option<&Condition>,
-        (own, weak): (Option<&Behind>, Option<&Behind>),
+        (own, weak): (Option<&PrefixContext>, Option<&PrefixContext>),
         noise: &mut dyn Noise,
         after: impl FnMut(usize, &State) -> Result<()>,
     ) -> Result<(Tensor, u64)> {

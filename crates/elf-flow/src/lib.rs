@@ -1,7 +1,7 @@
 //! The flow that carries noise to clean latents.
 //!
 //! * [`Path`]: the straight line between noise and data, and the velocity along it.
-//! * [`TimeLaw`], [`GuidanceLaw`], [`TimeGrid`]: how times and guidance scales are drawn in training, and which times a
+//! * [`TimeLaw`], [`GuidanceLaw`]: how times and guidance scales are drawn in training, and which times a
 //!   sampler visits.
 //! * [`Objective`]: a training loss as a function of a network, a batch of latents and explicit draws; [`ElfObjective`]
 //!   is the one of the paper, [`DistillObjective`] makes models of few steps out of one of many.
@@ -45,6 +45,6 @@ pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
 pub use objective::{ElfObjective, Loss, LossTerm, Objective};
 pub use path::{Path, PredictionTarget};
 pub use probe::{Knowledge, Probe};
-pub use time::{GuidanceLaw, LogitNormal, TimeGrid, TimeLaw};
+pub use time::{GuidanceLaw, LogitNormal, TimeLaw};
 pub use trace::{Frame, Observer};
 pub use trim::{Trim, pad_from_eos, shift_left};

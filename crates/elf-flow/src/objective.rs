@@ -1,11 +1,11 @@
 //! Training losses as functions of a network, a batch, and explicit draws.
 
 use elf_core::device::upload;
-use elf_core::{Network, Noise, TrunkInput};
+use elf_core::{Dropout, Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::blocks::{OwnContext, Standing};
+use crate::blocks::{TeacherForcing, WrittenPrefix};
 use crate::{Error, GuidanceLaw, LatentBatch, LogitNormal, Path, Result, TimeLaw};
 
 /// A named part of a loss, for logs.
@@ -54,7 +54,7 @@ pub trait Objective {
 ///
 /// The released code runs five passes over every row and takes all logits. The same mathematics needs less: the pass
 /// without self-conditioning only for denoise rows that are self-conditioned; no pass of its own for the guidance target's
-/// conditioned velocity, which is the main pass without its gradient (unless the network is stochastic); logits only at the
+/// conditioned velocity, which is the main pass without its gradient (unless that has dropout); logits only at the
 /// loss positions of decode rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,7 +126,7 @@ impl RowPlan {
     }
 }
 
-/// A batch in the plan's order, on the network's device.
+/// A batch in the plan's order, on the network's device. S are its positions, or those of them that are there as noisy tokens.
 pub(crate) struct Prepared {
     /// Clean latents with dropped conditions zeroed, `[B, S, C]`.
     pub(crate) x0: Tensor,
@@ -138,6 +138,83 @@ pub(crate) struct Prepared {
     pub(crate) w: Tensor,
     /// 1 on condition positions, `[B, S, 1]`.
     pub(crate) condition: Option<Tensor>,
+    /// Where texts are written in blocks: each row beside itself, clean.
+    forcing: Option<TeacherForcing>,
+}
+
+impl Prepared {
+    /// As they are where texts are written in blocks: behind `forcing`, and noisy no further than they are learned from.
+    fn behind(self, forcing: TeacherForcing) -> Result<Self> {
+        let learned = |x: &Tensor| forcing.learned(x);
+        Ok(Self {
+            x0: learned(&self.x0)?,
+            z: learned(&self.z)?,
+            condition: self.condition.as_ref().map(learned).transpose()?,
+            forcing: Some(forcing),
+            ..self
+        })
+    }
+
+    /// What stands before the first `n` rows.
+    fn prefix(&self, n: i64) -> Result<Option<WrittenPrefix>> {
+        self.forcing.as_ref().map(|forcing| forcing.of(n)).transpose()
+    }
+
+    /// What the network's head says of the first `n` rows, behind their rows of `x_prev` `[B, S, C]` and without dropout: `[n, S, C]`.
+    fn head(&self, net: &dyn Network, n: i64, x_prev: Option<&Tensor>) -> Result<Tensor> {
+        let first = |x: &Tensor| x.f_narrow(0, 0, n);
+        let (z, t, w, x_prev) = (first(&self.z)?, first(&self.t)?, first(&self.w)?, x_prev.map(first).transpose()?);
+        let prefix = self.prefix(n)?;
+        let input = TrunkInput {
+            x_prev: x_prev.as_ref(),
+            guidance: Some(&w),
+            context: prefix.as_ref().map(WrittenPrefix::context),
+            ..TrunkInput::new(&z, &t)
+        };
+        Ok(net.clean(&net.trunk(&input)?)?)
+    }
+
+    /// The previous estimate of all rows, `[B, S, C]`, without gradient if anything was asked of the network: `start`, and in the first `n` rows what
+    /// the network makes of that, held at the condition. Beside it what the network said there, `[n, S, C]`.
+    pub(crate) fn previous_estimate(
+        &self,
+        net: &dyn Network,
+        path: &Path,
+        start: Tensor,
+        n: i64,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        if n == 0 {
+            return Ok((start, None));
+        }
+        tch::no_grad(|| {
+            let first = |x: &Tensor| x.f_narrow(0, 0, n);
+            let head = self.head(net, n, Some(&start))?;
+            let said = path.clean_of(head, &first(&self.z)?, &first(&self.t)?.f_view([-1, 1, 1])?);
+            let held = match &self.condition {
+                Some(condition) => pin(&said, &first(&self.x0)?, &first(condition)?),
+                None => said.shallow_clone(),
+            };
+            let rest = start.f_narrow(0, n, start.size3()?.0 - n)?;
+            Ok((Tensor::f_cat(&[held, rest], 0)?, Some(said)))
+        })
+    }
+}
+
+/// What a loss is taken of: the rows, and what is learned at which of their positions.
+struct Lesson {
+    rows: Prepared,
+    /// The batch's ids `[B, S]`, in its own order, on the CPU.
+    ids: Tensor,
+    /// 1 on loss positions, `[B, S]`, in the plan's order, on the CPU.
+    mask: Tensor,
+}
+
+/// What the rows are given beside themselves.
+struct Hints {
+    /// The previous estimate, `[B, S, C]`.
+    x_prev: Option<Tensor>,
+    /// Of self-conditioned rows, the velocity without one, from which guidance starts: `[u, S, C]`.
+    v_u: Option<Tensor>,
 }
 
 impl ElfObjective {
@@ -157,7 +234,9 @@ impl ElfObjective {
         if let Some(size) = self.block_size.filter(|&size| size < 1) {
             return Err(Error::setting("block_size", format!("{size} tokens are no block")));
         }
-        if !(self.decoder_noise_scale >= 0.0 && self.decoder_noise_scale.is_finite()) {
+        self.decoder.check("decoder_p_mean, decoder_p_std")?;
+        // Tensors are fp32: a larger number would not fit beside them.
+        if !(self.decoder_noise_scale >= 0.0 && (self.decoder_noise_scale as f32).is_finite()) {
             return Err(Error::setting("decoder_noise_scale", format!("{} is not a scale", self.decoder_noise_scale)));
         }
         Ok(())
@@ -233,6 +312,7 @@ impl ElfObjective {
             x0,
             w,
             condition,
+            forcing: None,
         })
     }
 }
@@ -240,15 +320,6 @@ impl ElfObjective {
 /// `clean` on condition positions, `x` elsewhere.
 pub(crate) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
     x * (1.0 - condition) + clean * condition
-}
-
-/// Seeds for dropout, one a pass, if the network uses any.
-pub(crate) fn dropout_seed(net: &dyn Network, noise: &mut dyn Noise, rows: usize) -> Result<Option<u64>> {
-    if !net.shape().stochastic {
-        return Ok(None);
-    }
-    let coins = noise.coins("dropout", rows)?;
-    Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
 }
 
 /// What decode rows are to write: their loss positions, N in all.
@@ -284,135 +355,182 @@ pub(crate) fn check_channels(net: &dyn Network, (b, s, c): (i64, i64, i64)) -> R
     Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into())
 }
 
-/// The one pass with gradients for all rows of a plan, those of decode rows in decode mode, with dropout if the network uses any.
-pub(crate) fn mixed_trunk(
+/// Dropout for one pass over the rows of a plan, in its order, whole rows being so many positions long; if the network uses any.
+pub(crate) fn dropout(
     net: &dyn Network,
     plan: &RowPlan,
-    input: TrunkInput,
+    length: i64,
     noise: &mut dyn Noise,
-) -> Result<Tensor> {
+) -> Result<Option<Dropout>> {
+    let drawn = match net.shape().stochastic {
+        true => Dropout::draw(noise, plan.order.len(), length)?,
+        false => None,
+    };
+    Ok(drawn.map(|dropout| dropout.in_order(&plan.order)))
+}
+
+/// The one pass with gradients for all rows of a plan, those of decode rows in decode mode.
+pub(crate) fn mixed_trunk(net: &dyn Network, plan: &RowPlan, input: TrunkInput) -> Result<Tensor> {
     let rows = plan.denoise + plan.decode;
     let gate: Vec<f32> = (0..rows).map(|i| f32::from(i >= plan.denoise)).collect();
     let gate = upload(&Tensor::f_from_slice(&gate)?, input.z.device())?;
     let decode = (plan.decode > 0).then_some(&gate);
-    let dropout_seed = dropout_seed(net, noise, rows as usize)?;
-    Ok(net.trunk(&TrunkInput { decode, dropout_seed, ..input })?)
+    Ok(net.trunk(&TrunkInput { decode, ..input })?)
+}
+
+impl ElfObjective {
+    /// The rows of a batch, as far as they are learned from.
+    fn lesson(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<Lesson> {
+        let t = self.time.draw(batch.sizes()?.0, noise)?;
+        let rows = match batch.latents.requires_grad() {
+            // Latents that are learned with the network.
+            true => self.prepare(batch, plan, &t, noise)?,
+            false => tch::no_grad(|| self.prepare(batch, plan, &t, noise))?,
+        };
+        let order = Tensor::f_from_slice(&plan.order)?;
+        let mask = batch.loss_mask.f_index_select(0, &order)?;
+        match self.block_size {
+            None => Ok(Lesson { rows, ids: batch.ids.shallow_clone(), mask }),
+            Some(size) => {
+                let forcing = TeacherForcing::new(batch, size, &order, &rows.x0)?;
+                let (ids, mask) = (forcing.learned(&batch.ids)?, forcing.learned(&mask)?);
+                Ok(Lesson { rows: rows.behind(forcing)?, ids, mask })
+            }
+        }
+    }
+
+    /// What the rows are given beside themselves, if networks take it.
+    fn hints(&self, net: &dyn Network, plan: &RowPlan, rows: &Prepared) -> Result<Hints> {
+        if !self.self_conditioned() {
+            return Ok(Hints { x_prev: None, v_u: None });
+        }
+        let (n, u) = (plan.denoise, plan.self_cond);
+        // Clean on the condition positions of denoise rows, 0 elsewhere ...
+        let start = match &rows.condition {
+            Some(condition) => {
+                let given = (&rows.x0 * condition).f_narrow(0, 0, n)?;
+                Tensor::f_cat(&[given, rows.x0.f_narrow(0, n, plan.decode)?.f_zeros_like()?], 0)?
+            }
+            None => rows.z.f_zeros_like()?,
+        };
+        // ... and on self-conditioned rows what the network says without one, whose velocity guidance starts from.
+        let (x_prev, said) = rows.previous_estimate(net, &self.path, start, u)?;
+        let v_u = match said {
+            Some(x_u) => Some(tch::no_grad(|| -> Result<Tensor> {
+                let t = rows.t.f_narrow(0, 0, u)?.f_view([-1, 1, 1])?;
+                Ok(self.path.velocity(&x_u, &rows.z.f_narrow(0, 0, u)?, &t))
+            })?),
+            None => None,
+        };
+        Ok(Hints { x_prev: Some(x_prev), v_u })
+    }
+
+    /// The velocities' squared errors of denoise rows, from their hidden states `[n, S, H]`, which came with dropout or without.
+    fn denoise_term(
+        &self,
+        net: &dyn Network,
+        lesson: &Lesson,
+        hints: &Hints,
+        hidden: &Tensor,
+        dropout: bool,
+    ) -> Result<(Tensor, LossTerm)> {
+        let rows = &lesson.rows;
+        let n = hidden.size3()?.0;
+        let first = |x: &Tensor| x.f_narrow(0, 0, n);
+        let (z, t, x0) = (first(&rows.z)?, first(&rows.t)?.f_view([-1, 1, 1])?, first(&rows.x0)?);
+        let v_hat = self.path.velocity_of(net.clean(hidden)?, &z, &t);
+        let target = self.path.velocity(&x0, &z, &t);
+        if let Some(v_u) = &hints.v_u {
+            let u = v_u.size3()?.0;
+            let first = |x: &Tensor| x.f_narrow(0, 0, u);
+            let v_c = match dropout {
+                false => first(&v_hat)?.f_detach()?,
+                // What the main pass drops would be noise in the target.
+                true => tch::no_grad(|| -> Result<Tensor> {
+                    let head = rows.head(net, u, hints.x_prev.as_ref())?;
+                    Ok(self.path.velocity_of(head, &first(&z)?, &first(&t)?))
+                })?,
+            };
+            let strength = 1.0 - first(&rows.w)?.f_reciprocal()?.f_view([-1, 1, 1])?;
+            let _ = first(&target)?.f_add_(&(strength * (v_c - v_u)))?;
+        }
+        let mask = first(&lesson.mask)?;
+        let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
+        let l2 = (per_position * upload(&mask, hidden.device())?).f_sum(Kind::Float)?;
+        let count = mask.f_sum(Kind::Double)?.f_double_value(&[])?;
+        let term = LossTerm { name: "l2", sum: l2.f_detach()?, count };
+        Ok((l2, term))
+    }
+
+    /// The words' cross-entropy of decode rows, from their hidden states `[d, S, H]`.
+    fn decode_term(net: &dyn Network, plan: &RowPlan, lesson: &Lesson, hidden: &Tensor) -> Result<(Tensor, LossTerm)> {
+        let Words { hidden, ids, places } = Words::of(hidden, &lesson.ids, plan, &lesson.mask)?;
+        let ce = net.cross_entropy_sum(&hidden, &ids, None)?;
+        let term = LossTerm { name: "ce", sum: ce.f_detach()?, count: places.size1()? as f64 };
+        Ok((ce, term))
+    }
 }
 
 impl Objective for ElfObjective {
     fn loss(&self, net: &dyn Network, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         let (b, s, c) = batch.sizes()?;
         check_channels(net, (b, s, c))?;
-        let device = batch.latents.device();
         let plan = self.plan_rows(b, noise)?;
-        let (n, u, d) = (plan.denoise, plan.self_cond, plan.decode);
-        let t = self.time.draw(b, noise)?;
-        let Prepared { x0, z, t, w, condition } = match batch.latents.requires_grad() {
-            // Latents that are learned with the network.
-            true => self.prepare(batch, &plan, &t, noise)?,
-            false => tch::no_grad(|| self.prepare(batch, &plan, &t, noise))?,
-        };
-        let t3 = t.f_view([-1, 1, 1])?;
-        let order = Tensor::f_from_slice(&plan.order)?;
-        // Where texts are written in blocks, each row stands beside itself, clean ...
-        let behind = match self.block_size {
-            Some(size) => Some(OwnContext::new(batch, size, &order, &x0)?),
-            None => None,
-        };
-        let context = |rows: i64| behind.as_ref().map(|behind| behind.of(rows)).transpose();
-        // ... and noisy no further than it is learned from.
-        let noisy = behind.as_ref().map_or(0..s, |behind| behind.noisy.clone());
-        let learned = |x: &Tensor| x.f_narrow(1, noisy.start, noisy.end - noisy.start);
-        let (x0, z, condition) = (learned(&x0)?, learned(&z)?, condition.as_ref().map(learned).transpose()?);
-        let s = noisy.end - noisy.start;
+        let lesson = self.lesson(batch, &plan, noise)?;
+        let rows = &lesson.rows;
+        let hints = self.hints(net, &plan, rows)?;
 
-        // The previous estimate: clean on the condition positions of denoise rows, 0 elsewhere ...
-        let mut x_prev = None;
-        // ... and on self-conditioned rows what the network says without one, whose velocity guidance starts from.
-        let mut v_u = None;
-        if self.self_conditioned() {
-            let start = match &condition {
-                Some(condition) => Tensor::f_cat(
-                    &[(&x0 * condition).f_narrow(0, 0, n)?, Tensor::f_zeros([d, s, c], (Kind::Float, device))?],
-                    0,
-                )?,
-                None => z.f_zeros_like()?,
-            };
-            x_prev = Some(if u == 0 {
-                start
-            } else {
-                tch::no_grad(|| -> Result<Tensor> {
-                    let (z, x_prev, t, w) =
-                        (z.f_narrow(0, 0, u)?, start.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
-                    let context = context(u)?;
-                    let context = context.as_ref().map(Standing::context);
-                    let input =
-                        TrunkInput { x_prev: Some(&x_prev), guidance: Some(&w), context, ..TrunkInput::new(&z, &t) };
-                    let t3 = t3.f_narrow(0, 0, u)?;
-                    let x_u = self.path.clean_of(net.clean(&net.trunk(&input)?)?, &z, &t3);
-                    v_u = Some(self.path.velocity(&x_u, &z, &t3));
-                    let x_u = match &condition {
-                        Some(condition) => pin(&x_u, &x0.f_narrow(0, 0, u)?, &condition.f_narrow(0, 0, u)?),
-                        None => x_u,
-                    };
-                    Ok(Tensor::f_cat(&[x_u, start.f_narrow(0, u, b - u)?], 0)?)
-                })?
-            });
-        }
-
-        let own = context(b)?;
+        let (prefix, dropout) = (rows.prefix(b)?, dropout(net, &plan, s, noise)?);
         let input = TrunkInput {
-            x_prev: x_prev.as_ref(),
-            guidance: Some(&w),
-            context: own.as_ref().map(Standing::context),
-            ..TrunkInput::new(&z, &t)
+            x_prev: hints.x_prev.as_ref(),
+            guidance: Some(&rows.w),
+            context: prefix.as_ref().map(WrittenPrefix::context),
+            dropout: dropout.as_ref(),
+            ..TrunkInput::new(&rows.z, &rows.t)
         };
-        let hidden = mixed_trunk(net, &plan, input, noise)?;
+        let hidden = mixed_trunk(net, &plan, input)?;
 
-        let mask = learned(&batch.loss_mask.f_index_select(0, &order)?)?;
-        let mut sum = Tensor::f_zeros([], (Kind::Float, device))?;
+        let (n, d) = (plan.denoise, plan.decode);
+        let mut sum = Tensor::f_zeros([], (Kind::Float, batch.latents.device()))?;
         let mut terms = Vec::new();
         if n > 0 {
-            let (z, t3, x0) = (z.f_narrow(0, 0, n)?, t3.f_narrow(0, 0, n)?, x0.f_narrow(0, 0, n)?);
-            let v_hat = self.path.velocity_of(net.clean(&hidden.f_narrow(0, 0, n)?)?, &z, &t3);
-            let target = self.path.velocity(&x0, &z, &t3);
-            if let Some(v_u) = v_u {
-                let v_c = match net.shape().stochastic {
-                    false => v_hat.f_narrow(0, 0, u)?.f_detach()?,
-                    // Another dropout mask than the main pass has would be noise in the target: none at all.
-                    true => tch::no_grad(|| -> Result<Tensor> {
-                        let (z, t, w) = (z.f_narrow(0, 0, u)?, t.f_narrow(0, 0, u)?, w.f_narrow(0, 0, u)?);
-                        let x_prev = x_prev.as_ref().map(|x| x.f_narrow(0, 0, u)).transpose()?;
-                        let context = context(u)?;
-                        let input = TrunkInput {
-                            x_prev: x_prev.as_ref(),
-                            guidance: Some(&w),
-                            context: context.as_ref().map(Standing::context),
-                            ..TrunkInput::new(&z, &t)
-                        };
-                        Ok(self.path.velocity_of(net.clean(&net.trunk(&input)?)?, &z, &t3.f_narrow(0, 0, u)?))
-                    })?,
-                };
-                let strength = 1.0 - w.f_narrow(0, 0, u)?.f_reciprocal()?.f_view([-1, 1, 1])?;
-                let _ = target.f_narrow(0, 0, u)?.f_add_(&(strength * (v_c - v_u)))?;
-            }
-            let mask = mask.f_narrow(0, 0, n)?;
-            let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
-            let l2 = (per_position * upload(&mask, device)?).f_sum(Kind::Float)?;
-            terms.push(LossTerm {
-                name: "l2",
-                sum: l2.f_detach()?,
-                count: mask.f_sum(Kind::Double)?.f_double_value(&[])?,
-            });
+            let (l2, term) = self.denoise_term(net, &lesson, &hints, &hidden.f_narrow(0, 0, n)?, dropout.is_some())?;
             sum = &sum + l2;
+            terms.push(term);
         }
         if d > 0 {
-            let Words { hidden, ids, places } =
-                Words::of(&hidden.f_narrow(0, n, d)?, &learned(&batch.ids)?, &plan, &mask)?;
-            let ce = net.cross_entropy_sum(&hidden, &ids, None)?;
-            terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: places.size1()? as f64 });
+            let (ce, term) = Self::decode_term(net, &plan, &lesson, &hidden.f_narrow(0, n, d)?)?;
             sum = &sum + ce;
+            terms.push(term);
         }
         Ok(Loss { sum, count: batch.loss_positions(), terms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_out_of_their_range_are_named() {
+        ElfObjective::default().check().unwrap();
+        let decoder = |mean, std| ElfObjective { decoder: LogitNormal { mean, std }, ..ElfObjective::default() };
+        let scale = |scale| ElfObjective { decoder_noise_scale: scale, ..ElfObjective::default() };
+        let widest = |max| ElfObjective { guidance: GuidanceLaw { min: 0.5, max }, ..ElfObjective::default() };
+        for (objective, setting) in [
+            (decoder(f64::NAN, 0.8), "decoder_p_mean"),
+            (decoder(1e300, 0.8), "decoder_p_mean"),
+            (decoder(0.8, -0.1), "decoder_p_std"),
+            (decoder(0.8, f64::INFINITY), "decoder_p_std"),
+            (scale(1e300), "decoder_noise_scale"),
+            (scale(-1.0), "decoder_noise_scale"),
+            (scale(f64::NAN), "decoder_noise_scale"),
+            (widest(1e300), "self_cond_cfg_max"),
+        ] {
+            let message = objective.check().unwrap_err().to_string();
+            assert!(message.contains(setting), "{message}");
+        }
+        decoder(0.8, 0.0).check().unwrap();
+        scale(0.0).check().unwrap();
     }
 }

@@ -27,7 +27,7 @@ impl LogitNormal {
         (normal * self.std + self.mean).sigmoid()
     }
 
-    fn check(&self, setting: &str) -> Result<()> {
+    pub(crate) fn check(&self, setting: &str) -> Result<()> {
         // Tensors are fp32: larger numbers would not fit beside them.
         if !((self.mean as f32).is_finite() && (self.std as f32).is_finite() && self.std >= 0.0) {
             return Err(Error::setting(setting, format!("mean {} and std {} do not make a law", self.mean, self.std)));
@@ -36,7 +36,7 @@ impl LogitNormal {
     }
 }
 
-/// The law of training times, and of the inner points of a grid.
+/// The law of training times, and of the times that a sampler visits between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeLaw {
@@ -76,6 +76,37 @@ impl TimeLaw {
             Self::Uniform => noise.uniform(&format!("{name}_uniform"), shape)?,
         })
     }
+    /// The `steps + 1` times of a run, ascending from 0 to 1: inner points drawn from a logit-normal law (the draw `grid_normal`) and sorted,
+    /// or, for the uniform law, equal steps.
+    ///
+    /// Drawn from noise of its own, once a run: rows of one batch share it, and a request's result must not depend on the
+    /// batch it is served in.
+    ///
+    /// # Errors
+    /// If `steps` is 0, mean and standard deviation make no law, or the noise fails.
+    pub fn grid(&self, steps: usize, noise: &mut dyn Noise) -> Result<Vec<f64>> {
+        if let Self::LogitNormal(law) = self {
+            law.check("grid")?;
+        }
+        if steps == 0 {
+            return Err(Error::setting("num_sampling_steps", "at least 1 step is needed"));
+        }
+        let inner = steps - 1;
+        let mut times = Vec::with_capacity(steps + 1);
+        times.push(0.0);
+        match self {
+            Self::Uniform => times.extend((1..steps).map(|i| i as f64 / steps as f64)),
+            Self::LogitNormal(law) if inner > 0 => {
+                let drawn = law.transform(&noise.normal("grid_normal", &[1, inner as i64])?).f_view([inner as i64])?;
+                let mut drawn = Vec::<f32>::try_from(&drawn)?;
+                drawn.sort_by(f32::total_cmp);
+                times.extend(drawn.into_iter().map(f64::from));
+            }
+            Self::LogitNormal(_) => {}
+        }
+        times.push(1.0);
+        Ok(times)
+    }
 }
 
 /// The law of guidance scales in training: `w = (1 + min) exp(u ln((1 + max) / (1 + min))) - 1`, which is log-uniform in
@@ -101,7 +132,8 @@ impl GuidanceLaw {
     /// # Errors
     /// If the range is empty or contains no positive scales (the training target divides by w).
     pub fn check(&self) -> Result<()> {
-        if !(self.min > 0.0 && self.min <= self.max && self.max.is_finite()) {
+        // Tensors are fp32: larger numbers would not fit beside them.
+        if !(self.min > 0.0 && self.min <= self.max && (self.max as f32).is_finite()) {
             return Err(Error::setting(
                 "self_cond_cfg_min, self_cond_cfg_max",
                 format!("{} to {} is no range of positive scales", self.min, self.max),
@@ -113,48 +145,5 @@ impl GuidanceLaw {
     /// Turns uniform numbers in [0, 1) into scales, element by element.
     pub fn transform(&self, uniform: &Tensor) -> Tensor {
         (uniform * ((1.0 + self.max) / (1.0 + self.min)).ln()).exp() * (1.0 + self.min) - 1.0
-    }
-}
-
-/// The times that a sampler visits: 0, some inner points, 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeGrid {
-    /// Inner points drawn from a logit-normal law and sorted.
-    LogitNormal(LogitNormal),
-    /// Equal steps.
-    Uniform,
-}
-
-impl TimeGrid {
-    /// The `steps + 1` times of a run, ascending from 0 to 1. A logit-normal grid takes the draw `grid_normal`.
-    ///
-    /// Drawn from noise of its own, once a run: rows of one batch share it, and a request's result must not depend on the
-    /// batch it is served in.
-    ///
-    /// # Errors
-    /// If `steps` is 0, mean and standard deviation make no law, or the noise fails.
-    pub fn times(&self, steps: usize, noise: &mut dyn Noise) -> Result<Vec<f64>> {
-        if let Self::LogitNormal(law) = self {
-            law.check("grid")?;
-        }
-        if steps == 0 {
-            return Err(Error::setting("num_sampling_steps", "at least 1 step is needed"));
-        }
-        let inner = steps - 1;
-        let mut times = Vec::with_capacity(steps + 1);
-        times.push(0.0);
-        match self {
-            Self::Uniform => times.extend((1..steps).map(|i| i as f64 / steps as f64)),
-            Self::LogitNormal(law) if inner > 0 => {
-                let drawn = law.transform(&noise.normal("grid_normal", &[1, inner as i64])?).f_view([inner as i64])?;
-                let mut drawn = Vec::<f32>::try_from(&drawn)?;
-                drawn.sort_by(f32::total_cmp);
-                times.extend(drawn.into_iter().map(f64::from));
-            }
-            Self::LogitNormal(_) => {}
-        }
-        times.push(1.0);
-        Ok(times)
     }
 }

@@ -1,6 +1,6 @@
 //! What every sampler must do. The tests walk [`BUILTIN`], so that a new one is held to them as soon as it is listed.
 
-use elf_core::{Noise, Replay, Seeded, no_randomness};
+use elf_core::{Noise, Replay, Seeded};
 use elf_flow::analytic::GaussianField;
 use elf_flow::sampler::{BUILTIN, Registry, Sampler, SamplerChoice, SamplerConfig, Span, State, integrate};
 use elf_flow::{Condition, Conditioned, Field};
@@ -38,7 +38,7 @@ fn the_order_of_convergence_is_as_promised() {
     for entry in BUILTIN {
         let (order, choice) = promise(entry.name());
         let error =
-            |steps| (run(&choice, &FIELD, &z0, steps, &mut no_randomness()).z - &exact).abs().max().double_value(&[]);
+            |steps| (run(&choice, &FIELD, &z0, steps, &mut Replay::new()).z - &exact).abs().max().double_value(&[]);
         let observed = (error(80) / error(640)).log2() / 3.0;
         assert!((observed - order).abs() < 0.15, "{}: order {observed:.3}, promised {order}", entry.name());
         assert!(error(640) < 0.01, "{}: converges elsewhere", entry.name());
@@ -130,7 +130,7 @@ fn the_last_step_is_eulers() {
         let z = Tensor::from_slice(&[0.3f64, -1.0]).view([1, 2, 1]);
         let span = Span { from: 0.6, to: 1.0 };
         // Without noise to draw from: a last step that draws fails here.
-        let got = sampler.finish(&FIELD, State::start(z.copy()), span, &mut no_randomness()).unwrap();
+        let got = sampler.finish(&FIELD, State::start(z.copy()), span, &mut Replay::new()).unwrap();
         let v = FIELD.eval(&z, span.from, None).unwrap().v;
         assert!(got.z.allclose(&(&z + v * 0.4), 0.0, 1e-12, false), "{}", entry.name());
     }
@@ -192,8 +192,8 @@ fn a_choice_is_read_from_a_configuration() {
 #[test]
 fn sde_without_gamma_is_euler_bit_for_bit() {
     let z0 = Seeded::new((100..100 + 2).collect(), Device::Cpu).normal("drawn", &[2, 4, 3]).unwrap();
-    let sde = run(&SamplerChoice::named("sde").with("gamma", 0.0), &FIELD, &z0, 11, &mut no_randomness());
-    assert!(sde.z.equal(&run(&SamplerChoice::named("euler"), &FIELD, &z0, 11, &mut no_randomness()).z));
+    let sde = run(&SamplerChoice::named("sde").with("gamma", 0.0), &FIELD, &z0, 11, &mut Replay::new());
+    assert!(sde.z.equal(&run(&SamplerChoice::named("euler"), &FIELD, &z0, 11, &mut Replay::new()).z));
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn sde_samples_have_the_moments_that_the_formula_gives() {
 fn a_run_needs_a_step() {
     let start = State::start(Tensor::zeros([1, 1, 1], (Kind::Float, Device::Cpu)));
     let mut sampler = build(&SamplerChoice::named("euler"));
-    let error = integrate(&FIELD, &mut *sampler, start, &[0.0], &mut no_randomness(), |_, _| Ok(())).unwrap_err();
+    let error = integrate(&FIELD, &mut *sampler, start, &[0.0], &mut Replay::new(), |_, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("times"));
 }
 

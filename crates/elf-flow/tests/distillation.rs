@@ -212,7 +212,7 @@ proptest! {
         let (all, logits) = (rows as u64, decoded * free);
         prop_assert_eq!(
             student.count(),
-            PassCount { passes: 1, rows: all, rows_with_grad: all, logit_positions: logits }
+            PassCount { passes: 1, rows: all, rows_with_grad: all, logit_positions: logits, context_rows: 0 }
         );
         loss.mean().backward();
         prop_assert!(teacher.params().iter().all(|(_, p)| !p.tensor.grad().defined()));

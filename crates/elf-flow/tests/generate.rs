@@ -7,7 +7,7 @@ use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated,
     Generator, Guide, LogitNormal, NetworkField, Observer, Path, PredictionTarget, Reading, Request,
-    SelfConditioningGuidance, TimeGrid, Trained,
+    SelfConditioningGuidance, TimeLaw, Trained,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
@@ -139,7 +139,7 @@ fn a_guided_run_costs_twice_and_a_guide_of_its_own_kind_changes_nothing() {
 #[test]
 fn decoding_early_cuts_the_run() {
     let net = Counting::new(Toy::new(true));
-    let early = |decode_at| GenerateConfig { decode_at, grid: TimeGrid::Uniform, steps: 10, ..config() };
+    let early = |decode_at| GenerateConfig { decode_at, grid: TimeLaw::Uniform, steps: 10, ..config() };
     let generator = Generator::new(&net, TRAINED, early(0.55), &Registry::builtin()).unwrap();
     assert_eq!(generator.times().len(), 7);
     assert_eq!(generator.times().last(), Some(&0.55));
@@ -355,7 +355,7 @@ impl Observer for Watch {
 #[test]
 fn a_trace_shows_the_text_as_it_forms() {
     let net = Counting::new(Toy::new(true));
-    let config = GenerateConfig { grid: TimeGrid::Uniform, steps: 8, pad_to: Some(4), ..config() };
+    let config = GenerateConfig { grid: TimeLaw::Uniform, steps: 8, pad_to: Some(4), ..config() };
     let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
     let seeds = [4, 5];
     let mut watch = Watch::default();
@@ -385,8 +385,8 @@ fn what_makes_no_sense_is_refused_by_name() {
         (GenerateConfig { steps: usize::MAX, ..config() }, "steps"),
         (GenerateConfig { condition_guidance: f64::NAN, ..config() }, "condition_guidance"),
         (GenerateConfig { self_conditioning_guidance: 1e300, ..config() }, "self_conditioning_guidance"),
-        (GenerateConfig { grid: TimeGrid::LogitNormal(LogitNormal { mean: 1e300, std: 0.8 }), ..config() }, "grid"),
-        (GenerateConfig { grid: TimeGrid::LogitNormal(LogitNormal { mean: 0.0, std: f64::NAN }), ..config() }, "grid"),
+        (GenerateConfig { grid: TimeLaw::LogitNormal(LogitNormal { mean: 1e300, std: 0.8 }), ..config() }, "grid"),
+        (GenerateConfig { grid: TimeLaw::LogitNormal(LogitNormal { mean: 0.0, std: f64::NAN }), ..config() }, "grid"),
         (GenerateConfig { pad_to: Some(0), ..config() }, "pad_to"),
         (GenerateConfig { draw: TokenDraw { temperature: -0.5, ..TokenDraw::default() }, ..config() }, "temperature"),
         (GenerateConfig { draw: TokenDraw { top_p: 0.0, ..TokenDraw::default() }, ..config() }, "top_p"),

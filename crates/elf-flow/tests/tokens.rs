@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use elf_core::{Init, Noise, ParamBuilder, ParamSet, Replay, Result, Seeded, TokenNetwork, key_of};
+use elf_core::{Dropout, Init, Noise, ParamBuilder, ParamSet, Replay, Result, Seeded, TokenNetwork, key_of};
 use elf_flow::tokens::{AncestralSampler, MaskedDiffusion, MaskedRequest, NextToken, TokenBatch, TokenObjective};
 use elf_flow::{Loss, LossTerm};
 use proptest::prelude::*;
@@ -80,7 +80,7 @@ impl TokenNetwork for Exact {
         &self.params
     }
 
-    fn hidden(&self, ids: &Tensor, _: Option<u64>) -> Result<Tensor> {
+    fn hidden(&self, ids: &Tensor, _: Option<&Dropout>) -> Result<Tensor> {
         let (b, s) = ids.size2()?;
         let rows = Vec::<i64>::try_from(ids.reshape([-1]))?;
         let rows: Vec<Vec<i64>> = rows.chunks(s as usize).map(<[i64]>::to_vec).collect();
@@ -107,7 +107,7 @@ fn repeated(ids: &[i64], rows: i64) -> TokenBatch {
 }
 
 fn seeded(rows: i64, seed: u64) -> Seeded {
-    Seeded::new((0..rows as u64).map(|row| key_of(&[seed, row])).collect(), Device::Cpu)
+    Seeded::at(&[seed], 0..rows as u64, Device::Cpu)
 }
 
 fn mean(loss: &Loss) -> f64 {
@@ -125,13 +125,12 @@ fn the_bound_is_a_cross_entropy_over_t() {
     let ids = [[2i64, 0, 1, 1], [1, 1, 2, 0]];
     let batch = TokenBatch { ids: Tensor::from_slice2(&ids), starts: vec![1, 0], ends: vec![3, 4] };
     let mut noise = Replay::new();
-    noise.push("mask_time", &Tensor::from_slice(&[0.5f64, 0.0]));
+    noise.push("mask_time", &Tensor::from_slice(&[0.25f64, 0.5]));
     let draws = [[0.0f32, 0.2, 0.9, 0.1], [0.49, 0.51, 0.7, 0.3]];
     noise.push("mask", &Tensor::from_slice2(&draws));
     let objective = MaskedDiffusion { t_min: 0.01 };
-    let loss = objective.loss(&net, &batch, &mut noise, true).unwrap();
-    // Row i of two takes its time from the i-th half.
-    let t = [0.01 + 0.99 * (0.0 + 0.5) / 2.0, 0.01 + 0.99 * (1.0 + 0.0) / 2.0];
+    let loss = objective.loss(&net, &batch, &mut noise).unwrap();
+    let t = [0.01 + 0.99 * 0.25, 0.01 + 0.99 * 0.5];
     // Hidden is what is drawn below t, but never a condition (the first token of the first row).
     let seen = [vec![2i64, 3, 1, 3], vec![3, 1, 2, 3]];
     assert_eq!(*net.seen.borrow(), seen);
@@ -150,7 +149,7 @@ fn the_bound_is_a_cross_entropy_over_t() {
 #[test]
 fn a_uniform_model_costs_the_logarithm_of_its_vocabulary() {
     let (rows, net) = (4096, Exact::uniform(4, 5));
-    let loss = MaskedDiffusion::default().loss(&net, &repeated(&[3, 0, 2, 1, 1], rows), &mut seeded(rows, 1), false);
+    let loss = MaskedDiffusion::default().loss(&net, &repeated(&[3, 0, 2, 1, 1], rows), &mut seeded(rows, 1));
     assert!((mean(&loss.unwrap()) - 4f64.ln()).abs() < 0.05);
 }
 
@@ -160,42 +159,56 @@ fn the_bound_of_an_exact_model_is_the_texts_own_cost() {
     let net = Exact::new(3, 3, 4);
     for ids in [[0i64, 2, 1], [1, 1, 1], [2, 0, 0]] {
         let rows = 4096;
-        let loss = MaskedDiffusion::default().loss(&net, &repeated(&ids, rows), &mut seeded(rows, 3), false).unwrap();
+        let loss = MaskedDiffusion::default().loss(&net, &repeated(&ids, rows), &mut seeded(rows, 3)).unwrap();
         let cost = -net.texts[net.number(&ids)].ln() / 3.0;
         assert!((nll(&loss) - cost).abs() < 0.06 * cost, "{} instead of {cost}", nll(&loss));
     }
 }
 
-#[test]
-fn times_are_spread_evenly() {
-    let (rows, net) = (64, Exact::uniform(2, 2));
-    let spread = |seed: u64| {
-        // Everything is hidden where the draw is 0, and then the weight tells the time.
-        struct Zero(Seeded);
-        impl Noise for Zero {
-            fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
-                self.0.normal(name, shape)
-            }
-            fn uniform(&mut self, _: &str, shape: &[i64]) -> Result<Tensor> {
-                Ok(Tensor::zeros(shape, (Kind::Float, Device::Cpu)))
-            }
-            fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
-                self.0.coins(name, rows)
-            }
+/// Draws of a global batch, with one number for all masks: a token is hidden if its row's time is above it.
+struct HiddenAbove(f64, Seeded);
+
+impl Noise for HiddenAbove {
+    fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
+        self.1.normal(name, shape)
+    }
+
+    fn uniform(&mut self, _: &str, shape: &[i64]) -> Result<Tensor> {
+        Ok(Tensor::full(shape, self.0, (Kind::Float, Device::Cpu)))
+    }
+
+    fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
+        self.1.coins(name, rows)
+    }
+
+    fn spread(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
+        self.1.spread(name, rows)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Of all rows nearly the share whose time should be above a threshold is, and which they are does not depend on the ranks.
+    #[test]
+    fn times_are_spread_evenly_over_all_ranks(seed in any::<u64>(), above in 0.1..0.9f64, world in 1usize..5) {
+        let rows = 64;
+        // What each row shows the network; nothing at all if all of a rank's rows are seen.
+        let shown = |places: Vec<u64>| {
+            let net = Exact::uniform(2, 2);
+            let batch = repeated(&[0, 1], places.len() as i64);
+            let mut noise = HiddenAbove(above, Seeded::at(&[seed], places.iter().copied(), Device::Cpu));
+            MaskedDiffusion::default().loss(&net, &batch, &mut noise).unwrap();
+            let seen = net.seen.take();
+            if seen.is_empty() { vec![vec![0, 1]; places.len()] } else { seen }
+        };
+        let alone = shown((0..rows).collect());
+        let hidden = alone.iter().filter(|row| row[0] == 2).count() as f64;
+        prop_assert!((hidden - rows as f64 * (1.0 - above)).abs() < 3.0, "{hidden} above {above}");
+        for rank in 0..world {
+            let own: Vec<_> = alone.iter().skip(rank).step_by(world).cloned().collect();
+            prop_assert_eq!(shown((rank as u64..rows).step_by(world).collect()), own);
         }
-        let batch = repeated(&[0, 1], rows);
-        let loss = MaskedDiffusion::default().loss(&net, &batch, &mut Zero(seeded(rows, seed)), false).unwrap();
-        mean(&loss) / 2f64.ln()
-    };
-    // The mean of 1 / t over one time in each of 64 parts of (0.001, 1]: the sum is pinned from both sides.
-    let part = |i: f64| 0.001 + 0.999 * i / 64.0;
-    let (least, most): (f64, f64) = (0..64)
-        .map(f64::from)
-        .map(|i| (1.0 / part(i + 1.0), 1.0 / part(i)))
-        .fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
-    for seed in 0..50 {
-        let found = spread(seed) * 64.0;
-        assert!(least <= found + 1e-3 && found <= most + 1e-3, "{least} {found} {most}");
     }
 }
 
@@ -293,7 +306,7 @@ fn impossible_requests_are_named() {
     assert!(sample(4, &[1], &[0, 0]).contains("2 rows"));
     let mut batch = repeated(&[0, 1, 1], 2);
     batch.ends[1] = 4;
-    let loss = MaskedDiffusion::default().loss(&net, &batch, &mut seeded(2, 0), false);
+    let loss = MaskedDiffusion::default().loss(&net, &batch, &mut seeded(2, 0));
     assert!(loss.unwrap_err().to_string().contains("start <= end <= 3"));
     assert!(MaskedDiffusion { t_min: 0.0 }.check().unwrap_err().to_string().contains("t_min"));
 }
@@ -334,7 +347,7 @@ impl TokenNetwork for Pairs {
         &self.params
     }
 
-    fn hidden(&self, ids: &Tensor, _: Option<u64>) -> Result<Tensor> {
+    fn hidden(&self, ids: &Tensor, _: Option<&Dropout>) -> Result<Tensor> {
         Ok(Tensor::embedding(self.table.master(), ids, -1, false, false))
     }
 
@@ -353,7 +366,7 @@ fn the_next_token_costs_from_the_condition_to_the_first_eos() {
     let objective = NextToken { bos: eos };
     let loss = |rows: &[[i64; 5]]| {
         let batch = TokenBatch { ids: Tensor::from_slice2(rows), starts: vec![0, 2], ends: vec![3, 4] };
-        objective.loss(&net, &batch, &mut elf_core::no_randomness(), true).unwrap()
+        objective.loss(&net, &batch, &mut Replay::new()).unwrap()
     };
     // `4 5 EOS` after nothing, and `3 EOS` after the condition `2 2`.
     let found = loss(&[[4, 5, 1, 1, 1], [2, 2, 3, 1, 1]]);
@@ -366,7 +379,7 @@ fn the_next_token_costs_from_the_condition_to_the_first_eos() {
     assert_eq!(found.sum.double_value(&[]), other.sum.double_value(&[]));
     // Masked diffusion wants another network.
     let batch = repeated(&[1, 2], 2);
-    let refused = MaskedDiffusion::default().loss(&net, &batch, &mut seeded(2, 0), false).unwrap_err();
+    let refused = MaskedDiffusion::default().loss(&net, &batch, &mut seeded(2, 0)).unwrap_err();
     assert!(refused.to_string().contains("hides a word"));
 }
 
@@ -374,9 +387,9 @@ fn the_next_token_costs_from_the_condition_to_the_first_eos() {
 fn a_batch_without_texts_costs_nothing() {
     let net = Pairs::new(6);
     let batch = TokenBatch { ids: Tensor::from_slice2(&[[4i64, 5]]), starts: vec![2], ends: vec![2] };
-    let loss = NextToken { bos: 1 }.loss(&net, &batch, &mut elf_core::no_randomness(), true).unwrap();
+    let loss = NextToken { bos: 1 }.loss(&net, &batch, &mut Replay::new()).unwrap();
     assert_eq!((loss.count, mean(&loss)), (0.0, 0.0));
     let exact = Exact::new(6, 2, 0);
-    let loss = MaskedDiffusion::default().loss(&exact, &batch, &mut seeded(1, 0), false).unwrap();
+    let loss = MaskedDiffusion::default().loss(&exact, &batch, &mut seeded(1, 0)).unwrap();
     assert_eq!((loss.count, mean(&loss)), (0.0, 0.0));
 }

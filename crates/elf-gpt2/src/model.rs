@@ -6,8 +6,7 @@ use elf_core::layers::{Embedding, LayerNorm};
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
 use elf_core::{
-    Fans, Init, Noise, ParamBuilder, ParamSet, Precision, PrecisionPolicy, Seeded, TokenNetwork, Unembedding, Weight,
-    key_of,
+    Dropout, Fans, Init, ParamBuilder, ParamSet, Precision, PrecisionPolicy, TokenNetwork, Unembedding, Weight,
 };
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -38,22 +37,14 @@ pub struct Gpt2 {
     dropout: f64,
 }
 
-/// Dropout masks of one pass: a seed and the share that is dropped.
-#[derive(Debug, Clone, Copy)]
-struct Dropout {
-    seed: u64,
-    share: f64,
-}
+/// Dropout of one pass, and the share that is dropped.
+type Dropped<'a> = Option<(&'a Dropout, f64)>;
 
-impl Dropout {
-    /// Drops from `x` with a mask that depends on the seed and this place alone.
-    fn apply(this: Option<Self>, x: Tensor, place: [u64; 2]) -> Result<Tensor> {
-        let Some(Self { seed, share }) = this else { return Ok(x) };
-        let mut noise = Seeded::new(vec![key_of(&[seed, place[0], place[1]])], x.device());
-        let shape: Vec<i64> = std::iter::once(1).chain(x.size()).collect();
-        let keep = noise.uniform("dropout", &shape)?.f_squeeze_dim(0)?.f_ge(share)?.f_to_kind(x.kind())?;
-        Ok(x.f_mul(&keep)?.f_div_scalar(1.0 - share)?)
-    }
+/// `x` `[B, N, C]`, the first N positions of each row, without what is dropped at this place.
+fn dropped(x: Tensor, dropout: Dropped, place: [u64; 2]) -> Result<Tensor> {
+    let Some((dropout, share)) = dropout else { return Ok(x) };
+    let held = [0, x.size3()?.1];
+    Ok(dropout.apply(&x, share, &place, dropout.length(), &[held])?)
 }
 
 impl Gpt2 {
@@ -174,10 +165,10 @@ impl Gpt2 {
         self.pass(ids, None)
     }
 
-    fn pass(&self, ids: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    fn pass(&self, ids: &Tensor, dropout: Dropped) -> Result<Tensor> {
         let length = self.check_ids(ids)?;
         let positions = Tensor::f_arange(length, (Kind::Int64, self.device))?;
-        let mut x = Dropout::apply(dropout, self.embedded(ids, &positions)?, [0, 0])?;
+        let mut x = dropped(self.embedded(ids, &positions)?, dropout, [0, 0])?;
         if x.requires_grad() {
             // As ELF's own blocks have it: the rounding is small beside the noise of a batch, and half the memory goes by.
             x = x.f_to_kind(self.precision.blocks.kind())?;
@@ -317,9 +308,9 @@ impl TokenNetwork for Gpt2 {
         &self.params
     }
 
-    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> elf_core::Result<Tensor> {
-        let dropout = dropout_seed.map(|seed| Dropout { seed, share: self.dropout });
-        Ok(self.pass(ids, dropout.filter(|d| d.share > 0.0))?)
+    fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> elf_core::Result<Tensor> {
+        let dropout = dropout.filter(|_| self.dropout > 0.0).map(|dropout| (dropout, self.dropout));
+        Ok(self.pass(ids, dropout)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
@@ -375,12 +366,12 @@ impl Block {
 
     /// The rest of the block, after attention has mixed values: the residual stream `[B, S, H]` and `mixed`
     /// `[B, heads, S, head_dim]` to the next residual stream.
-    fn close(&self, x: &Tensor, mixed: &Tensor, number: u64, dropout: Option<Dropout>) -> Result<Tensor> {
+    fn close(&self, x: &Tensor, mixed: &Tensor, number: u64, dropout: Dropped) -> Result<Tensor> {
         let (b, s, h) = x.size3()?;
         let attended = self.attn_proj.forward(&mixed.f_transpose(1, 2)?.f_reshape([b, s, h])?)?;
-        let x = x.f_add(&Dropout::apply(dropout, attended, [number, 0])?)?;
+        let x = x.f_add(&dropped(attended, dropout, [number, 0])?)?;
         let inner = self.c_fc.forward(&self.ln_2.forward(&x).f_to_kind(mixed.kind())?)?.f_gelu("tanh")?;
-        Ok(x.f_add(&Dropout::apply(dropout, self.mlp_proj.forward(&inner)?, [number, 1])?)?)
+        Ok(x.f_add(&dropped(self.mlp_proj.forward(&inner)?, dropout, [number, 1])?)?)
     }
 
     /// [`Block::close`] without dropout.
@@ -433,6 +424,8 @@ impl Conv1d {
 
 #[cfg(test)]
 mod tests {
+    use elf_core::{Noise, Seeded};
+
     use super::*;
 
     #[test]

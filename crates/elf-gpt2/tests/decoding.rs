@@ -1,6 +1,6 @@
 //! Texts token by token: the kept keys and values, drawing, and searching.
 
-use elf_core::{ParamBuilder, PrecisionPolicy, TokenDraw, TokenNetwork, key_of};
+use elf_core::{Dropout, ParamBuilder, PrecisionPolicy, TokenDraw, TokenNetwork, key_of};
 use elf_gpt2::decoding::{BeamSearch, Ending, Incremental, Sampling};
 use elf_gpt2::{Gpt2, Gpt2Config, Gpt2Session, Result};
 use proptest::prelude::*;
@@ -262,7 +262,10 @@ fn impossible_settings_are_named() {
 fn dropout_acts_with_a_seed_and_in_training_alone() {
     let mut model = model(3);
     let ids = (Tensor::arange(24, (Kind::Int64, Device::Cpu)) * 5).remainder(V).view([2, 12]);
-    let pass = |model: &Gpt2, seed| TokenNetwork::hidden(model, &ids, seed).unwrap();
+    let pass = |model: &Gpt2, seed: Option<u64>| {
+        let dropout = seed.map(|seed| Dropout::new(vec![seed, seed + 10], 12));
+        TokenNetwork::hidden(model, &ids, dropout.as_ref()).unwrap()
+    };
     let plain = model.hidden(&ids).unwrap();
     assert!(!model.stochastic() && pass(&model, Some(1)).equal(&plain));
     model.set_dropout(0.3).unwrap();

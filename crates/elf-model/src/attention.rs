@@ -5,7 +5,7 @@ use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Weight};
 use elf_kernels::{Heads, Turned};
 use tch::{Device, Kind, Tensor};
 
-use crate::ElfConfig;
+use crate::config::BlockSizes;
 use crate::rope::Rope;
 
 const EPS: f64 = 1e-6;
@@ -20,15 +20,15 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    pub(crate) fn new(b: &mut ParamBuilder, name: &str, config: &ElfConfig) -> Result<Self> {
-        let h = config.hidden_size;
+    pub(crate) fn new(b: &mut ParamBuilder, name: &str, sizes: &BlockSizes) -> Result<Self> {
+        let h = sizes.hidden_size;
         let one = Init::Constant(1.0);
         Ok(Self {
             qkv: Linear::new(b, &format!("{name}.qkv"), Fans { fan_in: h, fan_out: 3 * h }, Init::XavierUniform, true)?,
-            q_norm: b.tensor(&format!("{name}.q_norm.weight"), &[config.head_dim()], one)?,
-            k_norm: b.tensor(&format!("{name}.k_norm.weight"), &[config.head_dim()], one)?,
+            q_norm: b.tensor(&format!("{name}.q_norm.weight"), &[sizes.head_dim()], one)?,
+            k_norm: b.tensor(&format!("{name}.k_norm.weight"), &[sizes.head_dim()], one)?,
             proj: Linear::new(b, &format!("{name}.proj"), Fans { fan_in: h, fan_out: h }, Init::XavierUniform, true)?,
-            heads: config.num_heads,
+            heads: sizes.num_heads,
         })
     }
 

@@ -1,11 +1,13 @@
 //! One transformer block: attention and SwiGLU, each behind a normalisation and around a residual.
 
+use std::sync::Arc;
+
 use elf_core::layers::{Linear, RmsNorm};
-use elf_core::{Fans, Init, Noise, ParamBuilder, Result, Seeded, key_of};
+use elf_core::{Dropout, Fans, Init, ParamBuilder, Result};
 use tch::{TchError, Tensor};
 
-use crate::ElfConfig;
 use crate::attention::Attention;
+use crate::config::BlockSizes;
 use crate::rope::Rope;
 
 const EPS: f64 = 1e-6;
@@ -15,7 +17,16 @@ pub(crate) struct Pass {
     pub(crate) rope: Rope,
     /// Additive attention mask, `[B, 1, 1, M]` or `[B, 1, N, M]`, over M = N tokens or over those that are known besides.
     pub(crate) mask: Option<Tensor>,
-    pub(crate) dropout_seed: Option<u64>,
+    pub(crate) dropout: Option<Arc<PassDropout>>,
+}
+
+/// The dropout of a pass, and where its tokens stand in whole rows.
+pub(crate) struct PassDropout {
+    pub(crate) dropout: Dropout,
+    /// Tokens of a whole row.
+    pub(crate) of: i64,
+    /// Those that the pass holds: from the first to before the second number of each pair.
+    pub(crate) held: Vec<[i64; 2]>,
 }
 
 impl Pass {
@@ -23,7 +34,7 @@ impl Pass {
         Self {
             rope: self.rope.shallow_clone(),
             mask: self.mask.as_ref().map(Tensor::shallow_clone),
-            dropout_seed: self.dropout_seed,
+            dropout: self.dropout.clone(),
         }
     }
 }
@@ -40,12 +51,12 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(b: &mut ParamBuilder, index: i64, config: &ElfConfig) -> Result<Self> {
+    pub(crate) fn new(b: &mut ParamBuilder, index: i64, sizes: &BlockSizes) -> Result<Self> {
         let name = format!("blocks.{index}");
-        let (h, inner) = (config.hidden_size, config.mlp_hidden());
+        let (h, inner) = (sizes.hidden_size, sizes.mlp_hidden());
         Ok(Self {
             norm1: RmsNorm::new(b, &format!("{name}.norm1"), h, EPS)?,
-            attn: Attention::new(b, &format!("{name}.attn"), config)?,
+            attn: Attention::new(b, &format!("{name}.attn"), sizes)?,
             norm2: RmsNorm::new(b, &format!("{name}.norm2"), h, EPS)?,
             w12: Linear::new(
                 b,
@@ -62,7 +73,7 @@ impl Block {
                 true,
             )?,
             index: index as u64,
-            dropout: if config.dropout_in(index) { config.proj_dropout } else { 0.0 },
+            dropout: sizes.dropout_in(index),
         })
     }
 
@@ -104,14 +115,11 @@ impl Block {
         Ok((x + self.w3.forward(&gated), own))
     }
 
-    /// Dropout with a mask that depends on the pass's seed and this place alone.
+    /// Dropout with masks of this place.
     fn drop(&self, x: Tensor, pass: &Pass, place: u64) -> Result<Tensor> {
-        let Some(seed) = pass.dropout_seed.filter(|_| self.dropout > 0.0) else {
-            return Ok(x);
-        };
-        let mut noise = Seeded::new(vec![key_of(&[seed, self.index, place])], x.device());
-        let shape: Vec<i64> = std::iter::once(1).chain(x.size()).collect();
-        let keep = noise.uniform("dropout", &shape)?.squeeze_dim(0).ge(self.dropout).to_kind(x.kind());
-        Ok(x * keep / (1.0 - self.dropout))
+        match pass.dropout.as_deref().filter(|_| self.dropout > 0.0) {
+            Some(PassDropout { dropout, of, held }) => dropout.apply(&x, self.dropout, &[self.index, place], *of, held),
+            None => Ok(x),
+        }
     }
 }

@@ -99,28 +99,78 @@ impl ElfConfig {
     /// # Errors
     /// Names the first size that does not.
     pub fn check(&self) -> Result<()> {
-        let sizes = [
+        check_sizes([
             ("text_encoder_dim", self.text_encoder_dim),
-            ("hidden_size", self.hidden_size),
-            ("depth", self.depth),
-            ("num_heads", self.num_heads),
             ("bottleneck_dim", self.bottleneck_dim),
             ("num_time_tokens", self.num_time_tokens),
             ("num_model_mode_tokens", self.num_model_mode_tokens),
             ("vocab_size", self.vocab_size),
-        ];
-        for (name, size) in sizes {
-            // The upper bound keeps products of two sizes far from overflow.
-            if !(1..=1 << 24).contains(&size) {
-                return Err(Error::Config(format!("{name} is {size}: it must be between 1 and 16777216")));
-            }
-        }
+        ])?;
         if !(0..=1 << 16).contains(&self.num_self_cond_cfg_tokens) {
             return Err(Error::Config(format!(
                 "num_self_cond_cfg_tokens is {}: it must be 0 or a small number",
                 self.num_self_cond_cfg_tokens
             )));
         }
+        self.blocks().check()
+    }
+
+    /// The sizes of its blocks.
+    pub(crate) fn blocks(&self) -> BlockSizes {
+        BlockSizes {
+            hidden_size: self.hidden_size,
+            depth: self.depth,
+            num_heads: self.num_heads,
+            mlp_ratio: self.mlp_ratio,
+            proj_dropout: self.proj_dropout,
+        }
+    }
+
+    /// Channels of one attention head.
+    pub fn head_dim(&self) -> i64 {
+        self.blocks().head_dim()
+    }
+
+    /// Inner width of SwiGLU: two thirds of `mlp_ratio` times H, so that its three matrices cost what two would.
+    pub fn mlp_hidden(&self) -> i64 {
+        self.blocks().mlp_hidden()
+    }
+
+    /// Numbers over all parameters, known before any is made.
+    pub fn parameter_count(&self) -> u64 {
+        let size = |n: i64| n.max(0) as u64;
+        let (c, h, v) = (size(self.text_encoder_dim), size(self.hidden_size), size(self.vocab_size));
+        let bottleneck = size(self.bottleneck_dim);
+        let latents = linear(2 * c, c) + c * bottleneck + linear(bottleneck, h);
+        let embedder = linear(crate::embed::FEATURES as u64, h) + linear(h, h);
+        let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 * embedder } else { embedder };
+        let heads = h + linear(h, c) + linear(h, c) + linear(c, v);
+        let with = |chosen: bool, numbers: u64| if chosen { numbers } else { 0 };
+        let chosen =
+            with(self.learned_latents, v * c) + with(self.context_table, v * h) + with(self.vocab_head_norm, h);
+        latents + embedders + size(self.prefix_len()) * h + self.blocks().parameter_count() + heads + chosen
+    }
+
+    /// Prefix tokens before the text.
+    pub fn prefix_len(&self) -> i64 {
+        self.num_time_tokens + self.num_self_cond_cfg_tokens + self.num_model_mode_tokens
+    }
+}
+
+/// The sizes of a stack of blocks, by the names of [`ElfConfig`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockSizes {
+    pub(crate) hidden_size: i64,
+    pub(crate) depth: i64,
+    pub(crate) num_heads: i64,
+    pub(crate) mlp_ratio: f64,
+    pub(crate) proj_dropout: f64,
+}
+
+impl BlockSizes {
+    /// Names the first size that makes no blocks.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_sizes([("hidden_size", self.hidden_size), ("depth", self.depth), ("num_heads", self.num_heads)])?;
         if self.hidden_size % self.num_heads != 0 || self.head_dim() % 2 != 0 {
             return Err(Error::Config(format!(
                 "hidden_size {} over num_heads {} must give an even whole number, since rotary embedding turns pairs of channels",
@@ -139,44 +189,43 @@ impl ElfConfig {
         Ok(())
     }
 
-    /// Channels of one attention head.
-    pub fn head_dim(&self) -> i64 {
+    pub(crate) fn head_dim(&self) -> i64 {
         self.hidden_size / self.num_heads
     }
 
-    /// Inner width of SwiGLU: two thirds of `mlp_ratio` times H, so that its three matrices cost what two would.
-    pub fn mlp_hidden(&self) -> i64 {
+    pub(crate) fn mlp_hidden(&self) -> i64 {
         let full = (self.hidden_size as f64 * self.mlp_ratio).floor();
         (full * 2.0 / 3.0).floor() as i64
     }
 
-    /// Numbers over all parameters, known before any is made.
-    pub fn parameter_count(&self) -> u64 {
+    /// Numbers over the parameters of all blocks.
+    pub(crate) fn parameter_count(&self) -> u64 {
         let size = |n: i64| n.max(0) as u64;
-        let (c, h, v) = (size(self.text_encoder_dim), size(self.hidden_size), size(self.vocab_size));
-        let (bottleneck, inner, head) = (size(self.bottleneck_dim), size(self.mlp_hidden()), size(self.head_dim()));
-        let linear = |fan_in: u64, fan_out: u64| fan_in * fan_out + fan_out;
-        let latents = linear(2 * c, c) + c * bottleneck + linear(bottleneck, h);
-        let embedder = linear(crate::embed::FEATURES as u64, h) + linear(h, h);
-        let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 * embedder } else { embedder };
+        let (h, inner, head) = (size(self.hidden_size), size(self.mlp_hidden()), size(self.head_dim()));
         let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
-        let heads = h + linear(h, c) + linear(h, c) + linear(c, v);
-        let with = |chosen: bool, numbers: u64| if chosen { numbers } else { 0 };
-        let chosen =
-            with(self.learned_latents, v * c) + with(self.context_table, v * h) + with(self.vocab_head_norm, h);
-        latents + embedders + size(self.prefix_len()) * h + size(self.depth) * block + heads + chosen
+        size(self.depth) * block
     }
 
-    /// Prefix tokens before the text.
-    pub fn prefix_len(&self) -> i64 {
-        self.num_time_tokens + self.num_self_cond_cfg_tokens + self.num_model_mode_tokens
-    }
-
-    /// Whether dropout acts in block `index`: in the middle half of the depth only, as in the released code.
-    pub fn dropout_in(&self, index: i64) -> bool {
+    /// The share that block `index` drops: in the middle half of the depth only, as in the released code.
+    pub(crate) fn dropout_in(&self, index: i64) -> f64 {
         let quarter = self.depth / 4;
-        (quarter..quarter * 3).contains(&index)
+        if (quarter..quarter * 3).contains(&index) { self.proj_dropout } else { 0.0 }
     }
+}
+
+/// Sizes by name, each of which must be there; the upper bound keeps products of two far from overflow.
+pub(crate) fn check_sizes(sizes: impl IntoIterator<Item = (&'static str, i64)>) -> Result<()> {
+    for (name, size) in sizes {
+        if !(1..=1 << 24).contains(&size) {
+            return Err(Error::Config(format!("{name} is {size}: it must be between 1 and 16777216")));
+        }
+    }
+    Ok(())
+}
+
+/// Numbers of a linear layer, its bias included.
+fn linear(fan_in: u64, fan_out: u64) -> u64 {
+    fan_in * fan_out + fan_out
 }
 
 #[cfg(test)]

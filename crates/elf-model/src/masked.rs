@@ -2,15 +2,19 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 use elf_core::layers::{Embedding, RmsNorm};
 use elf_core::weights::Weights;
-use elf_core::{Error, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result, TokenNetwork, Unembedding, Weight};
+use elf_core::{
+    Dropout, Error, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result, TokenNetwork, Unembedding, Weight,
+};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
-use crate::block::{Block, Pass};
+use crate::block::{Block, Pass, PassDropout};
+use crate::config::{BlockSizes, check_sizes};
 use crate::rope::Rope;
 
 /// Standard deviation of the embedding's random start.
@@ -47,23 +51,13 @@ impl MaskedConfig {
         }
     }
 
-    /// What the blocks are built from; sizes that they do not depend on are 1.
-    fn blocks(&self) -> ElfConfig {
-        ElfConfig {
-            text_encoder_dim: 1,
+    fn blocks(&self) -> BlockSizes {
+        BlockSizes {
             hidden_size: self.hidden_size,
             depth: self.depth,
             num_heads: self.num_heads,
-            bottleneck_dim: 1,
-            num_time_tokens: 1,
-            num_self_cond_cfg_tokens: 0,
-            num_model_mode_tokens: 1,
-            vocab_size: self.vocab_size,
             mlp_ratio: self.mlp_ratio,
             proj_dropout: self.proj_dropout,
-            learned_latents: false,
-            context_table: false,
-            vocab_head_norm: false,
         }
     }
 
@@ -72,17 +66,15 @@ impl MaskedConfig {
     /// # Errors
     /// Names the first size that does not.
     pub fn check(&self) -> Result<()> {
+        check_sizes([("vocab_size", self.vocab_size)])?;
         self.blocks().check()
     }
 
     /// Numbers over all parameters, known before any is made.
     pub fn parameter_count(&self) -> u64 {
         let size = |n: i64| n.max(0) as u64;
-        let (h, inner) = (size(self.hidden_size), size(self.blocks().mlp_hidden()));
-        let linear = |fan_in: u64, fan_out: u64| fan_in * fan_out + fan_out;
-        let head = size(self.blocks().head_dim());
-        let block = linear(h, 3 * h) + linear(h, h) + linear(h, 2 * inner) + linear(inner, h) + 2 * h + 2 * head;
-        (size(self.vocab_size) + 1) * h + size(self.depth) * block + h + size(self.vocab_size)
+        let (h, v) = (size(self.hidden_size), size(self.vocab_size));
+        (v + 1) * h + self.blocks().parameter_count() + h + v
     }
 }
 
@@ -189,7 +181,7 @@ impl TokenNetwork for MaskedTransformer {
         &self.params
     }
 
-    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor> {
+    fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let (_, s) = ids.size2()?;
         let largest = self.config.vocab_size;
         // The lookup itself does not check, and an id that is not there takes a GPU down.
@@ -204,7 +196,10 @@ impl TokenNetwork for MaskedTransformer {
             }
         }
         let kind = self.policy.blocks.kind();
-        let pass = Pass { rope: self.rope(s)?, mask: None, dropout_seed };
+        let dropout = dropout.map(|dropout| {
+            Arc::new(PassDropout { dropout: dropout.clone(), of: dropout.length(), held: vec![[0, s]] })
+        });
+        let pass = Pass { rope: self.rope(s)?, mask: None, dropout };
         let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_to_kind(kind)?;
         for block in &self.blocks {
             x = match self.recompute && x.requires_grad() {

@@ -1,17 +1,18 @@
 //! The whole network.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use elf_core::device::upload;
 use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::{
-    Context, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet, PrecisionPolicy,
-    Result, TrunkInput, Weight,
+    Context, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet,
+    PrecisionPolicy, Result, TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
-use crate::block::{Block, Pass};
+use crate::block::{Block, Pass, PassDropout};
 use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::rope::Rope;
 use crate::vocab_head::VocabHead;
@@ -80,9 +81,9 @@ impl Elf {
         Self::build(config, policy, ParamBuilder::unset(device))
     }
 
-    fn build(config: ElfConfig, policy: PrecisionPolicy, mut b: ParamBuilder) -> Result<Self> {
+    fn build(config: ElfConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
         config.check()?;
-        let b = &mut b;
+        let b = &mut builder;
         let (c, h) = (config.text_encoder_dim, config.hidden_size);
         let tokens = |b: &mut ParamBuilder, name: &str, n: i64| b.tensor(name, &[1, n, h], Init::Normal(0.02));
         let latents = LatentProjection::new(b, c, config.bottleneck_dim, h)?;
@@ -93,7 +94,7 @@ impl Elf {
             n => Some((ScalarEmbedder::new(b, "self_cond_cfg_embedder", h)?, tokens(b, "self_cond_cfg_tokens", n)?)),
         };
         let mode_tokens = tokens(b, "mode_tokens", config.num_model_mode_tokens)?;
-        let blocks = (0..config.depth).map(|i| Block::new(b, i, &config)).collect::<Result<_>>()?;
+        let blocks = (0..config.depth).map(|i| Block::new(b, i, &config.blocks())).collect::<Result<_>>()?;
         let final_norm = RmsNorm::new(b, "final_layer.norm_final", h, 1e-6)?;
         let final_linear =
             Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
@@ -107,7 +108,7 @@ impl Elf {
             true => Some(Embedding::new(b, CONTEXT_TABLE, config.vocab_size, h, CONTEXT_TABLE_STD)?),
             false => None,
         };
-        let params = std::mem::replace(b, ParamBuilder::unset(Device::Cpu)).finish();
+        let params = builder.finish();
         let rope = RefCell::new(None);
         Ok(Self {
             config,
@@ -139,12 +140,6 @@ impl Elf {
         self.policy
     }
 
-    /// Changes which parts run in which precision.
-    pub fn set_policy(&mut self, policy: PrecisionPolicy) {
-        self.policy = policy;
-        self.params.changed();
-    }
-
     /// Gradient checkpointing: whether blocks keep nothing but their input and are run again in the backward pass. The result is the
     /// same; a training step takes about a third more arithmetic in the blocks, and a fraction of the memory.
     pub fn set_recompute(&mut self, recompute: bool) {
@@ -167,6 +162,17 @@ impl Elf {
                 Ok(rope)
             }
         }
+    }
+
+    /// Dropout of a pass over the prefix, `context` clean tokens and `text` others from `first` on. A whole row has all its positions
+    /// twice where there are clean ones: a batch takes as many of either as its rows need.
+    fn dropout_of(&self, dropout: &Dropout, context: i64, first: i64, text: i64) -> Arc<PassDropout> {
+        let (p, length) = (self.config.prefix_len(), dropout.length());
+        let (of, held) = match context {
+            0 => (p + length, vec![[0, p], [p + first, p + first + text]]),
+            _ => (p + 2 * length, vec![[0, p + context], [p + length + first, p + length + first + text]]),
+        };
+        Arc::new(PassDropout { dropout: dropout.clone(), of, held })
     }
 
     /// The prefix, `[B, P, H]`, fp32.
@@ -302,7 +308,7 @@ impl Network for Elf {
         };
         let rope =
             self.rope(Layout { prefix: self.config.prefix_len(), context: k, first, text: s }, input.z.device())?;
-        let pass = Pass { rope, mask, dropout_seed: input.dropout_seed };
+        let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
         let text = match &context {
             None => self.latents.forward(input.z, input.x_prev, maps),
             // The estimate of what is clean is the same again, as on the positions of a condition.
@@ -338,7 +344,7 @@ impl Network for Elf {
             let own = additive(&seen.f_narrow(1, p, k)?.f_narrow(2, p, k)?, kind)?;
 
             let rope = self.rope(Layout { prefix: 0, context: k, first: 0, text: 0 }, device)?;
-            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout_seed: None };
+            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None };
             let x_prev = self_conditioned.then_some(context.latents);
             let lifted = self.latents.forward(context.latents, x_prev, self.policy.latent_maps.kind());
             let mut x = self.with_words(lifted, context.ids)?.to_kind(kind);

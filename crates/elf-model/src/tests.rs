@@ -1,6 +1,8 @@
 //! Laws that hold for any sizes; the numbers themselves are held against the reference in the package elf-tests.
 
-use elf_core::{Counting, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy, TrunkInput};
+use elf_core::{
+    Context, Counting, Dropout, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy, TrunkInput,
+};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -110,10 +112,43 @@ fn dropout_is_a_function_of_its_seed() {
     let net = network(config, PrecisionPolicy::F32);
     assert!(net.shape().stochastic);
     let (z, t) = rows(2, 4, 6);
-    let out = |dropout_seed| net.trunk(&TrunkInput { dropout_seed, ..TrunkInput::new(&z, &t) }).unwrap();
+    let out = |seed: Option<u64>| {
+        let dropout = seed.map(|seed| Dropout::new(vec![seed, seed + 10], 4));
+        net.trunk(&TrunkInput { dropout: dropout.as_ref(), ..TrunkInput::new(&z, &t) }).unwrap()
+    };
     assert_eq!(difference(&out(Some(1)), &out(Some(1))), 0.0);
     assert!(difference(&out(Some(1)), &out(Some(2))) > 1e-3);
     assert!(difference(&out(None), &out(Some(2))) > 1e-3);
+}
+
+/// Neither the rows beside it, nor how much of the rows a batch of blocks needs, changes what a row drops.
+#[test]
+fn what_a_row_drops_is_its_own() {
+    let net = network(ElfConfig { proj_dropout: 0.3, ..small() }, PrecisionPolicy::F32);
+    let (s, keys) = (6, [7, 8, 9]);
+    let (z, t) = rows(3, s, 6);
+    let ids = Tensor::zeros([3, s], (Kind::Int64, Device::Cpu));
+    let blocks = Tensor::arange(s, (Kind::Int64, Device::Cpu)).divide_scalar_mode(2, "floor").expand([3, s], false);
+    // Of `rows` the clean tokens before `last`, and the noisy ones from `first` to there.
+    let behind = |rows: std::ops::Range<i64>, first: i64, last: i64| {
+        let of = |x: &Tensor, from: i64| x.narrow(0, rows.start, rows.end - rows.start).narrow(1, from, last - from);
+        let (latents, z, t) = (of(&z, 0), of(&z, first), t.narrow(0, rows.start, rows.end - rows.start));
+        let (ids, blocks, noisy) = (of(&ids, 0), of(&blocks, 0), of(&blocks, first));
+        let context =
+            Context { latents: &latents, ids: &ids, blocks: &blocks, noisy_blocks: &noisy, first, memory: None };
+        let dropout = Dropout::new(keys[rows.start as usize..rows.end as usize].to_vec(), s);
+        let input = TrunkInput { context: Some(context), dropout: Some(&dropout), ..TrunkInput::new(&z, &t) };
+        net.trunk(&input).unwrap()
+    };
+    let all = behind(0..3, 0, s);
+    assert!(difference(&behind(1..2, 0, s), &all.narrow(0, 1, 1)) < 1e-5);
+    assert!(difference(&behind(1..3, 2, 4), &all.narrow(0, 1, 2).narrow(1, 2, 2)) < 1e-5);
+    // And without blocks.
+    let plain = |rows: &[u64], z: &Tensor, t: &Tensor| {
+        net.trunk(&TrunkInput { dropout: Some(&Dropout::new(rows.to_vec(), s)), ..TrunkInput::new(z, t) }).unwrap()
+    };
+    let alone = plain(&keys[2..], &z.narrow(0, 2, 1), &t.narrow(0, 2, 1));
+    assert!(difference(&alone, &plain(&keys, &z, &t).narrow(0, 2, 1)) < 1e-5);
 }
 
 /// In both precisions, with dropout and with gradients from rows of both modes.
@@ -123,9 +158,10 @@ fn recomputed_blocks_give_the_same_bits() {
         let mut net = network(ElfConfig { proj_dropout: 0.3, ..small() }, policy);
         net.params().set_requires_grad(true);
         let (z, t) = rows(3, 5, small().text_encoder_dim);
+        let dropout = Dropout::new(vec![7, 8, 9], 5);
         let gradients = |net: &Elf| {
             net.params().zero_grad();
-            let hidden = net.trunk(&TrunkInput { dropout_seed: Some(7), ..TrunkInput::new(&z, &t) }).unwrap();
+            let hidden = net.trunk(&TrunkInput { dropout: Some(&dropout), ..TrunkInput::new(&z, &t) }).unwrap();
             hidden.to_kind(Kind::Float).square().mean(Kind::Float).backward();
             let all = net.params().iter().map(|(_, p)| p.tensor.grad()).filter(Tensor::defined);
             all.map(|g| g.copy()).collect::<Vec<_>>()
@@ -180,7 +216,7 @@ fn counting_sees_passes_rows_and_logits() {
     let hidden = tch::no_grad(|| net.trunk(&TrunkInput::new(&z, &t))).unwrap();
     let _ = net.trunk(&TrunkInput::new(&z, &t)).unwrap();
     let _ = net.logits(&hidden.reshape([8, 32])).unwrap();
-    assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8 });
+    assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8, context_rows: 0 });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The masked transformer as its users see it.
 
-use elf_core::{ParamBuilder, ParamSet, PrecisionPolicy, TokenNetwork, tensorfile};
+use elf_core::{Dropout, ParamBuilder, ParamSet, PrecisionPolicy, TokenNetwork, tensorfile};
 use elf_model::{MaskedConfig, MaskedTransformer};
 use tch::{Device, Kind, Tensor};
 
@@ -59,7 +59,7 @@ fn the_head_names_words_alone_and_the_fused_loss_is_its_cross_entropy() {
 fn gradients(net: &MaskedTransformer) -> Vec<(String, Tensor)> {
     net.params().set_requires_grad(true);
     net.params().zero_grad();
-    let hidden = net.hidden(&ids(), Some(9)).unwrap().flatten(0, 1);
+    let hidden = net.hidden(&ids(), Some(&Dropout::new(vec![9, 10], 7))).unwrap().flatten(0, 1);
     let targets = Tensor::arange(14, (Kind::Int64, Device::Cpu)).remainder(13);
     net.cross_entropy_sum(&hidden, &targets, None).unwrap().backward();
     let of = |params: &ParamSet| params.iter().map(|(n, p)| (n.to_owned(), p.tensor.grad().copy())).collect();
@@ -80,7 +80,10 @@ fn blocks_that_are_run_again_give_the_same_gradients() {
 #[test]
 fn dropout_acts_with_a_seed_alone() {
     let net = net(4);
-    let pass = |seed| net.hidden(&ids(), seed).unwrap();
+    let pass = |seed: Option<u64>| {
+        let dropout = seed.map(|seed| Dropout::new(vec![seed, seed + 10], 7));
+        net.hidden(&ids(), dropout.as_ref()).unwrap()
+    };
     assert!(net.stochastic() && pass(None).equal(&pass(None)) && pass(Some(1)).equal(&pass(Some(1))));
     assert!(!pass(Some(1)).equal(&pass(None)) && !pass(Some(1)).equal(&pass(Some(2))));
 }

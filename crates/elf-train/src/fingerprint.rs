@@ -1,7 +1,8 @@
 //! What tells one set of parameters from another.
 
-use elf_core::{Error as CoreError, ParamSet};
-use tch::{Device, Kind};
+use elf_core::ParamSet;
+use elf_core::device::host_bytes;
+use tch::Kind;
 
 use crate::Result;
 
@@ -15,11 +16,7 @@ pub fn fingerprint(params: &ParamSet) -> Result<String> {
     for (name, p) in params.iter() {
         hasher.update(name.as_bytes());
         hasher.update(format!("{:?}", p.tensor.size()).as_bytes());
-        let values = p.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let count = values.numel();
-        let mut bytes = vec![0u8; count * size_of::<f32>()];
-        values.f_copy_data_u8(&mut bytes, count).map_err(CoreError::from)?;
-        hasher.update(&bytes);
+        hasher.update(&host_bytes(&p.tensor.f_to_kind(Kind::Float)?)?);
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
@@ -28,6 +25,7 @@ pub fn fingerprint(params: &ParamSet) -> Result<String> {
 mod tests {
     use super::*;
     use elf_core::{Init, ParamBuilder};
+    use tch::Device;
 
     fn set(name: &str, shape: &[i64], value: f64) -> ParamSet {
         let mut b = ParamBuilder::seeded(0, Device::Cpu);

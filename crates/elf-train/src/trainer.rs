@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use elf_core::weights::ParamKind;
-use elf_core::{Noise, ParamSet, Seeded, key_of};
+use elf_core::{Noise, ParamSet, Seeded};
 use elf_flow::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -226,8 +226,8 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.step_with_noise(batches.into_iter().enumerate().map(move |(micro, batch)| {
             let batch = batch?;
             let (rows, _) = batch.sizes()?;
-            let keys = (0..rows).map(|row| key_of(&[seed, step, micro as u64, row * world + rank])).collect();
-            let noise: Box<dyn Noise> = Box::new(Seeded::new(keys, batch.device()));
+            let places = (0..rows).map(|row| row * world + rank);
+            let noise: Box<dyn Noise> = Box::new(Seeded::at(&[seed, step, micro as u64], places, batch.device()));
             Ok((batch, noise))
         }))
     }

@@ -1,6 +1,6 @@
 //! What a trainer needs of a network and its loss, whatever the loss is a function of.
 
-use elf_core::{Context, LearnedLatents, Memory, Network, NetworkShape, Noise, ParamSet, TokenNetwork, TrunkInput};
+use elf_core::{LearnedLatents, Network, Noise, ParamSet, TokenNetwork};
 use elf_flow::tokens::{TokenBatch, TokenObjective};
 use elf_flow::{LatentBatch, Loss, Objective};
 use tch::{Device, Tensor};
@@ -50,17 +50,11 @@ pub trait TrainingObjective<N: ?Sized> {
     /// The network's parameters by name.
     fn params<'n>(&self, net: &'n N) -> &'n ParamSet;
 
-    /// The loss of one batch, with dropout if the network has any. All randomness comes from `noise`.
+    /// The loss of one batch, with dropout if the network has any and `noise` allows it. All randomness comes from `noise`.
     ///
     /// # Errors
     /// If tensors do not fit together, or the network or the noise fails.
     fn training_loss(&self, net: &N, batch: &Self::Batch, noise: &mut dyn Noise) -> Result<Loss>;
-
-    /// As [`TrainingObjective::training_loss`], of the network as it is used: without dropout.
-    ///
-    /// # Errors
-    /// As [`TrainingObjective::training_loss`].
-    fn held_out_loss(&self, net: &N, batch: &Self::Batch, noise: &mut dyn Noise) -> Result<Loss>;
 }
 
 impl<N: Network, O: Objective + ?Sized> TrainingObjective<N> for O {
@@ -72,10 +66,6 @@ impl<N: Network, O: Objective + ?Sized> TrainingObjective<N> for O {
 
     fn training_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         Ok(self.loss(net, batch, noise)?)
-    }
-
-    fn held_out_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
-        Ok(self.loss(&WithoutDropout(net), batch, noise)?)
     }
 }
 
@@ -108,10 +98,6 @@ impl<N: LearnedLatents, O: Objective> TrainingObjective<N> for EndToEnd<O> {
     fn training_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
         Ok(self.0.loss(net, &Self::batch(net, batch)?, noise)?)
     }
-
-    fn held_out_loss(&self, net: &N, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Loss> {
-        Ok(self.0.loss(&WithoutDropout(net), &Self::batch(net, batch)?, noise)?)
-    }
 }
 
 /// A [`TokenObjective`] as a trainer takes it.
@@ -126,43 +112,6 @@ impl<N: TokenNetwork, O: TokenObjective> TrainingObjective<N> for OverTokens<O> 
     }
 
     fn training_loss(&self, net: &N, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
-        Ok(self.0.loss(net, batch, noise, true)?)
-    }
-
-    fn held_out_loss(&self, net: &N, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
-        Ok(self.0.loss(net, batch, noise, false)?)
-    }
-}
-
-/// A network as it is used, not trained: two passes over the same rows are equal.
-struct WithoutDropout<'a, N>(&'a N);
-
-impl<N: Network> Network for WithoutDropout<'_, N> {
-    fn shape(&self) -> NetworkShape {
-        NetworkShape { stochastic: false, ..self.0.shape() }
-    }
-
-    fn params(&self) -> &ParamSet {
-        self.0.params()
-    }
-
-    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
-        self.0.trunk(&TrunkInput { dropout_seed: None, ..*input })
-    }
-
-    fn remember(&self, context: &Context, self_conditioned: bool) -> elf_core::Result<Option<Memory>> {
-        self.0.remember(context, self_conditioned)
-    }
-
-    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
-        self.0.clean(hidden)
-    }
-
-    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
-        self.0.logits(hidden)
-    }
-
-    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
-        self.0.cross_entropy_sum(hidden, ids, weights)
+        Ok(self.0.loss(net, batch, noise)?)
     }
 }

@@ -77,9 +77,9 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
         for batch in batches {
             let (first_row, batch) = batch?;
             let (b, _) = batch.sizes()?;
-            let keys = (0..b).map(|row| key_of(&[key, first_row + row])).collect();
             totals.rows += b as f64;
-            let loss = objective.held_out_loss(net, &batch, &mut Seeded::new(keys, batch.device()))?;
+            let mut noise = Seeded::at(&[key], first_row..first_row + b, batch.device()).without_dropout();
+            let loss = objective.training_loss(net, &batch, &mut noise)?;
             totals.count += loss.count;
             add(&mut sums, None, &loss.sum)?;
             for term in loss.terms {

@@ -1,7 +1,7 @@
 //! The same trainer on losses over token ids: learning, resuming, validating.
 
 use elf_core::layers::{Embedding, Linear};
-use elf_core::{Fans, Init, Noise, ParamBuilder, ParamSet, Result, Seeded, TokenNetwork, key_of};
+use elf_core::{Dropout, Fans, Init, ParamBuilder, ParamSet, Result, Seeded, TokenNetwork, key_of};
 use elf_flow::tokens::{MaskedDiffusion, NextToken, TokenBatch, TokenObjective};
 use elf_train::optim::OptimizerConfig;
 use elf_train::{
@@ -59,15 +59,14 @@ impl TokenNetwork for Reader {
         &self.params
     }
 
-    fn hidden(&self, ids: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor> {
+    fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let x = self.table.forward(ids);
         let count = Tensor::arange(x.size()[1], (Kind::Float, Device::Cpu)).view([-1, 1]) + 1.0;
         let x = Tensor::f_cat(&[&x, &(x.cumsum(1, Kind::Float) / count)], -1)?;
-        let Some(seed) = dropout_seed else { return Ok(x) };
-        let mut noise = Seeded::new(vec![seed], Device::Cpu);
-        let size = x.size();
-        let keep = noise.uniform("drop", &[1, size[0], size[1], size[2]])?.squeeze_dim(0).ge(0.1);
-        Ok(x * keep.to_kind(Kind::Float))
+        match dropout {
+            Some(dropout) => dropout.apply(&x, 0.1, &[0], dropout.length(), &[[0, x.size()[1]]]),
+            None => Ok(x),
+        }
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -140,9 +139,9 @@ fn go<O: TokenObjective>(
 fn learns_and_resumes<O: TokenObjective + Copy>(objective: O) {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut straight = trainer(objective);
-    let before = validation_loss(straight.objective(), straight.net(), [Ok(batch(900, 64))], 1).unwrap();
+    let before = validation_loss(straight.objective(), straight.net(), [Ok(batch(900, 1024))], 1).unwrap();
     go(&mut straight, 30, 0, whole.path());
-    let after = validation_loss(straight.objective(), straight.net(), [Ok(batch(900, 64))], 1).unwrap();
+    let after = validation_loss(straight.objective(), straight.net(), [Ok(batch(900, 1024))], 1).unwrap();
     assert!(after.loss < 0.9 * before.loss, "{before:?} {after:?}");
     assert_eq!((after.terms.len(), after.terms[0].name.as_str()), (1, "nll"));
 
@@ -177,12 +176,56 @@ fn held_out_losses_know_no_dropout() {
     let rows = batch(1, 8);
     assert_eq!(rows.sizes().unwrap(), (8, S));
     assert_eq!(TrainingBatch::sizes(&rows).unwrap(), (8, S as u64));
-    let loss = |dropout: bool, seed: u64| {
-        let mut noise = Seeded::new((0..8).map(|row| key_of(&[seed, row])).collect(), Device::Cpu);
-        objective.loss(&net, &rows, &mut noise, dropout).unwrap().mean().double_value(&[])
-    };
-    assert_ne!(loss(true, 1), loss(true, 2));
+    let loss = |mut noise: Seeded| objective.loss(&net, &rows, &mut noise).unwrap().mean().double_value(&[]);
+    let seeded = |seed: u64| Seeded::at(&[seed], 0..8, Device::Cpu);
+    assert_ne!(loss(seeded(1)), loss(seeded(2)));
     let held_out = |seed| validation_loss(&OverTokens(objective), &net, [Ok(batch(1, 8))], seed).unwrap().loss;
     assert_eq!(held_out(1), held_out(2));
-    assert!((held_out(1) - loss(false, 1)).abs() < 1e-6);
+    assert!((held_out(1) - loss(seeded(1).without_dropout())).abs() < 1e-6);
+}
+
+/// Some rows of a batch, and texts of different lengths.
+fn part(rows: i64, places: &[i64]) -> TokenBatch {
+    let whole = batch(5, rows);
+    let end = |row: &i64| S - 2 + row % 3;
+    TokenBatch {
+        ids: whole.ids.index_select(0, &Tensor::from_slice(places)),
+        starts: vec![1; places.len()],
+        ends: places.iter().map(end).collect(),
+    }
+}
+
+/// How rows are shared out over batches or ranks changes neither the times and masks of held-out losses nor, in training, what is dropped.
+fn does_not_depend_on_batching<O: TokenObjective + Copy>(objective: O) {
+    let net = Reader::new();
+    let all: Vec<i64> = (0..12).collect();
+    let pieces = [&all[..5], &all[5..6], &all[6..]];
+    let held_out = |parts: &[&[i64]]| {
+        validation_loss(&OverTokens(objective), &net, parts.iter().map(|places| Ok(part(12, places))), 9).unwrap()
+    };
+    let (whole, cut) = (held_out(&[&all]), held_out(&pieces));
+    assert!((whole.loss - cut.loss).abs() < 1e-5 * whole.loss, "{whole:?} {cut:?}");
+    assert!((whole.terms[0].mean - cut.terms[0].mean).abs() < 1e-5 * whole.terms[0].mean);
+
+    let training = |places: &[i64]| {
+        let mut noise = Seeded::at(&[9, 1], places.iter().map(|&i| i as u64), Device::Cpu);
+        objective.loss(&net, &part(12, places), &mut noise).unwrap().sum.double_value(&[])
+    };
+    let (together, alone) = (training(&all), training(&[0]));
+    for world in 2..5 {
+        let of = |rank: usize| training(&all.iter().copied().skip(rank).step_by(world).collect::<Vec<_>>());
+        let over_ranks: f64 = (0..world).map(of).sum();
+        assert!((together - over_ranks).abs() < 1e-5 * together, "{together} {over_ranks}");
+    }
+    assert_ne!(together, alone);
+}
+
+#[test]
+fn an_autoregressive_loss_does_not_depend_on_batching() {
+    does_not_depend_on_batching(NextToken { bos: 0 });
+}
+
+#[test]
+fn a_masked_loss_does_not_depend_on_batching() {
+    does_not_depend_on_batching(MaskedDiffusion::default());
 }

@@ -14,7 +14,7 @@ use tch::Tensor;
 use crate::config::{BaselinePlan, RunPlan};
 use crate::text_file::Unfinished;
 use crate::text_generation::{
-    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, TotalCost, collate, is_cut, words,
+    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, collate, is_cut, words,
 };
 use crate::training::sampling_settings;
 
@@ -200,10 +200,8 @@ impl BaselineGenerator<'_> {
                 filled.resize(rows, chunk[chunk.len() - 1].clone());
             }
             let written = self.write(decoding, &filled)?;
-            let mut batch = Generation {
-                cost: TotalCost { batches: 1, passes_per_batch: written.passes, positions: written.positions },
-                ..Generation::default()
-            };
+            let mut batch = Generation::default();
+            batch.cost.add_batch(written.passes, 0, written.positions);
             for (i, (request, text)) in chunk.iter().zip(&written.texts).enumerate() {
                 batch.texts.push(self.finish(number * rows + i, request, text)?);
             }

@@ -130,7 +130,7 @@ fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitC
     let requests = requests(&args, plan, &model.tokenizer)?;
     let settings = args.sampling.settings(&args.model.path, plan)?;
     notes(plan, &settings).for_each(|note| eprintln!("{note}"));
-    let guide = LoadedModel::guide(&settings, &args.model, device, precision)?;
+    let guide = model.guide(&settings, &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan,

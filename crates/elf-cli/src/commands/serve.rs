@@ -79,7 +79,7 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         LoadedModel::load(found.transpose()?, &args.model, device, precision)?.with_encoder(device, precision)?;
     let setting = only(args.sampling.settings(&args.model.path, &model.plan)?, &args.sampling)?;
     notes(&model.plan, std::slice::from_ref(&setting)).for_each(|note| eprintln!("{note}"));
-    let guide = LoadedModel::guide(std::slice::from_ref(&setting), &args.model, device, precision)?;
+    let guide = model.guide(std::slice::from_ref(&setting), &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan: &model.plan,

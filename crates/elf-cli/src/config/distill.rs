@@ -143,17 +143,11 @@ impl DistillConfig {
     /// # Errors
     /// If a setting is out of its range.
     pub fn step(&self, step_size: f64, substeps: usize) -> Result<DistillStep> {
-        let law = |name| match name {
-            TimeScheduleName::LogitNormal => {
-                TimeLaw::LogitNormal(LogitNormal { mean: self.run.denoiser_p_mean, std: self.run.denoiser_p_std })
-            }
-            TimeScheduleName::Uniform => TimeLaw::Uniform,
-        };
         let step = DistillStep {
             step_size,
             substeps,
-            student_times: law(self.keys.pd_student_schedule),
-            teacher_times: law(self.keys.pd_teacher_schedule),
+            student_times: self.keys.pd_student_schedule.law(&self.run),
+            teacher_times: self.keys.pd_teacher_schedule.law(&self.run),
         };
         step.check()?;
         Ok(step)

@@ -3,14 +3,14 @@
 use anyhow::{Result, bail};
 use elf_core::{Precision, PrecisionPolicy};
 use elf_encoder::LatentStats;
-use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath, TimeLaw};
+use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath};
 use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::text_latents::EncoderFiles;
 
-use super::{BaselinePlan, DistillationPlan, ObjectiveName, PadTokenName, RunConfig, TimeScheduleName};
+use super::{BaselinePlan, DistillationPlan, ObjectiveName, PadTokenName, RunConfig};
 
 /// How long a run is, in optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -224,12 +224,7 @@ impl RunPlan {
                 t_eps: config.t_eps,
                 prediction: config.prediction,
             },
-            time: match config.time_schedule {
-                TimeScheduleName::LogitNormal => {
-                    TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std })
-                }
-                TimeScheduleName::Uniform => TimeLaw::Uniform,
-            },
+            time: config.time_schedule.law(config),
             guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
             self_cond_prob: config.self_cond_prob,
             decoder_prob: config.decoder_prob,

@@ -1,6 +1,6 @@
 //! The keys of a training configuration.
 
-use elf_flow::PredictionTarget;
+use elf_flow::{LogitNormal, PredictionTarget, TimeLaw};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,18 @@ pub enum TimeScheduleName {
     LogitNormal,
     /// Uniform.
     Uniform,
+}
+
+impl TimeScheduleName {
+    /// The law of that name; a logit-normal one is that of the training's times.
+    pub fn law(self, config: &RunConfig) -> TimeLaw {
+        match self {
+            Self::LogitNormal => {
+                TimeLaw::LogitNormal(LogitNormal { mean: config.denoiser_p_mean, std: config.denoiser_p_std })
+            }
+            Self::Uniform => TimeLaw::Uniform,
+        }
+    }
 }
 
 /// A learning-rate schedule by name.

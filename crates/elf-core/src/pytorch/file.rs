@@ -204,19 +204,26 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
     Ok(entries)
 }
 
+/// PyTorch's storage classes and the kinds of numbers in them.
+const STORAGES: [(Kind, &str); 10] = [
+    (Kind::Float, "FloatStorage"),
+    (Kind::Double, "DoubleStorage"),
+    (Kind::Half, "HalfStorage"),
+    (Kind::BFloat16, "BFloat16Storage"),
+    (Kind::Int64, "LongStorage"),
+    (Kind::Int, "IntStorage"),
+    (Kind::Int16, "ShortStorage"),
+    (Kind::Int8, "CharStorage"),
+    (Kind::Uint8, "ByteStorage"),
+    (Kind::Bool, "BoolStorage"),
+];
+
 /// The name of a kind's storage class in PyTorch.
 pub(super) fn storage_class(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
-        Kind::Float => "FloatStorage",
-        Kind::Double => "DoubleStorage",
-        Kind::Half => "HalfStorage",
-        Kind::BFloat16 => "BFloat16Storage",
-        Kind::Int64 => "LongStorage",
-        Kind::Int => "IntStorage",
-        Kind::Int16 => "ShortStorage",
-        Kind::Int8 => "CharStorage",
-        Kind::Uint8 => "ByteStorage",
-        Kind::Bool => "BoolStorage",
-        _ => return None,
-    })
+    STORAGES.iter().find(|(of, _)| *of == kind).map(|(_, class)| *class)
+}
+
+/// The kind of numbers in a storage class of PyTorch.
+pub(super) fn storage_kind(class: &str) -> Option<Kind> {
+    STORAGES.iter().find(|(_, name)| *name == class).map(|(kind, _)| *kind)
 }

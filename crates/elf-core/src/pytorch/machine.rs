@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tch::Kind;
 
 use super::Value;
+use super::file::storage_kind;
 use super::opcodes::name_of;
 
 /// Most values in one pickle. A checkpoint has some dozens a tensor.
@@ -94,21 +95,14 @@ enum Global {
 }
 
 fn global(module: &str, name: &str) -> Result<Global, String> {
+    if let ("torch", Some(kind)) = (module, storage_kind(name)) {
+        return Ok(Global::Storage(kind));
+    }
     Ok(match (module, name) {
         ("collections", "OrderedDict") => Global::OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor,
         ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
         ("torch", "Size") => Global::Size,
-        ("torch", "FloatStorage") => Global::Storage(Kind::Float),
-        ("torch", "DoubleStorage") => Global::Storage(Kind::Double),
-        ("torch", "HalfStorage") => Global::Storage(Kind::Half),
-        ("torch", "BFloat16Storage") => Global::Storage(Kind::BFloat16),
-        ("torch", "LongStorage") => Global::Storage(Kind::Int64),
-        ("torch", "IntStorage") => Global::Storage(Kind::Int),
-        ("torch", "ShortStorage") => Global::Storage(Kind::Int16),
-        ("torch", "CharStorage") => Global::Storage(Kind::Int8),
-        ("torch", "ByteStorage") => Global::Storage(Kind::Uint8),
-        ("torch", "BoolStorage") => Global::Storage(Kind::Bool),
         _ => {
             return Err(format!(
                 "it asks for `{}.{}`, which is not among the tensors and plain containers that are read here; nothing of it was run",

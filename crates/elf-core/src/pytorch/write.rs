@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::Value;
 use super::file::storage_class;
+use crate::device::host_bytes;
 use crate::tensorfile::write_aside;
 use crate::{Error, Result};
 
@@ -43,7 +44,7 @@ fn pack(aside: &Path, stem: &str, pickle: &Pickle) -> std::io::Result<()> {
     entry("byteorder", b"little")?;
     for (i, tensor) in pickle.tensors.iter().enumerate() {
         // One at a time: the file may be larger than what memory is left.
-        entry(&format!("data/{i}"), &bytes_of(tensor).map_err(std::io::Error::other)?)?;
+        entry(&format!("data/{i}"), &host_bytes(tensor).map_err(std::io::Error::other)?)?;
     }
     entry("version", b"3\n")?;
     // Forty digits that tell one content from another; PyTorch writes them last and only ever logs them.
@@ -54,13 +55,6 @@ fn pack(aside: &Path, stem: &str, pickle: &Pickle) -> std::io::Result<()> {
     };
     entry(".data/serialization_id", id.as_bytes())?;
     zip.finish().map_err(std::io::Error::other)?.flush()
-}
-
-fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
-    let flat = tch::no_grad(|| tensor.detach().f_to_device(Device::Cpu)?.f_contiguous())?;
-    let mut bytes = vec![0; flat.numel() * flat.kind().elt_size_in_bytes()];
-    flat.f_copy_data_u8(&mut bytes, flat.numel())?;
-    Ok(bytes)
 }
 
 /// A pickle of protocol 2, without a memo.

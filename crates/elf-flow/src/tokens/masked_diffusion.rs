@@ -5,7 +5,7 @@ use elf_core::{Noise, TokenNetwork};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{NLL, TokenBatch, TokenObjective, dropout_seed};
+use super::{NLL, TokenBatch, TokenObjective, dropout};
 use crate::{Error, Loss, LossTerm, Result};
 
 /// Masked diffusion language modelling (MDLM; Sahoo et al. 2024, arXiv 2406.07524): at time t each token of a text is hidden with
@@ -19,7 +19,8 @@ use crate::{Error, Loss, LossTerm, Result};
 /// first EOS of each included. What the filling costs is in it too, so it is an upper bound of what an autoregressive model's
 /// `nll` is.
 ///
-/// Draws: `mask_time` (host; one a row, each from a part of (0, 1] of its own: low discrepancy), `mask` `[B, S]`.
+/// Draws: `mask_time` (host; one a row, spread evenly over a global batch as the authors' code spreads it over a rank's, but so that a
+/// row's own does not depend on how rows are batched), `mask` `[B, S]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaskedDiffusion {
@@ -46,20 +47,18 @@ impl MaskedDiffusion {
         }
     }
 
-    /// One time a row from coins in [0, 1): row i of n takes its from the i-th of n equal parts of [`MaskedDiffusion::t_min`] to 1.
-    fn times(&self, coins: &[f64]) -> Vec<f64> {
-        let n = coins.len() as f64;
-        let spread = coins.iter().enumerate().map(|(i, u)| (i as f64 + u) / n);
-        spread.map(|u| self.t_min + (1.0 - self.t_min) * u).collect()
+    /// Times from [`MaskedDiffusion::t_min`] to 1 out of numbers in [0, 1).
+    fn times(&self, numbers: &[f64]) -> Vec<f64> {
+        numbers.iter().map(|u| self.t_min + (1.0 - self.t_min) * u).collect()
     }
 }
 
 impl TokenObjective for MaskedDiffusion {
-    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise, dropout: bool) -> Result<Loss> {
+    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
         let (b, s) = batch.sizes()?;
         let mask_id = mask_id(net)?;
         let device = net.device();
-        let times = self.times(&noise.coins("mask_time", b as usize)?);
+        let times = self.times(&noise.spread("mask_time", b as usize)?);
         let t = Tensor::f_from_slice(&times)?.f_to_kind(Kind::Float)?.f_view([b, 1])?;
         let starts = Tensor::f_from_slice(&batch.starts)?.f_view([b, 1])?;
         let learned = Tensor::f_arange(s, (Kind::Int64, batch.ids.device()))?.f_view([1, s])?.f_ge_tensor(&starts)?;
@@ -70,7 +69,7 @@ impl TokenObjective for MaskedDiffusion {
             0 => Tensor::f_zeros([], (Kind::Float, device))?,
             _ => {
                 let seen = batch.ids.f_masked_fill(&hidden_here, mask_id)?;
-                let hidden = net.hidden(&seen, dropout_seed(net, noise, b as usize, dropout)?)?;
+                let hidden = net.hidden(&seen, dropout(net, (b, s), noise)?.as_ref())?;
                 let targets = batch.ids.f_reshape([-1])?.f_index_select(0, &places)?;
                 let weights = t.f_reciprocal()?.f_expand([b, s], false)?.f_reshape([-1])?.f_index_select(0, &places)?;
                 let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &upload(&places, device)?)?;

@@ -14,7 +14,7 @@ pub use batch::TokenBatch;
 pub use masked_diffusion::MaskedDiffusion;
 pub use next_token::NextToken;
 
-use elf_core::{Noise, TokenNetwork};
+use elf_core::{Dropout, Noise, TokenNetwork};
 
 use crate::{Loss, Result};
 
@@ -23,18 +23,17 @@ pub const NLL: &str = "nll";
 
 /// A training loss over token ids. All randomness comes from `noise`, so equal draws give equal losses.
 pub trait TokenObjective {
-    /// The loss of one batch, with dropout if `dropout` and the network has any.
+    /// The loss of one batch, with dropout if the network has any and `noise` allows it.
     ///
     /// # Errors
     /// If tensors do not fit together, or the network or the noise fails.
-    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise, dropout: bool) -> Result<Loss>;
+    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss>;
 }
 
-/// A seed for the dropout masks of one pass, if the network uses any.
-fn dropout_seed(net: &dyn TokenNetwork, noise: &mut dyn Noise, rows: usize, dropout: bool) -> Result<Option<u64>> {
-    if !(dropout && net.stochastic()) {
-        return Ok(None);
+/// Dropout for one pass over rows of the shape `[B, S]`, if the network uses any.
+fn dropout(net: &dyn TokenNetwork, (b, s): (i64, i64), noise: &mut dyn Noise) -> Result<Option<Dropout>> {
+    match net.stochastic() {
+        true => Ok(Dropout::draw(noise, b as usize, s)?),
+        false => Ok(None),
     }
-    let coins = noise.coins("dropout", rows)?;
-    Ok(Some(elf_core::key_of(&coins.iter().map(|c| c.to_bits()).collect::<Vec<_>>())))
 }

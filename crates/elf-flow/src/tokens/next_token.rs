@@ -5,7 +5,7 @@ use elf_core::{Noise, TokenNetwork};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{NLL, TokenBatch, TokenObjective, dropout_seed};
+use super::{NLL, TokenBatch, TokenObjective, dropout};
 use crate::{Loss, LossTerm, Result};
 
 /// Each token of a text from all before it: the mean negative log-likelihood in nats over the texts' tokens, the first EOS of
@@ -21,8 +21,8 @@ pub struct NextToken {
 }
 
 impl TokenObjective for NextToken {
-    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise, dropout: bool) -> Result<Loss> {
-        let (b, _) = batch.sizes()?;
+    fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
+        let (b, s) = batch.sizes()?;
         let device = net.device();
         // What comes after the longest text changes nothing before it.
         let length = batch.ends.iter().copied().max().unwrap_or(0);
@@ -37,7 +37,7 @@ impl TokenObjective for NextToken {
                 let ids = batch.ids.f_narrow(1, 0, length)?;
                 let bos = Tensor::f_full([b, 1], self.bos, (Kind::Int64, ids.device()))?;
                 let input = Tensor::f_cat(&[&bos, &ids.f_narrow(1, 0, length - 1)?], 1)?;
-                let hidden = net.hidden(&input, dropout_seed(net, noise, b as usize, dropout)?)?;
+                let hidden = net.hidden(&input, dropout(net, (b, s), noise)?.as_ref())?;
                 let places = Tensor::f_from_slice(&places)?;
                 let targets = upload(&ids.f_reshape([-1])?.f_index_select(0, &places)?, device)?;
                 let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &upload(&places, device)?)?;

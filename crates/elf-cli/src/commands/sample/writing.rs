@@ -169,13 +169,7 @@ fn summary(setting: &str, generation: &Generation, before: u64, seconds: f64) ->
     if before > 0 {
         line.push_str(" and an earlier call");
     }
-    let _ = write!(
-        line,
-        "; {} passes for each of {} batch(es), {:.0} positions/s",
-        cost.passes_per_batch,
-        cost.batches,
-        (cost.positions - before) as f64 / seconds
-    );
+    let _ = write!(line, "; {cost}, {:.0} positions/s", (cost.positions - before) as f64 / seconds);
     line
 }
 
