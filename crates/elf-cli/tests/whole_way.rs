@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tiny_run::{Materials, checkpoints, elf, json_lines, run, tensors, within};
+use tiny_run::{Materials, checkpoints, copy, elf, json_lines, run, tensors, within};
 
 /// The texts of a file that `elf sample` wrote.
 fn texts(path: &str) -> Vec<String> {
@@ -257,6 +257,61 @@ fn a_run_is_sampled_once_and_judged() {
     assert_eq!(fs::read_dir(&kept).unwrap().count(), 4);
     run(elf(&["eval", "--run", &model, "--device", "cpu", "--", "--stepz", "3"])).badly(&["--stepz", "elf sample"]);
     run(elf(&["eval", "--run", &model, "--samples", &out])).badly(&["--samples"]);
+}
+
+#[test]
+fn samples_are_taken_again_only_if_nothing_behind_them_has_changed() {
+    let folder = TempDir::new().unwrap();
+    let line = |model: &str, more: &[&str]| {
+        let kept = within(&folder, "kept");
+        let ran =
+            run(elf(&[&["eval", "--run", model, "--samples-folder", &kept, "--device", "cpu", "--"], more].concat()));
+        ran.well().err.contains("taken as it is")
+    };
+    let (materials, settings) = (Materials::unconditional(), within(&folder, "how.yml"));
+    let how =
+        |steps: u64| fs::write(&settings, format!("sampling_method: ode\nnum_sampling_steps: [{steps}]\n")).unwrap();
+    let model = materials.copy("run", &folder);
+    let from_file = ["--num", "1", "--sampling-config", &settings];
+    how(2);
+    assert!(!line(&model, &from_file));
+    assert!(line(&model, &from_file));
+    how(3);
+    assert!(!line(&model, &from_file), "the file of settings has changed");
+    assert!(line(&materials.path("run"), &from_file), "the same model at another place");
+
+    let short = ["--num", "1", "--steps", "2"];
+    assert!(!line(&model, &short));
+    fs::write(Path::new(&model).join("sampling.yml"), "sampling_method: ode\n").unwrap();
+    assert!(!line(&model, &short), "the model has settings of its own now");
+    assert!(line(&model, &short));
+
+    let guide = within(&folder, "guide");
+    let guided = ["--num", "1", "--steps", "2", "--guide", &guide];
+    let [first, second, ..] = &checkpoints(&materials.path("run"))[..] else { panic!("several checkpoints") };
+    let lies_there = |checkpoint: &Path| {
+        let _ = fs::remove_dir_all(&guide);
+        fs::create_dir_all(Path::new(&guide).join("checkpoints")).unwrap();
+        copy(checkpoint, &Path::new(&guide).join("checkpoints/step-00000002"));
+        copy(Path::new(&materials.path("run/tokenizer.json")), &Path::new(&guide).join("tokenizer.json"));
+    };
+    lies_there(first);
+    assert!(!line(&model, &guided));
+    assert!(line(&model, &guided));
+    lies_there(second);
+    assert!(!line(&model, &guided), "the guide is another one");
+
+    let translator = Materials::translation().path("run");
+    let input = within(&folder, "in.jsonl");
+    let translated = ["--steps", "2", "--input", &input, "--input-column", "de", "--reference-column", "en"];
+    let asks = |de: &str, en: &str| fs::write(&input, serde_json::json!({ "de": de, "en": en }).to_string()).unwrap();
+    asks("tree the", "the tree");
+    assert!(!line(&translator, &translated));
+    assert!(line(&translator, &translated));
+    asks("cat the", "the tree");
+    assert!(!line(&translator, &translated), "the condition has changed");
+    asks("cat the", "the cat");
+    assert!(!line(&translator, &translated), "the reference has changed");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `elf eval`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +14,7 @@ use elf_hub::What;
 use serde_json::Value;
 
 use super::output_file;
-use super::sample::SampleArgs;
+use super::sample::{Order, SampleArgs};
 use crate::judge::{Judge, JudgeSettings};
 use crate::loaded_model::precision;
 use crate::run_folder::{FoundModel, write_json};
@@ -183,17 +184,10 @@ fn generated_from_inputs(files: &[PathBuf]) -> Result<bool> {
     Ok(false)
 }
 
-/// When a checkpoint was made: another one may come to lie at its place.
-fn made(checkpoint: &Path) -> Option<std::time::SystemTime> {
-    let state = checkpoint.join("state.json");
-    let of = if state.is_file() { &state } else { checkpoint };
-    std::fs::metadata(of).and_then(|data| data.modified()).ok()
-}
-
 /// Samples what is not there yet, one file per seed.
 fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
     let model = hub::locate(model, What::ElfCheckpoint)?;
-    // Of a run the latest checkpoint is meant, which may be another one tomorrow.
+    // Of a run the latest checkpoint is meant, the same for all seeds even if training goes on meanwhile.
     let (checkpoint, own_folder) = match FoundModel::is_at(&model) {
         true => {
             let found = FoundModel::at(&model)?;
@@ -201,39 +195,49 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
         }
         false => (model.clone(), None),
     };
-    let made = made(&checkpoint);
     let Some(folder) = args.samples_folder.clone().or(own_folder) else {
         bail!("{} is no run with a folder of its own: say with --samples-folder where texts are kept", model.display());
     };
-    let mut settings = args.sampling.clone();
-    settings.extend(args.num.map(|n| format!("--num={n}")));
-    settings.extend(args.f32.then(|| "--f32".to_owned()));
+    let (device, comm) = rank_environment::meet(args.device)?;
+    let mut flags = args.sampling.clone();
+    flags.extend(args.num.map(|n| format!("--num={n}")));
+    flags.extend(args.f32.then(|| "--f32".to_owned()));
     let seeds = if args.seeds.is_empty() { vec![0] } else { args.seeds.clone() };
     let mut files = Vec::new();
     for seed in seeds {
-        let key = blake3::hash(format!("{}\n{made:?}\n{settings:?}", checkpoint.display()).as_bytes()).to_hex();
+        let mut line: Vec<OsString> = vec![checkpoint.clone().into()];
+        line.extend(
+            flags
+                .iter()
+                .cloned()
+                .chain([format!("--seed={seed}"), format!("--device={}", args.device)])
+                .map(Into::into),
+        );
+        let order = Order::read(parsed(line)?, device)?;
+        if order.settings() > 1 {
+            bail!("the settings ask for several files of texts: evaluate one setting at a time");
+        }
+        // What files hold counts and not their names: another model or other inputs may come to lie at the same place.
+        let key = blake3::hash(format!("{}\n{flags:?}", order.identity()?).as_bytes()).to_hex();
         let file = folder.join(format!("eval-{}-seed-{seed}.jsonl", &key[..12]));
         if file.is_file() {
             eprintln!("taken as it is: {}", file.display());
         } else {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            let mut line: Vec<std::ffi::OsString> = vec![checkpoint.clone().into()];
-            line.extend(settings.iter().map(Into::into));
-            line.extend([format!("--seed={seed}"), format!("--device={}", args.device)].map(Into::into));
-            line.extend(["--output".into(), file.clone().into()]);
-            let mut sampling = Sampling::try_parse_from(line).map_err(|error| {
-                // clap's own words, without the usage of a command that nobody typed.
-                let text = error.to_string();
-                anyhow::anyhow!("{}", text.lines().next().unwrap_or("--").trim_start_matches("error: ").to_owned())
-                    .context("a setting after `--` is not one of `elf sample`")
-            })?;
-            sampling.args.silent = true;
-            super::sample::run(sampling.args)?;
-        }
-        if !file.is_file() {
-            bail!("the settings ask for several files of texts: evaluate one setting at a time");
+            order.write_silently(&file).carry_out(device, comm.as_ref())?;
         }
         files.push(file);
     }
     Ok(files)
+}
+
+/// What `elf sample` would make of a line.
+fn parsed(line: Vec<OsString>) -> Result<SampleArgs> {
+    let sampling = Sampling::try_parse_from(line).map_err(|error| {
+        // clap's own words, without the usage of a command that nobody typed.
+        let text = error.to_string();
+        anyhow::anyhow!("{}", text.lines().next().unwrap_or("--").trim_start_matches("error: ").to_owned())
+            .context("a setting after `--` is not one of `elf sample`")
+    })?;
+    Ok(sampling.args)
 }
