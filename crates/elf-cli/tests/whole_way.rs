@@ -231,6 +231,20 @@ fn texts_are_judged_against_data_and_over_seeds() {
     assert!(metric(&out, "BLEU").is_null() && metric(&out, "Words per text")["interval"].is_null());
     run(elf(&["eval", "--samples", &a, "--references", &column, "--paired", "-o", &out])).well();
     assert_eq!(metric(&out, "ROUGE-1")["value"], 50.0);
+    // What is named wins over what the samples bring along.
+    let own =
+        "{\"text\": \"a small tool\", \"reference\": \"x\"}\n{\"text\": \"a large tool\", \"reference\": \"y\"}\n";
+    let own = file("own.jsonl", own);
+    run(elf(&["eval", "--samples", &own, "--references", &column, "-o", &out])).well();
+    assert_eq!(metric(&out, "ROUGE-1")["value"], 0.0);
+    let told = run(elf(&["eval", "--samples", &own, "--references", &column, "--paired", "-o", &out])).well();
+    assert!(told.err.contains("--paired"), "{}", told.err);
+    assert_eq!(metric(&out, "ROUGE-1")["value"], 50.0);
+    // Of more training texts than there is room for, the first are searched.
+    let few = ["eval", "--samples", &a, "--training", &column, "--training-words", "5", "-o", &out];
+    let shown = run(elf(&few)).well().out;
+    assert!(shown.contains("first 1 training texts"), "{shown}");
+    assert_eq!(metric(&out, "Exact copies of training texts")["value"], 0.5);
     let from_input = file("c.jsonl", "{\"input\": \"x\", \"prediction\": \"a small tool\"}\n");
     run(elf(&["eval", "--samples", &from_input, "--references", &column])).badly(&["1 hypotheses but 2 references"]);
     run(elf(&["eval", "--samples", &a, "--references", &format!("{data}:de")])).badly(&["data.jsonl", "de"]);

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use elf_core::device::DeviceChoice;
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_eval::diversity;
 use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_eval::stats::Bootstrap;
 use elf_hub::What;
-use serde_json::Value;
 
 use super::output_file;
 use super::sample::{Order, SampleArgs};
@@ -45,7 +45,7 @@ pub struct EvalArgs {
     /// otherwise their entropy alone is what that of the samples is held against.
     #[arg(long, value_name = "FILE:COLUMN")]
     references: Option<PathBuf>,
-    /// --references has one line for each text, in order.
+    /// --references has one line for each text, in order. They are taken also where samples bring references along.
     #[arg(long, requires = "references")]
     paired: bool,
     /// Training texts (Parquet, JSONL, plain text) to find copies of, as FILE or FILE:COLUMN.
@@ -54,6 +54,10 @@ pub struct EvalArgs {
     /// The text column of --training where it names none.
     #[arg(long, default_value = TEXT_COLUMN)]
     training_column: String,
+    /// Copies are looked for in the first texts of --training that have no more words than this together; some 50 bytes of memory
+    /// are taken for each.
+    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().training_words)]
+    training_words: usize,
     /// A run of more words than this that a training text has too counts as long.
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
     long_run: usize,
@@ -106,17 +110,21 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
     };
     let mut sets = files.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
     let mut data = args.references.as_deref().map(|name| column(name, TEXT_COLUMN)).transpose()?;
-    if sets.iter().all(|set| set.references.is_none()) && (args.paired || generated_from_inputs(&files)?) {
+    let have_references = sets.iter().any(|set| set.references.is_some());
+    if args.paired && have_references {
+        eprintln!("note: --references and --paired take the place of the references that the samples bring along");
+    }
+    if args.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
         let references = data.take();
         sets.iter_mut().for_each(|set| set.references.clone_from(&references));
     }
-    let training = args.training.iter().map(|name| column(name, &args.training_column));
-    let training = training.collect::<Result<Vec<_>>>()?.concat();
+    let training = training(&args)?;
     let judge = loaded_judge(&args)?;
     let evaluator = Evaluator {
         judge: judge.as_ref().map(Judge::named),
         data: data.as_deref(),
         training: (!training.is_empty()).then_some(training.as_slice()),
+        training_words: args.training_words,
         long_run: args.long_run,
         bootstrap: (args.bootstrap > 0).then(|| Bootstrap { resamples: args.bootstrap, ..Bootstrap::default() }),
     };
@@ -138,15 +146,9 @@ fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
     let Some(name) = &args.judge else { return Ok(None) };
     let device = args.device.resolve()?;
     let folder = hub::locate(name, What::Gpt2)?;
-    if !folder.is_dir() {
-        bail!(
-            "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
-            folder.display()
-        );
-    }
     let settings = JudgeSettings {
-        name: &name.display().to_string(),
-        folder: &folder,
+        name: name.display().to_string(),
+        folder,
         max_length: args.judge_max_length,
         batch_size: None,
         device,
@@ -157,6 +159,29 @@ fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
 
 /// The texts of FILE:COLUMN, or of a file's column `otherwise`.
 fn column(name: &Path, otherwise: &str) -> Result<Vec<String>> {
+    texts(name, otherwise, &mut |_| true)
+}
+
+/// The training texts, as far as copies are looked for in them: no more need to be in memory.
+fn training(args: &EvalArgs) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let mut words = 0;
+    for name in &args.training {
+        if words > args.training_words {
+            break;
+        }
+        all.extend(texts(name, &args.training_column, &mut |text| {
+            // A text counts one more than its words, as in the index, which is to see that there is one too many.
+            let more = words <= args.training_words;
+            words += diversity::words(text).len() + 1;
+            more
+        })?);
+    }
+    Ok(all)
+}
+
+/// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
+fn texts(name: &Path, otherwise: &str, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
     let written = name.to_string_lossy();
     let (file, column) = match written.rsplit_once(':') {
         Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
@@ -165,23 +190,18 @@ fn column(name: &Path, otherwise: &str) -> Result<Vec<String>> {
         _ => (name, otherwise),
     };
     let source = Source::open(&[hub::locate(file, What::Dataset)?], &[column], PlainText::Lines)?;
-    let texts = source.texts().collect::<Result<Vec<_>, _>>()?;
+    let mut texts = Vec::new();
+    for text in source.texts() {
+        let text = text?;
+        if !wanted(&text) {
+            return Ok(texts);
+        }
+        texts.push(text);
+    }
     if texts.is_empty() {
         bail!("{} holds no texts", file.display());
     }
     Ok(texts)
-}
-
-/// Whether samples say what they were generated from.
-fn generated_from_inputs(files: &[PathBuf]) -> Result<bool> {
-    for path in files {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        if serde_json::from_str::<Value>(first).is_ok_and(|line| line.get("input").is_some()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Samples what is not there yet, one file per seed.
