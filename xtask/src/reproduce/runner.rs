@@ -391,7 +391,10 @@ mod tests {
         let once = stage(|stage, line| stage.call_once(line, "made"));
         let again = stage(|stage, line| stage.call(line));
         // It is the same stage: what was done before it was known not to need a second call stays done.
-        assert_eq!(hashes(&[once.clone()], folder.path()).unwrap(), hashes(&[again], folder.path()).unwrap());
+        assert_eq!(
+            hashes(std::slice::from_ref(&once), folder.path()).unwrap(),
+            hashes(&[again], folder.path()).unwrap()
+        );
         let all = [once];
         runner.run(&all, &[&all[0]], 1.0).unwrap_err();
         runner.run(&all, &[&all[0]], 1.0).unwrap_err();
