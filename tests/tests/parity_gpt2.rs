@@ -107,7 +107,7 @@ fn parity_gen_ppl_of_an_evaluation() -> Result<()> {
     // The way of the program, with intervals and a judge that only splits the references.
     let reference = reference();
     let scorer = judge(&reference)?;
-    let set = SampleSet { name: "texts".into(), texts: reference.texts.clone(), references: None };
+    let set = SampleSet { name: "texts".into(), texts: reference.texts.clone(), ..SampleSet::default() };
     let judge = Judge { name: "gpt2", scorer: &scorer };
     let evaluator = Evaluator { judge: Some(judge), data: Some(&reference.texts), ..Evaluator::default() };
     let found = evaluator.evaluate("parity", &[set])?;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use elf_eval::bleu::Bleu;
 use elf_eval::evaluation::{Evaluator, SampleSet, name};
-use elf_eval::jsonl;
 use elf_eval::rouge::{self, Rouge};
 use elf_eval::stats::Spread;
 use elf_tests::parity_json;
@@ -106,10 +105,12 @@ fn parity_rouge() {
         ("rougeL", mean.rouge_l, f1s(|r| r.rouge_l.f1)),
     ] {
         close(mean, m.rouge_mean[name], name);
-        let spread = Spread::of_population(&values).unwrap();
-        close(spread.std, m.rouge_spread[&format!("{name}_std")], &format!("deviation of {name}"));
+        let spread = Spread::of_sample(&values).unwrap();
+        // The released code divides squares by n, as if there were no other examples.
+        let (n, released) = (values.len() as f64, |deviation: f64, n: f64| deviation * ((n - 1.0) / n).sqrt());
+        close(released(spread.std, n), m.rouge_spread[&format!("{name}_std")], &format!("deviation of {name}"));
         let sem = m.rouge_spread[&format!("{name}_sem")];
-        close(spread.standard_error, sem, &format!("standard error of {name}"));
+        close(released(spread.standard_error, n), sem, &format!("standard error of {name}"));
     }
 }
 
@@ -125,16 +126,16 @@ fn parity_bleu_from_a_jsonl_file() {
         .collect();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines.join("\n")).unwrap();
-    let (predictions, references): (Vec<_>, Vec<_>) =
-        jsonl::read_pairs(file.path()).unwrap().into_iter().map(|pair| (pair.prediction, pair.reference)).unzip();
-    let ours = Bleu::lowercase_effective().corpus(&predictions, &references).unwrap();
+    let set = SampleSet::read(file.path()).unwrap();
+    let ours = Bleu::lowercase_effective().corpus(&set.texts, &set.references.unwrap()).unwrap();
     close(ours.score, m.bleu_lowercase_effective.score, "BLEU of the file");
 }
 
 #[test]
 fn parity_of_an_evaluation() {
     let m: TextMetrics = parity_json("text_metrics.json");
-    let set = SampleSet { name: "pairs".into(), texts: m.hypotheses, references: Some(m.references) };
+    let set =
+        SampleSet { name: "pairs".into(), texts: m.hypotheses, references: Some(m.references), has_inputs: false };
     let found = Evaluator::default().evaluate("parity", &[set]).unwrap();
     for (name, theirs) in [
         (name::BLEU, m.bleu_lowercase_effective.score),

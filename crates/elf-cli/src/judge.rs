@@ -1,6 +1,6 @@
 //! The judge of generative perplexity.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use elf_core::{ParamBuilder, Precision, PrecisionPolicy};
@@ -10,13 +10,13 @@ use tch::Device;
 use crate::config::BaselinePlan;
 use crate::run_folder::FoundModel;
 
-/// The judge of generative perplexity.
-#[derive(Debug, Clone, Copy)]
-pub struct JudgeSettings<'a> {
+/// Which judge, and how it reads.
+#[derive(Debug, Clone)]
+pub struct JudgeSettings {
     /// As the user calls it, for the report.
-    pub name: &'a str,
+    pub name: String,
     /// A folder with a GPT-2, or a run that trained one, whose averages are taken.
-    pub folder: &'a Path,
+    pub folder: PathBuf,
     /// Longest text, in the judge's tokens.
     pub max_length: usize,
     /// Longest texts that it reads at once, at most; none for as many as suit the device.
@@ -25,6 +25,22 @@ pub struct JudgeSettings<'a> {
     pub device: Device,
     /// In which precision.
     pub precision: Precision,
+}
+
+impl JudgeSettings {
+    /// Checks that there is a folder to load a judge from, which takes longer.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn check(&self) -> Result<()> {
+        if !self.folder.is_dir() {
+            bail!(
+                "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
+                self.folder.display()
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A judge of generative perplexity, loaded.
@@ -40,6 +56,7 @@ impl Judge {
     /// # Errors
     /// If its folder holds no GPT-2 with its tokenizer.
     pub fn load(settings: &JudgeSettings) -> Result<Self> {
+        settings.check()?;
         let reading = ScorerSettings {
             precision: PrecisionPolicy::with_blocks(settings.precision),
             max_length: settings.max_length,
@@ -48,9 +65,9 @@ impl Judge {
         let batch_tokens = settings.batch_size.map_or(reading.batch_tokens, |n| n.saturating_mul(settings.max_length));
         // A larger batch than the device is known to like only costs memory.
         let reading = ScorerSettings { batch_tokens: reading.batch_tokens.min(batch_tokens), ..reading };
-        let scorer = scorer(settings.folder, &reading)
+        let scorer = scorer(&settings.folder, &reading)
             .with_context(|| format!("the judge {} cannot be used", settings.folder.display()))?;
-        Ok(Self { name: settings.name.to_owned(), scorer })
+        Ok(Self { name: settings.name.clone(), scorer })
     }
 
     /// The same, as evaluations take it.

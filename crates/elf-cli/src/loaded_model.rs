@@ -11,13 +11,14 @@ use elf_data::Tokenizer;
 use elf_flow::Trained;
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
+use serde_json::{Value, json};
 use tch::Device;
 
 use crate::config::{Facts, Overrides, RunConfig, RunPlan, SamplingSetting, read_record, read_yaml};
 use crate::hub;
 use crate::run_folder::{FoundModel, no_run};
 use crate::same_latents::LatentsOf;
-use crate::text_latents::{TextLatents, encoder_folder};
+use crate::text_latents::{EncoderFiles, TextLatents, encoder_folder};
 
 /// Which model, and how it computes.
 #[derive(Debug, Clone, Args)]
@@ -78,33 +79,45 @@ pub struct LoadedModel {
     pub latents: Option<TextLatents>,
     /// Where the user says that the encoder is.
     named_encoder: Option<PathBuf>,
+}
+
+/// A trained network whose numbers are not read yet: how it was trained, and where it lies.
+#[derive(Debug)]
+pub struct DescribedModel {
+    /// How it was trained.
+    pub plan: RunPlan,
+    /// The tokenizer it was trained with.
+    pub tokenizer: Tokenizer,
+    parameters: Parameters,
+    /// Where the user says that the encoder is.
+    named_encoder: Option<PathBuf>,
     /// Whether `plan` says how the model was trained: of a file without settings beside it nothing is known.
     settings_known: bool,
 }
 
-impl LoadedModel {
-    /// Of a run that was found, or of a file from elsewhere; without the encoder.
+#[derive(Debug)]
+enum Parameters {
+    OfRun(Box<FoundModel>),
+    Elsewhere(Weights),
+}
+
+impl DescribedModel {
+    /// Of a run that was found, or of a file from elsewhere.
     ///
     /// # Errors
     /// Says what is missing beside the file, or does not fit it.
-    pub fn load(found: Option<FoundModel>, args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+    pub fn of(found: Option<FoundModel>, args: &ModelArgs, device: Device) -> Result<Self> {
         match found {
-            Some(found) => Self::of_run(found, args, device, precision),
-            None => Self::from_elsewhere(args, device, precision),
+            Some(found) => Self::of_run(found, args),
+            None => Self::from_elsewhere(args, device),
         }
     }
 
     /// The guide of this model that settings name, if any does.
     ///
     /// # Errors
-    /// If there are two, it cannot be loaded, or its latents are others than this model's.
-    pub fn guide(
-        &self,
-        settings: &[SamplingSetting],
-        args: &ModelArgs,
-        device: Device,
-        precision: Precision,
-    ) -> Result<Option<Self>> {
+    /// If there are two, it cannot be found, or its latents are others than this model's.
+    pub fn guide(&self, settings: &[SamplingSetting], args: &ModelArgs, device: Device) -> Result<Option<Self>> {
         let model = &args.path;
         let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
         let Some(path) = paths.next() else { return Ok(None) };
@@ -124,10 +137,10 @@ impl LoadedModel {
         };
         let found = found(&args.path)?.map(|found| found.elf_only("which cannot guide a flow"));
         let found = found.transpose().with_context(guide)?;
-        let guide_of = Self::load(found, &args, device, precision).with_context(guide)?;
+        let described = Self::of(found, &args, device).with_context(guide)?;
         // A guide that does not write in the same blocks is refused for that, and has other latents for that alone.
-        if guide_of.plan.objective.block_size == self.plan.objective.block_size
-            && let Some(difference) = self.latents_of().difference(&guide_of.latents_of())
+        if described.plan.objective.block_size == self.plan.objective.block_size
+            && let Some(difference) = self.latents_of().difference(&described.latents_of())
         {
             bail!(
                 "the guide {} cannot guide {}: {difference}; a guide must be of the same latents",
@@ -135,40 +148,78 @@ impl LoadedModel {
                 model.display()
             );
         }
-        Ok(Some(guide_of))
+        Ok(Some(described))
     }
 
     fn latents_of(&self) -> LatentsOf<'_> {
         let config = self.settings_known.then_some(&self.plan.config);
-        LatentsOf { tokenizer: self.tokenizer.fingerprint(), config }
+        let encoder = self.plan.inputs.as_ref().and_then(|inputs| inputs.encoder.as_ref());
+        LatentsOf { tokenizer: self.tokenizer.fingerprint(), config, encoder }
     }
 
-    /// As a guide of another.
-    pub fn as_guide(&self) -> (&dyn Network, Trained) {
-        (&self.net, Trained::from(&self.plan.objective))
+    /// Reads its numbers; without the encoder.
+    ///
+    /// # Errors
+    /// If they are damaged, or those of another network.
+    pub fn load(self, args: &ModelArgs, device: Device, precision: Precision) -> Result<LoadedModel> {
+        let Self { plan, tokenizer, parameters, named_encoder, .. } = self;
+        let policy = args.policy(precision);
+        let net = match parameters {
+            Parameters::OfRun(found) => {
+                let net = Elf::unset(plan.model.clone(), policy, device)?;
+                found.load_into(net.params(), args.no_ema)?;
+                net
+            }
+            Parameters::Elsewhere(weights) => Elf::of_weights(&weights, policy, device)?,
+        };
+        Ok(LoadedModel { plan, tokenizer, net, latents: None, named_encoder })
     }
 
-    fn of_run(found: FoundModel, args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+    /// Tells it, and the encoder that it needs, from any other by their contents, wherever they lie.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn identity(&self) -> Result<Value> {
+        let parameters = match &self.parameters {
+            // It holds the hashes of the files beside it.
+            Parameters::OfRun(found) => json!(found.checkpoint.state()),
+            Parameters::Elsewhere(weights) => json!(hash_of_weights(weights.path())?),
+        };
+        // A run that knows its encoder by content takes no other.
+        let known = self.plan.inputs.as_ref().is_some_and(|inputs| inputs.encoder.is_some());
+        let encoder = (needs_encoder(&self.plan) && !known).then(|| self.hash_of_encoder()).transpose()?;
+        Ok(json!({
+            "plan": self.plan, "tokenizer": self.tokenizer.fingerprint(), "parameters": parameters, "encoder": encoder,
+        }))
+    }
+
+    fn hash_of_encoder(&self) -> Result<Vec<String>> {
+        let files = match &self.named_encoder {
+            Some(name) => {
+                EncoderFiles { folder: hub::locate(name, What::Encoder).context("--encoder")?, weights: None }
+            }
+            None => EncoderFiles::find(&self.plan.config)?,
+        };
+        let hash = |path: &PathBuf| match path.is_dir() {
+            true => hash_of_folder(path, |_| true),
+            false => hash_of_weights(path),
+        };
+        [files.folder].iter().chain(&files.weights).map(hash).collect()
+    }
+
+    fn of_run(found: FoundModel, args: &ModelArgs) -> Result<Self> {
         if args.config.is_some() || args.tokenizer.is_some() || args.length.is_some() || !args.options.is_empty() {
             bail!(
                 "{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out",
                 args.path.display()
             );
         }
-        let net = Elf::unset(found.plan.model.clone(), args.policy(precision), device)?;
-        found.load_into(net.params(), args.no_ema)?;
-        let FoundModel { run, plan, .. } = found;
-        Ok(Self {
-            latents: None,
-            named_encoder: args.encoder.clone(),
-            tokenizer: run.tokenizer()?,
-            plan,
-            net,
-            settings_known: true,
-        })
+        let (plan, tokenizer) = (found.plan.clone(), found.run.tokenizer()?);
+        let parameters = Parameters::OfRun(Box::new(found));
+        Ok(Self { plan, tokenizer, parameters, named_encoder: args.encoder.clone(), settings_known: true })
     }
 
-    fn from_elsewhere(args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+    fn from_elsewhere(args: &ModelArgs, device: Device) -> Result<Self> {
         let which = if args.no_ema { ParamKind::Trained } else { ParamKind::Averaged };
         let weights = Weights::open(&args.path, which).with_context(|| no_run(&args.path))?;
         let model = ElfConfig::of_checkpoint(&weights)?;
@@ -230,8 +281,23 @@ impl LoadedModel {
         };
         let mut plan = RunPlan::new(&config, facts, device)?;
         plan.model = model;
-        let net = Elf::of_weights(&weights, args.policy(precision), device)?;
-        Ok(Self { plan, tokenizer, net, latents: None, named_encoder: None, settings_known })
+        let parameters = Parameters::Elsewhere(weights);
+        Ok(Self { plan, tokenizer, parameters, named_encoder: None, settings_known })
+    }
+}
+
+impl LoadedModel {
+    /// Of a run that was found, or of a file from elsewhere; without the encoder.
+    ///
+    /// # Errors
+    /// Says what is missing beside the file, or does not fit it.
+    pub fn load(found: Option<FoundModel>, args: &ModelArgs, device: Device, precision: Precision) -> Result<Self> {
+        DescribedModel::of(found, args, device)?.load(args, device, precision)
+    }
+
+    /// As a guide of another.
+    pub fn as_guide(&self) -> (&dyn Network, Trained) {
+        (&self.net, Trained::from(&self.plan.objective))
     }
 
     /// With the encoder that conditions go through, or what was written, if either does.
@@ -239,7 +305,7 @@ impl LoadedModel {
     /// # Errors
     /// If it cannot be loaded.
     pub fn with_encoder(mut self, device: Device, precision: Precision) -> Result<Self> {
-        if self.plan.span.max_input_length.is_some() || self.plan.objective.block_size.is_some() {
+        if needs_encoder(&self.plan) {
             self.latents = Some(self.text_latents(device, precision)?);
         }
         Ok(self)
@@ -252,6 +318,53 @@ impl LoadedModel {
     pub fn text_latents(&self, device: Device, precision: Precision) -> Result<TextLatents> {
         TextLatents::of_run(&self.plan, self.named_encoder.as_deref(), device, precision)
     }
+}
+
+/// Whether conditions go through an encoder, or what was written does.
+fn needs_encoder(plan: &RunPlan) -> bool {
+    plan.span.max_input_length.is_some() || plan.objective.block_size.is_some()
+}
+
+/// The hash of a file of parameters; of an index, with all shards that lie beside it.
+fn hash_of_weights(path: &Path) -> Result<String> {
+    if path.extension().is_none_or(|ending| ending != "json") {
+        let mut hasher = blake3::Hasher::new();
+        hash_file(&mut hasher, path)?;
+        return Ok(hasher.finalize().to_hex().to_string());
+    }
+    hash_of_folder(path.parent().unwrap_or(path), |name| {
+        [".json", ".safetensors", ".bin"].iter().any(|ending| name.ends_with(ending))
+    })
+}
+
+/// The hash of the files that lie in a folder under names that are `wanted`.
+fn hash_of_folder(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<String> {
+    let cannot = || format!("cannot read {}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(cannot)? {
+        let entry = entry.with_context(cannot)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Files in the hub's cache are links.
+        if wanted(&name) && entry.path().is_file() {
+            files.push((name, entry.path()));
+        }
+    }
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for (name, path) in files {
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hash_file(&mut hasher, &path)?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn hash_file(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
+    let mut content = blake3::Hasher::new();
+    let read = std::fs::File::open(path).and_then(|file| content.update_reader(file).map(drop));
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    hasher.update(content.finalize().as_bytes());
+    Ok(())
 }
 
 /// The run of this program that a path names, if it does.

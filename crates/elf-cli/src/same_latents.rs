@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use elf_core::weights::{ParamKind, Weights};
+use elf_encoder::LatentStats;
 use tch::{Device, Tensor};
 
-use crate::config::RunConfig;
+use crate::config::{EncoderRecord, RunConfig};
 use crate::text_latents::stats;
 
 /// Names of an encoder's table of words.
@@ -18,6 +19,8 @@ pub struct LatentsOf<'a> {
     pub tokenizer: &'a str,
     /// The settings that the model was trained with; of a file without any nothing is known.
     pub config: Option<&'a RunConfig>,
+    /// The encoder, where it is known by content.
+    pub encoder: Option<&'a EncoderRecord>,
 }
 
 impl LatentsOf<'_> {
@@ -28,6 +31,7 @@ impl LatentsOf<'_> {
         if a != b {
             return Some(format!("its tokenizer has the fingerprint {}, and that of the model {}", short(b), short(a)));
         }
+        let encoders = self.encoder.zip(other.encoder);
         let (own, other) = (self.config?, other.config?);
         for (key, a, b) in [
             ("learned_latents", own.learned_latents, other.learned_latents),
@@ -39,6 +43,14 @@ impl LatentsOf<'_> {
         }
         if own.learned_latents {
             return None;
+        }
+        if let Some((one, another)) = encoders {
+            let at = |record: &EncoderRecord| record.files.folder.display().to_string();
+            return if one.blake3 != another.blake3 {
+                Some(format!("its encoder was that in {}, and that of the model in {}", at(another), at(one)))
+            } else {
+                difference_of_stats(&one.stats, &another.stats)
+            };
         }
         let (a, b) = (encoder(own), encoder(other));
         let (here, there) = (Path::new(a), Path::new(b));
@@ -53,12 +65,15 @@ impl LatentsOf<'_> {
         } else {
             return None;
         };
-        let written = |stats| serde_json::to_string(stats).unwrap_or_default();
-        (stats_here != stats_there).then(|| {
-            let (a, b) = (written(&stats_here), written(&stats_there));
-            format!("its latents are normalised by {}, and those of the model by {}", cut(&b), cut(&a))
-        })
+        difference_of_stats(&stats_here, &stats_there)
     }
+}
+
+fn difference_of_stats(own: &LatentStats, other: &LatentStats) -> Option<String> {
+    let written = |stats| cut(&serde_json::to_string(stats).unwrap_or_default());
+    let told =
+        || format!("its latents are normalised by {}, and those of the model by {}", written(other), written(own));
+    (own != other).then(told)
 }
 
 /// Where the encoder's weights are looked for.
@@ -119,7 +134,7 @@ mod tests {
         let of = |name, shift, kind, stats| encoder(folder.path(), name, shift, kind, stats);
         let own = of("own", 0.0, Kind::Float, plain);
         fn known(config: Option<&RunConfig>) -> LatentsOf<'_> {
-            LatentsOf { tokenizer: "0123456789abcdef", config }
+            LatentsOf { tokenizer: "0123456789abcdef", config, encoder: None }
         }
         let difference = |guide: &RunConfig| known(Some(&own)).difference(&known(Some(guide)));
 
@@ -139,7 +154,8 @@ mod tests {
         assert!(wide.contains("0.3") && wide.contains("0.2"), "{wide}");
         let causal = difference(&RunConfig { causal_latents: true, ..own.clone() }).unwrap();
         assert!(causal.contains("causal_latents is true") && causal.contains("false"), "{causal}");
-        let words = known(None).difference(&LatentsOf { tokenizer: "fedcba9876543210", config: None }).unwrap();
+        let words =
+            known(None).difference(&LatentsOf { tokenizer: "fedcba9876543210", config: None, encoder: None }).unwrap();
         assert!(words.contains("fedcba987654") && words.contains("0123456789ab"), "{words}");
         // And on the hub: the same name, other settings.
         let remote = |std| RunConfig { encoder_model_name: "t5-small".into(), latent_std: Some(std), ..own.clone() };

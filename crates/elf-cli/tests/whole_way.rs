@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tiny_run::{Materials, checkpoints, elf, json_lines, run, tensors, within};
+use tiny_run::{Materials, checkpoints, copy, elf, json_lines, run, tensors, within};
 
 /// The texts of a file that `elf sample` wrote.
 fn texts(path: &str) -> Vec<String> {
@@ -236,6 +236,20 @@ fn texts_are_judged_against_data_and_over_seeds() {
     assert!(metric(&out, "BLEU").is_null() && metric(&out, "Words per text")["interval"].is_null());
     run(elf(&["eval", "--samples", &a, "--references", &column, "--paired", "-o", &out])).well();
     assert_eq!(metric(&out, "ROUGE-1")["value"], 50.0);
+    // What is named wins over what the samples bring along.
+    let own =
+        "{\"text\": \"a small tool\", \"reference\": \"x\"}\n{\"text\": \"a large tool\", \"reference\": \"y\"}\n";
+    let own = file("own.jsonl", own);
+    run(elf(&["eval", "--samples", &own, "--references", &column, "-o", &out])).well();
+    assert_eq!(metric(&out, "ROUGE-1")["value"], 0.0);
+    let told = run(elf(&["eval", "--samples", &own, "--references", &column, "--paired", "-o", &out])).well();
+    assert!(told.err.contains("--paired"), "{}", told.err);
+    assert_eq!(metric(&out, "ROUGE-1")["value"], 50.0);
+    // Of more training texts than there is room for, the first are searched.
+    let few = ["eval", "--samples", &a, "--training", &column, "--training-words", "5", "-o", &out];
+    let shown = run(elf(&few)).well().out;
+    assert!(shown.contains("first 1 training texts"), "{shown}");
+    assert_eq!(metric(&out, "Exact copies of training texts")["value"], 0.5);
     let from_input = file("c.jsonl", "{\"input\": \"x\", \"prediction\": \"a small tool\"}\n");
     run(elf(&["eval", "--samples", &from_input, "--references", &column])).badly(&["1 hypotheses but 2 references"]);
     run(elf(&["eval", "--samples", &a, "--references", &format!("{data}:de")])).badly(&["data.jsonl", "de"]);
@@ -262,6 +276,61 @@ fn a_run_is_sampled_once_and_judged() {
     assert_eq!(fs::read_dir(&kept).unwrap().count(), 4);
     run(elf(&["eval", "--run", &model, "--device", "cpu", "--", "--stepz", "3"])).badly(&["--stepz", "elf sample"]);
     run(elf(&["eval", "--run", &model, "--samples", &out])).badly(&["--samples"]);
+}
+
+#[test]
+fn samples_are_taken_again_only_if_nothing_behind_them_has_changed() {
+    let folder = TempDir::new().unwrap();
+    let line = |model: &str, more: &[&str]| {
+        let kept = within(&folder, "kept");
+        let ran =
+            run(elf(&[&["eval", "--run", model, "--samples-folder", &kept, "--device", "cpu", "--"], more].concat()));
+        ran.well().err.contains("taken as it is")
+    };
+    let (materials, settings) = (Materials::unconditional(), within(&folder, "how.yml"));
+    let how =
+        |steps: u64| fs::write(&settings, format!("sampling_method: ode\nnum_sampling_steps: [{steps}]\n")).unwrap();
+    let model = materials.copy("run", &folder);
+    let from_file = ["--num", "1", "--sampling-config", &settings];
+    how(2);
+    assert!(!line(&model, &from_file));
+    assert!(line(&model, &from_file));
+    how(3);
+    assert!(!line(&model, &from_file), "the file of settings has changed");
+    assert!(line(&materials.path("run"), &from_file), "the same model at another place");
+
+    let short = ["--num", "1", "--steps", "2"];
+    assert!(!line(&model, &short));
+    fs::write(Path::new(&model).join("sampling.yml"), "sampling_method: ode\n").unwrap();
+    assert!(!line(&model, &short), "the model has settings of its own now");
+    assert!(line(&model, &short));
+
+    let guide = within(&folder, "guide");
+    let guided = ["--num", "1", "--steps", "2", "--guide", &guide];
+    let [first, second, ..] = &checkpoints(&materials.path("run"))[..] else { panic!("several checkpoints") };
+    let lies_there = |checkpoint: &Path| {
+        let _ = fs::remove_dir_all(&guide);
+        fs::create_dir_all(Path::new(&guide).join("checkpoints")).unwrap();
+        copy(checkpoint, &Path::new(&guide).join("checkpoints/step-00000002"));
+        copy(Path::new(&materials.path("run/tokenizer.json")), &Path::new(&guide).join("tokenizer.json"));
+    };
+    lies_there(first);
+    assert!(!line(&model, &guided));
+    assert!(line(&model, &guided));
+    lies_there(second);
+    assert!(!line(&model, &guided), "the guide is another one");
+
+    let translator = Materials::translation().path("run");
+    let input = within(&folder, "in.jsonl");
+    let translated = ["--steps", "2", "--input", &input, "--input-column", "de", "--reference-column", "en"];
+    let asks = |de: &str, en: &str| fs::write(&input, serde_json::json!({ "de": de, "en": en }).to_string()).unwrap();
+    asks("tree the", "the tree");
+    assert!(!line(&translator, &translated));
+    assert!(line(&translator, &translated));
+    asks("cat the", "the tree");
+    assert!(!line(&translator, &translated), "the condition has changed");
+    asks("cat the", "the cat");
+    assert!(!line(&translator, &translated), "the reference has changed");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl T5Pretraining {
         }
         let shipped_vocab = config.vocab_size;
         let config = T5Config { vocab_size: shipped_vocab.saturating_add(extra_ids.max(0)), ..config.clone() };
-        config.validate()?;
+        config.check()?;
         let device = builder.device();
         let parts = T5Encoder::parts(&config, &mut builder)?;
         let decoder = Decoder::new(&mut builder, &config, decoder_layers)?;

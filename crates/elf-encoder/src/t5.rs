@@ -52,7 +52,7 @@ impl T5Encoder {
 
     /// Makes the layers' parameters.
     pub(crate) fn parts(config: &T5Config, b: &mut ParamBuilder) -> Result<Parts> {
-        config.validate()?;
+        config.check()?;
         let embedding = Embedding::new(b, EMBEDDING, config.vocab_size, config.d_model, config.initializer_factor)?;
         let mut blocks = Vec::new();
         let mut positions = None;

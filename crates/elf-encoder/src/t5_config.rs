@@ -146,7 +146,7 @@ impl T5Config {
             let kind = config.feed_forward_proj.name();
             return Err(Error::Config(format!("dense_act_fn `{given}` contradicts feed_forward_proj `{kind}`")));
         }
-        config.validate()?;
+        config.check()?;
         Ok(config)
     }
 
@@ -154,7 +154,7 @@ impl T5Config {
     ///
     /// # Errors
     /// [`Error::Config`], which names the setting.
-    pub fn validate(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         // Far above every released model, low enough that no product of three overflows.
         for (name, value, most) in [
             ("vocab_size", self.vocab_size, 1 << 24),

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// The words of a text: what lies between white space, unchanged. Case and signs belong to a word.
 pub fn words(text: &str) -> Vec<&str> {
@@ -98,7 +98,7 @@ impl Diversity {
     /// If there are no samples.
     pub fn of<T: Eq + Hash, S: AsRef<[T]>>(samples: &[S]) -> Result<Self> {
         let (Some(repeated_5gram), Some(lengths)) = (repetition(samples, 5), Lengths::of(samples)) else {
-            return Err(EvalError::Nothing { what: "samples" });
+            return Err(Error::Nothing { what: "samples" });
         };
         let distinct = [1, 2, 3, 4].map(|n| distinct(samples, n));
         Ok(Self { distinct, repeated_5gram, lengths })

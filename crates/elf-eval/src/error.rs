@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 
-use thiserror::Error;
-
 /// Result of this crate's fallible functions.
-pub type Result<T> = std::result::Result<T, EvalError>;
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why an evaluation could not be done, and what to do about it.
-#[derive(Debug, Error)]
-pub enum EvalError {
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
     /// Two lists that go in pairs differ in length.
     #[error("{left} {left_name} but {right} {right_name}: they are compared in pairs, so give one of each per example")]
     UnequalLengths {
@@ -28,13 +26,6 @@ pub enum EvalError {
     Nothing {
         /// What is missing.
         what: &'static str,
-    },
-
-    /// An example comes without any reference.
-    #[error("example {index} has no reference: give at least one reference text per example")]
-    NoReference {
-        /// Index of the example, from 0.
-        index: usize,
     },
 
     /// References for some files of samples only.
@@ -113,15 +104,6 @@ pub enum EvalError {
         value: String,
         /// What is allowed.
         expected: &'static str,
-    },
-
-    /// The training corpus is larger than the index may become.
-    #[error(
-        "the training corpus has more than {limit} tokens, which is the limit set for the copy index (8 bytes per token): raise the limit or index a sample of the corpus"
-    )]
-    CorpusTooLarge {
-        /// The limit in tokens.
-        limit: usize,
     },
 
     /// A metric's value cannot be written down.

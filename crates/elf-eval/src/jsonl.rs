@@ -7,24 +7,15 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// Longest line that is read, in bytes.
 pub const MAX_LINE: u64 = 64 << 20;
 
-/// A generated text and the text it is held against.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
-    /// Field `prediction`.
-    pub prediction: String,
-    /// Field `reference`.
-    pub reference: String,
-}
-
 /// A generated text with what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleLine {
-    /// The text, as [`read_texts`] finds it.
+    /// The text: field `text`; where there is none, `prediction`, or `generated` as the released code writes it.
     pub text: String,
     /// Field `input`: what it was generated from.
     pub input: Option<String>,
@@ -32,53 +23,25 @@ pub struct SampleLine {
     pub reference: Option<String>,
 }
 
-/// Texts with their inputs and references, where lines have them.
+/// Texts with their inputs, where lines have them, and their references, which all lines have or none.
 ///
 /// # Errors
-/// If the file cannot be read, is empty, or a line has no text; the line is named.
+/// If the file cannot be read, is empty, or a line has no text, or no reference although others have one; the line is named.
 pub fn read_samples(path: impl AsRef<Path>) -> Result<Vec<SampleLine>> {
-    read(path.as_ref(), |line| {
-        let mut optional = |name: &str| match line.object.get_mut(name) {
-            Some(Value::String(text)) => Some(std::mem::take(text)),
-            _ => None,
-        };
-        let (input, reference) = (optional("input"), optional("reference"));
-        Ok(SampleLine { text: line.text()?, input, reference })
-    })
-}
-
-/// The field `text` of every line; where there is none, `prediction`, or `generated` as the released code writes it.
-///
-/// # Errors
-/// If the file cannot be read, is empty, or a line lacks the field; the line is named.
-pub fn read_texts(path: impl AsRef<Path>) -> Result<Vec<String>> {
-    read(path.as_ref(), |line| line.text())
-}
-
-/// The fields `prediction` and `reference` of every line.
-///
-/// # Errors
-/// If the file cannot be read, is empty, or a line lacks a field; the line is named.
-pub fn read_pairs(path: impl AsRef<Path>) -> Result<Vec<Pair>> {
-    read(path.as_ref(), |line| {
-        Ok(Pair {
-            prediction: line.take("prediction", "'prediction'")?,
-            reference: line.take("reference", "'reference'")?,
-        })
-    })
-}
-
-/// The field `reference` of every line, or none if no line has one.
-///
-/// # Errors
-/// If the file cannot be read, is empty, or only some lines have the field; a line without it is named.
-pub fn read_references(path: impl AsRef<Path>) -> Result<Option<Vec<String>>> {
     let mut named = false;
     let found = read(path.as_ref(), |line| {
         named |= line.object.contains_key("reference");
-        Ok(line.take("reference", "'reference', which other lines have"))
+        let text = line.text()?;
+        let input = line.take("input", "'input'").ok();
+        // Only the last line tells whether it should have been there.
+        let reference = line.take("reference", "'reference', which other lines have");
+        Ok((text, input, reference))
     })?;
-    if named { found.into_iter().collect::<Result<_>>().map(Some) } else { Ok(None) }
+    let line = |(text, input, reference): (String, Option<String>, Result<String>)| {
+        let reference = if named { Some(reference?) } else { None };
+        Ok(SampleLine { text, input, reference })
+    };
+    found.into_iter().map(line).collect()
 }
 
 struct Line<'a> {
@@ -99,7 +62,7 @@ impl Line<'_> {
             return Ok(std::mem::take(text));
         }
         let names: Vec<&str> = self.object.keys().map(String::as_str).collect();
-        Err(EvalError::LineField {
+        Err(Error::LineField {
             path: self.path.into(),
             line: self.number,
             wanted,
@@ -109,7 +72,7 @@ impl Line<'_> {
 }
 
 fn read<T>(path: &Path, mut parse: impl FnMut(&mut Line) -> Result<T>) -> Result<Vec<T>> {
-    let read_error = |source| EvalError::Read { path: path.into(), source };
+    let read_error = |source| Error::Read { path: path.into(), source };
     let mut file = BufReader::new(File::open(path).map_err(read_error)?);
     let mut items = Vec::new();
     let mut bytes = Vec::new();
@@ -123,7 +86,7 @@ fn read<T>(path: &Path, mut parse: impl FnMut(&mut Line) -> Result<T>) -> Result
             break;
         }
         if n as u64 > MAX_LINE {
-            return Err(EvalError::LineTooLong { path: path.into(), line: number, limit: MAX_LINE });
+            return Err(Error::LineTooLong { path: path.into(), line: number, limit: MAX_LINE });
         }
         // Windows editors start a file with a byte order mark.
         let line = match number {
@@ -133,7 +96,7 @@ fn read<T>(path: &Path, mut parse: impl FnMut(&mut Line) -> Result<T>) -> Result
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let object = serde_json::from_slice(line).map_err(|source| EvalError::LineNotJson {
+        let object = serde_json::from_slice(line).map_err(|source| Error::LineNotJson {
             path: path.into(),
             line: number,
             source,
@@ -141,7 +104,7 @@ fn read<T>(path: &Path, mut parse: impl FnMut(&mut Line) -> Result<T>) -> Result
         items.push(parse(&mut Line { path, number, object })?);
     }
     if items.is_empty() {
-        return Err(EvalError::NoLines { path: path.into() });
+        return Err(Error::NoLines { path: path.into() });
     }
     Ok(items)
 }
@@ -157,6 +120,10 @@ mod tests {
         file
     }
 
+    fn read_texts(path: impl AsRef<Path>) -> Result<Vec<String>> {
+        Ok(read_samples(path)?.into_iter().map(|line| line.text).collect())
+    }
+
     #[test]
     fn texts() {
         let file = file(
@@ -166,18 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn pairs() {
-        let file = file(b"{\"prediction\": \"a\", \"reference\": \"b\", \"source\": \"c\"}\n");
-        let pair = Pair { prediction: "a".into(), reference: "b".into() };
-        assert_eq!(read_pairs(file.path()).unwrap(), [pair]);
-    }
-
-    #[test]
     fn references_of_all_lines_or_none() {
-        let with = file(b"{\"text\": \"a\", \"reference\": \"x\"}\n{\"text\": \"b\", \"reference\": \"\"}\n");
-        assert_eq!(read_references(with.path()).unwrap().unwrap(), ["x", ""]);
+        let with = file(
+            b"{\"text\": \"a\", \"reference\": \"x\"}\n{\"text\": \"b\", \"input\": \"c\", \"reference\": \"\"}\n",
+        );
+        let line = |text: &str, input: Option<&str>, reference: &str| SampleLine {
+            text: text.into(),
+            input: input.map(str::to_owned),
+            reference: Some(reference.into()),
+        };
+        assert_eq!(read_samples(with.path()).unwrap(), [line("a", None, "x"), line("b", Some("c"), "")]);
         let without = file(b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
-        assert_eq!(read_references(without.path()).unwrap(), None);
+        assert!(read_samples(without.path()).unwrap().iter().all(|line| line.reference.is_none()));
     }
 
     #[test]
@@ -200,11 +167,8 @@ mod tests {
             assert!(error.contains(&file.path().display().to_string()), "{error}");
         }
         let mixed = file(b"{\"text\": \"a\", \"reference\": \"x\"}\n{\"text\": \"b\"}\n");
-        let error = read_references(mixed.path()).unwrap_err().to_string();
+        let error = read_samples(mixed.path()).unwrap_err().to_string();
         assert!(error.contains("line 2: no string field 'reference'"), "{error}");
-        let half = file(b"{\"prediction\": \"a\"}\n");
-        let error = read_pairs(half.path()).unwrap_err().to_string();
-        assert!(error.contains("no string field 'reference'"), "{error}");
         let error = read_texts("/nowhere/x.jsonl").unwrap_err().to_string();
         assert!(error.contains("cannot read /nowhere/x.jsonl"), "{error}");
     }

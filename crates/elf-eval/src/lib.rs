@@ -25,4 +25,4 @@ pub mod report;
 pub mod rouge;
 pub mod stats;
 
-pub use error::{EvalError, Result};
+pub use error::{Error, Result};

@@ -1,9 +1,9 @@
 //! How much of a sample is copied from the training text.
 //!
 //! A [`CopyIndex`] is a suffix array over the training documents' tokens: exact, with no false
-//! hits as from hashed n-grams, and 8 bytes a token plus the vocabulary. A corpus beyond the limit
-//! given is refused rather than left to fill the memory; index a sample of it then, and say so
-//! next to the number, because copies of documents left out go unseen.
+//! hits as from hashed n-grams, and 8 bytes a token plus the vocabulary. Of a corpus beyond the limit
+//! given it holds the first documents, rather than fill the memory; say so next to the number,
+//! because copies of documents left out go unseen.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use std::hash::Hash;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// Stands between documents, so that no run crosses their border.
 const BORDER: u32 = u32::MAX;
@@ -29,6 +29,7 @@ pub struct CopyIndex<T> {
     vocabulary: HashMap<T, u32>,
     /// Documents with a border before, between and after them.
     text: Vec<u32>,
+    documents: usize,
     /// Start positions in `text`, ordered by what follows them, up to `LONGEST_RUN` + 2 tokens.
     order: Vec<u32>,
 }
@@ -49,11 +50,9 @@ pub struct Novelty {
 }
 
 impl<T: Eq + Hash + Sync> CopyIndex<T> {
-    /// Indexes training documents.
-    ///
-    /// # Errors
-    /// If there are more than `max_tokens` tokens, counting one border per document.
-    pub fn new<D, I>(documents: D, max_tokens: usize) -> Result<Self>
+    /// Indexes training documents, or the first of them that have no more than `max_tokens` tokens, counting one border per
+    /// document; no document is read after one that is too much.
+    pub fn new<D, I>(documents: D, max_tokens: usize) -> Self
     where
         D: IntoIterator<Item = I>,
         I: IntoIterator<Item = T>,
@@ -62,19 +61,28 @@ impl<T: Eq + Hash + Sync> CopyIndex<T> {
         let limit = max_tokens.min(UNKNOWN as usize - 1);
         let mut vocabulary = HashMap::new();
         let mut text = vec![BORDER];
-        for document in documents {
+        let mut whole = 0;
+        'documents: for document in documents {
+            let begin = text.len();
             for token in document {
                 if text.len() >= limit {
-                    return Err(EvalError::CorpusTooLarge { limit });
+                    text.truncate(begin);
+                    break 'documents;
                 }
                 let next = vocabulary.len() as u32;
                 text.push(*vocabulary.entry(token).or_insert(next));
             }
             text.push(BORDER);
+            whole += 1;
         }
         let mut order: Vec<u32> = (0..text.len() as u32).collect();
         order.par_sort_unstable_by(|a, b| suffix(&text, *a).cmp(suffix(&text, *b)));
-        Ok(Self { vocabulary, text, order })
+        Self { vocabulary, text, documents: whole, order }
+    }
+
+    /// How many documents it holds.
+    pub fn documents(&self) -> usize {
+        self.documents
     }
 
     /// Length of the longest run of tokens that a training document contains too.
@@ -121,7 +129,7 @@ impl<T: Eq + Hash + Sync> CopyIndex<T> {
     /// If there are no samples.
     pub fn novelty<S: AsRef<[T]> + Sync>(&self, samples: &[S]) -> Result<Novelty> {
         if samples.is_empty() {
-            return Err(EvalError::Nothing { what: "samples" });
+            return Err(Error::Nothing { what: "samples" });
         }
         let found: Vec<(usize, bool)> =
             samples.par_iter().map(|s| (self.longest_run(s.as_ref()), self.is_copy(s.as_ref()))).collect();
@@ -154,7 +162,7 @@ mod tests {
     use crate::diversity::words;
 
     fn index(documents: &[&'static str]) -> CopyIndex<&'static str> {
-        CopyIndex::new(documents.iter().map(|d| words(d)), 1_000_000).unwrap()
+        CopyIndex::new(documents.iter().map(|d| words(d)), 1_000_000)
     }
 
     #[test]
@@ -192,7 +200,7 @@ mod tests {
         let long: Vec<u32> = (0..3 * LONGEST_RUN as u32).collect();
         let mut other = long.clone();
         other.push(7);
-        let index = CopyIndex::new([long.clone(), other], 1_000_000).unwrap();
+        let index = CopyIndex::new([long.clone(), other], 1_000_000);
         assert_eq!(index.longest_run(&long), LONGEST_RUN);
         assert!(index.is_copy(&long));
         assert!(!index.is_copy(&long[..long.len() - 1]));
@@ -200,10 +208,11 @@ mod tests {
 
     #[test]
     fn an_empty_corpus_and_one_too_large() {
-        let empty = CopyIndex::<u32>::new(Vec::<Vec<u32>>::new(), 10).unwrap();
-        assert_eq!(empty.longest_run(&[1]), 0);
+        let empty = CopyIndex::<u32>::new(Vec::<Vec<u32>>::new(), 10);
+        assert_eq!((empty.longest_run(&[1]), empty.documents()), (0, 0));
         assert!(!empty.is_copy(&[]) && !empty.is_copy(&[1]));
-        let error = CopyIndex::new([vec![1; 11]], 10).unwrap_err().to_string();
-        assert!(error.contains("more than 10 tokens"), "{error}");
+        let first = CopyIndex::new([vec![1, 2, 3], vec![4; 11], vec![5]], 10);
+        assert_eq!((first.documents(), first.longest_run(&[1, 2, 3]), first.longest_run(&[4])), (1, 3, 0));
+        assert!(first.is_copy(&[1, 2, 3]) && !first.is_copy(&[5]));
     }
 }

@@ -24,7 +24,7 @@ use std::hash::Hash;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// A language model that scores texts.
 pub trait Scorer {
@@ -86,14 +86,14 @@ impl JudgeWindows {
     /// If `max_length` is 0 or `context_size` below 2, where no token could be predicted.
     pub fn new(max_length: usize, context_size: usize, eos: u32) -> Result<Self> {
         if max_length == 0 {
-            return Err(EvalError::Setting {
+            return Err(Error::Setting {
                 name: "the judge's maximum length",
                 value: max_length.to_string(),
                 expected: "at least 1",
             });
         }
         if context_size < 2 {
-            return Err(EvalError::Setting {
+            return Err(Error::Setting {
                 name: "the judge's context size",
                 value: context_size.to_string(),
                 expected: "at least 2, because a token is predicted from the one before",
@@ -198,17 +198,14 @@ impl GenerativePerplexity {
 /// If there are no texts, the judge fails, or it returns another number of results.
 pub fn score_texts(judge: &dyn Scorer, texts: &[String]) -> Result<Vec<Option<TokenScores>>> {
     if texts.is_empty() {
-        return Err(EvalError::Nothing { what: "texts" });
+        return Err(Error::Nothing { what: "texts" });
     }
     let blank = |text: &String| text.trim().is_empty();
     let given: Vec<String> = texts.iter().filter(|t| !blank(t)).cloned().collect();
-    let scored = if given.is_empty() {
-        Vec::new()
-    } else {
-        judge.score(&given).map_err(|source| EvalError::Judge { source })?
-    };
+    let scored =
+        if given.is_empty() { Vec::new() } else { judge.score(&given).map_err(|source| Error::Judge { source })? };
     if scored.len() != given.len() {
-        return Err(EvalError::JudgeCount { expected: given.len(), got: scored.len() });
+        return Err(Error::JudgeCount { expected: given.len(), got: scored.len() });
     }
     let mut scored = scored.into_iter();
     Ok(texts.iter().map(|t| if blank(t) { None } else { scored.next() }).collect())
@@ -284,7 +281,7 @@ fn aggregate(
     }
     let skipped = samples.iter().filter(|s| s.is_none()).count();
     if weight == 0.0 || with_tokens == 0 {
-        return Err(EvalError::NothingScored { samples: samples.len(), empty: skipped });
+        return Err(Error::NothingScored { samples: samples.len(), empty: skipped });
     }
     Ok(GenerativePerplexity {
         perplexity: (nll / weight).exp(),
@@ -298,11 +295,11 @@ fn aggregate(
 fn check(sample: usize, score: &TokenScores) -> Result<()> {
     for (window, scored) in score.windows.iter().enumerate() {
         if scored.nll.len() + 1 != scored.ids.len() {
-            return Err(EvalError::JudgeWindow { sample, window, ids: scored.ids.len(), nll: scored.nll.len() });
+            return Err(Error::JudgeWindow { sample, window, ids: scored.ids.len(), nll: scored.nll.len() });
         }
         if let Some(at) = scored.nll.iter().position(|v| !v.is_finite()) {
             let (token, value) = (at + 1, scored.nll[at]);
-            return Err(EvalError::JudgeNotFinite { sample, window, token, value });
+            return Err(Error::JudgeNotFinite { sample, window, token, value });
         }
     }
     Ok(())

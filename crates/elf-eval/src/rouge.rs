@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, Result, porter};
+use crate::{Error, Result, porter};
 
 /// Precision, recall and their harmonic mean, each 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ pub fn score(prediction: &str, reference: &str) -> Rouge {
 /// If the lists differ in length or are empty.
 pub fn score_pairs<S: AsRef<str> + Sync>(predictions: &[S], references: &[S]) -> Result<Vec<Rouge>> {
     if predictions.len() != references.len() {
-        return Err(EvalError::UnequalLengths {
+        return Err(Error::UnequalLengths {
             left_name: "predictions",
             left: predictions.len(),
             right_name: "references",
@@ -81,7 +81,7 @@ pub fn score_pairs<S: AsRef<str> + Sync>(predictions: &[S], references: &[S]) ->
         });
     }
     if predictions.is_empty() {
-        return Err(EvalError::Nothing { what: "predictions" });
+        return Err(Error::Nothing { what: "predictions" });
     }
     Ok(predictions.par_iter().zip(references).map(|(p, r)| score(p.as_ref(), r.as_ref())).collect())
 }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// Mean and spread of one number measured several times, e.g. with several seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -24,21 +24,14 @@ impl Spread {
     /// Spread of a sample of values, such as runs with a few seeds: squares are divided by n - 1.
     /// None for fewer than two values, which say nothing about spread.
     pub fn of_sample(values: &[f64]) -> Option<Self> {
-        (values.len() > 1).then(|| Self::divided_by(values, values.len() - 1))
-    }
-
-    /// Spread of values that are all there are: squares are divided by n. The released ELF code
-    /// reports the spread of ROUGE over examples this way. None without values.
-    pub fn of_population(values: &[f64]) -> Option<Self> {
-        (!values.is_empty()).then(|| Self::divided_by(values, values.len()))
-    }
-
-    fn divided_by(values: &[f64], divisor: usize) -> Self {
         let n = values.len();
+        if n < 2 {
+            return None;
+        }
         let mean = values.iter().sum::<f64>() / n as f64;
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        let std = (squares / divisor as f64).sqrt();
-        Self { n, mean, std, standard_error: std / (n as f64).sqrt() }
+        let std = (squares / (n - 1) as f64).sqrt();
+        Some(Self { n, mean, std, standard_error: std / (n as f64).sqrt() })
     }
 }
 
@@ -103,17 +96,17 @@ impl Bootstrap {
         statistic: impl Fn(&[&T]) -> f64 + Sync,
     ) -> Result<Interval> {
         if files.is_empty() || files.iter().any(|file| file.as_ref().is_empty()) {
-            return Err(EvalError::Nothing { what: "examples" });
+            return Err(Error::Nothing { what: "examples" });
         }
         if self.resamples == 0 {
-            return Err(EvalError::Setting {
+            return Err(Error::Setting {
                 name: "the number of bootstrap resamples",
                 value: self.resamples.to_string(),
                 expected: "at least 1",
             });
         }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
-            return Err(EvalError::Setting {
+            return Err(Error::Setting {
                 name: "the confidence of an interval",
                 value: self.confidence.to_string(),
                 expected: "between 0 and 1, such as 0.95",
@@ -164,11 +157,7 @@ mod tests {
         assert_eq!((sample.n, sample.mean), (4, 4.0));
         assert!((sample.std - (8.0_f64 / 3.0).sqrt()).abs() < 1e-12);
         assert!((sample.standard_error - sample.std / 2.0).abs() < 1e-12);
-        let population = Spread::of_population(&values).unwrap();
-        assert!((population.std - 2.0_f64.sqrt()).abs() < 1e-12);
         assert_eq!(Spread::of_sample(&[3.0]), None);
-        assert_eq!(Spread::of_population(&[3.0]).unwrap().std, 0.0);
-        assert_eq!(Spread::of_population(&[]), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Scorer for LengthJudge {
 const JUDGE: Judge = Judge { name: "length", scorer: &LengthJudge };
 
 fn set(texts: &[&str]) -> SampleSet {
-    SampleSet { name: "s".into(), texts: texts.iter().map(|t| (*t).to_owned()).collect(), references: None }
+    SampleSet { name: "s".into(), texts: texts.iter().map(|t| (*t).to_owned()).collect(), ..SampleSet::default() }
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {
@@ -79,6 +79,12 @@ fn copies_by_hand() {
     is(&found, name::COPIED_RUN_MAX, 6.0);
     is(&found, name::LONG_RUNS, 0.5);
     assert!(found.get(name::LONG_RUNS).unwrap().method.as_deref().unwrap().contains("more than 3 words"));
+    assert!(found.warnings().is_empty());
+    // Of more training than there is room for, the first part is searched, and the reader is told.
+    let found = Evaluator { training_words: 10, ..evaluator }.evaluate("t", &[set(&["a dog", "the cat"])]).unwrap();
+    is(&found, name::EXACT_COPIES, 0.0);
+    is(&found, name::COPIED_RUN, 1.0);
+    assert!(found.warnings()[0].contains("first 1 training texts") && found.warnings()[0].contains("10 words"));
 }
 
 #[test]
@@ -149,7 +155,7 @@ fn perplexity_and_entropy_by_hand_with_a_verdict() {
 fn intervals_hold_the_number_and_do_not_change_from_run_to_run() {
     let texts: Vec<String> = (0..60).map(|i| "word ".repeat(1 + i % 7)).collect();
     let references: Vec<String> = (0..60).map(|i| "word ".repeat(1 + i % 5)).collect();
-    let set = SampleSet { name: "s".into(), texts, references: Some(references) };
+    let set = SampleSet { name: "s".into(), texts, references: Some(references), has_inputs: false };
     let training = strings(&["word word word"]);
     let evaluator = Evaluator {
         judge: Some(JUDGE),

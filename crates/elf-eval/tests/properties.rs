@@ -67,16 +67,6 @@ proptest! {
     }
 
     #[test]
-    fn more_references_never_lose_a_match(h in sentence(), a in sentence(), b in sentence()) {
-        let bleu = Bleu::default();
-        let one = bleu.sentence(&h, &a).counts;
-        let two = bleu.corpus_multi(&[h], &[vec![a, b]]).unwrap().counts;
-        for n in 0..4 {
-            prop_assert!(two.matches[n] >= one.matches[n]);
-        }
-    }
-
-    #[test]
     fn rouge_is_symmetric_in_f1_and_swaps_precision_and_recall(a in sentence(), b in sentence()) {
         let (there, back) = (rouge::score(&a, &b), rouge::score(&b, &a));
         for (x, y) in [(there.rouge1, back.rouge1), (there.rouge2, back.rouge2), (there.rouge_l, back.rouge_l)] {
@@ -143,7 +133,7 @@ proptest! {
 
     #[test]
     fn the_copy_index_finds_what_trying_all_runs_finds(documents in vec(ids(), 0..6), sample in ids()) {
-        let index = CopyIndex::new(documents.clone(), 10_000).unwrap();
+        let index = CopyIndex::new(documents.clone(), 10_000);
         prop_assert_eq!(index.longest_run(&sample), longest_run_by_trial(&documents, &sample));
         prop_assert_eq!(index.is_copy(&sample), documents.contains(&sample));
         for document in &documents {

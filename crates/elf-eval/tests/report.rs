@@ -328,17 +328,23 @@ fn samples_of_several_systems_stand_together() {
     let a = file("a", "{\"prediction\": \"a0\"}\n{\"prediction\": \"a1\"}\n{\"prediction\": \"a2\"}\n");
     let b = file(
         "b",
-        "{\"prediction\": \"b0\"}\n{\"text\": \"b1\", \"input\": \"i1\", \"reference\": \"r1\"}\n{\"text\": \"b2\"}\n{\"text\": \"b3\"}\n",
+        &(0..4)
+            .map(|i| format!("{{\"prediction\": \"b{i}\", \"input\": \"i{i}\", \"reference\": \"r{i}\"}}\n"))
+            .collect::<String>(),
     );
     let systems: [(&str, &Path); 2] = [("A", &a), ("B", &b)];
     let list = SampleList::read("T", "seed 0", &systems, 1..9).unwrap();
     assert_eq!(list.picked, "seed 0, samples 1 to 2");
     let outputs = |i: &str| vec![("A".to_owned(), format!("a{i}")), ("B".to_owned(), format!("b{i}"))];
-    assert_eq!(
-        list.samples[0],
-        Sample { index: 1, source: Some("i1".into()), reference: Some("r1".into()), outputs: outputs("1") }
-    );
-    assert_eq!(list.samples[1], Sample { index: 2, source: None, reference: None, outputs: outputs("2") });
+    let sample = |i: u64| Sample {
+        index: i,
+        source: Some(format!("i{i}")),
+        reference: Some(format!("r{i}")),
+        outputs: outputs(&i.to_string()),
+    };
+    assert_eq!(list.samples[..2], [sample(1), sample(2)]);
+    let alone = SampleList::read("T", "seed 0", &systems[..1], 0..1).unwrap();
+    assert_eq!((&alone.samples[0].source, &alone.samples[0].reference), (&None, &None));
     assert_eq!(list.samples.len(), 2);
     assert!(SampleList::read("T", "r", &systems, 7..9).unwrap().samples.is_empty());
     assert!(SampleList::read("T", "r", &[("A", Path::new("/none"))], 0..1).is_err());

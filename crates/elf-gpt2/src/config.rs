@@ -47,6 +47,22 @@ fn default_range() -> f64 {
 }
 
 impl Gpt2Config {
+    /// A model of these sizes to be trained here, with GPT-2's own constants, which reads the end-of-text token before each text.
+    pub fn like(vocab_size: i64, n_positions: i64, n_embd: i64, n_layer: i64, n_head: i64) -> Self {
+        Self {
+            vocab_size,
+            n_positions,
+            n_embd,
+            n_layer,
+            n_head,
+            n_inner: None,
+            layer_norm_epsilon: default_epsilon(),
+            initializer_range: default_range(),
+            eos_token_id: None,
+            texts_begin_with_eos: true,
+        }
+    }
+
     /// Reads and checks Hugging Face's `config.json`. Keys that do not change what the model computes are ignored;
     /// dropout is among them.
     ///
@@ -82,7 +98,7 @@ impl Gpt2Config {
             }
         }
         let config = Self::deserialize(&value).map_err(|e| Error::Config(e.to_string()))?;
-        config.validate()?;
+        config.check()?;
         Ok(config)
     }
 
@@ -90,7 +106,7 @@ impl Gpt2Config {
     ///
     /// # Errors
     /// [`Error::Config`], which names the setting.
-    pub fn validate(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         // Far above every released model, low enough that no product of three overflows.
         for (name, value, most) in [
             ("vocab_size", self.vocab_size, 1 << 24),

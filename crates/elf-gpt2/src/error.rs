@@ -85,7 +85,7 @@ pub enum Error {
 
     /// Settings of the judge that cannot be.
     #[error(transparent)]
-    Judge(#[from] elf_eval::EvalError),
+    Judge(#[from] elf_eval::Error),
 }
 
 impl From<tch::TchError> for Error {

@@ -55,7 +55,7 @@ impl Gpt2 {
     /// # Errors
     /// If the settings make no model, or libtorch fails.
     pub fn new(config: &Gpt2Config, mut builder: ParamBuilder, precision: PrecisionPolicy) -> Result<Self> {
-        config.validate()?;
+        config.check()?;
         let device = builder.device();
         let b = &mut builder;
         let (h, std) = (config.n_embd, config.initializer_range);
@@ -249,19 +249,6 @@ impl Gpt2 {
             return Ok(Tensor::f_zeros([0], (Kind::Float, hidden.device()))?);
         }
         Ok(Tensor::f_cat(&parts, 0)?)
-    }
-
-    /// Negative natural log-likelihoods `[B, S - 1]`, fp32, of each id of `ids` `[B, S]` but the first, given those
-    /// before it. Trainable: the mean over the positions that count is the language model's loss.
-    ///
-    /// # Errors
-    /// As [`Gpt2::hidden`].
-    pub fn next_token_nll(&self, ids: &Tensor) -> Result<Tensor> {
-        let hidden = self.hidden(ids)?;
-        let (b, s, h) = hidden.size3()?;
-        let hidden = hidden.f_narrow(1, 0, s - 1)?.f_reshape([b * (s - 1), h])?;
-        let targets = ids.f_to_device(self.device)?.f_narrow(1, 1, s - 1)?.f_reshape([b * (s - 1)])?;
-        Ok(self.nll(&hidden, &targets)?.f_view([b, s - 1])?)
     }
 
     /// Checks ids once a batch, for an id that is not there aborts a GPU's whole context, and returns S. Cheap for ids on

@@ -136,6 +136,8 @@ fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::disk("make the folder", folder))?;
     let mut aside = tempfile::NamedTempFile::new_in(folder).map_err(Error::disk("write", path))?;
     aside.write_all(bytes).map_err(Error::disk("write", path))?;
+    // Renamed before its content is on the disk, a loss of power could leave an empty file under the final name.
+    aside.as_file().sync_all().map_err(Error::disk("write", path))?;
     aside.persist(path).map_err(|e| Error::disk("write", path)(e.error))?;
     Ok(())
 }

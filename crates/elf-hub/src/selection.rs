@@ -24,7 +24,8 @@ pub enum What {
     /// The one file that was named, from a model repository. Gives the file.
     File,
     /// A trained model: a run's plan, tokenizer and latest checkpoint; or the latest `checkpoint_N` with the settings beside
-    /// it; or weights with `config.json`; or the only weights there are. Gives a folder, or a file where it is one file.
+    /// it; or weights with `config.json`, the guide that `sampling.yml` may ask for, and the encoder if it lies in a folder of
+    /// the repository; or the only weights there are. Gives a folder, or a file where it is one file.
     ElfCheckpoint,
 }
 
@@ -65,6 +66,16 @@ const LARGEST_INDEX: u64 = 64 << 20;
 
 /// The settings that the released code leaves beside its checkpoints.
 const RECORD: &str = "config.yml";
+
+/// The file that says how a model is sampled from, and the folder of the lesser model that it may ask for, as `elf export` names them.
+const SAMPLING: &str = "sampling.yml";
+const GUIDE: &str = "guide";
+
+/// The setting that says which encoder a model was made with: a folder within its repository, or one elsewhere.
+const ENCODER_KEY: &str = "encoder_model_name";
+
+/// Settings larger than this are none.
+const LARGEST_RECORD: u64 = 1 << 20;
 
 /// What the repositories of the ELF authors' PyTorch checkpoints end in; those without hold the same models for JAX.
 const TORCH: &str = "-torch";
@@ -123,12 +134,7 @@ pub(crate) fn select(
             let result = file.path.clone();
             return Ok(Selection { files: vec![file], result });
         }
-        What::Encoder => {
-            let mut files = vec![within.needed("config.json")?];
-            files.extend(["tokenizer.json", "latent_stats.json"].iter().filter_map(|name| within.get(name)).cloned());
-            files.extend(within.weights(fetch)?);
-            files
-        }
+        What::Encoder => within.encoder(fetch)?,
         What::Gpt2 => {
             let mut files = vec![within.needed("config.json")?, within.needed("tokenizer.json")?];
             files.extend(within.weights(fetch)?);
@@ -205,6 +211,68 @@ impl<'a> Within<'a> {
         Err(self.lacks("model.safetensors (nor an index of shards, nor pytorch_model.bin)", &[]))
     }
 
+    /// A folder in this one, for another purpose.
+    fn folder_in(&self, name: &str, what: What) -> Self {
+        Self { what, reference: self.reference, listing: self.listing, prefix: format!("{}{name}/", self.prefix) }
+    }
+
+    fn encoder(&self, fetch: &mut dyn FnMut(&RemoteFile) -> Result<PathBuf>) -> Result<Vec<RemoteFile>> {
+        let mut files = vec![self.needed("config.json")?];
+        files.extend(["tokenizer.json", "latent_stats.json"].iter().filter_map(|name| self.get(name)).cloned());
+        files.extend(self.weights(fetch)?);
+        Ok(files)
+    }
+
+    /// The settings at the top of the folder.
+    fn settings(&self) -> impl Iterator<Item = RemoteFile> {
+        let settings = |path: &str| !path.contains('/') && [".yml", ".yaml", ".json"].iter().any(|e| path.ends_with(e));
+        self.files().filter(move |(path, _)| settings(path)).map(|(_, file)| file.clone())
+    }
+
+    /// Settings and weights that lie together.
+    fn described_weights(&self, fetch: &mut dyn FnMut(&RemoteFile) -> Result<PathBuf>) -> Result<Vec<RemoteFile>> {
+        let weights = self.weights(fetch)?;
+        let mut files: Vec<RemoteFile> = self.settings().filter(|f| !f.path.ends_with(".index.json")).collect();
+        files.extend(weights);
+        Ok(files)
+    }
+
+    /// What lies in folders beside a model and is used with it: the guide that its sampling asks for, and its encoder.
+    fn companions(&self, fetch: &mut dyn FnMut(&RemoteFile) -> Result<PathBuf>) -> Result<Vec<RemoteFile>> {
+        let mut files = Vec::new();
+        let guide = self.folder_in(GUIDE, What::ElfCheckpoint);
+        if self.get(SAMPLING).is_some() && guide.files().next().is_some() {
+            files.extend(guide.described_weights(fetch)?);
+        }
+        if let Some(name) = self.encoder_name(fetch)? {
+            let encoder = self.folder_in(&name, What::Encoder);
+            if encoder.get("config.json").is_some() {
+                files.extend(encoder.encoder(fetch)?);
+            }
+        }
+        Ok(files)
+    }
+
+    /// The folder in this one that the settings name as the encoder's, if they name one that could be in it.
+    fn encoder_name(&self, fetch: &mut dyn FnMut(&RemoteFile) -> Result<PathBuf>) -> Result<Option<String>> {
+        let Some(record) = self.get(RECORD) else { return Ok(None) };
+        if self.files().all(|(path, _)| !path.contains('/')) {
+            // Without folders there is none, and no need to look.
+            return Ok(None);
+        }
+        let path = fetch(record)?;
+        let size = std::fs::metadata(&path).map_err(Error::disk("read", &path))?.len();
+        if size > LARGEST_RECORD {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&std::fs::read(&path).map_err(Error::disk("read", &path))?).into_owned();
+        let value = text.lines().find_map(|line| line.strip_prefix(ENCODER_KEY)?.trim_start().strip_prefix(':'));
+        // A name with spaces or a comment: whoever reads the settings as YAML says what is wrong with it.
+        let name = value.unwrap_or_default().split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+        let name = name.trim_start_matches("./").trim_end_matches('/');
+        Ok((!name.is_empty() && is_inner_path(name)).then(|| name.to_owned()))
+    }
+
     fn shards(
         &self,
         index: &RemoteFile,
@@ -264,19 +332,16 @@ impl<'a> Within<'a> {
             let files = self.files().filter(|(path, _)| wanted(path)).map(|(_, f)| f.clone()).collect();
             return Ok(Selection { files, result: self.folder() });
         }
-        let settings = |path: &str| !path.contains('/') && [".yml", ".yaml", ".json"].iter().any(|e| path.ends_with(e));
-        let beside = || self.files().filter(|(path, _)| settings(path)).map(|(_, f)| f.clone());
         // The released code's files.
         let numbered = |path: &str| number_in(path.rsplit('/').next()?, "checkpoint_");
         if let Some((_, _, file)) =
             self.files().filter_map(|(path, f)| Some((numbered(path)?, path, f))).max_by_key(|(n, ..)| *n)
         {
-            return Ok(Selection { files: beside().chain([file.clone()]).collect(), result: file.path.clone() });
+            return Ok(Selection { files: self.settings().chain([file.clone()]).collect(), result: file.path.clone() });
         }
         if WEIGHTS.iter().any(|(whole, index)| self.get(whole).or(self.get(index)).is_some()) {
-            let weights = self.weights(fetch)?;
-            let mut files: Vec<RemoteFile> = beside().filter(|f| !f.path.ends_with(".index.json")).collect();
-            files.extend(weights);
+            let mut files = self.described_weights(fetch)?;
+            files.extend(self.companions(fetch)?);
             return Ok(Selection { files, result: self.folder() });
         }
         // A checkpoint of JAX is hundreds of files, none of which can be read: nothing of it is fetched.
@@ -291,7 +356,7 @@ impl<'a> Within<'a> {
         let only = |path: &str| [".safetensors", ".pt", ".pth", ".bin"].iter().any(|e| path.ends_with(e));
         match &self.files().filter(|(path, _)| only(path)).collect::<Vec<_>>()[..] {
             [(_, file)] => {
-                Ok(Selection { files: beside().chain([(*file).clone()]).collect(), result: file.path.clone() })
+                Ok(Selection { files: self.settings().chain([(*file).clone()]).collect(), result: file.path.clone() })
             }
             [] => Err(self.lacks("checkpoint", &[])),
             [(first, _), ..] => Err(self.lacks(
@@ -410,6 +475,53 @@ mod tests {
         let message = chosen(What::ElfCheckpoint, "x/y", &["a.pt", "b.pt"], "").unwrap_err().to_string();
         assert!(message.contains("x/y:a.pt"), "{message}");
         assert_eq!(chosen(What::ElfCheckpoint, "x/y", &["config.json", "model.safetensors"], "").unwrap().1, "");
+    }
+
+    #[test]
+    fn an_exported_model_comes_with_its_guide_and_its_encoder() {
+        let names = [
+            "README.md",
+            "config.yml",
+            "model.safetensors",
+            "sampling.yml",
+            "tokenizer.json",
+            "guide/config.yml",
+            "guide/model.safetensors",
+            "guide/notes.txt",
+            "guide/tokenizer.json",
+            "parts/encoder/config.json",
+            "parts/encoder/latent_stats.json",
+            "parts/encoder/model.safetensors",
+            "samples/a.json",
+        ];
+        let model = ["config.yml", "sampling.yml", "tokenizer.json", "model.safetensors"];
+        let guide = ["guide/config.yml", "guide/tokenizer.json", "guide/model.safetensors"];
+        let encoder = ["config.json", "latent_stats.json", "model.safetensors"].map(|n| format!("parts/encoder/{n}"));
+        let encoder = encoder.each_ref().map(String::as_str);
+        for named in ["parts/encoder", "\"parts/encoder\"", "'./parts/encoder/'  # beside"] {
+            let record = format!("max_length: 64\nencoder_model_name: {named}\n");
+            let (files, result) = chosen(What::ElfCheckpoint, "x/y", &names, &record).unwrap();
+            assert_eq!(
+                (files, result.as_str()),
+                ([&model[..], &guide, &encoder].concat().iter().map(ToString::to_string).collect(), ""),
+                "{named}"
+            );
+        }
+        for elsewhere in ["../parts/encoder", "/parts/encoder", "t5-small", "", "parts"] {
+            let record = format!("encoder_model_name: {elsewhere}\n");
+            let (files, _) = chosen(What::ElfCheckpoint, "x/y", &names, &record).unwrap();
+            assert_eq!(files, [&model[..], &guide].concat(), "{elsewhere}");
+        }
+        // The same within a folder; and without settings that ask for it, no guide.
+        let within: Vec<String> = names.iter().filter(|n| **n != "sampling.yml").map(|n| format!("m/{n}")).collect();
+        let within: Vec<&str> = within.iter().map(String::as_str).collect();
+        let (files, result) =
+            chosen(What::ElfCheckpoint, "x/y:m", &within, "encoder_model_name: parts/encoder").unwrap();
+        assert_eq!((files.len(), result.as_str()), (6, "m"), "{files:?}");
+        assert!(files.iter().all(|file| !file.contains("guide")), "{files:?}");
+        // A guide without weights is no guide, and told before anything large is fetched.
+        let half: Vec<&str> = names.into_iter().filter(|n| *n != "guide/model.safetensors").collect();
+        assert!(chosen(What::ElfCheckpoint, "x/y", &half, "").unwrap_err().to_string().contains("model.safetensors"));
     }
 
     #[test]

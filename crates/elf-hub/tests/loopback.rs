@@ -445,3 +445,38 @@ fn the_published_layouts_give_the_one_file_that_is_wanted() {
     assert_eq!(read(folder.join("data-00000-of-00001.arrow")), rows);
     assert!(folder.join("state.json").is_file());
 }
+
+#[test]
+fn an_exported_model_is_whole_with_its_guide_and_encoder() {
+    let hub = Hub::serve();
+    let (weights, guide, encoder) = (bytes(N, 1), bytes(5000, 2), bytes(5000, 3));
+    hub.commit(
+        "models/org/guided",
+        A,
+        &[
+            ("README.md", b"card"),
+            ("config.yml", b"encoder_model_name: encoder\n"),
+            ("encoder/config.json", b"{}"),
+            ("encoder/model.safetensors", &encoder),
+            ("guide/config.yml", b"encoder_model_name: encoder\n"),
+            ("guide/model.safetensors", &guide),
+            ("guide/tokenizer.json", b"{}"),
+            ("model.safetensors", &weights),
+            ("sampling.yml", b"guide: guide\n"),
+            ("tokenizer.json", b"{}"),
+        ],
+    );
+    let folder = hub.fetcher().fetch(&reference("org/guided"), What::ElfCheckpoint).unwrap();
+    assert_eq!(read(folder.join("model.safetensors")), weights);
+    assert_eq!(read(folder.join("guide/model.safetensors")), guide);
+    assert_eq!(read(folder.join("encoder/model.safetensors")), encoder);
+    assert!(folder.join("guide/tokenizer.json").is_file() && !folder.join("README.md").exists());
+    hub.files_seen();
+    // It is whole in the cache, too; without its guide it is not.
+    let offline = || Fetcher::new(Settings { offline: true, ..hub.settings() }).unwrap();
+    assert_eq!(offline().fetch(&reference("org/guided"), What::ElfCheckpoint).unwrap(), folder);
+    fs::remove_file(folder.join("guide/model.safetensors")).unwrap();
+    assert!(offline().fetch(&reference("org/guided"), What::ElfCheckpoint).is_err());
+    hub.fetcher().fetch(&reference("org/guided"), What::ElfCheckpoint).unwrap();
+    assert_eq!(read(folder.join("guide/model.safetensors")), guide);
+}

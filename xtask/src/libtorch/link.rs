@@ -67,6 +67,8 @@ pub fn write(workspace: &Path, libtorch: &Path) -> Result<PathBuf> {
         fs::create_dir_all(&folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&folder)?;
         file.write_all(text.as_bytes())?;
+        // Renamed before its content is on the disk, a loss of power could leave an empty file, which no build survives.
+        file.as_file().sync_all()?;
         file.persist(&path)?;
         Ok(())
     };

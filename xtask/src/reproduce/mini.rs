@@ -273,7 +273,10 @@ impl Mini<'_> {
         for seed in 0..seeds {
             let file = format!("{at}/samples-{seed}.jsonl");
             made = made
-                .call(format!("sample {model} {what} --seed {seed} --batch-size 64 {sampling} --output {file}"))
+                .call_once(
+                    format!("sample {model} {what} --seed {seed} --batch-size 64 {sampling} --output {file}"),
+                    format!("samples-{seed}.jsonl"),
+                )
                 .making(format!("samples-{seed}.jsonl"));
             files.push(file);
         }

@@ -12,7 +12,7 @@ use super::mini_settings::{
     BLOCK_ELF, DECODED_AT, GUIDE_SCALE, GUIDED_ELF, OBJECTIVES, PLAIN_ELF, STEPS, System, TASKS, Task, ablation_stage,
     system_label,
 };
-use super::results::{Context, today};
+use super::results::{Results, today};
 
 /// How many samples of each system are shown.
 const SHOWN: usize = 8;
@@ -36,18 +36,18 @@ const DATA: &str = "eval/descriptions/data";
 ///
 /// # Errors
 /// If a stage's results cannot be read.
-pub fn report(mini: &Mini, context: &Context, quick: bool) -> Result<Report> {
-    let mut sections = vec![unconditional(mini, context)?];
+pub fn report(mini: &Mini, results: &Results, quick: bool) -> Result<Report> {
+    let mut sections = vec![unconditional(mini, results)?];
     for task in &TASKS[1..] {
-        sections.push(conditional(mini, task, context)?);
+        sections.push(conditional(mini, task, results)?);
     }
     if mini.scale.sampler_study {
-        sections.push(samplers(mini, context)?);
+        sections.push(samplers(mini, results)?);
     }
-    sections.push(ablations(mini, context)?);
-    sections.push(distillation(mini, context)?);
-    sections.push(trainings(context)?);
-    let mut summary = findings(mini, context)?;
+    sections.push(ablations(mini, results)?);
+    sections.push(distillation(mini, results)?);
+    sections.push(trainings(results)?);
+    let mut summary = findings(mini, results)?;
     if quick {
         summary.insert(
             0,
@@ -60,7 +60,7 @@ pub fn report(mini: &Mini, context: &Context, quick: bool) -> Result<Report> {
         title: "ELF and its baselines on three small tasks".to_owned(),
         date: today(),
         summary,
-        provenance: context.provenance(format!("cargo xtask reproduce mini{}", if quick { " --quick" } else { "" })),
+        provenance: results.provenance(format!("cargo xtask reproduce mini{}", if quick { " --quick" } else { "" })),
         sections,
     })
 }
@@ -91,9 +91,9 @@ fn steps(n: u64) -> String {
     format!("{n} step{}", if n == 1 { "" } else { "s" })
 }
 
-fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
+fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
     let systems: Vec<System> = mini.comparison().into_iter().map(|(system, _)| system).collect();
-    let data = context.evaluation(DATA)?;
+    let data = results.evaluation(DATA)?;
     let mut table = Table::new(
         "Package descriptions from nothing. The judge is a GPT-2 trained longer on the same training texts and used for nothing else. \
          Entropy in nats; repeats: share of texts with a 5-gram of words twice; copied run: words of the longest run that a training text \
@@ -103,7 +103,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
     )
     .row(Row::of_evaluation("test texts", &data, &UNCONDITIONAL_METRICS).kind(RowKind::Reference));
     for system in &systems {
-        let evaluation = context.evaluation(&system.stage)?;
+        let evaluation = results.evaluation(&system.stage)?;
         table = table.row(Row::of_evaluation(steps_label(system), &evaluation, &UNCONDITIONAL_METRICS));
     }
 
@@ -113,9 +113,9 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
         let (mut points, mut course) = (Vec::new(), Vec::new());
         for system in systems.iter().filter(|system| system.label == label) {
             let text = system.steps.map_or(String::new(), |steps| steps.to_string());
-            points.extend(context.frontier_point(&system.stage, &text)?);
+            points.extend(results.frontier_point(&system.stage, &text)?);
             if let Some(steps) = system.steps {
-                course.extend(context.quality_point(&system.stage, steps)?);
+                course.extend(results.quality_point(&system.stage, steps)?);
             }
         }
         frontier = frontier.series(Series::new(label, points));
@@ -123,7 +123,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
             quality = quality.series(Series::new(label, course));
         }
     }
-    frontier = frontier.series(Series::new("test texts", context.frontier_point(DATA, "")?));
+    frontier = frontier.series(Series::new("test texts", results.frontier_point(DATA, "")?));
     if let Some(entropy) = data.get(name::ENTROPY) {
         frontier = frontier.guide(GuideAxis::X, entropy.value, "data");
     }
@@ -148,7 +148,7 @@ fn unconditional(mini: &Mini, context: &Context) -> Result<Section> {
             ),
         )
         .with(Plot::new("steps", "Quality against steps", PlotKind::Lines(quality)).caption("GPT-2 needs one step a token."))
-        .with(context.samples(&format!("What they write ({STEPS} steps)"), &shown, SHOWN)?))
+        .with(results.samples(&format!("What they write ({STEPS} steps)"), &shown, SHOWN)?))
 }
 
 /// The names of the figures of a conditional task and which of them decides.
@@ -159,7 +159,7 @@ fn conditional_metrics(task: &Task) -> ([&'static str; 5], &'static str) {
     }
 }
 
-fn conditional(mini: &Mini, task: &Task, context: &Context) -> Result<Section> {
+fn conditional(mini: &Mini, task: &Task, results: &Results) -> Result<Section> {
     let systems: Vec<System> = mini.conditional(task).into_iter().map(|(system, _)| system).collect();
     let (metrics, _) = conditional_metrics(task);
     let passes = TASKS.iter().zip(mini.scale.block_epochs).find(|(of, _)| of.name == task.name).map_or(0.0, |(_, n)| n);
@@ -176,7 +176,7 @@ fn conditional(mini: &Mini, task: &Task, context: &Context) -> Result<Section> {
         columns,
     );
     for system in &systems {
-        let evaluation = context.evaluation(&system.stage)?;
+        let evaluation = results.evaluation(&system.stage)?;
         method = method.or_else(|| evaluation.get(name::BLEU).and_then(|bleu| bleu.method.clone()));
         table = table.row(Row::of_evaluation(steps_label(system), &evaluation, &metrics));
     }
@@ -186,10 +186,10 @@ fn conditional(mini: &Mini, task: &Task, context: &Context) -> Result<Section> {
     if let Some(method) = method {
         section = section.paragraph(format!("BLEU signature: {method}"));
     }
-    Ok(section.with(context.samples("What they write", &shown, SHOWN)?))
+    Ok(section.with(results.samples("What they write", &shown, SHOWN)?))
 }
 
-fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
+fn samplers(mini: &Mini, results: &Results) -> Result<Section> {
     let study = mini.sampler_study();
     let mut table = Table::new("The same trained model under other samplers.", unconditional_columns());
     let groups = [
@@ -203,7 +203,7 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
     for (heading, settings, before, after) in groups {
         for (number, setting) in settings.iter().enumerate() {
             let label = format!("{before}{}{after}", setting.value);
-            let row = Row::of_evaluation(label, &context.evaluation(&setting.stage)?, &UNCONDITIONAL_METRICS);
+            let row = Row::of_evaluation(label, &results.evaluation(&setting.stage)?, &UNCONDITIONAL_METRICS);
             table.rows.push(if number == 0 { row.group(&heading) } else { row });
         }
     }
@@ -212,33 +212,33 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
     let mut sde = Vec::new();
     for (system, _) in mini.comparison().into_iter().filter(|(system, _)| system.label == PLAIN_ELF) {
         if let Some(steps) = system.steps {
-            sde.extend(context.quality_point(&system.stage, steps)?);
+            sde.extend(results.quality_point(&system.stage, steps)?);
         }
     }
     let mut straight = Vec::new();
     for setting in &study.ode {
-        straight.extend(context.quality_point(&setting.stage, setting.steps)?);
+        straight.extend(results.quality_point(&setting.stage, setting.steps)?);
     }
     lines = lines.series(Series::new("SDE", sde)).series(Series::new("ODE", straight));
 
     let mut frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"));
     let mut by_gamma = Vec::new();
     for setting in &study.gammas {
-        by_gamma.extend(context.frontier_point(&setting.stage, &setting.value)?);
+        by_gamma.extend(results.frontier_point(&setting.stage, &setting.value)?);
     }
     let mut by_scale = Vec::new();
     for setting in &study.scales {
-        by_scale.extend(context.frontier_point(&setting.stage, &setting.value)?);
+        by_scale.extend(results.frontier_point(&setting.stage, &setting.value)?);
     }
     let mut by_guide = Vec::new();
     for setting in &study.guide_scales {
-        by_guide.extend(context.frontier_point(&setting.stage, &setting.value)?);
+        by_guide.extend(results.frontier_point(&setting.stage, &setting.value)?);
     }
     frontier = frontier
         .series(Series::new("gamma", by_gamma))
         .series(Series::new("guidance w", by_scale))
         .series(Series::new("autoguidance s", by_guide));
-    if let Some(entropy) = context.evaluation(DATA)?.get(name::ENTROPY) {
+    if let Some(entropy) = results.evaluation(DATA)?.get(name::ENTROPY) {
         frontier = frontier.guide(GuideAxis::X, entropy.value, "data");
     }
 
@@ -247,7 +247,7 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
         [Column::new("scale"), Column::higher("BLEU").decimals(2), Column::higher("ROUGE-L").decimals(2)],
     );
     for setting in &study.condition_guidance {
-        let evaluation = context.evaluation(&setting.stage)?;
+        let evaluation = results.evaluation(&setting.stage)?;
         let label = format!("s {}", setting.value);
         guidance = guidance.row(Row::of_evaluation(label, &evaluation, &[name::BLEU, name::ROUGE_L]));
     }
@@ -260,7 +260,7 @@ fn samplers(mini: &Mini, context: &Context) -> Result<Section> {
         .with(guidance))
 }
 
-fn ablations(mini: &Mini, context: &Context) -> Result<Section> {
+fn ablations(mini: &Mini, results: &Results) -> Result<Section> {
     let mut columns = unconditional_columns();
     columns.insert(1, Column::lower("validation loss").decimals(3));
     columns[0] = Column::new("change");
@@ -276,9 +276,9 @@ fn ablations(mini: &Mini, context: &Context) -> Result<Section> {
     );
     let mut heading = "";
     for ablation in mini.scale.ablations {
-        let evaluation = context.evaluation(&ablation_stage(ablation))?;
+        let evaluation = results.evaluation(&ablation_stage(ablation))?;
         let mut row = Row::of_evaluation(ablation.label, &evaluation, &UNCONDITIONAL_METRICS);
-        let loss = context.last(&format!("train/ablations/{}", ablation.name), "validation_loss")?;
+        let loss = results.last(&format!("train/ablations/{}", ablation.name), "validation_loss")?;
         let comparable = !["encoder", "decode share"].contains(&ablation.group);
         row.cells.insert(
             1,
@@ -296,7 +296,7 @@ fn ablations(mini: &Mini, context: &Context) -> Result<Section> {
     Ok(Section::new("Ablations on the descriptions").with(table))
 }
 
-fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
+fn distillation(mini: &Mini, results: &Results) -> Result<Section> {
     let students = mini.students();
     let mut table = Table::new(
         format!(
@@ -311,12 +311,12 @@ fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
         let mut points = Vec::new();
         let mut first = true;
         for (steps, _, stage) in students.iter().filter(|(_, of, _)| *of == own) {
-            let evaluation = context.evaluation(&stage.name)?;
+            let evaluation = results.evaluation(&stage.name)?;
             let row = Row::of_evaluation(self::steps(*steps), &evaluation, &UNCONDITIONAL_METRICS);
             table = table.row(if first { row.group(label) } else { row });
             first = false;
-            let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
-            points.extend(context.quality_point(&stage.name, *steps)?.map(|point| point.collapsed(collapsed)));
+            let collapsed = evaluation.is_collapsed();
+            points.extend(results.quality_point(&stage.name, *steps)?.map(|point| point.collapsed(collapsed)));
         }
         chart = chart.series(Series::new(label, points));
     }
@@ -326,7 +326,7 @@ fn distillation(mini: &Mini, context: &Context) -> Result<Section> {
     ))
 }
 
-fn trainings(context: &Context) -> Result<Section> {
+fn trainings(results: &Results) -> Result<Section> {
     let mut section = Section::new("Trainings");
     let mut table = Table::new(
         "Held-out figures at the end of each training. ELF's loss is no likelihood; MDLM's is an upper bound on the nats a token that \
@@ -343,19 +343,19 @@ fn trainings(context: &Context) -> Result<Section> {
         let mut chart = Chart::new(Axis::new("optimiser steps"), Axis::new("validation loss"));
         for (number, objective) in OBJECTIVES.into_iter().enumerate() {
             let stage = format!("train/{}/{objective}", task.name);
-            let course = context.course(&stage, "validation_loss")?;
+            let course = results.course(&stage, "validation_loss")?;
             let row = Row::new([
                 Cell::from(if number == 0 { task.name } else { "" }),
                 Cell::from(system_label(objective)),
                 course.last().map(|&(step, _)| step).into(),
                 course.last().map(|&(_, loss)| loss).into(),
-                context.last(&stage, "validation_nll")?.into(),
+                results.last(&stage, "validation_nll")?.into(),
             ]);
             table = table.row(row);
             if objective == "elf" {
                 chart = chart
                     .series(Series::of("validation", course))
-                    .series(Series::of("training", context.course(&stage, "loss")?));
+                    .series(Series::of("training", results.course(&stage, "loss")?));
             }
         }
         section = section.with(
@@ -378,11 +378,11 @@ fn figure(evaluation: &Evaluation, metric: &str) -> Option<(f64, String)> {
 }
 
 /// What a hurried reader must know: who wins, by the figures alone.
-fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
+fn findings(mini: &Mini, results: &Results) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let at = |objective: &str| context.evaluation(&format!("eval/descriptions/{objective}-{STEPS}"));
+    let at = |objective: &str| results.evaluation(&format!("eval/descriptions/{objective}-{STEPS}"));
     let mdlm = at("mdlm")?;
-    let in_blocks = context.evaluation("eval/descriptions/elf-blocks")?;
+    let in_blocks = results.evaluation("eval/descriptions/elf-blocks")?;
     for (label, elf) in [(PLAIN_ELF, at("elf")?), (GUIDED_ELF, at("elf-guided")?), (BLOCK_ELF, in_blocks)] {
         let (Some((ppl, text)), Some((other, other_text))) =
             (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL))
@@ -392,7 +392,7 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
         let standing = |evaluation: &Evaluation| {
             evaluation.collapse().map_or(String::new(), |collapse| collapse.sentence.trim_end_matches('.').to_owned())
         };
-        let collapsed = elf.collapse().is_some_and(|collapse| collapse.collapsed);
+        let collapsed = elf.is_collapsed();
         let (verdict, note) = match (ppl < other, collapsed) {
             (true, false) => ("lower", ""),
             (true, true) => ("lower", ", but at collapsed entropy, which is no win"),
@@ -408,7 +408,7 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
         let (_, metric) = conditional_metrics(task);
         let mut scores = Vec::new();
         for (system, _) in mini.conditional(task) {
-            if let Some((value, text)) = figure(&context.evaluation(&system.stage)?, metric) {
+            if let Some((value, text)) = figure(&results.evaluation(&system.stage)?, metric) {
                 scores.push((system.label, value, text));
             }
         }
@@ -426,24 +426,24 @@ fn findings(mini: &Mini, context: &Context) -> Result<Vec<String>> {
             ));
         }
     }
-    found.extend(few_steps(mini, context)?);
+    found.extend(few_steps(mini, results)?);
     Ok(found)
 }
 
 /// What distillation is for: the student of so many steps beside its teacher at as few, and at as many as it is used with.
-fn few_steps(mini: &Mini, context: &Context) -> Result<Option<String>> {
+fn few_steps(mini: &Mini, results: &Results) -> Result<Option<String>> {
     const FEW: u64 = 4;
     let students = mini.students();
     let at = |own: bool| -> Result<Option<Evaluation>> {
         let stage = students.iter().find(|(steps, of, _)| (*steps, *of) == (FEW, own));
-        stage.map(|(_, _, stage)| context.evaluation(&stage.name)).transpose()
+        stage.map(|(_, _, stage)| results.evaluation(&stage.name)).transpose()
     };
     let (Some(student), Some(teacher)) = (at(true)?, at(false)?) else { return Ok(None) };
-    let long = context.evaluation(&format!("eval/descriptions/elf-{STEPS}"))?;
+    let long = results.evaluation(&format!("eval/descriptions/elf-{STEPS}"))?;
     let told = |evaluation: &Evaluation| {
         let (_, ppl) = figure(evaluation, name::GEN_PPL)?;
         let entropy = evaluation.get(name::ENTROPY)?.value;
-        let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
+        let collapsed = evaluation.is_collapsed();
         Some(format!("{ppl} at {entropy:.2} nats of entropy{}", if collapsed { " (collapsed)" } else { "" }))
     };
     let (Some(student), Some(teacher), Some(long)) = (told(&student), told(&teacher), told(&long)) else {
@@ -494,8 +494,8 @@ mod tests {
                 .collect();
             write("eval.json", json!({"schema": 1, "title": stage, "metrics": all}).to_string());
         }
-        let context = Context { runner: &runner, stages: &stages, outcomes: &outcomes, preset: "mini" };
-        report(&mini, &context, false).unwrap()
+        let results = Results { runner: &runner, stages: &stages, outcomes: &outcomes, preset: "mini" };
+        report(&mini, &results, false).unwrap()
     }
 
     /// Every stage that the report asks for is one of the preset's, and every evaluation that is made is shown.

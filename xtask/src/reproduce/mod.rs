@@ -51,16 +51,9 @@ pub enum Preset {
 }
 
 impl Preset {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Mini => "mini",
-            Self::OwtB => "owt-b",
-            Self::OwtM => "owt-m",
-            Self::OwtL => "owt-l",
-            Self::DeEn => "de-en",
-            Self::Xsum => "xsum",
-            Self::Pd => "pd",
-        }
+    /// As it is called on the command line.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }
 
@@ -176,12 +169,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .output
         .clone()
         .unwrap_or_else(|| workspace.root.join("results").join(format!("{}-{name}", results::today())));
-    let context = results::Context { runner: &runner, stages: &stages, outcomes: &outcomes, preset: &name };
+    let results = results::Results { runner: &runner, stages: &stages, outcomes: &outcomes, preset: &name };
     let report = match options.preset {
-        Preset::Mini => mini_report::report(&mini, &context, options.quick)?,
-        _ => paper_report::report(&paper, &context)?,
+        Preset::Mini => mini_report::report(&mini, &results, options.quick)?,
+        _ => paper_report::report(&paper, &results)?,
     };
-    let files = results::write(&report, &context, &output)?;
+    let files = results::write(&report, &results, &output)?;
     println!("\nThe report:");
     for file in files {
         println!("    {}", workspace.short(&file).display());
@@ -202,4 +195,16 @@ fn host() -> String {
         memory.unwrap_or_default(),
         if gpus.is_empty() { String::new() } else { format!("; {}", gpus.join(", ")) }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Work folders are named so.
+    #[test]
+    fn presets_have_the_names_of_the_command_line() {
+        let names: Vec<String> = Preset::value_variants().iter().map(|preset| preset.name()).collect();
+        assert_eq!(names, ["mini", "owt-b", "owt-m", "owt-l", "de-en", "xsum", "pd"]);
+    }
 }

@@ -212,9 +212,11 @@ impl Paper<'_> {
         let judge = if test_data.is_none() { " --judge gpt2-large" } else { "" };
         let doubled = if test_data.is_none() { 1.0 } else { 2.0 };
         stage
-            .call(format!(
-                "sample {model} {what} --seed 0 --batch-size {batch} {sampling} --output {at}/samples-0.jsonl"
-            ))
+            // The judge is fetched after it: where it cannot be had, hours of sampling are not done again.
+            .call_once(
+                format!("sample {model} {what} --seed 0 --batch-size {batch} {sampling} --output {at}/samples-0.jsonl"),
+                "samples-0.jsonl",
+            )
             .call(format!("eval --samples {at}/samples-0.jsonl{judge} --output {at}/eval.json"))
             .making("samples-0.jsonl")
             .making("eval.json")

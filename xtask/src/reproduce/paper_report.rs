@@ -6,16 +6,16 @@ use elf_eval::report::{Axis, Cell, Chart, Column, Plot, PlotKind, Point, Report,
 
 use super::Preset;
 use super::paper::{DISTILLATION_SOURCE, Paper, SOURCE};
-use super::results::{Context, today};
+use super::results::{Results, today};
 
 /// Makes the report.
 ///
 /// # Errors
 /// If a stage's results cannot be read.
-pub fn report(paper: &Paper, context: &Context) -> Result<Report> {
+pub fn report(paper: &Paper, results: &Results) -> Result<Report> {
     let conditional = matches!(paper.preset, Preset::DeEn | Preset::Xsum);
     let section =
-        if conditional { conditional_section(paper, context)? } else { unconditional_section(paper, context)? };
+        if conditional { conditional_section(paper, results)? } else { unconditional_section(paper, results)? };
     let flag = if paper.from_released { " --from-released" } else { "" };
     Ok(Report {
         title: title(paper.preset).to_owned(),
@@ -25,7 +25,7 @@ pub fn report(paper: &Paper, context: &Context) -> Result<Report> {
         } else {
             "Trained, sampled and judged by this program with the released recipe.".to_owned()
         }],
-        provenance: context.provenance(format!("cargo xtask reproduce {}{flag}", paper.preset.name())),
+        provenance: results.provenance(format!("cargo xtask reproduce {}{flag}", paper.preset.name())),
         sections: vec![section],
     })
 }
@@ -41,7 +41,7 @@ fn title(preset: Preset) -> &'static str {
     }
 }
 
-fn unconditional_section(paper: &Paper, context: &Context) -> Result<Section> {
+fn unconditional_section(paper: &Paper, results: &Results) -> Result<Section> {
     let source = if paper.preset == Preset::Pd { DISTILLATION_SOURCE } else { SOURCE };
     let mut table = Table::new(
         "1,000 samples of 1,024 tokens, judged by GPT-2 Large.",
@@ -56,13 +56,13 @@ fn unconditional_section(paper: &Paper, context: &Context) -> Result<Section> {
     );
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for setting in paper.settings() {
-        let evaluation = context.evaluation(&setting.stage)?;
+        let evaluation = results.evaluation(&setting.stage)?;
         let mut row =
             Row::of_evaluation(&setting.label, &evaluation, &[name::GEN_PPL, name::ENTROPY, name::REPEATED_5GRAM]);
         row.cells.insert(3, Cell::from(setting.published.ppl));
         row.cells.insert(4, Cell::from(setting.published.entropy));
         table = table.row(row);
-        ours.extend(context.quality_point(&setting.stage, setting.steps)?);
+        ours.extend(results.quality_point(&setting.stage, setting.steps)?);
         theirs.extend(setting.published.ppl.map(|ppl| Point::new(setting.steps as f64, ppl)));
     }
     let chart = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"))
@@ -74,12 +74,12 @@ fn unconditional_section(paper: &Paper, context: &Context) -> Result<Section> {
             .caption("Published numbers are hollow and dashed."),
     );
     if let Some((stage, label)) = shown {
-        section = section.with(context.samples("Samples", &[(stage, label)], 4)?);
+        section = section.with(results.samples("Samples", &[(stage, label)], 4)?);
     }
     Ok(section)
 }
 
-fn conditional_section(paper: &Paper, context: &Context) -> Result<Section> {
+fn conditional_section(paper: &Paper, results: &Results) -> Result<Section> {
     let translation = paper.preset == Preset::DeEn;
     let metrics: &[&str] = if translation { &[name::BLEU] } else { &[name::ROUGE_1, name::ROUGE_2, name::ROUGE_L] };
     let mut columns = vec![Column::new("sampler")];
@@ -92,7 +92,7 @@ fn conditional_section(paper: &Paper, context: &Context) -> Result<Section> {
     );
     let mut shown = None;
     for setting in paper.settings() {
-        let mut row = Row::of_evaluation(&setting.label, &context.evaluation(&setting.stage)?, metrics);
+        let mut row = Row::of_evaluation(&setting.label, &results.evaluation(&setting.stage)?, metrics);
         match setting.published.rouge {
             Some(rouge) => row.cells.extend(rouge.map(Cell::from)),
             None => row.cells.push(Cell::from(setting.published.bleu)),
@@ -102,7 +102,7 @@ fn conditional_section(paper: &Paper, context: &Context) -> Result<Section> {
     }
     let mut section = Section::new(if translation { "Translation" } else { "Summaries" }).with(table);
     if let Some((stage, label)) = shown {
-        section = section.with(context.samples("Samples", &[(stage, label)], 8)?);
+        section = section.with(results.samples("Samples", &[(stage, label)], 8)?);
     }
     Ok(section)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context, Result, bail};
 use elf_eval::evaluation::{Evaluation, name};
 use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageCost, write_aside};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::runner::{Outcome, Runner};
 use super::stage::{Record, Stage, short};
 
 /// All that a report is made from.
-pub struct Context<'a> {
+pub struct Results<'a> {
     /// Who ran the stages.
     pub runner: &'a Runner,
     /// The stages.
@@ -23,7 +23,7 @@ pub struct Context<'a> {
     pub preset: &'a str,
 }
 
-impl Context<'_> {
+impl Results<'_> {
     fn outcome(&self, stage: &str) -> Result<&Outcome> {
         match self.outcomes.iter().find(|(name, _)| name == stage) {
             Some((_, outcome)) => Ok(outcome),
@@ -45,7 +45,7 @@ impl Context<'_> {
             (Some(entropy), Some(ppl)) => Some(Point::new(entropy.value, ppl).label(label)),
             _ => None,
         };
-        let collapsed = evaluation.collapse().is_some_and(|collapse| collapse.collapsed);
+        let collapsed = evaluation.is_collapsed();
         Ok(point.map(|point| point.collapsed(collapsed)))
     }
 
@@ -149,11 +149,11 @@ impl Context<'_> {
 ///
 /// # Errors
 /// If a stage's files cannot be read or the folder cannot be written to.
-pub fn write(report: &Report, context: &Context, folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn write(report: &Report, results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     let written =
         report.write(folder).with_context(|| format!("the report cannot be written to {}", folder.display()))?;
     let path = folder.join("metrics.json");
-    write_aside(&path, &serde_json::to_string_pretty(&context.metrics()?)?)?;
+    write_aside(&path, &serde_json::to_string_pretty(&results.metrics()?)?)?;
     Ok(vec![written.html, written.markdown, path])
 }
 
@@ -215,21 +215,21 @@ mod tests {
             let lines: Vec<String> = (0..3).map(line).collect();
             fs::write(root.path().join("eval").join(stage).join("samples-0.jsonl"), lines.join("\n")).unwrap();
         }
-        let context = Context { runner: &runner, stages: &[], outcomes: &outcomes, preset: "p" };
-        assert_eq!(context.course("train/x", "loss").unwrap(), [(1.0, 2.5), (2.0, 1.5)]);
-        assert_eq!(context.last("train/x", "validation_loss").unwrap(), Some(2.0));
+        let results = Results { runner: &runner, stages: &[], outcomes: &outcomes, preset: "p" };
+        assert_eq!(results.course("train/x", "loss").unwrap(), [(1.0, 2.5), (2.0, 1.5)]);
+        assert_eq!(results.last("train/x", "validation_loss").unwrap(), Some(2.0));
         let systems = [("eval/a", "A"), ("eval/b", "B")].map(|(stage, label)| (stage.to_owned(), label.to_owned()));
-        let list = context.samples("t", &systems, 2).unwrap();
+        let list = results.samples("t", &systems, 2).unwrap();
         assert_eq!(list.samples.len(), 2);
         assert_eq!(list.samples[1].outputs, [("A", "one"), ("B", "two")].map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(list.samples[1].source.as_deref(), Some("s"));
 
-        let provenance = context.provenance("c".to_owned());
+        let provenance = results.provenance("c".to_owned());
         assert_eq!(provenance.configs.len(), 1);
         assert!(provenance.stages[0].note.is_empty());
         assert!(provenance.stages[2].note.contains("elsewhere"));
-        assert!(context.evaluation("eval/none").unwrap_err().to_string().contains("eval/none"));
-        assert_eq!(context.metrics().unwrap()["stages"]["train/x"]["training"]["validation_loss"], 2.0);
+        assert!(results.evaluation("eval/none").unwrap_err().to_string().contains("eval/none"));
+        assert_eq!(results.metrics().unwrap()["stages"]["train/x"]["training"]["validation_loss"], 2.0);
     }
 
     #[test]

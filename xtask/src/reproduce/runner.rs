@@ -50,34 +50,35 @@ impl Runner {
     pub fn run(&self, all: &[Stage], chosen: &[&Stage], speed: f64) -> Result<Vec<(String, Outcome)>> {
         let _held = self.work.lock()?;
         let hashes = hashes(all, &self.root)?;
-        let mut board = Board::new(chosen.len(), Pace::new(speed));
+        let mut progress = Progress::new(chosen.len(), TimeEstimate::new(speed));
         for (number, stage) in chosen.iter().enumerate() {
             if let State::Done(record) = self.work.state(stage, &hashes[&stage.name])? {
                 let took = clock(Duration::from_secs_f64(record.seconds));
                 println!("[{}/{}] {}: done before ({took})", number + 1, chosen.len(), stage.name);
                 // Each of several stages at once takes so many times longer.
-                board.pace.took(stage, record.seconds * self.jobs as f64 / record.jobs.max(1) as f64);
-                board.places[number] = Place::Done(record);
+                progress.estimate.took(stage, record.seconds * self.jobs as f64 / record.jobs.max(1) as f64);
+                progress.statuses[number] = StageStatus::Done(record);
             } else {
-                board.waiting += board.pace.expected(stage);
+                progress.waiting += progress.estimate.expected(stage);
             }
         }
-        board.left = board.waiting;
-        let (board, changed) = (Mutex::new(board), Condvar::new());
+        progress.left = progress.waiting;
+        let (progress, changed) = (Mutex::new(progress), Condvar::new());
         let results = thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..self.jobs).map(|_| scope.spawn(|| self.work_through(chosen, &hashes, &board, &changed))).collect();
+            let workers: Vec<_> = (0..self.jobs)
+                .map(|_| scope.spawn(|| self.work_through(chosen, &hashes, &progress, &changed)))
+                .collect();
             workers.into_iter().map(|worker| worker.join().map_err(|_| anyhow!("a worker died"))?).collect::<Vec<_>>()
         });
         results.into_iter().collect::<Result<()>>()?;
-        let board = board.into_inner().map_err(|_| anyhow!("a worker died"))?;
-        let outcome = |(stage, place): (&&Stage, Place)| match place {
-            Place::Done(record) => {
+        let progress = progress.into_inner().map_err(|_| anyhow!("a worker died"))?;
+        let outcome = |(stage, status): (&&Stage, StageStatus)| match status {
+            StageStatus::Done(record) => {
                 Ok((stage.name.clone(), Outcome { record, folder: self.root.join(self.work.stage(&stage.name)) }))
             }
-            Place::Open | Place::Running => Err(anyhow!("the stage {} needs itself", stage.name)),
+            StageStatus::Open | StageStatus::Running => Err(anyhow!("the stage {} needs itself", stage.name)),
         };
-        chosen.iter().zip(board.places).map(outcome).collect()
+        chosen.iter().zip(progress.statuses).map(outcome).collect()
     }
 
     /// Takes one stage after the other, as soon as all that it needs is done.
@@ -85,25 +86,26 @@ impl Runner {
         &self,
         chosen: &[&Stage],
         hashes: &BTreeMap<String, String>,
-        board: &Mutex<Board>,
+        progress: &Mutex<Progress>,
         changed: &Condvar,
     ) -> Result<()> {
-        let lock = || board.lock().map_err(|_| anyhow!("another worker died"));
+        let lock = || progress.lock().map_err(|_| anyhow!("another worker died"));
         let mut now = lock()?;
         while !now.failed {
             let Some(number) = now.next(chosen) else {
-                if !now.places.iter().any(|place| matches!(place, Place::Running)) {
+                if !now.statuses.iter().any(|status| matches!(status, StageStatus::Running)) {
                     break;
                 }
                 now = changed.wait(now).map_err(|_| anyhow!("another worker died"))?;
                 continue;
             };
             let stage = chosen[number];
-            now.places[number] = Place::Running;
+            now.statuses[number] = StageStatus::Running;
             let together =
-                |seconds: f64| clock(Duration::from_secs_f64(seconds * now.pace.factor() / self.jobs as f64));
+                |seconds: f64| clock(Duration::from_secs_f64(seconds * now.estimate.factor() / self.jobs as f64));
+            let at_once = if self.jobs > 1 { format!(", with {} stages at a time", self.jobs) } else { String::new() };
             println!(
-                "\n==> [{}/{}] {}: {}\n    about {} of {} left",
+                "\n==> [{}/{}] {}: {}\n    about {} of {} left{at_once}",
                 number + 1,
                 chosen.len(),
                 stage.name,
@@ -121,9 +123,9 @@ impl Runner {
                         let took = clock(Duration::from_secs_f64(record.seconds));
                         println!("\n[{}/{}] {}: done ({took})", number + 1, chosen.len(), stage.name);
                     }
-                    now.pace.took(stage, record.seconds);
-                    now.left -= now.pace.expected(stage);
-                    now.places[number] = Place::Done(record);
+                    now.estimate.took(stage, record.seconds);
+                    now.left -= now.estimate.expected(stage);
+                    now.statuses[number] = StageStatus::Done(record);
                     changed.notify_all();
                 }
                 Err(error) => {
@@ -232,50 +234,54 @@ impl Runner {
 
 /// How far a stage is.
 #[derive(Debug)]
-enum Place {
+enum StageStatus {
     Open,
     Running,
     Done(Record),
 }
 
 /// What the workers share.
-struct Board {
+struct Progress {
     /// Of the chosen stages, in their order.
-    places: Vec<Place>,
+    statuses: Vec<StageStatus>,
     /// Whether a stage has failed.
     failed: bool,
-    pace: Pace,
+    estimate: TimeEstimate,
     /// Expected seconds of all that was not done at the start, and of what is not done yet.
     waiting: f64,
     left: f64,
 }
 
-impl Board {
-    fn new(stages: usize, pace: Pace) -> Self {
-        let places = (0..stages).map(|_| Place::Open).collect();
-        Self { places, failed: false, pace, waiting: 0.0, left: 0.0 }
+impl Progress {
+    fn new(stages: usize, estimate: TimeEstimate) -> Self {
+        let statuses = (0..stages).map(|_| StageStatus::Open).collect();
+        Self { statuses, failed: false, estimate, waiting: 0.0, left: 0.0 }
     }
 
     /// The first stage that can begin. What is needed but was not chosen is taken as given.
     fn next(&self, chosen: &[&Stage]) -> Option<usize> {
         let done = |need: &String| {
-            chosen.iter().zip(&self.places).all(|(stage, place)| stage.name != *need || matches!(place, Place::Done(_)))
+            chosen
+                .iter()
+                .zip(&self.statuses)
+                .all(|(stage, status)| stage.name != *need || matches!(status, StageStatus::Done(_)))
         };
-        let ready =
-            |&number: &usize| matches!(self.places[number], Place::Open) && chosen[number].needs.iter().all(done);
+        let ready = |&number: &usize| {
+            matches!(self.statuses[number], StageStatus::Open) && chosen[number].needs.iter().all(done)
+        };
         (0..chosen.len()).find(ready)
     }
 }
 
 /// Expected times, corrected by those that were measured.
-struct Pace {
+struct TimeEstimate {
     /// Operations per second that were expected.
     speed: f64,
     expected: f64,
     measured: f64,
 }
 
-impl Pace {
+impl TimeEstimate {
     fn new(speed: f64) -> Self {
         Self { speed, expected: 0.0, measured: 0.0 }
     }
@@ -378,6 +384,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_call_has_left_is_not_made_again_when_a_later_call_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let runner = runner(folder.path());
+        let stage = |first: fn(Stage, &str) -> Stage| first(Stage::new("s", ""), "s 1").call("s fail").making("made");
+        let once = stage(|stage, line| stage.call_once(line, "made"));
+        let again = stage(|stage, line| stage.call(line));
+        // It is the same stage: what was done before it was known not to need a second call stays done.
+        assert_eq!(
+            hashes(std::slice::from_ref(&once), folder.path()).unwrap(),
+            hashes(&[again], folder.path()).unwrap()
+        );
+        let all = [once];
+        runner.run(&all, &[&all[0]], 1.0).unwrap_err();
+        runner.run(&all, &[&all[0]], 1.0).unwrap_err();
+        fs::write(folder.path().join("mended"), "").unwrap();
+        runner.run(&all, &[&all[0]], 1.0).unwrap();
+        assert_eq!(calls(folder.path()), ["s 1", "s fail", "s fail", "s fail"]);
+    }
+
+    #[test]
     fn two_at_once_do_not_write_into_one_folder() {
         let folder = tempfile::tempdir().unwrap();
         let runner = runner(folder.path());
@@ -422,12 +448,12 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_follows_what_was_measured() {
-        let mut pace = Pace::new(1e9);
+    fn the_estimate_follows_what_was_measured() {
+        let mut estimate = TimeEstimate::new(1e9);
         let stage = Stage::new("a", "").costing(Cost { flops: 1e11, seconds: 20.0, ..Cost::default() });
-        assert_eq!(pace.expected(&stage), 120.0);
-        assert_eq!(pace.factor(), 1.0);
-        pace.took(&stage, 240.0);
-        assert!((pace.factor() - 270.0 / 150.0).abs() < 1e-12);
+        assert_eq!(estimate.expected(&stage), 120.0);
+        assert_eq!(estimate.factor(), 1.0);
+        estimate.took(&stage, 240.0);
+        assert!((estimate.factor() - 270.0 / 150.0).abs() < 1e-12);
     }
 }

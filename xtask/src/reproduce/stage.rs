@@ -140,6 +140,17 @@ pub enum State {
     Stale(Record),
 }
 
+/// A work folder that is held.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // To close the file is not enough: a process that another thread has just forked has it open until it becomes another program.
+        let _ = self.0.unlock();
+    }
+}
+
 /// The folder of a reproduction, with one folder for each stage.
 #[derive(Clone, Debug)]
 pub struct WorkFolder {
@@ -157,17 +168,17 @@ impl WorkFolder {
         self.root.join(name)
     }
 
-    /// Holds the work folder, which is made if it is not there, until the file is closed or the process ends, however it ends.
+    /// Holds the work folder, which is made if it is not there, until that is dropped or the process ends, however it ends.
     ///
     /// # Errors
     /// If another process holds it, or it cannot be made.
-    pub fn lock(&self) -> Result<File> {
+    pub fn lock(&self) -> Result<Held> {
         fs::create_dir_all(&self.root).with_context(|| format!("{} cannot be made", self.root.display()))?;
         let path = self.root.join(".lock");
         let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
         match file.try_lock() {
             // Some network file systems know no locks; then nobody can be kept out.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Held(file)),
             Err(TryLockError::WouldBlock) => bail!(
                 "another `cargo xtask reproduce` is at work in {}: wait for it or end it; `--jobs 2` does two stages at once",
                 self.root.display()

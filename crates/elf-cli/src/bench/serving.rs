@@ -83,18 +83,8 @@ impl Workload {
 
     /// GPT-2 as wide, deep and wordy as the network.
     fn gpt2(&self) -> Result<Gpt2> {
-        let config = Gpt2Config {
-            vocab_size: self.model.vocab_size,
-            n_positions: self.seq as i64,
-            n_embd: self.model.hidden_size,
-            n_layer: self.model.depth,
-            n_head: self.model.num_heads,
-            n_inner: None,
-            layer_norm_epsilon: 1e-5,
-            initializer_range: 0.02,
-            eos_token_id: None,
-            texts_begin_with_eos: true,
-        };
+        let elf = &self.model;
+        let config = Gpt2Config::like(elf.vocab_size, self.seq as i64, elf.hidden_size, elf.depth, elf.num_heads);
         Ok(Gpt2::new(&config, ParamBuilder::seeded(4, self.device), self.policy)?)
     }
 

@@ -1,5 +1,6 @@
 //! `elf eval`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,13 +8,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use elf_core::device::DeviceChoice;
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_eval::diversity;
 use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_eval::stats::Bootstrap;
 use elf_hub::What;
-use serde_json::Value;
 
 use super::output_file;
-use super::sample::SampleArgs;
+use super::sample::{Order, SampleArgs};
 use crate::judge::{Judge, JudgeSettings};
 use crate::loaded_model::precision;
 use crate::run_folder::{FoundModel, write_json};
@@ -44,7 +45,7 @@ pub struct EvalArgs {
     /// otherwise their entropy alone is what that of the samples is held against.
     #[arg(long, value_name = "FILE:COLUMN")]
     references: Option<PathBuf>,
-    /// --references has one line for each text, in order.
+    /// --references has one line for each text, in order. They are taken also where samples bring references along.
     #[arg(long, requires = "references")]
     paired: bool,
     /// Training texts (Parquet, JSONL, plain text) to find copies of, as FILE or FILE:COLUMN.
@@ -53,6 +54,10 @@ pub struct EvalArgs {
     /// The text column of --training where it names none.
     #[arg(long, default_value = TEXT_COLUMN)]
     training_column: String,
+    /// Copies are looked for in the first texts of --training that have no more words than this together; some 50 bytes of memory
+    /// are taken for each.
+    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().training_words)]
+    training_words: usize,
     /// A run of more words than this that a training text has too counts as long.
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
     long_run: usize,
@@ -105,17 +110,21 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
     };
     let mut sets = files.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
     let mut data = args.references.as_deref().map(|name| column(name, TEXT_COLUMN)).transpose()?;
-    if sets.iter().all(|set| set.references.is_none()) && (args.paired || generated_from_inputs(&files)?) {
+    let have_references = sets.iter().any(|set| set.references.is_some());
+    if args.paired && have_references {
+        eprintln!("note: --references and --paired take the place of the references that the samples bring along");
+    }
+    if args.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
         let references = data.take();
         sets.iter_mut().for_each(|set| set.references.clone_from(&references));
     }
-    let training = args.training.iter().map(|name| column(name, &args.training_column));
-    let training = training.collect::<Result<Vec<_>>>()?.concat();
+    let training = training(&args)?;
     let judge = loaded_judge(&args)?;
     let evaluator = Evaluator {
         judge: judge.as_ref().map(Judge::named),
         data: data.as_deref(),
         training: (!training.is_empty()).then_some(training.as_slice()),
+        training_words: args.training_words,
         long_run: args.long_run,
         bootstrap: (args.bootstrap > 0).then(|| Bootstrap { resamples: args.bootstrap, ..Bootstrap::default() }),
     };
@@ -137,15 +146,9 @@ fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
     let Some(name) = &args.judge else { return Ok(None) };
     let device = args.device.resolve()?;
     let folder = hub::locate(name, What::Gpt2)?;
-    if !folder.is_dir() {
-        bail!(
-            "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
-            folder.display()
-        );
-    }
     let settings = JudgeSettings {
-        name: &name.display().to_string(),
-        folder: &folder,
+        name: name.display().to_string(),
+        folder,
         max_length: args.judge_max_length,
         batch_size: None,
         device,
@@ -156,6 +159,29 @@ fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
 
 /// The texts of FILE:COLUMN, or of a file's column `otherwise`.
 fn column(name: &Path, otherwise: &str) -> Result<Vec<String>> {
+    texts(name, otherwise, &mut |_| true)
+}
+
+/// The training texts, as far as copies are looked for in them: no more need to be in memory.
+fn training(args: &EvalArgs) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let mut words = 0;
+    for name in &args.training {
+        if words > args.training_words {
+            break;
+        }
+        all.extend(texts(name, &args.training_column, &mut |text| {
+            // A text counts one more than its words, as in the index, which is to see that there is one too many.
+            let more = words <= args.training_words;
+            words += diversity::words(text).len() + 1;
+            more
+        })?);
+    }
+    Ok(all)
+}
+
+/// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
+fn texts(name: &Path, otherwise: &str, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
     let written = name.to_string_lossy();
     let (file, column) = match written.rsplit_once(':') {
         Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
@@ -164,36 +190,24 @@ fn column(name: &Path, otherwise: &str) -> Result<Vec<String>> {
         _ => (name, otherwise),
     };
     let source = Source::open(&[hub::locate(file, What::Dataset)?], &[column], PlainText::Lines)?;
-    let texts = source.texts().collect::<Result<Vec<_>, _>>()?;
+    let mut texts = Vec::new();
+    for text in source.texts() {
+        let text = text?;
+        if !wanted(&text) {
+            return Ok(texts);
+        }
+        texts.push(text);
+    }
     if texts.is_empty() {
         bail!("{} holds no texts", file.display());
     }
     Ok(texts)
 }
 
-/// Whether samples say what they were generated from.
-fn generated_from_inputs(files: &[PathBuf]) -> Result<bool> {
-    for path in files {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        if serde_json::from_str::<Value>(first).is_ok_and(|line| line.get("input").is_some()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// When a checkpoint was made: another one may come to lie at its place.
-fn made(checkpoint: &Path) -> Option<std::time::SystemTime> {
-    let state = checkpoint.join("state.json");
-    let of = if state.is_file() { &state } else { checkpoint };
-    std::fs::metadata(of).and_then(|data| data.modified()).ok()
-}
-
 /// Samples what is not there yet, one file per seed.
 fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
     let model = hub::locate(model, What::ElfCheckpoint)?;
-    // Of a run the latest checkpoint is meant, which may be another one tomorrow.
+    // Of a run the latest checkpoint is meant, the same for all seeds even if training goes on meanwhile.
     let (checkpoint, own_folder) = match FoundModel::is_at(&model) {
         true => {
             let found = FoundModel::at(&model)?;
@@ -201,39 +215,49 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
         }
         false => (model.clone(), None),
     };
-    let made = made(&checkpoint);
     let Some(folder) = args.samples_folder.clone().or(own_folder) else {
         bail!("{} is no run with a folder of its own: say with --samples-folder where texts are kept", model.display());
     };
-    let mut settings = args.sampling.clone();
-    settings.extend(args.num.map(|n| format!("--num={n}")));
-    settings.extend(args.f32.then(|| "--f32".to_owned()));
+    let (device, comm) = rank_environment::meet(args.device)?;
+    let mut flags = args.sampling.clone();
+    flags.extend(args.num.map(|n| format!("--num={n}")));
+    flags.extend(args.f32.then(|| "--f32".to_owned()));
     let seeds = if args.seeds.is_empty() { vec![0] } else { args.seeds.clone() };
     let mut files = Vec::new();
     for seed in seeds {
-        let key = blake3::hash(format!("{}\n{made:?}\n{settings:?}", checkpoint.display()).as_bytes()).to_hex();
+        let mut line: Vec<OsString> = vec![checkpoint.clone().into()];
+        line.extend(
+            flags
+                .iter()
+                .cloned()
+                .chain([format!("--seed={seed}"), format!("--device={}", args.device)])
+                .map(Into::into),
+        );
+        let order = Order::read(parsed(line)?, device)?;
+        if order.settings() > 1 {
+            bail!("the settings ask for several files of texts: evaluate one setting at a time");
+        }
+        // What files hold counts and not their names: another model or other inputs may come to lie at the same place.
+        let key = blake3::hash(format!("{}\n{flags:?}", order.identity()?).as_bytes()).to_hex();
         let file = folder.join(format!("eval-{}-seed-{seed}.jsonl", &key[..12]));
         if file.is_file() {
             eprintln!("taken as it is: {}", file.display());
         } else {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            let mut line: Vec<std::ffi::OsString> = vec![checkpoint.clone().into()];
-            line.extend(settings.iter().map(Into::into));
-            line.extend([format!("--seed={seed}"), format!("--device={}", args.device)].map(Into::into));
-            line.extend(["--output".into(), file.clone().into()]);
-            let mut sampling = Sampling::try_parse_from(line).map_err(|error| {
-                // clap's own words, without the usage of a command that nobody typed.
-                let text = error.to_string();
-                anyhow::anyhow!("{}", text.lines().next().unwrap_or("--").trim_start_matches("error: ").to_owned())
-                    .context("a setting after `--` is not one of `elf sample`")
-            })?;
-            sampling.args.silent = true;
-            super::sample::run(sampling.args)?;
-        }
-        if !file.is_file() {
-            bail!("the settings ask for several files of texts: evaluate one setting at a time");
+            order.write_silently(&file).carry_out(device, comm.as_ref())?;
         }
         files.push(file);
     }
     Ok(files)
+}
+
+/// What `elf sample` would make of a line.
+fn parsed(line: Vec<OsString>) -> Result<SampleArgs> {
+    let sampling = Sampling::try_parse_from(line).map_err(|error| {
+        // clap's own words, without the usage of a command that nobody typed.
+        let text = error.to_string();
+        anyhow::anyhow!("{}", text.lines().next().unwrap_or("--").trim_start_matches("error: ").to_owned())
+            .context("a setting after `--` is not one of `elf sample`")
+    })?;
+    Ok(sampling.args)
 }

@@ -13,13 +13,15 @@ use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
 use elf_hub::What;
 use elf_train::Comm;
+use serde_json::json;
 use tch::Device;
 
+use self::baseline::Baseline;
 use self::writing::{Made, Writing};
 use super::sampling_args::{SamplingArgs, notes};
 use super::{MOST_ROWS, at_least_one, at_most, output_file};
-use crate::config::RunPlan;
-use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
+use crate::config::{RunPlan, SamplingSetting};
+use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, found, precision};
 use crate::text_file::check_writable;
 use crate::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
 use crate::{hub, rank_environment};
@@ -81,7 +83,7 @@ pub struct SampleArgs {
 
     /// Print no text.
     #[arg(skip)]
-    pub silent: bool,
+    silent: bool,
 }
 
 /// Most steps of one text; a mistyped number must not exhaust memory.
@@ -111,54 +113,150 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     sample(args, device, comm.as_ref()).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
 }
 
-fn sample(mut args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
-    args.check()?;
-    if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
-        check_writable(path)?;
+fn sample(args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+    Order::read(args, device)?.carry_out(device, comm)
+}
+
+/// What is to be written, by which model and how: everything but the networks' numbers, which take time to load.
+#[derive(Debug)]
+pub struct Order {
+    args: SampleArgs,
+    requests: Vec<TextRequest>,
+    writer: OrderedWriter,
+}
+
+#[derive(Debug)]
+enum OrderedWriter {
+    Flow(Box<Flow>),
+    Baseline(Box<Baseline>),
+}
+
+#[derive(Debug)]
+struct Flow {
+    model: DescribedModel,
+    guide: Option<DescribedModel>,
+    settings: Vec<SamplingSetting>,
+}
+
+impl Order {
+    /// Reads settings and requests.
+    ///
+    /// # Errors
+    /// If there is no such model, or it cannot do what is asked for.
+    pub fn read(mut args: SampleArgs, device: Device) -> Result<Self> {
+        args.check()?;
+        args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
+        let found = match found(&args.model.path)? {
+            Some(found) if found.plan.baseline.is_some() => {
+                let tokenizer = found.run.tokenizer()?;
+                let baseline = Baseline::new(found, &args)?;
+                let requests = requests(&args, baseline.plan(), &tokenizer)?;
+                return Ok(Self { args, requests, writer: OrderedWriter::Baseline(Box::new(baseline)) });
+            }
+            found => found,
+        };
+        args.check_for_elf()?;
+        // The settings that come with a run lie in its folder, whichever of its checkpoints is named.
+        let folder = found.as_ref().map_or(args.model.path.clone(), |found| found.run.root().to_owned());
+        let model = DescribedModel::of(found, &args.model, device)?;
+        let requests = requests(&args, &model.plan, &model.tokenizer)?;
+        let settings = args.sampling.settings(&folder, &model.plan)?;
+        notes(&model.plan, &settings).for_each(|note| eprintln!("{note}"));
+        let guide = model.guide(&settings, &args.model, device)?;
+        Ok(Self { args, requests, writer: OrderedWriter::Flow(Box::new(Flow { model, guide, settings })) })
     }
-    args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
-    let found = found(&args.model.path)?;
-    if let Some(found) = &found
-        && let Some(baseline) = &found.plan.baseline
-    {
-        return self::baseline::sample(&args, found, baseline, device, comm);
+
+    /// Tells texts that are written by this order from those by any other, by what goes into them and not by where it lies. What
+    /// the flags say beyond the model, settings and requests is left to the caller.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn identity(&self) -> Result<String> {
+        let writer = match &self.writer {
+            OrderedWriter::Flow(flow) => {
+                // Of a guide its contents count.
+                let named = |setting: &SamplingSetting| SamplingSetting {
+                    guide: setting.guide.as_ref().map(|_| PathBuf::new()),
+                    ..setting.clone()
+                };
+                json!({
+                    "model": flow.model.identity()?,
+                    "guide": flow.guide.as_ref().map(DescribedModel::identity).transpose()?,
+                    "settings": flow.settings.iter().map(named).collect::<Vec<_>>(),
+                })
+            }
+            OrderedWriter::Baseline(baseline) => baseline.identity()?,
+        };
+        let whole = serde_json::to_vec(&json!({ "requests": self.requests, "writer": writer }))?;
+        Ok(blake3::hash(&whole).to_hex().to_string())
     }
-    args.check_for_elf()?;
-    let precision = precision(args.model.f32, device);
-    let model = LoadedModel::load(found, &args.model, device, precision)?.with_encoder(device, precision)?;
-    let plan = &model.plan;
-    let requests = requests(&args, plan, &model.tokenizer)?;
-    let settings = args.sampling.settings(&args.model.path, plan)?;
-    notes(plan, &settings).for_each(|note| eprintln!("{note}"));
-    let guide = model.guide(&settings, &args.model, device, precision)?;
-    let generator = TextGenerator {
-        net: &model.net,
-        plan,
-        guide: guide.as_ref().map(LoadedModel::as_guide),
-        tokenizer: &model.tokenizer,
-        latents: model.latents.as_ref(),
-        grid_seed: args.seed,
-        batch_rows: args.batch_size,
-        comm,
-        one_shape: !args.ragged,
-    };
-    let networks = [Some(model.net.params()), guide.as_ref().map(|guide| guide.net.params())];
-    let mut writing = Writing::new(&args, plan, &requests, device, comm)?;
-    writing.made_by(networks.into_iter().flatten())?;
-    for setting in &settings {
-        let output = args.output.as_ref().map(|path| match settings.len() {
-            1 => path.clone(),
-            _ => named(path, &setting.name()),
-        });
-        let made = writing.write(&setting.name(), serde_json::to_string(setting)?, output, &mut |kept, progress| {
-            let trace: &[f64] = if args.trace { &TRACE } else { &[] };
-            generator.generate_keeping(setting, &requests, trace, kept, progress)
-        })?;
-        if made == Made::Interrupted {
-            return Ok(ExitCode::from(130));
+
+    /// How many settings it writes under, with a file for each if there are several.
+    pub fn settings(&self) -> usize {
+        match &self.writer {
+            OrderedWriter::Flow(flow) => flow.settings.len(),
+            OrderedWriter::Baseline(_) => 1,
         }
     }
-    writing.finish()
+
+    /// The same, written to a file, with no text printed.
+    pub fn write_silently(mut self, file: &Path) -> Self {
+        (self.args.output, self.args.silent) = (Some(file.to_owned()), true);
+        self
+    }
+
+    /// Writes the texts.
+    ///
+    /// # Errors
+    /// If a network cannot be loaded, or the texts cannot be written.
+    pub fn carry_out(self, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+        let Self { args, requests, writer } = self;
+        if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
+            check_writable(path)?;
+        }
+        match writer {
+            OrderedWriter::Flow(flow) => flow.write(&args, &requests, device, comm),
+            OrderedWriter::Baseline(baseline) => baseline.write(&args, &requests, device, comm),
+        }
+    }
+}
+
+impl Flow {
+    fn write(self, args: &SampleArgs, requests: &[TextRequest], device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+        let precision = precision(args.model.f32, device);
+        let load = |model: DescribedModel| model.load(&args.model, device, precision);
+        let model = load(self.model)?.with_encoder(device, precision)?;
+        let guide = self.guide.map(load).transpose().context("the guide")?;
+        let generator = TextGenerator {
+            net: &model.net,
+            plan: &model.plan,
+            guide: guide.as_ref().map(LoadedModel::as_guide),
+            tokenizer: &model.tokenizer,
+            latents: model.latents.as_ref(),
+            grid_seed: args.seed,
+            batch_rows: args.batch_size,
+            comm,
+            one_shape: !args.ragged,
+        };
+        let networks = [Some(model.net.params()), guide.as_ref().map(|guide| guide.net.params())];
+        let mut writing = Writing::new(args, &model.plan, requests, device, comm)?;
+        writing.made_by(networks.into_iter().flatten())?;
+        for setting in &self.settings {
+            let output = args.output.as_ref().map(|path| match self.settings.len() {
+                1 => path.clone(),
+                _ => named(path, &setting.name()),
+            });
+            let made =
+                writing.write(&setting.name(), serde_json::to_string(setting)?, output, &mut |kept, progress| {
+                    let trace: &[f64] = if args.trace { &TRACE } else { &[] };
+                    generator.generate_keeping(setting, requests, trace, kept, progress)
+                })?;
+            if made == Made::Interrupted {
+                return Ok(ExitCode::from(130));
+            }
+        }
+        writing.finish()
+    }
 }
 
 fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Vec<TextRequest>> {

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::config::{RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, check_names, read_sampling_settings};
+use crate::config::{
+    RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, check_names, check_own_guide, read_own_sampling_settings,
+    read_sampling_settings,
+};
 use crate::text_generation::TextGenerator;
 
 /// Settings of a flow's sampler.
@@ -64,13 +67,17 @@ impl SamplingArgs {
     /// # Errors
     /// If the file cannot be used, or an option has no effect.
     pub fn settings(&self, model: &Path, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
-        let beside = Some(model.join(SAMPLING)).filter(|path| path.is_file());
-        let mut settings: Vec<SamplingSetting> = match self.sampling_config.as_ref().or(beside.as_ref()) {
-            Some(path) => {
+        let beside = Some(model.join(SAMPLING)).filter(|path| self.sampling_config.is_none() && path.is_file());
+        let mut settings: Vec<SamplingSetting> = match (&self.sampling_config, &beside) {
+            (Some(path), _) => {
                 eprintln!("sampling settings: {}", path.display());
                 read_sampling_settings(path)?
             }
-            None => {
+            (None, Some(path)) => {
+                eprintln!("sampling settings: {}", path.display());
+                read_own_sampling_settings(model)?
+            }
+            (None, None) => {
                 if let Some(path) = &plan.config.sampling_configs_path {
                     eprintln!(
                         "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
@@ -103,6 +110,9 @@ impl SamplingArgs {
             setting.guide_scale = self.guide_scale.unwrap_or(setting.guide_scale);
             if setting.guide_scale == 1.0 {
                 setting.guide = None;
+            }
+            if let (Some(guide), Some(_), None) = (&setting.guide, &beside, &self.guide) {
+                check_own_guide(model, guide)?;
             }
             setting.decode_at = self.decode_at.unwrap_or(setting.decode_at);
             setting.temperature = self.temperature.unwrap_or(setting.temperature);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use elf_core::device::describe;
 use elf_hub::What;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::sampling_args::{SamplingArgs, notes};
 use super::{MOST_ROWS, at_least_one, at_most};
 use crate::config::{SAMPLING, SamplingSetting};
-use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
+use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, found, precision};
 use crate::serving::http::{self, Service};
 use crate::serving::queue;
 use crate::text_generation::{MOST_TEXTS, TextGenerator};
@@ -75,11 +75,13 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
     let found = found(&args.model.path)?
         .map(|found| found.elf_only("which `elf serve` does not serve: `elf sample` writes with it"));
     let precision = precision(args.model.f32, device);
-    let model =
-        LoadedModel::load(found.transpose()?, &args.model, device, precision)?.with_encoder(device, precision)?;
-    let setting = only(args.sampling.settings(&args.model.path, &model.plan)?, &args.sampling)?;
-    notes(&model.plan, std::slice::from_ref(&setting)).for_each(|note| eprintln!("{note}"));
-    let guide = model.guide(std::slice::from_ref(&setting), &args.model, device, precision)?;
+    let described = DescribedModel::of(found.transpose()?, &args.model, device)?;
+    let setting = only(args.sampling.settings(&args.model.path, &described.plan)?, &args.sampling)?;
+    notes(&described.plan, std::slice::from_ref(&setting)).for_each(|note| eprintln!("{note}"));
+    let guide = described.guide(std::slice::from_ref(&setting), &args.model, device)?;
+    let load = |described: DescribedModel| described.load(&args.model, device, precision);
+    let model = load(described)?.with_encoder(device, precision)?;
+    let guide = guide.map(load).transpose().context("the guide")?;
     let generator = TextGenerator {
         net: &model.net,
         plan: &model.plan,

@@ -36,9 +36,6 @@ pub enum BaselinePlan {
     },
 }
 
-/// Standard deviation of GPT-2's random start, as its authors have it.
-const GPT2_START: f64 = 0.02;
-
 impl BaselinePlan {
     /// The baseline that a configuration names, if it does; `elf` are the sizes that ELF would have.
     ///
@@ -51,20 +48,10 @@ impl BaselinePlan {
                 if config.gradient_checkpointing {
                     bail!("gradient_checkpointing is not available with objective gpt2: set it to false");
                 }
-                let sizes = Gpt2Config {
-                    vocab_size: elf.vocab_size,
-                    // The token before a row takes the place of the row's last one, which is not read.
-                    n_positions: config.max_length as i64,
-                    n_embd: elf.hidden_size,
-                    n_layer: elf.depth,
-                    n_head: elf.num_heads,
-                    n_inner: None,
-                    layer_norm_epsilon: 1e-5,
-                    initializer_range: GPT2_START,
-                    eos_token_id: None,
-                    texts_begin_with_eos: true,
-                };
-                sizes.validate()?;
+                // The token before a row takes the place of the row's last one, which is not read.
+                let positions = config.max_length as i64;
+                let sizes = Gpt2Config::like(elf.vocab_size, positions, elf.hidden_size, elf.depth, elf.num_heads);
+                sizes.check()?;
                 Some(Self::Gpt2(sizes))
             }
             ObjectiveName::Mdlm => {

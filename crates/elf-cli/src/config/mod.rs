@@ -18,7 +18,9 @@ pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
 pub use plan::{EncoderRecord, Facts, RunInputs, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
-pub use sampling::{SAMPLING, SamplingSetting, check_names, read_sampling_settings};
+pub use sampling::{
+    SAMPLING, SamplingSetting, check_names, check_own_guide, read_own_sampling_settings, read_sampling_settings,
+};
 pub use template::template;
 
 #[cfg(test)]

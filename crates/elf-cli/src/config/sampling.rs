@@ -1,7 +1,7 @@
 //! The keys of a sampling file: a list, each entry with lists of which every combination is run.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub struct SamplingConfig {
     /// How much noise the SDE adds; 0 is the ODE.
     pub sde_gamma: f64,
     /// A lesser version of the model that autoguidance leads away from: a path from where the file lies, or from where `elf` is
-    /// called. Not of the released code.
+    /// called; in the file of a model's own folder only a path within that folder. Not of the released code.
     pub guide: Option<PathBuf>,
     /// Autoguidance scales to run; 1 is none. Not of the released code.
     pub guide_scales: Vec<f64>,
@@ -212,17 +212,63 @@ pub fn check_names(settings: &[SamplingSetting]) -> Result<()> {
 /// # Errors
 /// If it cannot be read, a key or value is wrong, it has none, or two of one name.
 pub fn read_sampling_settings(path: &Path) -> Result<Vec<SamplingSetting>> {
-    let settings: Vec<SamplingSetting> =
-        read_sampling_configs(path)?.iter().flat_map(SamplingConfig::settings).collect();
+    all_settings(&read_sampling_configs(path)?, path)
+}
+
+fn all_settings(configs: &[SamplingConfig], path: &Path) -> Result<Vec<SamplingSetting>> {
+    let settings: Vec<SamplingSetting> = configs.iter().flat_map(SamplingConfig::settings).collect();
     check_names(&settings).with_context(|| path.display().to_string())?;
     Ok(settings)
 }
 
-/// Reads a sampling file.
+/// Reads a sampling file. A guide is looked for beside it, and otherwise from where `elf` is called or on the hub.
 ///
 /// # Errors
 /// If it cannot be read, a key or value is wrong, or it asks for nothing.
 fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
+    let mut configs = parsed(path)?;
+    for config in &mut configs {
+        let beside = config.guide.as_ref().map(|guide| path.with_file_name(guide));
+        config.guide = beside.filter(|beside| beside.exists()).or(config.guide.take());
+    }
+    Ok(configs)
+}
+
+/// All settings of the sampling file in a model's own folder. A guide is looked for in that folder alone, and need not be there:
+/// whoever wrote the model may have meant another place, where somebody else's model lies by now.
+///
+/// # Errors
+/// As [`read_sampling_settings`].
+pub fn read_own_sampling_settings(folder: &Path) -> Result<Vec<SamplingSetting>> {
+    let path = folder.join(SAMPLING);
+    let mut configs = parsed(&path)?;
+    for config in &mut configs {
+        config.guide = config.guide.take().map(|guide| folder.join(guide));
+    }
+    all_settings(&configs, &path)
+}
+
+/// Checks that a guide which a model's own sampling file names is in the model's folder.
+///
+/// # Errors
+/// If it is elsewhere, or nowhere.
+pub fn check_own_guide(folder: &Path, guide: &Path) -> Result<()> {
+    let inside = guide.strip_prefix(folder).is_ok_and(|path| {
+        path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
+    });
+    if !inside || !guide.exists() {
+        bail!(
+            "{} names the guide {}, which is not in that folder: name a lesser version of the model with --guide, or do \
+             without one with --guide-scale 1",
+            folder.join(SAMPLING).display(),
+            guide.display()
+        );
+    }
+    Ok(())
+}
+
+/// The entries of a sampling file, as they are written.
+fn parsed(path: &Path) -> Result<Vec<SamplingConfig>> {
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the sampling file {origin}"))?;
     let value = parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))?;
@@ -245,13 +291,11 @@ fn read_sampling_configs(path: &Path) -> Result<Vec<SamplingConfig>> {
             let origin = format!("{origin}, entry {}", i + 1);
             let Value::Object(map) = entry else { bail!("{origin} must be a mapping of keys to values") };
             check_keys::<SamplingConfig>(&map, &origin)?;
-            let mut config: SamplingConfig = serde_json::from_value(Value::Object(map))
+            let config: SamplingConfig = serde_json::from_value(Value::Object(map))
                 .with_context(|| format!("{origin}: a value does not fit its key"))?;
             if let Some(key) = config.empty_list() {
                 bail!("{origin}: {key} is an empty list, so that nothing would be sampled: give it a value, or leave it out");
             }
-            let beside = config.guide.as_ref().map(|guide| path.with_file_name(guide));
-            config.guide = beside.filter(|beside| beside.exists()).or(config.guide);
             Ok(config)
         })
         .collect()
@@ -308,6 +352,18 @@ mod tests {
             );
         }
         assert!(refused("[]\n").contains("holds no sampling setting"));
+        // One that a model brings along is in the model's folder, or it is refused.
+        let own = |guide: &str| {
+            std::fs::write(folder.path().join(SAMPLING), format!("guide: {guide}\n")).unwrap();
+            let guide = read_own_sampling_settings(folder.path()).unwrap()[0].guide.clone().unwrap();
+            check_own_guide(folder.path(), &guide)
+        };
+        own("weak").unwrap();
+        std::fs::create_dir(folder.path().join("model")).unwrap();
+        for elsewhere in ["stronger", ".", "..", "model/../weak", "/", "/tmp", "crates"] {
+            let message = own(elsewhere).unwrap_err().to_string();
+            assert!(message.contains("--guide-scale 1") && message.contains(SAMPLING), "{message}");
+        }
         std::fs::write(&path, "- sampling_metod: sde\n").unwrap();
         let message = read_sampling_configs(&path).unwrap_err().to_string();
         assert!(message.contains("`sampling_metod`") && message.contains("`sampling_method`"), "{message}");

@@ -1,7 +1,6 @@
 //! What a run is judged by while it is trained: losses on held-out rows, and texts.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use elf_core::Precision;
@@ -47,12 +46,7 @@ pub struct HeldOut<'a, S: Subject> {
 /// evaluation, and kept for the others.
 #[derive(Debug)]
 pub struct TrainingJudge {
-    name: String,
-    folder: PathBuf,
-    max_length: usize,
-    batch_size: usize,
-    device: Device,
-    precision: Precision,
+    settings: JudgeSettings,
     loaded: OnceCell<Judge>,
 }
 
@@ -76,41 +70,28 @@ impl TrainingJudge {
             }
         }
         let folder = hub::locate(name, What::Gpt2).context("eval_ppl_model")?;
-        if !folder.is_dir() {
-            bail!(
-                "eval_ppl_model {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
-                folder.display()
-            );
-        }
-        Ok(Some(Self {
+        let settings = JudgeSettings {
             name: name.clone(),
             folder,
             max_length: config.eval_ppl_max_length,
-            batch_size: config.eval_ppl_batch_size,
+            batch_size: Some(config.eval_ppl_batch_size),
             device,
             precision: if config.use_bf16 { Precision::native(device) } else { Precision::F32 },
-            loaded: OnceCell::new(),
-        }))
+        };
+        settings.check().context("eval_ppl_model")?;
+        Ok(Some(Self { settings, loaded: OnceCell::new() }))
     }
 
     /// What the configuration calls it.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
     }
 
     fn judge(&self) -> Result<&Judge> {
         if let Some(judge) = self.loaded.get() {
             return Ok(judge);
         }
-        let judge = Judge::load(&JudgeSettings {
-            name: &self.name,
-            folder: &self.folder,
-            max_length: self.max_length,
-            batch_size: Some(self.batch_size),
-            device: self.device,
-            precision: self.precision,
-        })
-        .context("eval_ppl_model")?;
+        let judge = Judge::load(&self.settings).context("eval_ppl_model")?;
         Ok(self.loaded.get_or_init(|| judge))
     }
 }
@@ -222,7 +203,8 @@ impl<S: Subject> HeldOut<'_, S> {
             judge: scored.map(TrainingJudge::judge).transpose()?.map(Judge::named),
             ..Evaluator::default()
         };
-        let found = evaluator.evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references }])?;
+        let found = evaluator
+            .evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references, has_inputs: false }])?;
         Ok(found.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
     }
 

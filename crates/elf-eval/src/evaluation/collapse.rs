@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::number;
 use crate::perplexity::GenerativePerplexity;
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// How far under the data's the entropy of samples may lie, as a share of the data's.
 pub const ENTROPY_MARGIN: f64 = 0.05;
@@ -44,7 +44,7 @@ impl Collapse {
             ("the entropy of the data", data_entropy),
         ] {
             if !value.is_finite() || value < 0.0 {
-                return Err(EvalError::Setting { name, value: value.to_string(), expected: "a number of at least 0" });
+                return Err(Error::Setting { name, value: value.to_string(), expected: "a number of at least 0" });
             }
         }
         let collapsed = entropy < (1.0 - ENTROPY_MARGIN) * data_entropy;

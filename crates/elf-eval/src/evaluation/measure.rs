@@ -10,10 +10,7 @@ use crate::novelty::CopyIndex;
 use crate::perplexity::{GenerativePerplexity, Scorer, unigram_entropy};
 use crate::rouge::{self, Rouge};
 use crate::stats::{Bootstrap, Spread, quantile};
-use crate::{EvalError, Result};
-
-/// The largest training corpus that novelty is held against; its index takes some 50 bytes a word.
-const MAX_TRAINING_WORDS: usize = 50_000_000;
+use crate::{Error, Result};
 
 /// The entropy of the data is taken from at most so many of its texts, evenly spaced.
 const MAX_DATA_TEXTS: usize = 5000;
@@ -27,6 +24,8 @@ pub struct SampleSet {
     pub texts: Vec<String>,
     /// What each of them should have been, for conditional tasks.
     pub references: Option<Vec<String>>,
+    /// Whether they, or some of them, were generated from an input.
+    pub has_inputs: bool,
 }
 
 impl SampleSet {
@@ -35,9 +34,16 @@ impl SampleSet {
     /// # Errors
     /// If the file cannot be read, is empty, or a line lacks a field that others have; the line is named.
     pub fn read(path: &Path) -> Result<Self> {
-        let texts = jsonl::read_texts(path)?;
-        let references = jsonl::read_references(path)?;
-        Ok(Self { name: path.display().to_string(), texts, references })
+        let lines = jsonl::read_samples(path)?;
+        let mut set = Self { name: path.display().to_string(), ..Self::default() };
+        let mut references = Vec::new();
+        for line in lines {
+            set.has_inputs |= line.input.is_some();
+            set.texts.push(line.text);
+            references.extend(line.reference);
+        }
+        set.references = (!references.is_empty()).then_some(references);
+        Ok(set)
     }
 }
 
@@ -66,6 +72,9 @@ pub struct Evaluator<'a> {
     pub data: Option<&'a [String]>,
     /// The texts that the model was trained on, for novelty.
     pub training: Option<&'a [String]>,
+    /// Copies are looked for in the first training texts that have no more words together (default 50 million): the index takes
+    /// some 50 bytes a word.
+    pub training_words: usize,
     /// A copied run of more words than this is long (default 10).
     pub long_run: usize,
     /// How intervals over examples are drawn; none for no intervals.
@@ -74,7 +83,7 @@ pub struct Evaluator<'a> {
 
 impl Default for Evaluator<'_> {
     fn default() -> Self {
-        Self { judge: None, data: None, training: None, long_run: 10, bootstrap: None }
+        Self { judge: None, data: None, training: None, training_words: 50_000_000, long_run: 10, bootstrap: None }
     }
 }
 
@@ -87,7 +96,7 @@ impl Evaluator<'_> {
     /// a setting is out of its range.
     pub fn evaluate(&self, title: &str, sets: &[SampleSet]) -> Result<Evaluation> {
         if sets.is_empty() || sets.iter().any(|set| set.texts.is_empty()) {
-            return Err(EvalError::Nothing { what: "texts" });
+            return Err(Error::Nothing { what: "texts" });
         }
         let files = sets.iter().map(|s| SampleFile { name: s.name.clone(), texts: s.texts.len() }).collect();
         let mut found = Evaluation { samples: files, bootstrap: self.bootstrap, ..Evaluation::new(title) };
@@ -108,7 +117,7 @@ impl Evaluator<'_> {
         let bleu = Bleu::lowercase_effective();
         let counts = each(&pairs, |(texts, references)| bleu.counts_per_pair(texts, references))?;
         let corpus = |drawn: &[&BleuCounts]| bleu.score(&drawn.iter().map(|c| **c).sum()).score;
-        self.push(found, name::BLEU, &counts, corpus, Some(&bleu.signature(1)))?;
+        self.push(found, name::BLEU, &counts, corpus, Some(&bleu.signature()))?;
         let rouge = each(&pairs, |(texts, references)| rouge::score_pairs(texts, references))?;
         let f1 = |of: fn(&Rouge) -> f64| per_text(&rouge, |r| 100.0 * of(r));
         for (name, values) in [
@@ -142,7 +151,15 @@ impl Evaluator<'_> {
     }
 
     fn novelty(&self, found: &mut Evaluation, texts: &[Vec<Vec<&str>>], training: &[String]) -> Result<()> {
-        let index = CopyIndex::new(training.iter().map(|t| words(t)), MAX_TRAINING_WORDS)?;
+        let index = CopyIndex::new(training.iter().map(|t| words(t)), self.training_words);
+        if index.documents() < training.len() {
+            found.warn(format!(
+                "Copies were looked for in the first {} training texts alone, which have no more than {} words: those of later \
+                 texts go unseen.",
+                index.documents(),
+                self.training_words
+            ));
+        }
         let novelty = each(texts, |set| index.novelty(set))?;
         let copies: Vec<Vec<f64>> =
             novelty.iter().map(|n| n.copies.iter().map(|c| f64::from(u8::from(*c))).collect()).collect();
@@ -209,9 +226,9 @@ impl Evaluator<'_> {
         if texts.is_empty() {
             return Ok(None);
         }
-        let ids = judge.scorer.tokenize(&texts).map_err(|source| EvalError::Judge { source })?;
+        let ids = judge.scorer.tokenize(&texts).map_err(|source| Error::Judge { source })?;
         if ids.len() != texts.len() {
-            return Err(EvalError::JudgeCount { expected: texts.len(), got: ids.len() });
+            return Err(Error::JudgeCount { expected: texts.len(), got: ids.len() });
         }
         let entropies: Vec<f64> = ids.iter().filter_map(|ids| unigram_entropy(ids)).collect();
         Ok((!entropies.is_empty()).then(|| (what, mean(&entropies), entropies.len())))
@@ -275,7 +292,7 @@ fn paired(sets: &[SampleSet]) -> Result<Option<Vec<Pairs<'_>>>> {
     match pairs.len() {
         0 => Ok(None),
         n if n == sets.len() => Ok(Some(pairs)),
-        n => Err(EvalError::SomeReferences { with: n, files: sets.len() }),
+        n => Err(Error::SomeReferences { with: n, files: sets.len() }),
     }
 }
 

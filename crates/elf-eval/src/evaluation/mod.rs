@@ -14,7 +14,7 @@ pub use collapse::{Collapse, CollapseWarning, ENTROPY_MARGIN};
 pub use measure::{Evaluator, Judge, SampleSet};
 
 use crate::stats::{Bootstrap, Interval};
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// Version of the JSON form of [`Evaluation`].
 pub const SCHEMA: u32 = 1;
@@ -108,7 +108,7 @@ impl Metric {
             .chain(self.per_file.iter().map(|v| Some(*v)))
             .chain(self.interval.iter().flat_map(|i| [Some(i.low), Some(i.high)]));
         match numbers.flatten().find(|v| !v.is_finite()) {
-            Some(value) => Err(EvalError::MetricNotFinite { name: self.name.clone(), value }),
+            Some(value) => Err(Error::MetricNotFinite { name: self.name.clone(), value }),
             None => Ok(()),
         }
     }
@@ -194,6 +194,11 @@ impl Evaluation {
         self.collapse.as_ref()
     }
 
+    /// Whether it is known that the samples collapsed.
+    pub fn is_collapsed(&self) -> bool {
+        self.collapse.as_ref().is_some_and(|collapse| collapse.collapsed)
+    }
+
     /// The files that were evaluated.
     pub fn samples(&self) -> &[SampleFile] {
         &self.samples
@@ -254,7 +259,7 @@ impl Evaluation {
     /// # Errors
     /// If the report cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
-        serde_json::to_string_pretty(self).map_err(|source| EvalError::ReportJson { source })
+        serde_json::to_string_pretty(self).map_err(|source| Error::ReportJson { source })
     }
 
     /// Reads what [`Evaluation::to_json`] wrote.
@@ -268,10 +273,10 @@ impl Evaluation {
             #[serde(default)]
             schema: u32,
         }
-        let unreadable = |source| EvalError::ReportJson { source };
+        let unreadable = |source| Error::ReportJson { source };
         let Version { schema } = serde_json::from_str(json).map_err(unreadable)?;
         if schema != SCHEMA {
-            return Err(EvalError::Schema { found: schema, known: SCHEMA });
+            return Err(Error::Schema { found: schema, known: SCHEMA });
         }
         serde_json::from_str(json).map_err(unreadable)
     }

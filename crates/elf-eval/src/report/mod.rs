@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 pub use model::*;
 pub use number::{Number, Uncertainty};
 
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 use text::Names;
 
 /// The folder of plots beside `report.md`.
@@ -124,7 +124,7 @@ impl Report {
         let plots_folder = folder.join(PLOTS);
         let drawn: Vec<_> = laid.plots.iter().filter_map(|p| Some((p, p.drawing.as_ref()?))).collect();
         let needed = if drawn.is_empty() { folder } else { &plots_folder };
-        std::fs::create_dir_all(needed).map_err(|source| EvalError::Write { path: needed.into(), source })?;
+        std::fs::create_dir_all(needed).map_err(|source| Error::Write { path: needed.into(), source })?;
         let mut plots = Vec::new();
         for (plot, drawing) in drawn {
             let path = plots_folder.join(format!("{}.svg", plot.name));
@@ -143,7 +143,7 @@ impl Report {
 /// # Errors
 /// If the folder cannot be written to.
 pub fn write_aside(path: &Path, content: &str) -> Result<()> {
-    let failed = |source| EvalError::Write { path: path.into(), source };
+    let failed = |source| Error::Write { path: path.into(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".report");

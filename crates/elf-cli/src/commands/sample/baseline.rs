@@ -7,13 +7,15 @@ use elf_core::{ParamBuilder, TokenDraw};
 use elf_flow::tokens::AncestralSampler;
 use elf_gpt2::decoding::{BeamSearch, Sampling};
 use elf_train::Comm;
+use serde_json::{Value, json};
 use tch::Device;
 
-use super::{Made, SampleArgs, Writing, requests};
+use super::{Made, SampleArgs, Writing};
 use crate::baseline::{BaselineGenerator, Decoding, Writer, gpt2, masked};
 use crate::config::{BaselinePlan, RunPlan};
 use crate::loaded_model::precision;
 use crate::run_folder::FoundModel;
+use crate::text_generation::TextRequest;
 
 impl SampleArgs {
     /// Flags that only an autoregressive model knows, and whether they were given.
@@ -94,49 +96,82 @@ fn refuse(flags: &[(&'static str, bool)], model: &str) -> Result<()> {
     }
 }
 
-/// Samples from a run that holds a baseline.
-pub(super) fn sample(
-    args: &SampleArgs,
-    found: &FoundModel,
-    baseline: &BaselinePlan,
-    device: Device,
-    comm: &dyn Comm,
-) -> Result<ExitCode> {
-    let plan = &found.plan;
-    let decoding = args.decoding(baseline, plan)?;
-    let tokenizer = found.run.tokenizer()?;
-    let requests = requests(args, plan, &tokenizer)?;
-    let policy = args.model.policy(precision(args.model.f32, device));
-    let builder = ParamBuilder::unset(device);
-    let mut writing = Writing::new(args, plan, &requests, device, comm)?;
-    let net: Box<dyn Writer> = match baseline {
-        BaselinePlan::Gpt2(sizes) => {
-            let net = gpt2(sizes, plan, policy, builder)?;
-            found.load_into(net.params(), args.model.no_ema)?;
-            writing.made_by(std::iter::once(net.params()))?;
-            Box::new(net)
+/// A run that holds a baseline, and how it is to write.
+#[derive(Debug)]
+pub(super) struct Baseline {
+    found: FoundModel,
+    kind: BaselinePlan,
+    decoding: Decoding,
+}
+
+impl Baseline {
+    /// Reads how a run that holds a baseline is to write.
+    pub(super) fn new(found: FoundModel, args: &SampleArgs) -> Result<Self> {
+        let Some(kind) = found.plan.baseline.clone() else {
+            bail!("{} holds no baseline", found.checkpoint.path().display());
+        };
+        let decoding = args.decoding(&kind, &found.plan)?;
+        Ok(Self { found, kind, decoding })
+    }
+
+    /// How it was trained.
+    pub(super) fn plan(&self) -> &RunPlan {
+        &self.found.plan
+    }
+
+    /// Tells it, and how it is to write, from any other.
+    pub(super) fn identity(&self) -> Result<Value> {
+        let tokenizer = self.found.run.tokenizer()?;
+        Ok(json!({
+            "model": self.found.checkpoint.state(),
+            "tokenizer": tokenizer.fingerprint(),
+            "decoding": self.decoding.name(),
+        }))
+    }
+
+    /// Samples from it.
+    pub(super) fn write(
+        self,
+        args: &SampleArgs,
+        requests: &[TextRequest],
+        device: Device,
+        comm: &dyn Comm,
+    ) -> Result<ExitCode> {
+        let Self { found, kind, decoding } = self;
+        let plan = &found.plan;
+        let tokenizer = found.run.tokenizer()?;
+        let policy = args.model.policy(precision(args.model.f32, device));
+        let builder = ParamBuilder::unset(device);
+        let mut writing = Writing::new(args, plan, requests, device, comm)?;
+        let net: Box<dyn Writer> = match &kind {
+            BaselinePlan::Gpt2(sizes) => {
+                let net = gpt2(sizes, plan, policy, builder)?;
+                found.load_into(net.params(), args.model.no_ema)?;
+                writing.made_by(std::iter::once(net.params()))?;
+                Box::new(net)
+            }
+            BaselinePlan::Mdlm { network, .. } => {
+                let net = masked(network, plan, policy, builder)?;
+                let params = elf_core::TokenNetwork::params(&net);
+                found.load_into(params, args.model.no_ema)?;
+                writing.made_by(std::iter::once(params))?;
+                Box::new(net)
+            }
+        };
+        let generator = BaselineGenerator {
+            net: net.as_ref(),
+            plan,
+            tokenizer: &tokenizer,
+            batch_rows: args.batch_size,
+            comm,
+            one_shape: !args.ragged,
+        };
+        let made = writing.write(&decoding.name(), decoding.name(), args.output.clone(), &mut |kept, progress| {
+            generator.generate_keeping(&decoding, requests, kept, progress)
+        })?;
+        match made {
+            Made::All => writing.finish(),
+            Made::Interrupted => Ok(ExitCode::from(130)),
         }
-        BaselinePlan::Mdlm { network, .. } => {
-            let net = masked(network, plan, policy, builder)?;
-            let params = elf_core::TokenNetwork::params(&net);
-            found.load_into(params, args.model.no_ema)?;
-            writing.made_by(std::iter::once(params))?;
-            Box::new(net)
-        }
-    };
-    let generator = BaselineGenerator {
-        net: net.as_ref(),
-        plan,
-        tokenizer: &tokenizer,
-        batch_rows: args.batch_size,
-        comm,
-        one_shape: !args.ragged,
-    };
-    let made = writing.write(&decoding.name(), decoding.name(), args.output.clone(), &mut |kept, progress| {
-        generator.generate_keeping(&decoding, &requests, kept, progress)
-    })?;
-    match made {
-        Made::All => writing.finish(),
-        Made::Interrupted => Ok(ExitCode::from(130)),
     }
 }

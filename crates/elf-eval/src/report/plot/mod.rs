@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use super::model::{Plot, PlotKind};
 use super::text::clean;
-use crate::{EvalError, Result};
+use crate::{Error, Result};
 
 /// A plot that was drawn.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +37,11 @@ pub fn draw(plot: &Plot) -> Result<Option<Drawing>> {
         PlotKind::Lines(chart) => chart::lines(&mut svg, chart),
         PlotKind::Bars(chart) => bars::bars(&mut svg, chart),
     }
-    .map_err(|reason| EvalError::Plot { name: plot.name.clone(), reason })?;
+    .map_err(|reason| Error::Plot { name: plot.name.clone(), reason })?;
     if !drawn {
         return Ok(None);
     }
-    let broken = || EvalError::Plot { name: plot.name.clone(), reason: "it wrote no SVG".into() };
+    let broken = || Error::Plot { name: plot.name.clone(), reason: "it wrote no SVG".into() };
     let (head, body) = svg.split_once('>').ok_or_else(broken)?;
     let number = |name: &str| {
         let (_, rest) = head.split_once(&format!("{name}=\""))?;
