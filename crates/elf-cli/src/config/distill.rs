@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use elf_flow::{DistillStep, LogitNormal, TimeLaw};
+use elf_flow::DistillStep;
 use elf_train::Round;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -198,6 +198,7 @@ pub struct DistillationPlan {
 mod tests {
     use super::*;
     use crate::config::{Overrides, read_yaml};
+    use elf_flow::{LogitNormal, TimeLaw};
 
     fn read(text: &str, options: &[&str]) -> Result<DistillConfig> {
         let folder = tempfile::tempdir().unwrap();
