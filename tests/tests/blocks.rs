@@ -564,7 +564,7 @@ fn a_training_loss_with_dropout_does_not_depend_on_batching() {
     // Of rows at even places the first part is learned, of the others the last.
     let mask = leading(&[4; 12], S).to_kind(Kind::Float);
     for row in (1..rows).step_by(2) {
-        let _ = mask.get(row).copy_(&mask.get(0).flip([0]));
+        mask.get(row).copy_(&mask.get(0).flip([0]));
     }
     for block_size in [None, Some(2)] {
         let objective = ElfObjective { block_size, decoder_prob: 0.4, ..ElfObjective::default() };
