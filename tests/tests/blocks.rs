@@ -29,9 +29,15 @@ fn network_with_table() -> Elf {
 }
 
 fn network_of(more: bool) -> Elf {
+    network_with(more, 0.0)
+}
+
+/// With a depth in whose middle there is dropout.
+fn network_with(more: bool, proj_dropout: f64) -> Elf {
     let config = ElfConfig {
         hidden_size: 32,
-        depth: 3,
+        depth: if proj_dropout > 0.0 { 4 } else { 3 },
+        proj_dropout,
         num_heads: 2,
         bottleneck_dim: 8,
         num_time_tokens: 2,
@@ -547,5 +553,41 @@ fn a_row_does_not_depend_on_its_batch() {
         };
         assert_eq!(text(&[13], 0), text(&[7, 8, 13, 9], 2), "{sampler}");
         assert_eq!(text(&[7], 0), text(&[13, 7], 1), "{sampler}");
+    }
+}
+
+/// What a row drops does not depend on the rows beside it, nor on how much of the rows their blocks need.
+#[test]
+fn a_training_loss_with_dropout_does_not_depend_on_batching() {
+    let (net, rows) = (network_with(true, 0.3), 12);
+    let (latents, ids) = (numbers(&[rows, S, C], 3), words(rows, S));
+    // Of rows at even places the first part is learned, of the others the last.
+    let mask = leading(&[4; 12], S).to_kind(Kind::Float);
+    for row in (1..rows).step_by(2) {
+        mask.get(row).copy_(&mask.get(0).flip([0]));
+    }
+    for block_size in [None, Some(2)] {
+        let objective = ElfObjective { block_size, decoder_prob: 0.4, ..ElfObjective::default() };
+        let loss = |places: &[i64], dropout: bool| {
+            let index = Tensor::from_slice(places);
+            let batch = LatentBatch {
+                latents: latents.index_select(0, &index),
+                ids: ids.index_select(0, &index),
+                loss_mask: mask.index_select(0, &index),
+                condition: None,
+                dropped: Vec::new(),
+            };
+            let noise = Seeded::at(&[7], places.iter().map(|&i| i as u64), Device::Cpu);
+            let mut noise = if dropout { noise } else { noise.without_dropout() };
+            objective.loss(&net, &batch, &mut noise).unwrap().sum.double_value(&[])
+        };
+        let all: Vec<i64> = (0..rows).collect();
+        let together = loss(&all, true);
+        assert!((together - loss(&all, false)).abs() > 1e-3 * together, "{block_size:?}: nothing is dropped");
+        for world in 2..5 {
+            let of = |rank: usize| loss(&all.iter().copied().skip(rank).step_by(world).collect::<Vec<_>>(), true);
+            let over_ranks: f64 = (0..world).map(of).sum();
+            assert!((together - over_ranks).abs() < 1e-4 * together, "{block_size:?}: {together} {over_ranks}");
+        }
     }
 }

@@ -43,7 +43,7 @@ fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -
     })
 }
 
-/// A training batch's rows as their own context.
+/// A training batch's rows as their own context: each block is learned behind the true ones before it, not behind those that were written.
 pub(crate) struct TeacherForcing {
     /// Of all rows, what stands before the last noisy token.
     prefix: WrittenPrefix,
@@ -100,7 +100,7 @@ impl TeacherForcing {
     }
 }
 
-/// What stands when something is written.
+/// What stands when something is written: the clean tokens before it, rows beside one another.
 #[derive(Debug)]
 pub(crate) struct WrittenPrefix {
     /// `[B, K, C]`.
@@ -193,7 +193,7 @@ pub(crate) fn trunk(net: &dyn Network, behind: Option<&PrefixContext>, input: Tr
     Ok(net.trunk(&TrunkInput { context, ..input })?)
 }
 
-/// A batch on its way from block to block.
+/// A batch that is written block after block.
 pub(crate) struct BlockBatch {
     size: i64,
     /// `[B, S]`.

@@ -114,6 +114,10 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 }
 
 fn sample(args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+    args.check()?;
+    if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
+        check_writable(path)?;
+    }
     Order::read(args, device)?.carry_out(device, comm)
 }
 
@@ -211,9 +215,6 @@ impl Order {
     /// If a network cannot be loaded, or the texts cannot be written.
     pub fn carry_out(self, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
         let Self { args, requests, writer } = self;
-        if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
-            check_writable(path)?;
-        }
         match writer {
             OrderedWriter::Flow(flow) => flow.write(&args, &requests, device, comm),
             OrderedWriter::Baseline(baseline) => baseline.write(&args, &requests, device, comm),

@@ -19,8 +19,8 @@ use crate::{Error, Loss, LossTerm, Result};
 /// first EOS of each included. What the filling costs is in it too, so it is an upper bound of what an autoregressive model's
 /// `nll` is.
 ///
-/// Draws: `mask_time` (host; one a row, spread evenly over a global batch as the authors' code spreads it over a rank's, but so that a
-/// row's own does not depend on how rows are batched), `mask` `[B, S]`.
+/// Draws: `mask_time` (host; one a row, spread evenly over a global micro-batch as the authors' code spreads it over a rank's, but so
+/// that a row's own does not depend on how rows are batched), `mask` `[B, S]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaskedDiffusion {
