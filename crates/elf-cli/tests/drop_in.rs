@@ -104,6 +104,10 @@ fn an_exported_run_writes_what_the_run_writes_from_wherever_it_lies() {
     let export = ["export", &ours, &guided, "--encoder", "../../encoder", "--sampling-config", &sampling];
     run(elf(&export)).badly(&["--guide"]);
     let checkpoint = checkpoints(&ours)[0].to_string_lossy().into_owned();
+    let elsewhere = within(&folder, "elsewhere.yml");
+    fs::write(&elsewhere, "sampling_method: ode\nguide: weaker\n").unwrap();
+    let misled = ["export", &ours, &guided, "--sampling-config", &elsewhere, "--guide", &checkpoint];
+    run(elf(&misled)).badly(&["elsewhere.yml", "guide: guide"]);
     run(elf(&[&export[..], &["--guide", &checkpoint]].concat())).well();
     assert!(fs::read_to_string(within(&folder, "models/guided/README.md")).unwrap().contains("## Guide"));
     let ran = run(elf(&["sample", &guided, "--text", "tree"])).well();

@@ -150,8 +150,18 @@ fn write_model(folder: &Path, found: &FoundModel, args: &ExportArgs) -> Result<S
 /// A file of sampling settings, if they can be read.
 fn sampling(file: &Path, guided: bool) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let names_guide = read_sampling_settings(file)?.iter().any(|setting| setting.guide.is_some());
+    let settings = read_sampling_settings(file)?;
+    let mut guides = settings.iter().filter_map(|setting| setting.guide.as_ref());
+    let names_guide = guides.clone().next().is_some();
+    // Beside the file there may be one of that name, too.
+    let elsewhere = guides.find(|guide| **guide != Path::new(GUIDE) && **guide != file.with_file_name(GUIDE));
     match (guided, names_guide) {
+        (true, true) if elsewhere.is_some() => {
+            bail!(
+                "{} names a guide by another path than its folder in the model: write `guide: {GUIDE}`",
+                file.display()
+            )
+        }
         (true, false) => bail!("{} asks for no guide: write `guide: {GUIDE}` into it", file.display()),
         (false, true) => bail!("{} asks for a guide: name a run for it with --guide", file.display()),
         _ => Ok(text),
