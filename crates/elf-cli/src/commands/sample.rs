@@ -114,7 +114,6 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
 }
 
 fn sample(args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
-    args.check()?;
     if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
         check_writable(path)?;
     }
