@@ -7,9 +7,8 @@ use elf_eval::evaluation::Evaluation;
 use elf_train::Round;
 use serde_json::Value;
 
-use crate::config::{DistillationPlan, RunPlan, SAMPLING, StudentStart};
+use crate::config::{DistillationPlan, RunPlan, SAMPLING, SamplingSetting, StudentStart};
 use crate::run_folder::FoundModel;
-use crate::text_generation::TextGenerator;
 
 /// The card of a distilled model, in Markdown; its front matter holds the step count for programs.
 pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
@@ -24,7 +23,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         StudentStart::Checkpoint(place) => format!("the averaged parameters of `{}`", place.display()),
         StudentStart::Random => "a network at random".to_owned(),
     };
-    let setting = TextGenerator::default_setting(plan);
+    let setting = SamplingSetting::default_for(plan);
     let averaged = if teacher.averaged { "averaged" } else { "as trained" };
     format!(
         "---\n\
@@ -146,7 +145,7 @@ impl ExportedCard<'_> {
             let _ = writeln!(card, "| begun as | `{first}` |");
         }
         if let Some(DistillationPlan { step, teacher, .. }) = &plan.distillation {
-            let (steps, setting) = (step.student_steps(), TextGenerator::default_setting(plan));
+            let (steps, setting) = (step.student_steps(), SamplingSetting::default_for(plan));
             let _ = writeln!(
                 card,
                 "| distilled | for {steps} step{}, each as long as {} of its teacher `{}`; made to be sampled as `{}` |",

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use elf_core::{Network, PrecisionPolicy, TokenDraw, key_of};
-use elf_data::{Batch, CollateConfig, Collator, Dataset, Example, PadToken, Tokenizer};
+use elf_data::{Batch, Dataset, Example, Tokenizer};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{Condition, Cost, Frame, GenerateConfig, Generator, Guide, Observer, Reencode, Request, Trained, Trim};
 use elf_model::{Elf, ElfConfig};
@@ -14,7 +14,7 @@ use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::config::{PadTokenName, RunPlan, SamplingSetting, TimeScheduleName};
+use crate::config::{RunPlan, SamplingSetting};
 use crate::text_file::Unfinished;
 use crate::text_latents::{TextLatents, TextSoFar};
 
@@ -266,31 +266,6 @@ fn no_guide(path: &Path) -> String {
 pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
 
 impl TextGenerator<'_> {
-    /// The setting that suits this model when nothing else is said: the paper's; for a distilled model the steps that it was
-    /// made for, and what the released distilled model is sampled with.
-    pub fn default_setting(plan: &RunPlan) -> SamplingSetting {
-        let conditional = plan.span.max_input_length.is_some();
-        let guided = plan.objective.self_conditioned();
-        let setting = SamplingSetting {
-            sampling_method: if conditional { "ode" } else { "sde" }.into(),
-            num_sampling_steps: if conditional { 64 } else { 32 },
-            // Only conditional tasks leave conditions out, and one that never did has not learned what to lead away from.
-            cfg: if plan.label_drop_prob > 0.0 { 2.0 } else { 1.0 },
-            self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
-            time_schedule: TimeScheduleName::LogitNormal,
-            ..SamplingSetting::default()
-        };
-        let Some(distilled) = &plan.distillation else { return setting };
-        let num_sampling_steps = distilled.step.student_steps();
-        let (w, sde_gamma) = if num_sampling_steps <= 8 { (2.5, 1.5) } else { (2.0, 2.0) };
-        SamplingSetting {
-            num_sampling_steps,
-            self_cond_cfg_scale: if conditional || !guided { setting.self_cond_cfg_scale } else { w },
-            sde_gamma: if conditional { setting.sde_gamma } else { sde_gamma },
-            ..setting
-        }
-    }
-
     /// Refuses a setting with which a model of this plan could not write, before there is one.
     ///
     /// # Errors
@@ -435,16 +410,16 @@ impl TextGenerator<'_> {
 
     /// The conditions of a batch in ids and encoded; none for unconditional models.
     fn conditions(&self, requests: &[TextRequest]) -> Result<Option<(Batch, Condition)>> {
-        let Some(max_input_length) = self.plan.span.max_input_length else {
+        if self.plan.span.max_input_length.is_none() {
             if requests.iter().any(|r| r.condition.is_some()) {
                 bail!(TAKES_NO_INPUT);
             }
             return Ok(None);
-        };
+        }
         let Some(latents) = self.latents else {
             bail!("this model generates from an input text, for which its text encoder is needed");
         };
-        let batch = collate(self.plan, self.tokenizer, requests, max_input_length)?;
+        let batch = collate(self.plan, self.tokenizer, requests)?;
         let encoded = latents.encode(&batch)?;
         match encoded.condition {
             Some(mask) => Ok(Some((batch, Condition::new(&encoded.latents, &encoded.ids, &mask)?))),
@@ -478,12 +453,7 @@ pub fn is_cut(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> R
 ///
 /// # Errors
 /// If a request has no condition, or an empty one.
-pub fn collate(
-    plan: &RunPlan,
-    tokenizer: &Tokenizer,
-    requests: &[TextRequest],
-    max_input_length: usize,
-) -> Result<Batch> {
+pub fn collate(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[TextRequest]) -> Result<Batch> {
     let examples = requests.iter().map(|request| {
         let ids = condition_ids(plan, tokenizer, request)?;
         if ids.is_empty() {
@@ -491,20 +461,7 @@ pub fn collate(
         }
         Ok(Example { input_ids: Vec::new(), condition_ids: Some(ids) })
     });
-    let config = CollateConfig {
-        max_length: plan.span.max_length,
-        max_input_length: Some(max_input_length),
-        pad_token: pad_token(plan.span.pad_token),
-    };
-    Ok(Collator::new(config, tokenizer)?.collate(&examples.collect::<Result<Vec<_>>>()?)?)
-}
-
-/// elf-data's word for the filling.
-pub fn pad_token(name: PadTokenName) -> PadToken {
-    match name {
-        PadTokenName::Pad => PadToken::Pad,
-        PadTokenName::Eos => PadToken::Eos,
-    }
+    Ok(plan.collator(tokenizer)?.collate(&examples.collect::<Result<Vec<_>>>()?)?)
 }
 
 #[cfg(test)]
@@ -551,7 +508,7 @@ mod tests {
         for (set, found, ends) in
             [(None, false, false), (None, true, true), (Some(true), false, true), (Some(false), true, false)]
         {
-            let batch = collate(&plan(set, found), &tokenizer, std::slice::from_ref(&request), 8).unwrap();
+            let batch = collate(&plan(set, found), &tokenizer, std::slice::from_ref(&request)).unwrap();
             let mut expected: Vec<i64> = plain.iter().map(|&id| i64::from(id)).collect();
             expected.extend(ends.then_some(i64::from(eos)));
             assert_eq!(batch.cond_len, [expected.len()]);
@@ -559,8 +516,8 @@ mod tests {
         }
         // A text without a token is one of EOS alone, if conditions end so.
         let empty = TextRequest { condition: Some(String::new()), ..TextRequest::default() };
-        assert_eq!(collate(&plan(None, true), &tokenizer, std::slice::from_ref(&empty), 8).unwrap().cond_len, [1]);
-        assert!(collate(&plan(None, false), &tokenizer, &[empty], 8).unwrap_err().to_string().contains("empty"));
+        assert_eq!(collate(&plan(None, true), &tokenizer, std::slice::from_ref(&empty)).unwrap().cond_len, [1]);
+        assert!(collate(&plan(None, false), &tokenizer, &[empty]).unwrap_err().to_string().contains("empty"));
     }
 
     #[test]
@@ -570,7 +527,7 @@ mod tests {
         let request =
             TextRequest { condition: Some("x".into()), condition_ids: Some(ids.clone()), ..TextRequest::default() };
         for found in [false, true] {
-            let batch = collate(&plan(None, found), &tokenizer, std::slice::from_ref(&request), 8).unwrap();
+            let batch = collate(&plan(None, found), &tokenizer, std::slice::from_ref(&request)).unwrap();
             assert_eq!((batch.cond_len.as_slice(), &batch.input_ids[..3]), (&[3][..], &[42, 7, 13][..]));
         }
     }

@@ -11,11 +11,9 @@ use elf_model::MaskedTransformer;
 use elf_train::Comm;
 use tch::Tensor;
 
-use crate::config::{BaselinePlan, RunPlan};
+use crate::config::{BaselinePlan, RunPlan, SamplingSetting};
 use crate::text_file::Unfinished;
-use crate::text_generation::{
-    GeneratedText, Generation, TAKES_NO_INPUT, TextGenerator, TextRequest, collate, is_cut, words,
-};
+use crate::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, words};
 use crate::training::sampling_settings;
 
 /// How a baseline writes.
@@ -37,7 +35,7 @@ impl Decoding {
             BaselinePlan::Gpt2(_) if plan.span.max_input_length.is_some() => Self::Beam(BeamSearch::default()),
             BaselinePlan::Gpt2(_) => Self::Sampling(Sampling::default()),
             BaselinePlan::Mdlm { .. } => {
-                Self::Ancestral(AncestralSampler { steps: TextGenerator::default_setting(plan).num_sampling_steps })
+                Self::Ancestral(AncestralSampler { steps: SamplingSetting::default_for(plan).num_sampling_steps })
             }
         }
     }
@@ -218,8 +216,8 @@ impl BaselineGenerator<'_> {
         let (b, s) = (requests.len(), self.plan.span.max_length);
         let longest = self.plan.span.max_input_length;
         let (ids, starts) = match longest {
-            Some(longest) => {
-                let batch = collate(self.plan, self.tokenizer, requests, longest)?;
+            Some(_) => {
+                let batch = collate(self.plan, self.tokenizer, requests)?;
                 (batch.input_ids, batch.cond_len.iter().map(|&n| n as i64).collect())
             }
             None if requests.iter().any(|r| r.condition.is_some()) => {

@@ -15,10 +15,9 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use super::encoder_train::StoredAs;
-use crate::config::{RunConfig, RunPlan, SAMPLING, read_sampling_settings};
+use crate::config::{RunConfig, RunPlan, SAMPLING, SamplingSetting, read_sampling_settings};
 use crate::model_card::ExportedCard;
 use crate::run_folder::FoundModel;
-use crate::text_generation::TextGenerator;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -79,7 +78,7 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     let sampling = match &args.sampling_config {
         Some(file) => Some(sampling(file, guide.is_some())?),
         // Settings do not say that a model was distilled, so that its steps would be forgotten.
-        None if found.plan.distillation.is_some() => Some(TextGenerator::default_setting(&found.plan).to_yaml()?),
+        None if found.plan.distillation.is_some() => Some(SamplingSetting::default_for(&found.plan).to_yaml()?),
         None => None,
     };
     let evaluations = args.evaluation.iter().map(|file| evaluation(file)).collect::<Result<Vec<_>>>()?;

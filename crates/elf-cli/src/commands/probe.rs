@@ -16,7 +16,6 @@ use super::output_file;
 use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
 use crate::run_folder::write_json;
 use crate::text_latents::TextLatents;
-use crate::training::collator;
 use crate::{hub, progress, rank_environment};
 
 /// Times to look at unless told otherwise; denser where the released recipe trains and samples most.
@@ -141,7 +140,7 @@ fn probe(
         "{} has no conditions, and the model generates from conditions",
         args.data.display()
     );
-    let collator = collator(&model.plan, &model.tokenizer)?;
+    let collator = model.plan.collator(&model.tokenizer)?;
     let eos = i64::from(model.tokenizer.eos_id()?);
     let probe = Probe::new(&model.net, Trained::from(&model.plan.objective), args.self_cond_cfg_scale);
     let texts: Vec<usize> = (0..dataset.len().min(args.limit)).collect();

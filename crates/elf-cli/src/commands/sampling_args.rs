@@ -9,7 +9,6 @@ use crate::config::{
     RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, check_names, check_own_guide, read_own_sampling_settings,
     read_sampling_settings,
 };
-use crate::text_generation::TextGenerator;
 
 /// Settings of a flow's sampler.
 #[derive(Debug, Clone, Args)]
@@ -83,7 +82,7 @@ impl SamplingArgs {
                         "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
                     );
                 }
-                vec![TextGenerator::default_setting(plan)]
+                vec![SamplingSetting::default_for(plan)]
             }
         };
         for setting in &mut settings {

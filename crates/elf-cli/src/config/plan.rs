@@ -1,7 +1,8 @@
 //! What follows from a configuration, checked.
 
 use anyhow::{Result, bail};
-use elf_core::{Precision, PrecisionPolicy};
+use elf_core::PrecisionPolicy;
+use elf_data::{CollateConfig, Collator, PadToken, Tokenizer};
 use elf_encoder::LatentStats;
 use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath};
 use elf_model::{ElfConfig, Preset};
@@ -36,6 +37,20 @@ pub struct Span {
     pub max_input_length: Option<usize>,
     /// The filling.
     pub pad_token: PadTokenName,
+}
+
+impl Span {
+    /// In the words of elf-data.
+    pub fn collate(&self) -> CollateConfig {
+        CollateConfig {
+            max_length: self.max_length,
+            max_input_length: self.max_input_length,
+            pad_token: match self.pad_token {
+                PadTokenName::Pad => PadToken::Pad,
+                PadTokenName::Eos => PadToken::Eos,
+            },
+        }
+    }
 }
 
 /// What a plan must know beside the configuration.
@@ -117,152 +132,38 @@ impl RunPlan {
     /// # Errors
     /// Names the setting that is impossible, and why.
     pub fn new(config: &RunConfig, facts: Facts, device: Device) -> Result<Self> {
-        let Facts { latent_dim, vocab_size, rows, .. } = facts;
         let conditional = config.max_input_length.is_some();
-        if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
-            bail!(
-                "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
-                config.max_length
-            );
-        }
-        if config.max_length == 0 {
-            bail!("max_length must be at least 1");
-        }
-        for (key, value) in [
-            ("blr", config.blr),
-            ("ema_decay1", 1.0 - config.ema_decay1),
-            ("epochs", config.epochs),
-            ("save_freq", config.save_freq),
-            ("eval_freq", config.eval_freq),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                bail!("{key} is out of its range");
-            }
-        }
-        for (key, value) in [
-            ("global_batch_size", config.global_batch_size),
-            ("grad_accum_steps", config.grad_accum_steps),
-            ("batch_size", config.batch_size.unwrap_or(1)),
-            ("log_freq", config.log_freq as usize),
-            ("keep_checkpoints", config.keep_checkpoints),
-        ] {
-            if value == 0 {
-                bail!("{key} must be at least 1");
-            }
-        }
-        if let Some(minutes) = config.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
-            bail!("max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes");
-        }
-        match config.early_stopping {
-            Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
-            Some(_) if config.eval_data_path.is_none() => {
-                bail!("early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null")
-            }
-            _ => {}
-        }
-        let label_drop_prob = config.label_drop_prob.unwrap_or(if conditional { 0.1 } else { 0.0 });
-        if !(0.0..=1.0).contains(&label_drop_prob) {
-            bail!("label_drop_prob {label_drop_prob} is not a probability");
-        }
-        if label_drop_prob > 0.0 && !conditional {
-            bail!(
-                "label_drop_prob {label_drop_prob} needs a conditional task: set max_input_length, or label_drop_prob to 0"
-            );
-        }
-
-        if config.learned_latents && conditional {
-            bail!(
-                "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
-            );
-        }
-        if config.learned_latents && config.causal_latents {
-            bail!(
-                "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
-            );
-        }
-        if config.block_size.is_some() && !config.causal_latents {
-            bail!(
-                "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
-            );
-        }
-        if config.context_table && config.block_size.is_none() {
-            bail!(
-                "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
-            );
-        }
-        let pad_token = config.pad_token.unwrap_or(if conditional { PadTokenName::Eos } else { PadTokenName::Pad });
-        if config.group_by_length && config.block_size.is_none() {
-            bail!(
-                "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
-            );
-        }
-        if config.group_by_length && pad_token == PadTokenName::Eos {
-            bail!("group_by_length needs pad_token: pad, since filling that is learned cannot be cut off");
-        }
-        if config.objective != ObjectiveName::Elf {
-            for (key, set) in [
-                ("learned_latents", config.learned_latents),
-                ("causal_latents", config.causal_latents),
-                ("block_size", config.block_size.is_some()),
-                ("context_table", config.context_table),
-                ("vocab_head_norm", config.vocab_head_norm),
-                ("decoder_clean_condition", config.decoder_clean_condition),
-            ] {
-                if set {
-                    bail!("{key} belongs to objective elf: the baselines have no latents. Leave it out");
-                }
-            }
-        }
-        let model = model(config, latent_dim, vocab_size)?;
+        check_numbers(config)?;
+        check_combinations(config)?;
+        let model = model(config, facts.latent_dim, facts.vocab_size)?;
         model.check()?;
         let baseline = BaselinePlan::new(config, &model)?;
-        // No guidance away from the condition is done with baselines, so none learns to do without it.
-        let label_drop_prob = if baseline.is_some() { 0.0 } else { label_drop_prob };
-        let objective = ElfObjective {
-            path: FlowPath {
-                noise_scale: config.denoiser_noise_scale,
-                t_eps: config.t_eps,
-                prediction: config.prediction,
-            },
-            time: config.time_schedule.law(config),
-            guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
-            self_cond_prob: config.self_cond_prob,
-            decoder_prob: config.decoder_prob,
-            decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
-            decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
-            decoder_clean_condition: config.decoder_clean_condition,
-            block_size: config.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
-        };
+        let objective = objective(config);
         objective.check()?;
-
-        // As in the released code: batch_size is what one device takes at once, global_batch_size what all take together.
-        let batch_rows = config.batch_size.map_or(config.global_batch_size, |rows| rows * facts.ranks);
-        if !batch_rows.is_multiple_of(facts.ranks) {
-            bail!(
-                "{} ranks cannot share batches of {batch_rows} rows evenly: choose a global_batch_size that is a multiple of {0}",
-                facts.ranks
-            );
-        }
-        let rows_per_step = batch_rows * config.grad_accum_steps;
-        if rows < rows_per_step as u64 {
-            bail!(
-                "the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps"
-            );
-        }
-        let steps_per_epoch = (rows / rows_per_step as u64) as f64;
-        let total = config.max_steps.unwrap_or((config.epochs * steps_per_epoch).round() as u64).max(1);
-        let warmup = match u64::try_from(config.warmup_steps) {
-            Ok(steps) => steps,
-            Err(_) => (config.warmup_epochs.unwrap_or(0.0) * steps_per_epoch).round() as u64,
-        };
-        let every = |epochs: f64| ((epochs * steps_per_epoch).round() as u64).max(1);
-        let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
+        let batch_rows = batch_rows(config, facts.ranks)?;
+        let rows_per_step = batch_rows.saturating_mul(config.grad_accum_steps);
+        let precision = config.precision(device);
         Ok(Self {
             config: config.clone(),
             model,
             objective,
-            span: Span { max_length: config.max_length, max_input_length: config.max_input_length, pad_token },
-            label_drop_prob,
+            span: Span {
+                max_length: config.max_length,
+                max_input_length: config.max_input_length,
+                pad_token: config.pad_token(),
+            },
+            label_drop_prob: match (&baseline, config.label_drop_prob) {
+                // No guidance away from the condition is done with baselines, so none learns to do without it.
+                (Some(_), _) => 0.0,
+                (None, Some(given)) => given,
+                (None, None) => {
+                    if conditional {
+                        0.1
+                    } else {
+                        0.0
+                    }
+                }
+            },
             condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
             precision: match config.heads_bf16 {
                 true => PrecisionPolicy::uniform(precision),
@@ -270,23 +171,167 @@ impl RunPlan {
             },
             batch_rows,
             lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
-            length: TrainLength {
-                steps_per_epoch,
-                total,
-                warmup,
-                eval_every: every(config.eval_freq),
-                save_every: every(config.save_freq),
-            },
+            length: length(config, facts.rows, rows_per_step)?,
             baseline,
             inputs: None,
             distillation: None,
         })
     }
 
+    /// What makes batches.
+    ///
+    /// # Errors
+    /// If lengths contradict each other, or the tokenizer lacks the filling.
+    pub fn collator(&self, tokenizer: &Tokenizer) -> Result<Collator> {
+        Ok(Collator::new(self.span.collate(), tokenizer)?)
+    }
+
     /// Numbers over all parameters of what is trained.
     pub fn parameter_count(&self) -> u64 {
         self.baseline.as_ref().map_or_else(|| self.model.parameter_count(), BaselinePlan::parameter_count)
     }
+}
+
+/// Refuses numbers that mean nothing by themselves.
+fn check_numbers(config: &RunConfig) -> Result<()> {
+    if config.max_length == 0 {
+        bail!("max_length must be at least 1");
+    }
+    if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
+        bail!(
+            "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
+            config.max_length
+        );
+    }
+    for (key, value) in [
+        ("blr", config.blr),
+        ("ema_decay1", 1.0 - config.ema_decay1),
+        ("epochs", config.epochs),
+        ("save_freq", config.save_freq),
+        ("eval_freq", config.eval_freq),
+    ] {
+        if !(value > 0.0 && value.is_finite()) {
+            bail!("{key} is out of its range");
+        }
+    }
+    for (key, value) in [
+        ("global_batch_size", config.global_batch_size),
+        ("grad_accum_steps", config.grad_accum_steps),
+        ("batch_size", config.batch_size.unwrap_or(1)),
+        ("log_freq", config.log_freq as usize),
+        ("keep_checkpoints", config.keep_checkpoints),
+    ] {
+        if value == 0 {
+            bail!("{key} must be at least 1");
+        }
+    }
+    if let Some(minutes) = config.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
+        bail!("max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes");
+    }
+    if let Some(share) = config.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
+        bail!("label_drop_prob {share} is not a probability");
+    }
+    Ok(())
+}
+
+/// Refuses settings that are at odds with each other.
+fn check_combinations(config: &RunConfig) -> Result<()> {
+    let conditional = config.max_input_length.is_some();
+    match config.early_stopping {
+        Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
+        Some(_) if config.eval_data_path.is_none() => {
+            bail!("early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null")
+        }
+        _ => {}
+    }
+    if let Some(share) = config.label_drop_prob.filter(|&share| share > 0.0 && !conditional) {
+        bail!("label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0");
+    }
+    if config.learned_latents && conditional {
+        bail!(
+            "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
+        );
+    }
+    if config.learned_latents && config.causal_latents {
+        bail!("causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out");
+    }
+    if config.block_size.is_some() && !config.causal_latents {
+        bail!(
+            "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
+        );
+    }
+    if config.context_table && config.block_size.is_none() {
+        bail!(
+            "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
+        );
+    }
+    if config.group_by_length && config.block_size.is_none() {
+        bail!(
+            "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
+        );
+    }
+    if config.group_by_length && config.pad_token() == PadTokenName::Eos {
+        bail!("group_by_length needs pad_token: pad, since filling that is learned cannot be cut off");
+    }
+    if config.objective != ObjectiveName::Elf {
+        for (key, set) in [
+            ("learned_latents", config.learned_latents),
+            ("causal_latents", config.causal_latents),
+            ("block_size", config.block_size.is_some()),
+            ("context_table", config.context_table),
+            ("vocab_head_norm", config.vocab_head_norm),
+            ("decoder_clean_condition", config.decoder_clean_condition),
+        ] {
+            if set {
+                bail!("{key} belongs to objective elf: the baselines have no latents. Leave it out");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn objective(config: &RunConfig) -> ElfObjective {
+    let conditional = config.max_input_length.is_some();
+    ElfObjective {
+        path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps, prediction: config.prediction },
+        time: config.time_schedule.law(config),
+        guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
+        self_cond_prob: config.self_cond_prob,
+        decoder_prob: config.decoder_prob,
+        decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
+        decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
+        decoder_clean_condition: config.decoder_clean_condition,
+        block_size: config.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
+    }
+}
+
+/// Rows of one batch over all ranks. As in the released code: batch_size is what one device takes at once, global_batch_size what
+/// all take together.
+fn batch_rows(config: &RunConfig, ranks: usize) -> Result<usize> {
+    let rows = config.batch_size.map_or(config.global_batch_size, |rows| rows.saturating_mul(ranks));
+    if !rows.is_multiple_of(ranks) {
+        bail!(
+            "{ranks} ranks cannot share batches of {rows} rows evenly: choose a global_batch_size that is a multiple of {ranks}"
+        );
+    }
+    Ok(rows)
+}
+
+fn length(config: &RunConfig, rows: u64, rows_per_step: usize) -> Result<TrainLength> {
+    if rows < rows_per_step as u64 {
+        bail!(
+            "the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps"
+        );
+    }
+    let steps_per_epoch = (rows / rows_per_step as u64) as f64;
+    let steps = |epochs: f64| (epochs * steps_per_epoch).round() as u64;
+    Ok(TrainLength {
+        steps_per_epoch,
+        total: config.max_steps.unwrap_or(steps(config.epochs)).max(1),
+        warmup: u64::try_from(config.warmup_steps).unwrap_or(steps(config.warmup_epochs.unwrap_or(0.0))),
+        eval_every: steps(config.eval_freq).max(1),
+        save_every: steps(config.save_freq).max(1),
+    })
 }
 
 fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConfig> {

@@ -1,8 +1,10 @@
 //! The keys of a training configuration.
 
+use elf_core::Precision;
 use elf_flow::{LogitNormal, PredictionTarget, TimeLaw};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::ObjectiveName;
 
@@ -239,6 +241,19 @@ pub struct RunConfig {
     /// A model whose weights a new run begins with, in place of random ones: a run, a checkpoint, a file of the released code or a Hugging
     /// Face id. Its sizes and tokenizer must be the run's; its optimiser and steps are not taken over.
     pub init_from: Option<String>,
+}
+
+impl RunConfig {
+    /// How rows are filled up.
+    pub fn pad_token(&self) -> PadTokenName {
+        let usual = if self.max_input_length.is_some() { PadTokenName::Eos } else { PadTokenName::Pad };
+        self.pad_token.unwrap_or(usual)
+    }
+
+    /// What matrix products are done in.
+    pub fn precision(&self, device: Device) -> Precision {
+        if self.use_bf16 { Precision::native(device) } else { Precision::F32 }
+    }
 }
 
 impl Default for RunConfig {

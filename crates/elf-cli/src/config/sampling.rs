@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::TimeScheduleName;
 use super::keys::{check_keys, parse_yaml};
+use super::{RunPlan, TimeScheduleName};
 
 /// The file in a model's folder that says how it is best sampled from.
 pub const SAMPLING: &str = "sampling.yml";
@@ -148,6 +148,31 @@ impl SamplingConfig {
 }
 
 impl SamplingSetting {
+    /// The setting that suits this model when nothing else is said: the paper's; for a distilled model the steps that it was
+    /// made for, and what the released distilled model is sampled with.
+    pub fn default_for(plan: &RunPlan) -> Self {
+        let conditional = plan.span.max_input_length.is_some();
+        let guided = plan.objective.self_conditioned();
+        let setting = Self {
+            sampling_method: if conditional { "ode" } else { "sde" }.into(),
+            num_sampling_steps: if conditional { 64 } else { 32 },
+            // Only conditional tasks leave conditions out, and one that never did has not learned what to lead away from.
+            cfg: if plan.label_drop_prob > 0.0 { 2.0 } else { 1.0 },
+            self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
+            time_schedule: TimeScheduleName::LogitNormal,
+            ..Self::default()
+        };
+        let Some(distilled) = &plan.distillation else { return setting };
+        let num_sampling_steps = distilled.step.student_steps();
+        let (w, sde_gamma) = if num_sampling_steps <= 8 { (2.5, 1.5) } else { (2.0, 2.0) };
+        Self {
+            num_sampling_steps,
+            self_cond_cfg_scale: if conditional || !guided { setting.self_cond_cfg_scale } else { w },
+            sde_gamma: if conditional { setting.sde_gamma } else { sde_gamma },
+            ..setting
+        }
+    }
+
     /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-uniform-guide3-at0.6-t0.8-p0.9-best4` where that is asked for.
     pub fn name(&self) -> String {
         let gamma = if self.sampling_method == "sde" { format!("-gamma{}", self.sde_gamma) } else { String::new() };

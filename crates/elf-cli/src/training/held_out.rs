@@ -3,8 +3,7 @@
 use std::cell::OnceCell;
 
 use anyhow::{Context, Result, anyhow, bail};
-use elf_core::Precision;
-use elf_data::{CollateConfig, Collator, Dataset, Tokenizer};
+use elf_data::{Dataset, Tokenizer};
 use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_hub::What;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
@@ -16,7 +15,7 @@ use crate::hub;
 use crate::judge::{Judge, JudgeSettings};
 use crate::run_folder::RunFolder;
 use crate::text_file::write_texts;
-use crate::text_generation::{GeneratedText, MOST_TEXTS, TextGenerator, TextRequest, pad_token};
+use crate::text_generation::{GeneratedText, MOST_TEXTS, TextGenerator, TextRequest};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
@@ -76,7 +75,7 @@ impl TrainingJudge {
             max_length: config.eval_ppl_max_length,
             batch_size: Some(config.eval_ppl_batch_size),
             device,
-            precision: if config.use_bf16 { Precision::native(device) } else { Precision::F32 },
+            precision: config.precision(device),
         };
         settings.check().context("eval_ppl_model")?;
         Ok(Some(Self { settings, loaded: OnceCell::new() }))
@@ -96,19 +95,6 @@ impl TrainingJudge {
     }
 }
 
-/// The plan's way of making batches.
-///
-/// # Errors
-/// If lengths contradict each other, or the tokenizer lacks the filling.
-pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
-    let config = CollateConfig {
-        max_length: plan.span.max_length,
-        max_input_length: plan.span.max_input_length,
-        pad_token: pad_token(plan.span.pad_token),
-    };
-    Ok(Collator::new(config, tokenizer)?)
-}
-
 /// How evaluations in training generate texts.
 ///
 /// # Errors
@@ -116,7 +102,7 @@ pub fn collator(plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Collator> {
 pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
     Ok(match &plan.config.sampling_configs_path {
         Some(path) => read_sampling_settings(path.as_ref()).context("sampling_configs_path")?,
-        None => vec![TextGenerator::default_setting(plan)],
+        None => vec![SamplingSetting::default_for(plan)],
     })
 }
 
@@ -174,7 +160,7 @@ impl<S: Subject> HeldOut<'_, S> {
 
     fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
         let Some(dataset) = self.rows else { return Ok(Vec::new()) };
-        let collator = collator(self.plan, self.tokenizer)?;
+        let collator = self.plan.collator(self.tokenizer)?;
         let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
         let (rank, world) = (comm.rank() as usize, comm.world() as usize);
         let size = (self.plan.batch_rows / world).max(1);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use elf_core::Precision;
 use elf_core::device::describe;
 use elf_data::{Dataset, Tokenizer, evaluation};
 use elf_hub::What;
@@ -162,8 +161,7 @@ impl Materials {
 
 /// The encoder that a configuration names, for ids of this tokenizer.
 fn encoder(config: &RunConfig, tokenizer: &Tokenizer, device: Device) -> Result<TextLatents> {
-    let precision = if config.use_bf16 { Precision::native(device) } else { Precision::F32 };
-    let latents = TextLatents::load(config, device, precision)?;
+    let latents = TextLatents::load(config, device, config.precision(device))?;
     if latents.vocab_size() < tokenizer.vocab_size() as i64 {
         bail!(
             "the encoder knows {} token ids, but the tokenizer has {}: they do not belong together",

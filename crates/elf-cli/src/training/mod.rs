@@ -8,7 +8,7 @@ mod materials;
 mod memory_plan;
 mod subject;
 
-pub use held_out::{check_evaluations, collator, sampling_settings};
+pub use held_out::{check_evaluations, sampling_settings};
 pub use initial_weights::InitialWeights;
 pub use job::{Ended, Job, deadline, train, train_subject, trainer_config};
 pub use materials::{Materials, agree};

@@ -11,7 +11,7 @@ use elf_train::{BatchSource, Comm, TrainingObjective};
 use serde_json::{Value, json};
 
 use super::held_out::ROWS_AT_ONCE;
-use super::{Materials, collator, sampling_settings};
+use super::{Materials, sampling_settings};
 use crate::config::{RunPlan, SamplingSetting};
 use crate::text_generation::{GeneratedText, TextGenerator, TextRequest};
 use crate::text_latents::TextLatents;
@@ -110,7 +110,7 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
     pub fn start(plan: &RunPlan, materials: &Materials, subject: &'a S, share: Share, from: Cursor) -> Result<Self> {
         let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
         let rows = materials.train.len();
-        let collator = collator(plan, &materials.tokenizer)?;
+        let collator = plan.collator(&materials.tokenizer)?;
         let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
         if plan.config.group_by_length {
             order = order.grouped_by_length(materials.train.lengths(collator.config())?.into())?;
