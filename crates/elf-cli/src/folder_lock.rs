@@ -1,22 +1,18 @@
 //! One process at a time in a folder that is written over hours.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use elf_files::Held;
 
-/// Holds a folder, which is made if it is not there, until the file is closed or the process ends, however it ends.
+/// Holds a folder, which is made if it is not there, until that is dropped or the process ends, however it ends.
 ///
 /// # Errors
 /// If another process holds it, or it cannot be made.
-pub fn lock(folder: &Path) -> Result<File> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let path = folder.join(".lock");
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match file.try_lock() {
-        // Some network file systems know no locks; then nobody can be kept out.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
+pub fn lock(folder: &Path) -> Result<Held> {
+    match Held::take(folder).with_context(|| format!("cannot write in the folder {}", folder.display()))? {
+        Some(held) => Ok(held),
+        None => bail!(
             "another process is training in {}: wait for it or end it, or choose another folder",
             folder.display()
         ),

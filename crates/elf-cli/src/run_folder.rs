@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use elf_core::ParamSet;
 use elf_data::Tokenizer;
+use elf_files::Held;
 use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
 use serde_json::Value;
 
@@ -60,17 +61,17 @@ impl RunFolder {
         self.root.join("samples")
     }
 
-    /// Makes the folder, writes what does not change in training, and holds it as long as the file that is returned is open.
+    /// Makes the folder, writes what does not change in training, and holds it as long as what is returned lives.
     ///
     /// # Errors
     /// If another process holds it, or something cannot be written.
-    pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<File> {
+    pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Held> {
         let held = folder_lock::lock(&self.root)?;
         write_json(&self.root.join("plan.json"), plan)?;
         tokenizer.save(self.tokenizer_path())?;
         if let Some(distillation) = &plan.distillation {
             let card = model_card::distilled(plan, distillation);
-            elf_core::tensorfile::write_aside(&self.root.join("README.md"), |aside| std::fs::write(aside, &card))?;
+            write(&self.root.join("README.md"), card)?;
         }
         Ok(held)
     }
@@ -94,7 +95,7 @@ impl RunFolder {
                 }
             }
         }
-        elf_core::tensorfile::write_aside(&path, |aside| std::fs::write(aside, &kept))?;
+        write(&path, kept)?;
         OpenOptions::new().append(true).open(&path).with_context(context)
     }
 }
@@ -222,9 +223,15 @@ pub fn no_run(path: &Path) -> String {
 /// # Errors
 /// If the file cannot be written.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_vec_pretty(value)?;
-    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &text))?;
-    Ok(())
+    write(path, serde_json::to_vec_pretty(value)?)
+}
+
+/// Writes a file, aside and renamed.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    elf_files::write(path, content).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Appends one line of JSON.

@@ -22,16 +22,11 @@ pub fn write_texts(path: &Path, texts: &[GeneratedText]) -> Result<()> {
         serde_json::to_writer(&mut lines, text)?;
         lines.push(b'\n');
     }
-    elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &lines)).with_context(|| cannot(path))
+    elf_files::write(path, &lines).with_context(|| cannot(path))
 }
 
 fn cannot(path: &Path) -> String {
     format!("the texts could not be written to {}", path.display())
-}
-
-/// A pipe or a device, such as /dev/stdout: nothing is written beside it.
-fn is_special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
 /// Refuses a file that could not be written in the end, before hours are spent on what is to go there. Folders that are not there yet stay so.
@@ -39,13 +34,13 @@ fn is_special(path: &Path) -> bool {
 /// # Errors
 /// If it is a folder, or nothing can be written beside it.
 pub fn check_writable(path: &Path) -> Result<()> {
-    if is_special(path) {
+    if elf_files::is_special(path) {
         return Ok(());
     }
     if path.is_dir() {
         bail!("{}: it is a folder; name a file in it", cannot(path));
     }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = elf_files::folder_of(path);
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let beside = tempfile::Builder::new().prefix(".writing-").tempfile_in(there);
     beside.map(drop).with_context(|| cannot(path))
@@ -80,7 +75,7 @@ impl Unfinished {
     /// # Errors
     /// If it cannot be read or written, is in use, or holds texts of another origin.
     pub fn beside(output: &Path, origin: Origin, stop: Arc<AtomicBool>) -> Result<Option<Self>> {
-        if is_special(output) {
+        if elf_files::is_special(output) {
             return Ok(None);
         }
         let mut name = output.file_name().with_context(|| cannot(output))?.to_owned();

@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{EncoderRecord, RunConfig, RunPlan};
 use crate::hub;
+use crate::run_folder::write_json;
 
 /// The file beside an encoder's weights that says by what its output is normalised.
 pub const STATS_FILE: &str = "latent_stats.json";
@@ -330,9 +331,7 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
 /// # Errors
 /// If the file cannot be written.
 pub fn write_stats(folder: &Path, stats: &LatentStats) -> Result<()> {
-    let text = serde_json::to_vec_pretty(stats)?;
-    elf_core::tensorfile::write_aside(&folder.join(STATS_FILE), |path| std::fs::write(path, text))?;
-    Ok(())
+    write_json(&folder.join(STATS_FILE), stats)
 }
 
 /// One line about a normalisation.

@@ -158,32 +158,8 @@ pub fn write<'t>(
     let tensors: Vec<(&str, StoredTensor)> =
         tensors.into_iter().map(|(name, t)| Ok((name, StoredTensor::new(t)?))).collect::<Result<_>>()?;
     let metadata = (!metadata.is_empty()).then_some(metadata);
-    write_aside(path, |file| safetensors::serialize_to_file(tensors, metadata, file).map_err(std::io::Error::other))
-}
-
-/// Calls `fill` with the path of a new file beside `path`, syncs it and renames it to `path`. A pipe or a device is handed to
-/// `fill` itself.
-///
-/// # Errors
-/// If anything fails; then the new file is removed and `path` is as it was.
-pub fn write_aside(path: &Path, fill: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    // A pipe or a device, such as /dev/stdout, is written to; renaming a file over it would replace it.
-    if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-        return fill(path).map_err(Error::io("write", path));
-    }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let aside = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(Error::io("write", path))?;
-    fill(aside.path()).map_err(Error::io("write", path))?;
-    // `fill` may have replaced the file behind the name, so sync through a fresh handle.
-    File::open(aside.path()).and_then(|f| f.sync_all()).map_err(Error::io("write", path))?;
-    let aside = aside.into_temp_path();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o644)).map_err(Error::io("write", path))?;
-    }
-    aside.persist(path).map_err(|e| Error::io("rename", path)(e.error))
+    let fill = |file: &Path| safetensors::serialize_to_file(tensors, metadata, file).map_err(std::io::Error::other);
+    elf_files::write_with(path, fill).map_err(Error::io("write", path))
 }
 
 /// A tensor as safetensors wants it: bytes on the CPU.

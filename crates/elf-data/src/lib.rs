@@ -24,7 +24,6 @@ pub mod shards;
 pub mod source;
 mod tokenizer;
 mod unigram_training;
-mod write_aside;
 
 pub use carried::CarriedText;
 pub use collate::{Batch, CollateConfig, Collator, PadToken, is_label_dropped};

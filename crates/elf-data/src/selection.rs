@@ -15,7 +15,6 @@ use unicode_segmentation::UnicodeSegmentation;
 use crate::error::{Error, Result};
 use crate::source::{Source, TextRow};
 use crate::tokenizer::Tokenizer;
-use crate::write_aside;
 
 /// Rows are looked at in groups of this many, on all cores.
 const ROWS_PER_GROUP: usize = 4096;
@@ -169,7 +168,7 @@ pub fn select(
     let mut report = SelectionReport::default();
     let mut seen: HashSet<blake3::Hash> = HashSet::new();
     let mut left = 0u64;
-    let mut file = write_aside::begin(output)?;
+    let mut file = elf_files::begin(output).map_err(Error::io("write", output))?;
     {
         let mut writer = BufWriter::new(file.as_file_mut());
         let mut rows = source.rows();
@@ -222,7 +221,7 @@ pub fn select(
             report.read, report.empty, report.no_sentence, report.too_long, report.repeated, report.excluded
         )));
     }
-    write_aside::finish(file, output)?;
+    elf_files::finish(file, output).map_err(Error::io("write", output))?;
     Ok(report)
 }
 

@@ -7,7 +7,6 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::write_aside;
 
 /// The padding token, as T5 writes it.
 pub const PAD: &str = "<pad>";
@@ -81,7 +80,7 @@ impl Tokenizer {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-        write_aside::write(&file, &self.json)
+        elf_files::write(&file, &self.json).map_err(Error::io("write", &file))
     }
 
     /// Number of ids, added and special tokens included; every id is below it.

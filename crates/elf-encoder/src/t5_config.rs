@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use elf_core::tensorfile;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -238,7 +237,7 @@ impl T5Config {
             "pad_token_id": 0,
             "eos_token_id": 1,
         });
-        Ok(tensorfile::write_aside(path, |aside| std::fs::write(aside, format!("{value:#}\n")))?)
+        Ok(elf_files::write(path, format!("{value:#}\n")).map_err(elf_core::Error::io("write", path))?)
     }
 }
 

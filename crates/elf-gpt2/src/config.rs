@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use elf_core::tensorfile;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -175,7 +174,7 @@ impl Gpt2Config {
         }
         value["eos_token_id"] = self.eos_token_id.into();
         value["bos_token_id"] = self.eos_token_id.into();
-        Ok(tensorfile::write_aside(path, |aside| std::fs::write(aside, format!("{value:#}\n")))?)
+        Ok(elf_files::write(path, format!("{value:#}\n")).map_err(elf_core::Error::io("write", path))?)
     }
 }
 

@@ -6,7 +6,6 @@
 //! from a part of one.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, CacheRepo, Repo};
@@ -62,7 +61,8 @@ impl RepositoryCache {
         if is_commit(revision) || self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        write_aside(&self.root.join("refs").join(revision), commit.as_bytes())
+        let path = self.root.join("refs").join(revision);
+        elf_files::write(&path, commit).map_err(Error::disk("write", &path))
     }
 
     /// What a commit holds: as noted, or else what of it is there.
@@ -89,7 +89,7 @@ impl RepositoryCache {
     pub fn note_listing(&self, listing: &Listing) -> Result<()> {
         let path = self.root.join("listings").join(format!("{}.json", listing.commit));
         let json = serde_json::to_vec(listing).map_err(|e| Error::disk("write", &path)(e.into()))?;
-        write_aside(&path, &json)
+        elf_files::write(&path, &json).map_err(Error::disk("write", &path))
     }
 
     /// Holds off other programs (this one's twin, or Python's) from the content of that name until it is dropped.
@@ -129,17 +129,6 @@ fn link_or_copy(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()>
 fn link_or_copy(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
     // Symbolic links need rights there that users seldom have.
     fs::hard_link(blob, path).or_else(|_| fs::copy(blob, path).map(drop))
-}
-
-fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(Error::disk("make the folder", folder))?;
-    let mut aside = tempfile::NamedTempFile::new_in(folder).map_err(Error::disk("write", path))?;
-    aside.write_all(bytes).map_err(Error::disk("write", path))?;
-    // Renamed before its content is on the disk, a loss of power could leave an empty file under the final name.
-    aside.as_file().sync_all().map_err(Error::disk("write", path))?;
-    aside.persist(path).map_err(|e| Error::disk("write", path)(e.error))?;
-    Ok(())
 }
 
 fn walk(folder: &Path, prefix: &str, files: &mut Vec<RemoteFile>) -> std::io::Result<()> {

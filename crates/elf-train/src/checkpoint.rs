@@ -139,7 +139,8 @@ impl CheckpointFolder {
             state.files.insert(name.to_owned(), stamp(&path)?);
         }
         let json = aside.path().join(STATE);
-        tensorfile::write_aside(&json, |path| fs::write(path, serde_json::to_vec_pretty(&state)?))?;
+        let text = serde_json::to_vec_pretty(&state).map_err(|e| CoreError::io("write", &json)(e.into()))?;
+        elf_files::write(&json, text).map_err(CoreError::io("write", &json))?;
         sync_folder(aside.path())?;
 
         let path = root.join(format!("{STEP}{:08}", state.step));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use elf_core::{Error as CoreError, tensorfile};
+use elf_core::Error as CoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::{CheckpointFolder, Error, Result};
@@ -121,10 +121,8 @@ impl Evaluations {
 
     /// Writes it down, aside and renamed.
     pub(crate) fn save(&self) -> Result<()> {
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).map_err(CoreError::io("create", folder))?;
-        }
-        Ok(tensorfile::write_aside(&self.path, |path| fs::write(path, serde_json::to_vec_pretty(&self.record)?))?)
+        let text = serde_json::to_vec_pretty(&self.record).map_err(|e| CoreError::io("write", &self.path)(e.into()))?;
+        Ok(elf_files::write(&self.path, text).map_err(CoreError::io("write", &self.path))?)
     }
 }
 

@@ -2,7 +2,6 @@
 //! by the one under version control, so that plain cargo commands work after set-up.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -62,17 +61,7 @@ pub fn write(workspace: &Path, libtorch: &Path) -> Result<PathBuf> {
         toml_string(&second),
     );
     let path = workspace.join(FILE);
-    let folder = workspace.join(".cargo");
-    let store = || -> Result<()> {
-        fs::create_dir_all(&folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-        file.write_all(text.as_bytes())?;
-        // Renamed before its content is on the disk, a loss of power could leave an empty file, which no build survives.
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        Ok(())
-    };
-    store().with_context(|| format!("{} cannot be written", path.display()))?;
+    elf_files::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(path)
 }
 

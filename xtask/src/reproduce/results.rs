@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use elf_eval::evaluation::{Evaluation, name};
-use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageCost, write_aside};
+use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageCost};
 use serde_json::{Value, json};
 
 use super::runner::{Outcome, Runner};
@@ -153,7 +153,8 @@ pub fn write(report: &Report, results: &Results, folder: &Path) -> Result<Vec<Pa
     let written =
         report.write(folder).with_context(|| format!("the report cannot be written to {}", folder.display()))?;
     let path = folder.join("metrics.json");
-    write_aside(&path, &serde_json::to_string_pretty(&results.metrics()?)?)?;
+    let text = serde_json::to_string_pretty(&results.metrics()?)?;
+    elf_files::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(vec![written.html, written.markdown, path])
 }
 

@@ -1,12 +1,12 @@
 //! One stage of a reproduction: calls of `elf` that turn files into a folder, known by a hash of all that goes into it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use elf_eval::report::write_aside;
+use elf_files::Held;
 use serde::{Deserialize, Serialize};
 
 /// What a stage does, roughly, so that its time and its place on a disk can be told beforehand.
@@ -140,17 +140,6 @@ pub enum State {
     Stale(Record),
 }
 
-/// A work folder that is held.
-#[derive(Debug)]
-pub struct Held(File);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // To close the file is not enough: a process that another thread has just forked has it open until it becomes another program.
-        let _ = self.0.unlock();
-    }
-}
-
 /// The folder of a reproduction, with one folder for each stage.
 #[derive(Clone, Debug)]
 pub struct WorkFolder {
@@ -173,17 +162,13 @@ impl WorkFolder {
     /// # Errors
     /// If another process holds it, or it cannot be made.
     pub fn lock(&self) -> Result<Held> {
-        fs::create_dir_all(&self.root).with_context(|| format!("{} cannot be made", self.root.display()))?;
-        let path = self.root.join(".lock");
-        let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
-        match file.try_lock() {
-            // Some network file systems know no locks; then nobody can be kept out.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Held(file)),
-            Err(TryLockError::WouldBlock) => bail!(
+        let held = Held::take(&self.root).with_context(|| format!("{} cannot be written in", self.root.display()))?;
+        held.with_context(|| {
+            format!(
                 "another `cargo xtask reproduce` is at work in {}: wait for it or end it; `--jobs 2` does two stages at once",
                 self.root.display()
-            ),
-        }
+            )
+        })
     }
 
     fn superseded(&self, name: &str, hash: &str) -> PathBuf {
@@ -249,7 +234,7 @@ impl WorkFolder {
         let path = folder.join(RECORD);
         let write = || -> Result<()> {
             fs::create_dir_all(&folder)?;
-            Ok(write_aside(&path, &serde_json::to_string_pretty(record)?)?)
+            Ok(elf_files::write(&path, serde_json::to_string_pretty(record)?)?)
         };
         write().with_context(|| format!("{} cannot be written", path.display()))
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::{Precision, PrecisionPolicy};
@@ -16,6 +16,7 @@ use super::at_least_one;
 use crate::bench::ceiling;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
+use crate::run_folder::write_json;
 use crate::system_memory;
 
 /// Everything is made of random values on the spot: no files, no downloads.
@@ -168,9 +169,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let peak = results.peak(native);
     println!("{}", table(&results, peak));
     if let Some(path) = &args.json {
-        let text = serde_json::to_vec_pretty(&as_json(&args, &workload, &results, peak))?;
-        elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, text))
-            .with_context(|| format!("the results could not be written to {}", path.display()))?;
+        write_json(path, &as_json(&args, &workload, &results, peak))?;
         eprintln!("written to {}", path.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ use tch::{Device, Tensor};
 use super::encoder_train::TrainArgs;
 use super::{at_least_one, at_most};
 use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
+use crate::run_folder::write;
 use crate::text_latents::{STATS_FILE, describe, write_stats};
 use crate::{hub, progress};
 
@@ -185,20 +186,12 @@ const ABOUT: [&str; 2] = [STATS_FILE, "README.md"];
 /// of it that it lacks; one with anything else is written into only if `overwrite` says so.
 fn ship(encoder: &T5Encoder, tokenizer: &Tokenizer, output: &Path, overwrite: bool) -> Result<()> {
     let cannot = || format!("cannot write {}", output.display());
-    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).with_context(cannot)?;
-    let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent).with_context(cannot)?;
+    let aside = elf_files::begin_folder(output).with_context(cannot)?;
     encoder.save(aside.path())?;
     tokenizer.save(aside.path().join("tokenizer.json"))?;
     let taken = output.is_file() || fs::read_dir(output).is_ok_and(|mut inside| inside.next().is_some());
     if !taken {
-        #[cfg(unix)]
-        fs::set_permissions(aside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(cannot)?;
-        // Over an empty folder, too.
-        fs::rename(aside.path(), output).with_context(cannot)?;
-        // It has moved: nothing is left to remove under the old name.
-        let _ = aside.keep();
-        return Ok(());
+        return elf_files::finish_folder(aside, output).with_context(cannot);
     }
     let there = FILES.map(|name| fs::read(output.join(name)).ok());
     let mut wanted = Vec::new();
@@ -286,7 +279,7 @@ fn run_stats(args: StatsArgs) -> Result<ExitCode> {
             bail!("the overall numbers are of single channels");
         };
         let text = with_stats(path, *mean, *std)?;
-        elf_core::tensorfile::write_aside(path, |aside| std::fs::write(aside, &text))?;
+        write(path, text)?;
         println!("latent_mean and latent_std are set in {}", path.display());
     }
     if !args.encoder.is_dir() {

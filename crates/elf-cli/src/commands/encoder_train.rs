@@ -1,7 +1,7 @@
 //! `elf encoder train`: T5's span-corruption pre-training on a corpus of one's own.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -225,10 +225,8 @@ impl Trained<'_> {
         let (args, progress) = (self.args, &self.progress);
         let minutes = progress.seconds / 60.0;
         let kind = args.dtype.kind();
-        let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let cannot = || format!("cannot write {}", args.output.display());
-        std::fs::create_dir_all(parent).with_context(cannot)?;
-        let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent).with_context(cannot)?;
+        let aside = elf_files::begin_folder(&args.output).with_context(cannot)?;
         self.run.model.save_encoder(aside.path(), kind)?;
         tokenizer.save(aside.path().join("tokenizer.json"))?;
         // Of the encoder as everybody will read it, its numbers rounded.
@@ -252,14 +250,7 @@ impl Trained<'_> {
             overall: moments.overall()?,
         };
         std::fs::write(aside.path().join("README.md"), card.to_markdown()).with_context(cannot)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(aside.path(), std::fs::Permissions::from_mode(0o755)).with_context(cannot)?;
-        }
-        std::fs::rename(aside.path(), &args.output).with_context(cannot)?;
-        // Nothing is left to be removed under the old name.
-        let _ = aside.keep();
+        elf_files::finish_folder(aside, &args.output).with_context(cannot)?;
         println!(
             "an encoder with {} parameters; {} steps over {} tokens in {minutes:.1} minutes; written to {}",
             encoder.params().numel(),

@@ -82,10 +82,8 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
         None => None,
     };
     let evaluations = args.evaluation.iter().map(|file| evaluation(file)).collect::<Result<Vec<_>>>()?;
-    let parent = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = || format!("cannot write {}", args.output.display());
-    fs::create_dir_all(parent).with_context(cannot)?;
-    let aside = tempfile::Builder::new().prefix(".writing-").tempdir_in(parent).with_context(cannot)?;
+    let aside = elf_files::begin_folder(&args.output).with_context(cannot)?;
 
     let size = write_model(aside.path(), &found, &args)?;
     if let Some(guide) = &guide {
@@ -109,12 +107,7 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     };
     fs::write(aside.path().join("README.md"), card.to_markdown()).with_context(cannot)?;
 
-    // A temporary folder is its owner's alone; this one is for others too.
-    #[cfg(unix)]
-    fs::set_permissions(aside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(cannot)?;
-    fs::rename(aside.path(), &args.output).with_context(cannot)?;
-    // It has moved: nothing is left to remove under the old name.
-    let _ = aside.keep();
+    elf_files::finish_folder(aside, &args.output).with_context(cannot)?;
     eprintln!("{} tensors of {} written to {}", size.tensors, found.checkpoint.path().display(), args.output.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,6 @@ use zip::{CompressionMethod, ZipWriter};
 use super::Value;
 use super::file::storage_class;
 use crate::device::host_bytes;
-use crate::tensorfile::write_aside;
 use crate::{Error, Result};
 
 /// Writes a tree of tensors and plain values: aside, synced, renamed. Every tensor is stored contiguous, under its own storage.
@@ -24,7 +23,7 @@ pub fn write(path: &Path, value: &Value<Tensor>) -> Result<()> {
     pickle.bytes.push(b'.');
     // The name of the folder in the zip file is free; torch.save takes the file's.
     let stem = path.file_stem().and_then(|s| s.to_str()).filter(|s| !s.is_empty()).unwrap_or("archive");
-    write_aside(path, |aside| pack(aside, stem, &pickle))
+    elf_files::write_with(path, |aside| pack(aside, stem, &pickle)).map_err(Error::io("write", path))
 }
 
 fn pack(aside: &Path, stem: &str, pickle: &Pickle) -> std::io::Result<()> {

@@ -9,7 +9,6 @@ use super::{EosOptions, MANIFEST};
 use crate::error::{Error, Result};
 use crate::packing::Packing;
 use crate::source::PlainText;
-use crate::write_aside;
 
 /// All that decides what the shards hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +78,7 @@ impl Manifest {
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
         let path = folder.join(MANIFEST);
         let json = serde_json::to_vec_pretty(self).map_err(|e| Error::io("write", &path)(e.into()))?;
-        write_aside::write(&path, &json)
+        elf_files::write(&path, &json).map_err(Error::io("write", &path))
     }
 
     /// Forgets shards from the first one on that is not there in full.

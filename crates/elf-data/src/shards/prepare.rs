@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::packing::{Packer, Packing};
 use crate::source::{PlainText, Source, TextRow};
 use crate::tokenizer::Tokenizer;
-use crate::write_aside;
 
 /// Documents are tokenised in chunks of at most this many rows or bytes: enough to keep all cores busy, little enough to hold.
 const ROWS_PER_CHUNK: usize = 1024;
@@ -392,7 +391,7 @@ fn parameters(config: &PrepareConfig, tokenizer: &Tokenizer, source: &Source) ->
 fn begin_or_go_on(config: &PrepareConfig, parameters: Parameters) -> Result<Manifest> {
     let folder = &config.output;
     fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    write_aside::sweep(folder)?;
+    elf_files::sweep(folder).map_err(Error::io("remove what is unfinished in", folder))?;
     let found = match Manifest::load(folder) {
         Err(Error::Damaged { .. }) if config.overwrite => None,
         other => other?,

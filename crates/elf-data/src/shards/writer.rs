@@ -15,7 +15,6 @@ use tempfile::NamedTempFile;
 
 use super::{CONDITION_INPUT_IDS, INPUT_IDS, METADATA_KEY, ShardMetadata};
 use crate::error::{Error, Result};
-use crate::write_aside;
 
 /// A row group is closed at so many ids or rows, whatever comes first. Small groups make reading single rows at random cheap,
 /// because a reader must decode a group to get at one of its rows.
@@ -48,7 +47,7 @@ impl ShardWriter {
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let level = ZstdLevel::try_new(3).map_err(|e| failed(target, e))?;
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-        let aside = write_aside::begin(target)?;
+        let aside = elf_files::begin(target).map_err(Error::io("write", target))?;
         let file = aside.as_file().try_clone().map_err(Error::io("write", target))?;
         let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(|e| failed(target, e))?;
         let builder = || ListBuilder::new(Int32Builder::new()).with_field(item());
@@ -112,7 +111,7 @@ impl ShardWriter {
         self.writer.append_key_value_metadata(KeyValue::new(METADATA_KEY.to_owned(), json));
         self.writer.close().map_err(|e| failed(&self.target, e))?;
         let bytes = self.aside.as_file().metadata().map_err(Error::io("write", &self.target))?.len();
-        write_aside::finish(self.aside, &self.target)?;
+        elf_files::finish(self.aside, &self.target).map_err(Error::io("write", &self.target))?;
         Ok(bytes)
     }
 }

@@ -36,7 +36,6 @@ mod plot;
 mod table;
 mod text;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 pub use model::*;
@@ -128,32 +127,18 @@ impl Report {
         let mut plots = Vec::new();
         for (plot, drawing) in drawn {
             let path = plots_folder.join(format!("{}.svg", plot.name));
-            write_aside(&path, &drawing.file())?;
+            write(&path, &drawing.file())?;
             plots.push(path);
         }
         let (html, markdown) = (folder.join("report.html"), folder.join("report.md"));
-        write_aside(&markdown, &markdown::text(&laid, PLOTS))?;
-        write_aside(&html, &html::page(&laid))?;
+        write(&markdown, &markdown::text(&laid, PLOTS))?;
+        write(&html, &html::page(&laid))?;
         Ok(Written { html, markdown, plots })
     }
 }
 
-/// Writes a file beside its place and renames it, so that it is whole or as it was.
-///
-/// # Errors
-/// If the folder cannot be written to.
-pub fn write_aside(path: &Path, content: &str) -> Result<()> {
-    let failed = |source| Error::Write { path: path.into(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".report");
-    // Temporary files are their owner's alone; a report is for others too, as far as the mask lets it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    file.write_all(content.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+fn write(path: &Path, content: &str) -> Result<()> {
+    elf_files::write(path, content).map_err(|source| Error::Write { path: path.into(), source })
 }
 
 /// What is stated about the run, name and value.
