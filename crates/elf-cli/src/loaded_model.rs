@@ -135,7 +135,7 @@ impl DescribedModel {
             length: None,
             ..args.clone()
         };
-        let found = found(&args.path)?.map(|found| found.elf_only("which cannot guide a flow"));
+        let found = FoundModel::find(&args.path)?.map(|found| found.elf_only("which cannot guide a flow"));
         let found = found.transpose().with_context(guide)?;
         let described = Self::of(found, &args, device).with_context(guide)?;
         // A guide that does not write in the same blocks is refused for that, and has other latents for that alone.
@@ -365,14 +365,6 @@ fn hash_file(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
     read.with_context(|| format!("cannot read {}", path.display()))?;
     hasher.update(content.finalize().as_bytes());
     Ok(())
-}
-
-/// The run of this program that a path names, if it does.
-///
-/// # Errors
-/// If nothing is there.
-pub fn found(path: &Path) -> Result<Option<FoundModel>> {
-    (FoundModel::is_at(path) || !path.exists()).then(|| FoundModel::at(path)).transpose()
 }
 
 /// The device's precision, or fp32 if asked for.

@@ -125,6 +125,14 @@ impl FoundModel {
             || path.join("checkpoints").is_dir()
     }
 
+    /// [`FoundModel::at`] a path that may also be that of a model from elsewhere: then `None`.
+    ///
+    /// # Errors
+    /// If nothing is there, or a run without a checkpoint, or a damaged one.
+    pub fn find(path: &Path) -> Result<Option<Self>> {
+        (Self::is_at(path) || !path.exists()).then(|| Self::at(path)).transpose()
+    }
+
     /// Finds the latest checkpoint of a run, or the one named; in a folder of distillation rounds that of the last round.
     ///
     /// # Errors

@@ -48,10 +48,8 @@ impl FoundTeacher {
             Some(record) => record.place.clone(),
             None => hub::locate(name, What::ElfCheckpoint).context("teacher_path")?,
         };
-        let run = match FoundModel::is_at(&place) || !place.exists() {
-            true => Some(FoundModel::at(&place)?.elf_only("which cannot be distilled").context("teacher_path")?),
-            false => None,
-        };
+        let run = FoundModel::find(&place)?.map(|found| found.elf_only("which cannot be distilled"));
+        let run = run.transpose().context("teacher_path")?;
         let place = match &run {
             Some(run) => run.checkpoint.path().to_owned(),
             None => weights::find(&place).with_context(|| no_run(&place))?,
@@ -140,11 +138,9 @@ pub fn student(start: &StudentStart, plan: &RunPlan, teacher: &Elf, device: Devi
     let net = Elf::unset(plan.model.clone(), plan.precision, device)?;
     match start {
         StudentStart::Checkpoint(place) => {
-            let initial = match FoundModel::is_at(place) {
-                true => {
-                    InitialWeights::Run(Box::new(FoundModel::at(place)?.elf_only("which no student can begin as")?))
-                }
-                false => InitialWeights::File(place.clone()),
+            let initial = match FoundModel::find(place)? {
+                Some(found) => InitialWeights::Run(Box::new(found.elf_only("which no student can begin as")?)),
+                None => InitialWeights::File(place.clone()),
             };
             initial.read_into(net.params())?;
         }

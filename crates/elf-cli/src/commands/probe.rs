@@ -13,8 +13,8 @@ use serde::Serialize;
 use tch::{Device, Tensor};
 
 use super::output_file;
-use crate::loaded_model::{LoadedModel, ModelArgs, found, precision};
-use crate::run_folder::write_json;
+use crate::loaded_model::{LoadedModel, ModelArgs, precision};
+use crate::run_folder::{FoundModel, write_json};
 use crate::text_latents::TextLatents;
 use crate::{hub, progress, rank_environment};
 
@@ -97,7 +97,9 @@ pub fn run(mut args: ProbeArgs) -> Result<ExitCode> {
     ensure!(args.batch_size > 0 && args.limit > 0, "--batch-size and --limit must be at least 1");
     let device = args.model.device.resolve()?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
-    let run = found(&args.model.path)?.map(|found| found.elf_only("which has no flow to look into")).transpose()?;
+    let run = FoundModel::find(&args.model.path)?
+        .map(|found| found.elf_only("which has no flow to look into"))
+        .transpose()?;
     let precision = precision(args.model.f32, device);
     let model = LoadedModel::load(run, &args.model, device, precision)?;
     ensure!(

@@ -21,7 +21,8 @@ use self::writing::{Made, Writing};
 use super::sampling_args::{SamplingArgs, notes};
 use super::{MOST_ROWS, at_least_one, at_most, output_file};
 use crate::config::{RunPlan, SamplingSetting};
-use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, found, precision};
+use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, precision};
+use crate::run_folder::FoundModel;
 use crate::text_file::check_writable;
 use crate::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
 use crate::{hub, rank_environment};
@@ -149,7 +150,7 @@ impl Order {
     pub fn read(mut args: SampleArgs, device: Device) -> Result<Self> {
         args.check()?;
         args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
-        let found = match found(&args.model.path)? {
+        let found = match FoundModel::find(&args.model.path)? {
             Some(found) if found.plan.baseline.is_some() => {
                 let tokenizer = found.run.tokenizer()?;
                 let baseline = Baseline::new(found, &args)?;

@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 use super::sampling_args::{SamplingArgs, notes};
 use super::{MOST_ROWS, at_least_one, at_most};
 use crate::config::{SAMPLING, SamplingSetting};
-use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, found, precision};
+use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, precision};
+use crate::run_folder::FoundModel;
 use crate::serving::http::{self, Service};
 use crate::serving::queue;
 use crate::text_generation::{MOST_TEXTS, TextGenerator};
@@ -72,7 +73,7 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
     let device = args.model.device.resolve()?;
     let socket = http::bind(&args.listen)?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
-    let found = found(&args.model.path)?
+    let found = FoundModel::find(&args.model.path)?
         .map(|found| found.elf_only("which `elf serve` does not serve: `elf sample` writes with it"));
     let precision = precision(args.model.f32, device);
     let described = DescribedModel::of(found.transpose()?, &args.model, device)?;

@@ -35,13 +35,12 @@ impl InitialWeights {
             bail!("{KEY} and resume are both set: the one begins a run, the other goes on with one");
         }
         let place = hub::locate(name, What::ElfCheckpoint).context(KEY)?;
-        if !FoundModel::is_at(&place) && place.exists() {
+        let Some(found) = FoundModel::find(&place).context(KEY)? else {
             if let Some(baseline) = &plan.baseline {
                 bail!("{KEY}: {name} is no run of this program, and {} begins as one only", baseline.describe());
             }
             return Ok(Some(Self::File(place)));
-        }
-        let found = FoundModel::at(&place).context(KEY)?;
+        };
         let kind = |plan: &RunPlan| plan.baseline.as_ref().map_or("elf", BaselinePlan::name);
         if kind(&found.plan) != kind(plan) {
             bail!("{KEY}: {name} was trained with objective {}, not {}", kind(&found.plan), kind(plan));

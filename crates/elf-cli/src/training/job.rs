@@ -289,11 +289,13 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
             let place = hub::locate(name, What::ElfCheckpoint)?;
             match own {
                 Some(own) => latest_since(&place, own, plan, folder)?,
-                None if place.exists() && !FoundModel::is_at(&place) => {
-                    let released = ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?;
-                    return Ok(Some(Resume::Released(released)));
-                }
-                None => FoundModel::at(&place)?.checkpoint,
+                None => match FoundModel::find(&place)? {
+                    Some(found) => found.checkpoint,
+                    None => {
+                        let released = ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?;
+                        return Ok(Some(Resume::Released(released)));
+                    }
+                },
             }
         }
     };
@@ -315,7 +317,7 @@ fn latest_since(place: &Path, own: Checkpoint, plan: &RunPlan, folder: &RunFolde
     if plan_of(&own)?.config.resume == plan.config.resume {
         return Ok(own);
     }
-    let named = if FoundModel::is_at(place) { Some(FoundModel::at(place)?.checkpoint) } else { None };
+    let named = FoundModel::find(place)?.map(|found| found.checkpoint);
     let same =
         |one: &Path, other: &Path| one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(a, b)| a == b);
     if named.as_ref().is_some_and(|named| same(named.path(), own.path())) {
