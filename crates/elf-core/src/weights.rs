@@ -169,8 +169,21 @@ impl Weights {
         }
     }
 
-    /// Numbers over all tensors, without reading any: what a configuration's sizes can be held against before memory is
-    /// asked for.
+    /// Why these cannot be the weights of a configuration that describes so many `parameters`, if they hold far too few numbers. To
+    /// be asked before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
+    /// name by name when parameters are loaded.
+    pub fn fall_short_of(&self, parameters: i64) -> Option<String> {
+        let held = self.numel();
+        let told = || {
+            format!(
+                "it describes {parameters} parameters, but {} holds only {held} numbers; both must be of the same model",
+                self.path.display()
+            )
+        };
+        (parameters > held.saturating_mul(2)).then(told)
+    }
+
+    /// Numbers over all tensors, without reading any.
     pub fn numel(&self) -> i64 {
         let numbers = |name| self.shape(name).map_or(0, |shape| shape.iter().fold(1i64, |n, &d| n.saturating_mul(d)));
         self.names().map(numbers).fold(0, i64::saturating_add)

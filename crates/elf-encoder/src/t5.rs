@@ -110,14 +110,7 @@ impl T5Encoder {
         let config = T5Config::load(&config_path)?;
         let file = Weights::open(weights, ParamKind::Trained)?;
         let path = file.path().to_owned();
-        // Before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
-        // name by name below.
-        let (needed, held) = (config.parameter_count(), file.numel());
-        if needed > held.saturating_mul(2) {
-            let reason = format!(
-                "it describes {needed} parameters, but {} holds only {held} numbers; both must be of the same model",
-                path.display()
-            );
+        if let Some(reason) = file.fall_short_of(config.parameter_count()) {
             return Err(Error::ConfigFile { path: config_path, reason });
         }
         let encoder = Self::new(&config, ParamBuilder::unset(device), precision)?;
