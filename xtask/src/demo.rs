@@ -19,7 +19,7 @@ pub struct Options {
     /// How long to train, in minutes.
     #[arg(long, default_value_t = 8.0, value_parser = minutes)]
     minutes: f64,
-    /// Delete what an earlier demo has left, and start from nothing.
+    /// Delete the results of an earlier demo, and start from scratch.
     #[arg(long)]
     fresh: bool,
 }

@@ -54,24 +54,24 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// From nothing to generated text: build, prepare, train a small model, sample, evaluate.
+    /// From scratch to generated text: build, prepare, train a small model, sample, evaluate.
     Demo(demo::Options),
-    /// The experiments: train, sample, evaluate and report. Safe to interrupt and run again.
+    /// Run the experiments: train, sample, evaluate and report. Safe to interrupt and run again.
     Reproduce(reproduce::Options),
     /// Build the library for training on several GPUs, which needs the headers of NCCL and CUDA.
     Nccl(nccl::Options),
-    /// What continuous integration checks before the tests: format, lints, documentation, benches.
+    /// Run what continuous integration checks before the tests: format, lints, documentation, benches.
     Ci,
-    /// Change real checkpoints, indices and Arrow files at random, many thousand times, and see that their readers stand it. The
+    /// Fuzz the readers of checkpoints, indices and Arrow files with many thousands of random changes to real ones. The
     /// tests do the same a few hundred times.
     Fuzz {
-        /// Changed files of each kind.
+        /// Number of changed files of each kind.
         #[arg(long, default_value_t = 10_000)]
         cases: u32,
     },
     /// Run the benches of one crate, or of all.
     Bench {
-        /// The crate, e.g. `elf-data`; all crates if it is left out.
+        /// The crate, e.g. `elf-data`. Default: all crates.
         package: Option<String>,
         /// Passed on to the benches, e.g. a bench's name.
         #[arg(last = true)]

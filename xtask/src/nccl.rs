@@ -22,10 +22,10 @@ const HEADERS: [(&str, &str); 4] = [
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// A folder of headers, beside those that an installed Python torch brings. May be given several times.
+    /// A folder of headers, in addition to those of an installed Python torch. May be repeated.
     #[arg(long, value_name = "FOLDER")]
     include: Vec<PathBuf>,
-    /// Where to put the library; beside the program if it is left out, where `elf` looks for it.
+    /// Where to write the library. Default: next to the program, where `elf` looks for it.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

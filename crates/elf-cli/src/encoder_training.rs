@@ -24,7 +24,7 @@ const VALIDATION_TEXTS: usize = 1000;
 /// How often the held-out loss is measured, over the whole budget.
 const VALIDATIONS: u32 = 10;
 
-/// What moves the matrices of the blocks.
+/// Optimiser for the weight matrices of the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Rule {
     /// Muon for the matrices of the blocks, AdamW for the rest.
@@ -45,37 +45,37 @@ impl std::fmt::Display for Rule {
 /// How an encoder is trained.
 #[derive(Debug, Clone, Args)]
 pub struct Recipe {
-    /// Train for so many minutes, over all interruptions; the learning rate falls to 0 over them.
+    /// Train for this many minutes in total, across interruptions; the learning rate decays to 0 over them.
     #[arg(long, required_unless_present = "steps")]
     pub minutes: Option<f64>,
-    /// Train for so many steps. With --minutes, what comes first ends it.
+    /// Train for this many steps. With --minutes, whichever comes first ends training.
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Tokens of text in one step.
+    /// Tokens of text per step.
     #[arg(long, default_value_t = 4096)]
     pub batch_tokens: usize,
-    /// What moves the matrices of the blocks.
+    /// Optimiser for the weight matrices of the blocks.
     #[arg(long, value_enum, default_value = "muon")]
     pub optimizer: Rule,
-    /// Highest learning rate of the matrices of the blocks [default: 0.01 with muon, 0.002 with adamw].
+    /// Peak learning rate of the blocks' weight matrices [default: 0.01 with muon, 0.002 with adamw].
     #[arg(long)]
     pub lr: Option<f64>,
-    /// Highest learning rate of the token table, whose rows begin at a size of 1.
+    /// Peak learning rate of the token embedding table, whose rows are initialised at scale 1.
     #[arg(long, default_value_t = 0.1)]
     pub embedding_lr: f64,
-    /// Highest learning rate of everything else: norms, position biases, the decoder's head.
+    /// Peak learning rate of everything else: norms, position biases, the decoder's head.
     #[arg(long, default_value_t = 0.003)]
     pub other_lr: f64,
-    /// Longest gradient; longer ones are shortened to it.
+    /// Maximum gradient norm; larger gradients are clipped to it.
     #[arg(long, default_value_t = 1.0)]
     pub clip: f64,
-    /// Seed of the weights, the order of the texts and the spans.
+    /// Seed of the weights, the text order and the spans.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Tell of the training every so many steps.
+    /// Report progress every this many steps.
     #[arg(long, default_value_t = 50)]
     pub log_every: u64,
-    /// Save what an interrupted or killed training goes on from every so many minutes, in OUTPUT.training.
+    /// Every this many minutes, save a checkpoint in OUTPUT.training from which interrupted or killed training resumes.
     #[arg(long, default_value_t = 5.0)]
     pub save_minutes: f64,
 }

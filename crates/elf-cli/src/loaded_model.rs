@@ -23,36 +23,40 @@ use crate::text_latents::{EncoderFiles, TextLatents, encoder_folder};
 /// Which model, and how it computes.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// A run's folder (its latest checkpoint is taken), or a checkpoint's; or a file of parameters from elsewhere: a PyTorch
+    /// A run's folder (its latest checkpoint is used) or a checkpoint's; or a parameter file from elsewhere: a PyTorch
     /// checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
     #[arg(value_name = "MODEL")]
     pub path: PathBuf,
-    /// For a file from elsewhere: the configuration it was trained with. Without one, the config.yml beside it, as the released
-    /// code leaves it there; without that, the released recipe for unconditional text. The network's sizes always come from the file.
+    /// For a file from elsewhere: the configuration it was trained with. Default: the config.yml next to it, where the
+    /// released code writes it; failing that, the released recipe for unconditional text. The network's sizes always
+    /// come from the file.
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// For a file from elsewhere: change one setting of --config, as key=value. May be given several times.
+    /// For a file from elsewhere: override one setting of --config, as key=value. May be repeated.
     #[arg(long = "option", value_name = "KEY=VALUE")]
     pub options: Vec<String>,
-    /// For a file from elsewhere: the tokenizer's file or folder; as --option tokenizer_name=PATH.
+    /// For a file from elsewhere: the tokenizer's file or folder; same as --option tokenizer_name=PATH.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
-    /// The text encoder, if it is not where it was in training or as config.yml says: its folder, or a Hugging Face id.
+    /// The text encoder, if it is not where it was in training or where config.yml says: its folder, or a Hugging Face
+    /// id.
     #[arg(long, value_name = "ENCODER")]
     pub encoder: Option<PathBuf>,
-    /// For an exported model or a file from elsewhere: positions of a text (as its config.yml or --config says; 1024 without one); as --option max_length=N.
+    /// For an exported model or a file from elsewhere: positions per text; same as --option max_length=N. Default: as
+    /// in its config.yml or --config; 1024 without one.
     #[arg(long)]
     pub length: Option<usize>,
-    /// Take the parameters as trained instead of their running averages.
+    /// Use the raw trained parameters instead of their running averages (EMA).
     #[arg(long)]
     pub no_ema: bool,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
-    /// Compute in fp32 also where the device has bf16.
+    /// Compute in fp32 even where the device supports bf16.
     #[arg(long)]
     pub f32: bool,
-    /// The vocabulary head and the maps between latents and blocks in bf16 too, where the device has it: some percent faster.
+    /// Also compute the vocabulary head and the projections between latents and blocks in bf16, where the device
+    /// supports it: a few percent faster.
     #[arg(long, conflicts_with = "f32")]
     pub heads_bf16: bool,
 }

@@ -33,7 +33,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Embedded language flows: text becomes latents, a flow carries noise to latents, a last step turns them into words.
+/// Embedded language flows: text is encoded into latents, a flow carries noise to latents, a last step decodes them
+/// into words.
 #[derive(Debug, Parser)]
 #[command(name = "elf", version, max_term_width = 110)]
 struct Cli {
@@ -43,36 +44,37 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Turn text into token shards, and look into them.
+    /// Prepare token shards from text, and inspect them.
     #[command(subcommand)]
     Data(commands::data::DataCommand),
-    /// Train a tokenizer on a corpus of your own.
+    /// Train a tokenizer on your own corpus.
     #[command(subcommand)]
     Tokenizer(commands::tokenizer::TokenizerCommand),
-    /// Make a text encoder, and measure its latents.
+    /// Create a text encoder, and measure its latents.
     #[command(subcommand)]
     Encoder(commands::encoder::EncoderCommand),
-    /// Train a model, or go on with one.
+    /// Train a model, or resume training one.
     Train(commands::train::TrainArgs),
-    /// Run a command in several processes of this host that work together: `elf launch --nproc 2 -- train config.yml`.
+    /// Run a command in several cooperating processes on this host: `elf launch --nproc 2 -- train config.yml`.
     Launch(commands::launch::LaunchArgs),
-    /// What a training step costs on many GPUs, on paper: the tables of docs/scaling.md.
+    /// Estimate on paper what a training step costs on many GPUs: the tables of docs/scaling.md.
     Scaling(commands::scaling::ScalingArgs),
-    /// Make a model of few steps out of one of many, by progressive distillation.
+    /// Distil a many-step model into a few-step one by progressive distillation.
     Distill(Box<commands::distill::DistillArgs>),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
-    /// Generate text for whoever asks over HTTP, many requests at once.
+    /// Serve text generation over HTTP, many requests at once.
     Serve(Box<commands::serve::ServeArgs>),
-    /// Turn checkpoints into one another: PyTorch's of the released code, and safetensors.
+    /// Convert checkpoints between formats: the released code's PyTorch checkpoints, and safetensors.
     Convert(commands::convert::ConvertArgs),
-    /// Put what somebody else needs of a run into one small folder: parameters, settings, tokenizer, model card.
+    /// Export a run to one small folder to share: parameters, settings, tokenizer, model card.
     Export(commands::export::ExportArgs),
-    /// Look into a trained flow: at each time, how near its estimates are to true texts, and how many words are read from them.
+    /// Probe a trained flow: at each time, how close its estimates are to true texts, and how many words are decoded
+    /// correctly from them.
     Probe(Box<commands::probe::ProbeArgs>),
-    /// Judge generated text.
+    /// Evaluate generated text.
     Eval(commands::eval::EvalArgs),
-    /// Measure how fast this machine trains and samples, beside the fastest that it can multiply matrices.
+    /// Measure how fast this machine trains and samples, compared with its fastest matrix product.
     Bench(commands::bench::BenchArgs),
     /// Fetch models, tokenizers and data sets from the Hugging Face hub ahead of time.
     Pull(commands::pull::PullArgs),

@@ -60,33 +60,35 @@ impl Preset {
 /// What can be chosen about a reproduction.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The experiments.
+    /// The experiments to run.
     #[arg(value_enum, default_value = "mini")]
     preset: Preset,
-    /// Of `mini`: less of everything, about a quarter of an hour on two cores. Shows that all of it runs, not what ELF can do.
+    /// For `mini`: less of everything, about a quarter of an hour on two cores. Shows that everything runs, not what
+    /// ELF can do.
     #[arg(long)]
     quick: bool,
-    /// Of the paper's presets: evaluate the released checkpoints instead of training.
+    /// For the paper's presets: evaluate the released checkpoints instead of training.
     #[arg(long)]
     from_released: bool,
-    /// Say what would be done, what it downloads and what it would cost on this machine, and stop. Measures the machine's speed first,
-    /// for some seconds.
+    /// Print what would be done, what it downloads and what it would cost on this machine, and exit. Measures the
+    /// machine's speed first, for a few seconds.
     #[arg(long)]
     dry_run: bool,
-    /// Only this stage and what it needs; or all stages whose names begin so up to a slash. May be given several times.
+    /// Run only this stage, or all stages whose names start with this and a slash, and what they depend on. May be
+    /// repeated.
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
-    /// Run so many stages at once, each with its share of the processor's threads. On a CPU, small networks gain much from it: two
-    /// cores do half as much again. What the stages print goes to the file log.txt in the folder of each.
+    /// Run this many stages at once, each with its share of the processor's threads. On a CPU, small networks benefit a
+    /// lot: two cores get half as much again done. Each stage's output goes to the file log.txt in its folder.
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     jobs: NonZeroUsize,
-    /// For --dry-run: the speed of another machine, as `elf bench --json FILE` has measured it there.
+    /// For --dry-run: the speed of another machine, as measured there by `elf bench --json FILE`.
     #[arg(long, value_name = "FILE")]
     bench: Option<PathBuf>,
-    /// Where the stages keep what they make; runs/reproduce/PRESET if it is left out.
+    /// Where the stages keep their results. Default: runs/reproduce/PRESET.
     #[arg(long, value_name = "FOLDER")]
     work: Option<PathBuf>,
-    /// Where the report is written; results/DATE-PRESET if it is left out.
+    /// Where to write the report. Default: results/DATE-PRESET.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }

@@ -19,42 +19,43 @@ use crate::bench::workload::{Measured, Training, Workload};
 use crate::run_folder::write_json;
 use crate::system_memory;
 
-/// Everything is made of random values on the spot: no files, no downloads.
+/// Everything is generated at random on the spot: no files, no downloads.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// The size of the network.
     #[arg(long, value_enum, default_value_t = BenchPreset::ElfB)]
     preset: BenchPreset,
-    /// Rows of a batch.
+    /// Rows per batch.
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Positions of a row.
+    /// Positions per row.
     #[arg(long, default_value_t = 256)]
     seq: usize,
-    /// Training steps to time, after one that is not.
+    /// Training steps to time, after one untimed step.
     #[arg(long, default_value_t = 5)]
     steps: usize,
     /// Steps of the SDE sampler.
     #[arg(long, default_value_t = 32)]
     sampling_steps: usize,
-    /// Compute in fp32 also where the device has bf16.
+    /// Compute in fp32 even where the device supports bf16.
     #[arg(long)]
     f32: bool,
-    /// Muon's Newton-Schulz iterations in fp32, as `muon_bf16: false` has them, also where the device has bf16.
+    /// Run Muon's Newton-Schulz iterations in fp32, as with `muon_bf16: false`, even where the device supports bf16.
     #[arg(long)]
     muon_f32: bool,
-    /// The vocabulary head and the maps between latents and blocks in fp32, as `heads_bf16: false` has them, also where the
-    /// device has bf16.
+    /// Compute the vocabulary head and the projections between latents and blocks in fp32, as with `heads_bf16: false`,
+    /// even where the device supports bf16.
     #[arg(long)]
     heads_f32: bool,
-    /// Gradient checkpointing, as `gradient_checkpointing: true` has it. The second run of a block is not counted as an operation that
-    /// the step needs.
+    /// Use gradient checkpointing, as with `gradient_checkpointing: true`. The recomputation of a block does not count
+    /// towards the operations that the step needs.
     #[arg(long)]
     recompute: bool,
-    /// Only these stages; all but `serve` if it is left out.
+    /// Run only these stages. Default: all but `serve`.
     #[arg(long, value_enum)]
     only: Vec<Stage>,
-    /// Show where the time of a training step goes. The device is waited for after each part, which costs a GPU some speed.
+    /// Profile where the time of a training step goes. The device is synchronised after each part, which costs a GPU
+    /// some speed.
     #[arg(long)]
     profile: bool,
     /// Write the results as one JSON object.
@@ -81,7 +82,7 @@ enum BenchPreset {
 enum Stage {
     /// Training steps.
     Train,
-    /// Sampling with the last, decoding step.
+    /// Sampling, including the final decoding step.
     Sample,
     /// Latents to tokens.
     Decode,
@@ -89,8 +90,8 @@ enum Stage {
     Encode,
     /// Collated batches of tokens.
     Load,
-    /// Texts, as somebody waits for them: by ELF in several numbers of steps and by a GPT-2 of the same width and depth that keeps
-    /// keys and values, one at a time and a batch at a time.
+    /// Latency and throughput of generated texts: by ELF with several step counts and by a GPT-2 of the same width and
+    /// depth with a KV cache, one at a time and a batch at a time.
     Serve,
 }
 

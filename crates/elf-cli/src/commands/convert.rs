@@ -24,17 +24,18 @@ use crate::training::trainer_config;
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// A PyTorch checkpoint, a safetensors file, an index of shards, a folder (its latest checkpoint is taken), a run of this
-    /// program, or a Hugging Face id.
+    /// A PyTorch checkpoint, a safetensors file, an index of shards, a folder (its latest checkpoint is used), a run of
+    /// this program, or a Hugging Face id.
     input: PathBuf,
-    /// The file to write: safetensors if it ends in .safetensors, otherwise a PyTorch checkpoint that the released code loads. Of a
-    /// run that trained a GPT-2 a folder in Hugging Face's form, tokenizer included, unless it ends in .safetensors.
+    /// The file to write: safetensors if it ends in .safetensors, otherwise a PyTorch checkpoint that the released code
+    /// loads. For a run that trained a GPT-2, a folder in Hugging Face format, tokenizer included, unless it ends in
+    /// .safetensors.
     output: PathBuf,
-    /// The parameters as trained instead of their running averages.
+    /// Convert the raw trained parameters instead of their running averages (EMA).
     #[arg(long, conflicts_with = "all")]
     raw: bool,
-    /// Everything that a training checkpoint holds: both sets of parameters, optimiser, schedule, counts. A run of this program
-    /// becomes a PyTorch checkpoint so anyway, unless --raw is given.
+    /// Convert everything in a training checkpoint: both sets of parameters, optimiser, schedule, counts. This is the
+    /// default when converting a run of this program to a PyTorch checkpoint, unless --raw is given.
     #[arg(long)]
     all: bool,
 }

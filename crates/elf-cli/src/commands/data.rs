@@ -19,11 +19,11 @@ use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Take some texts of a corpus: first paragraphs, no text twice, none too long. Writes JSON Lines.
+    /// Select texts from a corpus: first paragraphs, no duplicates, none too long. Writes JSON Lines.
     Select(SelectArgs),
-    /// Turn text columns into token shards. Safe to interrupt and run again.
+    /// Convert text columns to token shards. Safe to interrupt and run again.
     Prepare(PrepareArgs),
-    /// Say what a folder of token shards holds.
+    /// Show what a folder of token shards contains.
     Inspect(InspectArgs),
 }
 
@@ -46,28 +46,28 @@ pub struct PrepareArgs {
     /// The column with the text to generate from, for conditional tasks.
     #[arg(long)]
     condition_column: Option<String>,
-    /// A tokenizer.json, or the folder that holds one, or a Hugging Face id.
+    /// A tokenizer.json, the folder containing one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: PathBuf,
-    /// End every target with EOS.
+    /// Append EOS to every target.
     #[arg(long)]
     eos_target: bool,
-    /// End every condition with EOS, as the published data do.
+    /// Append EOS to every condition, as in the published data.
     #[arg(long)]
     eos_condition: bool,
     /// How documents become rows.
     #[arg(long, value_enum, default_value = "none")]
     packing: PackingName,
-    /// Tokens of a row, for --packing concat.
+    /// Tokens per row, for --packing concat.
     #[arg(long)]
     max_length: Option<usize>,
-    /// In plain text files, take each file (not each line) as one document.
+    /// Treat each plain text file (not each line) as one document.
     #[arg(long)]
     whole_files: bool,
     /// Replace shards in the output folder that were made with other settings.
     #[arg(long)]
     overwrite: bool,
-    /// The folder for the shards.
+    /// The folder to write the shards to.
     #[arg(long)]
     output: PathBuf,
 }
@@ -77,28 +77,29 @@ pub struct SelectArgs {
     /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
     #[arg(long, required = true, num_args = 1..)]
     input: Vec<PathBuf>,
-    /// A column to write, and its new name if it is to have one; repeat it for several.
+    /// A column to write, optionally under a new name; may be repeated.
     #[arg(long, required = true, value_name = "COLUMN[=NAME]")]
     column: Vec<String>,
-    /// Keep of this column only the text up to the first line break.
+    /// Keep only this column's text up to the first line break.
     #[arg(long, value_name = "COLUMN")]
     first_paragraph: Vec<String>,
-    /// Keep of this column only the first sentence, and leave out rows whose text does not begin with a whole one.
+    /// Keep only this column's first sentence, and leave out rows whose text does not begin with a complete one.
     #[arg(long, value_name = "COLUMN")]
     first_sentence: Vec<String>,
     /// Leave out rows whose text in this column has more tokens than this. Needs --tokenizer.
     #[arg(long, value_name = "COLUMN=TOKENS", value_parser = column_limit)]
     max_tokens: Vec<(String, usize)>,
-    /// Leave out rows with the same text in this column as an earlier row (in all of them, if it is given several times).
+    /// Leave out rows with the same text in this column as an earlier row (in all given columns, if repeated).
     #[arg(long, value_name = "COLUMN")]
     unique: Vec<String>,
-    /// Leave out rows whose text in this column is one of this file's column, such as that of another split; repeat it for several.
+    /// Leave out rows whose text in this column also occurs in that column of this file (another split, say); may be
+    /// repeated.
     #[arg(long, value_name = "COLUMN=FILE:COLUMN", value_parser = excluded_column)]
     without: Vec<(String, TextColumn)>,
-    /// Take only every n-th of the rows that are left.
+    /// Keep only every n-th of the remaining rows.
     #[arg(long, default_value_t = 1)]
     every_nth: usize,
-    /// A tokenizer.json, or the folder that holds one, or a Hugging Face id.
+    /// A tokenizer.json, the folder containing one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// The JSON Lines file to write.
@@ -122,10 +123,10 @@ pub struct InspectArgs {
     /// A folder of token shards, or single shards; or Hugging Face ids of data sets.
     #[arg(required = true)]
     shards: Vec<PathBuf>,
-    /// Show so many rows.
+    /// Number of rows to show.
     #[arg(long, default_value_t = 3)]
     rows: usize,
-    /// Show rows as text, too.
+    /// Also show rows as text, with this tokenizer.
     #[arg(long)]
     tokenizer: Option<PathBuf>,
 }

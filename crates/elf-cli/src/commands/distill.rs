@@ -24,32 +24,32 @@ use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
 pub struct DistillArgs {
-    /// A YAML file of settings, with the key names of the released code. What it does not say about data, encoder and network
-    /// is as in the teacher's run, if that was one of this program.
+    /// A YAML file of settings, with the key names of the released code. Keys it omits about data, encoder and network
+    /// are taken from the teacher's run, if that was trained by this program.
     config: Option<PathBuf>,
-    /// Change one setting: key=value. May be given several times; later ones win.
+    /// Override one setting: key=value. May be repeated; later values win.
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE")]
     options: Vec<String>,
-    /// The model to learn from: a run's folder, a checkpoint, a file of parameters from elsewhere, or a Hugging Face id; as
-    /// -o teacher_path=NAME.
+    /// The teacher: a run's folder, a checkpoint, a parameter file from elsewhere, or a Hugging Face id; same as -o
+    /// teacher_path=NAME.
     #[arg(long)]
     teacher: Option<String>,
-    /// The folder of all rounds; as -o output_dir=FOLDER.
+    /// The folder of all rounds; same as -o output_dir=FOLDER.
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Only this round of the curriculum, 1 to 5: students of 16, 8, 4, 2 and 1 steps.
+    /// Run only this round of the curriculum, 1 to 5: students of 16, 8, 4, 2 and 1 steps.
     #[arg(long, conflicts_with = "single")]
     round: Option<usize>,
-    /// One round with pd_teacher_steps and pd_step_size as the configuration has them, in output_dir itself.
+    /// Run a single round with the configuration's pd_teacher_steps and pd_step_size, in output_dir itself.
     #[arg(long)]
     single: bool,
-    /// Stop and save after so many minutes; as -o max_minutes=N.
+    /// Stop and save after this many minutes; same as -o max_minutes=N.
     #[arg(long)]
     minutes: Option<f64>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Say what would be done, and stop.
+    /// Print what would be done, and exit.
     #[arg(long)]
     plan: bool,
 }

@@ -22,14 +22,14 @@ use crate::{hub, progress};
 
 #[derive(Debug, Subcommand)]
 pub enum EncoderCommand {
-    /// Make a T5 encoder with random weights: the paper's simplest encoder, and a start without any download.
+    /// Create a T5 encoder with random weights: the paper's simplest encoder, and a start without any download.
     Init(InitArgs),
-    /// Pre-train a T5 encoder on texts of one's own: spans are taken out, and a decoder that is thrown away learns to write
-    /// them.
+    /// Pre-train a T5 encoder on your own texts: spans are masked out, and a decoder, later discarded, learns to
+    /// generate them.
     Train(Box<TrainArgs>),
-    /// Keep of a T5 encoder only its token table: latents without context, to compare with.
+    /// Keep only the token embedding table of a T5 encoder: latents without context, for comparison.
     Table(TableArgs),
-    /// Measure mean and standard deviation of an encoder's latents on a corpus; training normalises by them.
+    /// Measure the mean and standard deviation of an encoder's latents on a corpus; training normalises by them.
     Stats(StatsArgs),
 }
 
@@ -52,19 +52,19 @@ impl FeedForwardName {
 /// The sizes of an encoder.
 #[derive(Debug, Args)]
 pub struct EncoderSizes {
-    /// C, channels of a latent.
+    /// Channels of a latent (C).
     #[arg(long, default_value_t = 128)]
     d_model: i64,
-    /// Channels of one attention head.
+    /// Channels per attention head.
     #[arg(long, default_value_t = 32)]
     d_kv: i64,
     /// Inner width of the feed-forward layers.
     #[arg(long, default_value_t = 256)]
     d_ff: i64,
-    /// Blocks.
+    /// Number of blocks.
     #[arg(long, default_value_t = 2)]
     num_layers: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     #[arg(long, default_value_t = 4)]
     num_heads: i64,
     /// The kind of feed-forward layer.
@@ -100,7 +100,7 @@ impl EncoderSizes {
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The tokenizer whose ids it reads: a tokenizer.json, or the folder that holds one, or a Hugging Face id.
+    /// The tokenizer whose ids the encoder reads: a tokenizer.json, the folder containing one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: PathBuf,
     #[command(flatten)]
@@ -108,10 +108,10 @@ pub struct InitArgs {
     /// Seed of the weights.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The folder for config.json, model.safetensors and tokenizer.json.
+    /// The folder to write config.json, model.safetensors and tokenizer.json to.
     #[arg(long)]
     output: PathBuf,
-    /// Write over another encoder in --output. What was measured on it goes, too.
+    /// Overwrite another encoder in --output, including statistics measured on it.
     #[arg(long)]
     overwrite: bool,
 }
@@ -121,32 +121,34 @@ pub struct TableArgs {
     /// The encoder's folder, or a Hugging Face id.
     #[arg(long)]
     from: PathBuf,
-    /// The folder for config.json, model.safetensors and tokenizer.json.
+    /// The folder to write config.json, model.safetensors and tokenizer.json to.
     #[arg(long)]
     output: PathBuf,
-    /// Write over another encoder in --output. What was measured on it goes, too.
+    /// Overwrite another encoder in --output, including statistics measured on it.
     #[arg(long)]
     overwrite: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// The encoder's folder; latent_stats.json is written there. Or a Hugging Face id; then the numbers are only told.
+    /// The encoder's folder, to which latent_stats.json is written; or a Hugging Face id, for which the numbers are
+    /// only printed.
     encoder: PathBuf,
     /// Token shards to measure on: files, folders, or Hugging Face ids of data sets.
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Rows to measure on.
+    /// Number of rows to measure on.
     #[arg(long, default_value_t = 2048)]
     rows: usize,
-    /// Rows are cut to so many tokens.
+    /// Truncate rows to this many tokens.
     #[arg(long, default_value_t = 512)]
     max_length: usize,
-    /// One mean and one standard deviation for all channels, as in the released recipes, instead of one for each.
+    /// Use a single mean and standard deviation for all channels, as in the released recipes, instead of one per
+    /// channel.
     #[arg(long)]
     overall: bool,
-    /// Also set latent_mean and latent_std, for all channels alike, in this configuration of a run; all else in it stays as it is
-    /// written. They then count instead of latent_stats.json.
+    /// Also set latent_mean and latent_std, the same for all channels, in this run configuration; the rest of the file
+    /// is left as it is. They then take precedence over latent_stats.json.
     #[arg(long, value_name = "CONFIG.yml")]
     write_into: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.

@@ -42,46 +42,46 @@ impl StoredAs {
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// A text column to learn from, once for each: a Parquet, JSONL or plain text file, a folder of them or a Hugging Face
-    /// id, and behind a colon the column. Two columns with a plus between them, FILE:de+en, are read as one text: for pairs such
-    /// as translations, which an encoder for conditional tasks should have seen together. With an equals sign, FILE:de=en, the
-    /// decoder learns to write the second column, given the first, as T5 itself learned its tasks. What is given twice is read
-    /// twice as often.
+    /// A text column to train on; may be repeated. A Parquet, JSONL or plain text file, a folder of them or a Hugging
+    /// Face id, then a colon and the column. Two columns joined by a plus, FILE:de+en, are read as one text: for pairs
+    /// such as translations, which an encoder for conditional tasks should have seen together. With an equals sign,
+    /// FILE:de=en, the decoder learns to generate the second column from the first, as T5 itself learned its tasks. A
+    /// column given twice is read twice as often.
     #[arg(long, required = true, value_name = "FILE:COLUMN")]
     text: Vec<CorpusText>,
-    /// A text column to measure the loss on, once for each.
+    /// A text column to measure the held-out loss on; may be repeated.
     #[arg(long, value_name = "FILE:COLUMN")]
     validation: Vec<CorpusText>,
-    /// The tokenizer whose ids it is to read: a tokenizer.json, or the folder that holds one, or a Hugging Face id.
+    /// The tokenizer whose ids the encoder reads: a tokenizer.json, the folder containing one, or a Hugging Face id.
     #[arg(long)]
     tokenizer: PathBuf,
     #[command(flatten)]
     sizes: EncoderSizes,
-    /// Blocks of the decoder, which is thrown away at the end.
+    /// Number of decoder blocks; the decoder is discarded at the end.
     #[arg(long, default_value_t = 2)]
     decoder_layers: i64,
-    /// Longer texts are cut into pieces of so many tokens.
+    /// Split longer texts into pieces of this many tokens.
     #[arg(long, default_value_t = 128)]
     max_length: usize,
-    /// Share of the tokens that is taken out.
+    /// Fraction of tokens to mask out.
     #[arg(long, default_value_t = 0.15)]
     density: f64,
-    /// Tokens in a span that is taken out, on average.
+    /// Mean length of a masked-out span, in tokens.
     #[arg(long, default_value_t = 3.0)]
     mean_span: f64,
     #[command(flatten)]
     recipe: Recipe,
-    /// Kind of the numbers in model.safetensors.
+    /// Number format of model.safetensors.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: StoredAs,
-    /// What the model card is to say of the texts and their licence.
+    /// What the model card should say about the texts and their licence.
     #[arg(long)]
     data_note: Option<String>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// The folder for config.json, model.safetensors, tokenizer.json, latent_stats.json and README.md; it must not hold
-    /// anything yet.
+    /// The folder to write config.json, model.safetensors, tokenizer.json, latent_stats.json and README.md to; it must
+    /// be empty or not exist yet.
     #[arg(long)]
     output: PathBuf,
 }

@@ -22,69 +22,70 @@ use crate::{hub, rank_environment};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// JSONL files of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional tasks.
-    /// Several are several seeds of one system: means over them are reported, with standard errors.
+    /// JSONL files of texts as `elf sample` writes them: field `text` or `prediction`, with `reference` for conditional
+    /// tasks. Several files are treated as several seeds of one system: means over them are reported, with standard
+    /// errors.
     #[arg(long, num_args = 1.., conflicts_with = "run")]
     samples: Vec<PathBuf>,
-    /// Sample first, from what `elf sample` takes as a model: a run, a checkpoint, a file from elsewhere. What was sampled with
-    /// the same settings before is taken as it is. Settings of `elf sample` may follow after `--`.
+    /// Sample first, from any model that `elf sample` accepts: a run, a checkpoint, a file from elsewhere. Texts
+    /// already sampled with the same settings are reused. Options of `elf sample` may follow after `--`.
     #[arg(long)]
     run: Option<PathBuf>,
-    /// Texts to sample, for models of unconditional text.
+    /// Number of texts to sample, for unconditional models.
     #[arg(long, short = 'n', requires = "run")]
     num: Option<usize>,
-    /// Seed to sample with; may be given several times.
+    /// Seed to sample with; may be repeated.
     #[arg(long = "seed", value_name = "SEED", requires = "run")]
     seeds: Vec<u64>,
-    /// Where sampled texts are kept; without, the folder samples/ beside the run's checkpoints.
+    /// Where to keep sampled texts. Default: the folder samples/ beside the run's checkpoints.
     #[arg(long, value_name = "FOLDER", requires = "run")]
     samples_folder: Option<PathBuf>,
 
-    /// Texts of the data (Parquet, JSONL, plain text), as FILE:COLUMN, the column being `text` if left out. Where samples
-    /// were generated from an input, or with --paired, they are what each text should have been, in order, for BLEU and ROUGE;
-    /// otherwise their entropy alone is what that of the samples is held against.
+    /// Reference texts (Parquet, JSONL, plain text), as FILE:COLUMN; the column defaults to `text`. If samples were
+    /// generated from an input, or with --paired, they are the references of the samples, in order, for BLEU and ROUGE;
+    /// otherwise only their entropy is used, to compare the samples' entropy with.
     #[arg(long, value_name = "FILE:COLUMN")]
     references: Option<PathBuf>,
-    /// --references has one line for each text, in order. They are taken also where samples bring references along.
+    /// --references has one line for each text, in order. They replace references that the samples contain.
     #[arg(long, requires = "references")]
     paired: bool,
     /// Training texts (Parquet, JSONL, plain text) to find copies of, as FILE or FILE:COLUMN.
     #[arg(long, num_args = 1.., value_name = "FILE:COLUMN")]
     training: Vec<PathBuf>,
-    /// The text column of --training where it names none.
+    /// The text column of --training files that name none.
     #[arg(long, default_value = TEXT_COLUMN)]
     training_column: String,
-    /// Copies are looked for in the first texts of --training that have no more words than this together; some 50 bytes of memory
-    /// are taken for each.
+    /// Search for copies in the first texts of --training, up to this many words in total; each word takes some 50
+    /// bytes of memory.
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().training_words)]
     training_words: usize,
-    /// A run of more words than this that a training text has too counts as long.
+    /// A run of more words than this shared with a training text counts as long.
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
     long_run: usize,
 
-    /// A folder with a GPT-2 and its tokenizer.json, a run that was trained with objective gpt2, or a Hugging Face id such as
-    /// gpt2-large: what judges perplexity and entropy.
+    /// The model that judges perplexity and entropy: a folder with a GPT-2 and its tokenizer.json, a run trained with
+    /// objective gpt2, or a Hugging Face id such as gpt2-large.
     #[arg(long)]
     judge: Option<PathBuf>,
     /// Longest text that the judge reads, in its tokens.
     #[arg(long, default_value_t = 1024)]
     judge_max_length: usize,
-    /// Sets of texts that are drawn for 95% intervals over texts; 0 for no intervals.
+    /// Bootstrap resamples for 95% confidence intervals over texts; 0 for no intervals.
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
     bootstrap: usize,
-    /// What to call the evaluation; without, by the first file.
+    /// Title of the evaluation. Default: named after the first file.
     #[arg(long)]
     title: Option<String>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Run networks in fp32 also where the device has bf16.
+    /// Run networks in fp32 even where the device supports bf16.
     #[arg(long)]
     f32: bool,
-    /// Write the evaluation as JSON, too.
+    /// Also write the evaluation to this file as JSON.
     #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
-    /// With --run: settings of `elf sample`, such as --steps 32 --sampler sde.
+    /// With --run: options of `elf sample`, such as --steps 32 --sampler sde.
     #[arg(last = true, requires = "run")]
     sampling: Vec<String>,
 }

@@ -21,34 +21,36 @@ use crate::run_folder::FoundModel;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A run's folder (its latest checkpoint is taken), or a checkpoint's.
+    /// A run's folder (its latest checkpoint is used) or a checkpoint's.
     run: PathBuf,
-    /// The folder for model.safetensors, config.yml, tokenizer.json and README.md, which `elf sample` takes as a model; it must
-    /// not be there yet.
+    /// The folder to write model.safetensors, config.yml, tokenizer.json and README.md to, which `elf sample` accepts
+    /// as a model; it must not exist yet.
     output: PathBuf,
-    /// Where the encoder is to be looked for, from the folder itself or from where `elf` is called. As in the run unless given.
+    /// Where to look for the encoder, relative to the exported folder or to the working directory of `elf`. Default: as
+    /// in the run.
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
-    /// The parameters as trained instead of their running averages.
+    /// Export the raw trained parameters instead of their running averages (EMA).
     #[arg(long)]
     raw: bool,
-    /// Kind of the numbers in model.safetensors.
+    /// Number format of model.safetensors.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: StoredAs,
-    /// What the model card is to call the model.
+    /// The model's name on the model card.
     #[arg(long)]
     title: Option<String>,
-    /// What the model card is to say of the texts and their licence.
+    /// What the model card should say about the texts and their licence.
     #[arg(long)]
     data_note: Option<String>,
-    /// An evaluation that `elf eval --output` wrote, for the model card; may be given several times.
+    /// An evaluation written by `elf eval --output`, for the model card; may be repeated.
     #[arg(long, value_name = "FILE")]
     evaluation: Vec<PathBuf>,
-    /// A file of sampling settings to go with the model, which `elf sample` then takes unless told otherwise. Without one, a distilled model
-    /// gets the steps that it was made for.
+    /// A file of sampling settings to ship with the model, which `elf sample` then uses by default. Without one, a
+    /// distilled model gets the number of steps it was distilled for.
     #[arg(long, value_name = "FILE")]
     sampling_config: Option<PathBuf>,
-    /// A lesser version of the model, a run's folder: it goes into the folder `guide`, for sampling settings with `guide: guide`.
+    /// A weaker version of the model for autoguidance, a run's folder: it is exported to the folder `guide`, for
+    /// sampling settings with `guide: guide`.
     #[arg(long, value_name = "RUN", requires = "sampling_config")]
     guide: Option<PathBuf>,
 }

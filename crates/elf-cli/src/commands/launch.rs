@@ -27,14 +27,14 @@ const LONGEST_TIMEOUT: usize = 365 * 24 * 3600;
 
 #[derive(Debug, Args)]
 pub struct LaunchArgs {
-    /// How many processes.
+    /// Number of processes.
     #[arg(long, value_name = "N")]
     nproc: usize,
-    /// Seconds that an operation waits for the other ranks before the run is given up; longer than writing a checkpoint
-    /// takes. 600 unless ELF_TIMEOUT is set.
+    /// Seconds an operation waits for the other ranks before the run is aborted; must exceed the time to write a
+    /// checkpoint. Default: 600, unless ELF_TIMEOUT is set.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// What each of them does: a command of this program with its arguments.
+    /// The command that each process runs: a command of this program with its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }

@@ -25,22 +25,22 @@ const TIMES: [f64; 12] = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
 pub struct ProbeArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Token data with true texts, as training takes it, or a Hugging Face id of it: best the held-out split.
+    /// Token data with true texts, as used in training, or its Hugging Face id; preferably the held-out split.
     #[arg(long)]
     data: PathBuf,
-    /// Look at the first so many texts.
+    /// Probe only the first N texts.
     #[arg(long, default_value_t = 256)]
     limit: usize,
-    /// Times in [0, 1] to look at, with commas between them [default: 12 of them].
+    /// Comma-separated times in [0, 1] to probe at [default: 12 of them].
     #[arg(long, value_delimiter = ',')]
     times: Vec<f64>,
-    /// Self-conditioning guidance scale w that the network is told of.
+    /// Self-conditioning guidance scale w given to the network.
     #[arg(long, default_value_t = 1.0)]
     self_cond_cfg_scale: f64,
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Texts at once.
+    /// Texts per batch.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
     /// The JSON file to write.

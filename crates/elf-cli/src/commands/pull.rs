@@ -12,7 +12,7 @@ use crate::hub;
 enum Kind {
     /// A text encoder: its configuration, weights and tokenizer.
     Encoder,
-    /// A GPT-2 that judges text: its configuration, weights and tokenizer.
+    /// A GPT-2 to judge text with: its configuration, weights and tokenizer.
     Judge,
     /// A tokenizer.json.
     Tokenizer,
@@ -27,7 +27,7 @@ pub struct PullArgs {
     /// What to fetch: org/name, org/name@revision, org/name:file, org/name@revision:file.
     #[arg(required = true)]
     references: Vec<String>,
-    /// What it is for, which decides the files that are fetched. May be left out where a file is named.
+    /// What it is, which determines the files to fetch. Not needed if a file is named.
     #[arg(long, value_enum)]
     kind: Option<Kind>,
 }

@@ -31,54 +31,55 @@ use crate::{hub, rank_environment};
 pub struct SampleArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Texts to generate, for models of unconditional text.
+    /// Number of texts to generate, for unconditional models.
     #[arg(long, short = 'n', default_value_t = 8)]
     num: usize,
-    /// A text to generate from, for conditional models; may be given several times.
+    /// A text to generate from, for conditional models; may be repeated.
     #[arg(long)]
     text: Vec<String>,
-    /// Texts to generate from: a Parquet, JSONL or plain text file, or a Hugging Face id of a data set.
+    /// Texts to generate from: a Parquet, JSONL or plain text file, or the Hugging Face id of a data set.
     #[arg(long, conflicts_with = "text")]
     input: Option<PathBuf>,
-    /// Token data to generate from, as training takes it, or a Hugging Face id of it: conditions are taken as their ids are, and
-    /// the targets are written along as references for `elf eval`.
+    /// Token data to generate from, as used in training, or its Hugging Face id: the ids of conditions are used as they
+    /// are, and targets are written out as references for `elf eval`.
     #[arg(long, conflicts_with_all = ["text", "input"])]
     data: Option<PathBuf>,
     /// The column of --input to generate from.
     #[arg(long, default_value = "text", requires = "input")]
     input_column: String,
-    /// The column of --input with what a good answer would be; written along for `elf eval`.
+    /// The column of --input that holds reference texts; they are written out for `elf eval`.
     #[arg(long, requires = "input")]
     reference_column: Option<String>,
-    /// Take only the first so many texts of --input or --data.
+    /// Use only the first N texts of --input or --data.
     #[arg(long)]
     limit: Option<usize>,
 
     #[command(flatten)]
     pub sampling: SamplingArgs,
 
-    /// Of an autoregressive model: search for the likeliest text with a beam of so many; 1 is greedy, as conditional models write
-    /// unless told otherwise.
+    /// For an autoregressive model: beam search with this beam width; 1 is greedy, the default of conditional models.
     #[arg(long)]
     beam: Option<usize>,
-    /// Of an autoregressive model: texts of a beam are ranked by their log-probability over their length to this power (1).
+    /// For an autoregressive model: rank beam hypotheses by log-probability divided by length to this power (1).
     #[arg(long)]
     length_penalty: Option<f64>,
 
-    /// Seed; the i-th text of a seed is the same whatever else is generated beside it.
+    /// Random seed; the i-th text of a seed is the same whatever else is generated with it.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Show the first text as it forms: at times of the flow or, if it is written block after block, at shares of the row.
+    /// Show the first text as it forms: at several times of the flow or, if it is written block by block, at several
+    /// fractions of the row.
     #[arg(long)]
     trace: bool,
-    /// Texts generated at once.
+    /// Texts generated at once (batch size).
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
-    /// Do not fill the last batch up. Faster for few texts, but a rounding may then tip a token of a text.
+    /// Do not pad the last batch to full size. Faster for few texts, but rounding may then change a token of a text.
     #[arg(long)]
     ragged: bool,
-    /// The JSONL file to write; several settings go to one file each, with the setting in the name. Until all texts are made, those that are lie
-    /// in FILE.partial, with which the same command goes on when it was interrupted; not if several processes share the work.
+    /// The JSONL file to write; several settings are written to one file each, named after the setting. Until all texts
+    /// are generated, the finished ones are kept in FILE.partial, from which the same command resumes after an
+    /// interruption (unless several processes share the work).
     #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
 

@@ -13,48 +13,49 @@ use crate::config::{
 /// Settings of a flow's sampler.
 #[derive(Debug, Clone, Args)]
 pub struct SamplingArgs {
-    /// A file of sampling settings; every combination in it is run. The options below change one setting each. Without one, the
-    /// sampling.yml in the model's folder, if there is one.
+    /// A file of sampling settings; every combination in it is run. The options below override one setting each.
+    /// Default: the sampling.yml in the model's folder, if there is one.
     #[arg(long)]
     pub sampling_config: Option<PathBuf>,
-    /// The sampler: euler (or ode), heun, sde. Unless told otherwise sde, and with an input text ode.
+    /// The sampler: euler (or ode), heun, sde. Default: sde; ode with an input text.
     #[arg(long)]
     pub sampler: Option<String>,
-    /// Steps, of a flow or of masked diffusion. Unless told otherwise 32, with an input text 64, and of a distilled model those that it was
-    /// made for.
+    /// Sampling steps of a flow or of masked diffusion. Default: 32; 64 with an input text; for a distilled model, the
+    /// number it was distilled for.
     #[arg(long)]
     pub steps: Option<usize>,
-    /// Self-conditioning guidance scale w; 1 is none. Unless told otherwise 3, and with an input text 1.
+    /// Self-conditioning guidance scale w; 1 disables guidance. Default: 3; 1 with an input text.
     #[arg(long)]
     pub self_cond_cfg_scale: Option<f64>,
-    /// Condition guidance scale s; 1 is none, anything else doubles the cost. Unless told otherwise 2 with an input text.
+    /// Condition guidance scale s; 1 disables guidance, anything else doubles the cost. Default: 2 with an input text.
     #[arg(long)]
     pub cfg: Option<f64>,
-    /// How much noise the SDE sampler adds; 0 makes it Euler's. Unless told otherwise 1.5.
+    /// How much noise the SDE sampler adds; 0 makes it the Euler sampler. Default: 1.5.
     #[arg(long)]
     pub sde_gamma: Option<f64>,
-    /// Equal steps instead of logit-normal ones.
+    /// Use a uniform time grid instead of a logit-normal one.
     #[arg(long)]
     pub uniform_grid: bool,
-    /// Autoguidance: a lesser version of the model, such as an earlier checkpoint or a shorter run on the same latents, which
-    /// sampling leads away from. Doubles the cost.
+    /// Autoguidance: a weaker version of the model to guide sampling away from, such as an earlier checkpoint or a
+    /// shorter run on the same latents. Doubles the cost.
     #[arg(long, value_name = "MODEL")]
     pub guide: Option<PathBuf>,
-    /// The autoguidance scale; 1 is none.
+    /// Autoguidance scale; 1 disables it.
     #[arg(long)]
     pub guide_scale: Option<f64>,
-    /// The time in (0, 1] at which the run ends and the text is read; 1 unless told otherwise.
+    /// The time in (0, 1] at which integration ends and the text is decoded. Default: 1.
     #[arg(long)]
     pub decode_at: Option<f64>,
-    /// What logits are divided by before each word is drawn; 0 takes the likeliest. Unless it or a model's own sampling.yml is told otherwise, a
-    /// flow takes the likeliest, as in the paper, and an autoregressive model draws at 1 what has no condition. Masked diffusion always draws at 1.
+    /// Temperature at which each word is drawn; 0 takes the likeliest. Default: 0 for a flow, as in the paper; 1 for an
+    /// unconditional autoregressive model; masked diffusion always uses 1. A model's own sampling.yml overrides this
+    /// default.
     #[arg(long)]
     pub temperature: Option<f64>,
-    /// Draw each word among the likeliest that together have this probability (1: all).
+    /// Top-p (nucleus) sampling: draw each word among the likeliest that together have this probability (1: all).
     #[arg(long)]
     pub top_p: Option<f64>,
-    /// Make so many texts for each one wanted, and keep the one that the model is surest of having read: fewer broken texts, less
-    /// variety. Multiplies the cost.
+    /// Generate this many candidates per text, and keep the one the model decodes with the highest confidence: fewer
+    /// broken texts, less variety. Multiplies the cost.
     #[arg(long)]
     pub best_of: Option<usize>,
 }

@@ -10,28 +10,28 @@ use elf_train::optim::OptimizerConfig;
 
 use crate::step_timeline::{Compute, Link, Timeline, simulate};
 
-/// Defaults are the paper's batch and latents, and an assumed, not measured, rate of one GPU.
+/// Defaults are the paper's batch and latents, and an assumed, not measured, speed of one GPU.
 #[derive(Debug, Args)]
 pub struct ScalingArgs {
-    /// Rows of one optimiser step, over all GPUs.
+    /// Rows per optimiser step, over all GPUs.
     #[arg(long, default_value_t = 512)]
     rows: u64,
-    /// Rows of each GPU instead, so that the batch grows with their number.
+    /// Rows per GPU instead, so that the batch grows with the number of GPUs.
     #[arg(long, conflicts_with = "rows")]
     rows_each: Option<u64>,
-    /// Positions of a row.
+    /// Positions per row.
     #[arg(long, default_value_t = 1024)]
     seq: u64,
-    /// Operations a second that one GPU sustains in matrix products, in units of 10^12.
+    /// Operations per second that one GPU sustains in matrix products, in units of 10^12.
     #[arg(long, default_value_t = 300.0)]
     teraflops: f64,
-    /// Bytes a second of one GPU's memory, in units of 10^12.
+    /// Memory bandwidth of one GPU, in units of 10^12 bytes per second.
     #[arg(long, default_value_t = 3.0)]
     memory_terabytes: f64,
-    /// Bits a second of one GPU's link to the others, in units of 10^9.
+    /// Bandwidth of one GPU's link to the others, in units of 10^9 bits per second.
     #[arg(long, default_value_t = 400.0)]
     gigabits: f64,
-    /// Microseconds that a message takes.
+    /// Latency of a message, in microseconds.
     #[arg(long, default_value_t = 10.0)]
     latency: f64,
     /// Numbers of GPUs.

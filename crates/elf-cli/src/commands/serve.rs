@@ -33,26 +33,27 @@ pub struct ServeArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
 
-    /// Where to listen: host and port. Port 0 takes a free one. There is no access control, so let others in only through a proxy that has it.
+    /// Host and port to listen on. Port 0 picks a free one. There is no access control: expose it to others only
+    /// through a proxy that has it.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     listen: String,
-    /// Texts generated at once: those of requests that wait together.
+    /// Texts generated at once, pooled from waiting requests.
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
-    /// Fill every batch up, so that a text depends on its seed and its input alone: in other shapes a rounding may tip a token. A single text then costs as
-    /// much as a whole batch.
+    /// Pad every batch to full size, so that a text depends only on its seed and input: with other shapes, rounding may
+    /// change a token. A single text then costs as much as a full batch.
     #[arg(long)]
     one_shape: bool,
-    /// Most texts of one request.
+    /// Maximum number of texts per request.
     #[arg(long, default_value_t = 64)]
     max_texts: usize,
-    /// Requests that may wait; further ones are told to come back later.
+    /// Maximum number of waiting requests; further ones are told to retry later.
     #[arg(long, default_value_t = 256)]
     max_waiting: usize,
-    /// Seconds that a client may take to send the head of a request, and again its body.
+    /// Seconds a client may take to send a request's head, and again its body.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     read_timeout: usize,
-    /// The seed of requests that name none, and of the times that all runs visit.
+    /// Seed for requests that give none, and for the time grid shared by all requests.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

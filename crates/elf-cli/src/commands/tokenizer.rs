@@ -26,10 +26,10 @@ pub struct TrainTokenizerArgs {
     /// The text column.
     #[arg(long, default_value = TEXT_COLUMN)]
     column: String,
-    /// One column of one file; repeat it to put a corpus together from several.
+    /// One column of one file; repeat to combine several into one corpus.
     #[arg(long, value_name = "FILE:COLUMN")]
     text: Vec<TextColumn>,
-    /// Entries of the vocabulary.
+    /// Vocabulary size.
     #[arg(long, default_value_t = UnigramConfig::default().vocab_size)]
     vocab_size: usize,
     /// Use only every n-th text, for very large corpora.

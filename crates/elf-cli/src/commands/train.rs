@@ -25,29 +25,30 @@ use crate::{progress, rank_environment};
 pub struct TrainArgs {
     /// A YAML file of settings, with the key names of the released code.
     config: Option<PathBuf>,
-    /// Change one setting: key=value. May be given several times; later ones win.
+    /// Override one setting: key=value. May be repeated; later values win.
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE")]
     options: Vec<String>,
-    /// The run's folder; as -o output_dir=FOLDER.
+    /// The run's folder; same as -o output_dir=FOLDER.
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Stop and save after so many minutes; as -o max_minutes=N.
+    /// Stop and save after this many minutes; same as -o max_minutes=N.
     #[arg(long)]
     minutes: Option<f64>,
-    /// Go on from this run or checkpoint, or from a training checkpoint of the released code; as -o resume=PATH.
+    /// Resume from this run or checkpoint, or from a training checkpoint of the released code; same as -o resume=PATH.
     #[arg(long)]
     resume: Option<PathBuf>,
-    /// Begin as this model, with a new optimiser: to fine-tune a released checkpoint, or to teach a trained model another task; as
-    /// -o init_from=MODEL.
+    /// Initialise from this model, with a fresh optimiser: to fine-tune a released checkpoint, or to teach a trained
+    /// model another task; same as -o init_from=MODEL.
     #[arg(long, value_name = "MODEL")]
     init_from: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
-    /// Say what would be done, and stop.
+    /// Print what would be done, and exit.
     #[arg(long)]
     plan: bool,
-    /// Print a configuration with every key, what it means and its value: the default, or what CONFIG and -o say; and stop.
+    /// Print a configuration with every key, its meaning and its value (the default, or as set by CONFIG and -o), and
+    /// exit.
     #[arg(long)]
     template: bool,
 }

@@ -12,25 +12,26 @@ use serde_json::{Map, Value};
 
 use super::{RunConfig, TimeScheduleName};
 
-/// What a distillation is told beside what every training is told. Keys and their meaning are those of the released code.
+/// The keys of a distillation besides those of any training run. Keys and their meaning are those of the released code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DistillKeys {
-    /// The model to learn from: a run's folder, a checkpoint, a file of parameters from elsewhere, or a Hugging Face id.
+    /// The teacher: a run's folder, a checkpoint, a parameter file from elsewhere, or a Hugging Face id.
     pub teacher_path: Option<String>,
-    /// Whether the teacher's averaged parameters are meant.
+    /// Whether to use the teacher's averaged parameters (EMA).
     pub teacher_use_ema: bool,
-    /// Whether the first student begins as the teacher; otherwise at random.
+    /// Whether the first student is initialised from the teacher; otherwise at random.
     pub initialize_student_from_teacher: bool,
-    /// What the first student begins as instead: as `teacher_path`, averaged parameters if there are any.
+    /// What to initialise the first student from instead: anything `teacher_path` accepts; averaged parameters if there
+    /// are any.
     pub student_init_from_checkpoint: Option<String>,
-    /// Euler steps of the teacher for one of the student's, in a round of its own; the curriculum has numbers of its own.
+    /// Euler steps of the teacher per student step, in a single round; the curriculum sets its own.
     pub pd_teacher_steps: Option<usize>,
-    /// Time that a step of the student covers, likewise.
+    /// Time covered by one student step, in a single round; the curriculum sets its own.
     pub pd_step_size: Option<f64>,
-    /// The law of the times at which the student's step begins.
+    /// The distribution of the times at which the student's step begins.
     pub pd_student_schedule: TimeScheduleName,
-    /// The law of the places at which the teacher's steps meet.
+    /// The distribution of the boundaries between the teacher's steps.
     pub pd_teacher_schedule: TimeScheduleName,
 }
 

@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::ObjectiveName;
 
-/// How rows are filled up, and whether the filling is learned.
+/// How rows are padded, and whether the padding is learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PadTokenName {
@@ -18,7 +18,7 @@ pub enum PadTokenName {
     Eos,
 }
 
-/// A law of times by name.
+/// A distribution of times by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScheduleName {
@@ -65,41 +65,43 @@ pub enum OptimizerName {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// What is learned: `elf`, or a baseline to hold it against, `gpt2` or `mdlm`. Keys about latents, noise, guidance and
-    /// encoder have no effect on a baseline.
+    /// What to train: `elf`, or a baseline to compare it with, `gpt2` (autoregressive) or `mdlm` (masked diffusion).
+    /// Keys about latents, noise, guidance and encoder have no effect on a baseline.
     pub objective: ObjectiveName,
     /// Token shards to train on: a folder, a file or a Hugging Face id.
     pub data_path: Option<String>,
     /// Token shards to validate on.
     pub eval_data_path: Option<String>,
-    /// S, positions of a row.
+    /// Positions per row (S).
     pub max_length: usize,
     /// Longest condition of a conditional task; `null` for unconditional text.
     pub max_input_length: Option<usize>,
-    /// Whether conditions end in EOS; `null`: as those of the training data do, and with a model from elsewhere that they
-    /// do, as those that the released models were trained with.
+    /// Whether conditions end in EOS. `null`: as in the training data; for a model from elsewhere, yes, as the released
+    /// models were trained.
     pub condition_eos: Option<bool>,
-    /// How rows are filled up; `null`: `pad` for unconditional text, `eos` for conditional tasks.
+    /// How rows are padded: `pad` with `<pad>`, without loss; `eos` with `</s>`, with loss. `null`: `pad` for
+    /// unconditional text, `eos` for conditional tasks.
     pub pad_token: Option<PadTokenName>,
-    /// A folder with tokenizer.json, or the file, or a Hugging Face id; `null`: the encoder's folder.
+    /// A tokenizer.json, the folder containing it, or a Hugging Face id; `null`: the encoder's folder.
     pub tokenizer_name: Option<String>,
 
     /// A folder with the text encoder's config.json and model.safetensors, or a Hugging Face id.
     pub encoder_model_name: String,
-    /// Other weights for it, a file or a folder; configuration, tokenizer and latent_stats.json stay those of `encoder_model_name`.
+    /// Other weights for the encoder, a file or a folder; configuration, tokenizer and latent_stats.json remain those
+    /// of `encoder_model_name`.
     pub encoder_checkpoint: Option<String>,
     /// Mean of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.
     pub latent_mean: Option<f64>,
     /// Standard deviation of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.2.
     pub latent_std: Option<f64>,
 
-    /// `ELF-B`, `ELF-M` or `ELF-L`; the next three keys change its sizes.
+    /// `ELF-B`, `ELF-M` or `ELF-L`; the next three keys override its sizes.
     pub model: String,
-    /// Width of the blocks, if other than the preset's.
+    /// Width of the blocks, if different from the preset's.
     pub hidden_size: Option<i64>,
-    /// Number of blocks, if other than the preset's.
+    /// Number of blocks, if different from the preset's.
     pub depth: Option<i64>,
-    /// Attention heads, if other than the preset's.
+    /// Number of attention heads, if different from the preset's.
     pub num_heads: Option<i64>,
     /// Width of the bottleneck between latents and blocks.
     pub bottleneck_dim: i64,
@@ -109,73 +111,75 @@ pub struct RunConfig {
     pub num_self_cond_cfg_tokens: i64,
     /// Prefix tokens for the mode.
     pub num_model_mode_tokens: i64,
-    /// Dropout in the middle half of the depth.
+    /// Dropout in the middle half of the blocks.
     pub proj_dropout: f64,
-    /// Learn a latent for each entry of the vocabulary with the network, in place of the encoder's latents; the encoder then gives their width.
-    /// For unconditional text.
+    /// Learn a latent for each vocabulary entry jointly with the network, instead of using the encoder's latents; the
+    /// encoder then only determines their width. For unconditional text.
     pub learned_latents: bool,
-    /// Encode each position of a target by itself and what stands before it alone.
+    /// Encode targets causally: each position from itself and the positions before it only.
     pub causal_latents: bool,
-    /// Write texts in blocks of so many tokens, each knowing all before it; `null`: all tokens together, as in the paper. Needs
-    /// `causal_latents`.
+    /// Generate text in blocks of this many tokens, each conditioned on all before it; `null`: all tokens at once, as
+    /// in the paper. Needs `causal_latents`.
     pub block_size: Option<usize>,
-    /// Let the words before a block come in through a learned table besides through their latents. For models with a `block_size`, which learn to follow
-    /// a source many times faster with it. Not in the paper.
+    /// Feed in the words before a block through a learned embedding table as well as through their latents. For models
+    /// with a `block_size`, which learn to follow a source many times faster with it. Not in the paper.
     pub context_table: bool,
-    /// Normalise what the vocabulary head reads. Not in the paper.
+    /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
 
-    /// Mean of the logit-normal law of times.
+    /// Mean of the logit-normal distribution of times.
     pub denoiser_p_mean: f64,
-    /// Standard deviation of the logit-normal law of times.
+    /// Standard deviation of the logit-normal distribution of times.
     pub denoiser_p_std: f64,
     /// Standard deviation of the noise at t = 0.
     pub denoiser_noise_scale: f64,
-    /// The smallest remaining time that a velocity is divided by.
+    /// Lower bound on the remaining time by which a velocity is divided.
     pub t_eps: f64,
-    /// What the network's head says: `x`, the clean latents, or `v`, the velocity.
+    /// What the network predicts: `x`, the clean latents, or `v`, the velocity.
     #[schemars(with = "String")]
     pub prediction: PredictionTarget,
-    /// The law of training times.
+    /// The distribution of training times.
     pub time_schedule: TimeScheduleName,
 
-    /// Share of decode rows.
+    /// Fraction of rows that train decoding (decode rows).
     pub decoder_prob: f64,
     /// Standard deviation of the noise in decode rows; `null`: 5 for unconditional text, 1 for conditional tasks.
     pub decoder_noise_scale: Option<f64>,
-    /// Mean of the logit-normal law of decode tokens' clean shares.
+    /// Mean of the logit-normal distribution of each token's clean fraction in decode rows.
     pub decoder_p_mean: f64,
-    /// Its standard deviation.
+    /// Standard deviation of that distribution.
     pub decoder_p_std: f64,
-    /// Leave the condition of decode rows clean, so that they learn how a target follows from it; the released code corrupts it.
+    /// Leave the condition of decode rows clean, so that they learn how the target follows from it; the released code
+    /// corrupts it.
     pub decoder_clean_condition: bool,
 
-    /// Share of rows trained without their condition; `null`: 0 for unconditional text, 0.1 for conditional tasks.
+    /// Fraction of rows trained without their condition; `null`: 0 for unconditional text, 0.1 for conditional tasks.
     pub label_drop_prob: Option<f64>,
-    /// Share of self-conditioned rows; 0 makes a network that takes z alone.
+    /// Fraction of self-conditioned rows; 0 makes a network that takes only z as input.
     pub self_cond_prob: f64,
-    /// Smallest guidance scale in training.
+    /// Smallest self-conditioning guidance scale in training.
     pub self_cond_cfg_min: f64,
-    /// Largest guidance scale in training.
+    /// Largest self-conditioning guidance scale in training.
     pub self_cond_cfg_max: f64,
 
-    /// Passes over the data.
+    /// Passes over the training data.
     pub epochs: f64,
     /// Optimiser steps, instead of `epochs`.
     pub max_steps: Option<u64>,
-    /// Wall-clock minutes after which training stops and saves, whatever the other two say.
+    /// Wall-clock minutes after which training stops and saves, regardless of `epochs` and `max_steps`.
     pub max_minutes: Option<f64>,
     /// Warm-up in epochs, used if `warmup_steps` is -1.
     pub warmup_epochs: Option<f64>,
     /// Warm-up in optimiser steps; -1 means `warmup_epochs`.
     pub warmup_steps: i64,
-    /// Rows of one device's batch; `null`: `global_batch_size` shared out over the devices.
+    /// Rows per batch on each device; `null`: `global_batch_size` divided among the devices.
     pub batch_size: Option<usize>,
-    /// Rows of a batch over all devices.
+    /// Rows per batch over all devices.
     pub global_batch_size: usize,
-    /// Put rows of like length into the same batch. For models with a `block_size`, whose batches are cut to their longest row.
+    /// Put rows of similar length into the same batch. For models with a `block_size`, whose batches are trimmed to
+    /// their longest row.
     pub group_by_length: bool,
-    /// Learning rate; `null`: `blr` times rows per optimiser step over 256.
+    /// Learning rate; `null`: `blr` * (rows per optimiser step) / 256.
     pub lr: Option<f64>,
     /// Learning rate for 256 rows.
     pub blr: f64,
@@ -187,38 +191,38 @@ pub struct RunConfig {
     pub weight_decay: f64,
     /// The optimiser.
     pub optimizer: OptimizerName,
-    /// Orthogonalise Muon's updates in bf16 where the device multiplies it natively; the reference does it in fp32.
+    /// Orthogonalise Muon's updates in bf16 where the device supports it natively; the reference uses fp32.
     pub muon_bf16: bool,
-    /// AdamW's first decay.
+    /// AdamW's first-moment decay (beta1).
     pub adam_b1: f64,
-    /// AdamW's second decay.
+    /// AdamW's second-moment decay (beta2).
     pub adam_b2: f64,
     /// Batches per optimiser step.
     pub grad_accum_steps: usize,
-    /// bf16 blocks where the device multiplies bf16 natively.
+    /// Compute blocks in bf16 where the device supports it natively.
     pub use_bf16: bool,
-    /// The vocabulary head and the maps between latents and blocks in bf16 too, as far as blocks are; the reference has them in
-    /// fp32.
+    /// Also compute the vocabulary head and the projections between latents and blocks in bf16, wherever blocks are;
+    /// the reference uses fp32.
     pub heads_bf16: bool,
     /// Recompute activations in the backward pass instead of keeping them.
     pub gradient_checkpointing: bool,
-    /// Decay of the averaged parameters.
+    /// Decay of the running averages of the parameters (EMA).
     pub ema_decay1: f64,
     /// Seed of parameters, data order and noise.
     pub seed: u64,
 
     /// A file with sampling settings, for evaluation in training and for `elf sample`.
     pub sampling_configs_path: Option<String>,
-    /// Texts to generate at an evaluation.
+    /// Texts to generate per evaluation.
     pub num_samples: usize,
-    /// Held-out rows whose loss is taken at an evaluation.
+    /// Held-out rows on which the loss is measured per evaluation.
     pub eval_rows: usize,
     /// Whether evaluations in training also generate text.
     pub online_eval: bool,
-    /// The judge of generative perplexity of unconditional texts: a folder with a GPT-2 or a Hugging Face id, gpt2-large in the
-    /// released code; `null`: evaluations in training do without one.
+    /// The judge of generative perplexity of unconditional texts: a folder with a GPT-2 or a Hugging Face id,
+    /// gpt2-large in the released code; `null`: no judge in evaluations during training.
     pub eval_ppl_model: Option<String>,
-    /// Longest texts that the judge reads at once, at most.
+    /// Maximum batch size of the judge, for texts of the greatest length.
     pub eval_ppl_batch_size: usize,
     /// Longest text that the judge reads, in its tokens.
     pub eval_ppl_max_length: usize,
@@ -229,17 +233,18 @@ pub struct RunConfig {
     pub output_dir: Option<String>,
     /// Epochs between checkpoints; below 1 a fraction of an epoch.
     pub save_freq: f64,
-    /// Checkpoints to keep; the latest are.
+    /// Number of checkpoints to keep (the latest).
     pub keep_checkpoints: usize,
-    /// Stop after so many evaluations in a row whose validation loss was no better than the best, and keep that one's checkpoint;
-    /// `null`: never.
+    /// Stop after this many consecutive evaluations without an improvement on the best validation loss, and keep the
+    /// best one's checkpoint; `null`: never.
     pub early_stopping: Option<u64>,
     /// Optimiser steps between lines of metrics.jsonl.
     pub log_freq: u64,
-    /// A run folder or a checkpoint to go on from; `null`: the latest checkpoint in `output_dir`, if any.
+    /// A run folder or a checkpoint to resume from; `null`: the latest checkpoint in `output_dir`, if any.
     pub resume: Option<String>,
-    /// A model whose weights a new run begins with, in place of random ones: a run, a checkpoint, a file of the released code or a Hugging
-    /// Face id. Its sizes and tokenizer must be the run's; its optimiser and steps are not taken over.
+    /// A model to initialise a new run's weights from, instead of at random: a run, a checkpoint, a file of the
+    /// released code or a Hugging Face id. Its sizes and tokenizer must match the run's; its optimiser state and step
+    /// count are not taken over.
     pub init_from: Option<String>,
 }
 

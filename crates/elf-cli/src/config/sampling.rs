@@ -24,27 +24,30 @@ pub struct SamplingConfig {
     pub sampling_method: SamplingMethod,
     /// Step counts to run.
     pub num_sampling_steps: Vec<usize>,
-    /// Condition guidance scales to run; 1 is none.
+    /// Condition guidance scales to run; 1 disables guidance.
     pub cfgs: Vec<f64>,
     /// Self-conditioning guidance scales to run.
     pub self_cond_cfg_scales: Vec<f64>,
-    /// The grid's law.
+    /// The distribution of the time grid.
     pub time_schedule: TimeScheduleName,
     /// How much noise the SDE adds; 0 is the ODE.
     pub sde_gamma: f64,
-    /// A lesser version of the model that autoguidance leads away from: a path from where the file lies, or from where `elf` is
-    /// called; in the file of a model's own folder only a path within that folder. Not of the released code.
+    /// A weaker version of the model that autoguidance steers away from: a path relative to this file or to the working
+    /// directory of `elf`; in the file of a model's own folder, only a path within that folder. Not in the released
+    /// code.
     pub guide: Option<PathBuf>,
-    /// Autoguidance scales to run; 1 is none. Not of the released code.
+    /// Autoguidance scales to run; 1 disables it. Not in the released code.
     pub guide_scales: Vec<f64>,
-    /// The time at which the run ends and the text is read. Not of the released code, which always takes 1.
+    /// The time at which integration ends and the text is decoded. Not in the released code, which always uses 1.
     pub decode_at: f64,
-    /// What logits are divided by before each word is drawn; 0 takes the likeliest word, as the released code always does.
+    /// Temperature by which logits are divided before each word is drawn; 0 takes the likeliest word, as the released
+    /// code always does.
     pub temperature: f64,
-    /// Words are drawn among the likeliest that together have this probability; 1 is all. Not of the released code.
+    /// Top-p (nucleus) sampling: draw words among the likeliest that together have this probability; 1 is all. Not in
+    /// the released code.
     pub top_p: f64,
-    /// Texts made for each one wanted, of which the one is kept that the network is surest of having read. Not of the released
-    /// code, which always takes 1.
+    /// Candidates generated per text, of which the one the network decodes with the highest confidence is kept. Not in
+    /// the released code, which always uses 1.
     pub best_of: usize,
 }
 
@@ -82,21 +85,21 @@ pub struct SamplingSetting {
     pub cfg: f64,
     /// Self-conditioning guidance scale.
     pub self_cond_cfg_scale: f64,
-    /// The grid's law.
+    /// The distribution of the time grid.
     pub time_schedule: TimeScheduleName,
     /// The SDE's noise.
     pub sde_gamma: f64,
-    /// Whom autoguidance leads away from.
+    /// The model that autoguidance steers away from.
     pub guide: Option<PathBuf>,
     /// The autoguidance scale, if there is a guide.
     pub guide_scale: f64,
-    /// When the text is read.
+    /// The time at which the text is decoded.
     pub decode_at: f64,
-    /// What logits are divided by before each word is drawn.
+    /// Temperature by which logits are divided before each word is drawn.
     pub temperature: f64,
     /// The probability of the words that are drawn among.
     pub top_p: f64,
-    /// Texts made for each one wanted.
+    /// Candidates generated per text.
     pub best_of: usize,
 }
 
