@@ -157,8 +157,7 @@ impl DescribedModel {
 
     fn latents_of(&self) -> LatentsOf<'_> {
         let config = self.settings_known.then_some(&self.plan.config);
-        let encoder = self.plan.inputs.as_ref().and_then(|inputs| inputs.encoder.as_ref());
-        LatentsOf { tokenizer: self.tokenizer.fingerprint(), config, encoder }
+        LatentsOf { tokenizer: self.tokenizer.fingerprint(), config, encoder: self.plan.encoder() }
     }
 
     /// Reads its numbers; without the encoder.
@@ -179,6 +178,22 @@ impl DescribedModel {
         Ok(LoadedModel { plan, tokenizer, net, latents: None, named_encoder })
     }
 
+    /// Reads the numbers of the model, its encoder if it needs one, and its guide.
+    ///
+    /// # Errors
+    /// If one of them is damaged, or another than the model was trained with.
+    pub fn load_with_guide(
+        self,
+        guide: Option<Self>,
+        args: &ModelArgs,
+        device: Device,
+        precision: Precision,
+    ) -> Result<(LoadedModel, Option<LoadedModel>)> {
+        let model = self.load(args, device, precision)?.with_encoder(device, precision)?;
+        let guide = guide.map(|guide| guide.load(args, device, precision)).transpose().context("the guide")?;
+        Ok((model, guide))
+    }
+
     /// Tells it, and the encoder that it needs, from any other by their contents, wherever they lie.
     ///
     /// # Errors
@@ -190,7 +205,7 @@ impl DescribedModel {
             Parameters::Elsewhere(weights) => json!(hash_of_weights(weights.path())?),
         };
         // A run that knows its encoder by content takes no other.
-        let known = self.plan.inputs.as_ref().is_some_and(|inputs| inputs.encoder.is_some());
+        let known = self.plan.encoder().is_some();
         let encoder = (needs_encoder(&self.plan) && !known).then(|| self.hash_of_encoder()).transpose()?;
         Ok(json!({
             "plan": self.plan, "tokenizer": self.tokenizer.fingerprint(), "parameters": parameters, "encoder": encoder,

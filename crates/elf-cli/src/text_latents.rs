@@ -102,7 +102,7 @@ impl TextLatents {
     /// If none of these is there, or it is another one.
     pub fn of_run(plan: &RunPlan, named: Option<&Path>, device: Device, precision: Precision) -> Result<Self> {
         let config = &plan.config;
-        let record = plan.inputs.as_ref().and_then(|inputs| inputs.encoder.as_ref());
+        let record = plan.encoder();
         let named = named.map(|name| hub::locate(name, What::Encoder).context("--encoder")).transpose()?;
         let named = named.map(|folder| EncoderFiles { folder, weights: None });
         let Some(record) = record else {

@@ -13,7 +13,7 @@ use elf_core::device::DeviceChoice;
 use elf_flow::{DistillObjective, DistillStep};
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
-use elf_train::{Comm, Curriculum, Round, Solo};
+use elf_train::{Checkpoint, Comm, Curriculum, Round, Solo};
 use tch::Device;
 
 use crate::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
@@ -194,14 +194,10 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
     }
     if let Some(trained) = trained {
         let (ours, its) = (&plan.objective, &trained.objective);
-        let encoder = |plan: &RunPlan| Some(plan.inputs.as_ref()?.encoder.as_ref()?.clone());
-        let known = encoder(plan).zip(encoder(trained));
+        if let Some(what) = plan.other_encoder(trained) {
+            bail!("the teacher was trained with another {what}: leave it out to take the teacher's");
+        }
         for (what, same) in [
-            ("text encoder (encoder_model_name)", known.as_ref().is_none_or(|(ours, its)| ours.blake3 == its.blake3)),
-            (
-                "latent_mean, latent_std or latent_stats.json of the text encoder",
-                known.as_ref().is_none_or(|(ours, its)| ours.stats == its.stats),
-            ),
             ("denoiser_noise_scale or t_eps", ours.path == its.path),
             ("self_cond_prob (0 or above)", ours.self_conditioned() == its.self_conditioned()),
             (
@@ -264,13 +260,17 @@ impl Distillation {
 
     /// Optimiser steps of each round's latest checkpoint; all of them for a round that ended before.
     fn steps_done(&self) -> Result<Vec<Option<u64>>> {
-        let step = |round: &Round| -> Result<_> {
-            let checkpoints = RunFolder::new(self.folder_of(round)).checkpoints();
-            let Some(latest) = checkpoints.latest()? else { return Ok(None) };
-            let is_over = self.plan.config.early_stopping.is_some() && checkpoints.ended_early()?;
-            Ok(Some(if is_over { self.plan.length.total } else { latest.state().step }))
-        };
-        self.curriculum.rounds().iter().map(step).collect()
+        let steps = |round| Ok(self.latest_of(round)?.map(|(_, steps)| steps));
+        self.curriculum.rounds().iter().map(steps).collect()
+    }
+
+    /// The latest checkpoint of a round, and its optimiser steps; all of them for a round that ended before.
+    fn latest_of(&self, round: &Round) -> Result<Option<(Checkpoint, u64)>> {
+        let checkpoints = RunFolder::new(self.folder_of(round)).checkpoints();
+        let Some(latest) = checkpoints.latest()? else { return Ok(None) };
+        let is_over = self.plan.config.early_stopping.is_some() && checkpoints.ended_early()?;
+        let steps = if is_over { self.plan.length.total } else { latest.state().step };
+        Ok(Some((latest, steps)))
     }
 
     fn describe(&self, scope: Scope) -> Result<String> {
@@ -399,9 +399,9 @@ impl Distillation {
     /// What the student of a round begins as: the one before, by its averages.
     fn start_of(&self, round: &Round) -> Result<StudentStart> {
         let Some(before) = self.curriculum.before(round) else { return self.first_start() };
-        if let Some(checkpoint) = RunFolder::new(self.folder_of(&before)).checkpoints().latest()? {
-            let (done, total) = (checkpoint.state().step, self.plan.length.total);
-            if done < total && self.steps_done()?[before.number - 1] != Some(total) {
+        if let Some((checkpoint, done)) = self.latest_of(&before)? {
+            let total = self.plan.length.total;
+            if done < total {
                 eprintln!("warning: round {} has done {done} of {total} steps only", before.number);
             }
             return Ok(StudentStart::Checkpoint(checkpoint.path().to_owned()));

@@ -226,9 +226,7 @@ impl Order {
 impl Flow {
     fn write(self, args: &SampleArgs, requests: &[TextRequest], device: Device, comm: &dyn Comm) -> Result<ExitCode> {
         let precision = precision(args.model.f32, device);
-        let load = |model: DescribedModel| model.load(&args.model, device, precision);
-        let model = load(self.model)?.with_encoder(device, precision)?;
-        let guide = self.guide.map(load).transpose().context("the guide")?;
+        let (model, guide) = self.model.load_with_guide(self.guide, &args.model, device, precision)?;
         let generator = TextGenerator {
             net: &model.net,
             plan: &model.plan,

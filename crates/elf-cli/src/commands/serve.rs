@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use elf_core::device::describe;
 use elf_hub::What;
@@ -81,9 +81,7 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
     let setting = only(args.sampling.settings(&args.model.path, &described.plan)?, &args.sampling)?;
     notes(&described.plan, std::slice::from_ref(&setting)).for_each(|note| eprintln!("{note}"));
     let guide = described.guide(std::slice::from_ref(&setting), &args.model, device)?;
-    let load = |described: DescribedModel| described.load(&args.model, device, precision);
-    let model = load(described)?.with_encoder(device, precision)?;
-    let guide = guide.map(load).transpose().context("the guide")?;
+    let (model, guide) = described.load_with_guide(guide, &args.model, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan: &model.plan,

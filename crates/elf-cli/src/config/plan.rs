@@ -178,6 +178,20 @@ impl RunPlan {
         })
     }
 
+    /// The text encoder, where it is known by content.
+    pub fn encoder(&self) -> Option<&EncoderRecord> {
+        self.inputs.as_ref()?.encoder.as_ref()
+    }
+
+    /// What of the text encoder is another one in the other plan, if both are known by content.
+    pub fn other_encoder(&self, other: &Self) -> Option<&'static str> {
+        let (one, other) = self.encoder().zip(other.encoder())?;
+        if one.blake3 != other.blake3 {
+            return Some("text encoder (encoder_model_name, encoder_checkpoint)");
+        }
+        (one.stats != other.stats).then_some("latent_mean, latent_std or latent_stats.json of the text encoder")
+    }
+
     /// What makes batches.
     ///
     /// # Errors

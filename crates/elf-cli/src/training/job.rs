@@ -341,7 +341,7 @@ fn what_differs(before: &RunPlan, plan: &RunPlan) -> Option<&'static str> {
     let flow = |plan: &RunPlan| (Trained::from(&plan.objective), plan.config.causal_latents);
     // Of runs of older versions less is known.
     let inputs = before.inputs.as_ref().zip(plan.inputs.as_ref());
-    let encoders = inputs.and_then(|(one, other)| one.encoder.as_ref().zip(other.encoder.as_ref()));
+    let encoder = before.other_encoder(plan);
     let stays = [
         ("objective", kind(before) == kind(plan)),
         ("size of the model", before.model == plan.model && before.baseline == plan.baseline),
@@ -351,14 +351,7 @@ fn what_differs(before: &RunPlan, plan: &RunPlan) -> Option<&'static str> {
             "set of training data (data_path)",
             inputs.is_none_or(|(one, other)| one.training_data == other.training_data),
         ),
-        (
-            "text encoder (encoder_model_name, encoder_checkpoint)",
-            encoders.is_none_or(|(one, other)| one.blake3 == other.blake3),
-        ),
-        (
-            "latent_mean, latent_std or latent_stats.json of the text encoder",
-            encoders.is_none_or(|(one, other)| one.stats == other.stats),
-        ),
+        (encoder.unwrap_or_default(), encoder.is_none()),
         ("end of conditions (condition_eos)", before.condition_eos == plan.condition_eos),
         (
             "flow (denoiser_noise_scale, t_eps, prediction, self_cond_prob, block_size or causal_latents)",
