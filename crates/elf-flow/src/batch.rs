@@ -54,7 +54,19 @@ impl LatentBatch {
     }
 
     /// Positions that the loss counts.
-    pub fn loss_positions(&self) -> f64 {
-        self.loss_mask.sum(Kind::Double).double_value(&[])
+    ///
+    /// # Errors
+    /// If the loss mask is not on the CPU.
+    pub fn loss_positions(&self) -> Result<f64> {
+        Ok(host_numbers(&self.loss_mask)?.into_iter().map(f64::from).sum())
     }
+}
+
+/// The numbers of a mask, which is on the CPU: they are read where they are, so that no device is waited for.
+pub(crate) fn host_numbers(mask: &Tensor) -> Result<Vec<f32>> {
+    if mask.device() != Device::Cpu {
+        let expected = format!("{:?} on the CPU", mask.size());
+        return Err(CoreError::Shape { what: "mask".into(), found: mask.size(), expected }.into());
+    }
+    Ok(Vec::try_from(mask.f_to_kind(Kind::Float)?.f_reshape([-1])?)?)
 }

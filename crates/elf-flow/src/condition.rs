@@ -4,6 +4,7 @@ use elf_core::Error as CoreError;
 use elf_core::device::upload;
 use tch::{Device, Kind, Tensor};
 
+use crate::batch::host_numbers;
 use crate::{Error, Field, Prediction, Result};
 
 /// The condition of a batch: which positions are given, and their clean latents.
@@ -35,7 +36,7 @@ impl Condition {
             let expected = format!("[{b}, {s}] on the CPU, as the condition's latents have");
             return Err(CoreError::Shape { what: "condition mask".into(), found: mask.size(), expected }.into());
         }
-        let flat = Vec::<f32>::try_from(mask.f_to_kind(Kind::Float)?.f_reshape([-1])?)?;
+        let flat = host_numbers(mask)?;
         if let Some(other) = flat.iter().find(|&&m| m != 0.0 && m != 1.0) {
             return Err(Error::setting("condition mask", format!("{other} is neither 0 nor 1")));
         }

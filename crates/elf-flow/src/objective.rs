@@ -5,6 +5,7 @@ use elf_core::{Dropout, Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::batch::host_numbers;
 use crate::blocks::{TeacherForcing, WrittenPrefix};
 use crate::{Error, GuidanceLaw, LatentBatch, LogitNormal, Path, Result, TimeLaw};
 
@@ -337,7 +338,9 @@ impl Words {
     pub(crate) fn of(hidden: &Tensor, ids: &Tensor, plan: &RowPlan, mask: &Tensor) -> Result<Self> {
         let (d, s, _) = hidden.size3()?;
         let device = hidden.device();
-        let places = mask.f_narrow(0, plan.denoise, d)?.f_reshape([-1])?.f_nonzero()?.f_reshape([-1])?;
+        let mask = host_numbers(&mask.f_narrow(0, plan.denoise, d)?)?;
+        let places: Vec<i64> = mask.iter().zip(0..).filter(|(counts, _)| **counts != 0.0).map(|(_, at)| at).collect();
+        let places = Tensor::f_from_slice(&places)?;
         let rows = Tensor::f_from_slice(&plan.order[plan.denoise as usize..])?;
         let ids = ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
         let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &upload(&places, device)?)?;
@@ -457,7 +460,7 @@ impl ElfObjective {
         let mask = first(&lesson.mask)?;
         let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
         let l2 = (per_position * upload(&mask, hidden.device())?).f_sum(Kind::Float)?;
-        let count = mask.f_sum(Kind::Double)?.f_double_value(&[])?;
+        let count = host_numbers(&mask)?.into_iter().map(f64::from).sum();
         let term = LossTerm { name: "l2", sum: l2.f_detach()?, count };
         Ok((l2, term))
     }
@@ -503,7 +506,7 @@ impl Objective for ElfObjective {
             sum = &sum + ce;
             terms.push(term);
         }
-        Ok(Loss { sum, count: batch.loss_positions(), terms })
+        Ok(Loss { sum, count: batch.loss_positions()?, terms })
     }
 }
 

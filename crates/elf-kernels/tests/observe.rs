@@ -1,0 +1,35 @@
+//! What is told of libtorch's operations.
+
+use elf_kernels::observe::operations;
+use tch::{Device, Kind, Tensor};
+
+#[test]
+fn operations_are_counted_backward_ones_too_and_only_meanwhile() {
+    let x = Tensor::ones([3, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let _ = x.mm(&x);
+    let (y, seen) = operations(|| x.mm(&x).sum(Kind::Float));
+    assert_eq!((seen.of("aten::mm"), seen.host_waits()), (1, 0));
+    let ((), seen) = operations(|| y.backward());
+    assert_eq!(seen.of("aten::mm"), 2, "a product has two gradients");
+    let (_, seen) = operations(|| ());
+    assert_eq!(seen.total(), 0);
+}
+
+#[test]
+fn what_the_host_waits_for_is_told_apart() {
+    let x = Tensor::arange(4, (Kind::Float, Device::Cpu));
+    let waits = |f: &dyn Fn() -> Tensor| operations(|| f()).1;
+    assert_eq!(operations(|| x.double_value(&[1])).1.host_waits(), 1);
+    assert_eq!(waits(&|| x.gt(1.0).nonzero()).of("aten::nonzero"), 1);
+    assert!(waits(&|| x.masked_select(&x.gt(1.0))).host_waits() >= 1);
+    assert!(waits(&|| x.f_index(&[Some(x.gt(1.0))]).unwrap()).host_waits() >= 1);
+    assert_eq!(waits(&|| x.where_self(&x.gt(1.0), &(&x * 2.0))).host_waits(), 0);
+}
+
+#[test]
+fn observing_ends_when_what_is_observed_panics() {
+    let broken = std::panic::catch_unwind(|| operations(|| panic!("broken")));
+    assert!(broken.is_err());
+    let (_, seen) = operations(|| Tensor::ones([1], (Kind::Float, Device::Cpu)));
+    assert!(seen.total() > 0);
+}

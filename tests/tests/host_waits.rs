@@ -1,0 +1,88 @@
+//! What would make the host wait for a GPU: numbers that are read, and tensors whose size depends on numbers. Counted on a CPU, among
+//! libtorch's operations. Masks, which are on the CPU everywhere, are read without any.
+
+use std::num::NonZeroU32;
+use std::rc::Rc;
+
+use elf_core::{Network, Noise, PrecisionPolicy, Seeded, key_of};
+use elf_flow::sampler::{Registry, SamplerChoice};
+use elf_flow::{ElfObjective, GenerateConfig, Generator, LatentBatch, Path, PredictionTarget, Request, Trained};
+use elf_kernels::observe::{HOST_WAITS, Operations, operations};
+use elf_model::Elf;
+use elf_tests::parity_path;
+use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
+use elf_train::{Schedule, Solo, Trainer, TrainerConfig};
+use tch::{Device, Kind, Tensor};
+
+const ROWS: i64 = 6;
+const LENGTH: i64 = 8;
+
+fn network() -> Elf {
+    Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap()
+}
+
+fn batch(net: &dyn Network, seed: u64) -> LatentBatch {
+    let shape = net.shape();
+    let mut noise = Seeded::new((0..ROWS as u64).map(|row| key_of(&[seed, row])).collect(), Device::Cpu);
+    let condition = (Tensor::arange(LENGTH, (Kind::Int64, Device::Cpu)).lt(2)).to_kind(Kind::Float);
+    let condition = condition.expand([ROWS, LENGTH], false).contiguous();
+    LatentBatch {
+        latents: noise.normal("latents", &[ROWS, LENGTH, shape.latent_dim]).unwrap(),
+        ids: (noise.uniform("ids", &[ROWS, LENGTH]).unwrap() * shape.vocab_size as f64).to_kind(Kind::Int64),
+        loss_mask: 1.0 - &condition,
+        condition: Some(condition),
+        dropped: (0..ROWS).map(|row| row % 3 == 0).collect(),
+    }
+}
+
+/// Which of them there were, for a message.
+fn told(seen: &Operations) -> Vec<(&str, u64)> {
+    seen.iter().filter(|(name, _)| HOST_WAITS.contains(name)).collect()
+}
+
+#[test]
+fn a_training_step_waits_for_nothing() {
+    for optimizer in [OptimizerConfig::Muon(MuonConfig::default()), OptimizerConfig::Adamw(AdamWConfig::default())] {
+        let config = TrainerConfig {
+            optimizer,
+            schedule: Schedule::constant(0.01, 2),
+            clip_norm: Some(1.0),
+            ema_decay: 0.9,
+            accumulation: NonZeroU32::new(2).unwrap(),
+            seed: 7,
+        };
+        let objective = ElfObjective { decoder_prob: 0.4, ..ElfObjective::default() };
+        let mut trainer = Trainer::new(network(), objective, config, Rc::new(Solo)).unwrap();
+        for step in 0..3 {
+            let batches = [0, 1].map(|micro| Ok(batch(trainer.net(), 2 * step + micro)));
+            let (report, seen) = operations(|| trainer.step(batches).unwrap().unwrap());
+            assert!(seen.total() > 100, "a step is seen: {} operations", seen.total());
+            assert_eq!(seen.host_waits(), 0, "step {step}: {:?}", told(&seen));
+            // The loss is read when the caller wants it, which may be after the next step has been queued.
+            let (_, seen) = operations(|| report.read().unwrap());
+            assert!(seen.host_waits() > 0);
+        }
+    }
+}
+
+#[test]
+fn sampling_waits_for_nothing_from_step_to_step() {
+    let net = network();
+    let trained = Trained {
+        path: Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
+        self_conditioned: true,
+        block_size: None,
+    };
+    for sampler in ["euler", "heun", "sde"] {
+        let waits = |steps| {
+            let config = GenerateConfig { sampler: SamplerChoice::named(sampler), steps, ..GenerateConfig::default() };
+            let generator = Generator::new(&net, trained, config, &Registry::builtin()).unwrap();
+            let request = Request::new(&[1, 2, 3], LENGTH);
+            operations(|| generator.generate(&request, &mut ()).unwrap()).1
+        };
+        let (short, long) = (waits(3), waits(11));
+        assert!(long.total() > 2 * short.total(), "steps are seen");
+        assert_eq!(long.host_waits(), short.host_waits(), "{sampler}: {:?}, {:?}", told(&short), told(&long));
+        assert_eq!(short.host_waits(), 0, "{sampler}: {:?}", told(&short));
+    }
+}
