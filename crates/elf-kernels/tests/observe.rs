@@ -18,7 +18,7 @@ fn operations_are_counted_backward_ones_too_and_only_meanwhile() {
 #[test]
 fn what_the_host_waits_for_is_told_apart() {
     let x = Tensor::arange(4, (Kind::Float, Device::Cpu));
-    let waits = |f: &dyn Fn() -> Tensor| operations(|| f()).1;
+    let waits = |f: &dyn Fn() -> Tensor| operations(f).1;
     assert_eq!(operations(|| x.double_value(&[1])).1.host_waits(), 1);
     assert_eq!(waits(&|| x.gt(1.0).nonzero()).of("aten::nonzero"), 1);
     assert!(waits(&|| x.masked_select(&x.gt(1.0))).host_waits() >= 1);
