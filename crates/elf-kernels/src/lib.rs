@@ -12,8 +12,6 @@
 //! It deliberately does not know parameters, layers, models, or the optimisers' rules beyond one element.
 
 mod ffi;
-#[cfg(target_arch = "x86_64")]
-mod mkl;
 pub mod observe;
 mod ops;
 pub mod plain;
