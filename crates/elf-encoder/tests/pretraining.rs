@@ -111,14 +111,14 @@ fn the_closed_gradient_is_that_of_the_loss() {
     }
 }
 
-/// Plain gradient steps of a set length.
-fn step(model: &T5Pretraining, batch: &DenoisingBatch) {
+/// A plain gradient step of a set length: so much of each parameter, in root mean squares.
+fn step(model: &T5Pretraining, batch: &DenoisingBatch, length: f64) {
     model.params().zero_grad();
     model.loss(batch).unwrap().backward();
     tch::no_grad(|| {
         for (_, p) in model.params().iter().filter(|(_, p)| p.tensor.grad().defined()) {
             let grad = p.tensor.grad();
-            let step = &grad * (0.05 * (p.tensor.numel() as f64).sqrt() / (grad.norm().double_value(&[]) + 1e-6));
+            let step = &grad * (length * (p.tensor.numel() as f64).sqrt() / (grad.norm().double_value(&[]) + 1e-6));
             let _ = p.tensor.shallow_clone().f_sub_(&step).unwrap();
         }
     });
@@ -136,7 +136,8 @@ fn a_task_is_learned_from_its_source_alone() {
     let all = DenoisingBatch::new(&lessons(2..VOCAB as i32), 0).unwrap();
     let loss = || tch::no_grad(|| model.loss(&all)).unwrap().double_value(&[]);
     let before = loss();
-    (0..300).for_each(|_| step(&model, &all));
+    // Steps that stay long end at a place that hangs on the last bits of the products, which differ between processors.
+    (0..300).for_each(|i| step(&model, &all, 0.05 * (1.0 - f64::from(i) / 300.0)));
     // Of the two tokens to write, EOS can be known without the source; that alone leaves half of ln 28.
     let blind = f64::ln(28.0) / 2.0;
     assert!(before > blind && loss() < blind / 2.0, "{before} to {}, {blind} without the source", loss());
