@@ -29,6 +29,7 @@ fn main() {
         .define("GLOG_USE_GLOG_EXPORT", None)
         .flag_if_supported("-fopenmp")
         .file("cpp/fused.cpp")
+        .file("cpp/mkl.cpp")
         .file("cpp/observe.cpp")
         .compile("elf_fused");
     rows("base", &[]);

@@ -4,6 +4,7 @@
 //! so that the same tests run on reference numbers of other shapes.
 
 pub mod recorded;
+pub mod small;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

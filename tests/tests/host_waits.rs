@@ -4,36 +4,15 @@
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use elf_core::{Network, Noise, PrecisionPolicy, Seeded, key_of};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{ElfObjective, GenerateConfig, Generator, LatentBatch, Path, PredictionTarget, Request, Trained};
+use elf_flow::{ElfObjective, GenerateConfig, Generator, Path, PredictionTarget, Request, Trained};
 use elf_kernels::observe::{HOST_WAITS, Operations, operations};
-use elf_model::Elf;
-use elf_tests::parity_path;
+use elf_tests::small::{batch, network};
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, Trainer, TrainerConfig};
-use tch::{Device, Kind, Tensor};
 
 const ROWS: i64 = 6;
 const LENGTH: i64 = 8;
-
-fn network() -> Elf {
-    Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap()
-}
-
-fn batch(net: &dyn Network, seed: u64) -> LatentBatch {
-    let shape = net.shape();
-    let mut noise = Seeded::new((0..ROWS as u64).map(|row| key_of(&[seed, row])).collect(), Device::Cpu);
-    let condition = (Tensor::arange(LENGTH, (Kind::Int64, Device::Cpu)).lt(2)).to_kind(Kind::Float);
-    let condition = condition.expand([ROWS, LENGTH], false).contiguous();
-    LatentBatch {
-        latents: noise.normal("latents", &[ROWS, LENGTH, shape.latent_dim]).unwrap(),
-        ids: (noise.uniform("ids", &[ROWS, LENGTH]).unwrap() * shape.vocab_size as f64).to_kind(Kind::Int64),
-        loss_mask: 1.0 - &condition,
-        condition: Some(condition),
-        dropped: (0..ROWS).map(|row| row % 3 == 0).collect(),
-    }
-}
 
 /// Which of them there were, for a message.
 fn told(seen: &Operations) -> Vec<(&str, u64)> {
@@ -54,7 +33,7 @@ fn a_training_step_waits_for_nothing() {
         let objective = ElfObjective { decoder_prob: 0.4, ..ElfObjective::default() };
         let mut trainer = Trainer::new(network(), objective, config, Rc::new(Solo)).unwrap();
         for step in 0..3 {
-            let batches = [0, 1].map(|micro| Ok(batch(trainer.net(), 2 * step + micro)));
+            let batches = [0, 1].map(|micro| Ok(batch(trainer.net(), 2 * step + micro, ROWS, LENGTH)));
             let (report, seen) = operations(|| trainer.step(batches).unwrap().unwrap());
             assert!(seen.total() > 100, "a step is seen: {} operations", seen.total());
             assert_eq!(seen.host_waits(), 0, "step {step}: {:?}", told(&seen));

@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use elf_core::{Counting, Network, Noise, PrecisionPolicy, Replay, Seeded, key_of};
+use elf_core::{Counting, Network, Noise, Replay, Seeded};
 use elf_flow::{ElfObjective, LatentBatch, Objective};
 use elf_model::Elf;
-use elf_tests::parity_path;
+use elf_tests::small::{batch, network};
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
     BatchSource, CheckpointFolder, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Solo, StepMetrics,
@@ -20,27 +20,6 @@ const ROWS: i64 = 5;
 const LENGTH: i64 = 6;
 const STEPS: u64 = 6;
 
-fn network() -> Elf {
-    Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap()
-}
-
-/// Batch number `index` for a network, with a condition of two positions; every third row's condition is dropped.
-fn batch(net: &dyn Network, index: u64) -> LatentBatch {
-    let shape = net.shape();
-    let mut noise = Seeded::new((0..ROWS as u64).map(|row| key_of(&[index, row])).collect(), Device::Cpu);
-    let condition = (Tensor::arange(LENGTH, (Kind::Int64, Device::Cpu)).lt(2))
-        .to_kind(Kind::Float)
-        .expand([ROWS, LENGTH], false)
-        .contiguous();
-    LatentBatch {
-        latents: noise.normal("latents", &[ROWS, LENGTH, shape.latent_dim]).unwrap(),
-        ids: (noise.uniform("ids", &[ROWS, LENGTH]).unwrap() * shape.vocab_size as f64).to_kind(Kind::Int64),
-        loss_mask: 1.0 - &condition,
-        condition: Some(condition),
-        dropped: (0..ROWS).map(|row| row % 3 == 0).collect(),
-    }
-}
-
 struct Batches {
     net: Elf,
     next: u64,
@@ -49,7 +28,7 @@ struct Batches {
 impl BatchSource for Batches {
     fn next_batch(&mut self) -> Result<Option<LatentBatch>, Box<dyn std::error::Error + Send + Sync>> {
         self.next += 1;
-        Ok(Some(batch(&self.net, self.next - 1)))
+        Ok(Some(batch(&self.net, self.next - 1, ROWS, LENGTH)))
     }
 
     fn cursor(&self) -> Value {
@@ -124,7 +103,7 @@ fn a_stopped_run_of_the_real_network_continues_bit_for_bit() {
 fn the_real_network_makes_only_the_passes_that_are_needed() {
     let net = Counting::new(network());
     net.params().set_requires_grad(true);
-    let batch = batch(&net, 0);
+    let batch = batch(&net, 0, ROWS, LENGTH);
     let c = net.shape().latent_dim;
     // Rows 0 and 2 denoise with self-conditioning, row 4 without, rows 1 and 3 decode.
     let mut noise = Replay::new();

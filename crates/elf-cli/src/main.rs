@@ -110,6 +110,7 @@ fn main() -> ExitCode {
     if cli.command.computes() {
         start_with_patient_threads();
         keep_freed_memory();
+        elf_kernels::mkl::use_vector_code();
     }
     let outcome = std::panic::catch_unwind(|| carry_out(cli.command));
     match outcome {

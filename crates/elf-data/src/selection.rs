@@ -1,9 +1,10 @@
-//! Some texts of a corpus, by rules that can be told: the first paragraph or sentence only, no text twice, none that is too long.
+//! Some texts of a corpus, by rules that can be told: the first paragraph or sentence only, no text twice, few that differ in one word,
+//! none that is too long.
 //!
 //! The result is a JSON Lines file, with the source's column names unless others are given. Token shards, references of metrics and the training texts
 //! that novelty is held against can then all be made from one and the same file.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -19,6 +20,9 @@ use crate::tokenizer::Tokenizer;
 /// Rows are looked at in groups of this many, on all cores.
 const ROWS_PER_GROUP: usize = 4096;
 
+/// Texts of fewer words have too little in common with others that differ in one word.
+const LEAST_WORDS_OF_A_FAMILY: usize = 4;
+
 /// Which rows of a source are taken, and what of them. All columns named here must be columns of the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,6 +36,9 @@ pub struct SelectionConfig {
     pub max_tokens: BTreeMap<String, usize>,
     /// A row is left out if an earlier one has the same text in all these columns. Empty: rows may repeat.
     pub unique: BTreeSet<String>,
+    /// The most texts of a column that are the same but for one word, in the same place; later ones are left out with their rows. Texts
+    /// of fewer than four words always stay. Takes some 50 bytes of memory for each word of the texts that stay.
+    pub near_duplicates: BTreeMap<String, usize>,
     /// Of the rows that are left, only every n-th is taken. 0 and 1 take all.
     pub every_nth: usize,
     /// New names of columns; the others keep theirs.
@@ -77,6 +84,8 @@ pub struct SelectionReport {
     pub too_long: u64,
     /// Rows left out because an earlier one was the same.
     pub repeated: u64,
+    /// Rows left out because as many earlier texts as are allowed are the same but for one word.
+    pub near_duplicates: u64,
     /// Rows left out because another split has a text of theirs.
     pub excluded: u64,
     /// Rows written.
@@ -86,7 +95,8 @@ pub struct SelectionReport {
 impl SelectionConfig {
     fn check(&self, source: &Source, excluded: &Excluded, tokenizer: Option<&Tokenizer>) -> Result<()> {
         let named = self.first_paragraph.iter().chain(&self.first_sentence).chain(self.max_tokens.keys());
-        let named = named.chain(&self.unique).chain(self.renamed.keys()).chain(excluded.texts.keys());
+        let named = named.chain(&self.unique).chain(self.near_duplicates.keys());
+        let named = named.chain(self.renamed.keys()).chain(excluded.texts.keys());
         for column in named {
             if !source.columns().contains(column) {
                 return Err(Error::Config(format!(
@@ -95,6 +105,9 @@ impl SelectionConfig {
                     if source.columns().len() == 1 { "is" } else { "are" }
                 )));
             }
+        }
+        if let Some((column, _)) = self.near_duplicates.iter().find(|(_, most)| **most == 0) {
+            return Err(Error::Config(format!("of the near duplicates in `{column}` at least 1 has to stay")));
         }
         if !self.max_tokens.is_empty() && tokenizer.is_none() {
             return Err(Error::Config("a limit in tokens needs a tokenizer".to_owned()));
@@ -167,6 +180,7 @@ pub fn select(
     }
     let mut report = SelectionReport::default();
     let mut seen: HashSet<blake3::Hash> = HashSet::new();
+    let mut families = Families::default();
     let mut left = 0u64;
     let mut file = elf_files::begin(output).map_err(Error::io("write", output))?;
     {
@@ -204,6 +218,10 @@ pub fn select(
                     report.repeated += 1;
                     continue;
                 }
+                if !families.take(&row, columns, &config.near_duplicates) {
+                    report.near_duplicates += 1;
+                    continue;
+                }
                 left += 1;
                 if (left - 1).is_multiple_of(config.every_nth.max(1) as u64) {
                     let line: Map<String, Value> =
@@ -231,6 +249,42 @@ fn fingerprint(row: &TextRow, columns: &[String], of: &BTreeSet<String>) -> blak
     for (text, _) in row.iter().zip(columns).filter(|(_, column)| of.contains(*column)) {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
+    }
+    hasher.finalize()
+}
+
+/// How many texts of a column there were of each form, which is a text with one word left open.
+#[derive(Default)]
+struct Families(HashMap<blake3::Hash, usize>);
+
+impl Families {
+    /// Whether a row's texts are among the first so many of all their forms; if they are, they count.
+    fn take(&mut self, row: &TextRow, columns: &[String], most: &BTreeMap<String, usize>) -> bool {
+        let limited = row.iter().zip(columns).filter_map(|(text, column)| Some((text, column, *most.get(column)?)));
+        let mut forms = Vec::new();
+        for (text, column, most) in limited {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            if words.len() < LEAST_WORDS_OF_A_FAMILY {
+                continue;
+            }
+            let own = forms.len();
+            forms.extend((0..words.len()).map(|open| form(column, &words, open)));
+            if forms[own..].iter().any(|form| self.0.get(form).is_some_and(|&seen| seen >= most)) {
+                return false;
+            }
+        }
+        forms.into_iter().for_each(|form| *self.0.entry(form).or_default() += 1);
+        true
+    }
+}
+
+/// The same for two texts of a column exactly if they have the same words everywhere but at `open`.
+fn form(column: &str, words: &[&str], open: usize) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(open as u64).to_le_bytes());
+    for part in std::iter::once(column).chain(words[..open].iter().copied()).chain(words[open + 1..].iter().copied()) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
     }
     hasher.finalize()
 }
@@ -287,6 +341,30 @@ mod tests {
         let config = SelectionConfig { unique: ["a".to_owned(), "b".to_owned()].into(), ..SelectionConfig::default() };
         let (report, _) = selected(&[("ab", "c"), ("a", "bc"), ("a", "bc")], &config).unwrap();
         assert_eq!((report.repeated, report.written), (1, 2));
+    }
+
+    #[test]
+    fn of_texts_that_differ_in_one_word_a_few_stay() {
+        let texts = |config: &SelectionConfig, rows: &[&str]| {
+            let rows: Vec<(&str, &str)> = rows.iter().map(|text| (*text, "x")).collect();
+            let (report, rows) = selected(&rows, config).unwrap();
+            (report.near_duplicates, rows.into_iter().map(|row| row.0).collect::<Vec<_>>())
+        };
+        let most = |n| SelectionConfig { near_duplicates: [("a".to_owned(), n)].into(), ..SelectionConfig::default() };
+        let family =
+            ["Bindings of C for Go.", "Bindings of C for  Rust.", "Bindings of D for Go.", "A tool of D for Go."];
+        assert_eq!(texts(&most(1), &family).1, [family[0], family[3]]);
+        // The third shares no form with the second, and two may be of one form.
+        assert_eq!(texts(&most(2), &family), (0, family.map(str::to_owned).to_vec()));
+        let (left_out, stay) = texts(&most(2), &["a b c 1", "a b c 2", "a b c 3", "a b 4 3", "a b c 2 d", "a b d c"]);
+        assert_eq!(
+            (left_out, stay),
+            (1, ["a b c 1", "a b c 2", "a b 4 3", "a b c 2 d", "a b d c"].map(str::to_owned).to_vec())
+        );
+        // What is left out does not count, and short texts are always left in.
+        assert_eq!(texts(&most(1), &["a b c 1", "a b c 2", "x b c 2"]).0, 1);
+        assert_eq!(texts(&most(1), &["a b 1", "a b 2", "1", "2"]).0, 0);
+        assert!(selected(&[("1", "x")], &most(0)).unwrap_err().to_string().contains("at least 1"));
     }
 
     #[test]

@@ -58,8 +58,13 @@ impl LatentBatch {
     /// # Errors
     /// If the loss mask is not on the CPU.
     pub fn loss_positions(&self) -> Result<f64> {
-        Ok(host_numbers(&self.loss_mask)?.into_iter().map(f64::from).sum())
+        positions_in(&self.loss_mask)
     }
+}
+
+/// Positions that a mask counts.
+pub(crate) fn positions_in(mask: &Tensor) -> Result<f64> {
+    Ok(host_numbers(mask)?.into_iter().map(f64::from).sum())
 }
 
 /// The numbers of a mask, which is on the CPU: they are read where they are, so that no device is waited for.

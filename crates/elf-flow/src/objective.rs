@@ -5,7 +5,7 @@ use elf_core::{Dropout, Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::batch::host_numbers;
+use crate::batch::{host_numbers, positions_in};
 use crate::blocks::{TeacherForcing, WrittenPrefix};
 use crate::{Error, GuidanceLaw, LatentBatch, LogitNormal, Path, Result, TimeLaw};
 
@@ -460,7 +460,7 @@ impl ElfObjective {
         let mask = first(&lesson.mask)?;
         let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
         let l2 = (per_position * upload(&mask, hidden.device())?).f_sum(Kind::Float)?;
-        let count = host_numbers(&mask)?.into_iter().map(f64::from).sum();
+        let count = positions_in(&mask)?;
         let term = LossTerm { name: "l2", sum: l2.f_detach()?, count };
         Ok((l2, term))
     }

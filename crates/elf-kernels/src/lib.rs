@@ -9,9 +9,12 @@
 //! tests hold the fused form against. Activations may be fp32 or bf16; statistics and sums are fp32 in either case, and a
 //! result is rounded once. Gradients are of first order: a gradient of a gradient is not available from the fused forms.
 //!
+//! Beside them: [`mkl`] chooses the code of fp32 products, and [`observe`] tells which of libtorch's operations a piece of code calls.
+//!
 //! It deliberately does not know parameters, layers, models, or the optimisers' rules beyond one element.
 
 mod ffi;
+pub mod mkl;
 pub mod observe;
 mod ops;
 pub mod plain;

@@ -92,6 +92,10 @@ pub struct SelectArgs {
     /// Leave out rows with the same text in this column as an earlier row (in all given columns, if repeated).
     #[arg(long, value_name = "COLUMN")]
     unique: Vec<String>,
+    /// Of the texts in this column that are the same but for one word, keep the first few. Texts of fewer than four words
+    /// all stay.
+    #[arg(long, value_name = "COLUMN=TEXTS", value_parser = column_limit)]
+    near_duplicates: Vec<(String, usize)>,
     /// Leave out rows whose text in this column also occurs in that column of this file (another split, say); may be
     /// repeated.
     #[arg(long, value_name = "COLUMN=FILE:COLUMN", value_parser = excluded_column)]
@@ -109,7 +113,7 @@ pub struct SelectArgs {
 
 fn column_limit(text: &str) -> Result<(String, usize), String> {
     let parsed = text.rsplit_once('=').and_then(|(column, most)| Some((column.to_owned(), most.parse().ok()?)));
-    parsed.ok_or_else(|| "write it as COLUMN=TOKENS, for example description=63".to_owned())
+    parsed.ok_or_else(|| "write it as COLUMN=NUMBER, for example description=63".to_owned())
 }
 
 fn excluded_column(text: &str) -> Result<(String, TextColumn), String> {
@@ -158,6 +162,7 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         first_sentence: args.first_sentence.into_iter().collect(),
         max_tokens: args.max_tokens.into_iter().collect(),
         unique: args.unique.into_iter().collect(),
+        near_duplicates: args.near_duplicates.into_iter().collect(),
         every_nth: args.every_nth,
         renamed,
     };
@@ -167,7 +172,7 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
     }
     let report = select(&source, &config, &excluded, tokenizer.as_ref(), &args.output)?;
     println!(
-        "{} of {} rows written to {} (left out: {} empty, {} without a whole sentence, {} too long, {} repeated, {} in another split)",
+        "{} of {} rows written to {} (left out: {} empty, {} without a whole sentence, {} too long, {} repeated, {} near duplicates, {} in another split)",
         report.written,
         report.read,
         args.output.display(),
@@ -175,6 +180,7 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         report.no_sentence,
         report.too_long,
         report.repeated,
+        report.near_duplicates,
         report.excluded
     );
     Ok(ExitCode::SUCCESS)
