@@ -1,7 +1,7 @@
 //! The only source of randomness.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -100,6 +100,13 @@ fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// libtorch has one generator a device and tch takes no other: it is seeded and drawn from under one lock. Whatever draws from libtorch
+/// on another thread without it breaks in between: hence nothing of ours does.
+fn generator() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Seeded {
     /// One key per row.
     pub fn new(rows: Vec<u64>, device: Device) -> Self {
@@ -138,10 +145,7 @@ impl Seeded {
         fill: impl Fn(&mut Tensor) -> std::result::Result<Tensor, TchError>,
     ) -> Result<Tensor> {
         let stream = self.next_stream(name, shape)?;
-        // libtorch has one generator a device and tch takes no other: seed it and draw from it under one lock. Whatever
-        // draws from libtorch on another thread without this type breaks in between: hence nothing of ours does.
-        static GENERATOR: Mutex<()> = Mutex::new(());
-        let _guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = generator();
         tch::no_grad(|| {
             let drawn = Tensor::f_empty(shape, (Kind::Float, self.device))?;
             for (i, row) in (0..).zip(&self.rows) {
@@ -257,17 +261,14 @@ mod tests {
                 of(&mut noise, "n", &[2, n, 5]).unwrap()
             });
             let (row, shape) = (key_of(&[9, stream]) as i64, [n, 5]);
-            // Whoever else draws in between would be another test's thread: then the same again.
-            let same = (0..100).any(|_| {
-                let fresh = |draw: &dyn Fn() -> Tensor| {
-                    tch::manual_seed(row);
-                    draw()
-                };
-                let options = (Kind::Float, Device::Cpu);
-                fresh(&|| Tensor::randn(shape, options)).equal(&normal.get(1))
-                    && fresh(&|| Tensor::rand(shape, options)).equal(&uniform.get(1))
-            });
-            assert!(same, "{n}");
+            let _alone = generator();
+            let fresh = |draw: &dyn Fn() -> Tensor| {
+                tch::manual_seed(row);
+                draw()
+            };
+            let options = (Kind::Float, Device::Cpu);
+            assert!(fresh(&|| Tensor::randn(shape, options)).equal(&normal.get(1)), "{n}");
+            assert!(fresh(&|| Tensor::rand(shape, options)).equal(&uniform.get(1)), "{n}");
         }
     }
 
