@@ -233,7 +233,7 @@ pub const BLOCK_STEPS: u64 = 8;
 
 /// When a block is read whose words are drawn from what the network says, and at which temperature; and when one whose likeliest words are wanted.
 pub const DRAWN_AT: f64 = 0.5;
-pub const DRAWN_TEMPERATURE: f64 = 0.9;
+pub const DRAWN_TEMPERATURE: f64 = 0.6;
 pub const LIKELIEST_AT: f64 = 0.1;
 
 /// Guide scales and times of decoding that are looked at.
