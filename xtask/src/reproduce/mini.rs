@@ -138,11 +138,11 @@ impl Mini<'_> {
             // Splits are by package family, but families share texts.
             let further = match (split, task.condition) {
                 ("train", _) => task.select_to_train.to_owned(),
-                (_, None) => format!("--without {}={at}/train.jsonl:text ", task.target),
-                (_, Some(condition)) => format!("--without {condition}={at}/train.jsonl:{condition} "),
+                (_, None) => format!("--without {}={at}/train.jsonl:text", task.target),
+                (_, Some(condition)) => format!("--without {condition}={at}/train.jsonl:{condition}"),
             };
             stage = stage.reading(&input).making(format!("{split}.jsonl")).call(format!(
-                "data select --input {input} {columns} {} {further}--tokenizer {tokenizer} --output {at}/{split}.jsonl",
+                "data select --input {input} {columns} {} {further} --tokenizer {tokenizer} --output {at}/{split}.jsonl",
                 task.select
             ));
             if split != "test" {

@@ -97,7 +97,7 @@ pub const TASKS: [Task; 3] = [
         condition: None,
         target: "description",
         select: "--first-sentence description --unique description --max-tokens description=31",
-        select_to_train: "--near-duplicates description=3 ",
+        select_to_train: "--near-duplicates description=3",
         rows: 23_820.0,
         positions: 32.0,
     },
