@@ -8,6 +8,7 @@ use elf_encoder::T5Encoder;
 use elf_flow::ElfObjective;
 use elf_model::{Elf, ElfConfig};
 use elf_tests::recorded::Recorded;
+use elf_tests::small::network;
 use elf_tests::{Reference, assert_close, leaves, max_difference, parity_json, parity_path};
 use elf_train::{ReleasedCheckpoint, Solo, Trainer};
 use std::rc::Rc;
@@ -67,13 +68,12 @@ fn trainer(net: Elf) -> Trainer<Elf, ElfObjective> {
 
 #[test]
 fn parity_training_continues_from_the_official_checkpoint() {
-    let start = || Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
-    let mut in_place = trainer(start());
+    let mut in_place = trainer(network());
     advance(&mut in_place, 0..recorded().num_steps);
     let before = in_place.net().params().snapshot();
 
     let checkpoint = ReleasedCheckpoint::open(&folder()).unwrap();
-    let mut resumed = trainer(start());
+    let mut resumed = trainer(network());
     resumed.restore_released(&checkpoint).unwrap();
     assert_eq!(resumed.steps_done(), in_place.steps_done());
     assert_eq!(checkpoint.step().unwrap(), in_place.steps_done());

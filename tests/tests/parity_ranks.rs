@@ -6,11 +6,12 @@ mod ranks;
 
 use std::time::Duration;
 
-use elf_core::{Network, Noise, Precision, PrecisionPolicy, Replay};
+use elf_core::{Network, Noise, Precision, Replay};
 use elf_encoder::T5Encoder;
 use elf_flow::{ElfObjective, LatentBatch};
 use elf_model::Elf;
 use elf_tests::recorded::Recorded;
+use elf_tests::small::network;
 use elf_tests::{Reference, assert_close, parity_json, parity_path};
 use elf_train::{C10d, CheckpointFolder, Comm, Meeting, MeetingPoint, Solo, Trainer};
 use ranks::{Place, Ranks, in_ranks, rank_body};
@@ -62,7 +63,7 @@ impl Run {
     }
 
     fn trainer(&self, comm: Box<dyn Comm>) -> Trainer<Elf, ElfObjective> {
-        let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+        let net = network();
         Trainer::new(net, self.recorded.objective(), self.recorded.config(), comm.into()).unwrap()
     }
 

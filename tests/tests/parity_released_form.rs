@@ -10,6 +10,7 @@ use elf_encoder::T5Encoder;
 use elf_flow::ElfObjective;
 use elf_model::Elf;
 use elf_tests::recorded::Recorded;
+use elf_tests::small::network;
 use elf_tests::{Reference, leaves, parity_json, parity_path};
 use elf_train::{CheckpointFolder, ReleasedCheckpoint, ReleasedForm, Solo, Trainer, released_form_of_parameters};
 use serde_json::json;
@@ -25,7 +26,7 @@ fn recorded(name: &str) -> Recorded {
 }
 
 fn trainer(recorded: &Recorded) -> Trainer<Elf, ElfObjective> {
-    let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+    let net = network();
     Trainer::new(net, recorded.objective(), recorded.config(), Rc::new(Solo)).unwrap()
 }
 
@@ -125,7 +126,7 @@ fn parity_training_goes_on_where_steps_have_several_batches() {
 #[test]
 fn parity_parameters_alone_become_a_checkpoint_before_its_first_step() {
     let folder = tempfile::tempdir().unwrap();
-    let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+    let net = network();
     let order = net.config().released_order().unwrap();
     let path = folder.path().join("checkpoint_0");
     let tree = released_form_of_parameters(&order, net.params().snapshot()).unwrap();

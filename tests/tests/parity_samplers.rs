@@ -4,6 +4,7 @@ use elf_core::{Counting, PrecisionPolicy, Replay};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{Condition, GenerateConfig, Generator, Path, Request, TimeLaw, Trained, Trim, pad_from_eos, shift_left};
 use elf_model::Elf;
+use elf_tests::small::network;
 use elf_tests::{Reference, assert_close, parity_json, parity_path};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -177,7 +178,7 @@ fn parity_weights_sample_rows_that_do_not_depend_on_their_batch() {
         max_length: i64,
     }
     let config: Config = parity_json("config.json");
-    let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+    let net = network();
     let sampling = GenerateConfig { steps: config.steps, pad_to: Some(config.batch), ..GenerateConfig::default() };
     let trained = Trained { path: Path::default(), self_conditioned: true, block_size: None };
     let generator = Generator::new(&net, trained, sampling, &Registry::builtin()).unwrap();

@@ -1,10 +1,10 @@
 //! Whole training steps against the released code's numbers: losses, clipped gradients, parameters and averages after four
 //! micro-batches, for Muon, AdamW, a conditional task with label drop, and gradient accumulation; and learning rates.
 
-use elf_core::{Network, Noise, Precision, PrecisionPolicy};
+use elf_core::{Network, Noise, Precision};
 use elf_encoder::T5Encoder;
-use elf_model::Elf;
 use elf_tests::recorded::{Metrics, Recorded};
+use elf_tests::small::network;
 use elf_tests::{Reference, assert_close, assert_close_relative, parity_json, parity_path};
 use elf_train::{Decay, Schedule, Solo, StepMetrics, Trainer};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ fn train(name: &str) {
     let recorded = all.into_iter().find(|r| r.name == name).unwrap();
     let reference = Reference::open(&format!("train_{name}.safetensors"));
     let encoder = T5Encoder::load(&parity_path(&recorded.encoder), Device::Cpu, Precision::F32).unwrap();
-    let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+    let net = network();
     let mut trainer = Trainer::new(net, recorded.objective(), recorded.config(), Rc::new(Solo)).unwrap();
 
     let micro = |step: usize| {

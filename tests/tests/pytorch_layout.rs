@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use elf_core::Network;
 use elf_core::pytorch::{self, PyTorchFile, TensorRef};
-use elf_core::{Network, PrecisionPolicy};
-use elf_model::Elf;
 use elf_tests::parity_path;
+use elf_tests::small::network;
 use elf_train::released_form_of_parameters;
 use tch::Device;
 
@@ -204,7 +204,7 @@ fn parity_what_is_written_is_laid_out_as_pytorch_does() {
     pytorch::write(&ours, &tree).unwrap();
     assert!(check(&std::fs::read(&ours).unwrap()) >= stored, "each tensor has its own storage");
 
-    let net = Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap();
+    let net = network();
     let order = net.config().released_order().unwrap();
     pytorch::write(&ours, &released_form_of_parameters(&order, net.params().snapshot()).unwrap()).unwrap();
     assert_eq!(check(&std::fs::read(&ours).unwrap()), 2 * order.len());

@@ -40,5 +40,5 @@ pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};
 pub use timed::Timed;
 pub use token_draw::TokenDraw;
-pub use token_network::TokenNetwork;
+pub use token_network::{TokenNetwork, id_outside};
 pub use unembedding::Unembedding;

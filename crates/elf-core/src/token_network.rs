@@ -47,3 +47,34 @@ pub trait TokenNetwork {
     /// If libtorch fails.
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor>;
 }
+
+/// The least or greatest of `ids` (int64, any shape) if a table of `size` rows has none for it.
+///
+/// To be asked before ids are looked up: an id that is not there aborts a GPU's whole context, and is not noticed on every CPU. Costs
+/// microseconds for ids on the CPU; for ids on a GPU it waits for the device, once.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn id_outside(ids: &Tensor, size: i64) -> Result<Option<i64>> {
+    if ids.numel() == 0 {
+        return Ok(None);
+    }
+    let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
+    let ends = Vec::<i64>::try_from(Tensor::f_stack(&[least, greatest], 0)?)?;
+    Ok(ends.into_iter().find(|id| !(0..size).contains(id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn an_id_outside_is_found_on_either_side() {
+        let ids = |ids: &[i64]| Tensor::from_slice(ids).reshape([1, -1]);
+        assert_eq!(id_outside(&ids(&[3, 0, 4]), 5).unwrap(), None);
+        assert_eq!(id_outside(&ids(&[3, 5, 1]), 5).unwrap(), Some(5));
+        assert_eq!(id_outside(&ids(&[3, -1, 7]), 5).unwrap(), Some(-1));
+        assert_eq!(id_outside(&Tensor::zeros([2, 0], (Kind::Int64, Device::Cpu)), 0).unwrap(), None);
+    }
+}

@@ -117,7 +117,7 @@ impl SelectionConfig {
 
     /// The row as it would be written, or the reason why it is left out.
     fn judge(&self, row: TextRow, columns: &[String], tokenizer: Option<&Tokenizer>) -> Result<Judged> {
-        let mut kept = Vec::with_capacity(row.len());
+        let mut kept = Candidate { texts: Vec::with_capacity(row.len()), families: Vec::new() };
         for (text, column) in row.into_iter().zip(columns) {
             let text = match text.split_once('\n') {
                 Some((first, _)) if self.first_paragraph.contains(column) => first.trim().to_owned(),
@@ -137,7 +137,10 @@ impl SelectionConfig {
             {
                 return Ok(Judged::TooLong);
             }
-            kept.push(text);
+            if let Some(&most) = self.near_duplicates.get(column) {
+                kept.families.push(Family { forms: forms(column, &text), most });
+            }
+            kept.texts.push(text);
         }
         Ok(Judged::Kept(kept))
     }
@@ -157,7 +160,21 @@ enum Judged {
     Empty,
     NoSentence,
     TooLong,
-    Kept(TextRow),
+    Kept(Candidate),
+}
+
+/// A row that no rule about itself leaves out.
+struct Candidate {
+    texts: TextRow,
+    /// One for each column in which near duplicates are limited.
+    families: Vec<Family>,
+}
+
+/// What a text may be a near duplicate of.
+struct Family {
+    forms: Vec<blake3::Hash>,
+    /// The most texts of a form that stay.
+    most: usize,
 }
 
 /// Writes the selected rows of `source` to `output` as JSON Lines, in the source's order.
@@ -195,7 +212,7 @@ pub fn select(
             let judged: Vec<Judged> =
                 group.into_par_iter().map(|row| config.judge(row, columns, tokenizer)).collect::<Result<_>>()?;
             for judged in judged {
-                let row = match judged {
+                let Candidate { texts: row, families: its_families } = match judged {
                     Judged::Empty => {
                         report.empty += 1;
                         continue;
@@ -208,7 +225,7 @@ pub fn select(
                         report.too_long += 1;
                         continue;
                     }
-                    Judged::Kept(row) => row,
+                    Judged::Kept(candidate) => candidate,
                 };
                 if excluded.has(&row, columns) {
                     report.excluded += 1;
@@ -218,7 +235,7 @@ pub fn select(
                     report.repeated += 1;
                     continue;
                 }
-                if !families.take(&row, columns, &config.near_duplicates) {
+                if !families.take(its_families) {
                     report.near_duplicates += 1;
                     continue;
                 }
@@ -235,8 +252,15 @@ pub fn select(
     }
     if report.written == 0 {
         return Err(Error::Config(format!(
-            "nothing is left of {} rows: {} were empty, {} without a whole sentence, {} too long, {} repeated, {} in another split",
-            report.read, report.empty, report.no_sentence, report.too_long, report.repeated, report.excluded
+            "nothing is left of {} rows: {} were empty, {} without a whole sentence, {} too long, {} repeated, {} near duplicates, \
+             {} in another split",
+            report.read,
+            report.empty,
+            report.no_sentence,
+            report.too_long,
+            report.repeated,
+            report.near_duplicates,
+            report.excluded
         )));
     }
     elf_files::finish(file, output).map_err(Error::io("write", output))?;
@@ -259,34 +283,43 @@ struct Families(HashMap<blake3::Hash, usize>);
 
 impl Families {
     /// Whether a row's texts are among the first so many of all their forms; if they are, they count.
-    fn take(&mut self, row: &TextRow, columns: &[String], most: &BTreeMap<String, usize>) -> bool {
-        let limited = row.iter().zip(columns).filter_map(|(text, column)| Some((text, column, *most.get(column)?)));
-        let mut forms = Vec::new();
-        for (text, column, most) in limited {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            if words.len() < LEAST_WORDS_OF_A_FAMILY {
-                continue;
-            }
-            let own = forms.len();
-            forms.extend((0..words.len()).map(|open| form(column, &words, open)));
-            if forms[own..].iter().any(|form| self.0.get(form).is_some_and(|&seen| seen >= most)) {
-                return false;
-            }
+    fn take(&mut self, row: Vec<Family>) -> bool {
+        let full =
+            |family: &Family| family.forms.iter().any(|form| self.0.get(form).is_some_and(|&n| n >= family.most));
+        if row.iter().any(full) {
+            return false;
         }
-        forms.into_iter().for_each(|form| *self.0.entry(form).or_default() += 1);
+        row.into_iter().flat_map(|family| family.forms).for_each(|form| *self.0.entry(form).or_default() += 1);
         true
     }
 }
 
-/// The same for two texts of a column exactly if they have the same words everywhere but at `open`.
-fn form(column: &str, words: &[&str], open: usize) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(open as u64).to_le_bytes());
-    for part in std::iter::once(column).chain(words[..open].iter().copied()).chain(words[open + 1..].iter().copied()) {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
+/// One for each word of a text that has enough of them: the same for two texts of a column exactly if they have the same words
+/// everywhere but there.
+fn forms(column: &str, text: &str) -> Vec<blake3::Hash> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if words.len() < LEAST_WORDS_OF_A_FAMILY {
+        return Vec::new();
     }
-    hasher.finalize()
+    let before = what_is_before(words.iter());
+    let behind = what_is_before(words.iter().rev());
+    let form = |(before, behind): (&blake3::Hash, &blake3::Hash)| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(before.as_bytes()).update(behind.as_bytes()).update(column.as_bytes());
+        hasher.finalize()
+    };
+    before.iter().zip(behind.iter().rev()).map(form).collect()
+}
+
+/// For each word, a hash of those before it.
+fn what_is_before<'a>(words: impl Iterator<Item = &'a &'a str>) -> Vec<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let words = words.map(|word| {
+        let before = hasher.finalize();
+        hasher.update(&(word.len() as u64).to_le_bytes()).update(word.as_bytes());
+        before
+    });
+    words.collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What the rest of the system needs of a text encoder.
 
+use elf_core::id_outside;
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
@@ -49,8 +50,7 @@ impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
 
 /// Checks that `ids` is an int64 `[B, S]` with every id in `0..vocab_size`, and returns `(B, S)`. For implementors.
 ///
-/// Looking up an id that is not there aborts a GPU's whole context and reads freely on some CPUs. One look at the
-/// extremes of a batch costs microseconds on a CPU; for ids on a GPU it waits for the device, so pass ids from the CPU.
+/// Pass ids from the CPU: see [`id_outside`].
 ///
 /// # Errors
 /// If one of these does not hold, or there are no ids at all.
@@ -65,11 +65,8 @@ pub fn check_ids(ids: &Tensor, vocab_size: i64) -> Result<(i64, i64)> {
             ));
         }
     };
-    let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
-    let (least, greatest) = (least.f_int64_value(&[])?, greatest.f_int64_value(&[])?);
-    match (least, greatest) {
-        (id, _) if id < 0 => Err(Error::Vocabulary { id, vocab_size }),
-        (_, id) if id >= vocab_size => Err(Error::Vocabulary { id, vocab_size }),
-        _ => Ok((b, s)),
+    match id_outside(ids, vocab_size)? {
+        Some(id) => Err(Error::Vocabulary { id, vocab_size }),
+        None => Ok((b, s)),
     }
 }

@@ -7,6 +7,7 @@ use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
 use elf_core::{
     Dropout, Fans, Init, ParamBuilder, ParamSet, Precision, PrecisionPolicy, TokenNetwork, Unembedding, Weight,
+    id_outside,
 };
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -244,8 +245,7 @@ impl Gpt2 {
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
-    /// Checks ids once a batch, for an id that is not there aborts a GPU's whole context, and returns S. Cheap for ids on
-    /// the CPU; for ids on a GPU it waits for the device.
+    /// Checks ids once a batch and returns S.
     pub(crate) fn check_ids(&self, ids: &Tensor) -> Result<i64> {
         let length = match ids.size()[..] {
             [b, s] if b > 0 && s > 0 && ids.kind() == Kind::Int64 => s,
@@ -260,14 +260,11 @@ impl Gpt2 {
         if length > self.config.n_positions {
             return Err(Error::TooLong { length, positions: self.config.n_positions });
         }
-        let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
         let vocab_size = self.config.vocab_size;
-        for id in [least.f_int64_value(&[])?, greatest.f_int64_value(&[])?] {
-            if !(0..vocab_size).contains(&id) {
-                return Err(Error::Vocabulary { id, vocab_size });
-            }
+        match id_outside(ids, vocab_size)? {
+            Some(id) => Err(Error::Vocabulary { id, vocab_size }),
+            None => Ok(length),
         }
-        Ok(length)
     }
 }
 

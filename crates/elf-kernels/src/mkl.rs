@@ -31,13 +31,9 @@ pub fn use_vector_code() -> Code {
     let users = env::var_os("MKL_CBWR").is_some_and(|value| !value.is_empty());
     // SAFETY: sets MKL's mode, or leaves it if MKL is at work already.
     match unsafe { ffi::elf_mkl_use_vector_code(users.into()) } {
-        -1 => Code::Own,
-        _ if users => Code::Users,
-        STRICT_AVX2 => Code::StrictAvx2,
-        STRICT_AVX512 => Code::StrictAvx512,
+        1 => Code::StrictAvx2,
+        2 => Code::StrictAvx512,
+        3 => Code::Users,
         _ => Code::Own,
     }
 }
-
-const STRICT_AVX2: i32 = 0x1_000a;
-const STRICT_AVX512: i32 = 0x1_000c;

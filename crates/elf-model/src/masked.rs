@@ -8,6 +8,7 @@ use elf_core::layers::{Embedding, RmsNorm};
 use elf_core::weights::Weights;
 use elf_core::{
     Dropout, Error, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result, TokenNetwork, Unembedding, Weight,
+    id_outside,
 };
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -184,16 +185,10 @@ impl TokenNetwork for MaskedTransformer {
     fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         let (_, s) = ids.size2()?;
         let largest = self.config.vocab_size;
-        // The lookup itself does not check, and an id that is not there takes a GPU down.
-        if ids.numel() > 0 {
-            let (least, greatest) = ids.f_aminmax(None::<i64>, false)?;
-            for id in [least.f_int64_value(&[])?, greatest.f_int64_value(&[])?] {
-                if !(0..=largest).contains(&id) {
-                    return Err(Error::Config(format!(
-                        "token id {id} is outside of this model's vocabulary of {largest}: the ids come from another tokenizer"
-                    )));
-                }
-            }
+        if let Some(id) = id_outside(ids, largest + 1)? {
+            return Err(Error::Config(format!(
+                "token id {id} is outside of this model's vocabulary of {largest}: the ids come from another tokenizer"
+            )));
         }
         let kind = self.policy.blocks.kind();
         let dropout = dropout.map(|dropout| {
