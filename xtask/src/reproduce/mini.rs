@@ -10,6 +10,9 @@ use super::mini_settings::{
 };
 use super::stage::{Cost, Stage};
 
+/// Texts that are sampled at once.
+const BATCH_SIZE: u64 = 64;
+
 /// Builds the stages of the preset.
 pub struct Mini<'a> {
     /// The work folder, relative to the repository.
@@ -157,8 +160,7 @@ impl Mini<'_> {
     /// Words of `elf train` for a task.
     fn train_call(&self, task: &Task, config: &str, run: &str, epochs: f64, settings: &str) -> String {
         let data = self.at(&format!("data/{}", task.name));
-        let settings = settings.split_whitespace().chain(self.scale.settings.split_whitespace());
-        let settings: String = settings.map(|setting| format!(" -o {setting}")).collect();
+        let settings = [settings, self.scale.settings].map(as_flags).concat();
         format!(
             "train {config} -o data_path={data}/train -o eval_data_path={data}/validation -o epochs={epochs}{settings} --output {}",
             self.at(run)
@@ -269,12 +271,15 @@ impl Mini<'_> {
             }
         };
         let seeds = if sampler.draws() { self.scale.seeds } else { 1 };
+        let rows = task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(800));
+        // Batches are filled up, so that a text does not depend on how many there are: a larger one would only cost more.
+        let batch_size = rows.min(BATCH_SIZE);
         let mut files = Vec::new();
         for seed in 0..seeds {
             let file = format!("{at}/samples-{seed}.jsonl");
             made = made
                 .call_once(
-                    format!("sample {model} {what} --seed {seed} --batch-size 64 {sampling} --output {file}"),
+                    format!("sample {model} {what} --seed {seed} --batch-size {batch_size} {sampling} --output {file}"),
                     format!("samples-{seed}.jsonl"),
                 )
                 .making(format!("samples-{seed}.jsonl"));
@@ -283,8 +288,7 @@ impl Mini<'_> {
         if task.condition.is_none() {
             made = made.after("judge");
         }
-        let number =
-            seeds as f64 * task.condition.map_or(self.scale.texts, |_| self.scale.test_rows.unwrap_or(800)) as f64;
+        let number = (seeds * rows) as f64;
         made.call(self.eval_call(&files.join(" "), stage, task.condition.is_none())).making("eval.json").costing(Cost {
             flops: number * task.positions * sampler.passes() * 2.0 * WEIGHTS,
             seconds: 3.0 * (seeds + 1) as f64,
@@ -473,10 +477,11 @@ impl Mini<'_> {
     /// Students of the model of descriptions, and their teacher at the same steps.
     fn distillation(&self) -> Vec<Stage> {
         let run = "train/distilled";
+        let settings = as_flags(self.scale.distillation_settings);
         let rounds = Stage::new(run, "students of 16, 8, 4, 2 and 1 steps")
             .after("train/descriptions/elf")
             .call(format!(
-                "distill configs/mini-distill.yml --teacher {} -o epochs={} --output {}",
+                "distill configs/mini-distill.yml --teacher {} -o epochs={}{settings} --output {}",
                 self.at("train/descriptions/elf"),
                 self.scale.distillation_epochs,
                 self.at(run)
@@ -513,6 +518,11 @@ impl Mini<'_> {
         }
         stages
     }
+}
+
+/// Settings, each as `elf` takes it: ` -o key=value`.
+fn as_flags(settings: &str) -> String {
+    settings.split_whitespace().map(|setting| format!(" -o {setting}")).collect()
 }
 
 /// What is looked at in samplers, one setting after another.

@@ -29,6 +29,8 @@ pub struct Scale {
     pub sampler_study: bool,
     /// Settings of all trainings, for `elf train`.
     pub settings: &'static str,
+    /// Settings of distillation, for `elf distill`.
+    pub distillation_settings: &'static str,
 }
 
 /// Ends in a report worth reading: hours on two cores, minutes on a GPU.
@@ -46,23 +48,26 @@ pub const FULL: Scale = Scale {
     ablations: ABLATIONS,
     sampler_study: true,
     settings: "",
+    distillation_settings: "",
 };
 
-/// Every kind of stage within a quarter of an hour on two cores, even without bf16. Its figures show that it runs, not what ELF can do.
+/// Every kind of stage within a quarter of an hour on two cores, even without bf16. Its figures show that it runs, not what
+/// ELF can do.
 pub const QUICK: Scale = Scale {
     encoder_steps: None,
     epochs: [0.05, 0.04, 0.02],
     block_epochs: [0.02, 0.012, 0.01],
     ablation_epochs: 0.013,
     judge_epochs: 0.06,
-    distillation_epochs: 0.012,
+    distillation_epochs: 0.003,
     seeds: 2,
-    texts: 16,
+    texts: 32,
     test_rows: Some(16),
     steps: &[4, 32],
     ablations: ABLATIONS,
     sampler_study: false,
     settings: "warmup_steps=4 ema_decay1=0.8",
+    distillation_settings: "batch_size=16",
 };
 
 /// A task of the embedded data.
