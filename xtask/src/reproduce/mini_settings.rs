@@ -66,8 +66,8 @@ pub const QUICK: Scale = Scale {
     steps: &[4, 32],
     ablations: ABLATIONS,
     sampler_study: false,
-    settings: "warmup_steps=4 ema_decay1=0.8",
-    distillation_settings: "batch_size=16",
+    settings: "warmup_steps=4 ema_decay1=0.8 eval_rows=64",
+    distillation_settings: "batch_size=16 eval_rows=64",
 };
 
 /// A task of the embedded data.
