@@ -271,10 +271,14 @@ pub fn select(
 fn fingerprint(row: &TextRow, columns: &[String], of: &BTreeSet<String>) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for (text, _) in row.iter().zip(columns).filter(|(_, column)| of.contains(*column)) {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
+        add(&mut hasher, text);
     }
     hasher.finalize()
+}
+
+/// Adds a text so that it does not run into the next one.
+fn add(hasher: &mut blake3::Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
 }
 
 /// How many texts of a column there were of each form, which is a text with one word left open.
@@ -316,7 +320,7 @@ fn what_is_before<'a>(words: impl Iterator<Item = &'a &'a str>) -> Vec<blake3::H
     let mut hasher = blake3::Hasher::new();
     let words = words.map(|word| {
         let before = hasher.finalize();
-        hasher.update(&(word.len() as u64).to_le_bytes()).update(word.as_bytes());
+        add(&mut hasher, word);
         before
     });
     words.collect()
