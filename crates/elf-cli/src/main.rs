@@ -23,6 +23,7 @@ mod serving;
 mod step_timeline;
 mod system_memory;
 mod teacher;
+mod text_batches;
 mod text_column;
 mod text_file;
 mod text_generation;
