@@ -95,7 +95,7 @@ impl WordMoments {
         let within =
             (&within + within.tr()) * 0.5 + Tensor::f_eye(dim, (Kind::Double, Device::Cpu))? * (noise * noise + 1e-6);
         let means = (&self.sums + &common) / (&counts + 1.0);
-        let inverse = within.f_linalg_inv()?;
+        let inverse = Tensor::f_linalg_inv(&within)?;
         let weight = means.f_matmul(&inverse)?;
         let prior = ((&self.counts + 0.5) / (total + 0.5 * words as f64)).f_log()?;
         let bias = prior - (&weight * &means).f_sum_dim_intlist(-1, false, Kind::Double)? * 0.5;
