@@ -110,7 +110,7 @@ where
         && job.folder.checkpoints().latest()?.is_none()
     {
         let reader = linear_reader(job.plan, job.materials)?;
-        net.start_vocab_head(reader.weight(), reader.bias())?;
+        net.start_vocab_head(&reader.directions()?, reader.prior())?;
     }
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
     train_subject(job, &subject, objective, net)
