@@ -118,7 +118,7 @@ impl EncoderCard<'_> {
 }
 
 /// The command as a shell reads it.
-fn command_line(args: impl Iterator<Item = String>) -> String {
+pub fn command_line(args: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%".contains(c);
     let words = args.map(|arg| match !arg.is_empty() && arg.chars().all(plain) {
         true => arg,

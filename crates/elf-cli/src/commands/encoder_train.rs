@@ -233,7 +233,7 @@ impl Trained<'_> {
         let encoder = T5Encoder::load(aside.path(), self.run.device, Precision::F32)?;
         let moments = self.moments(&encoder)?;
         let stats = moments.per_channel()?;
-        write_stats(aside.path(), &stats)?;
+        write_stats(aside.path(), None, &stats)?;
         println!("latents over {} positions: {}", moments.positions(), describe(&moments.overall()?));
         let card = EncoderCard {
             config: encoder.config(),
