@@ -13,7 +13,7 @@ use tch::Device;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [folder, states] = &args[..] else { return Err("FOLDER STATES are needed".into()) };
-    let states = TensorFile::open(states.as_ref())?;
+    let states = TensorFile::open(states)?;
     let given = |name: &str| states.get(name, Device::Cpu);
     let (ids, mask) = (given("ids")?, given("mask")?);
     // The file's rows begin with [CLS], which the encoder adds itself.
