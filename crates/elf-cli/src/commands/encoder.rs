@@ -16,7 +16,7 @@ use super::encoder_cut::CutArgs;
 use super::encoder_stats::StatsArgs;
 use super::encoder_train::TrainArgs;
 use crate::hub;
-use crate::text_latents::STATS_FILE;
+use elf_lm::text::text_latents::STATS_FILE;
 
 #[derive(Debug, Subcommand)]
 pub enum EncoderCommand {

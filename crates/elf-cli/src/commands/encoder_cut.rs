@@ -12,11 +12,10 @@ use elf_encoder::{BertEncoder, EncoderSource, TextEncoder as _};
 use elf_hub::What;
 use tch::Device;
 
-use super::encoder_train::StoredAs;
-use crate::encoder_card::command_line;
+use super::encoder_train::{StoredAs, command_line};
 use crate::hub;
-use crate::run_folder::write;
-use crate::text_column::TextColumn;
+use elf_lm::model::run_folder::write;
+use elf_lm::text::text_column::TextColumn;
 
 /// Texts that are counted together.
 const CHUNK: usize = 4096;

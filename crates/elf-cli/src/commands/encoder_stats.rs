@@ -16,10 +16,10 @@ use elf_hub::What;
 use tch::{Device, Tensor};
 
 use super::{at_least_one, at_most};
-use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
-use crate::run_folder::write;
-use crate::text_latents::{describe, stats_file, write_stats};
 use crate::{hub, progress};
+use elf_lm::config::{Overrides, RunConfig, read_yaml, with_numbers};
+use elf_lm::model::run_folder::write;
+use elf_lm::text::text_latents::{describe, stats_file, write_stats};
 
 #[derive(Debug, Args)]
 pub struct StatsArgs {
