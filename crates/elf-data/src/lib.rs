@@ -24,6 +24,7 @@ pub mod shards;
 pub mod source;
 mod tokenizer;
 mod unigram_training;
+mod wordpiece_cut;
 
 pub use carried::CarriedText;
 pub use collate::{Batch, CollateConfig, Collator, PadToken, is_label_dropped};
@@ -34,3 +35,4 @@ pub use order::{Cursor, EpochOrder, Grouping, Order, OrderConfig, Share};
 pub use packing::{Packer, Packing};
 pub use tokenizer::{EOS, PAD, Tokenizer, UNK};
 pub use unigram_training::{Trained, UnigramConfig, train_unigram};
+pub use wordpiece_cut::{SmallerTokenizer, WordPieceCut};
