@@ -1,4 +1,4 @@
-//! What tells one set of parameters from another.
+//! Hashes of parameters.
 
 use elf_core::ParamSet;
 use elf_core::device::host_bytes;

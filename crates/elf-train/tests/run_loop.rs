@@ -8,8 +8,8 @@ use elf_core::{Counting, Network, Replay};
 use elf_flow::{ElfObjective, Objective};
 use elf_train::optim::OptimizerConfig;
 use elf_train::{
-    Checkpoint, CheckpointFolder, Comm, Error, KeepPolicy, Metric, Observer, Outcome, Run, RunControl, StepMetrics,
-    Trainer, run, validation_loss,
+    Checkpoint, CheckpointFolder, Comm, Error, KeepPolicy, Metric, Outcome, Run, RunControl, StepMetrics, Trainer,
+    TrainingObserver, run, validation_loss,
 };
 use serde_json::json;
 use small::{C, Counted, S, SmallNet, batch, control, equal, trainer};
@@ -24,7 +24,7 @@ struct Diary {
     removed: Vec<u64>,
 }
 
-impl Observer for Diary {
+impl TrainingObserver for Diary {
     fn stepped(&mut self, metrics: &StepMetrics) {
         self.steps.push(metrics.clone());
     }

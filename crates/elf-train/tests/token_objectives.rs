@@ -5,8 +5,8 @@ use elf_core::{Dropout, Fans, Init, ParamBuilder, ParamSet, Result, Seeded, Toke
 use elf_flow::tokens::{MaskedDiffusion, NextToken, TokenBatch, TokenObjective};
 use elf_train::optim::OptimizerConfig;
 use elf_train::{
-    BatchSource, CheckpointFolder, Observer, Outcome, OverTokens, Run, RunControl, Solo, StepMetrics, Trainer,
-    TrainingBatch, run, validation_loss,
+    BatchSource, CheckpointFolder, Outcome, OverTokens, Run, RunControl, Solo, StepMetrics, Trainer, TrainingBatch,
+    TrainingObserver, run, validation_loss,
 };
 use serde_json::{Value, json};
 use small::{config, control, equal};
@@ -103,7 +103,7 @@ impl BatchSource<TokenBatch> for Counted {
 #[derive(Default)]
 struct Losses(Vec<f64>);
 
-impl Observer for Losses {
+impl TrainingObserver for Losses {
     fn stepped(&mut self, step: &StepMetrics) {
         self.0.push(step.loss);
     }
