@@ -1,6 +1,6 @@
 //! Sizes of the network, and the paper's presets.
 
-use elf_core::{Error, Result};
+use elf_core::{Error, NetworkShape, Result};
 use serde::{Deserialize, Serialize};
 
 /// The sizes and options that determine the network's parameters.
@@ -111,6 +111,17 @@ impl ElfConfig {
             )));
         }
         self.blocks().check()
+    }
+
+    /// The sizes that callers of a network of this configuration depend on.
+    pub fn network_shape(&self) -> NetworkShape {
+        NetworkShape {
+            latent_dim: self.text_encoder_dim,
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            guidance_input: self.num_self_cond_cfg_tokens > 0,
+            stochastic: self.proj_dropout > 0.0,
+        }
     }
 
     /// The sizes of the blocks.

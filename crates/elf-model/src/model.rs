@@ -328,13 +328,7 @@ fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
 
 impl Network for Elf {
     fn shape(&self) -> NetworkShape {
-        NetworkShape {
-            latent_dim: self.config.text_encoder_dim,
-            hidden_size: self.config.hidden_size,
-            vocab_size: self.config.vocab_size,
-            guidance_input: self.guidance.is_some(),
-            stochastic: self.config.proj_dropout > 0.0,
-        }
+        self.config.network_shape()
     }
 
     fn params(&self) -> &ParamSet {
