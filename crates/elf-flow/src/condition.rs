@@ -57,7 +57,7 @@ impl Condition {
         Ok(self.latents.size3()?)
     }
 
-    /// How many positions at the start of each row are condition positions: what is dropped from its decoded text.
+    /// The number of condition positions at the start of each row, which are cut from its decoded text.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }

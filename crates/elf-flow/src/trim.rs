@@ -11,7 +11,7 @@ pub struct Trim {
     /// The token that fills a text up to its full length.
     pub pad: i64,
     /// The longest condition in training, in positions; 0 for unconditional models. Generated text is at most that much
-    /// shorter than a row, whatever the length of its own condition.
+    /// shorter than a row, for conditions of any length.
     pub max_input_length: usize,
 }
 

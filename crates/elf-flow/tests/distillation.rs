@@ -1,4 +1,4 @@
-//! Laws of progressive distillation: what a student must predict, what the teacher is asked, what each row sees.
+//! Laws of progressive distillation: the student's targets, the teacher's passes, and the inputs of each row.
 
 mod toy;
 
@@ -219,7 +219,7 @@ proptest! {
         prop_assert!(student.params().iter().any(|(_, p)| p.tensor.grad().defined()));
     }
 
-    /// A row's loss does not depend on the batch that it stands in.
+    /// A row's loss does not depend on the other rows of its batch.
     #[test]
     fn the_loss_of_a_batch_is_the_mean_of_its_rows(seed in 0u64..1000, conditional: bool) {
         let rows = 4;

@@ -1,13 +1,13 @@
-//! From seeds to tokens on a small network: what a batch costs, what it depends on, and how guidance combines.
+//! From seeds to tokens on a small network: the cost of a batch, its inputs, and combinations of guidance.
 
 mod toy;
 
 use elf_core::{Counting, Network, Noise, Replay, Seeded, TokenDraw, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, FlowPath, GenerateConfig, Generated,
-    Generator, Guide, LogitNormal, NetworkField, PredictionTarget, Reading, Request, SelfConditioningGuidance, TimeLaw,
-    TrainedFlow,
+    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, FlowPath, Frame, GenerateConfig,
+    Generated, Generator, Guide, LogitNormal, NetworkField, PredictionTarget, Reading, Request,
+    SelfConditioningGuidance, TimeLaw, TrainedFlow,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
@@ -244,7 +244,7 @@ fn guidance_is_the_formula_in_either_order() {
     );
     let got = ours.eval(&z, t, Some(&hint)).unwrap();
     assert!(got.v.allclose(&v, 1e-4, 1e-4, false) && got.x.allclose(&x, 1e-4, 1e-4, false));
-    // What stands in condition positions of z does not matter: it is put right on the way in.
+    // Values in condition positions of z have no effect: they are replaced before the evaluation.
     let soiled = &z + condition.pin(&z.zeros_like()).unwrap();
     assert!(ours.eval(&soiled, t, Some(&hint)).unwrap().v.equal(&got.v));
     assert_eq!(ours.noise_scale(), TRAINED.path.noise_scale);

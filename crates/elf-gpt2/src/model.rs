@@ -5,7 +5,7 @@ use std::path::Path;
 use elf_core::layers::{Embedding, LayerNorm};
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
-use elf_core::{Dropout, Init, ParamBuilder, ParamSet, PrecisionPolicy, TokenNetwork, Unembedding, id_outside};
+use elf_core::{Dropout, ParamBuilder, ParamSet, PrecisionPolicy, TokenNetwork, Unembedding, id_outside};
 use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::block::{Block, Dropped, PREFIX, attend, dropped};

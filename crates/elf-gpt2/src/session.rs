@@ -155,7 +155,7 @@ impl<'a> Gpt2Session<'a> {
             let q = q.f_reshape([rows * heads, 1, dim])?.f_mul_scalar(1.0 / (dim as f64).sqrt())?;
             let scores = q.f_bmm(&keys.f_narrow(1, 0, reach)?.f_transpose(1, 2)?)?;
             let mixed = elf_kernels::softmax(&scores, Some(&mask))?.f_bmm(&values.f_narrow(1, 0, reach)?)?;
-            x = block.close_as_used(&x, &mixed.f_view([rows, heads, 1, dim])?)?;
+            x = block.close_without_dropout(&x, &mixed.f_view([rows, heads, 1, dim])?)?;
         }
         self.lengths.iter_mut().for_each(|len| *len += 1);
         self.grown += 1;

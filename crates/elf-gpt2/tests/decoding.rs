@@ -197,7 +197,7 @@ proptest! {
         }
     }
 
-    /// Whatever the width, what is found is a text of its true probability.
+    /// Results of a search of any width have their true probability.
     #[test]
     fn what_a_beam_finds_has_its_true_probability(seed in any::<u64>(), width in 1usize..6) {
         let ending = Ending { eos: 0, most: 6 };

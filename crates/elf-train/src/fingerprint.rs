@@ -7,7 +7,7 @@ use tch::Kind;
 use crate::Result;
 
 /// The BLAKE3 hash, hexadecimal, of all parameters: names, shapes and values in fp32, in the set's order. Equal networks of one
-/// program version have equal fingerprints, whatever files they came from.
+/// program version have equal fingerprints, from whichever files they were read.
 ///
 /// # Errors
 /// If a parameter cannot be read from its device.

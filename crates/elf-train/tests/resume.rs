@@ -28,7 +28,7 @@ impl TrainingObserver for StopAfter<'_> {
     }
 }
 
-/// Trains from the latest checkpoint (or from the start) until the end, or the step in which it is asked to stop.
+/// Trains from the latest checkpoint (or from the start) until the end, or the step in which it is stopped.
 fn session(
     optimizer: OptimizerConfig,
     folder: &CheckpointFolder,

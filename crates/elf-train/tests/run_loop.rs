@@ -1,4 +1,4 @@
-//! The loop: what happens when, and what is told to whom.
+//! The loop: the order of events, and what observers receive.
 
 mod small;
 
@@ -15,7 +15,7 @@ use serde_json::json;
 use small::{C, Counted, S, SmallNet, batch, control, equal, trainer};
 use tch::{Kind, Tensor};
 
-/// Writes down what it is told.
+/// Records all events.
 #[derive(Default)]
 struct Diary {
     steps: Vec<StepMetrics>,
@@ -162,7 +162,7 @@ fn a_folder_with_later_checkpoints_is_refused() {
     assert!(diary.steps.is_empty() && trainer_steps(&folder) == 6);
 }
 
-/// Held-out rows that get worse after step 4: the run ends two evaluations later, and what is sampled from then on is step 4.
+/// Held-out rows that get worse after step 4: the run ends two evaluations later, and its newest checkpoint is that of step 4.
 #[test]
 fn a_run_stops_when_it_no_longer_gets_better_and_leaves_the_best() {
     let root = tempfile::tempdir().unwrap();

@@ -195,7 +195,7 @@ fn part(rows: i64, places: &[i64]) -> TokenBatch {
     }
 }
 
-/// How rows are shared out over batches or ranks changes neither the times and masks of held-out losses nor, in training, what is dropped.
+/// The distribution of rows over batches or ranks changes neither the times and masks of held-out losses nor, in training, dropout.
 fn does_not_depend_on_batching<O: TokenObjective + Copy>(objective: O) {
     let net = Reader::new();
     let all: Vec<i64> = (0..12).collect();
