@@ -1,4 +1,4 @@
-//! From hidden states to words: H -> C -> V, without ever holding all logits.
+//! The head from hidden states to words, H -> C -> V, which never stores all logits.
 
 use elf_core::layers::RmsNorm;
 use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Unembedding, Weight};
@@ -91,7 +91,7 @@ impl VocabHead {
         Unembedding::of_columns(&self.unembed_kernel, self.unembed_bias.master(), precision)
     }
 
-    /// `[N, H]` to `[N, V]`, fp32.
+    /// Logits: `[N, H]` to `[N, V]`, fp32.
     pub(crate) fn logits(&self, hidden: &Tensor, precision: Precision) -> Result<Tensor> {
         self.unembedding(precision).logits(&self.features(hidden, precision))
     }
