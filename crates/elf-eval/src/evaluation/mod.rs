@@ -23,6 +23,8 @@ pub const SCHEMA: u32 = 1;
 pub mod name {
     /// Corpus BLEU, 0 to 100.
     pub const BLEU: &str = "BLEU";
+    /// chrF, 0 to 100.
+    pub const CHRF: &str = "chrF";
     /// ROUGE-1, mean F1 x 100.
     pub const ROUGE_1: &str = "ROUGE-1";
     /// ROUGE-2, mean F1 x 100.

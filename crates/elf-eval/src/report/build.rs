@@ -195,7 +195,7 @@ impl SampleList {
                     break;
                 };
                 sample.source = sample.source.or(line.input);
-                sample.reference = sample.reference.or(line.reference);
+                sample.reference = sample.reference.or(line.references.and_then(|texts| texts.into_iter().next()));
                 sample.outputs.push(((*system).to_owned(), line.text));
                 merged.push(sample);
             }
