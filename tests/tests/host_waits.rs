@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use elf_flow::sampler::{Registry, SamplerChoice};
+use elf_flow::sampler::{BUILTIN, Registry, SamplerChoice};
 use elf_flow::{ElfObjective, GenerateConfig, Generator, Path, PredictionTarget, Request, Trained};
 use elf_kernels::observe::{HOST_WAITS, Operations, operations};
 use elf_tests::small::{batch, network};
@@ -51,7 +51,7 @@ fn sampling_waits_for_nothing_from_step_to_step() {
         self_conditioned: true,
         block_size: None,
     };
-    for sampler in ["euler", "heun", "sde"] {
+    for sampler in BUILTIN.iter().map(|entry| entry.name()) {
         let waits = |steps| {
             let config = GenerateConfig { sampler: SamplerChoice::named(sampler), steps, ..GenerateConfig::default() };
             let generator = Generator::new(&net, trained, config, &Registry::builtin()).unwrap();

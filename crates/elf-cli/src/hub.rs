@@ -1,85 +1,20 @@
-//! Places that a user names by a path or by a Hugging Face id: local ones first, others are fetched with a progress bar.
+//! Progress of downloads from the Hugging Face hub.
 
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail};
-use elf_data::source::DATA_EXTENSIONS;
-use elf_hub::{Event, Fetcher, Settings, What};
+use anyhow::{Context, Result};
+use elf_hub::{Event, Fetcher, Settings};
+pub use elf_lm::hub::{locate, locate_all};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Besides those of [`DATA_EXTENSIONS`]: names that end so are of files. Nobody gives them to a repository, and a mistyped path should not
-/// wait for a network.
-const OTHER_EXTENSIONS: [&str; 4] = ["yml", "yaml", "safetensors", "pt"];
-
-/// What a name stands for: a local path if there is one, otherwise a file or folder fetched from the hub.
-///
-/// # Errors
-/// If it is neither.
-pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
-    let path = name.as_ref();
-    // The environment is not even read for local paths; and a name that is no Unicode is no id.
-    match path.to_str() {
-        Some(text) if !path.exists() => {
-            if path
-                .extension()
-                .is_some_and(|ending| DATA_EXTENSIONS.iter().chain(&OTHER_EXTENSIONS).any(|known| ending == *known))
-            {
-                bail!("the {} {} is not there: there is no such file", noun(what), path.display());
-            }
-            let mut settings = settings()?;
-            let beside = beside(path);
-            if beside.is_some() {
-                // More likely a mistyped path than an id: no long waits for a network that may not be there.
-                settings.attempts = 1;
-            }
-            fetcher_with(settings)?.locate(text, what).with_context(|| match beside {
-                Some(names) => format!("the {}: the folder it would be in has {names}", noun(what)),
-                None => format!("the {}", noun(what)),
-            })
+/// Shows the progress of everything that is fetched from here on.
+pub fn show_downloads() {
+    let bar = Mutex::new(None);
+    elf_lm::hub::listen(move |event| {
+        if let Ok(mut bar) = bar.lock() {
+            show(&mut bar, event);
         }
-        _ => Ok(path.to_owned()),
-    }
-}
-
-/// What the folder has in which `path` would be, the names most like it first; none if that folder is not there either, or
-/// is not named.
-fn beside(path: &Path) -> Option<String> {
-    const SHOWN: usize = 6;
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
-    let wanted = path.file_name()?.to_string_lossy();
-    let mut names = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .filter(|name| !name.starts_with('.'))
-        .map(|name| (strsim::damerau_levenshtein(&name, &wanted), name))
-        .collect::<Vec<_>>();
-    names.sort();
-    let more = match names.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let shown = names.into_iter().take(SHOWN).map(|(_, name)| name).collect::<Vec<_>>();
-    Some(if shown.is_empty() { "nothing in it".to_owned() } else { shown.join(", ") + &more })
-}
-
-fn noun(what: What) -> &'static str {
-    match what {
-        What::Encoder => "text encoder",
-        What::Gpt2 => "judge",
-        What::Tokenizer => "tokenizer",
-        What::Dataset => "data",
-        What::File => "file",
-        What::ElfCheckpoint => "model",
-    }
-}
-
-/// [`locate`] for each.
-///
-/// # Errors
-/// As there.
-pub fn locate_all(names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
-    names.iter().map(|name| locate(name, what)).collect()
+    });
 }
 
 /// A fetcher with the environment's settings that shows what it does on standard error.
@@ -87,14 +22,7 @@ pub fn locate_all(names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If a variable of the environment makes no sense.
 pub fn fetcher() -> Result<Fetcher> {
-    fetcher_with(settings()?)
-}
-
-fn settings() -> Result<Settings> {
-    Settings::from_env().context("the settings for the Hugging Face hub")
-}
-
-fn fetcher_with(settings: Settings) -> Result<Fetcher> {
+    let settings = Settings::from_env().context("the settings for the Hugging Face hub")?;
     let bar = Mutex::new(None);
     Ok(Fetcher::new(settings)?.with_listener(move |event| {
         if let Ok(mut bar) = bar.lock() {

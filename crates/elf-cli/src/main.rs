@@ -3,31 +3,13 @@
 //! It is the only place that prints, shows progress and reads the environment (but for the hub's variables, which
 //! `elf_hub::Settings::from_env` reads), and the only one that turns names (of models, samplers, encoders, devices) into types.
 
-mod baseline;
 mod bench;
 mod commands;
-mod config;
-mod encoder_card;
-mod encoder_corpus;
-mod encoder_training;
-mod folder_lock;
+mod events;
 mod hub;
-mod judge;
-mod loaded_model;
-mod model_card;
 mod progress;
 mod rank_environment;
-mod run_folder;
-mod same_latents;
-mod serving;
 mod step_timeline;
-mod system_memory;
-mod teacher;
-mod text_column;
-mod text_file;
-mod text_generation;
-mod text_latents;
-mod training;
 
 use std::process::ExitCode;
 
@@ -112,6 +94,7 @@ fn main() -> ExitCode {
         keep_freed_memory();
         elf_kernels::mkl::use_vector_code();
     }
+    hub::show_downloads();
     let outcome = std::panic::catch_unwind(|| carry_out(cli.command));
     match outcome {
         Ok(Ok(code)) => code,

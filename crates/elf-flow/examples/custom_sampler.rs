@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p elf-flow --example custom_sampler
-//! cargo run --release -p elf-flow --example custom_sampler -- renoise gamma=2
+//! cargo run --release -p elf-flow --example custom_sampler -- renoise:gamma=2
 //! ```
 //!
 //! The sampler goes back in time before each step, as the built-in `sde` does, but adds exactly the noise that the earlier
@@ -15,7 +15,7 @@ use elf_flow::{Error, Field, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-// 1. The settings: plain data. `Default` says which there are and what they are when left out.
+// 1. The settings: plain data. `Default` says which settings there are and their values where they are left out.
 
 /// How far to go back.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -31,7 +31,12 @@ impl Default for Renoise {
     }
 }
 
+// 2. What programs need to know: the name, one line for lists, how to build it, which values make no sense.
+
 impl SamplerConfig for Renoise {
+    const NAME: &'static str = "renoise";
+    const SUMMARY: &'static str = "goes back in time before each step, with the noise that the earlier time has";
+
     fn build(&self) -> Box<dyn Sampler> {
         Box::new(*self)
     }
@@ -42,9 +47,13 @@ impl SamplerConfig for Renoise {
             false => Err(Error::setting("gamma", format!("{} is not a number of at least 0", self.gamma))),
         }
     }
+
+    fn noise_free() -> Self {
+        Self { gamma: 0.0 }
+    }
 }
 
-// 2. The step. It may call the field as often and wherever it likes, and keep what it likes in `self`.
+// 3. The step. It may call the field as often and wherever it needs to, and keep values in `self` between steps.
 
 impl Sampler for Renoise {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
@@ -72,36 +81,25 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(words: impl Iterator<Item = String>) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    // 3. The name. A program registers it beside the built-in ones; a configuration or a command line then chooses.
-    let registry = Registry::builtin().with(Entry::of::<Renoise>("renoise"));
+    // 4. The registry. A program adds its sampler to ours; a configuration or a command line then chooses one.
+    let registry = Registry::builtin().with(Entry::of::<Renoise>());
 
-    let choices = match choice_from(words)? {
-        Some(choice) => vec![choice],
-        None => registry.entries().map(|entry| SamplerChoice::named(entry.name())).collect(),
-    };
+    let mut choices = words.map(|word| word.parse()).collect::<Result<Vec<SamplerChoice>>>()?;
+    if choices.is_empty() {
+        registry.entries().for_each(|entry| println!("{entry}"));
+        choices = registry.entries().map(|entry| SamplerChoice::named(entry.name())).collect();
+    }
     let field = GaussianField { mean: 0.7, std: 1.0, noise_scale: 2.0 };
     let times: Vec<f64> = (0..=64).map(|i| f64::from(i) / 64.0).collect();
     println!("64 uniform steps, data of mean {:.3} and standard deviation {:.3}", field.mean, field.std);
     for choice in choices {
-        let mut sampler = registry.config(&choice)?.build();
+        let config = registry.config(&choice)?;
         let mut noise = Seeded::new(vec![42], Device::Cpu);
         let z0 = noise.normal("z0", &[1, 100_000, 1])? * field.noise_scale;
-        let end = integrate(&field, &mut *sampler, State::start(z0), &times, &mut noise, |_, _| Ok(()))?;
+        let end = integrate(&field, &mut *config.build(), State::start(z0), &times, &mut noise, |_, _| Ok(()))?;
         let (mean, std) = (end.z.mean(Kind::Double).double_value(&[]), end.z.std(true).double_value(&[]));
-        println!("{:<28} mean {mean:.3}   standard deviation {std:.3}", serde_json::to_string(&choice)?);
+        let name = choice.name + &config.choice().settings_label();
+        println!("{name:<52} mean {mean:.3}   standard deviation {std:.3}");
     }
     Ok(())
-}
-
-/// `NAME [SETTING=NUMBER]...`, if anything is given.
-fn choice_from(mut words: impl Iterator<Item = String>) -> std::result::Result<Option<SamplerChoice>, String> {
-    let Some(name) = words.next() else { return Ok(None) };
-    words
-        .try_fold(SamplerChoice::named(name), |choice, word| {
-            let (setting, value) =
-                word.split_once('=').ok_or_else(|| format!("`{word}` is not of the form SETTING=NUMBER"))?;
-            let value: f64 = value.parse().map_err(|_| format!("`{value}` is not a number"))?;
-            Ok(choice.with(setting, value))
-        })
-        .map(Some)
 }

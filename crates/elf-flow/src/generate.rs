@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::blocks::{BlockBatch, BlockNoise, PrefixContext, Reencode};
-use crate::sampler::{Registry, SamplerChoice, SamplerConfig, State, integrate};
+use crate::sampler::{ConfiguredSampler, Registry, SamplerChoice, Sde, State, integrate};
 use crate::trace::{Frame, Observer, steps_to_show};
 use crate::{
     AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, LogitNormal, NetworkField, Reading,
@@ -47,7 +47,7 @@ pub struct GenerateConfig {
 impl Default for GenerateConfig {
     fn default() -> Self {
         Self {
-            sampler: SamplerChoice::named("sde").with("gamma", 1.5),
+            sampler: SamplerChoice::of(&Sde::default()),
             steps: 32,
             grid: TimeLaw::LogitNormal(LogitNormal::DENOISER),
             grid_seed: 0,
@@ -151,7 +151,7 @@ pub struct Generator<'a> {
     trained: Trained,
     config: GenerateConfig,
     guide: Option<Guide<'a>>,
-    sampler: Box<dyn SamplerConfig>,
+    sampler: ConfiguredSampler,
     times: Vec<f64>,
     device: Device,
 }

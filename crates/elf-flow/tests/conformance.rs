@@ -2,7 +2,9 @@
 
 use elf_core::{Noise, Replay, Seeded};
 use elf_flow::analytic::GaussianField;
-use elf_flow::sampler::{BUILTIN, Registry, Sampler, SamplerChoice, SamplerConfig, Span, State, integrate};
+use elf_flow::sampler::{
+    BUILTIN, Registry, Sampler, SamplerChoice, SamplerConfig, ScheduledSde, Sde, Span, State, integrate,
+};
 use elf_flow::{Condition, Conditioned, Field};
 use tch::{Device, Kind, Tensor};
 
@@ -21,22 +23,13 @@ fn run(choice: &SamplerChoice, field: &dyn Field, z0: &Tensor, steps: usize, noi
     integrate(field, &mut *build(choice), start, &uniform(steps), noise, |_, _| Ok(())).unwrap()
 }
 
-/// The order that a sampler promises, and the settings under which it draws no noise.
-fn promise(name: &str) -> (f64, SamplerChoice) {
-    match name {
-        "euler" => (1.0, SamplerChoice::named(name)),
-        "heun" => (2.0, SamplerChoice::named(name)),
-        "sde" => (1.0, SamplerChoice::named(name).with("gamma", 0.0)),
-        _ => panic!("say here which order `{name}` promises"),
-    }
-}
-
 #[test]
 fn the_order_of_convergence_is_as_promised() {
     let z0 = Tensor::linspace(-4.0, 4.0, 33, (Kind::Double, Device::Cpu)).view([1, 33, 1]);
     let exact = FIELD.end_of(&z0);
     for entry in BUILTIN {
-        let (order, choice) = promise(entry.name());
+        let (order, choice) = (f64::from(entry.order()), entry.noise_free().unwrap());
+        // A sampler that draws fails here: there are no draws to replay.
         let error =
             |steps| (run(&choice, &FIELD, &z0, steps, &mut Replay::new()).z - &exact).abs().max().double_value(&[]);
         let observed = (error(80) / error(640)).log2() / 3.0;
@@ -144,8 +137,8 @@ fn misspelt_names_and_settings_are_refused_with_what_there_is() {
         let misspelt = format!("{}x", entry.name());
         let text = message(SamplerChoice::named(&misspelt));
         assert!(
-            text.contains(&format!("no sampler `{misspelt}`; there is: {}", entry.name())),
-            "nearest first: {text}"
+            text.contains(&format!("no sampler `{misspelt}`; did you mean `{}`?", entry.name())),
+            "the nearest is named: {text}"
         );
         assert!(BUILTIN.iter().all(|e| text.contains(e.name())), "all are listed: {text}");
 
@@ -165,7 +158,10 @@ fn misspelt_names_and_settings_are_refused_with_what_there_is() {
             .iter()
             .for_each(|alias| _ = registry.config(&SamplerChoice::named(*alias)).expect("an alias is a name"));
     }
-    assert!(message(SamplerChoice::named("sde").with("gama", 1.0)).contains("no setting `gama`; there is: gamma"));
+    assert!(message(SamplerChoice::named("euler").with("gamma", 1.0)).contains("there are no settings"));
+    assert!(
+        message(SamplerChoice::named("sde").with("gama", 1.0)).contains("no setting `gama`; did you mean `gamma`?")
+    );
     assert!(message(SamplerChoice::named("sde").with("gamma", -0.5)).contains("-0.5"));
 }
 
@@ -179,6 +175,75 @@ fn names_and_aliases_are_unique() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+#[test]
+fn every_sampler_describes_itself() {
+    for entry in BUILTIN {
+        assert!(entry.summary().len() > 20 && !entry.summary().contains('\n'), "{}", entry.name());
+        let (line, defaults) = (entry.to_string(), entry.defaults().unwrap());
+        for part in std::iter::once(entry.name()).chain(defaults.keys().map(String::as_str)).chain([entry.summary()]) {
+            assert!(line.contains(part), "{line}");
+        }
+        for (_, setting) in entry.released_keys() {
+            assert!(defaults.contains_key(*setting), "{} has no setting {setting}", entry.name());
+        }
+    }
+}
+
+/// Both ways of writing a choice give the same sampler, the same name for files, and the same stored form.
+#[test]
+fn a_choice_in_the_released_form_is_the_same_choice() {
+    let registry = Registry::builtin();
+    for entry in BUILTIN {
+        let flat = entry.released_keys().iter().map(|(key, _)| (key.to_string(), serde_json::json!(0.75))).collect();
+        let settings = entry.released_keys().iter().map(|(_, setting)| setting);
+        let nested = settings.fold(SamplerChoice::named(entry.name()), |choice, setting| choice.with(*setting, 0.75));
+        let released = registry.released(entry.name(), &flat).unwrap();
+        assert_eq!(released, nested);
+        let stored = registry.config(&released).unwrap().choice().clone();
+        assert_eq!(stored.settings.keys().collect::<Vec<_>>(), entry.defaults().unwrap().keys().collect::<Vec<_>>());
+        assert_eq!(registry.config(&stored).unwrap().choice(), &stored);
+        let read: SamplerChoice = serde_json::from_value(serde_json::to_value(&stored).unwrap()).unwrap();
+        assert_eq!(read, stored);
+    }
+    let flat = serde_json::json!({ "sde_gamma": 1.5, "num_sampling_steps": 8 });
+    let released = |name| registry.released(name, flat.as_object().unwrap());
+    assert_eq!(released("sde").unwrap(), SamplerChoice::of(&Sde { gamma: 1.5 }));
+    // As in the released code, where a file for the ODE may hold the SDE's setting.
+    assert_eq!(released("ode").unwrap(), SamplerChoice::named("ode"));
+    assert!(released("sdee").unwrap_err().to_string().contains("did you mean `sde`?"));
+    assert!(registry.released_keys().any(|key| key == ("sde_gamma", "gamma")));
+}
+
+#[test]
+fn lists_of_settings_are_run_in_every_combination() {
+    let registry = Registry::builtin();
+    let labels = |json: serde_json::Value| {
+        let choice: SamplerChoice = serde_json::from_value(json).unwrap();
+        let all = registry.combinations(&choice).map_err(|e| e.to_string())?;
+        Ok::<_, String>(all.iter().map(SamplerChoice::settings_label).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        labels(serde_json::json!({ "name": "sde", "gamma": [1, 1.5, 2.0] })).unwrap(),
+        ["-gamma1", "-gamma1.5", "-gamma2"]
+    );
+    assert_eq!(labels(serde_json::json!({ "name": "sde" })).unwrap(), ["-gamma1.5"]);
+    assert_eq!(labels(serde_json::json!("ode")).unwrap(), [""]);
+    assert_eq!(
+        labels(serde_json::json!({ "name": "sde-schedule", "power": [1, 2], "gamma_end": [0, 0.5] })).unwrap(),
+        [(0.0, 1), (0.0, 2), (0.5, 1), (0.5, 2)]
+            .map(|(end, power)| format!("-gamma_end{end}-gamma_start3-power{power}"))
+    );
+    for (wrong, named) in [
+        (serde_json::json!({ "name": "sde", "gamma": [] }), "gamma is an empty list"),
+        (serde_json::json!({ "name": "sde", "gamma": [1, -1] }), "-1"),
+        (serde_json::json!({ "name": "sde", "gama": [1] }), "`gamma`"),
+        (serde_json::json!({ "name": "sde", "gamma": ["much"] }), "sampler `sde`"),
+    ] {
+        let message = labels(wrong).unwrap_err();
+        assert!(message.contains(named), "{message}");
+    }
 }
 
 #[test]
@@ -212,11 +277,37 @@ fn sde_steps_as_the_formula_says() {
     }
 }
 
-/// Mean and standard deviation that the SDE sampler must give on Gaussian data, where every step is affine.
-fn sde_moments(gamma: f64, steps: usize) -> (f64, f64) {
+#[test]
+fn a_schedule_of_equal_gammas_is_sde_bit_for_bit() {
+    for (gamma, power) in [(1.5, 1.0), (0.3, 2.5)] {
+        let sample = |choice: SamplerChoice| {
+            let mut noise = Seeded::new(vec![3, 4], Device::Cpu);
+            let z0 = noise.normal("z0", &[2, 4, 3]).unwrap();
+            run(&choice, &FIELD, &z0, 11, &mut noise).z
+        };
+        let schedule = ScheduledSde { gamma_start: gamma, gamma_end: gamma, power };
+        assert!(sample(SamplerChoice::of(&schedule)).equal(&sample(SamplerChoice::of(&Sde { gamma }))));
+    }
+}
+
+#[test]
+fn a_schedule_out_of_its_range_is_refused_by_name() {
+    let right = ScheduledSde::default();
+    for (wrong, setting) in [
+        (ScheduledSde { gamma_start: -1.0, ..right }, "gamma_start"),
+        (ScheduledSde { gamma_end: -0.1, ..right }, "gamma_end"),
+        (ScheduledSde { power: 0.0, ..right }, "power"),
+    ] {
+        let message = Registry::builtin().config(&SamplerChoice::of(&wrong)).unwrap_err().to_string();
+        assert!(message.contains(setting), "{message}");
+    }
+}
+
+/// Mean and standard deviation that an SDE sampler with `gamma(t)` must give on Gaussian data, where every step is affine.
+fn sde_moments(gamma: &dyn Fn(f64) -> f64, steps: usize) -> (f64, f64) {
     let (mut mean, mut variance) = (0.0, FIELD.noise_scale * FIELD.noise_scale);
     for (i, pair) in uniform(steps).windows(2).enumerate() {
-        let keep = if i + 1 == steps { 1.0 } else { (1.0 - gamma * (pair[1] - pair[0])).clamp(0.0, 1.0) };
+        let keep = if i + 1 == steps { 1.0 } else { (1.0 - gamma(pair[0]) * (pair[1] - pair[0])).clamp(0.0, 1.0) };
         let (t, h) = (keep * pair[0], pair[1] - keep * pair[0]);
         (mean, variance) = (keep * mean, keep * keep * variance + ((1.0 - keep) * FIELD.noise_scale).powi(2));
         let stretch = 1.0 + h * FIELD.slope(t);
@@ -229,18 +320,29 @@ fn sde_moments(gamma: f64, steps: usize) -> (f64, f64) {
 #[test]
 fn sde_samples_have_the_moments_that_the_formula_gives() {
     let n = 40_000;
-    for (gamma, steps) in [(0.0, 16), (1.0, 64), (1.5, 32), (2.0, 8)] {
+    let schedule = |gamma_start, gamma_end, power| SamplerChoice::of(&ScheduledSde { gamma_start, gamma_end, power });
+    let constant = |gamma| SamplerChoice::of(&Sde { gamma });
+    let cases: [(SamplerChoice, &dyn Fn(f64) -> f64, usize); 7] = [
+        (constant(0.0), &|_| 0.0, 16),
+        (constant(1.0), &|_| 1.0, 64),
+        (constant(1.5), &|_| 1.5, 32),
+        (constant(2.0), &|_| 2.0, 8),
+        (schedule(3.0, 0.0, 1.0), &|t| 3.0 * (1.0 - t), 32),
+        (schedule(2.0, 0.5, 2.0), &|t| 0.5 + 1.5 * (1.0 - t) * (1.0 - t), 16),
+        (schedule(0.0, 2.0, 0.5), &|t| 2.0 - 2.0 * (1.0 - t).sqrt(), 16),
+    ];
+    for (choice, gamma, steps) in cases {
         let mut noise = Seeded::new(vec![5], Device::Cpu);
         let z0 = noise.normal("z0", &[1, n, 1]).unwrap() * FIELD.noise_scale;
-        let z = run(&SamplerChoice::named("sde").with("gamma", gamma), &FIELD, &z0, steps, &mut noise).z;
+        let z = run(&choice, &FIELD, &z0, steps, &mut noise).z;
         let (mean, std) = (z.mean(Kind::Double).double_value(&[]), z.to_kind(Kind::Double).std(true).double_value(&[]));
         let (want_mean, want_std) = sde_moments(gamma, steps);
         let error = want_std / (n as f64).sqrt();
-        assert!((mean - want_mean).abs() < 4.0 * error, "gamma {gamma}: mean {mean}, should be {want_mean}");
-        assert!((std - want_std).abs() < 4.0 * error, "gamma {gamma}: std {std}, should be {want_std}");
+        assert!((mean - want_mean).abs() < 4.0 * error, "{choice:?}: mean {mean}, should be {want_mean}");
+        assert!((std - want_std).abs() < 4.0 * error, "{choice:?}: std {std}, should be {want_std}");
         // The mean is the data's. The spread is at most the data's: the formula adds too little noise.
         assert!((want_mean - FIELD.mean).abs() < 1e-9);
-        assert!(want_std < FIELD.std && want_std > 0.2 * FIELD.std, "gamma {gamma}: std {want_std}");
+        assert!(want_std < FIELD.std && want_std > 0.2 * FIELD.std, "{choice:?}: std {want_std}");
     }
 }
 
@@ -252,19 +354,22 @@ fn a_run_needs_a_step() {
     assert!(error.to_string().contains("times"));
 }
 
-/// A sampler from outside the crate, to be registered under a name of its own and under one of ours.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-struct Stay {
+/// A sampler from outside the crate, under a name of its own or under one of ours.
+#[derive(Debug, Default, Clone, serde::Serialize, serde::Deserialize)]
+struct Stay<const OURS: bool> {
     patience: f64,
 }
 
-impl SamplerConfig for Stay {
+impl<const OURS: bool> SamplerConfig for Stay<OURS> {
+    const NAME: &'static str = if OURS { "heun" } else { "stay" };
+    const SUMMARY: &'static str = "stays where it is";
+
     fn build(&self) -> Box<dyn Sampler> {
-        Box::new(Stay { patience: self.patience })
+        Box::new(self.clone())
     }
 }
 
-impl Sampler for Stay {
+impl<const OURS: bool> Sampler for Stay<OURS> {
     fn step(&mut self, _: &dyn Field, state: State, _: Span, _: &mut dyn Noise) -> elf_flow::Result<State> {
         Ok(state)
     }
@@ -273,12 +378,34 @@ impl Sampler for Stay {
 #[test]
 fn a_registry_grows() {
     use elf_flow::sampler::Entry;
-    let registry = Registry::builtin().with(Entry::of::<Stay>("stay")).with(Entry::of::<Stay>("heun"));
+    let registry = Registry::builtin().with(Entry::of::<Stay<false>>()).with(Entry::of::<Stay<true>>());
     for name in ["stay", "heun"] {
-        let config = registry.config(&SamplerChoice::named(name).with("patience", 2.0)).unwrap();
-        assert_eq!(format!("{config:?}"), "Stay { patience: 2.0 }");
+        let config = registry.config(&SamplerChoice::named(name).with("patience", 2)).unwrap();
+        assert_eq!(config.choice(), &SamplerChoice::named(name).with("patience", 2.0));
     }
     // Refused although the type itself does not deny unknown fields.
     let error = registry.config(&SamplerChoice::named("stay").with("patiense", 2.0)).unwrap_err();
-    assert!(error.to_string().contains("patiense") && error.to_string().contains("patience"));
+    assert!(error.to_string().contains("patiense") && error.to_string().contains("did you mean `patience`?"));
+}
+
+/// A setting whose name the stored form needs for the sampler itself.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Nameless {
+    name: String,
+}
+
+impl SamplerConfig for Nameless {
+    const NAME: &'static str = "nameless";
+    const SUMMARY: &'static str = "has a setting that it may not have";
+
+    fn build(&self) -> Box<dyn Sampler> {
+        Box::new(Stay::<false>::default())
+    }
+}
+
+#[test]
+fn a_setting_is_not_called_name() {
+    let registry = Registry::builtin().with(elf_flow::sampler::Entry::of::<Nameless>());
+    let message = registry.config(&SamplerChoice::named("nameless")).unwrap_err().to_string();
+    assert!(message.contains("cannot be called `name`"), "{message}");
 }

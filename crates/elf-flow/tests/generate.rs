@@ -390,7 +390,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         (GenerateConfig { pad_to: Some(0), ..config() }, "pad_to"),
         (GenerateConfig { draw: TokenDraw { temperature: -0.5, ..TokenDraw::default() }, ..config() }, "temperature"),
         (GenerateConfig { draw: TokenDraw { top_p: 0.0, ..TokenDraw::default() }, ..config() }, "top_p"),
-        (GenerateConfig { sampler: SamplerChoice::named("eular"), ..config() }, "there is: euler"),
+        (GenerateConfig { sampler: SamplerChoice::named("eular"), ..config() }, "did you mean `euler`?"),
     ];
     for (config, named) in cases {
         let message = new(config);

@@ -18,7 +18,7 @@ use elf_train::optim::{MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, StepTimes, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
-use crate::text_latents::TextLatents;
+use elf_lm::text::text_latents::TextLatents;
 
 /// Standard deviation of T5-small's latents.
 const LATENT_STD: f64 = 0.2;

@@ -16,8 +16,8 @@ use super::at_least_one;
 use crate::bench::ceiling;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
-use crate::run_folder::write_json;
-use crate::system_memory;
+use elf_lm::model::run_folder::write_json;
+use elf_lm::train::system_memory;
 
 /// Everything is generated at random on the spot: no files, no downloads.
 #[derive(Debug, Args)]

@@ -16,11 +16,11 @@ use elf_model::ElfConfig;
 use elf_train::{ReleasedForm, released_form_of_parameters};
 use tch::{Device, Tensor};
 
-use crate::config::BaselinePlan;
 use crate::hub;
-use crate::judge::trained_gpt2;
-use crate::run_folder::FoundModel;
-use crate::training::trainer_config;
+use elf_lm::config::BaselinePlan;
+use elf_lm::eval::judge::trained_gpt2;
+use elf_lm::model::run_folder::FoundModel;
+use elf_lm::train::trainer_config;
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {

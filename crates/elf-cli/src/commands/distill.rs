@@ -16,11 +16,13 @@ use elf_model::{Elf, ElfConfig};
 use elf_train::{Checkpoint, Comm, Curriculum, Round, Solo};
 use tch::Device;
 
-use crate::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
-use crate::run_folder::{RunFolder, plan_of};
-use crate::teacher::{self, FoundTeacher};
-use crate::training::{Ended, Job, Materials, check_evaluations, deadline, train};
+use crate::events::Terminal;
 use crate::{hub, progress, rank_environment};
+use elf_lm::Reporter;
+use elf_lm::config::{DistillConfig, DistillationPlan, Overrides, RunPlan, StudentStart, TeacherRecord, read_yaml};
+use elf_lm::model::run_folder::{RunFolder, plan_of};
+use elf_lm::train::teacher::{self, FoundTeacher};
+use elf_lm::train::{Ended, Job, Materials, check_evaluations, deadline, train};
 
 #[derive(Debug, Args)]
 pub struct DistillArgs {
@@ -158,7 +160,7 @@ pub fn run(args: DistillArgs) -> Result<ExitCode> {
     let mut plan = materials.plan(&config.run, device, 1)?;
     let teacher = found.load(plan.precision, device)?;
     fit(&mut plan, teacher.config(), found.plan())?;
-    materials.memory(&plan, device, 1).check(&plan, device)?;
+    materials.memory(&plan, device, 1).check(&plan, device, rank_environment::processes_here())?;
     check_evaluations(&plan, &materials)?;
     let record = found.record(&teacher, &root)?;
     let distillation = Distillation { config, plan, materials, teacher, record, root, curriculum, device };
@@ -372,6 +374,7 @@ impl Distillation {
         let objective = DistillObjective::new(plan.objective, step, &self.teacher)?;
         plan.distillation = Some(DistillationPlan { round, step, teacher: self.record.clone(), start });
         let alone: Rc<dyn Comm> = Rc::new(Solo);
+        let mut terminal = Terminal::default();
         let job = Job {
             comm: &alone,
             plan: &plan,
@@ -380,6 +383,7 @@ impl Distillation {
             initial: None,
             stop: Arc::clone(&watch.stop),
             deadline: watch.deadline,
+            events: &Reporter::new(&mut terminal),
         };
         train(job, objective, net)
     }
@@ -438,8 +442,8 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Facts;
     use clap::Parser;
+    use elf_lm::config::Facts;
 
     #[derive(Parser)]
     struct Cli {

@@ -15,10 +15,10 @@ use tch::{Device, Tensor};
 
 use super::encoder_train::TrainArgs;
 use super::{at_least_one, at_most};
-use crate::config::{Overrides, RunConfig, read_yaml, with_numbers};
-use crate::run_folder::write;
-use crate::text_latents::{STATS_FILE, describe, write_stats};
 use crate::{hub, progress};
+use elf_lm::config::{Overrides, RunConfig, read_yaml, with_numbers};
+use elf_lm::model::run_folder::write;
+use elf_lm::text::text_latents::{STATS_FILE, describe, write_stats};
 
 #[derive(Debug, Subcommand)]
 pub enum EncoderCommand {

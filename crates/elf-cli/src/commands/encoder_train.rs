@@ -14,11 +14,13 @@ use elf_hub::What;
 use tch::{Kind, Tensor};
 
 use crate::commands::encoder::EncoderSizes;
-use crate::encoder_card::EncoderCard;
-use crate::encoder_corpus::{Corpus, CorpusText};
-use crate::encoder_training::{Pretrainer, Progress, Recipe, TrainingStore};
-use crate::text_latents::{describe, write_stats};
-use crate::{folder_lock, hub, progress};
+use crate::{hub, progress};
+use elf_lm::model::encoder_card::EncoderCard;
+use elf_lm::text::text_latents::{describe, write_stats};
+use elf_lm::train::encoder_corpus::{Corpus, CorpusText};
+use elf_lm::train::encoder_training::{Pretrainer, Progress, Recipe, Rule, TrainingStore};
+use elf_lm::train::folder_lock;
+use elf_lm::{Event, Reporter};
 
 /// Texts that the latents' statistics are measured on, at most.
 const STATISTICS_TEXTS: usize = 8192;
@@ -36,6 +38,92 @@ impl StoredAs {
         match self {
             StoredAs::Bf16 => Kind::BFloat16,
             StoredAs::F32 => Kind::Float,
+        }
+    }
+}
+
+/// Optimiser for the weight matrices of the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RuleArg {
+    /// Muon for the matrices of the blocks, AdamW for the rest.
+    Muon,
+    /// AdamW for everything.
+    Adamw,
+}
+
+impl From<RuleArg> for Rule {
+    fn from(rule: RuleArg) -> Self {
+        match rule {
+            RuleArg::Muon => Self::Muon,
+            RuleArg::Adamw => Self::Adamw,
+        }
+    }
+}
+/// How an encoder is trained.
+#[derive(Debug, Clone, Args)]
+pub struct RecipeArgs {
+    /// Train for this many minutes in total, across interruptions; the learning rate decays to 0 over them.
+    #[arg(long, required_unless_present = "steps")]
+    minutes: Option<f64>,
+    /// Train for this many steps. With --minutes, whichever comes first ends training.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Tokens of text per step.
+    #[arg(long, default_value_t = 4096)]
+    batch_tokens: usize,
+    /// Optimiser for the weight matrices of the blocks.
+    #[arg(long, value_enum, default_value = "muon")]
+    optimizer: RuleArg,
+    /// Peak learning rate of the blocks' weight matrices [default: 0.01 with muon, 0.002 with adamw].
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Peak learning rate of the token embedding table, whose rows are initialised at scale 1.
+    #[arg(long, default_value_t = 0.1)]
+    embedding_lr: f64,
+    /// Peak learning rate of everything else: norms, position biases, the decoder's head.
+    #[arg(long, default_value_t = 0.003)]
+    other_lr: f64,
+    /// Maximum gradient norm; larger gradients are clipped to it.
+    #[arg(long, default_value_t = 1.0)]
+    clip: f64,
+    /// Seed of the weights, the text order and the spans.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Report progress every this many steps.
+    #[arg(long, default_value_t = 50)]
+    log_every: u64,
+    /// Every this many minutes, save a checkpoint in OUTPUT.training from which interrupted or killed training resumes.
+    #[arg(long, default_value_t = 5.0)]
+    save_minutes: f64,
+}
+
+impl RecipeArgs {
+    fn recipe(&self) -> Recipe {
+        let Self {
+            minutes,
+            steps,
+            batch_tokens,
+            optimizer,
+            lr,
+            embedding_lr,
+            other_lr,
+            clip,
+            seed,
+            log_every,
+            save_minutes,
+        } = self.clone();
+        Recipe {
+            minutes,
+            steps,
+            batch_tokens,
+            optimizer: optimizer.into(),
+            lr,
+            embedding_lr,
+            other_lr,
+            clip,
+            seed,
+            log_every,
+            save_minutes,
         }
     }
 }
@@ -70,7 +158,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 3.0)]
     mean_span: f64,
     #[command(flatten)]
-    recipe: Recipe,
+    recipe: RecipeArgs,
     /// Number format of model.safetensors.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: StoredAs,
@@ -93,7 +181,7 @@ impl TrainArgs {
             ensure!(value.is_finite() && value > 0.0, "--{name} is {value}; it must be a positive number");
             Ok(())
         };
-        positive("lr", self.recipe.lr())?;
+        positive("lr", self.recipe.recipe().lr())?;
         positive("embedding-lr", self.recipe.embedding_lr)?;
         positive("other-lr", self.recipe.other_lr)?;
         positive("clip", self.recipe.clip)?;
@@ -128,7 +216,8 @@ impl TrainArgs {
     /// What must be the same for a training to go on. Not how long it is: it may be made longer or shorter.
     fn settings(&self, corpus: &Corpus, tokenizer: &Tokenizer) -> BTreeMap<String, String> {
         let texts: Vec<String> = self.text.iter().map(ToString::to_string).collect();
-        let rates = [self.recipe.lr(), self.recipe.embedding_lr, self.recipe.other_lr].map(|lr| lr.to_string());
+        let rates =
+            [self.recipe.recipe().lr(), self.recipe.embedding_lr, self.recipe.other_lr].map(|lr| lr.to_string());
         let settings = [
             ("--text", texts.join(" ")),
             ("content of the texts", format!("{} texts of {} tokens", corpus.len(), corpus.tokens())),
@@ -139,7 +228,7 @@ impl TrainArgs {
             ("--density", self.density.to_string()),
             ("--mean-span", self.mean_span.to_string()),
             ("--batch-tokens", self.recipe.batch_tokens.to_string()),
-            ("--optimizer", self.recipe.optimizer.to_string()),
+            ("--optimizer", Rule::from(self.recipe.optimizer).to_string()),
             ("--lr, --embedding-lr or --other-lr", rates.join(", ")),
             ("--clip", self.recipe.clip.to_string()),
             ("--seed", self.recipe.seed.to_string()),
@@ -200,8 +289,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     args.refuse_taken().inspect_err(|_| store.remove_if_empty())?;
     let stop = progress::stop_on_interrupt()?;
     let held_out_names = args.validation.iter().map(CorpusText::columns).collect();
-    let run = Pretrainer { recipe: args.recipe.clone(), task, pad, corpus, held_out, held_out_names, model, device };
-    let Some(progress) = run.train(&store, &stop)? else {
+    let run = Pretrainer { recipe: args.recipe.recipe(), task, pad, corpus, held_out, held_out_names, model, device };
+    let Some(progress) = run.train(&store, &stop, &Reporter::new(&mut print_notes))? else {
         eprintln!(
             "interrupted; run the same command again to go on, with fewer --minutes or --steps to end it where it is"
         );
@@ -210,6 +299,12 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     Trained { args: &args, run, progress }.ship(&tokenizer)?;
     store.remove()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_notes(event: Event) {
+    if let Event::Note(line) = event {
+        println!("{line}");
+    }
 }
 
 /// A finished run.
@@ -247,6 +342,7 @@ impl Trained<'_> {
             seed: args.recipe.seed,
             device: elf_core::device::describe(self.run.device),
             curve: &progress.curve,
+            command: &command_line(std::env::args().skip(1)),
             overall: moments.overall()?,
         };
         std::fs::write(aside.path().join("README.md"), card.to_markdown()).with_context(cannot)?;
@@ -282,5 +378,27 @@ impl Trained<'_> {
             moments.add(&encoder.encode(&ids, EncoderMask::Columns(&valid))?, &valid)?;
         }
         Ok(moments)
+    }
+}
+
+/// The command as a shell reads it.
+fn command_line(args: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%".contains(c);
+    let words = args.map(|arg| match !arg.is_empty() && arg.chars().all(plain) {
+        true => arg,
+        false => format!("'{}'", arg.replace('\'', r"'\''")),
+    });
+    std::iter::once("elf".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_can_be_pasted() {
+        let args = ["encoder", "train", "--data-note", "Debian's, see there", "--text", "a.parquet:de"];
+        let line = command_line(args.iter().map(ToString::to_string));
+        assert_eq!(line, r"elf encoder train --data-note 'Debian'\''s, see there' --text a.parquet:de");
     }
 }

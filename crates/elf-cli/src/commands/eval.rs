@@ -15,10 +15,10 @@ use elf_hub::What;
 
 use super::output_file;
 use super::sample::{Order, SampleArgs};
-use crate::judge::{Judge, JudgeSettings};
-use crate::loaded_model::precision;
-use crate::run_folder::{FoundModel, write_json};
 use crate::{hub, rank_environment};
+use elf_lm::eval::judge::{Judge, JudgeSettings};
+use elf_lm::model::loaded_model::precision;
+use elf_lm::model::run_folder::{FoundModel, write_json};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {

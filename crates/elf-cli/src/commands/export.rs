@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 use tch::Device;
 
 use super::encoder_train::StoredAs;
-use crate::config::{RunConfig, RunPlan, SAMPLING, SamplingSetting, read_sampling_settings};
-use crate::model_card::ExportedCard;
-use crate::run_folder::FoundModel;
+use elf_lm::config::{RunConfig, RunPlan, SAMPLING, SamplingSetting, read_sampling_settings};
+use elf_lm::model::model_card::ExportedCard;
+use elf_lm::model::run_folder::FoundModel;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {

@@ -9,6 +9,7 @@ pub mod encoder_train;
 pub mod eval;
 pub mod export;
 pub mod launch;
+pub mod model_args;
 pub mod probe;
 pub mod pull;
 pub mod sample;

@@ -12,11 +12,14 @@ use elf_hub::What;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
+use super::model_args::ModelArgs;
 use super::output_file;
-use crate::loaded_model::{LoadedModel, ModelArgs, precision};
-use crate::run_folder::{FoundModel, write_json};
-use crate::text_latents::TextLatents;
+use crate::events::Terminal;
 use crate::{hub, progress, rank_environment};
+use elf_lm::Reporter;
+use elf_lm::model::loaded_model::{LoadedModel, precision};
+use elf_lm::model::run_folder::{FoundModel, write_json};
+use elf_lm::text::text_latents::TextLatents;
 
 /// Times to look at unless told otherwise; denser where the released recipe trains and samples most.
 const TIMES: [f64; 12] = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
@@ -101,7 +104,8 @@ pub fn run(mut args: ProbeArgs) -> Result<ExitCode> {
         .map(|found| found.elf_only("which has no flow to look into"))
         .transpose()?;
     let precision = precision(args.model.f32, device);
-    let model = LoadedModel::load(run, &args.model, device, precision)?;
+    let model =
+        LoadedModel::load(run, &args.model.source(), device, precision, &Reporter::new(&mut Terminal::default()))?;
     ensure!(
         !model.plan.model.learned_latents,
         "{} learned its latents itself: only models of an encoder's latents can be looked into",

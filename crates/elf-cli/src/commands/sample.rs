@@ -18,14 +18,17 @@ use tch::Device;
 
 use self::baseline::Baseline;
 use self::writing::{Made, Writing};
+use super::model_args::ModelArgs;
 use super::sampling_args::{SamplingArgs, notes};
 use super::{MOST_ROWS, at_least_one, at_most, output_file};
-use crate::config::{RunPlan, SamplingSetting};
-use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, precision};
-use crate::run_folder::FoundModel;
-use crate::text_file::check_writable;
-use crate::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
+use crate::events::Terminal;
 use crate::{hub, rank_environment};
+use elf_lm::Reporter;
+use elf_lm::config::{RunPlan, SamplingSetting};
+use elf_lm::model::loaded_model::{DescribedModel, LoadedModel, precision};
+use elf_lm::model::run_folder::FoundModel;
+use elf_lm::text::text_file::check_writable;
+use elf_lm::text::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
 
 #[derive(Debug, Clone, Args)]
 pub struct SampleArgs {
@@ -161,13 +164,15 @@ impl Order {
             found => found,
         };
         args.check_for_elf()?;
+        let mut terminal = Terminal::default();
+        let events = &Reporter::new(&mut terminal);
         // The settings that come with a run lie in its folder, whichever of its checkpoints is named.
         let folder = found.as_ref().map_or(args.model.path.clone(), |found| found.run.root().to_owned());
-        let model = DescribedModel::of(found, &args.model, device)?;
+        let model = DescribedModel::of(found, &args.model.source(), device, events)?;
         let requests = requests(&args, &model.plan, &model.tokenizer)?;
         let settings = args.sampling.settings(&folder, &model.plan)?;
         notes(&model.plan, &settings).for_each(|note| eprintln!("{note}"));
-        let guide = model.guide(&settings, &args.model, device)?;
+        let guide = model.guide(&settings, &args.model.source(), device, events)?;
         Ok(Self { args, requests, writer: OrderedWriter::Flow(Box::new(Flow { model, guide, settings })) })
     }
 
@@ -226,7 +231,7 @@ impl Order {
 impl Flow {
     fn write(self, args: &SampleArgs, requests: &[TextRequest], device: Device, comm: &dyn Comm) -> Result<ExitCode> {
         let precision = precision(args.model.f32, device);
-        let (model, guide) = self.model.load_with_guide(self.guide, &args.model, device, precision)?;
+        let (model, guide) = self.model.load_with_guide(self.guide, &args.model.source(), device, precision)?;
         let generator = TextGenerator {
             net: &model.net,
             plan: &model.plan,

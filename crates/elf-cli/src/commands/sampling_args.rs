@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::config::{
+use elf_lm::config::{
     RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, check_names, check_own_guide, read_own_sampling_settings,
     read_sampling_settings,
 };

@@ -13,15 +13,18 @@ use elf_train::Solo;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::model_args::ModelArgs;
 use super::sampling_args::{SamplingArgs, notes};
 use super::{MOST_ROWS, at_least_one, at_most};
-use crate::config::{SAMPLING, SamplingSetting};
-use crate::loaded_model::{DescribedModel, LoadedModel, ModelArgs, precision};
-use crate::run_folder::FoundModel;
-use crate::serving::http::{self, Service};
-use crate::serving::queue;
-use crate::text_generation::{MOST_TEXTS, TextGenerator};
+use crate::events::Terminal;
 use crate::{hub, progress};
+use elf_lm::Reporter;
+use elf_lm::config::{SAMPLING, SamplingSetting};
+use elf_lm::model::loaded_model::{DescribedModel, LoadedModel, precision};
+use elf_lm::model::run_folder::FoundModel;
+use elf_lm::serve::http::{self, Service};
+use elf_lm::serve::queue;
+use elf_lm::text::text_generation::{MOST_TEXTS, TextGenerator};
 
 /// Most requests that may wait; there is not room for any number of them.
 const MOST_WAITING: usize = 1_000_000;
@@ -77,11 +80,13 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
     let found = FoundModel::find(&args.model.path)?
         .map(|found| found.elf_only("which `elf serve` does not serve: `elf sample` writes with it"));
     let precision = precision(args.model.f32, device);
-    let described = DescribedModel::of(found.transpose()?, &args.model, device)?;
+    let (source, mut terminal) = (args.model.source(), Terminal::default());
+    let events = &Reporter::new(&mut terminal);
+    let described = DescribedModel::of(found.transpose()?, &source, device, events)?;
     let setting = only(args.sampling.settings(&args.model.path, &described.plan)?, &args.sampling)?;
     notes(&described.plan, std::slice::from_ref(&setting)).for_each(|note| eprintln!("{note}"));
-    let guide = described.guide(std::slice::from_ref(&setting), &args.model, device)?;
-    let (model, guide) = described.load_with_guide(guide, &args.model, device, precision)?;
+    let guide = described.guide(std::slice::from_ref(&setting), &source, device, events)?;
+    let (model, guide) = described.load_with_guide(guide, &source, device, precision)?;
     let generator = TextGenerator {
         net: &model.net,
         plan: &model.plan,

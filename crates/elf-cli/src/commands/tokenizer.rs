@@ -9,8 +9,8 @@ use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{UnigramConfig, train_unigram};
 use elf_hub::What;
 
-use crate::text_column::TextColumn;
 use crate::{hub, progress};
+use elf_lm::text::text_column::TextColumn;
 
 #[derive(Debug, Subcommand)]
 pub enum TokenizerCommand {

@@ -13,13 +13,13 @@ use elf_model::Elf;
 use elf_train::{Comm, EndToEnd, OverTokens};
 use tch::Device;
 
-use crate::baseline::{self, BaselineSubject};
-use crate::config::{BaselinePlan, Overrides, RunConfig, read_yaml, template};
-use crate::run_folder::RunFolder;
-use crate::training::{
-    Ended, InitialWeights, Job, Materials, agree, check_evaluations, deadline, train, train_subject,
-};
+use crate::events::Terminal;
 use crate::{progress, rank_environment};
+use elf_lm::Reporter;
+use elf_lm::config::{BaselinePlan, Overrides, RunConfig, read_yaml, template};
+use elf_lm::gpt2::{self as baseline, BaselineSubject};
+use elf_lm::model::run_folder::RunFolder;
+use elf_lm::train::{Ended, InitialWeights, Job, Materials, agree, check_evaluations, deadline, train, train_subject};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -105,7 +105,7 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     if let Some(initial) = &initial {
         say(format!("start:   {}", initial.path().display()));
     }
-    materials.memory(&plan, device, comm.world()).check(&plan, device)?;
+    materials.memory(&plan, device, comm.world()).check(&plan, device, rank_environment::processes_here())?;
     // What evaluations cannot do should be known now and not after the first epoch.
     check_evaluations(&plan, &materials)?;
     if config.online_eval {
@@ -125,7 +125,9 @@ fn train_on(args: TrainArgs, device: Device, comm: &Rc<dyn Comm>) -> Result<Exit
     let deadline = deadline(&config);
     let builder = ParamBuilder::seeded(plan.config.seed, device);
     let (plan, materials) = (&plan, &materials);
-    let job = Job { plan, materials, folder: &folder, initial: initial.as_ref(), comm, stop, deadline };
+    let mut terminal = Terminal::default();
+    let events = &Reporter::new(&mut terminal);
+    let job = Job { plan, materials, folder: &folder, initial: initial.as_ref(), comm, stop, deadline, events };
     let ended = match &plan.baseline {
         None => {
             let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;

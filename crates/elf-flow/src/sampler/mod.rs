@@ -1,24 +1,30 @@
 //! Samplers: ways to follow a field from noise at t = 0 to clean latents at t = 1.
 //!
-//! One file each. A sampler is plain data ([`SamplerConfig`]) that builds the thing which steps ([`Sampler`]); the sampler
-//! calls the field, as often and wherever it needs to. To add one, see `examples/custom_sampler.rs`.
+//! One file each. A sampler is plain data ([`SamplerConfig`]) that builds the object which makes steps ([`Sampler`]); the
+//! sampler calls the field, as often and wherever it needs to. To add one, see `examples/custom_sampler.rs`.
 
+mod choice;
 mod euler;
 mod heun;
 mod registry;
+mod scheduled_sde;
 mod sde;
 
+pub use choice::SamplerChoice;
 pub use euler::Euler;
 pub use heun::Heun;
-pub use registry::{BUILTIN, Entry, Registry, SamplerChoice};
+pub use registry::{BUILTIN, ConfiguredSampler, Entry, Registry};
+pub use scheduled_sde::ScheduledSde;
 pub use sde::Sde;
 
 use elf_core::Noise;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tch::Tensor;
 
 use crate::{Field, Prediction, Result};
 
-/// Where a run stands.
+/// The latents of a run between two steps.
 #[derive(Debug)]
 pub struct State {
     /// Latents, `[B, S, C]`.
@@ -50,17 +56,37 @@ impl Span {
     }
 }
 
-/// A sampler's settings: plain data that is read from a configuration file, stored with a run, and built when a run starts.
-pub trait SamplerConfig: std::fmt::Debug {
-    /// A fresh sampler. Called once a run, so that samplers may keep what they like between steps.
+/// A sampler's settings and everything that programs need to know about it.
+///
+/// The settings are a struct of named fields that is read from a configuration, stored with a run, and built when a run starts.
+/// `Default` says which settings there are and their values where they are left out.
+pub trait SamplerConfig: std::fmt::Debug + Default + Serialize + DeserializeOwned + 'static {
+    /// The name in configurations and on command lines.
+    const NAME: &'static str;
+    /// Other names of the same sampler.
+    const ALIASES: &'static [&'static str] = &[];
+    /// One line that says what the sampler does, for lists of all samplers.
+    const SUMMARY: &'static str;
+    /// Keys of a flat configuration in the released form, each with the setting that it means: `("sde_gamma", "gamma")`.
+    const RELEASED_KEYS: &'static [(&'static str, &'static str)] = &[];
+    /// The order of convergence with the settings of [`SamplerConfig::noise_free`]: n means that the error of a run of N steps
+    /// falls as 1 / N^n.
+    const ORDER: u32 = 1;
+
+    /// A fresh sampler. Called once per run, so that a sampler may keep values between the steps of a run.
     fn build(&self) -> Box<dyn Sampler>;
 
-    /// Checks the settings, beyond what their types say.
+    /// Checks the values, as far as their types allow wrong ones.
     ///
     /// # Errors
     /// Names the setting that is out of its range.
     fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Settings under which the sampler draws no noise: the defaults, for samplers that never do.
+    fn noise_free() -> Self {
+        Self::default()
     }
 }
 
@@ -72,7 +98,8 @@ pub trait Sampler {
     /// If the field or the noise fails.
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State>;
 
-    /// The last step of a run, to t = 1 or wherever it is read: an Euler step, as ELF closes every run, whatever the sampler.
+    /// The last step of a run, to t = 1 or to an earlier time at which words are read: an Euler step, with which ELF closes
+    /// every run of every sampler.
     ///
     /// # Errors
     /// As [`Sampler::step`].
@@ -93,7 +120,7 @@ pub fn euler_step(field: &dyn Field, state: State, span: Span) -> Result<State> 
 
 /// Carries a start over all `times` (ascending): [`Sampler::step`] between each two, [`Sampler::finish`] for the last.
 ///
-/// `after` is called after each step with its index and the new state.
+/// `after` is called after each step with the step's index and the new state.
 ///
 /// # Errors
 /// If there are fewer than two times, or the sampler or `after` fails.

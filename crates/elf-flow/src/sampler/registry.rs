@@ -1,65 +1,57 @@
-//! Samplers by name.
+//! Samplers by name: looking up, checking and combining settings that come from a configuration.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
 use serde_json::{Map, Value};
 
-use super::{Euler, Heun, SamplerConfig, Sde};
+use super::{Euler, Heun, Sampler, SamplerChoice, SamplerConfig, ScheduledSde, Sde};
 use crate::{Error, Result};
 
-/// A sampler's name and settings, as written in a configuration: `{ name: sde, gamma: 1.5 }`.
-///
-/// It is checked where it is looked up ([`Registry::config`]), since only a registry knows the names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SamplerChoice {
-    /// The sampler's name.
-    pub name: String,
-    /// Its settings; those left out have their defaults.
-    #[serde(flatten)]
-    pub settings: Map<String, Value>,
-}
+/// The samplers of this crate. To add one, write a file in this folder and add a line here.
+pub const BUILTIN: &[Entry] =
+    &[Entry::of::<Euler>(), Entry::of::<Heun>(), Entry::of::<Sde>(), Entry::of::<ScheduledSde>()];
 
-impl SamplerChoice {
-    /// A sampler with its default settings.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new() }
-    }
+/// Makes the samplers of one choice; see [`ConfiguredSampler::build`].
+type Build = Box<dyn Fn() -> Box<dyn Sampler>>;
 
-    /// With one setting.
-    pub fn with(mut self, setting: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.settings.insert(setting.into(), value.into());
-        self
-    }
-}
+/// All settings of a sampler, each with its value.
+type Settings = Map<String, Value>;
 
-type Read = fn(Value) -> serde_json::Result<Box<dyn SamplerConfig>>;
-
-/// A name and the settings type behind it.
+/// Everything that a program needs to know about a sampler, taken from its [`SamplerConfig`].
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     name: &'static str,
     aliases: &'static [&'static str],
+    summary: &'static str,
+    released_keys: &'static [(&'static str, &'static str)],
+    order: u32,
     defaults: fn() -> serde_json::Result<Value>,
-    read: Read,
+    noise_free: fn() -> serde_json::Result<Value>,
+    read: fn(Value) -> serde_json::Result<ReadSettings>,
+}
+
+/// Settings that fit their types.
+struct ReadSettings {
+    /// All of them, as they are stored.
+    stored: Value,
+    /// What [`SamplerConfig::check`] says.
+    check: Result<()>,
+    build: Build,
 }
 
 impl Entry {
-    /// The sampler whose settings are `T`, under `name`. Defaults and the list of settings come from `T::default()`.
-    pub const fn of<T>(name: &'static str) -> Self
-    where
-        T: SamplerConfig + Default + Serialize + DeserializeOwned + 'static,
-    {
+    /// The sampler whose settings are `T`.
+    pub const fn of<T: SamplerConfig>() -> Self {
         Self {
-            name,
-            aliases: &[],
+            name: T::NAME,
+            aliases: T::ALIASES,
+            summary: T::SUMMARY,
+            released_keys: T::RELEASED_KEYS,
+            order: T::ORDER,
             defaults: || serde_json::to_value(T::default()),
-            read: |settings| Ok(Box::new(serde_json::from_value::<T>(settings)?)),
+            noise_free: || serde_json::to_value(T::noise_free()),
+            read: read::<T>,
         }
-    }
-
-    /// Under other names too.
-    pub const fn or(self, aliases: &'static [&'static str]) -> Self {
-        Self { aliases, ..self }
     }
 
     /// The name.
@@ -67,9 +59,24 @@ impl Entry {
         self.name
     }
 
-    /// Other names for the same sampler.
+    /// Other names of the same sampler.
     pub fn aliases(&self) -> &'static [&'static str] {
         self.aliases
+    }
+
+    /// One line that says what the sampler does.
+    pub fn summary(&self) -> &'static str {
+        self.summary
+    }
+
+    /// Keys of a flat configuration, as the released code has them, each with the setting that it means here.
+    pub fn released_keys(&self) -> &'static [(&'static str, &'static str)] {
+        self.released_keys
+    }
+
+    /// The order of convergence without noise; see [`SamplerConfig::ORDER`].
+    pub fn order(&self) -> u32 {
+        self.order
     }
 
     /// All settings with their defaults.
@@ -77,39 +84,107 @@ impl Entry {
     /// # Errors
     /// If the settings type is not a struct of named fields.
     pub fn defaults(&self) -> Result<Map<String, Value>> {
-        match (self.defaults)() {
+        self.fields((self.defaults)())
+    }
+
+    /// The settings under which the sampler draws no noise; see [`SamplerConfig::noise_free`].
+    ///
+    /// # Errors
+    /// If the settings type is not a struct of named fields.
+    pub fn noise_free(&self) -> Result<SamplerChoice> {
+        Ok(SamplerChoice { name: self.name.to_owned(), settings: self.fields((self.noise_free)())? })
+    }
+
+    fn answers_to(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
+    fn setting_error(&self, reason: impl Into<String>) -> Error {
+        Error::setting(format!("sampler `{}`", self.name), reason)
+    }
+
+    fn fields(&self, settings: serde_json::Result<Value>) -> Result<Settings> {
+        match settings {
+            Ok(Value::Object(map)) if map.contains_key("name") => {
+                Err(self.setting_error("a setting cannot be called `name`, which is the sampler's own"))
+            }
             Ok(Value::Object(map)) => Ok(map),
             Ok(other) => Err(self.setting_error(format!("its settings must be named fields, not {other}"))),
             Err(e) => Err(self.setting_error(e.to_string())),
         }
     }
 
-    fn setting_error(&self, reason: String) -> Error {
-        Error::setting(format!("sampler `{}`", self.name), reason)
+    /// `given` with the defaults of all settings that it leaves out.
+    fn complete(&self, given: &Settings) -> Result<Settings> {
+        let mut all = self.defaults()?;
+        if let Some(key) = given.keys().find(|key| !all.contains_key(*key)) {
+            let known = all.keys().map(String::as_str);
+            return Err(self.setting_error(format!("there is no setting `{key}`; {}", nearest(key, known, "setting"))));
+        }
+        all.extend(given.clone());
+        Ok(all)
     }
 
-    fn config(&self, settings: &Map<String, Value>) -> Result<Box<dyn SamplerConfig>> {
-        let mut all = self.defaults()?;
-        for (key, value) in settings {
-            if !all.contains_key(key) {
-                let known = nearest_first(key, all.keys().map(String::as_str));
-                let reason = match known.is_empty() {
-                    true => format!("there is no setting `{key}`; this sampler has no settings"),
-                    false => format!("there is no setting `{key}`; there is: {}", known.join(", ")),
-                };
-                return Err(self.setting_error(reason));
-            }
-            all.insert(key.clone(), value.clone());
-        }
-        let config = (self.read)(Value::Object(all)).map_err(|e| self.setting_error(e.to_string()))?;
-        config.check()?;
-        Ok(config)
+    fn config(&self, choice: &SamplerChoice) -> Result<ConfiguredSampler> {
+        let settings = Value::Object(self.complete(&choice.settings)?);
+        let ReadSettings { stored, check, build } =
+            (self.read)(settings).map_err(|e| self.setting_error(e.to_string()))?;
+        check?;
+        let settings = self.fields(Ok(stored))?;
+        Ok(ConfiguredSampler { choice: SamplerChoice { name: choice.name.clone(), settings }, build })
     }
 }
 
-/// The samplers of this crate. A new one is a file beside this one and a line here.
-pub const BUILTIN: &[Entry] =
-    &[Entry::of::<Euler>("euler").or(&["ode"]), Entry::of::<Heun>("heun"), Entry::of::<Sde>("sde")];
+/// `sde (gamma 1.5): what it does`.
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let settings = self.defaults().map_err(|_| fmt::Error)?;
+        let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        write!(f, "{}", self.name)?;
+        for alias in self.aliases {
+            write!(f, ", {alias}")?;
+        }
+        if !settings.is_empty() {
+            write!(f, " ({})", settings.join(", "))?;
+        }
+        write!(f, ": {}", self.summary)
+    }
+}
+
+/// Reads the settings `T`.
+fn read<T: SamplerConfig>(settings: Value) -> serde_json::Result<ReadSettings> {
+    let config: T = serde_json::from_value(settings)?;
+    let (stored, check) = (serde_json::to_value(&config)?, config.check());
+    Ok(ReadSettings { stored, check, build: Box::new(move || config.build()) })
+}
+
+/// A sampler with checked settings.
+pub struct ConfiguredSampler {
+    choice: SamplerChoice,
+    build: Build,
+}
+
+impl ConfiguredSampler {
+    /// The name that was asked for and the values of all settings, those with their defaults included: what is stored with a run.
+    pub fn choice(&self) -> &SamplerChoice {
+        &self.choice
+    }
+
+    /// A fresh sampler, for one run.
+    pub fn build(&self) -> Box<dyn Sampler> {
+        (self.build)()
+    }
+}
+
+impl fmt::Debug for ConfiguredSampler {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.choice.fmt(f)
+    }
+}
 
 /// The samplers that a program offers.
 #[derive(Debug, Clone)]
@@ -129,7 +204,7 @@ impl Registry {
         Self { entries: BUILTIN.to_vec() }
     }
 
-    /// And one more. It takes precedence over those of the same name.
+    /// Adds a sampler. It takes precedence over one of the same name.
     pub fn with(mut self, entry: Entry) -> Self {
         self.entries.insert(0, entry);
         self
@@ -140,27 +215,82 @@ impl Registry {
         self.entries.iter()
     }
 
-    /// The checked settings of the sampler that `choice` names.
+    /// The sampler of a name or alias.
     ///
     /// # Errors
-    /// If there is no sampler of that name or it has no such setting: the message lists all there are, the nearest first.
-    pub fn config(&self, choice: &SamplerChoice) -> Result<Box<dyn SamplerConfig>> {
-        let name = choice.name.as_str();
-        let entry = self.entries.iter().find(|e| e.name == name || e.aliases.contains(&name)).ok_or_else(|| {
-            let names = self.entries.iter().flat_map(|e| std::iter::once(&e.name).chain(e.aliases)).copied();
-            Error::setting(
-                "sampler",
-                format!("there is no sampler `{name}`; there is: {}", nearest_first(name, names).join(", ")),
-            )
-        })?;
-        entry.config(&choice.settings)
+    /// If there is none: the message has the nearest name and all others.
+    pub fn entry(&self, name: &str) -> Result<&Entry> {
+        self.entries.iter().find(|entry| entry.answers_to(name)).ok_or_else(|| {
+            let names = self.entries.iter().flat_map(Entry::names);
+            Error::setting("sampler", format!("there is no sampler `{name}`; {}", nearest(name, names, "sampler")))
+        })
+    }
+
+    /// The sampler that `choice` names, with checked settings.
+    ///
+    /// # Errors
+    /// If there is no sampler of that name, it has no such setting (either message has the nearest name and all others), or a
+    /// value is out of its range.
+    pub fn config(&self, choice: &SamplerChoice) -> Result<ConfiguredSampler> {
+        self.entry(&choice.name)?.config(choice)
+    }
+
+    /// Every combination of a choice whose settings may be lists of values, such as `{ name: sde, gamma: [1, 1.5] }`, checked
+    /// and complete; the last setting varies fastest. A setting whose default is a list is not expanded, unless it is given a
+    /// list of lists.
+    ///
+    /// # Errors
+    /// As [`Registry::config`], or if a list is empty.
+    pub fn combinations(&self, choice: &SamplerChoice) -> Result<Vec<SamplerChoice>> {
+        let entry = self.entry(&choice.name)?;
+        let defaults = entry.defaults()?;
+        let mut all = vec![SamplerChoice { name: choice.name.clone(), settings: Map::new() }];
+        for (key, value) in &choice.settings {
+            let is_list = match (value, defaults.get(key)) {
+                (Value::Array(values), Some(Value::Array(_))) => values.iter().all(Value::is_array),
+                (value, _) => value.is_array(),
+            };
+            let values = match value {
+                Value::Array(values) if values.is_empty() && is_list => {
+                    return Err(
+                        entry.setting_error(format!("{key} is an empty list: give it a value, or leave it out"))
+                    );
+                }
+                Value::Array(values) if is_list => values.as_slice(),
+                value => std::slice::from_ref(value),
+            };
+            all = all
+                .iter()
+                .flat_map(|choice| values.iter().map(|value| choice.clone().with(key, value.clone())))
+                .collect();
+        }
+        all.iter().map(|choice| Ok(entry.config(choice)?.choice)).collect()
+    }
+
+    /// All keys of flat configurations that some sampler accepts, with the setting that each means.
+    pub fn released_keys(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.entries.iter().flat_map(|entry| entry.released_keys.iter().copied())
+    }
+
+    /// The choice that a flat configuration in the released form makes (`sampling_method: sde`, `sde_gamma: 1.5`): the sampler
+    /// `name` with those of the keys in `flat` that it accepts. Others are left alone, as in the released code.
+    ///
+    /// # Errors
+    /// If there is no sampler of that name.
+    pub fn released(&self, name: &str, flat: &Map<String, Value>) -> Result<SamplerChoice> {
+        let keys = self.entry(name)?.released_keys.iter();
+        let given = keys.filter_map(|(key, setting)| flat.get(*key).map(|value| (*setting, value)));
+        Ok(given.fold(SamplerChoice::named(name), |choice, (setting, value)| choice.with(setting, value.clone())))
     }
 }
 
-/// `known` in the order of likeness to `given`, which is what was probably meant.
-fn nearest_first<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> Vec<&'k str> {
+/// What to use in place of the unknown name `given`: the most similar of the `known` names and all of them.
+fn nearest<'k>(given: &str, known: impl Iterator<Item = &'k str>, what: &str) -> String {
     let mut known: Vec<&str> = known.collect();
     let given = given.to_lowercase();
-    known.sort_by_key(|k| strsim::damerau_levenshtein(&given, &k.to_lowercase()));
-    known
+    known.sort_by_key(|name| strsim::damerau_levenshtein(&given, &name.to_lowercase()));
+    match known.first() {
+        Some(first) => format!("did you mean `{first}`? The {what}s are: {}", known.join(", ")),
+        None => format!("there are no {what}s"),
+    }
 }

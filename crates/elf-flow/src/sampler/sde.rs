@@ -9,7 +9,7 @@ use crate::{Error, Field, Result};
 /// Goes back a little in time by shrinking the latents and adding noise, then takes an Euler step from there.
 ///
 /// With `h = to - from` and `a = clamp(1 - gamma h, 0, 1)`: from `a z + (1 - a) sigma eps` at time `a from`, Euler to `to`.
-/// One evaluation a step. gamma 0 is [`Euler`](super::Euler). The draw is `sde` `[B, S, C]`, one a step but for the last.
+/// One evaluation per step. gamma 0 is [`Euler`](super::Euler). The draw is `sde` `[B, S, C]`, one per step except the last.
 ///
 /// This is the released code's formula, and it does not keep the marginals: at the earlier time the latents should have
 /// noise of standard deviation `(1 - a from) sigma`, and get only the root of `a^2 (1 - from)^2 + (1 - a)^2` times sigma.
@@ -25,33 +25,58 @@ pub struct Sde {
 }
 
 impl Default for Sde {
-    /// The published setting for 64 steps.
+    /// The published setting for 32 steps.
     fn default() -> Self {
-        Self { gamma: 1.0 }
+        Self { gamma: 1.5 }
     }
 }
 
 impl SamplerConfig for Sde {
+    const NAME: &'static str = "sde";
+    const SUMMARY: &'static str =
+        "the paper's SDE sampler: adds noise in proportion to gamma before each step; gamma 0 is euler";
+    const RELEASED_KEYS: &'static [(&'static str, &'static str)] = &[("sde_gamma", "gamma")];
+
     fn build(&self) -> Box<dyn Sampler> {
         Box::new(*self)
     }
 
     fn check(&self) -> Result<()> {
-        if !(self.gamma >= 0.0 && self.gamma.is_finite()) {
-            return Err(Error::setting("gamma", format!("{} is not a number of at least 0", self.gamma)));
-        }
-        Ok(())
+        check_gamma("gamma", self.gamma)
+    }
+
+    fn noise_free() -> Self {
+        Self { gamma: 0.0 }
     }
 }
 
 impl Sampler for Sde {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
-        let keep = (1.0 - self.gamma * span.length()).clamp(0.0, 1.0);
-        if keep == 1.0 {
-            return euler_step(field, state, span);
-        }
-        let eps = noise.normal("sde", &state.z.size())?;
-        let z = field.pin(state.z * keep + eps * ((1.0 - keep) * field.noise_scale()))?;
-        euler_step(field, State { z, ..state }, Span { from: keep * span.from, to: span.to })
+        sde_step(self.gamma, field, state, span, noise)
+    }
+}
+
+/// One step of [`Sde`] with this gamma.
+pub(super) fn sde_step(
+    gamma: f64,
+    field: &dyn Field,
+    state: State,
+    span: Span,
+    noise: &mut dyn Noise,
+) -> Result<State> {
+    let keep = (1.0 - gamma * span.length()).clamp(0.0, 1.0);
+    if keep == 1.0 {
+        return euler_step(field, state, span);
+    }
+    let eps = noise.normal("sde", &state.z.size())?;
+    let z = field.pin(state.z * keep + eps * ((1.0 - keep) * field.noise_scale()))?;
+    euler_step(field, State { z, ..state }, Span { from: keep * span.from, to: span.to })
+}
+
+/// Refuses a gamma that is negative or no number.
+pub(super) fn check_gamma(setting: &str, gamma: f64) -> Result<()> {
+    match gamma >= 0.0 && gamma.is_finite() {
+        true => Ok(()),
+        false => Err(Error::setting(setting, format!("{gamma} is not a number of at least 0"))),
     }
 }

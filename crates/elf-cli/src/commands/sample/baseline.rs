@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use super::{Made, SampleArgs, Writing};
-use crate::baseline::{BaselineGenerator, Decoding, Writer, gpt2, masked};
-use crate::config::{BaselinePlan, RunPlan};
-use crate::loaded_model::precision;
-use crate::run_folder::FoundModel;
-use crate::text_generation::TextRequest;
+use elf_lm::config::{BaselinePlan, RunPlan};
+use elf_lm::gpt2::{BaselineGenerator, Decoding, Writer, gpt2, masked};
+use elf_lm::model::loaded_model::precision;
+use elf_lm::model::run_folder::FoundModel;
+use elf_lm::text::text_generation::TextRequest;
 
 impl SampleArgs {
     /// Flags that only an autoregressive model knows, and whether they were given.
@@ -140,7 +140,7 @@ impl Baseline {
         let Self { found, kind, decoding } = self;
         let plan = &found.plan;
         let tokenizer = found.run.tokenizer()?;
-        let policy = args.model.policy(precision(args.model.f32, device));
+        let policy = args.model.source().policy(precision(args.model.f32, device));
         let builder = ParamBuilder::unset(device);
         let mut writing = Writing::new(args, plan, requests, device, comm)?;
         let net: Box<dyn Writer> = match &kind {

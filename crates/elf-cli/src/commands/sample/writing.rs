@@ -14,11 +14,11 @@ use serde::Serialize;
 use tch::Device;
 
 use super::SampleArgs;
-use crate::config::RunPlan;
-use crate::loaded_model::precision;
 use crate::progress;
-use crate::text_file::{Origin, Unfinished, write_texts};
-use crate::text_generation::{GeneratedText, Generation, TextRequest};
+use elf_lm::config::RunPlan;
+use elf_lm::model::loaded_model::precision;
+use elf_lm::text::text_file::{Origin, Unfinished, write_texts};
+use elf_lm::text::text_generation::{GeneratedText, Generation, TextRequest};
 
 /// How a call came to the end of one of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

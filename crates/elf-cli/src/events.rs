@@ -1,0 +1,49 @@
+//! Notes and progress of the library on standard error.
+
+use elf_lm::{Event, Events};
+use indicatif::ProgressBar;
+
+use crate::progress;
+
+/// Writes notes to standard error, and shows progress in a bar there.
+#[derive(Debug, Default)]
+pub struct Terminal {
+    bar: Option<ProgressBar>,
+}
+
+impl Terminal {
+    fn line(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Events for Terminal {
+    fn on(&mut self, event: Event<'_>) {
+        match event {
+            Event::Note(line) => self.line(line),
+            Event::Warning(line) => self.line(&format!("warning: {line}")),
+            Event::Started { unit, done, total } => {
+                let bar = progress::bar(total, unit);
+                bar.set_position(done);
+                self.bar = Some(bar);
+            }
+            Event::Progress { done, message } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(done);
+                    if let Some(message) = message {
+                        bar.set_message(message.to_owned());
+                    }
+                }
+            }
+            Event::Ended => {
+                if let Some(bar) = self.bar.take() {
+                    bar.finish_and_clear();
+                }
+            }
+            _ => {}
+        }
+    }
+}

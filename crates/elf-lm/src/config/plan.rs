@@ -1,0 +1,442 @@
+//! What follows from a configuration, checked.
+
+use anyhow::{Result, bail};
+use elf_core::PrecisionPolicy;
+use elf_data::{CollateConfig, Collator, PadToken, Tokenizer};
+use elf_encoder::LatentStats;
+use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath};
+use elf_model::{ElfConfig, Preset};
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use crate::text::text_latents::EncoderFiles;
+
+use super::{BaselinePlan, DistillationPlan, ObjectiveName, PadTokenName, RunConfig};
+
+/// How long a run is, in optimiser steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TrainLength {
+    /// Optimiser steps of one pass over the data.
+    pub steps_per_epoch: f64,
+    /// All optimiser steps.
+    pub total: u64,
+    /// Of these, warm-up.
+    pub warmup: u64,
+    /// Between evaluations.
+    pub eval_every: u64,
+    /// Between checkpoints.
+    pub save_every: u64,
+}
+
+/// Positions of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// S.
+    pub max_length: usize,
+    /// Longest condition, for conditional tasks.
+    pub max_input_length: Option<usize>,
+    /// The filling.
+    pub pad_token: PadTokenName,
+}
+
+impl Span {
+    /// In the words of elf-data.
+    pub fn collate(&self) -> CollateConfig {
+        CollateConfig {
+            max_length: self.max_length,
+            max_input_length: self.max_input_length,
+            pad_token: match self.pad_token {
+                PadTokenName::Pad => PadToken::Pad,
+                PadTokenName::Eos => PadToken::Eos,
+            },
+        }
+    }
+}
+
+/// What a plan must know beside the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// The encoder's width; of no account for a baseline, which has none.
+    pub latent_dim: i64,
+    /// Entries of the tokenizer's vocabulary.
+    pub vocab_size: i64,
+    /// Rows of the training data.
+    pub rows: u64,
+    /// Whether the conditions end in EOS that the model is, or was, trained with.
+    pub condition_eos: bool,
+    /// How many processes share the run.
+    pub ranks: usize,
+}
+
+/// What a model's parameters mean something with, known by content: nothing else may take its place unnoticed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunInputs {
+    /// The tokenizer's fingerprint.
+    pub tokenizer: String,
+    /// Number and fingerprint of the rows that are trained on.
+    pub training_data: String,
+    /// The text encoder; none for baselines.
+    pub encoder: Option<EncoderRecord>,
+}
+
+/// Which text encoder it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderRecord {
+    /// Where it lay, as absolute paths.
+    pub files: EncoderFiles,
+    /// The fingerprint of its parameters.
+    pub blake3: String,
+    /// What its output is normalised by.
+    pub stats: LatentStats,
+}
+
+/// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunPlan {
+    /// The configuration as written, overrides included.
+    pub config: RunConfig,
+    /// The network.
+    pub model: ElfConfig,
+    /// The loss.
+    pub objective: ElfObjective,
+    /// Rows.
+    pub span: Span,
+    /// Share of rows trained without their condition.
+    pub label_drop_prob: f64,
+    /// Whether conditions end in EOS.
+    pub condition_eos: bool,
+    /// Precision of each part.
+    pub precision: PrecisionPolicy,
+    /// Rows of one batch over all ranks.
+    pub batch_rows: usize,
+    /// Learning rate after warm-up.
+    pub lr: f64,
+    /// Length.
+    pub length: TrainLength,
+    /// For baselines: what is trained instead of [`RunPlan::model`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<BaselinePlan>,
+    /// What it is trained with and on; unknown for models from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<RunInputs>,
+    /// For distilled models: what by and what for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationPlan>,
+}
+
+impl RunPlan {
+    /// Derives and checks everything.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible, and why.
+    pub fn new(config: &RunConfig, facts: Facts, device: Device) -> Result<Self> {
+        let conditional = config.max_input_length.is_some();
+        check_numbers(config)?;
+        check_combinations(config)?;
+        let model = model(config, facts.latent_dim, facts.vocab_size)?;
+        model.check()?;
+        let baseline = BaselinePlan::new(config, &model)?;
+        let objective = objective(config);
+        objective.check()?;
+        let batch_rows = batch_rows(config, facts.ranks)?;
+        let rows_per_step = batch_rows.saturating_mul(config.grad_accum_steps);
+        let precision = config.precision(device);
+        Ok(Self {
+            config: config.clone(),
+            model,
+            objective,
+            span: Span {
+                max_length: config.max_length,
+                max_input_length: config.max_input_length,
+                pad_token: config.pad_token(),
+            },
+            label_drop_prob: match (&baseline, config.label_drop_prob) {
+                // No guidance away from the condition is done with baselines, so none learns to do without it.
+                (Some(_), _) => 0.0,
+                (None, Some(given)) => given,
+                (None, None) => {
+                    if conditional {
+                        0.1
+                    } else {
+                        0.0
+                    }
+                }
+            },
+            condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
+            precision: match config.heads_bf16 {
+                true => PrecisionPolicy::uniform(precision),
+                false => PrecisionPolicy::with_blocks(precision),
+            },
+            batch_rows,
+            lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
+            length: length(config, facts.rows, rows_per_step)?,
+            baseline,
+            inputs: None,
+            distillation: None,
+        })
+    }
+
+    /// The text encoder, where it is known by content.
+    pub fn encoder(&self) -> Option<&EncoderRecord> {
+        self.inputs.as_ref()?.encoder.as_ref()
+    }
+
+    /// What of the text encoder is another one in the other plan, if both are known by content.
+    pub fn other_encoder(&self, other: &Self) -> Option<&'static str> {
+        let (one, other) = self.encoder().zip(other.encoder())?;
+        if one.blake3 != other.blake3 {
+            return Some("text encoder (encoder_model_name, encoder_checkpoint)");
+        }
+        (one.stats != other.stats).then_some("latent_mean, latent_std or latent_stats.json of the text encoder")
+    }
+
+    /// What makes batches.
+    ///
+    /// # Errors
+    /// If lengths contradict each other, or the tokenizer lacks the filling.
+    pub fn collator(&self, tokenizer: &Tokenizer) -> Result<Collator> {
+        Ok(Collator::new(self.span.collate(), tokenizer)?)
+    }
+
+    /// Numbers over all parameters of what is trained.
+    pub fn parameter_count(&self) -> u64 {
+        self.baseline.as_ref().map_or_else(|| self.model.parameter_count(), BaselinePlan::parameter_count)
+    }
+}
+
+/// Refuses numbers that mean nothing by themselves.
+fn check_numbers(config: &RunConfig) -> Result<()> {
+    if config.max_length == 0 {
+        bail!("max_length must be at least 1");
+    }
+    if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
+        bail!(
+            "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
+            config.max_length
+        );
+    }
+    for (key, value) in [
+        ("blr", config.blr),
+        ("ema_decay1", 1.0 - config.ema_decay1),
+        ("epochs", config.epochs),
+        ("save_freq", config.save_freq),
+        ("eval_freq", config.eval_freq),
+    ] {
+        if !(value > 0.0 && value.is_finite()) {
+            bail!("{key} is out of its range");
+        }
+    }
+    for (key, value) in [
+        ("global_batch_size", config.global_batch_size),
+        ("grad_accum_steps", config.grad_accum_steps),
+        ("batch_size", config.batch_size.unwrap_or(1)),
+        ("log_freq", config.log_freq as usize),
+        ("keep_checkpoints", config.keep_checkpoints),
+    ] {
+        if value == 0 {
+            bail!("{key} must be at least 1");
+        }
+    }
+    if let Some(minutes) = config.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
+        bail!("max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes");
+    }
+    if let Some(share) = config.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
+        bail!("label_drop_prob {share} is not a probability");
+    }
+    Ok(())
+}
+
+/// Refuses settings that are at odds with each other.
+fn check_combinations(config: &RunConfig) -> Result<()> {
+    let conditional = config.max_input_length.is_some();
+    match config.early_stopping {
+        Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
+        Some(_) if config.eval_data_path.is_none() => {
+            bail!("early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null")
+        }
+        _ => {}
+    }
+    if let Some(share) = config.label_drop_prob.filter(|&share| share > 0.0 && !conditional) {
+        bail!("label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0");
+    }
+    if config.learned_latents && conditional {
+        bail!(
+            "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
+        );
+    }
+    if config.learned_latents && config.causal_latents {
+        bail!("causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out");
+    }
+    if config.block_size.is_some() && !config.causal_latents {
+        bail!(
+            "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
+        );
+    }
+    if config.context_table && config.block_size.is_none() {
+        bail!(
+            "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
+        );
+    }
+    if config.group_by_length && config.block_size.is_none() {
+        bail!(
+            "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
+        );
+    }
+    if config.group_by_length && config.pad_token() == PadTokenName::Eos {
+        bail!("group_by_length needs pad_token: pad, since filling that is learned cannot be cut off");
+    }
+    if config.objective != ObjectiveName::Elf {
+        for (key, set) in [
+            ("learned_latents", config.learned_latents),
+            ("causal_latents", config.causal_latents),
+            ("block_size", config.block_size.is_some()),
+            ("context_table", config.context_table),
+            ("vocab_head_norm", config.vocab_head_norm),
+            ("decoder_clean_condition", config.decoder_clean_condition),
+        ] {
+            if set {
+                bail!("{key} belongs to objective elf: the baselines have no latents. Leave it out");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn objective(config: &RunConfig) -> ElfObjective {
+    let conditional = config.max_input_length.is_some();
+    ElfObjective {
+        path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps, prediction: config.prediction },
+        time: config.time_schedule.law(config),
+        guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
+        self_cond_prob: config.self_cond_prob,
+        decoder_prob: config.decoder_prob,
+        decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
+        decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
+        decoder_clean_condition: config.decoder_clean_condition,
+        block_size: config.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
+    }
+}
+
+/// Rows of one batch over all ranks. As in the released code: batch_size is what one device takes at once, global_batch_size what
+/// all take together.
+fn batch_rows(config: &RunConfig, ranks: usize) -> Result<usize> {
+    let rows = config.batch_size.map_or(config.global_batch_size, |rows| rows.saturating_mul(ranks));
+    if !rows.is_multiple_of(ranks) {
+        bail!(
+            "{ranks} ranks cannot share batches of {rows} rows evenly: choose a global_batch_size that is a multiple of {ranks}"
+        );
+    }
+    Ok(rows)
+}
+
+fn length(config: &RunConfig, rows: u64, rows_per_step: usize) -> Result<TrainLength> {
+    if rows < rows_per_step as u64 {
+        bail!(
+            "the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps"
+        );
+    }
+    let steps_per_epoch = (rows / rows_per_step as u64) as f64;
+    let steps = |epochs: f64| (epochs * steps_per_epoch).round() as u64;
+    Ok(TrainLength {
+        steps_per_epoch,
+        total: config.max_steps.unwrap_or(steps(config.epochs)).max(1),
+        warmup: u64::try_from(config.warmup_steps).unwrap_or(steps(config.warmup_epochs.unwrap_or(0.0))),
+        eval_every: steps(config.eval_freq).max(1),
+        save_every: steps(config.save_freq).max(1),
+    })
+}
+
+fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConfig> {
+    let Some((_, preset)) = Preset::ALL.iter().find(|(name, _)| *name == config.model) else {
+        let names: Vec<_> = Preset::ALL.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "there is no model `{}`: use one of {}, with hidden_size, depth and num_heads for other sizes",
+            config.model,
+            names.join(", ")
+        );
+    };
+    let mut model = preset.config(latent_dim, vocab_size);
+    model.hidden_size = config.hidden_size.unwrap_or(model.hidden_size);
+    model.depth = config.depth.unwrap_or(model.depth);
+    model.num_heads = config.num_heads.unwrap_or(model.num_heads);
+    model.bottleneck_dim = config.bottleneck_dim;
+    model.num_time_tokens = config.num_time_tokens;
+    model.num_self_cond_cfg_tokens = config.num_self_cond_cfg_tokens;
+    model.num_model_mode_tokens = config.num_model_mode_tokens;
+    model.proj_dropout = config.proj_dropout;
+    model.learned_latents = config.learned_latents;
+    model.context_table = config.context_table;
+    model.vocab_head_norm = config.vocab_head_norm;
+    Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(change: impl FnOnce(&mut RunConfig)) -> Result<RunPlan> {
+        let mut config = RunConfig::default();
+        change(&mut config);
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false, ranks: 1 };
+        RunPlan::new(&config, facts, Device::Cpu)
+    }
+
+    #[test]
+    fn conditional_tasks_take_the_conditional_recipe() {
+        let free = plan(|_| {}).unwrap();
+        assert_eq!(
+            (free.objective.decoder_noise_scale, free.label_drop_prob, free.span.pad_token),
+            (5.0, 0.0, PadTokenName::Pad)
+        );
+        let task = plan(|c| c.max_input_length = Some(64)).unwrap();
+        assert_eq!(
+            (task.objective.decoder_noise_scale, task.label_drop_prob, task.span.pad_token),
+            (1.0, 0.1, PadTokenName::Eos)
+        );
+    }
+
+    #[test]
+    fn lengths_follow_from_epochs_and_rows() {
+        let plan = plan(|c| {
+            c.batch_size = Some(50);
+            c.grad_accum_steps = 2;
+            c.warmup_steps = -1;
+            c.save_freq = 0.1;
+        })
+        .unwrap();
+        assert_eq!(
+            plan.length,
+            TrainLength { steps_per_epoch: 100.0, total: 500, warmup: 50, eval_every: 1000, save_every: 10 }
+        );
+        assert_eq!(plan.lr, 1e-3 * 100.0 / 256.0);
+    }
+
+    #[test]
+    fn ranks_share_the_global_batch() {
+        let plan = |change: fn(&mut RunConfig), ranks| {
+            let mut config = RunConfig::default();
+            change(&mut config);
+            let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false, ranks };
+            RunPlan::new(&config, facts, Device::Cpu)
+        };
+        let alone = plan(|c| c.global_batch_size = 60, 1).unwrap();
+        assert_eq!(plan(|c| c.global_batch_size = 60, 3).unwrap(), alone, "the plan does not depend on the ranks");
+        let each = plan(|c| c.batch_size = Some(20), 3).unwrap();
+        assert_eq!((each.batch_rows, each.length, each.lr), (60, alone.length, alone.lr));
+        assert!(plan(|c| c.global_batch_size = 64, 3).unwrap_err().to_string().contains("3 ranks cannot share"));
+    }
+
+    #[test]
+    fn impossible_combinations_are_named() {
+        let message = |change: fn(&mut RunConfig)| plan(change).unwrap_err().to_string();
+        assert!(message(|c| c.max_input_length = Some(1024)).contains("max_input_length 1024"));
+        assert!(message(|c| c.global_batch_size = 20_000).contains("10000 rows"));
+        assert!(message(|c| c.model = "ELF-X".into()).contains("ELF-B, ELF-M, ELF-L"));
+        assert!(message(|c| c.num_heads = Some(7)).contains("num_heads 7"));
+        assert!(message(|c| c.label_drop_prob = Some(0.2)).contains("max_input_length"));
+        assert!(message(|c| c.decoder_prob = 2.0).contains("decoder_prob"));
+        assert!(message(|c| c.grad_accum_steps = 0).contains("grad_accum_steps"));
+    }
+}

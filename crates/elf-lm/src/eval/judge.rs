@@ -1,0 +1,105 @@
+//! The judge of generative perplexity.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use elf_core::{ParamBuilder, Precision, PrecisionPolicy};
+use elf_gpt2::{Gpt2, Gpt2Scorer, ScorerSettings};
+use tch::Device;
+
+use crate::config::BaselinePlan;
+use crate::model::run_folder::FoundModel;
+
+/// Which judge, and how it reads.
+#[derive(Debug, Clone)]
+pub struct JudgeSettings {
+    /// As the user calls it, for the report.
+    pub name: String,
+    /// A folder with a GPT-2, or a run that trained one, whose averages are taken.
+    pub folder: PathBuf,
+    /// Longest text, in the judge's tokens.
+    pub max_length: usize,
+    /// Longest texts that it reads at once, at most; none for as many as suit the device.
+    pub batch_size: Option<usize>,
+    /// Where it runs.
+    pub device: Device,
+    /// In which precision.
+    pub precision: Precision,
+}
+
+impl JudgeSettings {
+    /// Checks that there is a folder to load a judge from, which takes longer.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn check(&self) -> Result<()> {
+        if !self.folder.is_dir() {
+            bail!(
+                "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
+                self.folder.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A judge of generative perplexity, loaded.
+#[derive(Debug)]
+pub struct Judge {
+    name: String,
+    scorer: Gpt2Scorer,
+}
+
+impl Judge {
+    /// Loads a judge.
+    ///
+    /// # Errors
+    /// If its folder holds no GPT-2 with its tokenizer.
+    pub fn load(settings: &JudgeSettings) -> Result<Self> {
+        settings.check()?;
+        let reading = ScorerSettings {
+            precision: PrecisionPolicy::with_blocks(settings.precision),
+            max_length: settings.max_length,
+            ..ScorerSettings::new(settings.device)
+        };
+        let batch_tokens = settings.batch_size.map_or(reading.batch_tokens, |n| n.saturating_mul(settings.max_length));
+        // A larger batch than the device is known to like only costs memory.
+        let reading = ScorerSettings { batch_tokens: reading.batch_tokens.min(batch_tokens), ..reading };
+        let scorer = scorer(&settings.folder, &reading)
+            .with_context(|| format!("the judge {} cannot be used", settings.folder.display()))?;
+        Ok(Self { name: settings.name.clone(), scorer })
+    }
+
+    /// The same, as evaluations take it.
+    pub fn named(&self) -> elf_eval::evaluation::Judge<'_> {
+        elf_eval::evaluation::Judge { name: &self.name, scorer: &self.scorer }
+    }
+}
+
+fn scorer(folder: &Path, reading: &ScorerSettings) -> Result<Gpt2Scorer> {
+    if !FoundModel::is_at(folder) {
+        return Ok(Gpt2Scorer::load(folder, reading)?);
+    }
+    let found = FoundModel::at(folder)?;
+    let model = trained_gpt2(&found, false, reading.precision, reading.device)?;
+    Ok(Gpt2Scorer::new(model, &found.run.tokenizer_path(), reading)?)
+}
+
+/// The GPT-2 that a run trained: its averages, or its parameters as trained.
+///
+/// # Errors
+/// If the run trained something else, or its checkpoint is damaged.
+pub fn trained_gpt2(found: &FoundModel, as_trained: bool, policy: PrecisionPolicy, device: Device) -> Result<Gpt2> {
+    let Some(BaselinePlan::Gpt2(sizes)) = &found.plan.baseline else {
+        let what = found.plan.baseline.as_ref().map_or("an embedded language flow", BaselinePlan::describe);
+        bail!(
+            "{} holds {what}, which is no GPT-2: name a run that was trained with objective gpt2",
+            found.checkpoint.path().display()
+        );
+    };
+    let eos_token_id = Some(i64::from(found.run.tokenizer()?.eos_id()?));
+    let sizes = elf_gpt2::Gpt2Config { eos_token_id, ..sizes.clone() };
+    let model = Gpt2::new(&sizes, ParamBuilder::unset(device), policy)?;
+    found.load_into(model.params(), as_trained)?;
+    Ok(model)
+}

@@ -1,0 +1,3 @@
+//! Judging what models write.
+
+pub mod judge;

@@ -1,0 +1,165 @@
+//! Whether two models speak of the same latents, as one must that guides the other.
+
+use std::path::Path;
+
+use elf_core::weights::{ParamKind, Weights};
+use elf_encoder::LatentStats;
+use tch::{Device, Tensor};
+
+use crate::config::{EncoderRecord, RunConfig};
+use crate::text::text_latents::stats;
+
+/// Names of an encoder's table of words.
+const WORDS: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
+
+/// What a model's latents are, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub struct LatentsOf<'a> {
+    /// The tokenizer's fingerprint.
+    pub tokenizer: &'a str,
+    /// The settings that the model was trained with; of a file without any nothing is known.
+    pub config: Option<&'a RunConfig>,
+    /// The encoder, where it is known by content.
+    pub encoder: Option<&'a EncoderRecord>,
+}
+
+impl LatentsOf<'_> {
+    /// Where the other's latents are others, with both sides named; `None` if they are the same as far as both are known. Nothing is
+    /// fetched for that: an encoder that is not here is not compared.
+    pub fn difference(&self, other: &LatentsOf) -> Option<String> {
+        let (a, b) = (self.tokenizer, other.tokenizer);
+        if a != b {
+            return Some(format!("its tokenizer has the fingerprint {}, and that of the model {}", short(b), short(a)));
+        }
+        let encoders = self.encoder.zip(other.encoder);
+        let (own, other) = (self.config?, other.config?);
+        for (key, a, b) in [
+            ("learned_latents", own.learned_latents, other.learned_latents),
+            ("causal_latents", own.causal_latents, other.causal_latents),
+        ] {
+            if a != b {
+                return Some(format!("its {key} is {b}, and that of the model {a}"));
+            }
+        }
+        if own.learned_latents {
+            return None;
+        }
+        if let Some((one, another)) = encoders {
+            let at = |record: &EncoderRecord| record.files.folder.display().to_string();
+            return if one.blake3 != another.blake3 {
+                Some(format!("its encoder was that in {}, and that of the model in {}", at(another), at(one)))
+            } else {
+                difference_of_stats(&one.stats, &another.stats)
+            };
+        }
+        let (a, b) = (encoder(own), encoder(other));
+        let (here, there) = (Path::new(a), Path::new(b));
+        let (stats_here, stats_there) = if here.exists() && there.exists() {
+            if same_words(here, there) == Some(false) {
+                return Some(format!("its encoder is {b}, and that of the model {a}"));
+            }
+            (stats(own, here).ok()?, stats(other, there).ok()?)
+        } else if a == b {
+            // Of a name on the hub the numbers beside it are the same; what settings say is not.
+            (stats(own, here).ok()?, stats(other, there).ok()?)
+        } else {
+            return None;
+        };
+        difference_of_stats(&stats_here, &stats_there)
+    }
+}
+
+fn difference_of_stats(own: &LatentStats, other: &LatentStats) -> Option<String> {
+    let written = |stats| cut(&serde_json::to_string(stats).unwrap_or_default());
+    let told =
+        || format!("its latents are normalised by {}, and those of the model by {}", written(other), written(own));
+    (own != other).then(told)
+}
+
+/// Where the encoder's weights are looked for.
+fn encoder(config: &RunConfig) -> &str {
+    config.encoder_checkpoint.as_ref().unwrap_or(&config.encoder_model_name)
+}
+
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..12).unwrap_or(fingerprint)
+}
+
+/// Numbers of all channels are too many for a message.
+fn cut(written: &str) -> String {
+    match written.char_indices().nth(80) {
+        Some((end, _)) => format!("{} ...", &written[..end]),
+        None => written.to_owned(),
+    }
+}
+
+/// Whether two encoders have the same table of words, but for rounding: one may be kept in 16 bits. `None` if that cannot be seen.
+fn same_words(a: &Path, b: &Path) -> Option<bool> {
+    if a.canonicalize().ok()? == b.canonicalize().ok()? {
+        return Some(true);
+    }
+    let words = |path: &Path| -> Option<Tensor> {
+        let weights = Weights::open(path, ParamKind::Trained).ok()?;
+        let name = WORDS.into_iter().find(|name| weights.shape(name).is_some())?;
+        weights.get(name, Device::Cpu).ok()?.f_to_kind(tch::Kind::Float).ok()
+    };
+    let (a, b) = (words(a)?, words(b)?);
+    if a.size() != b.size() {
+        return Some(false);
+    }
+    a.f_allclose(&b, 1e-2, 1e-5, false).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    /// An encoder's folder with a table of words, in a precision of its own.
+    fn encoder(folder: &Path, name: &str, shift: f64, kind: Kind, stats: &str) -> RunConfig {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let words = (Tensor::arange(12, (Kind::Float, Device::Cpu)) * 0.37 + shift).sin().view([4, 3]).to_kind(kind);
+        let file = path.join("model.safetensors");
+        elf_core::tensorfile::write(&file, [("shared.weight", &words)], Default::default()).unwrap();
+        std::fs::write(path.join(crate::text::text_latents::STATS_FILE), stats).unwrap();
+        RunConfig { encoder_model_name: path.to_str().unwrap().to_owned(), ..RunConfig::default() }
+    }
+
+    #[test]
+    fn latents_are_the_same_wherever_the_encoder_lies_and_others_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = r#"{"mean": 0.0, "std": 0.2}"#;
+        let of = |name, shift, kind, stats| encoder(folder.path(), name, shift, kind, stats);
+        let own = of("own", 0.0, Kind::Float, plain);
+        fn known(config: Option<&RunConfig>) -> LatentsOf<'_> {
+            LatentsOf { tokenizer: "0123456789abcdef", config, encoder: None }
+        }
+        let difference = |guide: &RunConfig| known(Some(&own)).difference(&known(Some(guide)));
+
+        // A copy, in full and in half precision; the same numbers as a setting; and an encoder that is not here.
+        assert_eq!(difference(&of("copy", 0.0, Kind::Float, plain)), None);
+        assert_eq!(difference(&of("half", 0.0, Kind::Half, plain)), None);
+        assert_eq!(difference(&RunConfig { latent_mean: Some(0.0), latent_std: Some(0.2), ..own.clone() }), None);
+        let elsewhere = RunConfig { encoder_model_name: "someone/encoder".into(), ..own.clone() };
+        assert_eq!(difference(&elsewhere), None);
+        // Of a file without settings only the tokenizer is known.
+        assert_eq!(known(Some(&own)).difference(&known(None)), None);
+
+        let other = of("other", 0.5, Kind::Float, plain);
+        let message = difference(&other).unwrap();
+        assert!(message.contains(&own.encoder_model_name) && message.contains(&other.encoder_model_name), "{message}");
+        let wide = difference(&of("wide", 0.0, Kind::Float, r#"{"mean": 0.0, "std": 0.3}"#)).unwrap();
+        assert!(wide.contains("0.3") && wide.contains("0.2"), "{wide}");
+        let causal = difference(&RunConfig { causal_latents: true, ..own.clone() }).unwrap();
+        assert!(causal.contains("causal_latents is true") && causal.contains("false"), "{causal}");
+        let words =
+            known(None).difference(&LatentsOf { tokenizer: "fedcba9876543210", config: None, encoder: None }).unwrap();
+        assert!(words.contains("fedcba987654") && words.contains("0123456789ab"), "{words}");
+        // And on the hub: the same name, other settings.
+        let remote = |std| RunConfig { encoder_model_name: "t5-small".into(), latent_std: Some(std), ..own.clone() };
+        let (a, b) = (remote(0.2), remote(0.4));
+        assert!(known(Some(&a)).difference(&known(Some(&b))).unwrap().contains("0.4"));
+    }
+}

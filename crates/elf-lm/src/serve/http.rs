@@ -1,0 +1,235 @@
+//! The HTTP side: JSON in, JSON out, every refusal with its reason.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::queue::Job;
+use crate::text::text_generation::{TAKES_NO_INPUT, TextRequest};
+
+/// Bytes of a request's body.
+const LARGEST_BODY: usize = 1 << 20;
+
+/// How often the server looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long, after the last text was made, a server that is ending waits for clients to take their answers, or to end half a request.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What handlers know of the model.
+#[derive(Clone)]
+pub struct Service {
+    /// To the model.
+    pub jobs: mpsc::Sender<Job>,
+    /// What the model is, for clients.
+    pub about: Arc<Value>,
+    /// Whether it writes from an input text.
+    pub conditional: bool,
+    /// Most texts of one request.
+    pub most_texts: usize,
+    /// The seed of requests that name none.
+    pub seed: u64,
+    /// How long a client may take to send the head of a request, and its body.
+    pub read_timeout: Duration,
+    /// Requests that wait for their texts.
+    pub waiting: Arc<AtomicUsize>,
+}
+
+/// One more request that waits for its texts, until it is dropped.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn of(service: &Service) -> Self {
+        service.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(&service.waiting))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The body of a request for texts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// What to write from; for conditional models.
+    #[serde(default)]
+    inputs: Option<Vec<String>>,
+    /// How many texts; for models of unconditional text.
+    #[serde(default)]
+    num: Option<usize>,
+    #[serde(default)]
+    seed: Option<u64>,
+}
+
+/// A refusal: a status, and its reason for the client.
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn bad(reason: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, reason.into())
+    }
+
+    fn busy(reason: &str) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = Json(json!({ "error": self.1 }));
+        match self.0 {
+            StatusCode::SERVICE_UNAVAILABLE => (self.0, [(header::RETRY_AFTER, "1")], body).into_response(),
+            status => (status, body).into_response(),
+        }
+    }
+}
+
+impl Wanted {
+    /// One request a text, seeded as `elf sample` seeds them.
+    fn requests(self, service: &Service) -> Result<Vec<TextRequest>, Refusal> {
+        let seed = self.seed.unwrap_or(service.seed);
+        let count = match (service.conditional, &self.inputs, self.num) {
+            (true, Some(inputs), None) => inputs.len(),
+            (false, None, num) => num.unwrap_or(1),
+            (true, None, _) => return Err(Refusal::bad("this model writes from input texts: give them as `inputs`")),
+            (true, Some(_), Some(_)) => {
+                return Err(Refusal::bad(
+                    "`num` is for models of unconditional text: this one writes one text for each of `inputs`",
+                ));
+            }
+            (false, Some(_), _) => return Err(Refusal::bad(TAKES_NO_INPUT)),
+        };
+        if count == 0 || count > service.most_texts {
+            let most = service.most_texts;
+            return Err(Refusal::bad(format!("{count} texts are asked for: from 1 to {most} can be in one request")));
+        }
+        let mut requests = TextRequest::unconditional(seed, count);
+        for (i, (request, input)) in requests.iter_mut().zip(self.inputs.into_iter().flatten()).enumerate() {
+            if input.trim().is_empty() {
+                return Err(Refusal::bad(format!("inputs[{i}] is empty")));
+            }
+            request.condition = Some(input);
+        }
+        Ok(requests)
+    }
+}
+
+async fn generate(State(service): State<Service>, request: Request) -> Result<Json<Value>, Refusal> {
+    let body = tokio::time::timeout(service.read_timeout, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| Refusal(StatusCode::REQUEST_TIMEOUT, "the request came too slowly".to_owned()))?;
+    let body = body.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
+    let wanted: Wanted = serde_json::from_slice(&body)
+        .map_err(|e| Refusal::bad(format!("the body should be JSON such as {}: {e}", example(service.conditional))))?;
+    let requests = wanted.requests(&service)?;
+    let (reply, answered) = oneshot::channel();
+    let begun = Instant::now();
+    let _waiting = Waiting::of(&service);
+    service.jobs.try_send(Job { requests, reply }).map_err(|e| match e {
+        TrySendError::Full(_) => Refusal::busy("too many requests are waiting: try again later"),
+        TrySendError::Closed(_) => Refusal::busy("the server is ending"),
+    })?;
+    let texts = answered
+        .await
+        .map_err(|_| Refusal::busy("the server is ending"))?
+        .map_err(|reason| Refusal(StatusCode::INTERNAL_SERVER_ERROR, reason))?;
+    Ok(Json(json!({ "texts": texts, "seconds": begun.elapsed().as_secs_f64() })))
+}
+
+fn example(conditional: bool) -> &'static str {
+    if conditional { r#"{"inputs": ["a text"], "seed": 0}"# } else { r#"{"num": 4, "seed": 0}"# }
+}
+
+async fn about(State(service): State<Service>) -> Json<Value> {
+    Json(service.about.as_ref().clone())
+}
+
+async fn health(State(service): State<Service>) -> Json<Value> {
+    let waiting = service.jobs.max_capacity() - service.jobs.capacity();
+    Json(json!({ "status": "ok", "requests_waiting": waiting }))
+}
+
+async fn nowhere() -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, "there are GET /, GET /health and POST /generate".to_owned())
+}
+
+fn router(service: Service) -> Router {
+    Router::new()
+        .route("/", get(about))
+        .route("/health", get(health))
+        .route("/generate", post(generate))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(nowhere)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(service)
+}
+
+/// A socket at `address`, such as `127.0.0.1:8080`.
+///
+/// # Errors
+/// Names the address if it cannot be listened at.
+pub fn bind(address: &str) -> Result<std::net::TcpListener> {
+    let socket = std::net::TcpListener::bind(address).with_context(|| {
+        format!("cannot listen at {address}: give a host and a free port, as --listen 127.0.0.1:8081")
+    })?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Serves until `stop` is set and what was asked for before is answered. Who takes longer than a moment over half a request then is left behind.
+///
+/// # Errors
+/// If the system refuses a thread or the socket.
+pub fn serve(socket: std::net::TcpListener, service: Service, stop: Arc<AtomicBool>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::from_std(socket)?;
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(service.read_timeout);
+        let waiting = Arc::clone(&service.waiting);
+        let (router, connections) = (router(service), GracefulShutdown::new());
+        while !stop.load(Ordering::SeqCst) {
+            match tokio::time::timeout(LOOK, listener.accept()).await {
+                Ok(Ok((stream, _))) => {
+                    let service = TowerToHyperService::new(router.clone());
+                    let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+                    // What goes wrong with one connection is its client's business.
+                    tokio::spawn(async { _ = connection.await });
+                }
+                // A client that has gone already, or too many open files: neither ends a server.
+                Ok(Err(_)) => tokio::time::sleep(LOOK).await,
+                Err(_) => {}
+            }
+        }
+        drop((listener, router));
+        let ended = connections.shutdown();
+        tokio::pin!(ended);
+        let mut idle = Instant::now();
+        while tokio::time::timeout(LOOK, &mut ended).await.is_err() && idle.elapsed() < DRAIN {
+            if waiting.load(Ordering::SeqCst) > 0 {
+                idle = Instant::now();
+            }
+        }
+        Ok(())
+    })
+}

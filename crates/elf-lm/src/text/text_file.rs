@@ -1,0 +1,228 @@
+//! The file that generated texts are written to, and what is kept beside it while they are made.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::text::text_generation::{GeneratedText, Generation};
+
+/// Writes one JSON object a line, aside and renamed.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_texts(path: &Path, texts: &[GeneratedText]) -> Result<()> {
+    let mut lines = Vec::new();
+    for text in texts {
+        serde_json::to_writer(&mut lines, text)?;
+        lines.push(b'\n');
+    }
+    elf_files::write(path, &lines).with_context(|| cannot(path))
+}
+
+fn cannot(path: &Path) -> String {
+    format!("the texts could not be written to {}", path.display())
+}
+
+/// Refuses a file that could not be written in the end, before hours are spent on what is to go there. Folders that are not there yet stay so.
+///
+/// # Errors
+/// If it is a folder, or nothing can be written beside it.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if elf_files::is_special(path) {
+        return Ok(());
+    }
+    if path.is_dir() {
+        bail!("{}: it is a folder; name a file in it", cannot(path));
+    }
+    let folder = elf_files::folder_of(path);
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let beside = tempfile::Builder::new().prefix(".writing-").tempfile_in(there);
+    beside.map(drop).with_context(|| cannot(path))
+}
+
+/// What decides on texts, by name: two calls that agree in all of it write the same.
+pub type Origin = BTreeMap<String, String>;
+
+/// The first line of a file of unfinished texts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    texts_of: Origin,
+}
+
+/// Finished batches of texts that are not all made yet: `texts.jsonl.partial` beside `texts.jsonl`, of which the same call, made again, goes on.
+/// A line with all that decides on the texts, then a line a batch.
+#[derive(Debug)]
+pub struct Unfinished {
+    path: PathBuf,
+    /// Locked for as long as it is open.
+    file: File,
+    before: Vec<Generation>,
+    stop: Arc<AtomicBool>,
+    interrupted: bool,
+}
+
+impl Unfinished {
+    /// Begins the file beside `output`, or goes on with it. Batches are made until `stop` is set. None where `output` is no file: nothing can be
+    /// kept beside a pipe.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, is in use, or holds texts of another origin.
+    pub fn beside(output: &Path, origin: Origin, stop: Arc<AtomicBool>) -> Result<Option<Self>> {
+        if elf_files::is_special(output) {
+            return Ok(None);
+        }
+        let mut name = output.file_name().with_context(|| cannot(output))?.to_owned();
+        name.push(".partial");
+        let path = output.with_file_name(name);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| cannot(output))?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| cannot(&path))?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            bail!("another process is writing {}: wait for it or end it, or choose another --output", output.display());
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+        // What has no end of line was cut off while it was written.
+        let mut lines = text.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n"));
+        let mut whole = 0;
+        let mut before = Vec::new();
+        if let Some(first) = lines.next() {
+            let Head { texts_of } = serde_json::from_slice(first)
+                .with_context(|| format!("{} holds no unfinished texts of this program: remove it", path.display()))?;
+            let mut names = origin.keys().chain(texts_of.keys());
+            if let Some(name) = names.find(|&name| origin.get(name) != texts_of.get(name)) {
+                bail!(
+                    "{} holds unfinished texts of another call, which differs in {name}: make that call again to go on with them, or \
+                     remove the file",
+                    path.display()
+                );
+            }
+            whole = first.len();
+            for line in lines {
+                let Ok(batch) = serde_json::from_slice::<Generation>(line) else { break };
+                before.push(batch);
+                whole += line.len();
+            }
+        }
+        file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).with_context(|| cannot(&path))?;
+        let mut unfinished = Self { path, file, before, stop, interrupted: false };
+        if whole == 0 {
+            unfinished.write(&Head { texts_of: origin })?;
+        }
+        Ok(Some(unfinished))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Batches that were made before, in their order; once.
+    pub fn take_before(&mut self) -> Vec<Generation> {
+        std::mem::take(&mut self.before)
+    }
+
+    /// Positions in batches that were made before, as long as they are not taken.
+    pub fn positions_before(&self) -> u64 {
+        self.before.iter().map(|batch| batch.cost.positions).sum()
+    }
+
+    /// Whether another batch is to be made.
+    pub fn go_on(&mut self) -> bool {
+        self.interrupted |= self.stop.load(Ordering::SeqCst);
+        !self.interrupted
+    }
+
+    /// Whether there were batches to make when it was asked to stop.
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Keeps one more batch.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep(&mut self, batch: &Generation) -> Result<()> {
+        self.write(batch)
+    }
+
+    fn write(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        self.file.write_all(&line).with_context(|| cannot(&self.path))
+    }
+
+    /// Removes it: the texts are where they belong.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        std::fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(positions: u64) -> Generation {
+        let mut batch = Generation::default();
+        batch.cost.positions = positions;
+        batch
+    }
+
+    fn open(output: &Path, seed: &str) -> Result<Unfinished> {
+        let origin = Origin::from([("--seed".to_owned(), seed.to_owned())]);
+        Unfinished::beside(output, origin, Arc::default()).map(Option::unwrap)
+    }
+
+    #[test]
+    fn whole_batches_are_found_again_and_half_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("new/texts.jsonl");
+        let mut unfinished = open(&output, "1").unwrap();
+        let message = open(&output, "1").unwrap_err().to_string();
+        assert!(message.contains("another process") && message.contains("texts.jsonl"), "{message}");
+        unfinished.keep(&batch(3)).unwrap();
+        unfinished.keep(&batch(4)).unwrap();
+        let path = unfinished.path().to_owned();
+        drop(unfinished);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], b"{\"texts\": ["].concat()).unwrap();
+        assert!(open(&output, "2").unwrap_err().to_string().contains("differs in --seed"));
+        let mut again = open(&output, "1").unwrap();
+        assert_eq!((again.positions_before(), again.take_before().len()), (7, 2));
+        again.keep(&batch(5)).unwrap();
+        drop(again);
+        assert_eq!(open(&output, "1").unwrap().positions_before(), 12);
+        // A first line that was cut off is no beginning.
+        std::fs::write(&path, &whole[..5]).unwrap();
+        assert_eq!(open(&output, "2").unwrap().positions_before(), 0);
+        std::fs::write(&path, "words\n").unwrap();
+        assert!(open(&output, "2").unwrap_err().to_string().contains("remove it"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_known_before() {
+        let folder = tempfile::tempdir().unwrap();
+        check_writable(&folder.path().join("a/b/texts.jsonl")).unwrap();
+        assert!(!folder.path().join("a").exists());
+        assert!(check_writable(folder.path()).unwrap_err().to_string().contains("it is a folder"));
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(check_writable(&folder.path().join("file/texts.jsonl")).is_err());
+    }
+}

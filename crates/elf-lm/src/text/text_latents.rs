@@ -1,0 +1,391 @@
+//! From token ids to the latents that a flow learns: the encoder, the masks, the normalisation.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use elf_core::Precision;
+use elf_core::device::upload;
+use elf_data::{Batch, PadToken};
+use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
+use elf_flow::{LatentBatch, Reencode};
+use elf_hub::What;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{EncoderRecord, RunConfig, RunPlan};
+use crate::hub;
+use crate::model::run_folder::write_json;
+
+/// The file beside an encoder's weights that says by what its output is normalised.
+pub const STATS_FILE: &str = "latent_stats.json";
+
+/// Means and standard deviations of the released recipes for T5-small.
+const RELEASED_MEAN: f64 = 0.0;
+const RELEASED_STD: f64 = 0.2;
+
+/// A frozen encoder with its normalisation.
+pub struct TextLatents {
+    encoder: Box<dyn TextEncoder>,
+    stats: LatentStats,
+    device: Device,
+    parameters: u64,
+    causal: bool,
+    /// Where its parameters were read and what they are; nothing for one that was made in memory.
+    source: Option<EncoderSource>,
+}
+
+/// Which encoder it is, wherever it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct EncoderSource {
+    files: EncoderFiles,
+    blake3: String,
+}
+
+/// Where an encoder lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderFiles {
+    /// The folder of config.json and, usually, of everything else.
+    pub folder: PathBuf,
+    /// Where the weights are, if elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+}
+
+impl EncoderFiles {
+    /// Of the encoder that a configuration names, fetched if they are named by a Hugging Face id.
+    ///
+    /// # Errors
+    /// If one is neither here nor on the hub.
+    pub fn find(config: &RunConfig) -> Result<Self> {
+        let weights = config.encoder_checkpoint.as_ref().map(|name| hub::locate(name, What::Encoder));
+        Ok(Self { folder: encoder_folder(config)?, weights: weights.transpose().context("encoder_checkpoint")? })
+    }
+
+    fn are_there(&self) -> bool {
+        self.folder.join("config.json").is_file() && self.weights.as_ref().is_none_or(|weights| weights.exists())
+    }
+
+    /// So that they are found from any folder.
+    fn absolute(&self) -> Result<Self> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
+        Ok(Self { folder: absolute(&self.folder)?, weights: self.weights.as_ref().map(absolute).transpose()? })
+    }
+
+    fn load(&self, device: Device, precision: Precision) -> Result<T5Encoder> {
+        let weights = self.weights.as_ref().unwrap_or(&self.folder);
+        T5Encoder::load_with(&self.folder, weights, device, precision).with_context(|| {
+            format!(
+                "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
+                 model.safetensors, such as `elf encoder init` makes",
+                self.folder.display()
+            )
+        })
+    }
+}
+
+impl TextLatents {
+    /// Loads the encoder that a configuration names.
+    ///
+    /// # Errors
+    /// If its folder is missing, incomplete, or no T5.
+    pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
+        let files = EncoderFiles::find(config)?;
+        let stats = stats(config, &files.folder)?;
+        Self::of_files(files, stats, config.causal_latents, device, precision)
+    }
+
+    /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
+    /// the place that its configuration names, or in which it lay.
+    ///
+    /// # Errors
+    /// If none of these is there, or it is another one.
+    pub fn of_run(plan: &RunPlan, named: Option<&Path>, device: Device, precision: Precision) -> Result<Self> {
+        let config = &plan.config;
+        let record = plan.encoder();
+        let named = named.map(|name| hub::locate(name, What::Encoder).context("--encoder")).transpose()?;
+        let named = named.map(|folder| EncoderFiles { folder, weights: None });
+        let Some(record) = record else {
+            // Of a model from elsewhere, or an older run, nothing is known but names.
+            let Some(files) = named else { return Self::load(config, device, precision) };
+            let stats = stats(config, &files.folder)?;
+            return Self::of_files(files, stats, config.causal_latents, device, precision);
+        };
+        let as_written = EncoderFiles {
+            folder: config.encoder_model_name.clone().into(),
+            weights: config.encoder_checkpoint.as_ref().map(PathBuf::from),
+        };
+        let candidates = match named {
+            Some(files) => vec![files],
+            None => [as_written, record.files.clone()].into_iter().filter(EncoderFiles::are_there).collect(),
+        };
+        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config)?] } else { candidates };
+        let mut others = Vec::new();
+        for files in candidates {
+            let folder = files.folder.display().to_string();
+            let found = Self::of_files(files, record.stats.clone(), config.causal_latents, device, precision)?;
+            if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
+                return Ok(found);
+            }
+            others.push(folder);
+        }
+        others.dedup();
+        bail!(
+            "the weights in {} are not those of the text encoder that the model was trained with, which was {}: bring it back, or \
+             name it with --encoder",
+            others.join(" and "),
+            record.files.folder.display()
+        )
+    }
+
+    fn of_files(
+        files: EncoderFiles,
+        stats: LatentStats,
+        causal: bool,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let encoder = files.load(device, precision)?;
+        let blake3 = elf_train::fingerprint(encoder.params())?;
+        Ok(Self { causal, source: Some(EncoderSource { files, blake3 }), ..Self::new(encoder, stats, device)? })
+    }
+
+    /// What tells it from others.
+    ///
+    /// # Errors
+    /// If this machine cannot say in which folder it is.
+    pub fn record(&self) -> Result<Option<EncoderRecord>> {
+        let record = |source: &EncoderSource| -> Result<_> {
+            let files = source.files.absolute()?;
+            Ok(EncoderRecord { files, blake3: source.blake3.clone(), stats: self.stats.clone() })
+        };
+        self.source.as_ref().map(record).transpose()
+    }
+
+    /// An encoder on `device` and what its output is normalised by.
+    ///
+    /// # Errors
+    /// If they do not fit together.
+    pub fn new(encoder: T5Encoder, stats: LatentStats, device: Device) -> Result<Self> {
+        stats.check_dim(encoder.dim())?;
+        let parameters = encoder.params().numel();
+        Ok(Self { encoder: Box::new(encoder), stats, device, parameters, causal: false, source: None })
+    }
+
+    /// Numbers in the encoder's parameters.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// C, channels of a latent.
+    pub fn dim(&self) -> i64 {
+        self.encoder.dim()
+    }
+
+    /// Entries of the encoder's vocabulary.
+    pub fn vocab_size(&self) -> i64 {
+        self.encoder.vocab_size()
+    }
+
+    /// What latents are normalised by.
+    pub fn stats(&self) -> &LatentStats {
+        &self.stats
+    }
+
+    /// Encodes a batch.
+    ///
+    /// # Errors
+    /// If an id is not in the encoder's vocabulary, or libtorch fails.
+    pub fn encode(&self, batch: &Batch) -> Result<LatentBatch> {
+        let (b, s) = (batch.rows as i64, batch.seq_len as i64);
+        let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([b, s])?;
+        let masks = Masks::of(batch, self.causal, self.device)?;
+        let mask = match &masks.pairs {
+            Some(pairs) => EncoderMask::Pairs(pairs),
+            None => EncoderMask::Columns(&masks.valid),
+        };
+        let latents = self.stats.normalise(&self.encoder.encode(&ids, mask)?)?;
+        Ok(LatentBatch {
+            latents,
+            ids,
+            loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view([b, s])?,
+            condition: match batch.has_conditions() {
+                true => Some(Tensor::f_from_slice(&batch.is_cond())?.f_view([b, s])?),
+                false => None,
+            },
+            dropped: batch.label_drop.clone(),
+        })
+    }
+}
+
+/// The latents of a batch's texts as far as they have been written.
+pub struct TextSoFar<'a> {
+    latents: &'a TextLatents,
+    conditions: Option<&'a Batch>,
+    eos: i64,
+}
+
+impl<'a> TextSoFar<'a> {
+    /// Of texts behind these conditions, if there are any, that end with `eos`.
+    pub fn new(latents: &'a TextLatents, conditions: Option<&'a Batch>, eos: i64) -> Self {
+        Self { latents, conditions, eos }
+    }
+}
+
+impl Reencode for TextSoFar<'_> {
+    fn latents(&self, ids: &Tensor, known: usize) -> elf_flow::Result<Tensor> {
+        let (rows, s) = ids.size2()?;
+        let mut batch = Batch {
+            rows: rows as usize,
+            seq_len: s as usize,
+            input_ids: Vec::try_from(ids.f_reshape([-1])?)?,
+            cond_len: vec![0; rows as usize],
+            valid_len: vec![known; rows as usize],
+            label_drop: Vec::new(),
+            pad_token: PadToken::Eos,
+        };
+        for (row, ids) in batch.input_ids.chunks_mut(batch.seq_len.max(1)).enumerate() {
+            let mut given = 0;
+            if let Some(conditions) = self.conditions {
+                // Rows that fill the batch up are the first one again.
+                let from = if row < conditions.rows { row } else { 0 };
+                given = conditions.cond_len[from];
+                ids[..given].copy_from_slice(&conditions.input_ids[from * conditions.seq_len..][..given]);
+                batch.cond_len[row] = given;
+            }
+            let text = &ids[given..known.max(given)];
+            let end = text.iter().position(|&id| id == self.eos).map_or(text.len(), |place| place + 1);
+            batch.valid_len[row] = given + end;
+        }
+        Ok(self.latents.encode(&batch).map_err(elf_flow::Error::reencode)?.latents)
+    }
+}
+
+/// What the encoder may see, built on its device out of two lengths a row.
+struct Masks {
+    /// `[B, S]`.
+    valid: Tensor,
+    /// `[B, S, S]`; none where all rows see all valid columns.
+    pairs: Option<Tensor>,
+}
+
+impl Masks {
+    /// With `causal`, what is no condition sees itself and what stands before it.
+    fn of(batch: &Batch, causal: bool, device: Device) -> Result<Self> {
+        let column = |lengths: &[usize]| -> Result<Tensor> {
+            let lengths: Vec<i64> = lengths.iter().map(|&n| n as i64).collect();
+            Ok(upload(&Tensor::f_from_slice(&lengths)?, device)?.f_unsqueeze(-1)?)
+        };
+        let positions = Tensor::f_arange(batch.seq_len as i64, (Kind::Int64, device))?.f_unsqueeze(0)?;
+        let valid = positions.f_lt_tensor(&column(&batch.valid_len)?)?;
+        if !causal && !batch.has_conditions() {
+            return Ok(Self { valid, pairs: None });
+        }
+        let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
+        let drop: Vec<bool> =
+            if batch.label_drop.is_empty() { vec![false; batch.rows] } else { batch.label_drop.clone() };
+        let drop = upload(&Tensor::f_from_slice(&drop)?, device)?.f_unsqueeze(-1)?;
+        // A condition sees the condition; all else sees what is valid, without the condition where it is dropped.
+        let seen_by_target = valid.f_logical_and(&condition.f_logical_and(&drop)?.f_logical_not()?)?;
+        let (rows, seen_by_condition) = (condition.f_unsqueeze(-1)?, condition.f_unsqueeze(1)?);
+        let mut seen_by_target = seen_by_target.f_unsqueeze(1)?;
+        if causal {
+            let past = positions.f_unsqueeze(1)?.f_le_tensor(&positions.f_unsqueeze(-1)?)?;
+            seen_by_target = seen_by_target.f_logical_and(&past)?;
+        }
+        let pairs = seen_by_condition.f_where_self(&rows, &seen_by_target)?;
+        Ok(Self { valid, pairs: Some(pairs) })
+    }
+}
+
+/// The encoder's folder, fetched if it is named by a Hugging Face id.
+///
+/// # Errors
+/// If it is neither here nor on the hub.
+pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
+    hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
+}
+
+/// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
+///
+/// # Errors
+/// If the file beside it is damaged, or the settings are no numbers to normalise by.
+pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
+    let path = folder.join(STATS_FILE);
+    let measured = match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            Some(serde_json::from_str::<LatentStats>(&text).with_context(|| format!("{} is damaged", path.display()))?)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    };
+    Ok(match (config.latent_mean, config.latent_std, measured) {
+        (None, None, Some(measured)) => measured,
+        (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
+            .context("latent_mean and latent_std")?,
+    })
+}
+
+/// Writes what [`TextLatents::load`] will normalise by.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_stats(folder: &Path, stats: &LatentStats) -> Result<()> {
+    write_json(&folder.join(STATS_FILE), stats)
+}
+
+/// One line about a normalisation.
+pub fn describe(stats: &LatentStats) -> String {
+    let one = |value: &PerChannel| match value {
+        PerChannel::All(v) => format!("{v}"),
+        PerChannel::Each(v) => {
+            let mean = v.iter().sum::<f64>() / v.len().max(1) as f64;
+            format!("{mean:.4} on average over {} channels", v.len())
+        }
+    };
+    format!("mean {}, standard deviation {}", one(stats.mean()), one(stats.std()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use elf_data::{CollateConfig, Collator, Example};
+
+    /// The mask built on the device equals the one that elf-data spells out.
+    #[test]
+    fn device_masks_equal_host_masks() {
+        let config = CollateConfig { max_length: 9, max_input_length: Some(4), pad_token: PadToken::Eos };
+        let example = |c: &[i32], t: &[i32]| Example { input_ids: t.to_vec(), condition_ids: Some(c.to_vec()) };
+        let examples =
+            [example(&[5, 6, 7], &[8, 9]), example(&[5; 7], &[8; 9]), example(&[4], &[]), example(&[], &[7])];
+        for drop in [vec![false; 4], vec![true, false, false, true]] {
+            let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
+            batch.label_drop = drop;
+            let ours = Masks::of(&batch, false, Device::Cpu).unwrap();
+            let pairs = Vec::<f32>::try_from(ours.pairs.unwrap().to_kind(Kind::Float).view([-1])).unwrap();
+            assert_eq!(pairs, batch.encoder_mask_with_label_drop());
+            let valid = Vec::<f32>::try_from(ours.valid.to_kind(Kind::Float).view([-1])).unwrap();
+            assert_eq!(valid, batch.is_valid());
+        }
+    }
+
+    /// Of what follows nothing is seen, and of the rest what is seen otherwise.
+    #[test]
+    fn causal_targets_see_what_stands_before_them() {
+        let config = CollateConfig { max_length: 7, max_input_length: Some(3), pad_token: PadToken::Eos };
+        let example = |c: &[i32], t: &[i32]| Example { input_ids: t.to_vec(), condition_ids: Some(c.to_vec()) };
+        let examples = [example(&[5, 6], &[8, 9, 4]), example(&[], &[7, 8])];
+        let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
+        for drop in [false, true] {
+            batch.label_drop = vec![drop; 2];
+            let all = batch.encoder_mask_with_label_drop();
+            let ours = Masks::of(&batch, true, Device::Cpu).unwrap().pairs.unwrap();
+            let ours = Vec::<f32>::try_from(ours.to_kind(Kind::Float).view([-1])).unwrap();
+            for (place, (&ours, &all)) in ours.iter().zip(&all).enumerate() {
+                let (row, query, key) = (place / 49, place / 7 % 7, place % 7);
+                let hidden = query >= batch.cond_len[row] && key > query;
+                assert_eq!(ours, if hidden { 0.0 } else { all }, "row {row}, {query} sees {key}");
+            }
+        }
+    }
+}

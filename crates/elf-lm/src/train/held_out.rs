@@ -1,0 +1,208 @@
+//! What a run is judged by while it is trained: losses on held-out rows, and texts.
+
+use std::cell::OnceCell;
+
+use anyhow::{Context, Result, anyhow, bail};
+use elf_data::{Dataset, Tokenizer};
+use elf_eval::evaluation::{Evaluator, SampleSet};
+use elf_hub::What;
+use elf_train::{Comm, Metric, validation_loss_over_ranks};
+use tch::Device;
+
+use super::{Materials, Subject};
+use crate::config::{BaselinePlan, RunConfig, RunPlan, SamplingSetting, read_sampling_settings};
+use crate::eval::judge::{Judge, JudgeSettings};
+use crate::hub;
+use crate::model::run_folder::RunFolder;
+use crate::text::text_file::write_texts;
+use crate::text::text_generation::{GeneratedText, MOST_TEXTS, TextGenerator, TextRequest};
+
+/// Texts of one batch at most: the global batch of many ranks would not fit one of them.
+pub const ROWS_AT_ONCE: usize = 64;
+
+/// To whom wants texts from held-out inputs and names none.
+const NO_INPUTS: &str = "online_eval generates from held-out inputs: set eval_data_path, or online_eval to false";
+
+/// Judges a network by held-out data.
+pub struct HeldOut<'a, S: Subject> {
+    /// The run's plan.
+    pub plan: &'a RunPlan,
+    /// Its loss.
+    pub objective: &'a S::Objective,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Its kind of model.
+    pub subject: &'a S,
+    /// The held-out rows, if there are any.
+    pub rows: Option<&'a Dataset>,
+    /// The judge of perplexity, if there is one.
+    pub judge: Option<&'a TrainingJudge>,
+    /// Where texts are written.
+    pub folder: &'a RunFolder,
+}
+
+/// The judge of generative perplexity that a configuration names: found before training begins, loaded by the first
+/// evaluation, and kept for the others.
+#[derive(Debug)]
+pub struct TrainingJudge {
+    settings: JudgeSettings,
+    loaded: OnceCell<Judge>,
+}
+
+impl TrainingJudge {
+    /// The judge, if evaluations generate unconditional texts and one is named: as in the released code, conditional tasks are
+    /// held against references only.
+    ///
+    /// # Errors
+    /// If there is no such folder, here or on the hub, or a setting is impossible.
+    pub fn find(config: &RunConfig, device: Device) -> Result<Option<Self>> {
+        let Some(name) =
+            config.eval_ppl_model.as_ref().filter(|_| config.online_eval && config.max_input_length.is_none())
+        else {
+            return Ok(None);
+        };
+        for (key, value) in
+            [("eval_ppl_batch_size", config.eval_ppl_batch_size), ("eval_ppl_max_length", config.eval_ppl_max_length)]
+        {
+            if value == 0 {
+                bail!("{key} must be at least 1");
+            }
+        }
+        let folder = hub::locate(name, What::Gpt2).context("eval_ppl_model")?;
+        let settings = JudgeSettings {
+            name: name.clone(),
+            folder,
+            max_length: config.eval_ppl_max_length,
+            batch_size: Some(config.eval_ppl_batch_size),
+            device,
+            precision: config.precision(device),
+        };
+        settings.check().context("eval_ppl_model")?;
+        Ok(Some(Self { settings, loaded: OnceCell::new() }))
+    }
+
+    /// What the configuration calls it.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn judge(&self) -> Result<&Judge> {
+        if let Some(judge) = self.loaded.get() {
+            return Ok(judge);
+        }
+        let judge = Judge::load(&self.settings).context("eval_ppl_model")?;
+        Ok(self.loaded.get_or_init(|| judge))
+    }
+}
+
+/// How evaluations in training generate texts.
+///
+/// # Errors
+/// If the file of sampling settings is missing, or a key or value in it is wrong.
+pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
+    Ok(match &plan.config.sampling_configs_path {
+        Some(path) => read_sampling_settings(path.as_ref()).context("sampling_configs_path")?,
+        None => vec![SamplingSetting::default_for(plan)],
+    })
+}
+
+/// Refuses evaluations that could not be made, before training begins.
+///
+/// # Errors
+/// Names the key whose value makes no sense, alone, with this model or with these held-out rows.
+pub fn check_evaluations(plan: &RunPlan, materials: &Materials) -> Result<()> {
+    let config = &plan.config;
+    if config.eval_rows == 0 {
+        bail!("eval_rows is 0, and must be at least 1: to do without held-out rows, set eval_data_path to null");
+    }
+    if !config.online_eval {
+        return Ok(());
+    }
+    if !(1..=MOST_TEXTS).contains(&config.num_samples) {
+        bail!(
+            "num_samples is {}, and must be at least 1 and at most {MOST_TEXTS}: without texts at evaluations, set online_eval to false",
+            config.num_samples
+        );
+    }
+    if plan.span.max_input_length.is_some() && materials.held_out.as_ref().is_none_or(Dataset::is_empty) {
+        bail!(NO_INPUTS);
+    }
+    let settings = sampling_settings(plan)?;
+    let checked = match &plan.baseline {
+        None => settings.iter().try_for_each(|setting| TextGenerator::check_setting(plan, setting)),
+        // Of a file of settings, masked diffusion takes the steps alone, and a GPT-2 nothing.
+        Some(BaselinePlan::Mdlm { .. }) if settings.iter().any(|setting| setting.num_sampling_steps == 0) => {
+            Err(anyhow!("num_sampling_steps is 0: at least one step is needed"))
+        }
+        Some(_) => Ok(()),
+    };
+    match plan.config.sampling_configs_path {
+        Some(_) => checked.context("sampling_configs_path"),
+        None => checked,
+    }
+}
+
+impl<S: Subject> HeldOut<'_, S> {
+    /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
+    /// run's folder. The ranks share the work, and all get the same.
+    ///
+    /// # Errors
+    /// If data, network or disk fail, or a rank is gone.
+    pub fn judge(&self, net: &S::Net, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
+        let mut metrics = self.losses(net, comm)?;
+        if self.plan.config.online_eval {
+            for (name, texts) in self.subject.texts(net, comm, &self.requests()?)? {
+                metrics.extend(self.judge_texts(&name, texts, comm, step)?);
+            }
+        }
+        Ok(metrics)
+    }
+
+    fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
+        let Some(dataset) = self.rows else { return Ok(Vec::new()) };
+        let collator = self.plan.collator(self.tokenizer)?;
+        let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
+        let (rank, world) = (comm.rank() as usize, comm.world() as usize);
+        let size = (self.plan.batch_rows / world).max(1);
+        let own = rows.chunks(size).enumerate().skip(rank).step_by(world);
+        let batches = own.map(|(number, chunk)| {
+            let examples = dataset.examples(chunk).map_err(elf_train::Error::source)?;
+            let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
+            Ok(((number * size) as u64, self.subject.batch(&batch).map_err(elf_train::Error::source)?))
+        });
+        let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
+        let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
+        let mut metrics = vec![named("loss", result.loss)];
+        metrics.extend(result.terms.iter().map(|t| named(&t.name, t.mean)));
+        Ok(metrics)
+    }
+
+    fn judge_texts(&self, name: &str, texts: Vec<GeneratedText>, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
+        if comm.rank() == 0 {
+            write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
+        }
+        let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
+        let references: Option<Vec<String>> = references.into_iter().collect();
+        // A young model may write nothing yet, which is no reason to stop.
+        let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
+        let evaluator = Evaluator {
+            judge: scored.map(TrainingJudge::judge).transpose()?.map(Judge::named),
+            ..Evaluator::default()
+        };
+        let found = evaluator
+            .evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references, has_inputs: false }])?;
+        Ok(found.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
+    }
+
+    /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.
+    fn requests(&self) -> Result<Vec<TextRequest>> {
+        let (count, seed) = (self.plan.config.num_samples, self.plan.config.seed);
+        if self.plan.span.max_input_length.is_none() {
+            return Ok(TextRequest::unconditional(seed, count));
+        }
+        let Some(dataset) = self.rows else {
+            bail!(NO_INPUTS);
+        };
+        TextRequest::of_rows(seed, dataset, count, self.tokenizer)
+    }
+}

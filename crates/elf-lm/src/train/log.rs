@@ -1,0 +1,201 @@
+//! What a user sees of a training run, and what metrics.jsonl keeps.
+
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics, TermSums};
+use serde_json::{Map, Value, json};
+
+use crate::config::RunPlan;
+use crate::model::run_folder::append_json;
+use crate::{Event, Reporter};
+
+/// Shows progress, writes metrics, and stops the run when its time is over.
+pub struct TrainingLog<'a> {
+    events: &'a Reporter<'a>,
+    /// Only on the rank that writes.
+    metrics: Option<File>,
+    comm: Rc<dyn Comm>,
+    log_freq: u64,
+    started: Instant,
+    deadline: Option<Instant>,
+    stop: Arc<AtomicBool>,
+    /// Whether the deadline was what stopped the run.
+    pub out_of_time: bool,
+    window: Window,
+    failed: Option<anyhow::Error>,
+}
+
+/// Sums since the last line of metrics.
+struct Window {
+    since: Instant,
+    steps: u64,
+    loss: f64,
+    positions: u64,
+    terms: TermSums,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: TermSums::default() }
+    }
+
+    fn add(&mut self, step: &StepMetrics) {
+        self.steps += 1;
+        self.loss += step.loss;
+        self.positions += step.positions;
+        for term in &step.terms {
+            self.terms.add(&term.name, term.mean * term.count, term.count);
+        }
+    }
+
+    /// Makes the parts of the loss and the positions those of all ranks; the loss is theirs already.
+    fn add_other_ranks(&mut self, comm: &dyn Comm) -> Result<()> {
+        let own = serde_json::to_vec(&(self.positions, &self.terms))?;
+        (self.positions, self.terms) = (0, TermSums::default());
+        for bytes in comm.gather_bytes(&own)? {
+            let (positions, terms): (u64, TermSums) = serde_json::from_slice(&bytes)?;
+            self.positions += positions;
+            self.terms.merge(&terms);
+        }
+        Ok(())
+    }
+
+    fn rate(&self) -> f64 {
+        self.positions as f64 / self.since.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn means(&self) -> Vec<(String, f64)> {
+        let loss = ("loss".to_owned(), self.loss / self.steps.max(1) as f64);
+        std::iter::once(loss).chain(self.terms.means().into_iter().map(|term| (term.name, term.mean))).collect()
+    }
+}
+
+impl<'a> TrainingLog<'a> {
+    /// Begins at `steps_done`; `stop` is set when `deadline` is over. The rank without a file shows nothing.
+    pub fn new(
+        plan: &RunPlan,
+        events: &'a Reporter<'a>,
+        metrics: Option<File>,
+        comm: Rc<dyn Comm>,
+        steps_done: u64,
+        deadline: Option<Instant>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        if metrics.is_some() {
+            events.send(Event::Started { unit: "steps", done: steps_done, total: plan.length.total });
+        }
+        let started = Instant::now();
+        Self {
+            events,
+            metrics,
+            comm,
+            log_freq: plan.config.log_freq,
+            started,
+            deadline,
+            stop,
+            out_of_time: false,
+            window: Window::new(),
+            failed: None,
+        }
+    }
+
+    fn write(&mut self, line: Value) {
+        // An observer cannot fail; the first failure ends the run through the stop flag and is reported then.
+        if let Some(file) = &mut self.metrics
+            && let Err(error) = append_json(file, &line)
+        {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: anyhow::Error) {
+        if self.failed.is_none() {
+            self.failed = Some(error);
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn message(&self) -> String {
+        let text = |(name, mean): &(String, f64)| format!("{name} {mean:.3}");
+        let means = self.window.means().iter().map(text).collect::<Vec<_>>().join(", ");
+        format!("{means}; {:.0} positions/s", self.window.rate() * self.comm.world() as f64)
+    }
+
+    /// Ends the display.
+    ///
+    /// # Errors
+    /// If metrics could not be written.
+    pub fn finish(self) -> Result<()> {
+        if self.metrics.is_some() {
+            self.events.send(Event::Ended);
+        }
+        match self.failed {
+            Some(error) => Err(anyhow!("{error:#}; the run stopped and saved a checkpoint")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Observer for TrainingLog<'_> {
+    fn stepped(&mut self, step: &StepMetrics) {
+        self.window.add(step);
+        let done = step.step + 1;
+        if self.metrics.is_some() {
+            let message = (done.is_multiple_of(self.log_freq) || self.window.steps == 1).then(|| self.message());
+            self.events.send(Event::Progress { done, message: message.as_deref() });
+        }
+        if done.is_multiple_of(self.log_freq) {
+            if let Err(error) = self.window.add_other_ranks(self.comm.as_ref()) {
+                self.fail(error);
+            }
+            let mut line = Map::new();
+            line.insert("step".into(), json!(done));
+            for (name, mean) in self.window.means() {
+                line.insert(name, json!(mean));
+            }
+            line.insert("grad_norm".into(), json!(step.grad_norm));
+            line.insert("lr".into(), json!(step.lr));
+            line.insert("positions".into(), json!(self.window.positions));
+            line.insert("positions_per_s".into(), json!(self.window.rate()));
+            line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
+            self.write(Value::Object(line));
+            self.window = Window::new();
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) && !self.stop.load(Ordering::SeqCst) {
+            self.out_of_time = true;
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn evaluated(&mut self, steps_done: u64, metrics: &[Metric]) {
+        // Without held-out rows and texts to generate there is nothing to say.
+        if metrics.is_empty() {
+            return;
+        }
+        let mut line = Map::new();
+        line.insert("step".into(), json!(steps_done));
+        for metric in metrics {
+            line.insert(metric.name.clone(), json!(metric.value));
+        }
+        line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
+        self.write(Value::Object(line));
+        let losses = metrics.iter().filter(|m| m.name.starts_with("validation_"));
+        let text = losses.map(|m| format!("{} {:.3}", m.name, m.value)).collect::<Vec<_>>().join(", ");
+        // Said once, by the rank that writes.
+        if self.metrics.is_some() {
+            self.events.note(format!("step {steps_done}: {text}"));
+        }
+        // Evaluation is not training: its time does not count in the rate.
+        self.window.since = Instant::now();
+        self.window.positions = 0;
+    }
+
+    fn saved(&mut self, checkpoint: &Checkpoint, _removed: &[u64]) {
+        self.events.note(format!("saved {}", checkpoint.path().display()));
+    }
+}

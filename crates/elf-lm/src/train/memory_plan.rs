@@ -1,0 +1,157 @@
+//! What a training run will take in memory, told before any of it is allocated.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+use elf_core::Precision;
+use tch::Device;
+
+use crate::config::{OptimizerName, RunPlan};
+use crate::train::system_memory;
+
+/// Bytes by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Parameters, gradients, averages, the optimiser's state, low-precision copies, a teacher: whatever the batch.
+    state: u64,
+    /// What the network keeps between forward and backward pass.
+    activations: u64,
+    /// Latents and noise of a batch, logits in hand, the optimiser's matrices in hand, the text encoder, the program.
+    rest: u64,
+}
+
+/// libtorch's code and tables.
+const PROGRAM: u64 = 400 << 20;
+
+/// Logits are made in chunks of this many.
+const LOGITS_IN_HAND: u64 = 1 << 24;
+
+impl MemoryPlan {
+    /// The estimate for a plan whose encoder has so many parameters.
+    pub fn new(plan: &RunPlan, encoder_parameters: u64, device: Device) -> Self {
+        let n = plan.parameter_count();
+        let size = |n: i64| n.max(0) as u64;
+        let averages = match plan.config.optimizer {
+            OptimizerName::Muon => 1,
+            OptimizerName::Adamw => 2,
+        };
+        let low = if plan.precision.blocks == Precision::Bf16 { 2 * n } else { 0 };
+        let teacher = if plan.distillation.is_some() { 4 * n + low } else { 0 };
+        let on_cpu = device == Device::Cpu;
+        // Where texts are written in blocks, each row stands beside itself, noisy and clean.
+        let copies = if plan.objective.block_size.is_some() { 2 } else { 1 };
+        let (rows, positions) = (plan.batch_rows as u64, copies * plan.span.max_length as u64);
+        let (c, v) = (size(plan.model.text_encoder_dim), size(plan.model.vocab_size));
+        // Clean latents, noise of both kinds, the noisy mixture, the previous estimate, the target and their differences.
+        let latents = 12 * rows * positions * c * 4;
+        let head = 2 * LOGITS_IN_HAND * 4 + 2 * c * v * 4;
+        Self {
+            state: 4 * n * (3 + averages) + low + teacher,
+            activations: match plan.config.gradient_checkpointing {
+                true => plan.model.activation_bytes_recomputed(rows, positions, plan.precision, on_cpu),
+                false => plan.model.activation_bytes(rows, positions, plan.precision, on_cpu),
+            },
+            rest: latents + head + 5 * encoder_parameters + PROGRAM,
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.state + self.activations + self.rest
+    }
+
+    /// Refuses what does not fit into the memory that this process may have, its share where `processes_here` of a run are on this machine, and names the setting to change.
+    ///
+    /// # Errors
+    /// If the estimate is larger than the memory. On a GPU nothing is refused: libtorch does not say how large its memory is.
+    pub fn check(&self, plan: &RunPlan, device: Device, processes_here: u64) -> Result<()> {
+        match system_memory::total_bytes().filter(|_| device == Device::Cpu) {
+            Some(there) => self.check_against(there / processes_here.max(1), plan),
+            None => Ok(()),
+        }
+    }
+
+    fn check_against(&self, there: u64, plan: &RunPlan) -> Result<()> {
+        if self.total() <= there {
+            return Ok(());
+        }
+        let remedy = match self.state + self.rest > there {
+            true => format!(
+                "the model alone is too large with its {} parameters: lower hidden_size or depth",
+                plan.parameter_count()
+            ),
+            false => {
+                let recompute = match plan.config.gradient_checkpointing {
+                    true => "",
+                    false => "set gradient_checkpointing to true, or ",
+                };
+                format!(
+                    "{recompute}lower batch_size (now {}) and raise grad_accum_steps by as much, or lower max_length (now {})",
+                    plan.batch_rows, plan.span.max_length
+                )
+            }
+        };
+        bail!("this run needs about {self} of memory, and has {}: {remedy}", Size(there))
+    }
+}
+
+/// A number of bytes as a person says it.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            bytes @ 1_000_000_000.. => write!(f, "{:.1} GB", bytes as f64 / 1e9),
+            bytes => write!(f, "{:.0} MB", bytes as f64 / 1e6),
+        }
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "{} ({} for the model and its optimiser, {} for activations)",
+            Size(self.total()),
+            Size(self.state),
+            Size(self.activations)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Facts, RunConfig};
+
+    fn plan(change: impl FnOnce(&mut RunConfig)) -> RunPlan {
+        let mut config = RunConfig { batch_size: Some(8), max_length: 256, ..RunConfig::default() };
+        change(&mut config);
+        let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 100_000, condition_eos: false, ranks: 1 };
+        RunPlan::new(&config, facts, Device::Cpu).unwrap()
+    }
+
+    fn estimate(plan: &RunPlan) -> MemoryPlan {
+        MemoryPlan::new(plan, 35_000_000, Device::Cpu)
+    }
+
+    #[test]
+    fn more_rows_take_more_activations_and_nothing_else_of_note() {
+        let (one, two) = (estimate(&plan(|_| {})), estimate(&plan(|c| c.batch_size = Some(16))));
+        assert_eq!((one.state, 2 * one.activations), (two.state, two.activations));
+        let recomputed = estimate(&plan(|c| c.gradient_checkpointing = true));
+        assert!(recomputed.activations < one.activations / 4, "{recomputed} instead of {one}");
+        assert!(estimate(&plan(|c| c.optimizer = OptimizerName::Adamw)).state > one.state);
+    }
+
+    #[test]
+    fn the_setting_to_change_is_named() {
+        let plan = plan(|c| c.batch_size = Some(64));
+        let memory = estimate(&plan);
+        memory.check_against(memory.total(), &plan).unwrap();
+        let message = memory.check_against(memory.total() - 1, &plan).unwrap_err().to_string();
+        assert!(message.contains("batch_size (now 64)") && message.contains("max_length (now 256)"), "{message}");
+        assert!(message.contains("gradient_checkpointing"), "{message}");
+        let message = memory.check_against(1 << 30, &plan).unwrap_err().to_string();
+        assert!(message.contains("hidden_size"), "{message}");
+    }
+}

@@ -1,0 +1,152 @@
+//! The model that students learn from: found once, recorded in the distillation's folder, and the same ever after.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use elf_core::weights::{self, ParamKind, Weights};
+use elf_core::{Network, PrecisionPolicy};
+use elf_hub::What;
+use elf_model::Elf;
+use tch::Device;
+
+use crate::config::{RunPlan, StudentStart, TeacherRecord};
+use crate::hub;
+use crate::model::run_folder::{FoundModel, TEACHER, no_run, write_json};
+use crate::train::InitialWeights;
+
+/// A teacher that has been found, but not yet loaded.
+#[derive(Debug)]
+pub struct FoundTeacher {
+    name: String,
+    averaged: bool,
+    place: PathBuf,
+    run: Option<FoundModel>,
+    recorded: Option<TeacherRecord>,
+}
+
+impl FoundTeacher {
+    /// The teacher of the distillation in `root`: the one recorded there, or the one of this name. Of a run the latest
+    /// checkpoint is taken, and stays the teacher when there are later ones.
+    ///
+    /// # Errors
+    /// If there is none, or another one is recorded.
+    pub fn find(name: &str, averaged: bool, root: &Path) -> Result<Self> {
+        let recorded = recorded(root)?;
+        if let Some(record) = &recorded
+            && (record.name != name || record.averaged != averaged)
+        {
+            let which = |averaged| if averaged { "averaged" } else { "as trained" };
+            bail!(
+                "the students in {} learn from {} ({}), not from {name} ({}): set it back, or choose another output_dir",
+                root.display(),
+                record.name,
+                which(record.averaged),
+                which(averaged)
+            );
+        }
+        let place = match recorded.as_ref().filter(|record| record.place.exists()) {
+            Some(record) => record.place.clone(),
+            None => hub::locate(name, What::ElfCheckpoint).context("teacher_path")?,
+        };
+        let run = FoundModel::find(&place)?.map(|found| found.elf_only("which cannot be distilled"));
+        let run = run.transpose().context("teacher_path")?;
+        let place = match &run {
+            Some(run) => run.checkpoint.path().to_owned(),
+            None => weights::find(&place).with_context(|| no_run(&place))?,
+        };
+        // Another day it may be started from another folder.
+        let place = std::path::absolute(&place).with_context(|| place.display().to_string())?;
+        Ok(Self { name: name.to_owned(), averaged, place, run, recorded })
+    }
+
+    /// How it was trained, if that was done by this program.
+    pub fn plan(&self) -> Option<&RunPlan> {
+        self.run.as_ref().map(|run| &run.plan)
+    }
+
+    /// The network, without gradients.
+    ///
+    /// # Errors
+    /// If it is damaged or no ELF.
+    pub fn load(&self, policy: PrecisionPolicy, device: Device) -> Result<Elf> {
+        let Some(FoundModel { checkpoint, plan, .. }) = &self.run else {
+            let which = if self.averaged { ParamKind::Averaged } else { ParamKind::Trained };
+            let weights = Weights::open(&self.place, which).with_context(|| no_run(&self.place))?;
+            return Ok(Elf::of_weights(&weights, policy, device)?);
+        };
+        checkpoint.verify()?;
+        let net = Elf::unset(plan.model.clone(), policy, device)?;
+        match self.averaged {
+            true => checkpoint.load_averages(net.params())?,
+            false => checkpoint.load_params(net.params())?,
+        }
+        Ok(net)
+    }
+
+    /// What is to be recorded of it, after loading.
+    ///
+    /// # Errors
+    /// If it is not the one that is recorded already.
+    pub fn record(&self, net: &Elf, root: &Path) -> Result<TeacherRecord> {
+        let record = TeacherRecord {
+            name: self.name.clone(),
+            place: self.place.clone(),
+            averaged: self.averaged,
+            blake3: elf_train::fingerprint(net.params())?,
+        };
+        if let Some(before) = self.recorded.as_ref().filter(|before| before.blake3 != record.blake3) {
+            bail!(
+                "{} has changed since the students in {} began to learn from it: bring the old one back, or choose another output_dir",
+                before.place.display(),
+                root.display()
+            );
+        }
+        Ok(record)
+    }
+}
+
+fn recorded(root: &Path) -> Result<Option<TeacherRecord>> {
+    let path = root.join(TEACHER);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let damaged =
+                || format!("{} is damaged: remove it if no student in its folder is to go on", path.display());
+            Ok(Some(serde_json::from_str(&text).with_context(damaged)?))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Records the teacher of all students in `root`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_record(record: &TeacherRecord, root: &Path) -> Result<()> {
+    std::fs::create_dir_all(root).with_context(|| format!("cannot make the folder {}", root.display()))?;
+    write_json(&root.join(TEACHER), record)
+}
+
+/// A student as it begins.
+///
+/// # Errors
+/// If what it begins as is missing, damaged, or of other sizes.
+pub fn student(start: &StudentStart, plan: &RunPlan, teacher: &Elf, device: Device) -> Result<Elf> {
+    if *start == StudentStart::Random {
+        return Ok(Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?);
+    }
+    let net = Elf::unset(plan.model.clone(), plan.precision, device)?;
+    match start {
+        StudentStart::Checkpoint(place) => {
+            let initial = match FoundModel::find(place)? {
+                Some(found) => InitialWeights::Run(Box::new(found.elf_only("which no student can begin as")?)),
+                None => InitialWeights::File(place.clone()),
+            };
+            initial.read_into(net.params())?;
+        }
+        StudentStart::Teacher | StudentStart::Random => {
+            net.params().load("the teacher", teacher.params().iter().map(|(name, p)| (name, &p.tensor)))?;
+        }
+    }
+    Ok(net)
+}
