@@ -17,6 +17,7 @@ pub struct RawWork {
     _private: [u8; 0],
 }
 
+// Long lists of arguments are those of the C functions.
 unsafe extern "C" {
     pub fn elf_c10d_free(pointer: *mut c_void);
     pub fn elf_c10d_hush();

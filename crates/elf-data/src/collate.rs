@@ -172,21 +172,6 @@ impl Batch {
         })
     }
 
-    /// Which column (key) each row position (query) may see in the text encoder, `[B, S, S]`, labels not dropped: a condition
-    /// position sees the condition only, because at inference there is no target yet; every other position, filling included, sees
-    /// all that is valid.
-    pub fn encoder_mask(&self) -> Vec<f32> {
-        self.square_mask(&vec![false; self.rows])
-    }
-
-    /// [`encoder_mask`](Self::encoder_mask), where moreover in rows of [`label_drop`](Self::label_drop) no position after the
-    /// condition sees the condition.
-    ///
-    /// In such a row without any target, positions after the condition see nothing at all; a softmax over them must not divide by zero.
-    pub fn encoder_mask_with_label_drop(&self) -> Vec<f32> {
-        self.square_mask(&self.label_drop)
-    }
-
     /// The batch without the positions that are filling in every row, provided that filling carries no loss. Works in place.
     ///
     /// Results of models in which no token sees later ones do not change. Other models would see rows of other lengths than those
@@ -214,21 +199,6 @@ impl Batch {
     fn mask(&self, yes: impl Fn(usize, usize) -> bool) -> Vec<f32> {
         let cells = (0..self.rows).flat_map(|row| (0..self.seq_len).map(move |position| (row, position)));
         cells.map(|(row, position)| f32::from(yes(row, position))).collect()
-    }
-
-    fn square_mask(&self, dropped: &[bool]) -> Vec<f32> {
-        let mut mask = vec![0.0; self.rows * self.seq_len * self.seq_len];
-        for (i, line) in mask.chunks_exact_mut(self.seq_len).enumerate() {
-            let (row, query) = (i / self.seq_len, i % self.seq_len);
-            let (cond, valid) = (self.cond_len[row], self.valid_len[row]);
-            let seen = match (query < cond, dropped[row]) {
-                (true, _) => 0..cond,
-                (false, true) => cond..valid,
-                (false, false) => 0..valid,
-            };
-            line[seen].fill(1.0);
-        }
-        mask
     }
 }
 

@@ -44,5 +44,6 @@ pub use example::{CarriedText, Example};
 pub use loader::{Loaded, Loader, LoaderConfig};
 pub use order::{Cursor, EpochOrder, Order, OrderConfig, Share};
 pub use packing::{Packer, Packing};
+pub use splits::is_split;
 pub use tokenizer::{EOS, PAD, Tokenizer, UNK};
 pub use unigram_training::{Trained, UnigramConfig, train_unigram};

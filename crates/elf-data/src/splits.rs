@@ -47,9 +47,10 @@ pub(crate) fn files(path: &Path, is_data: &dyn Fn(&Path) -> bool) -> Result<Opti
     let mut names = Vec::new();
     while !folder.is_dir() {
         match (folder.parent(), folder.file_name().and_then(|name| name.to_str())) {
-            (Some(parent), Some(name)) if names.len() < 2 => {
+            // The current folder must be named, as in `./train`: a bare name, or `org/name`, is no split.
+            (Some(parent), Some(name)) if names.len() < 2 && !parent.as_os_str().is_empty() => {
                 names.insert(0, name);
-                folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                folder = parent;
             }
             _ => return Ok(None),
         }
@@ -81,6 +82,18 @@ pub(crate) fn files(path: &Path, is_data: &dyn Fn(&Path) -> bool) -> Result<Opti
     };
     complete(&chosen.files)?;
     Ok(Some(chosen.files.clone()))
+}
+
+/// Whether a path that does not exist names a split or a configuration of a local folder with data files, as `FOLDER/SPLIT`. A
+/// folder that cannot be read has none.
+pub fn is_split(path: &Path) -> bool {
+    let is_data = |file: &Path| {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_lowercase();
+        let name = [".gz", ".zst", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+        [".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".txt", ".text"].iter().any(|end| name.ends_with(end))
+    };
+    // Several splits of a configuration, or a missing shard, are errors that the reader of the path reports.
+    !path.exists() && !matches!(files(path, &is_data), Ok(None))
 }
 
 /// The configuration of a name, or the default one.
@@ -399,6 +412,20 @@ mod tests {
         assert_eq!(of("").unwrap().unwrap().len(), 2);
         fs::write(at("README.md"), "---\nconfigs: 7\n---\n").unwrap();
         assert!(of("").unwrap_err().to_string().contains("README.md"));
+    }
+
+    #[test]
+    fn paths_of_splits_are_recognised() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["train.jsonl", "test.jsonl.gz"] {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        for (path, expected) in
+            [("train", true), ("test", true), ("dev", false), ("x/y/train", false), ("train.jsonl", false)]
+        {
+            assert_eq!(is_split(&root.path().join(path)), expected, "{path}");
+        }
+        assert!(!is_split(Path::new("org/name")) && !is_split(Path::new("")));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What can go wrong in an evaluation.
+//! Errors of evaluations.
 
 use std::path::PathBuf;
 
 /// Result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an evaluation could not be done, and what to do about it.
+/// An error of an evaluation, with its remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Two lists that go in pairs differ in length.
@@ -149,15 +149,6 @@ pub enum Error {
         /// The operating system's reason.
         #[source]
         source: std::io::Error,
-    },
-
-    /// A plot could not be drawn.
-    #[error("cannot draw the plot '{name}': {reason}")]
-    Plot {
-        /// Name of the plot.
-        name: String,
-        /// What the drawing library says.
-        reason: String,
     },
 
     /// A file of lines could not be read.

@@ -13,7 +13,9 @@ use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan, SamplingSetting};
 use crate::text::text_file::Unfinished;
-use crate::text::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, words};
+use crate::text::text_generation::{
+    GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, tokenised, words,
+};
 use crate::train::sampling_settings;
 
 /// How a baseline writes.
@@ -193,7 +195,8 @@ impl BaselineGenerator<'_> {
             if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
                 break;
             }
-            let mut filled = chunk.to_vec();
+            let chunk = tokenised(self.plan, self.tokenizer, chunk)?;
+            let mut filled = chunk.clone();
             if self.one_shape {
                 filled.resize(rows, chunk[chunk.len() - 1].clone());
             }

@@ -38,8 +38,8 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
     type Net = N;
     type Objective = OverTokens<O>;
 
-    fn batch(&self, batch: &Batch) -> Result<TokenBatch> {
-        token_batch(batch, self.eos)
+    fn batch(&self, batch: Batch) -> Result<TokenBatch> {
+        token_batch(&batch, self.eos)
     }
 
     fn texts(&self, net: &N, comm: &dyn Comm, requests: &[TextRequest]) -> Result<Vec<(String, Vec<GeneratedText>)>> {

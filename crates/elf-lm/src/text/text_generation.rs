@@ -363,7 +363,8 @@ impl TextGenerator<'_> {
                 break;
             }
             let mut batch = Generation::default();
-            let conditions = self.conditions(chunk)?;
+            let chunk = tokenised(self.plan, self.tokenizer, chunk)?;
+            let conditions = self.conditions(&chunk)?;
             let condition = conditions.as_ref().map(|(_, condition)| condition);
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
             let first = number == 0;
@@ -385,7 +386,7 @@ impl TextGenerator<'_> {
             let Cost { passes, context_passes, positions, .. } = generated.cost;
             batch.cost.add_batch(passes, context_passes, positions);
             let rows_read = generated.ids.iter().zip(&generated.log_probs);
-            for (i, (((row, log_probs), request), &given)) in rows_read.zip(chunk).zip(&lengths).enumerate() {
+            for (i, (((row, log_probs), request), &given)) in rows_read.zip(&chunk).zip(&lengths).enumerate() {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
                 let confidence = confidence(log_probs, given, tokens.len());
                 batch.texts.push(GeneratedText {
@@ -426,6 +427,20 @@ impl TextGenerator<'_> {
             None => bail!("the input text is empty"),
         }
     }
+}
+
+/// The requests with their conditions as ids, so that each condition is tokenised once.
+///
+/// # Errors
+/// If the model reads conditions, and a request has none or it cannot be tokenised.
+pub fn tokenised(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[TextRequest]) -> Result<Vec<TextRequest>> {
+    let mut requests = requests.to_vec();
+    if plan.span.max_input_length.is_some() {
+        for request in &mut requests {
+            request.condition_ids = Some(condition_ids(plan, tokenizer, request)?);
+        }
+    }
+    Ok(requests)
 }
 
 /// A condition in ids, with EOS as the model saw it in training.
