@@ -42,7 +42,7 @@ pub use dataset::{Dataset, OpenOptions};
 pub use error::{Error, Result};
 pub use example::{CarriedText, Example};
 pub use loader::{Loaded, Loader, LoaderConfig};
-pub use order::{Cursor, EpochOrder, Order, OrderConfig, Share};
+pub use order::{Cursor, EpochOrder, Grouping, Order, OrderConfig, Share};
 pub use packing::{Packer, Packing};
 pub use splits::is_split;
 pub use tokenizer::{EOS, PAD, Tokenizer, UNK};

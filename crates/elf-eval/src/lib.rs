@@ -6,6 +6,7 @@
 //! * [`perplexity`]: generative perplexity and unigram entropy, from the scores of any judge that implements
 //!   [`perplexity::Scorer`].
 //! * [`diversity`] and [`novelty`]: repetition, and copying from the training texts.
+//! * [`minimum_risk`]: of several candidates for one text, the one that is most like the others.
 //! * [`stats`]: means over seeds and bootstrap intervals over examples.
 //! * [`evaluation`]: all of these at once, with their uncertainty and a verdict on collapse, as JSON and as a Markdown table.
 //! * [`report`]: tables, plots and texts of many evaluations as one HTML page and as Markdown.
@@ -22,6 +23,7 @@ pub mod diversity;
 mod error;
 pub mod evaluation;
 pub mod jsonl;
+pub mod minimum_risk;
 pub mod novelty;
 pub mod perplexity;
 pub mod porter;

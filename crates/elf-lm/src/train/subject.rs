@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use anyhow::Result;
-use elf_data::{Batch, Cursor, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
+use elf_data::{Batch, Cursor, Grouping, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_model::Elf;
 use elf_train::{BatchSource, Comm, TrainingObjective};
@@ -64,10 +64,10 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     type Objective = O;
 
     fn batch(&self, batch: Batch) -> Result<LatentBatch> {
-        match self.plan.objective.block_size {
-            // No block sees later tokens, and the filling comes last.
-            Some(_) => self.latents.encode(&batch.trimmed()),
-            None => self.latents.encode(&batch),
+        // In blocks, no token sees the filling of a row; in batches of equal length there is none.
+        match self.plan.objective.block_size.is_some() || self.plan.has_rows_of_equal_length() {
+            true => self.latents.encode(&batch.trimmed()),
+            false => self.latents.encode(&batch),
         }
     }
 
@@ -113,7 +113,8 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
         let collator = plan.collator(&materials.tokenizer)?;
         let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
         if plan.config.group_by_length {
-            order = order.grouped_by_length(materials.train.lengths(collator.config())?.into())?;
+            let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
+            order = order.grouped_by_length(grouping, materials.train.lengths(collator.config())?.into())?;
         }
         let loader = Loader::start(
             Arc::clone(&materials.train),
