@@ -14,7 +14,9 @@ use tch::Tensor;
 use crate::config::{BaselinePlan, RunPlan, SamplingSetting};
 use crate::text::text_batches::{TextBatch, text_batches};
 use crate::text::text_file::Unfinished;
-use crate::text::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, words};
+use crate::text::text_generation::{
+    GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, tokenised, words,
+};
 use crate::train::sampling_settings;
 
 /// How a baseline writes.
@@ -195,15 +197,16 @@ impl BaselineGenerator<'_> {
             if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
                 break;
             }
-            let mut filled: Vec<TextRequest> = places.iter().map(|&place| requests[place].clone()).collect();
+            let filled = places.iter().map(|&place| requests[place].clone()).collect();
+            let mut filled = tokenised(self.plan, self.tokenizer, filled)?;
             if let (true, Some(last)) = (self.one_shape, filled.last().cloned()) {
                 filled.resize(rows, last);
             }
             let written = self.write(decoding, &filled, *length)?;
             let mut batch = Generation::default();
             batch.cost.add_batch(written.passes, 0, written.positions);
-            for (&place, text) in places.iter().zip(&written.texts) {
-                batch.texts.push(self.finish(place, &requests[place], text)?);
+            for ((&place, request), text) in places.iter().zip(&filled).zip(&written.texts) {
+                batch.texts.push(self.finish(place, request, text)?);
             }
             if let Some(kept) = kept.as_deref_mut() {
                 kept.keep(&batch)?;

@@ -38,10 +38,10 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
     type Net = N;
     type Objective = OverTokens<O>;
 
-    fn batch(&self, batch: &Batch) -> Result<TokenBatch> {
+    fn batch(&self, batch: Batch) -> Result<TokenBatch> {
         match self.plan.has_rows_of_equal_length() {
-            true => token_batch(&batch.clone().trimmed(), self.eos),
-            false => token_batch(batch, self.eos),
+            true => token_batch(&batch.trimmed(), self.eos),
+            false => token_batch(&batch, self.eos),
         }
     }
 

@@ -364,6 +364,7 @@ impl TextGenerator<'_> {
             }
             let mut batch = Generation::default();
             let chunk: Vec<TextRequest> = places.iter().map(|&place| requests[place].clone()).collect();
+            let chunk = tokenised(self.plan, self.tokenizer, chunk)?;
             let conditions = self.conditions(&chunk)?;
             let condition = conditions.as_ref().map(|(_, condition)| condition);
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
@@ -388,8 +389,8 @@ impl TextGenerator<'_> {
             let Cost { passes, context_passes, positions, .. } = generated.cost;
             batch.cost.add_batch(passes, context_passes, positions);
             let rows_read = generated.ids.iter().zip(&generated.log_probs);
-            for (((row, log_probs), &place), &given) in rows_read.zip(places).zip(&lengths) {
-                let request = &requests[place];
+            let of_requests = places.iter().zip(&chunk);
+            for (((row, log_probs), (&place, request)), &given) in rows_read.zip(of_requests).zip(&lengths) {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
                 let confidence = confidence(log_probs, given, tokens.len());
                 batch.texts.push(GeneratedText {
@@ -430,6 +431,19 @@ impl TextGenerator<'_> {
             None => bail!("the input text is empty"),
         }
     }
+}
+
+/// The requests with their conditions as ids, so that each condition is tokenised once.
+///
+/// # Errors
+/// If the model reads conditions, and a request has none or it cannot be tokenised.
+pub fn tokenised(plan: &RunPlan, tokenizer: &Tokenizer, mut requests: Vec<TextRequest>) -> Result<Vec<TextRequest>> {
+    if plan.span.max_input_length.is_some() {
+        for request in &mut requests {
+            request.condition_ids = Some(condition_ids(plan, tokenizer, request)?);
+        }
+    }
+    Ok(requests)
 }
 
 /// A condition in ids, with EOS as the model saw it in training.

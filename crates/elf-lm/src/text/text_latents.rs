@@ -265,6 +265,15 @@ impl Reencode for TextSoFar<'_> {
     }
 }
 
+/// The columns (keys) that each position (query) of a batch sees in the encoder, `[B, S, S]`, boolean; `None` if every position sees
+/// all valid columns. With `causal`, a position after the condition sees no later one.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn encoder_mask(batch: &Batch, causal: bool, device: Device) -> Result<Option<Tensor>> {
+    Ok(Masks::of(batch, causal, device)?.pairs)
+}
+
 /// What the encoder may see, built on its device out of two lengths a row.
 struct Masks {
     /// `[B, S]`.
@@ -355,7 +364,18 @@ mod tests {
     use super::*;
     use elf_data::{CollateConfig, Collator, Example};
 
-    /// The mask built on the device equals the one that elf-data spells out.
+    /// The encoder's mask, position by position: a condition sees the condition, because at inference there is no target yet; every
+    /// other position sees all that is valid, without the condition where it is dropped.
+    fn spelled_out(batch: &Batch) -> Vec<f32> {
+        let s = batch.seq_len;
+        let sees = |i: usize| {
+            let (row, query, key) = (i / (s * s), i / s % s, i % s);
+            let (cond, valid) = (batch.cond_len[row], batch.valid_len[row]);
+            if query < cond { key < cond } else { key < valid && !(batch.label_drop[row] && key < cond) }
+        };
+        (0..batch.rows * s * s).map(|i| f32::from(sees(i))).collect()
+    }
+
     #[test]
     fn device_masks_equal_host_masks() {
         let config = CollateConfig { max_length: 9, max_input_length: Some(4), pad_token: PadToken::Eos };
@@ -367,7 +387,7 @@ mod tests {
             batch.label_drop = drop;
             let ours = Masks::of(&batch, false, Device::Cpu).unwrap();
             let pairs = Vec::<f32>::try_from(ours.pairs.unwrap().to_kind(Kind::Float).view([-1])).unwrap();
-            assert_eq!(pairs, batch.encoder_mask_with_label_drop());
+            assert_eq!(pairs, spelled_out(&batch));
             let valid = Vec::<f32>::try_from(ours.valid.to_kind(Kind::Float).view([-1])).unwrap();
             assert_eq!(valid, batch.is_valid());
         }
@@ -382,7 +402,7 @@ mod tests {
         let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
         for drop in [false, true] {
             batch.label_drop = vec![drop; 2];
-            let all = batch.encoder_mask_with_label_drop();
+            let all = spelled_out(&batch);
             let ours = Masks::of(&batch, true, Device::Cpu).unwrap().pairs.unwrap();
             let ours = Vec::<f32>::try_from(ours.to_kind(Kind::Float).view([-1])).unwrap();
             for (place, (&ours, &all)) in ours.iter().zip(&all).enumerate() {

@@ -182,7 +182,7 @@ impl<S: Subject> HeldOut<'_, S> {
         let batches = all.into_iter().skip(rank).step_by(world).map(|(first, rows)| {
             let examples = dataset.examples(rows).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            Ok((first, self.subject.batch(&batch).map_err(elf_train::Error::source)?))
+            Ok((first, self.subject.batch(batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
@@ -196,7 +196,7 @@ impl<S: Subject> HeldOut<'_, S> {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
-        let references: Option<Vec<String>> = references.into_iter().collect();
+        let references = references.into_iter().map(|reference| reference.map(|text| vec![text])).collect();
         // A young model may write nothing yet, which is no reason to stop.
         let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
         let evaluator = Evaluator {

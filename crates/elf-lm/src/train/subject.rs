@@ -27,7 +27,7 @@ pub trait Subject {
     ///
     /// # Errors
     /// If ids and model do not fit together, or libtorch fails.
-    fn batch(&self, batch: &Batch) -> Result<BatchOf<Self>>;
+    fn batch(&self, batch: Batch) -> Result<BatchOf<Self>>;
 
     /// Texts at an evaluation, under the name of each setting that they were made with. The ranks share the work, and all get the same.
     ///
@@ -63,11 +63,11 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     type Net = Elf;
     type Objective = O;
 
-    fn batch(&self, batch: &Batch) -> Result<LatentBatch> {
+    fn batch(&self, batch: Batch) -> Result<LatentBatch> {
         // In blocks, no token sees the filling of a row; in batches of equal length there is none.
         match self.plan.objective.block_size.is_some() || self.plan.has_rows_of_equal_length() {
-            true => self.latents.encode(&batch.clone().trimmed()),
-            false => self.latents.encode(batch),
+            true => self.latents.encode(&batch.trimmed()),
+            false => self.latents.encode(&batch),
         }
     }
 
@@ -130,7 +130,7 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
 impl<S: Subject> BatchSource<BatchOf<S>> for SubjectBatches<'_, S> {
     fn next_batch(&mut self) -> Result<Option<BatchOf<S>>, Box<dyn std::error::Error + Send + Sync>> {
         let loaded = self.loader.next_batch()?;
-        let batch = self.subject.batch(&loaded.batch)?;
+        let batch = self.subject.batch(loaded.batch)?;
         self.after = loaded.after;
         Ok(Some(batch))
     }
