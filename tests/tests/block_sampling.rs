@@ -6,7 +6,7 @@ use elf_core::{Counting, Network, NetworkShape, Noise, ParamSet, Seeded, TokenDr
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, ElfObjective, Error, GenerateConfig, Generated, Generator, Guide, Reencode, Request, Result,
-    Trained,
+    TrainedFlow,
 };
 use elf_model::Elf;
 use elf_tests::blocks::{C, S, Watched, condition_mask, near, network, network_of, network_with_table, numbers, words};
@@ -28,8 +28,8 @@ impl Reencode for Table {
     }
 }
 
-fn trained(block_size: Option<i64>) -> Trained {
-    Trained { block_size, ..Trained::from(&ElfObjective::default()) }
+fn trained(block_size: Option<i64>) -> TrainedFlow {
+    TrainedFlow { block_size, ..TrainedFlow::from(&ElfObjective::default()) }
 }
 
 fn config(sampler: &str) -> GenerateConfig {

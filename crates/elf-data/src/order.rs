@@ -1,12 +1,13 @@
-//! Which row comes when, for every rank.
+//! The order of rows in every epoch, and each rank's share of it.
 //!
-//! There is one global order per epoch. It depends on the seed, the epoch and the number of rows, never on how many ranks there
-//! are. An optimiser step takes the next `global_batch` rows of it; within each micro-batch rank r takes the positions r, r + world,
-//! r + 2 world and so on. So a run may go on with another number of ranks and every step still sees the same rows.
-//! What is left at an epoch's end and does not fill a global batch is dropped; as every epoch is shuffled anew, those are other
-//! rows each time.
+//! There is one global order per epoch. It depends on the seed, the epoch and the number of rows, not on the number of
+//! ranks. An optimiser step takes the next `global_batch` rows of it; within each micro-batch, rank r takes the positions
+//! r, r + world, r + 2 world and so on. A run may therefore continue with another number of ranks, and every step still
+//! sees the same rows. The rows at an epoch's end that do not fill a global batch are dropped; every epoch is shuffled anew
+//! and drops other rows.
 //!
-//! Rows of like length may be put into the same batch ([`Order::grouped_by_length`]), for those who cut batches to their longest row.
+//! [`Order::grouped_by_length`] puts rows of similar or equal length into the same batch, for trainings that cut batches to
+//! their longest row.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What decides the global order.
+/// Settings of the global order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderConfig {
@@ -24,53 +25,64 @@ pub struct OrderConfig {
     pub seed: u64,
     /// Rows of the data set; fewer than 2^32.
     pub rows: usize,
-    /// Rows of one optimiser step, over all ranks and all accumulation steps.
+    /// Rows of one optimiser step, summed over all ranks and accumulation steps.
     pub global_batch: usize,
 }
 
-/// A rank's part of the order.
+/// A rank's share of the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// This rank, from 0.
     pub rank: usize,
     /// Number of ranks.
     pub world: usize,
-    /// Rows that a rank processes at once. `global_batch / (world * micro_batch)` such batches make one optimiser step.
+    /// Rows that a rank processes at once. Each rank processes `global_batch / (world * micro_batch)` micro-batches per
+    /// optimiser step.
     pub micro_batch: usize,
 }
 
 impl Share {
-    /// The share of a process that works alone.
+    /// The share of the only process.
     pub fn alone(micro_batch: usize) -> Self {
         Self { rank: 0, world: 1, micro_batch }
     }
 }
 
-/// A place in the global order: the next row to come. Store it in a checkpoint and give it to [`Order`] again.
+/// A place in the global order: the next row. Checkpoints store it, and [`Order::next`] continues from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
     /// The epoch, from 0.
     pub epoch: u64,
-    /// Rows of this epoch's global order that are done, over all ranks.
+    /// Rows of this epoch's global order that were used, over all ranks.
     pub position: u64,
 }
 
 /// The global order of one epoch: row numbers, 4 bytes each.
 pub type EpochOrder = Arc<[u32]>;
 
-/// A rank's way through the data.
+/// The rows of one rank, micro-batch by micro-batch.
 #[derive(Clone, Debug)]
 pub struct Order {
     config: OrderConfig,
     share: Share,
-    // The permutation of one epoch, 4 bytes per row (40 MB for ten million), so that each is computed once.
+    // The permutation of the current epoch, 4 bytes per row (40 MB for ten million rows), kept so that it is computed once.
     current: Option<(u64, EpochOrder)>,
-    lengths: Option<Arc<[u32]>>,
+    grouping: Option<(Grouping, Arc<[u32]>)>,
 }
 
-/// Global batches whose rows are sorted by length among one another: many enough that rows of a batch are of like length, few enough
-/// that what is in a batch with what is left to chance.
+/// The similarity of the lengths of a batch's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grouping {
+    /// Similar: the rows of every 64 batches are sorted by length. The composition of batches is mostly random.
+    Similar,
+    /// Equal, except for one batch at each change of length: the rows of the whole epoch are sorted by length.
+    Equal,
+}
+
+/// Number of global batches whose rows are sorted by length together: enough for rows of similar length in each batch, few
+/// enough to leave the composition of batches mostly to chance.
 const GROUPED_BATCHES: usize = 64;
 
 impl Order {
@@ -103,15 +115,15 @@ impl Order {
                 "a global batch of {global_batch} cannot be shared evenly by {world} ranks with micro-batches of {micro_batch}"
             ));
         }
-        Ok(Self { config, share, current: None, lengths: None })
+        Ok(Self { config, share, current: None, grouping: None })
     }
 
-    /// Puts rows of like length into the same global batch: of every 64 global batches of the shuffled order the rows are sorted by
-    /// length, and then all global batches are shuffled. Each epoch still takes the same rows, each once.
+    /// Puts rows of similar or equal length into the same global batch: parts of the shuffled order, or all of it, are sorted by
+    /// length, and then the global batches are shuffled. Each epoch still takes the same rows, each once.
     ///
     /// # Errors
-    /// If `lengths` is not of as many rows.
-    pub fn grouped_by_length(self, lengths: Arc<[u32]>) -> Result<Self> {
+    /// If `lengths` does not have one length per row.
+    pub fn grouped_by_length(self, grouping: Grouping, lengths: Arc<[u32]>) -> Result<Self> {
         if lengths.len() != self.config.rows {
             return Err(Error::Config(format!(
                 "there are {} lengths for the {} rows of the data",
@@ -119,7 +131,7 @@ impl Order {
                 self.config.rows
             )));
         }
-        Ok(Self { lengths: Some(lengths), current: None, ..self })
+        Ok(Self { grouping: Some((grouping, lengths)), current: None, ..self })
     }
 
     /// The settings.
@@ -127,7 +139,7 @@ impl Order {
         self.config
     }
 
-    /// The rank's part.
+    /// The rank's share.
     pub fn share(&self) -> Share {
         self.share
     }
@@ -137,7 +149,7 @@ impl Order {
         (self.config.rows / self.config.global_batch) as u64
     }
 
-    /// Micro-batches of this rank per optimiser step.
+    /// Micro-batches of each rank per optimiser step.
     pub fn micro_batches_per_step(&self) -> usize {
         self.config.global_batch / self.rows_at_once()
     }
@@ -148,15 +160,21 @@ impl Order {
         Cursor { epoch: step / steps, position: step % steps * self.config.global_batch as u64 }
     }
 
-    /// The global order of `epoch`: a permutation of all rows, the same for every rank. The last `rows % global_batch` are dropped.
+    /// The global order of `epoch`: a permutation of all rows, the same on every rank. The last `rows % global_batch` are
+    /// not used.
     pub fn epoch_order(&mut self, epoch: u64) -> EpochOrder {
         match &self.current {
             Some((of, order)) if *of == epoch => order.clone(),
             _ => {
                 let OrderConfig { seed, rows, global_batch } = self.config;
                 let mut order = permutation(seed, epoch, rows);
-                if let Some(lengths) = &self.lengths {
-                    order = grouped(order, lengths, global_batch, seed, epoch);
+                if let Some((grouping, lengths)) = &self.grouping {
+                    let at_once = match grouping {
+                        Grouping::Similar => GROUPED_BATCHES.saturating_mul(global_batch),
+                        Grouping::Equal => rows,
+                    };
+                    sort_by_length(&mut order[..rows / global_batch * global_batch], lengths, at_once);
+                    shuffle_batches(&mut order, global_batch, &mut generator(seed, epoch, Purpose::GroupedBatches));
                 }
                 let order: EpochOrder = order.into();
                 self.current = Some((epoch, order.clone()));
@@ -165,10 +183,10 @@ impl Order {
         }
     }
 
-    /// This rank's next micro-batch: `(position in the global order, row)` for each of its rows, and the cursor after it.
+    /// This rank's next micro-batch: `(position in the global order, row)` of each of its rows, and the cursor after it.
     ///
     /// # Errors
-    /// If `at` is not a place where a micro-batch can begin.
+    /// If no micro-batch begins at `at`.
     pub fn next(&mut self, at: Cursor) -> Result<(Vec<(u64, usize)>, Cursor)> {
         let used = self.steps_per_epoch() * self.config.global_batch as u64;
         let at_once = self.rows_at_once() as u64;
@@ -198,15 +216,15 @@ impl Order {
     }
 }
 
-/// Fisher-Yates on ChaCha8. Written out here rather than taken from a library, because a library may change its way between
-/// versions, and a checkpoint must go on with the same order after an update.
+/// A Fisher-Yates shuffle with ChaCha8. Written out here rather than taken from a library: libraries change their shuffles
+/// between versions, and a checkpoint must continue with the same order after an update.
 fn permutation(seed: u64, epoch: u64, rows: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..rows as u32).collect();
     shuffle(&mut order, &mut generator(seed, epoch, Purpose::Rows));
     order
 }
 
-/// What is shuffled; each has random numbers of its own.
+/// What is shuffled. Each purpose has its own stream of random numbers.
 #[derive(Clone, Copy)]
 enum Purpose {
     Rows = 0,
@@ -230,16 +248,19 @@ fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// The same order with rows of like length in the same global batch. What does not fill a global batch stays at the end.
-fn grouped(mut order: Vec<u32>, lengths: &[u32], global_batch: usize, seed: u64, epoch: u64) -> Vec<u32> {
-    let left = order.split_off(order.len() / global_batch * global_batch);
-    for window in order.chunks_mut(GROUPED_BATCHES.saturating_mul(global_batch)) {
+/// Sorts every `at_once` rows of an order by length.
+fn sort_by_length(order: &mut [u32], lengths: &[u32], at_once: usize) {
+    for window in order.chunks_mut(at_once) {
         // A stable sort: rows of equal length stay in the order of the shuffle.
         window.sort_by_key(|&row| lengths[row as usize]);
     }
+}
+
+/// Shuffles whole global batches. Rows that do not fill one stay at the end.
+fn shuffle_batches(order: &mut Vec<u32>, global_batch: usize, rng: &mut ChaCha8Rng) {
+    let left = order.split_off(order.len() / global_batch * global_batch);
     let mut batches: Vec<&[u32]> = order.chunks(global_batch).collect();
-    shuffle(&mut batches, &mut generator(seed, epoch, Purpose::GroupedBatches));
-    let mut order = batches.concat();
+    shuffle(&mut batches, rng);
+    *order = batches.concat();
     order.extend(left);
-    order
 }

@@ -19,6 +19,8 @@ pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
     let path = name.as_ref();
     // The environment is not even read for local paths; and a name that is no Unicode is no id.
     match path.to_str() {
+        // A split of a local folder: `FOLDER/SPLIT`.
+        Some(_) if what == What::Dataset && !path.exists() && elf_data::is_split(path) => Ok(path.to_owned()),
         Some(text) if !path.exists() => {
             if path
                 .extension()

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use elf_core::device::DeviceChoice;
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_eval::bleu::{self, Bleu};
 use elf_eval::diversity;
 use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_eval::stats::Bootstrap;
@@ -41,9 +42,10 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FOLDER", requires = "run")]
     samples_folder: Option<PathBuf>,
 
-    /// Reference texts (Parquet, JSONL, plain text), as FILE:COLUMN; the column defaults to `text`. If samples were
-    /// generated from an input, or with --paired, they are the references of the samples, in order, for BLEU and ROUGE;
-    /// otherwise only their entropy is used, to compare the samples' entropy with.
+    /// Reference texts (Parquet, JSONL, plain text), as FILE:COLUMN; the column defaults to `text`. Every line or row
+    /// belongs to one sample; a column with lists of texts holds several references. If samples were generated from an
+    /// input, or with --paired, they are the references of the samples, in order, for BLEU and ROUGE; otherwise only
+    /// their entropy is used, to compare the samples' entropy with.
     #[arg(long, value_name = "FILE:COLUMN")]
     references: Option<PathBuf>,
     /// --references has one line for each text, in order. They replace references that the samples contain.
@@ -62,6 +64,13 @@ pub struct EvalArgs {
     /// A run of more words than this shared with a training text counts as long.
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
     long_run: usize,
+
+    /// How BLEU splits words, by sacreBLEU's names: 13a, intl, zh (Chinese), char or none.
+    #[arg(long, value_name = "NAME", default_value_t = Bleu::default().tokenizer)]
+    bleu_tokenizer: bleu::Tokenizer,
+    /// Also compute chrF, which compares characters and needs no words.
+    #[arg(long)]
+    chrf: bool,
 
     /// The model that judges perplexity and entropy: a folder with a GPT-2 and its tokenizer.json, a run trained with
     /// objective gpt2, or a Hugging Face id such as gpt2-large.
@@ -110,13 +119,15 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         None => args.samples.clone(),
     };
     let mut sets = files.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let mut data = args.references.as_deref().map(|name| column(name, TEXT_COLUMN)).transpose()?;
+    let references = args.references.as_deref().map(references).transpose()?;
+    let mut data: Option<Vec<String>> =
+        references.as_ref().map(|rows| rows.iter().filter_map(|texts| texts.first().cloned()).collect());
     let have_references = sets.iter().any(|set| set.references.is_some());
     if args.paired && have_references {
         eprintln!("note: --references and --paired take the place of the references that the samples bring along");
     }
     if args.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
-        let references = data.take();
+        data = None;
         sets.iter_mut().for_each(|set| set.references.clone_from(&references));
     }
     let training = training(&args)?;
@@ -127,6 +138,8 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         training: (!training.is_empty()).then_some(training.as_slice()),
         training_words: args.training_words,
         long_run: args.long_run,
+        bleu: Bleu { tokenizer: args.bleu_tokenizer, ..Bleu::lowercase_effective() },
+        chrf: args.chrf,
         bootstrap: (args.bootstrap > 0).then(|| Bootstrap { resamples: args.bootstrap, ..Bootstrap::default() }),
     };
     let title = args.title.clone().unwrap_or_else(|| match sets.as_slice() {
@@ -158,9 +171,15 @@ fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
     Judge::load(&settings).map(Some)
 }
 
-/// The texts of FILE:COLUMN, or of a file's column `otherwise`.
-fn column(name: &Path, otherwise: &str) -> Result<Vec<String>> {
-    texts(name, otherwise, &mut |_| true)
+/// The references of FILE:COLUMN, one or several per row. Every line of a plain text file is a row.
+fn references(name: &Path) -> Result<Vec<Vec<String>>> {
+    let (file, column) = file_and_column(name, TEXT_COLUMN);
+    let source = Source::open(&[hub::locate(&file, What::Dataset)?], &[&column], PlainText::EveryLine)?;
+    let references = source.text_lists().collect::<Result<Vec<_>, _>>()?;
+    if references.is_empty() {
+        bail!("{} holds no texts", file.display());
+    }
+    Ok(references)
 }
 
 /// The training texts, as far as copies are looked for in them: no more need to be in memory.
@@ -183,14 +202,8 @@ fn training(args: &EvalArgs) -> Result<Vec<String>> {
 
 /// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
 fn texts(name: &Path, otherwise: &str, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
-    let written = name.to_string_lossy();
-    let (file, column) = match written.rsplit_once(':') {
-        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
-            (Path::new(file), column)
-        }
-        _ => (name, otherwise),
-    };
-    let source = Source::open(&[hub::locate(file, What::Dataset)?], &[column], PlainText::Lines)?;
+    let (file, column) = file_and_column(name, otherwise);
+    let source = Source::open(&[hub::locate(&file, What::Dataset)?], &[&column], PlainText::Lines)?;
     let mut texts = Vec::new();
     for text in source.texts() {
         let text = text?;
@@ -203,6 +216,16 @@ fn texts(name: &Path, otherwise: &str, wanted: &mut dyn FnMut(&str) -> bool) -> 
         bail!("{} holds no texts", file.display());
     }
     Ok(texts)
+}
+
+/// The parts of FILE:COLUMN; without a column, `otherwise`.
+fn file_and_column(name: &Path, otherwise: &str) -> (PathBuf, String) {
+    match name.to_string_lossy().rsplit_once(':') {
+        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
+            (file.into(), column.to_owned())
+        }
+        _ => (name.to_owned(), otherwise.to_owned()),
+    }
 }
 
 /// Samples what is not there yet, one file per seed.

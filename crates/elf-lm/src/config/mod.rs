@@ -7,6 +7,7 @@ mod baseline;
 mod distill;
 mod edit;
 mod keys;
+mod length_law;
 mod plan;
 mod run;
 mod sampling;
@@ -16,8 +17,9 @@ pub use baseline::{BaselinePlan, ObjectiveName};
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
+pub use length_law::LengthLaw;
 pub use plan::{EncoderRecord, Facts, RunInputs, RunPlan};
-pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
+pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName, VocabHeadStart};
 pub use sampling::{
     SAMPLING, SamplingSetting, check_names, check_own_guide, read_own_sampling_settings, read_sampling_settings,
 };

@@ -11,7 +11,7 @@ use tch::Device;
 
 use crate::text::text_latents::EncoderFiles;
 
-use super::{BaselinePlan, DistillationPlan, ObjectiveName, PadTokenName, RunConfig};
+use super::{BaselinePlan, DistillationPlan, LengthLaw, ObjectiveName, PadTokenName, RunConfig, VocabHeadStart};
 
 /// How long a run is, in optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -121,6 +121,9 @@ pub struct RunPlan {
     /// What it is trained with and on; unknown for models from elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<RunInputs>,
+    /// For texts that are generated all at once in rows of their own length: the lengths to draw from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lengths: Option<LengthLaw>,
     /// For distilled models: what by and what for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationPlan>,
@@ -174,6 +177,7 @@ impl RunPlan {
             length: length(config, facts.rows, rows_per_step)?,
             baseline,
             inputs: None,
+            lengths: None,
             distillation: None,
         })
     }
@@ -198,6 +202,11 @@ impl RunPlan {
     /// If lengths contradict each other, or the tokenizer lacks the filling.
     pub fn collator(&self, tokenizer: &Tokenizer) -> Result<Collator> {
         Ok(Collator::new(self.span.collate(), tokenizer)?)
+    }
+
+    /// Whether training batches have rows of equal length and no filling, and texts a length of their own.
+    pub fn has_rows_of_equal_length(&self) -> bool {
+        self.config.group_by_length && self.config.block_size.is_none()
     }
 
     /// Numbers over all parameters of what is trained.
@@ -266,6 +275,11 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
         );
     }
+    if config.learned_latents && config.vocab_head_start == VocabHeadStart::LinearReader {
+        bail!(
+            "vocab_head_start: linear_reader reads an encoder's latents, and learned_latents takes none: leave one of them out"
+        );
+    }
     if config.learned_latents && config.causal_latents {
         bail!("causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out");
     }
@@ -279,9 +293,9 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
         );
     }
-    if config.group_by_length && config.block_size.is_none() {
+    if config.group_by_length && config.block_size.is_none() && conditional {
         bail!(
-            "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
+            "group_by_length without a block_size is for unconditional text: the length of an answer is not known before it is written. Leave it out"
         );
     }
     if config.group_by_length && config.pad_token() == PadTokenName::Eos {
@@ -294,6 +308,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("block_size", config.block_size.is_some()),
             ("context_table", config.context_table),
             ("vocab_head_norm", config.vocab_head_norm),
+            ("vocab_head_start", config.vocab_head_start != VocabHeadStart::Random),
             ("decoder_clean_condition", config.decoder_clean_condition),
         ] {
             if set {

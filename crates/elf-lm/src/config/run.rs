@@ -40,6 +40,16 @@ impl TimeScheduleName {
     }
 }
 
+/// What the vocabulary head is before training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VocabHeadStart {
+    /// Random, as in the released code.
+    Random,
+    /// A linear reader of the encoder's latents.
+    LinearReader,
+}
+
 /// A learning-rate schedule by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -90,6 +100,9 @@ pub struct RunConfig {
     /// Other weights for the encoder, a file or a folder; configuration, tokenizer and latent_stats.json remain those
     /// of `encoder_model_name`.
     pub encoder_checkpoint: Option<String>,
+    /// The encoder's layer whose output is taken as latents, counted from 1; 0 for its embeddings, `null` for the last.
+    /// For encoders of the BERT family.
+    pub encoder_layer: Option<usize>,
     /// Mean of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.
     pub latent_mean: Option<f64>,
     /// Standard deviation of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.2.
@@ -126,6 +139,9 @@ pub struct RunConfig {
     pub context_table: bool,
     /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
+    /// What the vocabulary head is before training: `random`, or `linear_reader`, which tells words from latents by
+    /// their means in the training data; rare words are then known from the start. Not in the paper.
+    pub vocab_head_start: VocabHeadStart,
 
     /// Mean of the logit-normal distribution of times.
     pub denoiser_p_mean: f64,
@@ -176,8 +192,9 @@ pub struct RunConfig {
     pub batch_size: Option<usize>,
     /// Rows per batch over all devices.
     pub global_batch_size: usize,
-    /// Put rows of similar length into the same batch. For models with a `block_size`, whose batches are trimmed to
-    /// their longest row.
+    /// Put rows of similar length into the same batch, and cut each batch to its longest row. With a `block_size` this
+    /// only saves work. Without one, for unconditional text, batches have rows of equal length and no filling, and
+    /// sampling draws each text's length from the training data's lengths.
     pub group_by_length: bool,
     /// Learning rate; `null`: `blr` * (rows per optimiser step) / 256.
     pub lr: Option<f64>,
@@ -274,6 +291,7 @@ impl Default for RunConfig {
             tokenizer_name: None,
             encoder_model_name: "t5-small".into(),
             encoder_checkpoint: None,
+            encoder_layer: None,
             latent_mean: None,
             latent_std: None,
             model: "ELF-B".into(),
@@ -290,6 +308,7 @@ impl Default for RunConfig {
             block_size: None,
             context_table: false,
             vocab_head_norm: false,
+            vocab_head_start: VocabHeadStart::Random,
             denoiser_p_mean: -1.5,
             denoiser_p_std: 0.8,
             denoiser_noise_scale: 2.0,

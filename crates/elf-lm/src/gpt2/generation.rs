@@ -12,8 +12,11 @@ use elf_train::Comm;
 use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan, SamplingSetting};
+use crate::text::text_batches::{TextBatch, text_batches};
 use crate::text::text_file::Unfinished;
-use crate::text::text_generation::{GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, words};
+use crate::text::text_generation::{
+    GeneratedText, Generation, TAKES_NO_INPUT, TextRequest, collate, is_cut, tokenised, words,
+};
 use crate::train::sampling_settings;
 
 /// How a baseline writes.
@@ -186,22 +189,24 @@ impl BaselineGenerator<'_> {
         let rows = self.batch_rows.max(1);
         let mut done = Generation::default();
         let before = kept.as_deref_mut().map(Unfinished::take_before).unwrap_or_default();
-        let own = requests.chunks(rows).enumerate().skip(rank).step_by(world).skip(before.len());
+        let batches = text_batches(self.plan, requests, rows)?;
+        let own = batches.iter().skip(rank).step_by(world).skip(before.len());
         before.into_iter().for_each(|batch| done.add(batch));
         progress(done.texts.len());
-        for (number, chunk) in own {
+        for TextBatch { length, places } in own {
             if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
                 break;
             }
-            let mut filled = chunk.to_vec();
-            if self.one_shape {
-                filled.resize(rows, chunk[chunk.len() - 1].clone());
+            let filled = places.iter().map(|&place| requests[place].clone()).collect();
+            let mut filled = tokenised(self.plan, self.tokenizer, filled)?;
+            if let (true, Some(last)) = (self.one_shape, filled.last().cloned()) {
+                filled.resize(rows, last);
             }
-            let written = self.write(decoding, &filled)?;
+            let written = self.write(decoding, &filled, *length)?;
             let mut batch = Generation::default();
             batch.cost.add_batch(written.passes, 0, written.positions);
-            for (i, (request, text)) in chunk.iter().zip(&written.texts).enumerate() {
-                batch.texts.push(self.finish(number * rows + i, request, text)?);
+            for ((&place, request), text) in places.iter().zip(&filled).zip(&written.texts) {
+                batch.texts.push(self.finish(place, request, text)?);
             }
             if let Some(kept) = kept.as_deref_mut() {
                 kept.keep(&batch)?;
@@ -212,8 +217,9 @@ impl BaselineGenerator<'_> {
         done.over_ranks(self.comm)
     }
 
-    fn write(&self, decoding: &Decoding, requests: &[TextRequest]) -> Result<Written> {
-        let (b, s) = (requests.len(), self.plan.span.max_length);
+    /// Writes the texts of one batch in rows of `s` positions.
+    fn write(&self, decoding: &Decoding, requests: &[TextRequest], s: usize) -> Result<Written> {
+        let b = requests.len();
         let longest = self.plan.span.max_input_length;
         let (ids, starts) = match longest {
             Some(_) => {

@@ -38,8 +38,11 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
     type Net = N;
     type Objective = OverTokens<O>;
 
-    fn batch(&self, batch: &Batch) -> Result<TokenBatch> {
-        token_batch(batch, self.eos)
+    fn batch(&self, batch: Batch) -> Result<TokenBatch> {
+        match self.plan.has_rows_of_equal_length() {
+            true => token_batch(&batch.trimmed(), self.eos),
+            false => token_batch(&batch, self.eos),
+        }
     }
 
     fn texts(&self, net: &N, comm: &dyn Comm, requests: &[TextRequest]) -> Result<Vec<(String, Vec<GeneratedText>)>> {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::config::{RunPlan, SamplingSetting};
+use crate::text::text_batches::{TextBatch, text_batches};
 use crate::text::text_file::Unfinished;
 use crate::text::text_latents::{TextLatents, TextSoFar};
 
@@ -346,50 +347,54 @@ impl TextGenerator<'_> {
             };
             generator = generator.with_guide(Guide { net, trained, scale: setting.guide_scale })?;
         }
-        let length = self.plan.span.max_length as i64;
         let trim = Trim {
             eos: i64::from(self.tokenizer.eos_id()?),
             pad: i64::from(self.tokenizer.pad_id()?),
             max_input_length: self.plan.span.max_input_length.unwrap_or(0),
         };
         let mut done = Generation::default();
-        let rows = self.batch_rows.max(1);
+        let batches = text_batches(self.plan, requests, self.batch_rows)?;
         let before = kept.as_deref_mut().map(Unfinished::take_before).unwrap_or_default();
         let own = (self.comm.rank() as usize..).step_by(self.comm.world() as usize).skip(before.len());
         before.into_iter().for_each(|batch| done.add(batch));
         progress(done.texts.len());
-        for (number, chunk) in own.map_while(|number| Some((number, requests.chunks(rows).nth(number)?))) {
+        for TextBatch { length, places } in own.map_while(|number| batches.get(number)) {
             if kept.as_deref_mut().is_some_and(|kept| !kept.go_on()) {
                 break;
             }
             let mut batch = Generation::default();
-            let conditions = self.conditions(chunk)?;
+            let chunk: Vec<TextRequest> = places.iter().map(|&place| requests[place].clone()).collect();
+            let chunk = tokenised(self.plan, self.tokenizer, chunk)?;
+            let conditions = self.conditions(&chunk)?;
             let condition = conditions.as_ref().map(|(_, condition)| condition);
             let seeds: Vec<u64> = chunk.iter().map(|r| r.seed).collect();
-            let first = number == 0;
+            // The first text is the one that is shown as it forms.
+            let shown = places.iter().position(|&place| place == 0);
             let so_far =
                 self.latents.map(|latents| TextSoFar::new(latents, conditions.as_ref().map(|(ids, _)| ids), trim.eos));
             let request = Request {
                 condition,
                 reencoding: so_far.as_ref().map(|so_far| so_far as &dyn Reencode),
                 end: Some(trim.eos),
-                trace: if first { trace } else { &[] },
-                ..Request::new(&seeds, length)
+                trace: if shown.is_some() { trace } else { &[] },
+                ..Request::new(&seeds, *length as i64)
             };
             let mut seen: Vec<Frame> = Vec::new();
             let generated = generator.generate(&request, &mut seen as &mut dyn Observer)?;
             let lengths = condition.map(|c| c.lengths().to_vec()).unwrap_or_else(|| vec![0; seeds.len()]);
-            for frame in &seen {
-                batch.frames.push((frame.t, words(self.tokenizer, &trim.row(&frame.ids[0], lengths[0]), trim.pad)?.0));
+            for (frame, row) in seen.iter().filter_map(|frame| Some((frame, shown?))) {
+                let text = words(self.tokenizer, &trim.row(&frame.ids[row], lengths[row]), trim.pad)?.0;
+                batch.frames.push((frame.t, text));
             }
             let Cost { passes, context_passes, positions, .. } = generated.cost;
             batch.cost.add_batch(passes, context_passes, positions);
             let rows_read = generated.ids.iter().zip(&generated.log_probs);
-            for (i, (((row, log_probs), request), &given)) in rows_read.zip(chunk).zip(&lengths).enumerate() {
+            let of_requests = places.iter().zip(&chunk);
+            for (((row, log_probs), (&place, request)), &given) in rows_read.zip(of_requests).zip(&lengths) {
                 let (text, tokens) = words(self.tokenizer, &trim.row(row, given), trim.pad)?;
                 let confidence = confidence(log_probs, given, tokens.len());
                 batch.texts.push(GeneratedText {
-                    index: number * rows + i,
+                    index: place,
                     seed: request.seed,
                     input: request.condition.clone(),
                     input_cut: is_cut(self.plan, self.tokenizer, request)?,
@@ -426,6 +431,19 @@ impl TextGenerator<'_> {
             None => bail!("the input text is empty"),
         }
     }
+}
+
+/// The requests with their conditions as ids, so that each condition is tokenised once.
+///
+/// # Errors
+/// If the model reads conditions, and a request has none or it cannot be tokenised.
+pub fn tokenised(plan: &RunPlan, tokenizer: &Tokenizer, mut requests: Vec<TextRequest>) -> Result<Vec<TextRequest>> {
+    if plan.span.max_input_length.is_some() {
+        for request in &mut requests {
+            request.condition_ids = Some(condition_ids(plan, tokenizer, request)?);
+        }
+    }
+    Ok(requests)
 }
 
 /// A condition in ids, with EOS as the model saw it in training.

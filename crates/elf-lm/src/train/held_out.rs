@@ -161,14 +161,28 @@ impl<S: Subject> HeldOut<'_, S> {
     fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
         let Some(dataset) = self.rows else { return Ok(Vec::new()) };
         let collator = self.plan.collator(self.tokenizer)?;
-        let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
+        let mut rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
         let (rank, world) = (comm.rank() as usize, comm.world() as usize);
         let size = (self.plan.batch_rows / world).max(1);
-        let own = rows.chunks(size).enumerate().skip(rank).step_by(world);
-        let batches = own.map(|(number, chunk)| {
-            let examples = dataset.examples(chunk).map_err(elf_train::Error::source)?;
+        let lengths = match self.plan.has_rows_of_equal_length() {
+            true => dataset.lengths(collator.config())?,
+            false => vec![0; dataset.len()],
+        };
+        // A stable sort: without lengths, rows keep their order.
+        rows.sort_by_key(|&row| lengths[row]);
+        let of_one_length = rows.chunk_by(|&one, &other| lengths[one] == lengths[other]);
+        let mut first = 0;
+        let all: Vec<(u64, &[usize])> = of_one_length
+            .flat_map(|rows| rows.chunks(size))
+            .map(|rows| {
+                first += rows.len() as u64;
+                (first - rows.len() as u64, rows)
+            })
+            .collect();
+        let batches = all.into_iter().skip(rank).step_by(world).map(|(first, rows)| {
+            let examples = dataset.examples(rows).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            Ok(((number * size) as u64, self.subject.batch(&batch).map_err(elf_train::Error::source)?))
+            Ok((first, self.subject.batch(batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
@@ -182,7 +196,7 @@ impl<S: Subject> HeldOut<'_, S> {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
-        let references: Option<Vec<String>> = references.into_iter().collect();
+        let references = references.into_iter().map(|reference| reference.map(|text| vec![text])).collect();
         // A young model may write nothing yet, which is no reason to stop.
         let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
         let evaluator = Evaluator {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
+use elf_encoder::{LinearReader, WordMoments};
 use elf_flow::{LatentBatch, Trained};
 use elf_hub::What;
 use elf_model::Elf;
@@ -24,7 +25,7 @@ use super::log::TrainingLog;
 use super::subject::SubjectBatches;
 use super::{ElfSubject, InitialWeights, Materials, Subject};
 use crate::Reporter;
-use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName};
+use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart};
 use crate::hub;
 use crate::model::run_folder::{FoundModel, RunFolder, no_run, plan_of};
 
@@ -82,6 +83,12 @@ impl Ended {
     }
 }
 
+/// Rows of the training data that a reader of latents is made of at most.
+const READER_ROWS: usize = 200_000;
+const READER_ROWS_AT_ONCE: usize = 256;
+/// Standard deviation of the noise, in units of a normalised channel, for which that reader is best.
+const READER_NOISE: f64 = 0.5;
+
 /// When the minutes that a configuration gives are over; never, if a clock does not go as far.
 pub fn deadline(config: &RunConfig) -> Option<Instant> {
     Instant::now().checked_add(Duration::try_from_secs_f64(config.max_minutes? * 60.0).ok()?)
@@ -97,8 +104,36 @@ where
     O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
 {
     net.set_recompute(job.plan.config.gradient_checkpointing);
+    let begins = job.initial.is_none() && job.plan.config.resume.is_none();
+    if job.plan.config.vocab_head_start == VocabHeadStart::LinearReader
+        && begins
+        && job.folder.checkpoints().latest()?.is_none()
+    {
+        let reader = linear_reader(job.plan, job.materials)?;
+        net.start_vocab_head(&reader.directions()?, reader.prior())?;
+    }
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
     train_subject(job, &subject, objective, net)
+}
+
+/// A reader of the latents of at most [`READER_ROWS`] rows of the training data, evenly chosen, under a little noise.
+///
+/// # Errors
+/// If the rows cannot be read or encoded.
+fn linear_reader(plan: &RunPlan, materials: &Materials) -> Result<LinearReader> {
+    let (data, latents) = (&materials.train, materials.latents()?);
+    let collator = plan.collator(&materials.tokenizer)?;
+    let lengths = data.lengths(collator.config())?;
+    let rows = data.len().min(READER_ROWS);
+    let mut rows: Vec<usize> = (0..rows).map(|i| i * data.len() / rows).collect();
+    rows.sort_by_key(|&row| lengths[row]);
+    let mut moments = WordMoments::new(plan.model.vocab_size, plan.model.text_encoder_dim)?;
+    for rows in rows.chunks(READER_ROWS_AT_ONCE) {
+        let batch = collator.collate(&data.examples(rows)?)?.trimmed();
+        let encoded = latents.encode(&batch)?;
+        moments.add(&encoded.latents, &encoded.ids, &encoded.loss_mask)?;
+    }
+    Ok(moments.reader(READER_NOISE)?)
 }
 
 /// [`train`], for any kind of model.

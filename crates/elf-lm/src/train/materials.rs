@@ -12,7 +12,7 @@ use tch::Device;
 
 use super::held_out::TrainingJudge;
 use super::memory_plan::MemoryPlan;
-use crate::config::{Facts, ObjectiveName, RunConfig, RunInputs, RunPlan};
+use crate::config::{Facts, LengthLaw, ObjectiveName, RunConfig, RunInputs, RunPlan};
 use crate::hub;
 use crate::text::text_latents::{self, TextLatents, encoder_folder};
 
@@ -116,7 +116,13 @@ impl Materials {
             training_data: data_fingerprint(&self.train)?,
             encoder: self.latents.as_ref().map(TextLatents::record).transpose()?.flatten(),
         };
-        Ok(RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? })
+        let mut plan = RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? };
+        // A GPT-2 ends its texts itself.
+        if plan.has_rows_of_equal_length() && config.objective != ObjectiveName::Gpt2 {
+            let lengths = self.train.lengths(plan.collator(&self.tokenizer)?.config())?;
+            plan.lengths = Some(LengthLaw::of(&lengths).context("group_by_length")?);
+        }
+        Ok(plan)
     }
 
     /// What will be trained on what, in lines for a user.

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use anyhow::Result;
-use elf_data::{Batch, Cursor, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
+use elf_data::{Batch, Cursor, Grouping, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_model::Elf;
 use elf_train::{BatchSource, Comm, TrainingObjective};
@@ -27,7 +27,7 @@ pub trait Subject {
     ///
     /// # Errors
     /// If ids and model do not fit together, or libtorch fails.
-    fn batch(&self, batch: &Batch) -> Result<BatchOf<Self>>;
+    fn batch(&self, batch: Batch) -> Result<BatchOf<Self>>;
 
     /// Texts at an evaluation, under the name of each setting that they were made with. The ranks share the work, and all get the same.
     ///
@@ -63,11 +63,11 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     type Net = Elf;
     type Objective = O;
 
-    fn batch(&self, batch: &Batch) -> Result<LatentBatch> {
-        match self.plan.objective.block_size {
-            // No block sees what stands behind it, and what fills a row up stands behind everything.
-            Some(_) => self.latents.encode(&batch.clone().trimmed()),
-            None => self.latents.encode(batch),
+    fn batch(&self, batch: Batch) -> Result<LatentBatch> {
+        // In blocks, no token sees the filling of a row; in batches of equal length there is none.
+        match self.plan.objective.block_size.is_some() || self.plan.has_rows_of_equal_length() {
+            true => self.latents.encode(&batch.trimmed()),
+            false => self.latents.encode(&batch),
         }
     }
 
@@ -113,7 +113,8 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
         let collator = plan.collator(&materials.tokenizer)?;
         let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
         if plan.config.group_by_length {
-            order = order.grouped_by_length(materials.train.lengths(collator.config())?.into())?;
+            let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
+            order = order.grouped_by_length(grouping, materials.train.lengths(collator.config())?.into())?;
         }
         let loader = Loader::start(
             Arc::clone(&materials.train),
@@ -129,7 +130,7 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
 impl<S: Subject> BatchSource<BatchOf<S>> for SubjectBatches<'_, S> {
     fn next_batch(&mut self) -> Result<Option<BatchOf<S>>, Box<dyn std::error::Error + Send + Sync>> {
         let loaded = self.loader.next_batch()?;
-        let batch = self.subject.batch(&loaded.batch)?;
+        let batch = self.subject.batch(loaded.batch)?;
         self.after = loaded.after;
         Ok(Some(batch))
     }
