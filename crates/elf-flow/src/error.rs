@@ -19,6 +19,10 @@ pub enum Error {
     #[error("the words that were read could not be encoded again: {0}")]
     Reencode(#[source] Box<dyn std::error::Error + Send + Sync>),
 
+    /// The observer of a run cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+
     /// The network, noise or a tensor operation failed.
     #[error(transparent)]
     Core(#[from] elf_core::Error),

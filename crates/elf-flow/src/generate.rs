@@ -60,6 +60,43 @@ impl Default for GenerateConfig {
     }
 }
 
+impl GenerateConfig {
+    /// Checks all settings for a network that was trained so, and finds the sampler. `guidance_input`: whether the network takes the
+    /// self-conditioning guidance scale as an input.
+    ///
+    /// # Errors
+    /// Names the first setting that makes no sense, alone or with such a network.
+    pub fn check(&self, trained: Trained, guidance_input: bool, registry: &Registry) -> Result<ConfiguredSampler> {
+        trained.path.check()?;
+        let sampler = registry.config(&self.sampler)?;
+        let w = self.self_conditioning_guidance;
+        for (setting, scale) in [("self_conditioning_guidance", w), ("condition_guidance", self.condition_guidance)] {
+            // Tensors are fp32: a larger number would not fit beside them.
+            if !(scale as f32).is_finite() {
+                return Err(Error::setting(setting, format!("{scale} is not a scale")));
+            }
+        }
+        if w != 1.0 && !trained.self_conditioned && !guidance_input {
+            let reason = format!("{w} is asked for, but this network was trained without self-conditioning; use 1");
+            return Err(Error::setting("self_conditioning_guidance", reason));
+        }
+        if self.steps > MAX_STEPS {
+            return Err(Error::setting(
+                "steps",
+                format!("{} steps are more than the {MAX_STEPS} that are allowed", self.steps),
+            ));
+        }
+        if !(self.decode_at > 0.0 && self.decode_at <= 1.0) {
+            return Err(Error::setting("decode_at", format!("{} is not a time in (0, 1]", self.decode_at)));
+        }
+        self.draw.check()?;
+        if self.pad_to == Some(0) {
+            return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
+        }
+        Ok(sampler)
+    }
+}
+
 /// A lesser version of a network, which autoguidance leads away from. See [`AutoGuidance`].
 #[derive(Clone, Copy)]
 pub struct Guide<'a> {
@@ -171,32 +208,7 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// Names the first setting that makes no sense, alone or with this network.
     pub fn new(net: &'a dyn Network, trained: Trained, config: GenerateConfig, registry: &Registry) -> Result<Self> {
-        trained.path.check()?;
-        let sampler = registry.config(&config.sampler)?;
-        let w = config.self_conditioning_guidance;
-        for (setting, scale) in [("self_conditioning_guidance", w), ("condition_guidance", config.condition_guidance)] {
-            // Tensors are fp32: a larger number would not fit beside them.
-            if !(scale as f32).is_finite() {
-                return Err(Error::setting(setting, format!("{scale} is not a scale")));
-            }
-        }
-        if w != 1.0 && !trained.self_conditioned && !net.shape().guidance_input {
-            let reason = format!("{w} is asked for, but this network was trained without self-conditioning; use 1");
-            return Err(Error::setting("self_conditioning_guidance", reason));
-        }
-        if config.steps > MAX_STEPS {
-            return Err(Error::setting(
-                "steps",
-                format!("{} steps are more than the {MAX_STEPS} that are allowed", config.steps),
-            ));
-        }
-        if !(config.decode_at > 0.0 && config.decode_at <= 1.0) {
-            return Err(Error::setting("decode_at", format!("{} is not a time in (0, 1]", config.decode_at)));
-        }
-        config.draw.check()?;
-        if config.pad_to == Some(0) {
-            return Err(Error::setting("pad_to", "a batch of 0 rows holds nothing"));
-        }
+        let sampler = config.check(trained, net.shape().guidance_input, registry)?;
         // On the CPU whatever the network's device: a run visits the same times everywhere.
         let times = config.grid.grid(config.steps, &mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
         let times = until(times, config.decode_at);
@@ -311,7 +323,7 @@ impl<'a> Generator<'a> {
                 trace_passes += 1;
                 observer.frame(Frame { t: self.times[step], ids });
             }
-            Ok(())
+            unless_cancelled(observer)
         })?;
         let read = RowsRead::of(&self.words(&decoder, &end, condition.as_ref(), noise)?, &end, asked)?;
         let RowsRead { ids, log_probs } = read;
@@ -355,6 +367,7 @@ impl<'a> Generator<'a> {
                 all.f_narrow(1, first, width)?.f_copy_(part)?;
             }
             observer.step(number + 1, spans.len());
+            unless_cancelled(observer)?;
             let reached = |t: &f64| ((t * s as f64).ceil() as i64).clamp(1, s);
             if request.trace.iter().any(|t| (first + 1..=first + width).contains(&reached(t))) {
                 let so_far = Reading { ids: ids.shallow_clone(), log_probs: log_probs.shallow_clone() };
@@ -463,6 +476,11 @@ impl<'a> Generator<'a> {
         }
         field
     }
+}
+
+/// [`Error::Cancelled`] if the observer says so.
+fn unless_cancelled(observer: &dyn Observer) -> Result<()> {
+    if observer.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 /// The times up to `end`, and `end` itself.

@@ -20,6 +20,11 @@ pub trait Observer {
     fn frame(&mut self, frame: Frame) {
         let _ = frame;
     }
+
+    /// Whether the run is to end here, with [`Error::Cancelled`](crate::Error::Cancelled); asked after each step.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 impl Observer for () {}

@@ -1,6 +1,7 @@
 //! What is trained instead of ELF, to hold ELF against.
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_flow::tokens::MaskedDiffusion;
 use elf_gpt2::Gpt2Config;
 use elf_model::{ElfConfig, MaskedConfig};
@@ -46,7 +47,10 @@ impl BaselinePlan {
             ObjectiveName::Elf => None,
             ObjectiveName::Gpt2 => {
                 if config.gradient_checkpointing {
-                    bail!("gradient_checkpointing is not available with objective gpt2: set it to false");
+                    fail!(
+                        setting("gradient_checkpointing"),
+                        "gradient_checkpointing is not available with objective gpt2: set it to false"
+                    );
                 }
                 // The token before a row takes the place of the row's last one, which is not read.
                 let positions = config.max_length as i64;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use crate::Result;
+use crate::error::Context;
 use elf_flow::DistillStep;
 use elf_train::Round;
 use serde::de::Error as _;
@@ -205,7 +206,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("distill.yml");
         std::fs::write(&path, text).unwrap();
-        read_yaml(Some(&path), &Overrides(options.iter().map(|o| o.to_string()).collect()), |_| {})
+        read_yaml(Some(&path), &Overrides::parse(options)?, |_| {})
     }
 
     #[test]
@@ -225,11 +226,11 @@ mod tests {
 
     #[test]
     fn misspelt_keys_and_values_are_named() {
-        let message = format!("{:#}", read("pd_step_sise: 1\n", &[]).unwrap_err());
+        let message = read("pd_step_sise: 1\n", &[]).unwrap_err().report();
         assert!(message.contains("`pd_step_sise`") && message.contains("`pd_step_size`"), "{message}");
-        let message = format!("{:#}", read("epochs: many\n", &[]).unwrap_err());
+        let message = read("epochs: many\n", &[]).unwrap_err().report();
         assert!(message.contains("does not fit") && message.contains("distill.yml"), "{message}");
-        assert!(format!("{:#}", read("pd_teacher_schedule: cosine\n", &[]).unwrap_err()).contains("cosine"));
+        assert!(read("pd_teacher_schedule: cosine\n", &[]).unwrap_err().report().contains("cosine"));
     }
 
     #[test]

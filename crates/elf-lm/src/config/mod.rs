@@ -16,11 +16,9 @@ pub use baseline::{BaselinePlan, ObjectiveName};
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use keys::{Overrides, read_record, read_yaml};
-pub use plan::{EncoderRecord, Facts, RunInputs, RunPlan};
+pub use plan::{EncoderRecord, Facts, OTHER_ENCODER, OTHER_STATS, RunInputs, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName};
-pub use sampling::{
-    SAMPLING, SamplingSetting, check_names, check_own_guide, read_own_sampling_settings, read_sampling_settings,
-};
+pub use sampling::{SAMPLING, Sampling, SamplingOf, SamplingPatch, read_own_sampling, read_sampling};
 pub use template::template;
 
 #[cfg(test)]

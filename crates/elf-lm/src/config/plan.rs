@@ -1,6 +1,7 @@
 //! What follows from a configuration, checked.
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_core::PrecisionPolicy;
 use elf_data::{CollateConfig, Collator, PadToken, Tokenizer};
 use elf_encoder::LatentStats;
@@ -91,6 +92,12 @@ pub struct EncoderRecord {
     /// What its output is normalised by.
     pub stats: LatentStats,
 }
+
+/// What differs between two plans with other encoders, in words that follow "another".
+pub const OTHER_ENCODER: &str = "text encoder (encoder_model_name, encoder_checkpoint)";
+
+/// What differs between two plans whose latents are normalised otherwise, in words that follow "another".
+pub const OTHER_STATS: &str = "latent_mean, latent_std or latent_stats.json of the text encoder";
 
 /// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,9 +194,9 @@ impl RunPlan {
     pub fn other_encoder(&self, other: &Self) -> Option<&'static str> {
         let (one, other) = self.encoder().zip(other.encoder())?;
         if one.blake3 != other.blake3 {
-            return Some("text encoder (encoder_model_name, encoder_checkpoint)");
+            return Some(OTHER_ENCODER);
         }
-        (one.stats != other.stats).then_some("latent_mean, latent_std or latent_stats.json of the text encoder")
+        (one.stats != other.stats).then_some(OTHER_STATS)
     }
 
     /// What makes batches.
@@ -209,10 +216,11 @@ impl RunPlan {
 /// Refuses numbers that mean nothing by themselves.
 fn check_numbers(config: &RunConfig) -> Result<()> {
     if config.max_length == 0 {
-        bail!("max_length must be at least 1");
+        fail!(setting("max_length"), "max_length must be at least 1");
     }
     if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
-        bail!(
+        fail!(
+            setting("max_input_length"),
             "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
             config.max_length
         );
@@ -225,7 +233,7 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
         ("eval_freq", config.eval_freq),
     ] {
         if !(value > 0.0 && value.is_finite()) {
-            bail!("{key} is out of its range");
+            fail!(setting(key), "{key} is out of its range");
         }
     }
     for (key, value) in [
@@ -236,14 +244,17 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
         ("keep_checkpoints", config.keep_checkpoints),
     ] {
         if value == 0 {
-            bail!("{key} must be at least 1");
+            fail!(setting(key), "{key} must be at least 1");
         }
     }
     if let Some(minutes) = config.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
-        bail!("max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes");
+        fail!(
+            setting("max_minutes"),
+            "max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes"
+        );
     }
     if let Some(share) = config.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
-        bail!("label_drop_prob {share} is not a probability");
+        fail!(setting("label_drop_prob"), "label_drop_prob {share} is not a probability");
     }
     Ok(())
 }
@@ -252,40 +263,59 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
 fn check_combinations(config: &RunConfig) -> Result<()> {
     let conditional = config.max_input_length.is_some();
     match config.early_stopping {
-        Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
+        Some(0) => fail!(
+            setting("early_stopping"),
+            "early_stopping 0 would stop at once: name a number of evaluations, or null for never"
+        ),
         Some(_) if config.eval_data_path.is_none() => {
-            bail!("early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null")
+            fail!(
+                setting("early_stopping"),
+                "early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null"
+            )
         }
         _ => {}
     }
     if let Some(share) = config.label_drop_prob.filter(|&share| share > 0.0 && !conditional) {
-        bail!("label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0");
+        fail!(
+            setting("label_drop_prob"),
+            "label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0"
+        );
     }
     if config.learned_latents && conditional {
-        bail!(
+        fail!(
+            setting("learned_latents"),
             "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
         );
     }
     if config.learned_latents && config.causal_latents {
-        bail!("causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out");
+        fail!(
+            setting("causal_latents"),
+            "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
+        );
     }
     if config.block_size.is_some() && !config.causal_latents {
-        bail!(
+        fail!(
+            setting("block_size"),
             "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
         );
     }
     if config.context_table && config.block_size.is_none() {
-        bail!(
+        fail!(
+            setting("context_table"),
             "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
         );
     }
     if config.group_by_length && config.block_size.is_none() {
-        bail!(
+        fail!(
+            setting("group_by_length"),
             "group_by_length saves nothing without a block_size: only models that write block after block do without what fills a row up. Leave it out"
         );
     }
     if config.group_by_length && config.pad_token() == PadTokenName::Eos {
-        bail!("group_by_length needs pad_token: pad, since filling that is learned cannot be cut off");
+        fail!(
+            setting("group_by_length"),
+            "group_by_length needs pad_token: pad, since filling that is learned cannot be cut off"
+        );
     }
     if config.objective != ObjectiveName::Elf {
         for (key, set) in [
@@ -297,7 +327,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("decoder_clean_condition", config.decoder_clean_condition),
         ] {
             if set {
-                bail!("{key} belongs to objective elf: the baselines have no latents. Leave it out");
+                fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");
             }
         }
     }
@@ -324,7 +354,8 @@ fn objective(config: &RunConfig) -> ElfObjective {
 fn batch_rows(config: &RunConfig, ranks: usize) -> Result<usize> {
     let rows = config.batch_size.map_or(config.global_batch_size, |rows| rows.saturating_mul(ranks));
     if !rows.is_multiple_of(ranks) {
-        bail!(
+        fail!(
+            setting("global_batch_size"),
             "{ranks} ranks cannot share batches of {rows} rows evenly: choose a global_batch_size that is a multiple of {ranks}"
         );
     }
@@ -333,7 +364,8 @@ fn batch_rows(config: &RunConfig, ranks: usize) -> Result<usize> {
 
 fn length(config: &RunConfig, rows: u64, rows_per_step: usize) -> Result<TrainLength> {
     if rows < rows_per_step as u64 {
-        bail!(
+        fail!(
+            setting("batch_size"),
             "the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps"
         );
     }
@@ -351,7 +383,8 @@ fn length(config: &RunConfig, rows: u64, rows_per_step: usize) -> Result<TrainLe
 fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConfig> {
     let Some((_, preset)) = Preset::ALL.iter().find(|(name, _)| *name == config.model) else {
         let names: Vec<_> = Preset::ALL.iter().map(|(name, _)| *name).collect();
-        bail!(
+        fail!(
+            setting("model"),
             "there is no model `{}`: use one of {}, with hidden_size, depth and num_heads for other sizes",
             config.model,
             names.join(", ")

@@ -1,6 +1,6 @@
 //! A configuration written out with every key and what it means.
 
-use anyhow::{Context, Result};
+use crate::{Error, Result};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -28,7 +28,8 @@ pub fn template<T: JsonSchema + Serialize>(config: &T) -> Result<String> {
         for line in textwrap::wrap(&meaning, WIDTH) {
             file.push_str(&format!("# {line}\n"));
         }
-        let value = serde_saphyr::to_string(&value).with_context(|| format!("the value of {key}"))?;
+        let value =
+            serde_saphyr::to_string(&value).map_err(|e| Error::setting(&key, format!("the value of {key}: {e}")))?;
         file.push_str(&format!("{key}: {}\n", value.trim_end()));
     }
     Ok(file)

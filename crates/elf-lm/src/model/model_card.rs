@@ -7,8 +7,8 @@ use elf_eval::evaluation::Evaluation;
 use elf_train::Round;
 use serde_json::Value;
 
-use crate::config::{DistillationPlan, RunPlan, SAMPLING, SamplingSetting, StudentStart};
-use crate::model::run_folder::FoundModel;
+use crate::config::{DistillationPlan, RunPlan, SAMPLING, Sampling, StudentStart};
+use crate::model::run_folder::RunModel;
 
 /// The card of a distilled model, in Markdown; its front matter holds the step count for programs.
 pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
@@ -23,7 +23,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         StudentStart::Checkpoint(place) => format!("the averaged parameters of `{}`", place.display()),
         StudentStart::Random => "a network at random".to_owned(),
     };
-    let setting = SamplingSetting::default_for(plan);
+    let setting = Sampling::default_for(plan);
     let averaged = if teacher.averaged { "averaged" } else { "as trained" };
     format!(
         "---\n\
@@ -79,9 +79,9 @@ pub struct ExportedCard<'a> {
     /// The kind of the numbers.
     pub stored_as: &'static str,
     /// The run.
-    pub found: &'a FoundModel,
+    pub found: &'a RunModel,
     /// A lesser version that goes with it, and its folder.
-    pub guide: Option<(&'static str, &'a FoundModel)>,
+    pub guide: Option<(&'static str, &'a RunModel)>,
     /// Numbers in the network.
     pub parameters: i64,
     /// What it was judged by.
@@ -145,7 +145,7 @@ impl ExportedCard<'_> {
             let _ = writeln!(card, "| begun as | `{first}` |");
         }
         if let Some(DistillationPlan { step, teacher, .. }) = &plan.distillation {
-            let (steps, setting) = (step.student_steps(), SamplingSetting::default_for(plan));
+            let (steps, setting) = (step.student_steps(), Sampling::default_for(plan));
             let _ = writeln!(
                 card,
                 "| distilled | for {steps} step{}, each as long as {} of its teacher `{}`; made to be sampled as `{}` |",

@@ -1,12 +1,12 @@
 //! One run from its first step, or the checkpoint that it goes on from, to its end.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
 use elf_flow::{LatentBatch, Trained};
@@ -14,22 +14,23 @@ use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, ReleasedCheckpoint, Run, RunControl, Schedule, Trainer,
-    TrainerConfig, TrainingObjective,
+    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Trainer, TrainerConfig,
+    TrainingObjective,
 };
+use serde_json::Value;
 use tch::Device;
 
 use super::held_out::HeldOut;
 use super::log::TrainingLog;
 use super::subject::SubjectBatches;
-use super::{ElfSubject, InitialWeights, Materials, Subject};
-use crate::Reporter;
-use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName};
-use crate::hub;
-use crate::model::run_folder::{FoundModel, RunFolder, no_run, plan_of};
+use super::{ElfSubject, Materials, Subject, begin_as};
+use crate::config::{BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName};
+use crate::model::run_folder::{RunFolder, plan_of};
+use crate::model::{Difference, Fingerprint, ModelRef, Resumable};
+use crate::{Host, Result};
 
 /// One run to be carried out.
-pub struct Job<'a> {
+pub struct Job<'a, 'h> {
     /// What is to be done.
     pub plan: &'a RunPlan,
     /// With what.
@@ -37,15 +38,13 @@ pub struct Job<'a> {
     /// Where to.
     pub folder: &'a RunFolder,
     /// What its network begins as, if not as it is given.
-    pub initial: Option<&'a InitialWeights>,
+    pub initial: Option<&'a ModelRef>,
     /// Who shares in the work.
     pub comm: &'a Rc<dyn Comm>,
-    /// Set from outside to stop and save.
-    pub stop: Arc<AtomicBool>,
     /// When to stop and save.
     pub deadline: Option<Instant>,
     /// Who hears how it goes.
-    pub events: &'a Reporter<'a>,
+    pub host: &'a Host<'h>,
 }
 
 /// How a run came to its end.
@@ -92,7 +91,7 @@ pub fn deadline(config: &RunConfig) -> Option<Instant> {
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
+pub fn train_flow<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
 where
     O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
 {
@@ -101,7 +100,7 @@ where
     train_subject(job, &subject, objective, net)
 }
 
-/// [`train`], for any kind of model.
+/// [`train_flow`], for any kind of model.
 ///
 /// # Errors
 /// As there.
@@ -109,18 +108,19 @@ pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::
 where
     S: Subject<Objective: Copy>,
 {
-    let Job { plan, materials, folder, initial, comm, stop, deadline, events } = job;
+    let Job { plan, materials, folder, initial, comm, deadline, host } = job;
+    let stop = host.stop();
     let first = comm.rank() == 0;
     let say = |line: String| {
         if first {
-            events.note(line);
+            host.note(line);
         }
     };
     let config = trainer_config(plan, materials.device)?;
-    let resume = resume_from(plan, folder)?;
+    let resume = resume_from(plan, folder, host)?;
     // A run that has checkpoints has begun already.
     if let Some(initial) = initial.filter(|_| resume.is_none()) {
-        initial.load_into(objective.params(&net))?;
+        begin_as(initial, objective.params(&net))?;
         say(format!("beginning as {}", initial.path().display()));
     }
     let mut trainer = Trainer::new(net, objective, config, Rc::clone(comm))?;
@@ -140,7 +140,7 @@ where
     };
     let mut source = SubjectBatches::start(plan, materials, subject, share, cursor)?;
     let mut observer =
-        TrainingLog::new(plan, events, metrics, Rc::clone(comm), trainer.steps_done(), deadline, Arc::clone(&stop));
+        TrainingLog::new(plan, host, metrics, Rc::clone(comm), trainer.steps_done(), deadline, Arc::clone(stop));
     let held_out = HeldOut {
         plan,
         objective: &objective,
@@ -149,6 +149,7 @@ where
         rows: materials.held_out.as_ref(),
         judge: materials.judge.as_ref(),
         folder,
+        samplers: host.samplers(),
     };
     let mut evaluator = |net: &S::Net, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
     let control = RunControl {
@@ -165,7 +166,7 @@ where
         plan: serde_json::to_value(plan)?,
         evaluator: Some(&mut evaluator),
         observer: &mut observer,
-        stop: &stop,
+        stop,
     };
     let outcome = elf_train::run(&mut trainer, run)?;
     // Clocks differ: the run is out of time if any rank says so.
@@ -197,13 +198,13 @@ where
 /// Makes the trainer what the run goes on from, if it does, and says where in the data that is.
 fn begin<N, O: TrainingObjective<N>>(
     trainer: &mut Trainer<N, O>,
-    resume: Option<Resume>,
+    resume: Option<Resumable>,
     plan: &RunPlan,
     rows: u64,
     say: impl Fn(String),
 ) -> Result<Cursor> {
     Ok(match resume {
-        Some(Resume::Released(checkpoint)) => {
+        Some(Resumable::Released(checkpoint)) => {
             trainer.restore_released(&checkpoint)?;
             let step = trainer.steps_done();
             let (path, epoch) = (checkpoint.path().display(), checkpoint.epoch()?);
@@ -217,7 +218,7 @@ fn begin<N, O: TrainingObjective<N>>(
             let per_epoch = (rows / rows_a_step).max(1);
             Cursor { epoch: step / per_epoch, position: step % per_epoch * rows_a_step }
         }
-        Some(Resume::Own(checkpoint)) => {
+        Some(Resumable::Own(checkpoint)) => {
             trainer.restore(&checkpoint)?;
             say(format!("resuming from {} (step {})", checkpoint.path().display(), trainer.steps_done()));
             serde_json::from_value(checkpoint.state().cursor.clone())
@@ -240,7 +241,8 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
         optimizer: match config.optimizer {
             OptimizerName::Muon => {
                 if config.weight_decay != 0.0 {
-                    bail!(
+                    fail!(
+                        setting("weight_decay"),
                         "weight_decay {} has no effect on Muon: set it to 0, or optimizer to adamw",
                         config.weight_decay
                     );
@@ -269,48 +271,42 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
         },
         clip_norm: Some(1.0),
         ema_decay: config.ema_decay1,
-        accumulation: u32::try_from(config.grad_accum_steps)?.try_into().context("grad_accum_steps")?,
+        accumulation: u32::try_from(config.grad_accum_steps)
+            .ok()
+            .and_then(NonZeroU32::new)
+            .with_context(|| format!("grad_accum_steps {} is out of its range", config.grad_accum_steps))?,
         seed: config.seed,
     })
 }
 
-/// What to go on from.
-enum Resume {
-    /// A checkpoint of this program.
-    Own(Checkpoint),
-    /// A training checkpoint of the released code.
-    Released(ReleasedCheckpoint),
-}
-
 /// The checkpoint to go on from: the latest in the output folder or, if there is none yet, the one that is named.
-fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
+fn resume_from(plan: &RunPlan, folder: &RunFolder, host: &Host) -> Result<Option<Resumable>> {
     let own = folder.checkpoints().latest()?;
     let checkpoint = match (&plan.config.resume, own) {
         (None, None) => return Ok(None),
         (None, Some(own)) => own,
         (Some(name), own) => {
-            let place = hub::locate(name, What::ElfCheckpoint)?;
+            let place = host.locate(name, What::ElfCheckpoint)?;
             match own {
                 Some(own) => latest_since(&place, own, plan, folder)?,
-                None => match FoundModel::find(&place)? {
-                    Some(found) => found.checkpoint,
-                    None => {
-                        let released = ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?;
-                        return Ok(Some(Resume::Released(released)));
-                    }
+                None => match ModelRef::open(&place)?.into_resumable()? {
+                    Resumable::Own(checkpoint) => checkpoint,
+                    released => return Ok(Some(released)),
                 },
             }
         }
     };
     let before = plan_of(&checkpoint)?;
-    if let Some(what) = what_differs(&before, plan) {
+    let (before, now) = (lineage(&before)?, lineage(plan)?);
+    if let Some(Difference { name: what, .. }) = before.known_to(&now).first_difference(&now.known_to(&before)) {
         let path = checkpoint.path().display();
-        bail!(
+        fail!(
+            mismatch(&what),
             "{path} was trained with another {what}: bring that back, or choose another output_dir to start anew (with --init-from \
              {path} as that model)"
         );
     }
-    Ok(Some(Resume::Own(checkpoint)))
+    Ok(Some(Resumable::Own(checkpoint)))
 }
 
 /// The latest checkpoint `own` of a run that is told to go on from `place`: since it began so, or is there itself. Going back would
@@ -320,59 +316,56 @@ fn latest_since(place: &Path, own: Checkpoint, plan: &RunPlan, folder: &RunFolde
     if plan_of(&own)?.config.resume == plan.config.resume {
         return Ok(own);
     }
-    let named = FoundModel::find(place)?.map(|found| found.checkpoint);
+    let named = ModelRef::open(place)?;
+    let named = named.run().map(|run| &run.checkpoint);
     let same =
         |one: &Path, other: &Path| one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    if named.as_ref().is_some_and(|named| same(named.path(), own.path())) {
+    if named.is_some_and(|named| same(named.path(), own.path())) {
         return Ok(own);
     }
     if named.is_some_and(|named| named.path().parent().is_some_and(|parent| same(parent, folder.checkpoints().root())))
     {
-        bail!(
+        fail!(
+            place(own.path()),
             "{root} has gone on since {name}, up to {}: leave resume out to go on from there, or choose another output_dir",
             own.path().display()
         );
     }
-    bail!(
+    fail!(
+        place(folder.root()),
         "{root} holds a run that did not begin from {name}: leave resume out to go on with it, or choose another output_dir"
     )
 }
 
-/// What must be the same in both plans, so that the one goes on with what the other began, and is not.
-fn what_differs(before: &RunPlan, plan: &RunPlan) -> Option<&'static str> {
-    let kind = |plan: &RunPlan| plan.baseline.as_ref().map(BaselinePlan::name);
-    let flow = |plan: &RunPlan| (Trained::from(&plan.objective), plan.config.causal_latents);
-    // Of runs of older versions less is known.
-    let inputs = before.inputs.as_ref().zip(plan.inputs.as_ref());
-    let encoder = before.other_encoder(plan);
-    let stays = [
-        ("objective", kind(before) == kind(plan)),
-        ("size of the model", before.model == plan.model && before.baseline == plan.baseline),
-        ("max_length, max_input_length or pad_token", before.span == plan.span),
-        ("tokenizer", inputs.is_none_or(|(one, other)| one.tokenizer == other.tokenizer)),
-        (
-            "set of training data (data_path)",
-            inputs.is_none_or(|(one, other)| one.training_data == other.training_data),
-        ),
-        (encoder.unwrap_or_default(), encoder.is_none()),
-        ("end of conditions (condition_eos)", before.condition_eos == plan.condition_eos),
-        (
+/// Everything that must be the same in two plans for the one to go on with what the other began. Of runs of older versions less is
+/// known: only facts that both have are to be compared.
+fn lineage(plan: &RunPlan) -> Result<Fingerprint> {
+    let json = |value: serde_json::Result<Value>| value.map(|value| value.to_string());
+    let kind = plan.baseline.as_ref().map(BaselinePlan::name);
+    let mut facts = Fingerprint::default()
+        .with("objective", kind.unwrap_or("elf"))
+        .with("size of the model", json(serde_json::to_value((&plan.model, &plan.baseline)))?)
+        .with("max_length, max_input_length or pad_token", json(serde_json::to_value(plan.span))?);
+    if let Some(inputs) = &plan.inputs {
+        facts =
+            facts.with("tokenizer", &inputs.tokenizer).with("set of training data (data_path)", &inputs.training_data);
+    }
+    if let Some(encoder) = plan.encoder() {
+        facts =
+            facts.with(OTHER_ENCODER, &encoder.blake3).with(OTHER_STATS, json(serde_json::to_value(&encoder.stats))?);
+    }
+    facts = facts.with("end of conditions (condition_eos)", plan.condition_eos);
+    if kind.is_none() {
+        let flow = (Trained::from(&plan.objective), plan.config.causal_latents);
+        facts = facts.with(
             "flow (denoiser_noise_scale, t_eps, prediction, self_cond_prob, block_size or causal_latents)",
-            kind(plan).is_some() || flow(before) == flow(plan),
-        ),
-        ("seed", before.config.seed == plan.config.seed),
-        ("optimizer", before.config.optimizer == plan.config.optimizer),
-        ("teacher, or step that is learned from it", same_lessons(before, plan)),
-        (
-            "batch size or grad_accum_steps",
-            before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps,
-        ),
-    ];
-    stays.iter().find(|(_, same)| !same).map(|(what, _)| *what)
-}
-
-/// Whether both learn the same from the same teacher, or both from none.
-fn same_lessons(one: &RunPlan, other: &RunPlan) -> bool {
-    let lessons = |plan: &RunPlan| plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.clone()));
-    lessons(one) == lessons(other)
+            format!("{flow:?}"),
+        );
+    }
+    let lesson = plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.as_str()));
+    Ok(facts
+        .with("seed", plan.config.seed)
+        .with("optimizer", json(serde_json::to_value(plan.config.optimizer))?)
+        .with("teacher, or step that is learned from it", json(serde_json::to_value(lesson))?)
+        .with("batch size or grad_accum_steps", plan.batch_rows * plan.config.grad_accum_steps))
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_core::Precision;
 use tch::Device;
 
@@ -90,7 +91,7 @@ impl MemoryPlan {
                 )
             }
         };
-        bail!("this run needs about {self} of memory, and has {}: {remedy}", Size(there))
+        fail!(setting("batch_size"), "this run needs about {self} of memory, and has {}: {remedy}", Size(there))
     }
 }
 
