@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::libtorch::{SetUp, setup};
-use crate::metrics;
 use crate::steps::Steps;
+use crate::training_figures as figures;
 use crate::workspace::Workspace;
 
 /// What can be chosen about the demo.
@@ -170,9 +170,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
 
     println!("\n==> summary");
-    for file in metrics::files(&folder)? {
+    for file in figures::files(&folder)? {
         println!("{}", workspace.short(&file).display());
-        println!("{}", metrics::table(&metrics::courses(&file)?));
+        println!("{}", figures::table(&figures::courses(&file)?));
     }
     println!("{}", steps.table());
     println!("{HONESTLY}");

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::libtorch::Libtorch;
+use crate::libtorch::folder::Libtorch;
 use crate::machine;
 
 /// The lowest compute capability that the CUDA 13 builds of libtorch have code for.
@@ -43,7 +43,7 @@ impl Gpus {
         self.list.iter().map(|gpu| format!("{} ({})", gpu.name, gpu.memory)).collect()
     }
 
-    /// Why `libtorch` cannot use these GPUs, with the remedy; `None` if nothing speaks against it.
+    /// The reason why `libtorch` cannot use these GPUs, with the remedy; `None` if it can.
     pub fn obstacle(&self, libtorch: &Libtorch) -> Option<(String, String)> {
         let complete = "python3 -m pip install torch==2.11.0, then cargo xtask setup --again";
         let Some(built) = libtorch.cuda.as_deref().and_then(parse_version) else {

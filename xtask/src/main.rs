@@ -20,7 +20,9 @@ mod metrics;
 mod nccl;
 mod python;
 mod reproduce;
+mod source;
 mod steps;
+mod training_figures;
 mod workspace;
 
 use crate::libtorch::{SetUp, setup};
@@ -60,6 +62,8 @@ enum Task {
     Reproduce(reproduce::Options),
     /// Build the library for training on several GPUs, which needs the headers of NCCL and CUDA.
     Nccl(nccl::Options),
+    /// Print figures of the source: lines, public items and dependencies of each package, the longest files and functions.
+    Metrics(metrics::Options),
     /// Run what continuous integration checks before the tests: format, lints, documentation, benches.
     Ci,
     /// Fuzz the readers of checkpoints, indices and Arrow files with many thousands of random changes to real ones. The
@@ -104,6 +108,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(options) => demo::run(&workspace, &options)?,
         Task::Reproduce(options) => reproduce::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,
+        Task::Metrics(options) => metrics::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,
         Task::Fuzz { cases } => checks::fuzz(&workspace, cases)?,
         Task::Bench { package, arguments } => {

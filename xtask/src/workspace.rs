@@ -1,4 +1,4 @@
-//! Where the repository lies, and how cargo is called in it.
+//! The repository's working tree, and calls of cargo in it.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::libtorch::{Libtorch, link};
+use crate::libtorch::folder::Libtorch;
+use crate::libtorch::link;
 
 /// The repository's working tree.
 pub struct Workspace {
@@ -35,12 +36,12 @@ impl Workspace {
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root);
-        // What cargo told us about ourselves is not about what is built next: build scripts that look at it would run again, now and
-        // at the next build by hand.
+        // Cargo has set variables about this package. Build scripts of other packages that read them would run again, now and at
+        // the next build by hand.
         for (name, _) in env::vars_os() {
-            let told =
+            let about_us =
                 name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
-            if told {
+            if about_us {
                 command.env_remove(name);
             }
         }
@@ -92,8 +93,8 @@ impl Workspace {
     }
 }
 
-/// Flags set in the environment make cargo ignore those of its configuration, our run path with
-/// them: what was set plus the run path, in cargo's encoding; `None` where nothing was set.
+/// The flags of the environment plus the run path, in cargo's encoding; `None` if the environment has none. With flags in the
+/// environment, cargo ignores those of its configuration, and our run path is one of these.
 fn flags_with_run_path(encoded: Option<OsString>, plain: Option<OsString>, libtorch: &Path) -> Option<OsString> {
     const SEPARATOR: &str = "\u{1f}";
     let mut flags = match (encoded, plain) {

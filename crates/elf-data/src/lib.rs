@@ -30,7 +30,7 @@ pub use collate::{Batch, CollateConfig, Collator, PadToken, is_label_dropped};
 pub use dataset::{Dataset, Example, OpenOptions};
 pub use error::{Error, Result};
 pub use loader::{Loaded, Loader, LoaderConfig};
-pub use order::{Cursor, EpochOrder, Order, OrderConfig, Share};
+pub use order::{Cursor, EpochOrder, Grouping, Order, OrderConfig, Share};
 pub use packing::{Packer, Packing};
 pub use tokenizer::{EOS, PAD, Tokenizer, UNK};
 pub use unigram_training::{Trained, UnigramConfig, train_unigram};

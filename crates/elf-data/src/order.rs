@@ -6,7 +6,7 @@
 //! What is left at an epoch's end and does not fill a global batch is dropped; as every epoch is shuffled anew, those are other
 //! rows each time.
 //!
-//! Rows of like length may be put into the same batch ([`Order::grouped_by_length`]), for those who cut batches to their longest row.
+//! Rows of like or equal length may be put into the same batch ([`Order::grouped_by_length`]), for those who cut batches to their longest row.
 
 use std::sync::Arc;
 
@@ -66,7 +66,17 @@ pub struct Order {
     share: Share,
     // The permutation of one epoch, 4 bytes per row (40 MB for ten million), so that each is computed once.
     current: Option<(u64, EpochOrder)>,
-    lengths: Option<Arc<[u32]>>,
+    grouping: Option<(Grouping, Arc<[u32]>)>,
+}
+
+/// How alike the lengths of a batch's rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grouping {
+    /// Similar: the rows of every 64 batches are sorted by length. Which rows share a batch is mostly chance.
+    Similar,
+    /// Equal, but for one batch at each change of length: the rows of the whole epoch are sorted by length.
+    Equal,
 }
 
 /// Global batches whose rows are sorted by length among one another: many enough that rows of a batch are of like length, few enough
@@ -103,15 +113,15 @@ impl Order {
                 "a global batch of {global_batch} cannot be shared evenly by {world} ranks with micro-batches of {micro_batch}"
             ));
         }
-        Ok(Self { config, share, current: None, lengths: None })
+        Ok(Self { config, share, current: None, grouping: None })
     }
 
-    /// Puts rows of like length into the same global batch: of every 64 global batches of the shuffled order the rows are sorted by
-    /// length, and then all global batches are shuffled. Each epoch still takes the same rows, each once.
+    /// Puts rows of similar or equal length into the same global batch: parts of the shuffled order, or all of it, are sorted by
+    /// length, and then the global batches are shuffled. Each epoch still takes the same rows, each once.
     ///
     /// # Errors
     /// If `lengths` is not of as many rows.
-    pub fn grouped_by_length(self, lengths: Arc<[u32]>) -> Result<Self> {
+    pub fn grouped_by_length(self, grouping: Grouping, lengths: Arc<[u32]>) -> Result<Self> {
         if lengths.len() != self.config.rows {
             return Err(Error::Config(format!(
                 "there are {} lengths for the {} rows of the data",
@@ -119,7 +129,7 @@ impl Order {
                 self.config.rows
             )));
         }
-        Ok(Self { lengths: Some(lengths), current: None, ..self })
+        Ok(Self { grouping: Some((grouping, lengths)), current: None, ..self })
     }
 
     /// The settings.
@@ -155,8 +165,13 @@ impl Order {
             _ => {
                 let OrderConfig { seed, rows, global_batch } = self.config;
                 let mut order = permutation(seed, epoch, rows);
-                if let Some(lengths) = &self.lengths {
-                    order = grouped(order, lengths, global_batch, seed, epoch);
+                if let Some((grouping, lengths)) = &self.grouping {
+                    let at_once = match grouping {
+                        Grouping::Similar => GROUPED_BATCHES.saturating_mul(global_batch),
+                        Grouping::Equal => rows,
+                    };
+                    sort_by_length(&mut order[..rows / global_batch * global_batch], lengths, at_once);
+                    shuffle_batches(&mut order, global_batch, &mut generator(seed, epoch, Purpose::GroupedBatches));
                 }
                 let order: EpochOrder = order.into();
                 self.current = Some((epoch, order.clone()));
@@ -230,16 +245,19 @@ fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// The same order with rows of like length in the same global batch. What does not fill a global batch stays at the end.
-fn grouped(mut order: Vec<u32>, lengths: &[u32], global_batch: usize, seed: u64, epoch: u64) -> Vec<u32> {
-    let left = order.split_off(order.len() / global_batch * global_batch);
-    for window in order.chunks_mut(GROUPED_BATCHES.saturating_mul(global_batch)) {
+/// Sorts every `at_once` rows of an order by length.
+fn sort_by_length(order: &mut [u32], lengths: &[u32], at_once: usize) {
+    for window in order.chunks_mut(at_once) {
         // A stable sort: rows of equal length stay in the order of the shuffle.
         window.sort_by_key(|&row| lengths[row as usize]);
     }
+}
+
+/// Shuffles whole global batches. Rows that do not fill one stay at the end.
+fn shuffle_batches(order: &mut Vec<u32>, global_batch: usize, rng: &mut ChaCha8Rng) {
+    let left = order.split_off(order.len() / global_batch * global_batch);
     let mut batches: Vec<&[u32]> = order.chunks(global_batch).collect();
-    shuffle(&mut batches, &mut generator(seed, epoch, Purpose::GroupedBatches));
-    let mut order = batches.concat();
+    shuffle(&mut batches, rng);
+    *order = batches.concat();
     order.extend(left);
-    order
 }

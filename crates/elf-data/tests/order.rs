@@ -1,6 +1,6 @@
 //! Laws of the epoch order.
 
-use elf_data::{Cursor, Error, Order, OrderConfig, Share};
+use elf_data::{Cursor, Error, Grouping, Order, OrderConfig, Share};
 use proptest::prelude::*;
 
 /// Rows, ranks, micro-batch and micro-batches per step that fit together.
@@ -91,10 +91,11 @@ proptest! {
 proptest! {
     /// The same rows in each epoch, in batches whose rows differ in length no more than the sorting lets them.
     #[test]
-    fn grouping_by_length_keeps_the_rows((seed, rows, world, micro, global) in settings(), epoch in 0..3u64, kinds in 1..50u32) {
+    fn grouping_by_length_keeps_the_rows((seed, rows, world, micro, global) in settings(), epoch in 0..3u64, kinds in 1..50u32, equal: bool) {
+        let grouping = if equal { Grouping::Equal } else { Grouping::Similar };
         let lengths: Vec<u32> = (0..rows as u32).map(|row| row * 7 % kinds).collect();
         let mut plain = order(seed, rows, global, 0, world, micro);
-        let mut grouped = plain.clone().grouped_by_length(lengths.clone().into()).unwrap();
+        let mut grouped = plain.clone().grouped_by_length(grouping, lengths.clone().into()).unwrap();
         let used = rows / global * global;
         let (plain, grouped) = (plain.epoch_order(epoch), grouped.epoch_order(epoch));
         let sorted = |rows: &[u32]| {
@@ -120,13 +121,14 @@ proptest! {
 #[test]
 fn grouped_batches_come_in_no_order_of_length() {
     let lengths: Vec<u32> = (0..1000).collect();
-    let mut grouped = order(1, 1000, 10, 0, 1, 10).grouped_by_length(lengths.into()).unwrap();
+    let mut grouped = order(1, 1000, 10, 0, 1, 10).grouped_by_length(Grouping::Similar, lengths.into()).unwrap();
     let first_rows = |order: &[u32]| order.chunks(10).map(|batch| batch[0]).collect::<Vec<_>>();
     let (epoch_0, epoch_1) = (first_rows(&grouped.epoch_order(0)), first_rows(&grouped.epoch_order(1)));
     assert!(!epoch_0.is_sorted() && epoch_0 != epoch_1);
     let later = |rows: &[u32]| rows.windows(2).filter(|pair| pair[0] < pair[1]).count();
     assert!((30..70).contains(&later(&epoch_0)), "as often longer as shorter than the one before");
-    let error = order(1, 20, 5, 0, 1, 5).grouped_by_length(vec![1; 19].into()).unwrap_err().to_string();
+    let error =
+        order(1, 20, 5, 0, 1, 5).grouped_by_length(Grouping::Equal, vec![1; 19].into()).unwrap_err().to_string();
     assert!(error.contains("19 lengths for the 20 rows"), "{error}");
 }
 
@@ -172,4 +174,22 @@ fn impossible_orders_and_cursors_are_refused() {
         assert!(matches!(error, Error::BadCursor { .. }), "{error}");
     }
     assert!(serde_json::from_str::<Cursor>(r#"{"epoch":0,"position":0,"rank":1}"#).is_err());
+}
+
+/// Equal lengths: however many batches there are, at most one of them for each change of length mixes two lengths.
+#[test]
+fn batches_of_equal_length_mix_lengths_only_where_one_ends() {
+    let lengths: Vec<u32> = (0..20_000u32).map(|row| 3 + row * 7919 % 13).collect();
+    let mut grouped =
+        order(5, 20_000, 10, 0, 1, 10).grouped_by_length(Grouping::Equal, lengths.clone().into()).unwrap();
+    for epoch in 0..2 {
+        let order = grouped.epoch_order(epoch);
+        let mixed = order
+            .chunks(10)
+            .filter(|batch| batch.iter().any(|&row| lengths[row as usize] != lengths[batch[0] as usize]));
+        assert!(mixed.count() <= 12);
+        let mut rows = order.to_vec();
+        rows.sort_unstable();
+        assert!(rows.into_iter().eq(0..20_000));
+    }
 }

@@ -3,6 +3,7 @@
 //! * [`TextEncoder`]: what the rest of the system needs of an encoder; bring one of your own by implementing it.
 //! * [`T5Encoder`] and [`T5Config`]: the encoder half of T5, read from and written to Hugging Face's files.
 //! * [`SpanCorruption`] and [`T5Pretraining`]: a T5 encoder of one's own, taught by a decoder that is thrown away.
+//! * [`WordMoments`] and [`LinearReader`]: how well a word can be told from its own latent, without context.
 //! * [`LatentStats`] and [`LatentMoments`]: normalising latents, and measuring what to normalise them by.
 //!
 //! It deliberately does not know flows, networks that denoise, optimisers, text or tokenisers: ids come in, latents go
@@ -10,6 +11,7 @@
 
 mod error;
 mod latent_stats;
+mod linear_reader;
 mod pretraining;
 mod relative_position;
 mod span_corruption;
@@ -20,6 +22,7 @@ mod text_encoder;
 
 pub use error::{Error, Result};
 pub use latent_stats::{LatentMoments, LatentStats, PerChannel};
+pub use linear_reader::{LinearReader, WordMoments};
 pub use pretraining::T5Pretraining;
 pub use span_corruption::{Corrupted, DenoisingBatch, SpanCorruption};
 pub use t5::T5Encoder;

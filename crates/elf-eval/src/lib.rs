@@ -5,6 +5,7 @@
 //! * [`perplexity`]: generative perplexity and unigram entropy, from the scores of any judge
 //!   behind the [`perplexity::Scorer`] trait.
 //! * [`diversity`] and [`novelty`]: what repetition and copying from the training text look like.
+//! * [`minimum_risk`]: of several candidates for one text, the one that is most like the others.
 //! * [`stats`]: means over seeds and bootstrap intervals over examples.
 //! * [`evaluation`]: all of these at once, with their uncertainty and a verdict on collapse, as JSON and as a Markdown table.
 //! * [`report`]: tables, plots and texts of many evaluations as one HTML page and as Markdown.
@@ -18,6 +19,7 @@ pub mod diversity;
 mod error;
 pub mod evaluation;
 pub mod jsonl;
+pub mod minimum_risk;
 pub mod novelty;
 pub mod perplexity;
 pub mod porter;

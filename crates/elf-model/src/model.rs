@@ -146,6 +146,29 @@ impl Elf {
         self.recompute = recompute;
     }
 
+    /// Starts the vocabulary head as a linear reader of latents, `weight` `[V, C]` and `bias` `[V]`: words that are seldom seen are
+    /// then known by their latents from the beginning and need not be learned one by one.
+    ///
+    /// # Errors
+    /// If the shapes are not those of this network's latents and vocabulary, or libtorch fails.
+    pub fn start_vocab_head(&self, weight: &Tensor, bias: &Tensor) -> Result<()> {
+        let (v, c) = (self.config.vocab_size, self.config.text_encoder_dim);
+        for (what, found, expected) in
+            [("the reader's weights", weight, vec![v, c]), ("the reader's biases", bias, vec![v])]
+        {
+            if found.size() != expected {
+                return Err(Error::Shape {
+                    what: what.to_owned(),
+                    found: found.size(),
+                    expected: format!("{expected:?}"),
+                });
+            }
+        }
+        self.vocab_head.start_as_reader(weight, bias)?;
+        self.params.changed();
+        Ok(())
+    }
+
     fn rope(&self, layout: Layout, device: Device) -> Result<Rope> {
         let mut kept = self.rope.borrow_mut();
         match &*kept {

@@ -11,6 +11,9 @@ pub(crate) const VOCAB_HEAD_NORM: &str = "vocab_head_norm";
 
 const EPS: f64 = 1e-6;
 
+/// By how much the first product of a head that starts as a reader is scaled down, so that its first logits are the words' shares.
+const START_SCALE: f64 = 0.1;
+
 #[derive(Debug)]
 pub(crate) struct VocabHead {
     norm: Option<RmsNorm>,
@@ -36,6 +39,34 @@ impl VocabHead {
             proj_bias: b.tensor("proj_bias", &[latent], Init::Constant(0.0))?,
             unembed_kernel: matrix(b, "unembed_kernel", latent, vocab)?,
             unembed_bias: b.tensor("unembed_bias", &[vocab], Init::Constant(0.0))?,
+        })
+    }
+
+    /// Sets the head to a linear reader of latents: `weight` `[V, C]` and `bias` `[V]` of the logits `latents weight^T + bias`.
+    ///
+    /// The activation between the two products is not linear, but `gelu(y) - gelu(-y) = y`: pairs of features of opposite
+    /// sign carry the C / 2 directions of the latents that the reader uses most. The first product then starts small, and
+    /// what it has to learn is to say the latents in these directions.
+    pub(crate) fn start_as_reader(&self, weight: &Tensor, bias: &Tensor) -> Result<()> {
+        tch::no_grad(|| {
+            let (hidden, latent) = self.proj_kernel.master().size2()?;
+            let pairs = latent / 2;
+            let weight = weight.f_to_kind(Kind::Double)?;
+            // Ascending eigenvalues: the last columns are the directions with the largest weights.
+            let (_, directions) = weight.tr().f_matmul(&weight)?.f_linalg_eigh("L")?;
+            let used = directions.f_narrow(1, latent - pairs, pairs)?;
+            let own = weight.f_matmul(&used)?.tr();
+            let mut unembed = self.unembed_kernel.master().shallow_clone();
+            let _ = unembed.f_zero_()?;
+            unembed.f_narrow(0, 0, pairs)?.f_copy_(&own)?;
+            unembed.f_narrow(0, pairs, pairs)?.f_copy_(&own.f_neg()?)?;
+            self.unembed_bias.master().shallow_clone().f_copy_(bias)?;
+            let proj = self.proj_kernel.master().shallow_clone();
+            let half = proj.f_narrow(1, 0, pairs)?.f_mul_scalar(START_SCALE)?;
+            debug_assert_eq!(half.size(), [hidden, pairs]);
+            proj.f_narrow(1, 0, pairs)?.f_copy_(&half)?;
+            proj.f_narrow(1, pairs, pairs)?.f_copy_(&half.f_neg()?)?;
+            Ok(())
         })
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Libtorch, VERSION};
+use super::folder::{Libtorch, VERSION};
 use crate::python::Python;
 use crate::{machine, steps};
 
@@ -16,16 +16,15 @@ use crate::{machine, steps};
 struct Wheel {
     /// Name and version, as pip wants them.
     requirement: &'static str,
-    /// What pip has to be told, so that it takes this file whatever Python runs it.
+    /// The platform that makes pip take this file, independent of the Python that runs it.
     platform: &'static str,
     file: &'static str,
     sha256: &'static str,
     megabytes: u32,
 }
 
-/// The small ones first, so that a network that does not work shows soon. `torch` names exactly
-/// these two versions through its requirement `cuda-toolkit==13.0.2`; of all that it requires, its
-/// CPU part needs no more than these.
+/// The small ones first, so that a network failure shows soon. `torch` names exactly these two versions through its requirement
+/// `cuda-toolkit==13.0.2`; its CPU part needs no other requirement.
 const WHEELS: [Wheel; 3] = [
     Wheel {
         requirement: "nvidia-cuda-runtime==13.0.96",
@@ -50,16 +49,16 @@ const WHEELS: [Wheel; 3] = [
     },
 ];
 
-/// How the names of folders begin that are being unpacked into.
+/// The beginning of the names of folders for unpacking.
 const UNPACKING: &str = "libtorch-unpack-";
 
 /// Space for the downloads and what they unpack to, in bytes.
 pub const SPACE: u64 = 2_200_000_000;
 
-/// The libtorch in the user cache; fetched first, unless it lies there already.
+/// The libtorch in the user cache, fetched first if it is not there.
 ///
 /// # Errors
-/// If it cannot be fetched, with what is missing and the remedy.
+/// If it cannot be fetched, with the reason and the remedy.
 pub fn cached() -> Result<Libtorch> {
     let cache = folder()?;
     let home = cache.join(format!("libtorch-{VERSION}"));
@@ -103,7 +102,7 @@ pub fn cached() -> Result<Libtorch> {
     Ok(libtorch)
 }
 
-/// The folder for what is fetched: `ELF_CACHE_DIR`, or `elf` in the user's cache folder.
+/// The folder of downloads: `ELF_CACHE_DIR`, or `elf` in the user's cache folder.
 ///
 /// # Errors
 /// If the user has none.
@@ -119,7 +118,7 @@ fn cannot_write(path: &Path) -> String {
     format!("{} cannot be written; let ELF_CACHE_DIR name a folder that can", path.display())
 }
 
-/// Two set-ups at once, say in two clones, take turns: the second one finds the work done.
+/// Makes set-ups that run at once, say in two clones, take turns: the second one finds the work done.
 fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| cannot_write(path))?;
     match file.try_lock() {
@@ -128,13 +127,13 @@ fn lock(path: &Path) -> Result<File> {
             println!("another set-up is fetching libtorch; waiting for it");
             file.lock().with_context(|| format!("{} cannot be locked", path.display()))?;
         }
-        // Some network file systems know no locks; then nobody can be waited for.
+        // Some network file systems have no locks; then there is no waiting.
         Err(TryLockError::Error(_)) => {}
     }
     Ok(file)
 }
 
-/// Removes a damaged libtorch and what a killed set-up had half unpacked. Downloads stay.
+/// Removes a damaged libtorch and the half-unpacked folder of a killed set-up. Downloads stay.
 fn clear(cache: &Path, home: &Path) -> std::io::Result<()> {
     if home.exists() {
         fs::remove_dir_all(home)?;
@@ -161,7 +160,7 @@ fn download(python: &Python, wheel: &Wheel, downloads: &Path) -> Result<()> {
     println!("{} ({} MB)", wheel.requirement, wheel.megabytes);
     let mut pip = python.command();
     pip.args(["-m", "pip", "download", "--only-binary=:all:"])
-        // Whichever Python runs pip, it takes the same file.
+        // The same file for every Python that runs pip.
         .args("--implementation cp --python-version 3.12 --abi cp312 --platform".split(' '))
         .arg(wheel.platform)
         // pip's own cache would hold the file a second time, in older versions in memory as well.
@@ -170,7 +169,7 @@ fn download(python: &Python, wheel: &Wheel, downloads: &Path) -> Result<()> {
         .arg(downloads)
         .arg("--requirement")
         .arg(&requirements)
-        // Temporary folders are often small; and nothing is installed that an environment would hold.
+        // Temporary folders are often small; and nothing is installed, so that no environment is required.
         .env("TMPDIR", &scratch)
         .env("PIP_REQUIRE_VIRTUALENV", "false");
     if !std::io::stdout().is_terminal() {
@@ -179,8 +178,8 @@ fn download(python: &Python, wheel: &Wheel, downloads: &Path) -> Result<()> {
     }
     steps::run(&mut pip).with_context(|| {
         format!(
-            "{} cannot be fetched. If the network is at fault, run `cargo xtask setup` again: what \
-             has come is kept. Without a network, set LIBTORCH to a folder with libtorch {VERSION}",
+            "{} cannot be fetched. If the network is at fault, run `cargo xtask setup` again: finished \
+             downloads are kept. Without a network, set LIBTORCH to a folder with libtorch {VERSION}",
             wheel.requirement
         )
     })

@@ -1,4 +1,4 @@
-//! What stages will cost, told beforehand.
+//! Estimates of the cost of stages.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,28 +9,29 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::Preset;
+use super::preset::Preset;
 use super::runner::Runner;
-use super::stage::{Stage, State, hashes};
+use super::stage::{Stage, hashes};
+use super::work_folder::State;
 use crate::steps::{self, clock};
 use crate::workspace::Workspace;
 
-/// How fast a machine trains.
+/// The speed of a machine in training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Speed {
-    /// Operations per second of a training step, the optimiser's time counted.
+    /// Operations per second of a training step, the optimiser's time included.
     pub flops: f64,
-    /// Where that is from.
+    /// Its source, for a reader.
     pub source: String,
 }
 
 impl Speed {
-    /// A guess that the progress view starts from before it knows better: two cores.
+    /// A guess for two cores, from which the progress view starts.
     pub fn assumed() -> Self {
         Self { flops: 3e11, source: "a guess".to_owned() }
     }
 
-    /// What `elf bench` measures here for the size of network that the preset trains.
+    /// The speed that `elf bench` measures here for the preset's size of network.
     ///
     /// # Errors
     /// If the measurement fails.
@@ -54,7 +55,7 @@ impl Speed {
     /// From a file that `elf bench --json` wrote.
     ///
     /// # Errors
-    /// If it is not one.
+    /// If the file is of another form.
     pub fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
         let value: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
@@ -92,7 +93,13 @@ pub fn table(runner: &Runner, all: &[Stage], chosen: &[&Stage], speed: &Speed) -
             disk += stage.cost.disk;
         }
         let takes = if state == "done" { String::new() } else { long_clock(takes) };
-        rows.push([stage.name.clone(), state.to_owned(), bytes(stage.cost.download), bytes(stage.cost.disk), takes]);
+        rows.push([
+            stage.name.to_string(),
+            state.to_owned(),
+            bytes(stage.cost.download),
+            bytes(stage.cost.disk),
+            takes,
+        ]);
     }
     rows.push(["left to do".to_owned(), String::new(), bytes(download), bytes(disk), long_clock(time)]);
     let widths: Vec<usize> = (0..5).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
@@ -123,7 +130,7 @@ pub fn table(runner: &Runner, all: &[Stage], chosen: &[&Stage], speed: &Speed) -
     Ok(out)
 }
 
-/// Days and hours for what takes them.
+/// A time in minutes, hours or days.
 fn long_clock(time: Duration) -> String {
     let hours = time.as_secs_f64() / 3600.0;
     if hours < 2.0 {
@@ -145,7 +152,8 @@ fn bytes(count: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::{Cost, WorkFolder};
+    use super::super::stage::Cost;
+    use super::super::work_folder::WorkFolder;
     use super::*;
 
     #[test]

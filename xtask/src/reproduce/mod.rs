@@ -1,63 +1,38 @@
 //! `cargo xtask reproduce`: the experiments of the paper, stage by stage, from data to report.
 //!
-//! A preset is a list of [stages](stage::Stage), each a few calls of `elf` with a folder of its own. What is done is not done
-//! again unless its inputs change; what was interrupted goes on. In the end the figures of all stages become one report.
+//! A preset is a list of [stages](stage::Stage), each a few calls of `elf` with a folder of its own. A finished stage is done again
+//! only if its inputs change; an interrupted one is resumed. In the end the figures of all stages become one report.
 
 mod estimate;
 mod mini;
-mod mini_report;
-mod mini_samplers;
-mod mini_settings;
 mod paper;
-mod paper_report;
+mod preset;
+mod progress;
 mod results;
 mod runner;
 mod stage;
+mod work_folder;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::estimate::Speed;
 use self::mini::Mini;
-use self::mini_settings::{FULL, QUICK, Scale};
+use self::mini::settings::{FULL, QUICK, Scale};
 use self::paper::Paper;
+use self::preset::Preset;
 use self::runner::Runner;
-use self::stage::{Stage, WorkFolder, chosen};
+use self::stage::{Stage, chosen};
+use self::work_folder::WorkFolder;
 use crate::gpu::Gpus;
 use crate::libtorch::{SetUp, setup};
 use crate::machine::{self, Processor};
 use crate::workspace::Workspace;
 
-/// Which experiments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Preset {
-    /// The three embedded tasks, ELF against its baselines, and the ablations. No network.
-    Mini,
-    /// ELF-B on OpenWebText.
-    OwtB,
-    /// ELF-M on OpenWebText.
-    OwtM,
-    /// ELF-L on OpenWebText.
-    OwtL,
-    /// ELF-B on WMT14, German to English.
-    DeEn,
-    /// ELF-B on XSum.
-    Xsum,
-    /// Progressive distillation of ELF-B on OpenWebText.
-    Pd,
-}
-
-impl Preset {
-    /// As it is called on the command line.
-    fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-}
-
-/// What can be chosen about a reproduction.
+/// Settings of a reproduction.
 #[derive(Debug, Args)]
 pub struct Options {
     /// The experiments to run.
@@ -70,8 +45,8 @@ pub struct Options {
     /// For the paper's presets: evaluate the released checkpoints instead of training.
     #[arg(long)]
     from_released: bool,
-    /// Print what would be done, what it downloads and what it would cost on this machine, and exit. Measures the
-    /// machine's speed first, for a few seconds.
+    /// Print the stages, their downloads and their estimated cost on this machine, and exit. Measures the machine's speed
+    /// first, for a few seconds.
     #[arg(long)]
     dry_run: bool,
     /// Run only this stage, or all stages whose names start with this and a slash, and what they depend on. May be
@@ -85,10 +60,10 @@ pub struct Options {
     /// For --dry-run: the speed of another machine, as measured there by `elf bench --json FILE`.
     #[arg(long, value_name = "FILE")]
     bench: Option<PathBuf>,
-    /// Where the stages keep their results. Default: runs/reproduce/PRESET.
+    /// The folder of the stages' results. Default: runs/reproduce/PRESET.
     #[arg(long, value_name = "FOLDER")]
     work: Option<PathBuf>,
-    /// Where to write the report. Default: results/DATE-PRESET.
+    /// The folder of the report. Default: results/DATE-PRESET.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
@@ -125,16 +100,13 @@ impl Options {
 /// Runs the preset and writes its report.
 ///
 /// # Errors
-/// At the first stage that fails; what was done before is kept.
+/// At the first stage that fails; the results of finished stages are kept.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     options.check()?;
     let name = options.full_name();
     let work = options.work.clone().unwrap_or_else(|| Path::new("runs/reproduce").join(&name));
-    let Some(work_text) = work.to_str().filter(|path| !path.contains(char::is_whitespace)) else {
-        bail!("{} has a space in it, which calls of elf cannot carry here: choose another --work", work.display());
-    };
-    let paper = Paper { preset: options.preset, work: work_text, from_released: options.from_released };
-    let mini = Mini { work: work_text, scale: options.scale() };
+    let paper = Paper { preset: options.preset, work: &work, from_released: options.from_released };
+    let mini = Mini { work: &work, scale: options.scale() };
     let stages: Vec<Stage> = match options.preset {
         Preset::Mini => mini.stages(),
         _ => paper.stages(),
@@ -173,8 +145,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .unwrap_or_else(|| workspace.root.join("results").join(format!("{}-{name}", results::today())));
     let results = results::Results { runner: &runner, stages: &stages, outcomes: &outcomes, preset: &name };
     let report = match options.preset {
-        Preset::Mini => mini_report::report(&mini, &results, options.quick)?,
-        _ => paper_report::report(&paper, &results)?,
+        Preset::Mini => mini::report::report(&mini, &results, options.quick)?,
+        _ => paper::report::report(&paper, &results)?,
     };
     let files = results::write(&report, &results, &output)?;
     println!("\nThe report:");
@@ -184,7 +156,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The machine, in a line.
+/// The machine, in one line.
 fn host() -> String {
     let processor = Processor::here();
     let memory = machine::memory().map(|(total, _)| format!(", {:.0} GiB", total as f64 / f64::from(1 << 30)));
@@ -197,16 +169,4 @@ fn host() -> String {
         memory.unwrap_or_default(),
         if gpus.is_empty() { String::new() } else { format!("; {}", gpus.join(", ")) }
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Work folders are named so.
-    #[test]
-    fn presets_have_the_names_of_the_command_line() {
-        let names: Vec<String> = Preset::value_variants().iter().map(|preset| preset.name()).collect();
-        assert_eq!(names, ["mini", "owt-b", "owt-m", "owt-l", "de-en", "xsum", "pd"]);
-    }
 }

@@ -1,5 +1,6 @@
-//! What stages have left behind, read for the report; and the report, written.
+//! The results of stages, read for the report; and the report, written.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,22 +10,23 @@ use elf_eval::report::{ConfigHash, Point, Provenance, Report, SampleList, StageC
 use serde_json::{Value, json};
 
 use super::runner::{Outcome, Runner};
-use super::stage::{Record, Stage, short};
+use super::stage::{Stage, StageName};
+use super::work_folder::{Record, short};
 
-/// All that a report is made from.
+/// Everything that a report is made from.
 pub struct Results<'a> {
-    /// Who ran the stages.
+    /// The runner of the stages.
     pub runner: &'a Runner,
     /// The stages.
     pub stages: &'a [Stage],
-    /// What they left.
-    pub outcomes: &'a [(String, Outcome)],
+    /// Their outcomes.
+    pub outcomes: &'a [(StageName, Outcome)],
     /// The preset's full name.
     pub preset: &'a str,
 }
 
 impl Results<'_> {
-    fn outcome(&self, stage: &str) -> Result<&Outcome> {
+    fn outcome(&self, stage: &StageName) -> Result<&Outcome> {
         match self.outcomes.iter().find(|(name, _)| name == stage) {
             Some((_, outcome)) => Ok(outcome),
             None => bail!("the report needs the stage {stage}, which was not done"),
@@ -32,14 +34,14 @@ impl Results<'_> {
     }
 
     /// The evaluation that a stage has written.
-    pub fn evaluation(&self, stage: &str) -> Result<Evaluation> {
+    pub fn evaluation(&self, stage: &StageName) -> Result<Evaluation> {
         let path = self.outcome(stage)?.folder.join("eval.json");
         let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         Evaluation::from_json(&text).with_context(|| format!("{} is no evaluation", path.display()))
     }
 
     /// Perplexity over entropy, as a point that says whether the samples collapsed.
-    pub fn frontier_point(&self, stage: &str, label: &str) -> Result<Option<Point>> {
+    pub fn frontier_point(&self, stage: &StageName, label: &str) -> Result<Option<Point>> {
         let evaluation = self.evaluation(stage)?;
         let point = match (evaluation.get(name::ENTROPY), evaluation.get(name::GEN_PPL)) {
             (Some(entropy), Some(ppl)) => Some(Point::new(entropy.value, ppl).label(label)),
@@ -50,12 +52,12 @@ impl Results<'_> {
     }
 
     /// Perplexity over steps.
-    pub fn quality_point(&self, stage: &str, steps: u64) -> Result<Option<Point>> {
+    pub fn quality_point(&self, stage: &StageName, steps: u64) -> Result<Option<Point>> {
         Ok(self.evaluation(stage)?.get(name::GEN_PPL).map(|ppl| Point::new(steps as f64, ppl)))
     }
 
     /// The course of a figure over the steps of a training stage.
-    pub fn course(&self, stage: &str, figure: &str) -> Result<Vec<(f64, f64)>> {
+    pub fn course(&self, stage: &StageName, figure: &str) -> Result<Vec<(f64, f64)>> {
         let path = self.outcome(stage)?.folder.join("metrics.jsonl");
         let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -63,12 +65,12 @@ impl Results<'_> {
     }
 
     /// The last value of a figure of a training stage.
-    pub fn last(&self, stage: &str, figure: &str) -> Result<Option<f64>> {
+    pub fn last(&self, stage: &StageName, figure: &str) -> Result<Option<f64>> {
         Ok(self.course(stage, figure)?.last().map(|&(_, value)| value))
     }
 
     /// The first `number` samples of seed 0 of several systems, each a stage and a name, side by side.
-    pub fn samples(&self, title: &str, systems: &[(String, String)], number: usize) -> Result<SampleList> {
+    pub fn samples(&self, title: &str, systems: &[(StageName, String)], number: usize) -> Result<SampleList> {
         let files = systems
             .iter()
             .map(|(stage, label)| Ok((label.as_str(), self.outcome(stage)?.folder.join("samples-0.jsonl"))))
@@ -77,28 +79,31 @@ impl Results<'_> {
         SampleList::read(title, "seed 0", &files, 0..number).context("the report cannot show samples")
     }
 
-    /// What the numbers come from and what they cost.
+    /// The origin of the numbers and their cost.
     pub fn provenance(&self, command: String) -> Provenance {
         let stages = self.outcomes.iter().map(|(name, outcome)| StageCost {
-            name: name.clone(),
+            name: name.to_string(),
             seconds: outcome.record.seconds,
             note: self.note(&outcome.record),
         });
-        let configs = self.outcomes.iter().filter(|(name, _)| name.starts_with("train") || name == "judge");
+        let configs = self.outcomes.iter().filter(|(name, _)| name.is_in("train") || name.is_in("judge"));
         Provenance {
             host: self.runner.host.clone(),
             revision: self.runner.revision.clone(),
             preset: self.preset.to_owned(),
             command,
             configs: configs
-                .map(|(name, outcome)| ConfigHash { name: name.clone(), hash: short(&outcome.record.hash).to_owned() })
+                .map(|(name, outcome)| ConfigHash {
+                    name: name.to_string(),
+                    hash: short(&outcome.record.hash).to_owned(),
+                })
                 .collect(),
             stages: stages.collect(),
             facts: Vec::new(),
         }
     }
 
-    /// In what a stage's run differed from this one's.
+    /// The differences of a stage's run from this one.
     fn note(&self, record: &Record) -> String {
         let other_revision =
             (record.revision != self.runner.revision).then(|| format!("at revision {}", record.revision));
@@ -118,7 +123,7 @@ impl Results<'_> {
                 "revision": outcome.record.revision,
                 "host": outcome.record.host,
                 "calls": self.stages.iter().find(|stage| &stage.name == name).map(|stage| {
-                    stage.calls.iter().map(|call| call.words.join(" ")).collect::<Vec<_>>()
+                    stage.calls.iter().map(|call| call.words.join(OsStr::new(" ")).to_string_lossy().into_owned()).collect::<Vec<_>>()
                 }),
             });
             if outcome.folder.join("eval.json").exists() {
@@ -134,7 +139,7 @@ impl Results<'_> {
                 }
                 entry["training"] = Value::Object(last);
             }
-            stages.insert(name.clone(), entry);
+            stages.insert(name.to_string(), entry);
         }
         Ok(json!({
             "preset": self.preset,
@@ -163,10 +168,10 @@ pub fn today() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
 }
 
-/// Stages that never ran, for tests of what is made from them.
+/// Stages that never ran, for tests of reports.
 #[cfg(test)]
 pub mod pretended {
-    use super::super::stage::WorkFolder;
+    use super::super::work_folder::WorkFolder;
     use super::*;
 
     pub fn runner(root: &Path) -> Runner {
@@ -180,7 +185,7 @@ pub mod pretended {
         }
     }
 
-    pub fn outcome(root: &Path, name: &str, host: &str) -> (String, Outcome) {
+    pub fn outcome(root: &Path, name: &str, host: &str) -> (StageName, Outcome) {
         let folder = root.join(name);
         fs::create_dir_all(&folder).unwrap();
         let record = Record {
@@ -192,7 +197,7 @@ pub mod pretended {
             revision: "r".to_owned(),
             host: host.to_owned(),
         };
-        (name.to_owned(), Outcome { record, folder })
+        (name.into(), Outcome { record, folder })
     }
 }
 
@@ -217,9 +222,9 @@ mod tests {
             fs::write(root.path().join("eval").join(stage).join("samples-0.jsonl"), lines.join("\n")).unwrap();
         }
         let results = Results { runner: &runner, stages: &[], outcomes: &outcomes, preset: "p" };
-        assert_eq!(results.course("train/x", "loss").unwrap(), [(1.0, 2.5), (2.0, 1.5)]);
-        assert_eq!(results.last("train/x", "validation_loss").unwrap(), Some(2.0));
-        let systems = [("eval/a", "A"), ("eval/b", "B")].map(|(stage, label)| (stage.to_owned(), label.to_owned()));
+        assert_eq!(results.course(&"train/x".into(), "loss").unwrap(), [(1.0, 2.5), (2.0, 1.5)]);
+        assert_eq!(results.last(&"train/x".into(), "validation_loss").unwrap(), Some(2.0));
+        let systems = [("eval/a", "A"), ("eval/b", "B")].map(|(stage, label)| (stage.into(), label.to_owned()));
         let list = results.samples("t", &systems, 2).unwrap();
         assert_eq!(list.samples.len(), 2);
         assert_eq!(list.samples[1].outputs, [("A", "one"), ("B", "two")].map(|(a, b)| (a.to_owned(), b.to_owned())));
@@ -229,7 +234,7 @@ mod tests {
         assert_eq!(provenance.configs.len(), 1);
         assert!(provenance.stages[0].note.is_empty());
         assert!(provenance.stages[2].note.contains("elsewhere"));
-        assert!(results.evaluation("eval/none").unwrap_err().to_string().contains("eval/none"));
+        assert!(results.evaluation(&"eval/none".into()).unwrap_err().to_string().contains("eval/none"));
         assert_eq!(results.metrics().unwrap()["stages"]["train/x"]["training"]["validation_loss"], 2.0);
     }
 

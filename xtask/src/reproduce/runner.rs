@@ -1,20 +1,23 @@
-//! Runs stages: skips what is done, goes on with what was interrupted, shows how far it is.
+//! Runs stages: skips those that are done, resumes those that were interrupted, and shows the progress.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::stage::{Call, Record, Stage, State, WorkFolder, hashes, now, short};
+use super::progress::{Progress, StageStatus, TimeEstimate};
+use super::stage::{Call, Stage, StageName, hashes};
+use super::work_folder::{Record, State, WorkFolder, now, short};
 use crate::steps::{self, clock};
 
-/// While a stage runs, its record is written this often: what is killed loses no more of its cost.
+/// While a stage runs, its record is written this often, so that a killed run loses no more of the time it has taken.
 const KEEP_TIME: Duration = Duration::from_secs(10);
 
 /// A finished stage, for the report.
@@ -26,13 +29,13 @@ pub struct Outcome {
     pub folder: PathBuf,
 }
 
-/// What all stages share.
+/// Everything that all stages share.
 pub struct Runner {
     /// The program `elf`.
     pub elf: PathBuf,
     /// The repository.
     pub root: PathBuf,
-    /// Where the stages' folders lie.
+    /// The folder of the stages' folders.
     pub work: WorkFolder,
     /// The revision of the repository, for the records.
     pub revision: String,
@@ -43,11 +46,12 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Does all stages of `chosen` that are not done; `all` are the stages that they were chosen from. Outcomes are in the order of `chosen`.
+    /// Runs all stages of `chosen` that are not done; `all` are the stages that they were chosen from. Outcomes are in the order of
+    /// `chosen`.
     ///
     /// # Errors
-    /// If a stage fails, with the command that repeats it. No further one is begun then; what was done stays done.
-    pub fn run(&self, all: &[Stage], chosen: &[&Stage], speed: f64) -> Result<Vec<(String, Outcome)>> {
+    /// If a stage fails, with the command that repeats it. Then no further stage is begun, and finished stages stay finished.
+    pub fn run(&self, all: &[Stage], chosen: &[&Stage], speed: f64) -> Result<Vec<(StageName, Outcome)>> {
         let _held = self.work.lock()?;
         let hashes = hashes(all, &self.root)?;
         let mut progress = Progress::new(chosen.len(), TimeEstimate::new(speed));
@@ -55,7 +59,7 @@ impl Runner {
             if let State::Done(record) = self.work.state(stage, &hashes[&stage.name])? {
                 let took = clock(Duration::from_secs_f64(record.seconds));
                 println!("[{}/{}] {}: done before ({took})", number + 1, chosen.len(), stage.name);
-                // Each of several stages at once takes so many times longer.
+                // Each of several stages at once takes longer by their number.
                 progress.estimate.took(stage, record.seconds * self.jobs as f64 / record.jobs.max(1) as f64);
                 progress.statuses[number] = StageStatus::Done(record);
             } else {
@@ -81,11 +85,11 @@ impl Runner {
         chosen.iter().zip(progress.statuses).map(outcome).collect()
     }
 
-    /// Takes one stage after the other, as soon as all that it needs is done.
+    /// Works on one stage after the other, each as soon as all that it needs is done.
     fn work_through(
         &self,
         chosen: &[&Stage],
-        hashes: &BTreeMap<String, String>,
+        hashes: &BTreeMap<StageName, String>,
         progress: &Mutex<Progress>,
         changed: &Condvar,
     ) -> Result<()> {
@@ -148,55 +152,28 @@ impl Runner {
             host: self.host.clone(),
             jobs: self.jobs,
         };
-        match state {
-            State::Begun(begun) => {
-                record.jobs = record.jobs.max(begun.jobs);
-                println!("    going on after {}", clock(Duration::from_secs_f64(begun.seconds)));
-                record.seconds = begun.seconds;
+        if let State::Begun(begun) = state {
+            record.jobs = record.jobs.max(begun.jobs);
+            println!("    going on after {}", clock(Duration::from_secs_f64(begun.seconds)));
+            record.seconds = begun.seconds;
+        } else {
+            let stale = if let State::Stale(stale) = &state { Some(stale) } else { None };
+            if let Some(stale) = stale {
+                println!(
+                    "    its inputs have changed; the results of the earlier ones ({}) are put aside",
+                    short(&stale.hash)
+                );
             }
-            state => {
-                let stale = match &state {
-                    State::Stale(stale) => Some(stale),
-                    _ => None,
-                };
-                if let Some(stale) = stale {
-                    println!(
-                        "    its inputs have changed; what was made from the earlier ones ({}) is put aside",
-                        short(&stale.hash)
-                    );
-                }
-                if self.work.put_aside(stage, stale, hash)? {
-                    println!("    these inputs were used before: their results are taken back");
-                    if let State::Done(record) = self.work.state(stage, hash)? {
-                        return Ok(record);
-                    }
+            if self.work.put_aside(stage, stale, hash)? {
+                println!("    these inputs were used before: their results are taken back");
+                if let State::Done(record) = self.work.state(stage, hash)? {
+                    return Ok(record);
                 }
             }
         }
         self.work.save(&stage.name, &record)?;
-        let before = record.seconds;
-        let start = Instant::now();
-        let finished = std::sync::atomic::AtomicBool::new(false);
-        let result = thread::scope(|scope| {
-            let keeper = scope.spawn(|| {
-                let mut kept = Instant::now();
-                while !finished.load(std::sync::atomic::Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(100));
-                    if kept.elapsed() > KEEP_TIME {
-                        kept = Instant::now();
-                        let mut so_far = record.clone();
-                        so_far.seconds = before + start.elapsed().as_secs_f64();
-                        // A full disk is told by the stage itself; the time taken so far is not worth stopping for.
-                        let _ = self.work.save(&stage.name, &so_far);
-                    }
-                }
-            });
-            let result = stage.calls.iter().try_for_each(|call| self.call(stage, call));
-            finished.store(true, std::sync::atomic::Ordering::Relaxed);
-            // The keeper only sleeps and writes; were it to panic, the stage's own result would still stand.
-            let _ = keeper.join();
-            result
-        });
+        let (before, start) = (record.seconds, Instant::now());
+        let result = self.calls(stage, &record);
         record.seconds = before + start.elapsed().as_secs_f64();
         record.at = now();
         record.finished = result.is_ok();
@@ -209,6 +186,30 @@ impl Runner {
                 .with_context(|| format!("the stage {} ended without {}", stage.name, path.display()))?;
         }
         Ok(record)
+    }
+
+    /// Makes all calls of a stage; meanwhile its record is kept up to date with the time taken.
+    fn calls(&self, stage: &Stage, record: &Record) -> Result<()> {
+        let (start, finished) = (Instant::now(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let keeper = scope.spawn(|| {
+                let mut kept = Instant::now();
+                while !finished.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(100));
+                    if kept.elapsed() > KEEP_TIME {
+                        kept = Instant::now();
+                        let seconds = record.seconds + start.elapsed().as_secs_f64();
+                        // The stage itself reports a full disk; the time taken so far is not worth stopping for.
+                        let _ = self.work.save(&stage.name, &Record { seconds, ..record.clone() });
+                    }
+                }
+            });
+            let result = stage.calls.iter().try_for_each(|call| self.call(stage, call));
+            finished.store(true, Ordering::Relaxed);
+            // The keeper only sleeps and writes; a panic in it would not change the stage's result.
+            let _ = keeper.join();
+            result
+        })
     }
 
     fn call(&self, stage: &Stage, call: &Call) -> Result<()> {
@@ -228,77 +229,7 @@ impl Runner {
         let log = open().with_context(|| format!("{} cannot be opened", path.display()))?;
         let errors = log.try_clone().with_context(|| format!("{} cannot be opened", path.display()))?;
         command.stdout(log).stderr(errors);
-        steps::run(&mut command).with_context(|| format!("what it printed is in {}", path.display()))
-    }
-}
-
-/// How far a stage is.
-#[derive(Debug)]
-enum StageStatus {
-    Open,
-    Running,
-    Done(Record),
-}
-
-/// What the workers share.
-struct Progress {
-    /// Of the chosen stages, in their order.
-    statuses: Vec<StageStatus>,
-    /// Whether a stage has failed.
-    failed: bool,
-    estimate: TimeEstimate,
-    /// Expected seconds of all that was not done at the start, and of what is not done yet.
-    waiting: f64,
-    left: f64,
-}
-
-impl Progress {
-    fn new(stages: usize, estimate: TimeEstimate) -> Self {
-        let statuses = (0..stages).map(|_| StageStatus::Open).collect();
-        Self { statuses, failed: false, estimate, waiting: 0.0, left: 0.0 }
-    }
-
-    /// The first stage that can begin. What is needed but was not chosen is taken as given.
-    fn next(&self, chosen: &[&Stage]) -> Option<usize> {
-        let done = |need: &String| {
-            chosen
-                .iter()
-                .zip(&self.statuses)
-                .all(|(stage, status)| stage.name != *need || matches!(status, StageStatus::Done(_)))
-        };
-        let ready = |&number: &usize| {
-            matches!(self.statuses[number], StageStatus::Open) && chosen[number].needs.iter().all(done)
-        };
-        (0..chosen.len()).find(ready)
-    }
-}
-
-/// Expected times, corrected by those that were measured.
-struct TimeEstimate {
-    /// Operations per second that were expected.
-    speed: f64,
-    expected: f64,
-    measured: f64,
-}
-
-impl TimeEstimate {
-    fn new(speed: f64) -> Self {
-        Self { speed, expected: 0.0, measured: 0.0 }
-    }
-
-    fn expected(&self, stage: &Stage) -> f64 {
-        stage.cost.seconds + stage.cost.flops / self.speed
-    }
-
-    fn took(&mut self, stage: &Stage, seconds: f64) {
-        self.expected += self.expected(stage);
-        self.measured += seconds;
-    }
-
-    /// What an expected second takes. The first stages are short and tell little.
-    fn factor(&self) -> f64 {
-        const TRUST_AFTER: f64 = 30.0;
-        (self.measured + TRUST_AFTER) / (self.expected + TRUST_AFTER)
+        steps::run(&mut command).with_context(|| format!("its output is in {}", path.display()))
     }
 }
 
@@ -318,7 +249,6 @@ pub fn revision(root: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reproduce::stage::Cost;
     use std::os::unix::fs::PermissionsExt;
 
     /// A stand-in for `elf`: appends its words to a file, and fails if one of them is `fail` and no file `mended` is there.
@@ -341,11 +271,16 @@ mod tests {
         }
     }
 
+    /// A call from words without spaces in them.
+    fn line(words: &str) -> Call {
+        Call::new(words.split(' '))
+    }
+
     fn stages(second: &str) -> Vec<Stage> {
         vec![
-            Stage::new("a", "").call("a 1").making("made"),
-            Stage::new("b", "").after("a").call(second).making("made"),
-            Stage::new("c", "").after("b").call("c 3").making("made"),
+            Stage::new("a", "").call(line("a 1")).making("made"),
+            Stage::new("b", "").after("a").call(line(second)).making("made"),
+            Stage::new("c", "").after("b").call(line("c 3")).making("made"),
         ]
     }
 
@@ -387,10 +322,11 @@ mod tests {
     fn what_a_call_has_left_is_not_made_again_when_a_later_call_fails() {
         let folder = tempfile::tempdir().unwrap();
         let runner = runner(folder.path());
-        let stage = |first: fn(Stage, &str) -> Stage| first(Stage::new("s", ""), "s 1").call("s fail").making("made");
-        let once = stage(|stage, line| stage.call_once(line, "made"));
-        let again = stage(|stage, line| stage.call(line));
-        // It is the same stage: what was done before it was known not to need a second call stays done.
+        let stage =
+            |first: fn(Stage, &str) -> Stage| first(Stage::new("s", ""), "s 1").call(line("s fail")).making("made");
+        let once = stage(|stage, words| stage.call(line(words).leaving("made")));
+        let again = stage(|stage, words| stage.call(line(words)));
+        // It is the same stage: the file that a call leaves is not part of the hash.
         assert_eq!(
             hashes(std::slice::from_ref(&once), folder.path()).unwrap(),
             hashes(&[again], folder.path()).unwrap()
@@ -419,7 +355,7 @@ mod tests {
     fn stages_side_by_side_keep_to_what_they_need() {
         let folder = tempfile::tempdir().unwrap();
         let runner = Runner { jobs: 3, ..runner(folder.path()) };
-        let stage = |name: &str| Stage::new(name, "").call(format!("{name} x")).making("made");
+        let stage = |name: &str| Stage::new(name, "").call(Call::new([name, "x"])).making("made");
         let all = [stage("a"), stage("b").after("a"), stage("c"), stage("d").after("b").after("c"), stage("e")];
         let chosen: Vec<&Stage> = all.iter().collect();
         let outcomes = runner.run(&all, &chosen, 1.0).unwrap();
@@ -431,7 +367,7 @@ mod tests {
         assert!(calls.len() == 5 && at("a") < at("b") && at("b") < at("d") && at("c") < at("d"), "{calls:?}");
 
         // What fails stops the rest, and says where its output is.
-        let all = [stage("f"), Stage::new("g", "").call("g fail").making("made"), stage("h").after("g")];
+        let all = [stage("f"), Stage::new("g", "").call(line("g fail")).making("made"), stage("h").after("g")];
         let chosen: Vec<&Stage> = all.iter().collect();
         let error = format!("{:#}", runner.run(&all, &chosen, 1.0).unwrap_err());
         assert!(error.contains("stage g") && error.contains("log.txt"), "{error}");
@@ -442,18 +378,8 @@ mod tests {
     fn a_stage_that_does_not_make_what_it_promised_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let runner = runner(folder.path());
-        let all = [Stage::new("a", "").call("elsewhere").making("made")];
+        let all = [Stage::new("a", "").call(line("elsewhere")).making("made")];
         let error = runner.run(&all, &[&all[0]], 1.0).unwrap_err().to_string();
         assert!(error.contains("ended without"), "{error}");
-    }
-
-    #[test]
-    fn the_estimate_follows_what_was_measured() {
-        let mut estimate = TimeEstimate::new(1e9);
-        let stage = Stage::new("a", "").costing(Cost { flops: 1e11, seconds: 20.0, ..Cost::default() });
-        assert_eq!(estimate.expected(&stage), 120.0);
-        assert_eq!(estimate.factor(), 1.0);
-        estimate.took(&stage, 240.0);
-        assert!((estimate.factor() - 270.0 / 150.0).abs() < 1e-12);
     }
 }

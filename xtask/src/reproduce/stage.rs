@@ -1,15 +1,55 @@
-//! One stage of a reproduction: calls of `elf` that turn files into a folder, known by a hash of all that goes into it.
+//! A stage of a reproduction: calls of `elf` that turn files into a folder, identified by a hash of everything that goes into
+//! it.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use elf_files::Held;
-use serde::{Deserialize, Serialize};
 
-/// What a stage does, roughly, so that its time and its place on a disk can be told beforehand.
+/// The name of a stage, which is also the path of its folder in the work folder: `descriptions/elf`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StageName(String);
+
+impl StageName {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `group` is the name or its beginning up to a slash.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.0.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl From<&str> for StageName {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl From<String> for StageName {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+impl AsRef<Path> for StageName {
+    fn as_ref(&self) -> &Path {
+        Path::new(&self.0)
+    }
+}
+
+impl fmt::Display for StageName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The rough cost of a stage, from which its time and its space on a disk are estimated.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Arithmetic operations on the device.
@@ -25,42 +65,98 @@ pub struct Cost {
 /// One stage.
 #[derive(Clone, Debug, Default)]
 pub struct Stage {
-    /// Its name, which is also that of its folder: `descriptions/elf`.
-    pub name: String,
-    /// What it does, for a reader of the progress view.
+    /// Its name.
+    pub name: StageName,
+    /// Its purpose, for a reader of the progress view.
     pub title: String,
     /// Stages that must be done before, because this one reads their folders.
-    pub needs: Vec<String>,
+    pub needs: Vec<StageName>,
     /// Files of the repository (or the user's) that it reads.
     pub reads: Vec<PathBuf>,
     /// Calls of `elf`, in order.
     pub calls: Vec<Call>,
     /// Files that must be there afterwards, relative to the stage's folder.
     pub makes: Vec<PathBuf>,
-    /// What it is expected to cost.
+    /// Its estimated cost.
     pub cost: Cost,
 }
 
 /// One call of `elf`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Call {
     /// Its words.
-    pub words: Vec<String>,
-    /// The file that it writes last, relative to the stage's folder, if the call cannot be repeated once that is there. Without,
-    /// it can: it goes on from what it finds, or writes the same again.
+    pub words: Vec<OsString>,
+    /// The file that it writes last, relative to the stage's folder, if the call cannot be repeated once that file is there.
+    /// Without one, the call can be repeated: it resumes from the files that it finds, or writes the same ones again.
     pub leaves: Option<PathBuf>,
+}
+
+impl Call {
+    /// A call that begins with these words.
+    pub fn new<T: Into<OsString>>(words: impl IntoIterator<Item = T>) -> Self {
+        Self::default().words(words)
+    }
+
+    /// With one more word.
+    pub fn word(mut self, word: impl Into<OsString>) -> Self {
+        self.words.push(word.into());
+        self
+    }
+
+    /// With more words.
+    pub fn words<T: Into<OsString>>(mut self, words: impl IntoIterator<Item = T>) -> Self {
+        self.words.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// With a flag and its value.
+    pub fn flag(self, flag: &str, value: impl Into<OsString>) -> Self {
+        self.word(flag).word(value)
+    }
+
+    /// With several flags and their values.
+    pub fn flags(self, flags: &[(&str, &str)]) -> Self {
+        flags.iter().fold(self, |call, (flag, value)| call.flag(flag, value))
+    }
+
+    /// With a setting of the configuration, as `elf` takes it: `-o key=value`.
+    pub fn setting(self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        let mut word = OsString::from(key);
+        word.push("=");
+        word.push(value);
+        self.flag("-o", word)
+    }
+
+    /// With several settings of the configuration.
+    pub fn settings(self, settings: &[(&str, &str)]) -> Self {
+        settings.iter().fold(self, |call, (key, value)| call.setting(key, value))
+    }
+
+    /// Not to be repeated once it has left `file`.
+    pub fn leaving(self, file: impl Into<PathBuf>) -> Self {
+        Self { leaves: Some(file.into()), ..self }
+    }
+}
+
+/// A column of a file, as `elf` takes it: `path:column`.
+pub fn column_of(file: &Path, column: &str) -> OsString {
+    let mut word = file.as_os_str().to_owned();
+    word.push(":");
+    word.push(column);
+    word
 }
 
 impl Stage {
     /// A stage without calls.
-    pub fn new(name: impl Into<String>, title: impl Into<String>) -> Self {
+    pub fn new(name: impl Into<StageName>, title: impl Into<String>) -> Self {
         Self { name: name.into(), title: title.into(), ..Self::default() }
     }
 
     /// With a stage that must be done before.
-    pub fn after(mut self, stage: &str) -> Self {
-        if !self.needs.iter().any(|need| need == stage) {
-            self.needs.push(stage.to_owned());
+    pub fn after(mut self, stage: impl Into<StageName>) -> Self {
+        let stage = stage.into();
+        if !self.needs.contains(&stage) {
+            self.needs.push(stage);
         }
         self
     }
@@ -71,19 +167,10 @@ impl Stage {
         self
     }
 
-    /// With a call of `elf`, its words separated by spaces.
-    pub fn call(mut self, line: impl AsRef<str>) -> Self {
-        self.calls.push(Call { words: line.as_ref().split_whitespace().map(str::to_owned).collect(), leaves: None });
+    /// With a call of `elf`.
+    pub fn call(mut self, call: Call) -> Self {
+        self.calls.push(call);
         self
-    }
-
-    /// With a call that is not repeated once it has left a file.
-    pub fn call_once(self, line: impl AsRef<str>, leaves: impl Into<PathBuf>) -> Self {
-        let mut stage = self.call(line);
-        if let Some(call) = stage.calls.last_mut() {
-            call.leaves = Some(leaves.into());
-        }
-        stage
     }
 
     /// With a file that must be there afterwards.
@@ -92,171 +179,19 @@ impl Stage {
         self
     }
 
-    /// With what it is expected to cost.
+    /// With its estimated cost.
     pub fn costing(self, cost: Cost) -> Self {
         Self { cost, ..self }
     }
 }
 
-/// What is known of a stage from an earlier run; the file [`RECORD`] in its folder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Hash of all that went into it, in hexadecimal.
-    pub hash: String,
-    /// Whether it came to its end.
-    pub finished: bool,
-    /// Time it has taken so far, over all interruptions.
-    pub seconds: f64,
-    /// When it last wrote this record, in seconds since 1970.
-    pub at: u64,
-    /// The revision of the program.
-    pub revision: String,
-    /// The machine.
-    pub host: String,
-    /// How many stages at most ran there beside one another: alone it would have taken less time.
-    #[serde(default = "alone")]
-    pub jobs: usize,
-}
-
-/// What records say that were written before stages could run beside one another.
-fn alone() -> usize {
-    1
-}
-
-/// The name of the file in a stage's folder.
-const RECORD: &str = "stage.json";
-
-/// What is to be done with a stage.
-#[derive(Clone, Debug, PartialEq)]
-pub enum State {
-    /// It was done with the same inputs.
-    Done(Record),
-    /// It was begun with the same inputs and interrupted.
-    Begun(Record),
-    /// Nothing is there.
-    New,
-    /// What is there was made from other inputs.
-    Stale(Record),
-}
-
-/// The folder of a reproduction, with one folder for each stage.
-#[derive(Clone, Debug)]
-pub struct WorkFolder {
-    root: PathBuf,
-}
-
-impl WorkFolder {
-    /// The work folder `root`, which need not be there yet.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root }
-    }
-
-    /// The folder of a stage.
-    pub fn stage(&self, name: &str) -> PathBuf {
-        self.root.join(name)
-    }
-
-    /// Holds the work folder, which is made if it is not there, until that is dropped or the process ends, however it ends.
-    ///
-    /// # Errors
-    /// If another process holds it, or it cannot be made.
-    pub fn lock(&self) -> Result<Held> {
-        let held = Held::take(&self.root).with_context(|| format!("{} cannot be written in", self.root.display()))?;
-        held.with_context(|| {
-            format!(
-                "another `cargo xtask reproduce` is at work in {}: wait for it or end it; `--jobs 2` does two stages at once",
-                self.root.display()
-            )
-        })
-    }
-
-    fn superseded(&self, name: &str, hash: &str) -> PathBuf {
-        self.root.join("superseded").join(format!("{}-{}", name.replace('/', "-"), short(hash)))
-    }
-
-    /// What is there of a stage whose inputs hash to `hash`.
-    ///
-    /// # Errors
-    /// If its record cannot be read.
-    pub fn state(&self, stage: &Stage, hash: &str) -> Result<State> {
-        let folder = self.stage(&stage.name);
-        let path = folder.join(RECORD);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::New),
-            Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
-        };
-        let record: Record = serde_json::from_str(&text).with_context(|| {
-            format!("{} is damaged: delete {} to do this stage again", path.display(), folder.display())
-        })?;
-        if record.hash != hash {
-            return Ok(State::Stale(record));
-        }
-        let whole = stage.makes.iter().all(|file| folder.join(file).exists());
-        Ok(if record.finished && whole { State::Done(record) } else { State::Begun(record) })
-    }
-
-    /// Puts what a stage has made from other inputs aside, and brings back what it had made from these, if that was put aside
-    /// before. Nothing is deleted: an hour of training is worth more than the disk.
-    ///
-    /// # Errors
-    /// If a folder cannot be moved.
-    pub fn put_aside(&self, stage: &Stage, stale: Option<&Record>, hash: &str) -> Result<bool> {
-        let folder = self.stage(&stage.name);
-        let moved = |from: &Path, to: &Path| -> Result<()> {
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
-            }
-            fs::rename(from, to).with_context(|| format!("{} cannot be moved to {}", from.display(), to.display()))
-        };
-        if let Some(stale) = stale {
-            let aside = self.superseded(&stage.name, &stale.hash);
-            if aside.exists() {
-                fs::remove_dir_all(&aside).with_context(|| format!("{} cannot be removed", aside.display()))?;
-            }
-            moved(&folder, &aside)?;
-        }
-        let earlier = self.superseded(&stage.name, hash);
-        if earlier.exists() && !folder.exists() {
-            moved(&earlier, &folder)?;
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// Writes a stage's record, aside and renamed.
-    ///
-    /// # Errors
-    /// If the disk does not let it.
-    pub fn save(&self, stage: &str, record: &Record) -> Result<()> {
-        let folder = self.stage(stage);
-        let path = folder.join(RECORD);
-        let write = || -> Result<()> {
-            fs::create_dir_all(&folder)?;
-            Ok(elf_files::write(&path, serde_json::to_string_pretty(record)?)?)
-        };
-        write().with_context(|| format!("{} cannot be written", path.display()))
-    }
-}
-
-/// The first digits of a hash, for people.
-pub fn short(hash: &str) -> &str {
-    &hash[..hash.len().min(12)]
-}
-
-/// Seconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
-
-/// The hash of each stage: of its calls, of the contents of the files that it reads, and of the stages that it needs. Stages must
-/// stand in an order in which each comes after those that it needs.
+/// The hash of each stage: of its calls, of the contents of the files that it reads, and of the stages that it needs. Each stage
+/// must come after those that it needs.
 ///
 /// # Errors
-/// If a file cannot be read, a name stands twice, or a need does not stand before.
-pub fn hashes(stages: &[Stage], root: &Path) -> Result<BTreeMap<String, String>> {
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
+/// If a file cannot be read, two stages have one name, or a stage that is needed does not come before.
+pub fn hashes(stages: &[Stage], root: &Path) -> Result<BTreeMap<StageName, String>> {
+    let mut known: BTreeMap<StageName, String> = BTreeMap::new();
     let mut contents: BTreeMap<&Path, blake3::Hash> = BTreeMap::new();
     for stage in stages {
         let mut hasher = blake3::Hasher::new();
@@ -267,7 +202,7 @@ pub fn hashes(stages: &[Stage], root: &Path) -> Result<BTreeMap<String, String>>
         for call in &stage.calls {
             part(&call.words.len().to_le_bytes());
             for word in &call.words {
-                part(word.as_bytes());
+                part(word.as_encoded_bytes());
             }
         }
         for file in &stage.reads {
@@ -288,7 +223,7 @@ pub fn hashes(stages: &[Stage], root: &Path) -> Result<BTreeMap<String, String>>
         for need in &stage.needs {
             match known.get(need) {
                 Some(hash) => part(hash.as_bytes()),
-                None => bail!("the stage {} needs {need}, which does not stand before it", stage.name),
+                None => bail!("the stage {} needs {need}, which does not come before it", stage.name),
             }
         }
         let hash = hasher.finalize().to_hex().to_string();
@@ -307,17 +242,14 @@ pub fn chosen<'a>(stages: &'a [Stage], wanted: &[String]) -> Result<Vec<&'a Stag
     if wanted.is_empty() {
         return Ok(stages.iter().collect());
     }
-    let fits = |stage: &Stage, name: &str| {
-        stage.name == name || stage.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
-    };
     for name in wanted {
-        if !stages.iter().any(|stage| fits(stage, name)) {
+        if !stages.iter().any(|stage| stage.name.is_in(name)) {
             let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
             bail!("there is no stage `{name}`; the stages are {}", names.join(", "));
         }
     }
-    let mut take: Vec<bool> = stages.iter().map(|stage| wanted.iter().any(|name| fits(stage, name))).collect();
-    // What a stage needs stands before it, so one pass from the end reaches all.
+    let mut take: Vec<bool> = stages.iter().map(|stage| wanted.iter().any(|name| stage.name.is_in(name))).collect();
+    // What a stage needs comes before it, so one pass from the end reaches all.
     for at in (0..stages.len()).rev() {
         if take[at] {
             for need in &stages[at].needs {
@@ -336,10 +268,10 @@ mod tests {
 
     fn chain() -> Vec<Stage> {
         vec![
-            Stage::new("a", "first").call("one").reading("in.txt"),
-            Stage::new("b/x", "second").after("a").call("two"),
-            Stage::new("b/y", "third").after("b/x").call("three"),
-            Stage::new("c", "other").call("four"),
+            Stage::new("a", "first").call(Call::new(["one"])).reading("in.txt"),
+            Stage::new("b/x", "second").after("a").call(Call::new(["two"])),
+            Stage::new("b/y", "third").after("b/x").call(Call::new(["three"])),
+            Stage::new("c", "other").call(Call::new(["four"])),
         ]
     }
 
@@ -352,25 +284,32 @@ mod tests {
         fs::write(root.path().join("in.txt"), "2").unwrap();
         let after = hashes(&chain(), root.path()).unwrap();
         for (name, hash) in &before {
-            assert_eq!(hash == &after[name], name == "c", "{name}");
+            assert_eq!(hash == &after[name], name.as_str() == "c", "{name}");
         }
 
         let mut other = chain();
-        other[1].calls[0].words.push("more".to_owned());
+        other[1].calls[0].words.push("more".into());
         let other = hashes(&other, root.path()).unwrap();
-        assert_eq!(other["a"], after["a"]);
-        assert_ne!(other["b/x"], after["b/x"]);
-        assert_ne!(other["b/y"], after["b/y"]);
+        assert_eq!(other[&"a".into()], after[&"a".into()]);
+        assert_ne!(other[&"b/x".into()], after[&"b/x".into()]);
+        assert_ne!(other[&"b/y".into()], after[&"b/y".into()]);
     }
 
     #[test]
     fn words_of_a_call_do_not_run_into_one_another() {
         let root = Path::new(".");
-        let one = hashes(&[Stage::new("a", "").call("x yz")], root).unwrap();
-        let other = hashes(&[Stage::new("a", "").call("xy z")], root).unwrap();
-        let split = hashes(&[Stage::new("a", "").call("x").call("yz")], root).unwrap();
+        let one = hashes(&[Stage::new("a", "").call(Call::new(["x", "yz"]))], root).unwrap();
+        let other = hashes(&[Stage::new("a", "").call(Call::new(["xy", "z"]))], root).unwrap();
+        let split = hashes(&[Stage::new("a", "").call(Call::new(["x"])).call(Call::new(["yz"]))], root).unwrap();
         assert_ne!(one, other);
         assert_ne!(one, split);
+    }
+
+    #[test]
+    fn paths_with_spaces_stay_one_word() {
+        let call =
+            Call::new(["eval"]).setting("data_path", Path::new("a b/c")).word(column_of(Path::new("d e"), "text"));
+        assert_eq!(call.words, ["eval", "-o", "data_path=a b/c", "d e:text"]);
     }
 
     #[test]
@@ -389,54 +328,12 @@ mod tests {
         let stages = chain();
         let names = |wanted: &[&str]| -> Vec<String> {
             let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
-            chosen(&stages, &wanted).unwrap().iter().map(|stage| stage.name.clone()).collect()
+            chosen(&stages, &wanted).unwrap().iter().map(|stage| stage.name.to_string()).collect()
         };
         assert_eq!(names(&["b/x"]), ["a", "b/x"]);
         assert_eq!(names(&["b"]), ["a", "b/x", "b/y"]);
         assert_eq!(names(&["c"]), ["c"]);
         assert_eq!(names(&[]).len(), 4);
         assert!(chosen(&stages, &["d".to_owned()]).unwrap_err().to_string().contains("b/x"));
-    }
-
-    #[test]
-    fn what_was_made_from_other_inputs_is_kept_and_comes_back() {
-        let root = tempfile::tempdir().unwrap();
-        let work = WorkFolder::new(root.path().to_owned());
-        let stage = Stage::new("b/x", "").making("result");
-        let record = |hash: &str, finished| Record {
-            jobs: 1,
-            hash: hash.repeat(16),
-            finished,
-            seconds: 1.0,
-            at: 0,
-            revision: String::new(),
-            host: String::new(),
-        };
-        let (one, two) = (record("1", true), record("2", true));
-        assert_eq!(work.state(&stage, &one.hash).unwrap(), State::New);
-
-        work.save("b/x", &one).unwrap();
-        // A record without what the stage makes is not a finished stage.
-        assert_eq!(work.state(&stage, &one.hash).unwrap(), State::Begun(one.clone()));
-        fs::write(work.stage("b/x").join("result"), "of one").unwrap();
-        assert_eq!(work.state(&stage, &one.hash).unwrap(), State::Done(one.clone()));
-        assert_eq!(work.state(&stage, &two.hash).unwrap(), State::Stale(one.clone()));
-
-        assert!(!work.put_aside(&stage, Some(&one), &two.hash).unwrap());
-        assert_eq!(work.state(&stage, &two.hash).unwrap(), State::New);
-        work.save("b/x", &two).unwrap();
-        assert!(work.put_aside(&stage, Some(&two), &one.hash).unwrap());
-        assert_eq!(work.state(&stage, &one.hash).unwrap(), State::Done(one));
-        assert_eq!(fs::read_to_string(work.stage("b/x").join("result")).unwrap(), "of one");
-    }
-
-    #[test]
-    fn a_damaged_record_says_what_to_delete() {
-        let root = tempfile::tempdir().unwrap();
-        let work = WorkFolder::new(root.path().to_owned());
-        fs::create_dir(work.stage("a")).unwrap();
-        fs::write(work.stage("a").join(RECORD), "{").unwrap();
-        let error = work.state(&Stage::new("a", ""), "x").unwrap_err().to_string();
-        assert!(error.contains("delete"), "{error}");
     }
 }

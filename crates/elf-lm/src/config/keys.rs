@@ -210,8 +210,8 @@ mod tests {
         let (config, _) =
             read(&["max_length=64", "denoiser_p_mean=-1", "max_length=96", "warmup_steps=-1", "model=ELF-L"]);
         let config = config.unwrap();
-        assert_eq!((config.max_length, config.denoiser_p_mean, config.warmup_steps), (96, -1.0, -1));
-        assert_eq!(config.model, "ELF-L");
+        assert_eq!((config.data.max_length, config.flow.denoiser_p_mean, config.length.warmup_steps), (96, -1.0, -1));
+        assert_eq!(config.network.model, "ELF-L");
     }
 
     #[test]

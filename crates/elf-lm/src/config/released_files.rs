@@ -162,7 +162,7 @@ fn every_shipped_configuration_makes_a_plan() {
     }
     for (path, config) in configs {
         plan(&config);
-        if let Some(sampling) = &config.sampling_configs_path {
+        if let Some(sampling) = &config.evaluation.sampling_configs_path {
             assert!(root.join(sampling).is_file(), "{} names {sampling}", path.display());
         }
     }

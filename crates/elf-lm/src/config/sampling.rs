@@ -378,7 +378,7 @@ impl SamplingOf<'_> {
             (Some(path), _) => read_sampling(path, self.samplers)?,
             (None, Some(_)) => read_own_sampling(self.folder, self.samplers)?,
             (None, None) => {
-                if let Some(path) = &self.plan.config.sampling_configs_path {
+                if let Some(path) = &self.plan.config.evaluation.sampling_configs_path {
                     host.note(format!(
                         "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
                     ));

@@ -65,13 +65,12 @@ mod tests {
     fn what_is_written_is_read_again() {
         let default = RunConfig::default();
         assert_eq!(read(&template(&default).unwrap()), default);
-        let other = RunConfig {
-            data_path: Some("a: b # c".into()),
-            output_dir: Some("null".into()),
-            lr: Some(1e-7),
-            max_steps: Some(3),
-            ..RunConfig::default()
-        };
+        let other = RunConfig::default().with(|c| {
+            c.data.data_path = Some("a: b # c".into());
+            c.output.output_dir = Some("null".into());
+            c.optimization.lr = Some(1e-7);
+            c.length.max_steps = Some(3);
+        });
         assert_eq!(read(&template(&other).unwrap()), other);
     }
 

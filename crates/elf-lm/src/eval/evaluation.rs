@@ -64,7 +64,7 @@ impl Evaluating {
 /// let file = folder.path().join("texts.jsonl");
 /// std::fs::write(&file, "{\"prediction\": \"a red house\", \"reference\": \"the red house\"}\n")?;
 /// let found = elf_lm::evaluate(&elf_lm::eval::Evaluating::new(vec![file]))?;
-/// assert!(found.metrics().iter().any(|metric| metric.name.contains("bleu")));
+/// assert!(found.metrics().iter().any(|metric| metric.name == "BLEU"));
 /// # Ok::<(), elf_lm::Error>(())
 /// ```
 ///

@@ -243,22 +243,22 @@ fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(Ru
     };
     let text = |path: &PathBuf| path.to_str().context("a path that is not Unicode").map(str::to_owned);
     if let Some(path) = &source.tokenizer {
-        config.tokenizer_name = Some(text(path)?);
+        config.data.tokenizer_name = Some(text(path)?);
     }
-    config.max_length = source.length.unwrap_or(config.max_length);
+    config.data.max_length = source.length.unwrap_or(config.data.max_length);
     // A model that was exported beside its encoder is found together with it from anywhere, whatever lies there.
-    let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder_model_name);
+    let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder.encoder_model_name);
     if let Some(named) = &source.encoder {
-        config.encoder_model_name = text(named)?;
+        config.encoder.encoder_model_name = text(named)?;
     } else if encoder.join("config.json").is_file() {
-        config.encoder_model_name = encoder.to_string_lossy().into_owned();
+        config.encoder.encoder_model_name = encoder.to_string_lossy().into_owned();
     }
     Ok((config, source.config.is_some() || beside.is_file()))
 }
 
 fn tokenizer_path(weights: &Weights, config: &RunConfig, host: &Host) -> Result<PathBuf> {
     let own = weights.path().with_file_name("tokenizer.json");
-    match &config.tokenizer_name {
+    match &config.data.tokenizer_name {
         Some(name) => host.locate(name, What::Tokenizer),
         None if own.is_file() => Ok(own),
         None => encoder_folder(config, host),

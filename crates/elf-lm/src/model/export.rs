@@ -98,7 +98,7 @@ pub fn export(asked: &Exporting, host: &Host) -> Result<Exported> {
     }
     let card = ExportedCard {
         title: asked.title.as_deref(),
-        encoder: asked.encoder.as_deref().unwrap_or(&found.plan.config.encoder_model_name),
+        encoder: asked.encoder.as_deref().unwrap_or(&found.plan.config.encoder.encoder_model_name),
         data_note: asked.data_note.as_deref(),
         as_trained: !asked.averaged,
         stored_as: if asked.stored_as == Kind::BFloat16 { "bf16" } else { "fp32" },

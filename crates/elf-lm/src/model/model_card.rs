@@ -58,7 +58,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         plan.span.max_input_length.map_or(String::new(), |n| format!(", of which up to {n} are the input")),
         teacher.name,
         plan.length.total,
-        plan.batch_rows * plan.config.grad_accum_steps,
+        plan.batch_rows * plan.config.optimization.grad_accum_steps,
     )
 }
 
@@ -94,7 +94,7 @@ impl ExportedCard<'_> {
         let Self { found, parameters, .. } = *self;
         let (plan, config) = (&found.plan, &found.plan.config);
         let step = found.checkpoint.state().step;
-        let rows = (plan.batch_rows * config.grad_accum_steps) as u64;
+        let rows = (plan.batch_rows * config.optimization.grad_accum_steps) as u64;
         let span = &plan.span;
         let task = match span.max_input_length {
             Some(input) => format!("text from text: up to {input} tokens in, {} out", span.max_length - input),
@@ -124,13 +124,13 @@ impl ExportedCard<'_> {
             self.stored_as,
             self.encoder,
             plan.model.text_encoder_dim,
-            config.data_path.as_deref().unwrap_or("unknown"),
+            config.data.data_path.as_deref().unwrap_or("unknown"),
             self.data_note.unwrap_or("not stated; it applies to what is made from the data"),
             step as f64 / plan.length.steps_per_epoch.max(1.0),
-            config.optimizer,
+            config.optimization.optimizer,
             plan.lr,
-            config.lr_schedule,
-            config.ema_decay1,
+            config.optimization.lr_schedule,
+            config.averages.ema_decay1,
             config.seed,
         );
         let metrics = fs::read_to_string(found.run.root().join("metrics.jsonl")).unwrap_or_default();
@@ -141,7 +141,7 @@ impl ExportedCard<'_> {
             let tokens = if size == 1 { "1 token".to_owned() } else { format!("{size} tokens") };
             let _ = writeln!(card, "| written in | blocks of {tokens}, each knowing all before it; not in the paper |");
         }
-        if let Some(first) = &config.init_from {
+        if let Some(first) = &config.output.init_from {
             let _ = writeln!(card, "| begun as | `{first}` |");
         }
         if let Some(DistillationPlan { step, teacher, .. }) = &plan.distillation {
@@ -180,7 +180,7 @@ impl ExportedCard<'_> {
                 "\n## Guide\n\n`{folder}` holds a lesser version of the model, {} optimiser steps of {:?}, which sampling leads away from \
              (autoguidance; see `{SAMPLING}`).",
                 guide.checkpoint.state().step,
-                guide.plan.config.optimizer
+                guide.plan.config.optimization.optimizer
             );
         }
         card

@@ -78,8 +78,11 @@ mod tests {
     }
 
     fn plan(set: Option<bool>, found: bool) -> RunPlan {
-        let config =
-            RunConfig { condition_eos: set, max_length: 16, max_input_length: Some(8), ..RunConfig::default() };
+        let config = RunConfig::default().with(|c| {
+            c.data.condition_eos = set;
+            c.data.max_length = 16;
+            c.data.max_input_length = Some(8);
+        });
         let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: found, ranks: 1 };
         RunPlan::new(&config, facts, Device::Cpu).unwrap()
     }

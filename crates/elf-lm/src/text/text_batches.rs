@@ -13,14 +13,62 @@ pub struct TextBatch {
     pub places: Vec<usize>,
 }
 
-/// Splits a list of requests into batches of at most `rows`, in the requests' order.
+/// Splits a list of requests into batches of at most `rows`. Models of texts of their own length (`plan.lengths`) get batches
+/// of equal length, each request's length drawn from its seed; all others batches of `max_length` in the requests' order.
 ///
 /// # Errors
-/// None so far.
+/// If libtorch fails.
 pub fn text_batches(plan: &RunPlan, requests: &[TextRequest], rows: usize) -> Result<Vec<TextBatch>> {
-    let places: Vec<usize> = (0..requests.len()).collect();
-    Ok(places
-        .chunks(rows.max(1))
-        .map(|places| TextBatch { length: plan.span.max_length, places: places.to_vec() })
+    let longest = plan.span.max_length;
+    let mut lengths = vec![longest; requests.len()];
+    if let Some(law) = &plan.lengths {
+        for (length, request) in lengths.iter_mut().zip(requests) {
+            *length = law.draw(request.seed)?.min(longest);
+        }
+    }
+    let mut places: Vec<usize> = (0..requests.len()).collect();
+    // A stable sort: the order of the requests is kept among equal lengths.
+    places.sort_by_key(|&place| lengths[place]);
+    let of_one_length = places.chunk_by(|&one, &other| lengths[one] == lengths[other]);
+    Ok(of_one_length
+        .flat_map(|places| places.chunks(rows.max(1)))
+        .map(|places| TextBatch { length: lengths[places[0]], places: places.to_vec() })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Facts, LengthLaw, RunConfig};
+    use tch::Device;
+
+    fn plan(lengths: Option<LengthLaw>) -> RunPlan {
+        let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: false, ranks: 1 };
+        let config = RunConfig::default().with(|c| c.data.max_length = 16);
+        RunPlan { lengths, ..RunPlan::new(&config, facts, Device::Cpu).unwrap() }
+    }
+
+    #[test]
+    fn batches_hold_every_request_once_and_rows_of_one_length() {
+        let requests = TextRequest::unconditional(3, 50);
+        let whole = text_batches(&plan(None), &requests, 8).unwrap();
+        assert_eq!(whole.len(), 7);
+        assert!(whole.iter().all(|batch| batch.length == 16));
+        assert!(whole.iter().flat_map(|batch| &batch.places).copied().eq(0..50));
+
+        let law = LengthLaw::of(&[4, 4, 9, 30]).unwrap();
+        let batches = text_batches(&plan(Some(law.clone())), &requests, 8).unwrap();
+        let mut places: Vec<usize> = batches.iter().flat_map(|batch| batch.places.clone()).collect();
+        places.sort_unstable();
+        assert!(places.into_iter().eq(0..50));
+        for batch in &batches {
+            assert!((1..=8).contains(&batch.places.len()));
+            // A length above what a row has room for is cut to that.
+            assert!(batch.places.iter().all(|&p| law.draw(requests[p].seed).unwrap().min(16) == batch.length));
+        }
+        // A text has its length, whatever else is asked for.
+        let alone = text_batches(&plan(Some(law)), &requests[7..8], 8).unwrap();
+        let among = batches.iter().find(|batch| batch.places.contains(&7)).unwrap();
+        assert_eq!(alone[0].length, among.length);
+    }
 }

@@ -58,7 +58,7 @@ impl EncoderFiles {
     /// # Errors
     /// If one is neither here nor on the hub.
     pub fn find(config: &RunConfig, host: &Host) -> Result<Self> {
-        let weights = config.encoder_checkpoint.as_ref().map(|name| host.locate(name, What::Encoder));
+        let weights = config.encoder.encoder_checkpoint.as_ref().map(|name| host.locate(name, What::Encoder));
         Ok(Self { folder: encoder_folder(config, host)?, weights: weights.transpose().context("encoder_checkpoint")? })
     }
 
@@ -92,7 +92,7 @@ impl TextLatents {
     pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
         let files = EncoderFiles::find(config, host)?;
         let stats = stats(config, &files.folder)?;
-        Self::of_files(files, stats, config.causal_latents, device, precision)
+        Self::of_files(files, stats, config.network.causal_latents, device, precision)
     }
 
     /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
@@ -115,11 +115,11 @@ impl TextLatents {
             // Of a model from elsewhere, or an older run, nothing is known but names.
             let Some(files) = named else { return Self::load(config, device, precision, host) };
             let stats = stats(config, &files.folder)?;
-            return Self::of_files(files, stats, config.causal_latents, device, precision);
+            return Self::of_files(files, stats, config.network.causal_latents, device, precision);
         };
         let as_written = EncoderFiles {
-            folder: config.encoder_model_name.clone().into(),
-            weights: config.encoder_checkpoint.as_ref().map(PathBuf::from),
+            folder: config.encoder.encoder_model_name.clone().into(),
+            weights: config.encoder.encoder_checkpoint.as_ref().map(PathBuf::from),
         };
         let candidates = match named {
             Some(files) => vec![files],
@@ -129,7 +129,7 @@ impl TextLatents {
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
-            let found = Self::of_files(files, record.stats.clone(), config.causal_latents, device, precision)?;
+            let found = Self::of_files(files, record.stats.clone(), config.network.causal_latents, device, precision)?;
             if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
                 return Ok(found);
             }
@@ -310,7 +310,7 @@ impl Masks {
 /// # Errors
 /// If it is neither here nor on the hub.
 pub fn encoder_folder(config: &RunConfig, host: &Host) -> Result<PathBuf> {
-    host.locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
+    host.locate(&config.encoder.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
 /// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
@@ -326,7 +326,7 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
-    Ok(match (config.latent_mean, config.latent_std, measured) {
+    Ok(match (config.encoder.latent_mean, config.encoder.latent_std, measured) {
         (None, None, Some(measured)) => measured,
         (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
             .context("latent_mean and latent_std")?,

@@ -42,7 +42,10 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
     type Objective = OverTokens<O>;
 
     fn batch(&self, batch: Batch) -> Result<TokenBatch> {
-        token_batch(&batch, self.eos)
+        match self.plan.has_rows_of_equal_length() {
+            true => token_batch(&batch.trimmed(), self.eos),
+            false => token_batch(&batch, self.eos),
+        }
     }
 
     fn writer<'n>(
@@ -84,7 +87,7 @@ fn token_batch(batch: &Batch, eos: i64) -> Result<TokenBatch> {
 /// If the sizes make no model, or libtorch fails.
 pub fn gpt2(sizes: &Gpt2Config, plan: &RunPlan, policy: PrecisionPolicy, builder: ParamBuilder) -> Result<Gpt2> {
     let mut net = Gpt2::new(sizes, builder, policy)?;
-    net.set_dropout(plan.config.proj_dropout)?;
+    net.set_dropout(plan.config.network.proj_dropout)?;
     Ok(net)
 }
 
@@ -99,7 +102,7 @@ pub fn masked(
     builder: ParamBuilder,
 ) -> Result<MaskedTransformer> {
     let mut net = MaskedTransformer::new(sizes.clone(), policy, builder)?;
-    net.set_recompute(plan.config.gradient_checkpointing);
+    net.set_recompute(plan.config.compute.gradient_checkpointing);
     Ok(net)
 }
 

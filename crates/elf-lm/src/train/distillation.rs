@@ -95,7 +95,7 @@ impl Distillation {
     fn latest_of(&self, round: &Round) -> Result<Option<(Checkpoint, u64)>> {
         let checkpoints = RunFolder::new(self.folder_of(round)).checkpoints();
         let Some(latest) = checkpoints.latest()? else { return Ok(None) };
-        let is_over = self.plan.config.early_stopping.is_some() && checkpoints.ended_early()?;
+        let is_over = self.plan.config.output.early_stopping.is_some() && checkpoints.ended_early()?;
         let steps = if is_over { self.plan.length.total } else { latest.state().step };
         Ok(Some((latest, steps)))
     }
@@ -197,7 +197,7 @@ impl Distillation {
         host: &Host,
     ) -> Result<Ended> {
         let mut plan = self.plan.clone();
-        plan.config.output_dir = Some(folder.to_str().context("a path that is not Unicode")?.to_owned());
+        plan.config.output.output_dir = Some(folder.to_str().context("a path that is not Unicode")?.to_owned());
         let folder = RunFolder::new(folder);
         // On resume, the starting point is that of the checkpoint.
         let begun = folder.checkpoints().latest()?;
@@ -260,13 +260,13 @@ impl Distillation {
 
 /// The teacher's name and the folder of all rounds.
 fn names(config: &DistillConfig, rounds: Rounds, curriculum: &Curriculum) -> Result<(String, PathBuf)> {
-    if config.run.init_from.is_some() {
+    if config.run.output.init_from.is_some() {
         fail!(
             setting("init_from"),
             "init_from is about `elf train`: what a student begins as is student_init_from_checkpoint"
         );
     }
-    if config.run.resume.is_some() && rounds == Rounds::All {
+    if config.run.output.resume.is_some() && rounds == Rounds::All {
         fail!(
             setting("resume"),
             "resume is about one round: the curriculum goes on by itself where output_dir leaves off, so leave it out"
@@ -279,7 +279,7 @@ fn names(config: &DistillConfig, rounds: Rounds, curriculum: &Curriculum) -> Res
              embedded-language-flows/ELF-B-owt-torch"
         )
     };
-    let Some(output) = &config.run.output_dir else {
+    let Some(output) = &config.run.output.output_dir else {
         fail!(setting("output_dir"), "output_dir is not set: where should the students be written?")
     };
     Ok((name, rounds.root(output, curriculum)))
@@ -288,7 +288,7 @@ fn names(config: &DistillConfig, rounds: Rounds, curriculum: &Curriculum) -> Res
 /// Drops a sampling file that is not there: it must not end a run at its first evaluation, and the released configuration names one
 /// of its own code.
 fn without_missing_settings(config: &mut DistillConfig, host: &Host) {
-    if let Some(path) = config.run.sampling_configs_path.take_if(|path| !Path::new(path).exists()) {
+    if let Some(path) = config.run.evaluation.sampling_configs_path.take_if(|path| !Path::new(path).exists()) {
         host.warning(format!(
             "there is no {path} (sampling_configs_path): evaluations sample with each student's own steps"
         ));
@@ -339,7 +339,7 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
             "models that write block after block (block_size) cannot be distilled: choose a teacher without, or train one"
         );
     }
-    plan.model = ElfConfig { proj_dropout: plan.config.proj_dropout, ..teacher.clone() };
+    plan.model = ElfConfig { proj_dropout: plan.config.network.proj_dropout, ..teacher.clone() };
     Ok(())
 }
 
@@ -352,7 +352,7 @@ fn operations_per_step(plan: &RunPlan, teacher_passes: f64) -> f64 {
             .map(|operations| operations as f64);
     let decode = plan.objective.decoder_prob;
     let row = teacher_passes * (trunk + clean) + 3.0 * (trunk + (1.0 - decode) * clean + decode * logits);
-    row * (plan.batch_rows * plan.config.grad_accum_steps) as f64
+    row * (plan.batch_rows * plan.config.optimization.grad_accum_steps) as f64
 }
 
 #[cfg(test)]

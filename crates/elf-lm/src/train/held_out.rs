@@ -64,14 +64,18 @@ impl TrainingJudge {
     /// # Errors
     /// If there is no such folder, here or on the hub, or a setting is impossible.
     pub fn find(config: &RunConfig, device: Device, host: &Host) -> Result<Option<Self>> {
-        let Some(name) =
-            config.eval_ppl_model.as_ref().filter(|_| config.online_eval && config.max_input_length.is_none())
+        let Some(name) = config
+            .evaluation
+            .eval_ppl_model
+            .as_ref()
+            .filter(|_| config.evaluation.online_eval && config.data.max_input_length.is_none())
         else {
             return Ok(None);
         };
-        for (key, value) in
-            [("eval_ppl_batch_size", config.eval_ppl_batch_size), ("eval_ppl_max_length", config.eval_ppl_max_length)]
-        {
+        for (key, value) in [
+            ("eval_ppl_batch_size", config.evaluation.eval_ppl_batch_size),
+            ("eval_ppl_max_length", config.evaluation.eval_ppl_max_length),
+        ] {
             if value == 0 {
                 fail!(setting(key), "{key} must be at least 1");
             }
@@ -80,8 +84,8 @@ impl TrainingJudge {
         let settings = JudgeSettings {
             name: name.clone(),
             folder,
-            max_length: config.eval_ppl_max_length,
-            batch_size: Some(config.eval_ppl_batch_size),
+            max_length: config.evaluation.eval_ppl_max_length,
+            batch_size: Some(config.evaluation.eval_ppl_batch_size),
             device,
             precision: config.precision(device),
         };
@@ -108,7 +112,7 @@ impl TrainingJudge {
 /// # Errors
 /// If the file of sampling settings is missing, or a key or value in it is wrong.
 fn sampling_settings(plan: &RunPlan, samplers: &Registry) -> Result<Vec<Sampling>> {
-    Ok(match &plan.config.sampling_configs_path {
+    Ok(match &plan.config.evaluation.sampling_configs_path {
         Some(path) => read_sampling(path.as_ref(), samplers).context("sampling_configs_path")?,
         None => vec![Sampling::default_for(plan)],
     })
@@ -131,20 +135,20 @@ fn methods(plan: &RunPlan, samplers: &Registry) -> Result<Vec<Method>> {
 /// Names the key whose value makes no sense, alone, with this model or with these held-out rows.
 pub fn check_evaluations(plan: &RunPlan, materials: &Materials, samplers: &Registry) -> Result<()> {
     let config = &plan.config;
-    if config.eval_rows == 0 {
+    if config.evaluation.eval_rows == 0 {
         fail!(
             setting("eval_rows"),
             "eval_rows is 0, and must be at least 1: to do without held-out rows, set eval_data_path to null"
         );
     }
-    if !config.online_eval {
+    if !config.evaluation.online_eval {
         return Ok(());
     }
-    if !(1..=MOST_TEXTS).contains(&config.num_samples) {
+    if !(1..=MOST_TEXTS).contains(&config.evaluation.num_samples) {
         fail!(
             setting("num_samples"),
             "num_samples is {}, and must be at least 1 and at most {MOST_TEXTS}: without texts at evaluations, set online_eval to false",
-            config.num_samples
+            config.evaluation.num_samples
         );
     }
     if plan.span.max_input_length.is_some() && materials.held_out.as_ref().is_none_or(Dataset::is_empty) {
@@ -159,7 +163,7 @@ pub fn check_evaluations(plan: &RunPlan, materials: &Materials, samplers: &Regis
         }
         Some(_) => Ok(()),
     };
-    match plan.config.sampling_configs_path {
+    match plan.config.evaluation.sampling_configs_path {
         Some(_) => checked.context("sampling_configs_path"),
         None => checked,
     }
@@ -173,7 +177,7 @@ impl<S: Subject> HeldOut<'_, S> {
     /// If data, network or disk fail, or a rank is gone.
     pub fn judge(&self, net: &S::Net, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         let mut metrics = self.losses(net, comm)?;
-        if self.plan.config.online_eval {
+        if self.plan.config.evaluation.online_eval {
             let requests = self.requests()?;
             for method in methods(self.plan, self.samplers)? {
                 let texts = self.texts(net, comm, &requests, &method)?;
@@ -201,14 +205,28 @@ impl<S: Subject> HeldOut<'_, S> {
     fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
         let Some(dataset) = self.rows else { return Ok(Vec::new()) };
         let collator = self.plan.collator(self.tokenizer)?;
-        let rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
+        let mut rows: Vec<usize> = (0..dataset.len().min(self.plan.config.evaluation.eval_rows)).collect();
         let (rank, world) = (comm.rank() as usize, comm.world() as usize);
         let size = (self.plan.batch_rows / world).max(1);
-        let own = rows.chunks(size).enumerate().skip(rank).step_by(world);
-        let batches = own.map(|(number, chunk)| {
-            let examples = dataset.examples(chunk).map_err(elf_train::Error::source)?;
+        let lengths = match self.plan.has_rows_of_equal_length() {
+            true => dataset.lengths(collator.config())?,
+            false => vec![0; dataset.len()],
+        };
+        // A stable sort: without lengths, rows keep their order.
+        rows.sort_by_key(|&row| lengths[row]);
+        let of_one_length = rows.chunk_by(|&one, &other| lengths[one] == lengths[other]);
+        let mut first = 0;
+        let all: Vec<(u64, &[usize])> = of_one_length
+            .flat_map(|rows| rows.chunks(size))
+            .map(|rows| {
+                first += rows.len() as u64;
+                (first - rows.len() as u64, rows)
+            })
+            .collect();
+        let batches = all.into_iter().skip(rank).step_by(world).map(|(first, rows)| {
+            let examples = dataset.examples(rows).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            Ok(((number * size) as u64, self.subject.batch(batch).map_err(elf_train::Error::source)?))
+            Ok((first, self.subject.batch(batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
@@ -236,7 +254,7 @@ impl<S: Subject> HeldOut<'_, S> {
 
     /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.
     fn requests(&self) -> Result<Vec<TextRequest>> {
-        let (count, seed) = (self.plan.config.num_samples, self.plan.config.seed);
+        let (count, seed) = (self.plan.config.evaluation.num_samples, self.plan.config.seed);
         if self.plan.span.max_input_length.is_none() {
             return Ok(TextRequest::unconditional(seed, count));
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
+use elf_encoder::{LinearReader, WordMoments};
 use elf_flow::{LatentBatch, Trained};
 use elf_hub::What;
 use elf_model::Elf;
@@ -24,7 +25,9 @@ use super::held_out::HeldOut;
 use super::log::TrainingLog;
 use super::subject::SubjectBatches;
 use super::{ElfSubject, Materials, Subject, begin_as};
-use crate::config::{BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName};
+use crate::config::{
+    BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart,
+};
 use crate::model::run_folder::{RunFolder, plan_of};
 use crate::model::{Difference, Fingerprint, ModelRef, Resumable};
 use crate::{Host, Result};
@@ -81,9 +84,15 @@ impl Ended {
     }
 }
 
+/// Rows of the training data that a reader of latents is made of at most.
+const READER_ROWS: usize = 200_000;
+const READER_ROWS_AT_ONCE: usize = 256;
+/// Standard deviation of the noise, in units of a normalised channel, for which that reader is best.
+const READER_NOISE: f64 = 0.5;
+
 /// When the minutes that a configuration gives are over; never, if a clock does not go as far.
 pub fn deadline(config: &RunConfig) -> Option<Instant> {
-    Instant::now().checked_add(Duration::try_from_secs_f64(config.max_minutes? * 60.0).ok()?)
+    Instant::now().checked_add(Duration::try_from_secs_f64(config.length.max_minutes? * 60.0).ok()?)
 }
 
 /// Trains `net`, or what its folder's latest checkpoint makes of it, to the end of the plan, and tells the user how it went.
@@ -95,9 +104,37 @@ pub fn train_flow<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
 where
     O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
 {
-    net.set_recompute(job.plan.config.gradient_checkpointing);
+    net.set_recompute(job.plan.config.compute.gradient_checkpointing);
+    let begins = job.initial.is_none() && job.plan.config.output.resume.is_none();
+    if job.plan.config.network.vocab_head_start == VocabHeadStart::LinearReader
+        && begins
+        && job.folder.checkpoints().latest()?.is_none()
+    {
+        let reader = linear_reader(job.plan, job.materials)?;
+        net.start_vocab_head(reader.weight(), reader.bias())?;
+    }
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
     train_subject(job, &subject, objective, net)
+}
+
+/// A reader of the latents of at most [`READER_ROWS`] rows of the training data, evenly chosen, under a little noise.
+///
+/// # Errors
+/// If the rows cannot be read or encoded.
+fn linear_reader(plan: &RunPlan, materials: &Materials) -> Result<LinearReader> {
+    let (data, latents) = (&materials.train, materials.latents()?);
+    let collator = plan.collator(&materials.tokenizer)?;
+    let lengths = data.lengths(collator.config())?;
+    let rows = data.len().min(READER_ROWS);
+    let mut rows: Vec<usize> = (0..rows).map(|i| i * data.len() / rows).collect();
+    rows.sort_by_key(|&row| lengths[row]);
+    let mut moments = WordMoments::new(plan.model.vocab_size, plan.model.text_encoder_dim)?;
+    for rows in rows.chunks(READER_ROWS_AT_ONCE) {
+        let batch = collator.collate(&data.examples(rows)?)?.trimmed();
+        let encoded = latents.encode(&batch)?;
+        moments.add(&encoded.latents, &encoded.ids, &encoded.loss_mask)?;
+    }
+    Ok(moments.reader(READER_NOISE)?)
 }
 
 /// [`train_flow`], for any kind of model.
@@ -156,8 +193,8 @@ where
         total_steps: plan.length.total,
         save_every: plan.length.save_every,
         evaluate_every: plan.length.eval_every,
-        keep: KeepPolicy { last: Some(plan.config.keep_checkpoints as u64), every: None, pinned: None },
-        patience: plan.config.early_stopping.unwrap_or(0),
+        keep: KeepPolicy { last: Some(plan.config.output.keep_checkpoints as u64), every: None, pinned: None },
+        patience: plan.config.output.early_stopping.unwrap_or(0),
     };
     let run = Run {
         source: &mut source,
@@ -213,7 +250,7 @@ fn begin<N, O: TrainingObjective<N>>(
                 say("warning: it was saved between the micro-batches of a step; their gradients are not taken over"
                     .to_owned());
             }
-            let rows_a_step = (plan.batch_rows * plan.config.grad_accum_steps) as u64;
+            let rows_a_step = (plan.batch_rows * plan.config.optimization.grad_accum_steps) as u64;
             // The same place in the data; its order is this program's own from here on.
             let per_epoch = (rows / rows_a_step).max(1);
             Cursor { epoch: step / per_epoch, position: step % per_epoch * rows_a_step }
@@ -238,43 +275,42 @@ fn begin<N, O: TrainingObjective<N>>(
 pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     let config = &plan.config;
     Ok(TrainerConfig {
-        optimizer: match config.optimizer {
+        optimizer: match config.optimization.optimizer {
             OptimizerName::Muon => {
-                if config.weight_decay != 0.0 {
+                if config.optimization.weight_decay != 0.0 {
                     fail!(
                         setting("weight_decay"),
                         "weight_decay {} has no effect on Muon: set it to 0, or optimizer to adamw",
-                        config.weight_decay
+                        config.optimization.weight_decay
                     );
                 }
                 OptimizerConfig::Muon(MuonConfig {
-                    precision: if config.muon_bf16 { Precision::native(device) } else { Precision::F32 },
+                    precision: if config.optimization.muon_bf16 { Precision::native(device) } else { Precision::F32 },
                     ..MuonConfig::default()
                 })
             }
             OptimizerName::Adamw => OptimizerConfig::Adamw(AdamWConfig {
-                b1: config.adam_b1,
-                b2: config.adam_b2,
-                weight_decay: config.weight_decay,
+                b1: config.optimization.adam_b1,
+                b2: config.optimization.adam_b2,
+                weight_decay: config.optimization.weight_decay,
                 ..AdamWConfig::default()
             }),
         },
         schedule: Schedule {
             lr: plan.lr,
             warmup_steps: plan.length.warmup,
-            decay: match config.lr_schedule {
+            decay: match config.optimization.lr_schedule {
                 ScheduleName::Constant => Decay::Constant,
                 ScheduleName::Cosine => Decay::Cosine,
             },
-            min_lr: config.min_lr,
+            min_lr: config.optimization.min_lr,
             total_steps: plan.length.total,
         },
         clip_norm: Some(1.0),
-        ema_decay: config.ema_decay1,
-        accumulation: u32::try_from(config.grad_accum_steps)
-            .ok()
-            .and_then(NonZeroU32::new)
-            .with_context(|| format!("grad_accum_steps {} is out of its range", config.grad_accum_steps))?,
+        ema_decay: config.averages.ema_decay1,
+        accumulation: u32::try_from(config.optimization.grad_accum_steps).ok().and_then(NonZeroU32::new).with_context(
+            || format!("grad_accum_steps {} is out of its range", config.optimization.grad_accum_steps),
+        )?,
         seed: config.seed,
     })
 }
@@ -282,7 +318,7 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
 /// The checkpoint to go on from: the latest in the output folder or, if there is none yet, the one that is named.
 fn resume_from(plan: &RunPlan, folder: &RunFolder, host: &Host) -> Result<Option<Resumable>> {
     let own = folder.checkpoints().latest()?;
-    let checkpoint = match (&plan.config.resume, own) {
+    let checkpoint = match (&plan.config.output.resume, own) {
         (None, None) => return Ok(None),
         (None, Some(own)) => own,
         (Some(name), own) => {
@@ -313,7 +349,7 @@ fn resume_from(plan: &RunPlan, folder: &RunFolder, host: &Host) -> Result<Option
 /// lose what comes after.
 fn latest_since(place: &Path, own: Checkpoint, plan: &RunPlan, folder: &RunFolder) -> Result<Checkpoint> {
     let (name, root) = (place.display(), folder.root().display());
-    if plan_of(&own)?.config.resume == plan.config.resume {
+    if plan_of(&own)?.config.output.resume == plan.config.output.resume {
         return Ok(own);
     }
     let named = ModelRef::open(place)?;
@@ -356,7 +392,7 @@ fn lineage(plan: &RunPlan) -> Result<Fingerprint> {
     }
     facts = facts.with("end of conditions (condition_eos)", plan.condition_eos);
     if kind.is_none() {
-        let flow = (Trained::from(&plan.objective), plan.config.causal_latents);
+        let flow = (Trained::from(&plan.objective), plan.config.network.causal_latents);
         facts = facts.with(
             "flow (denoiser_noise_scale, t_eps, prediction, self_cond_prob, block_size or causal_latents)",
             format!("{flow:?}"),
@@ -365,7 +401,7 @@ fn lineage(plan: &RunPlan) -> Result<Fingerprint> {
     let lesson = plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.as_str()));
     Ok(facts
         .with("seed", plan.config.seed)
-        .with("optimizer", json(serde_json::to_value(plan.config.optimizer))?)
+        .with("optimizer", json(serde_json::to_value(plan.config.optimization.optimizer))?)
         .with("teacher, or step that is learned from it", json(serde_json::to_value(lesson))?)
-        .with("batch size or grad_accum_steps", plan.batch_rows * plan.config.grad_accum_steps))
+        .with("batch size or grad_accum_steps", plan.batch_rows * plan.config.optimization.grad_accum_steps))
 }

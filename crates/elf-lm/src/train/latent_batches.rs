@@ -24,16 +24,15 @@ use crate::{Host, Result, Silent};
 /// # let texts = folder.path().join("texts.txt");
 /// # std::fs::write(&texts, "a red house\nthe green tree\na small dog\nold books\n".repeat(2))?;
 /// # let data = folder.path().join("data");
-/// # let prepared = elf_data::PrepareConfig::new(vec![texts], data.clone(), "text".to_owned());
-/// # elf_data::prepare(&prepared, &tokenizer, &mut |_| std::ops::ControlFlow::Continue(()))?;
+/// # let prepared = elf_data::shards::PrepareConfig::new(vec![texts], &data, "text");
+/// # elf_data::shards::prepare(&prepared, &tokenizer, &mut |_| std::ops::ControlFlow::Continue(()))?;
 /// # let (encoder, data) = (here.join("models/mini-encoder").display().to_string(), data.display().to_string());
-/// let config = RunConfig {
-///     encoder_model_name: encoder,
-///     data_path: Some(data),
-///     max_length: 8,
-///     batch_size: Some(4),
-///     ..RunConfig::default()
-/// };
+/// let config = RunConfig::default().with(|config| {
+///     config.encoder.encoder_model_name = encoder;
+///     config.data.data_path = Some(data);
+///     config.data.max_length = 8;
+///     config.batches.batch_size = Some(4);
+/// });
 /// let data = LatentData::open(&config)?;
 /// let batch = data.batches(Cursor::default())?.next_batch()?;
 /// assert_eq!(batch.latents.size()[..2], [4, 8]); // [B, S, C]

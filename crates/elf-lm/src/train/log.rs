@@ -93,7 +93,7 @@ impl<'a, 'h> TrainingLog<'a, 'h> {
             host,
             metrics,
             comm,
-            log_freq: plan.config.log_freq,
+            log_freq: plan.config.output.log_freq,
             started,
             deadline,
             stop,

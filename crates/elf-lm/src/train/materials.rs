@@ -12,7 +12,7 @@ use tch::Device;
 
 use super::held_out::TrainingJudge;
 use super::memory_plan::MemoryPlan;
-use crate::config::{Facts, ObjectiveName, RunConfig, RunInputs, RunPlan};
+use crate::config::{Facts, LengthLaw, ObjectiveName, RunConfig, RunInputs, RunPlan};
 use crate::model::Fingerprint;
 use crate::text::text_latents::{self, TextLatents, encoder_folder};
 use crate::{Host, Result};
@@ -39,10 +39,10 @@ impl Materials {
     /// # Errors
     /// Names the key whose value cannot be used.
     pub fn load(config: &RunConfig, device: Device, host: &Host) -> Result<Self> {
-        let Some(data_path) = &config.data_path else {
+        let Some(data_path) = &config.data.data_path else {
             fail!(setting("data_path"), "data_path is not set: which token shards should be trained on?")
         };
-        let tokenizer_path = match &config.tokenizer_name {
+        let tokenizer_path = match &config.data.tokenizer_name {
             Some(name) => host.locate(name, What::Tokenizer).context("tokenizer_name")?,
             None => encoder_folder(config, host)?,
         };
@@ -52,7 +52,7 @@ impl Materials {
             let place = host.locate(path, What::Dataset).with_context(|| key.to_owned())?;
             let mut dataset = Dataset::open(&[place]).with_context(|| format!("{key} {path}"))?;
             dataset.check_tokenizer(&tokenizer).with_context(|| format!("{key} {path}"))?;
-            if config.max_input_length.is_some() && !dataset.is_conditional() {
+            if config.data.max_input_length.is_some() && !dataset.is_conditional() {
                 fail!(
                     setting(key),
                     "{key} {path} has no conditions, but max_input_length is set: prepare it with --condition-column, or set max_input_length to null"
@@ -61,8 +61,8 @@ impl Materials {
             Ok(dataset)
         };
         let train = Arc::new(open(data_path, "data_path")?);
-        let held_out = match &config.eval_data_path {
-            Some(path) if evaluation::is_pairs(path.as_ref()) && config.max_input_length.is_some() => {
+        let held_out = match &config.data.eval_data_path {
+            Some(path) if evaluation::is_pairs(path.as_ref()) && config.data.max_input_length.is_some() => {
                 let pairs = evaluation::read_pairs(path.as_ref())?;
                 Some(Dataset::from_pairs(pairs, &tokenizer, train.eos_options(&tokenizer)?)?)
             }
@@ -105,7 +105,7 @@ impl Materials {
             ranks,
         };
         if let Some(wanted) =
-            config.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
+            config.data.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
         {
             fail!(
                 setting("condition_eos"),
@@ -119,13 +119,19 @@ impl Materials {
             training_data: data_fingerprint(&self.train)?,
             encoder: self.latents.as_ref().map(TextLatents::record).transpose()?.flatten(),
         };
-        Ok(RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? })
+        let mut plan = RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? };
+        // A GPT-2 ends its texts itself.
+        if plan.has_rows_of_equal_length() && config.objective != ObjectiveName::Gpt2 {
+            let lengths = self.train.lengths(plan.collator(&self.tokenizer)?.config())?;
+            plan.lengths = Some(LengthLaw::of(&lengths).context("group_by_length")?);
+        }
+        Ok(plan)
     }
 
     /// What will be trained on what, in lines for a user.
     pub fn describe(&self, plan: &RunPlan, device: Device, ranks: u64) -> String {
         let (model, length) = (&plan.model, &plan.length);
-        let rows = plan.batch_rows * plan.config.grad_accum_steps;
+        let rows = plan.batch_rows * plan.config.optimization.grad_accum_steps;
         let kind = match &plan.baseline {
             None => format!("latents of {} channels", model.text_encoder_dim),
             Some(baseline) => format!("{} of {} parameters", baseline.describe(), baseline.parameter_count()),
@@ -153,7 +159,7 @@ impl Materials {
             length.total as f64 / length.steps_per_epoch,
             length.warmup,
             plan.lr,
-            plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
+            plan.config.length.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
             self.memory(plan, device, ranks),
             describe(device),
             ranks,

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::Result;
-use elf_data::{Batch, Cursor, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
+use elf_data::{Batch, Cursor, Grouping, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
 use elf_flow::sampler::Registry;
 use elf_model::Elf;
@@ -92,10 +92,10 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
 /// # Errors
 /// If ids and encoder do not fit together, or libtorch fails.
 pub fn encoded(plan: &RunPlan, latents: &TextLatents, batch: Batch) -> Result<LatentBatch> {
-    match plan.objective.block_size {
-        // No block sees what is behind it, and the filling of a row is behind everything.
-        Some(_) => latents.encode(&batch.trimmed()),
-        None => latents.encode(&batch),
+    // In blocks, no token sees the filling of a row; in batches of equal length there is none.
+    match plan.objective.block_size.is_some() || plan.has_rows_of_equal_length() {
+        true => latents.encode(&batch.trimmed()),
+        false => latents.encode(&batch),
     }
 }
 
@@ -104,12 +104,13 @@ pub fn encoded(plan: &RunPlan, latents: &TextLatents, batch: Batch) -> Result<La
 /// # Errors
 /// If the data cannot be shared out so, or read.
 pub fn loader(plan: &RunPlan, materials: &Materials, share: Share, from: Cursor) -> Result<Loader> {
-    let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
+    let rows_per_step = plan.batch_rows * plan.config.optimization.grad_accum_steps;
     let rows = materials.train.len();
     let collator = plan.collator(&materials.tokenizer)?;
     let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
-    if plan.config.group_by_length {
-        order = order.grouped_by_length(materials.train.lengths(collator.config())?.into())?;
+    if plan.config.batches.group_by_length {
+        let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
+        order = order.grouped_by_length(grouping, materials.train.lengths(collator.config())?.into())?;
     }
     let config = LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() };
     Ok(Loader::start(Arc::clone(&materials.train), collator, order, from, config)?)

@@ -53,17 +53,17 @@ impl Ranks {
 /// # let texts = folder.path().join("texts.txt");
 /// # std::fs::write(&texts, "a red house\nthe green tree\na small dog\nold books\n".repeat(4))?;
 /// # let data = folder.path().join("data");
-/// # let prepared = elf_data::PrepareConfig::new(vec![texts], data.clone(), "text".to_owned());
-/// # elf_data::prepare(&prepared, &tokenizer, &mut |_| std::ops::ControlFlow::Continue(()))?;
+/// # let prepared = elf_data::shards::PrepareConfig::new(vec![texts], &data, "text");
+/// # elf_data::shards::prepare(&prepared, &tokenizer, &mut |_| std::ops::ControlFlow::Continue(()))?;
 /// # let encoder = here.join("models/mini-encoder").display().to_string();
 /// # let (data, output) = (data.display().to_string(), folder.path().join("run").display().to_string());
 /// let mut config = RunConfig::default();
-/// config.encoder_model_name = encoder; // a folder with a text encoder and its tokenizer
-/// config.data_path = Some(data); // token shards
-/// config.output_dir = Some(output.clone());
-/// (config.hidden_size, config.depth, config.num_heads) = (Some(32), Some(1), Some(2));
-/// (config.max_length, config.batch_size, config.max_steps) = (8, Some(4), Some(2));
-/// config.online_eval = false;
+/// config.encoder.encoder_model_name = encoder; // a folder with a text encoder and its tokenizer
+/// config.data.data_path = Some(data); // token shards
+/// config.output.output_dir = Some(output.clone());
+/// (config.network.hidden_size, config.network.depth, config.network.num_heads) = (Some(32), Some(1), Some(2));
+/// (config.data.max_length, config.batches.batch_size, config.length.max_steps) = (8, Some(4), Some(2));
+/// config.evaluation.online_eval = false;
 /// let ended = elf_lm::train(config, &mut |event: Event| println!("{event:?}"))?;
 /// assert!(ended.is_complete());
 /// let model = elf_lm::Model::load(output)?;
@@ -103,7 +103,7 @@ impl TrainingRun {
         let materials = Materials::load(config, device, host)?;
         let plan = materials.plan(config, device, world as usize)?;
         agree(&plan, &materials, ranks.comm.as_ref())?;
-        let Some(output) = &config.output_dir else {
+        let Some(output) = &config.output.output_dir else {
             fail!(setting("output_dir"), "output_dir is not set: where should the run be written?")
         };
         let folder = RunFolder::new(PathBuf::from(output));
@@ -115,10 +115,10 @@ impl TrainingRun {
         materials.memory(&plan, device, world).check(&plan, device, ranks.processes_here)?;
         // What evaluations cannot do should be known now and not after the first epoch.
         check_evaluations(&plan, &materials, host.samplers())?;
-        if config.online_eval {
+        if config.evaluation.online_eval {
             let judge = match &materials.judge {
                 Some(judge) => format!("perplexity is judged by {}", judge.name()),
-                None if config.max_input_length.is_some() => "texts are held against references".to_owned(),
+                None if config.data.max_input_length.is_some() => "texts are held against references".to_owned(),
                 None => "eval_ppl_model is not set, so no perplexity is measured (gpt2-large in the released code)"
                     .to_owned(),
             };

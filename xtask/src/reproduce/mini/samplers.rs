@@ -1,24 +1,24 @@
-//! How the preset `mini` draws texts from trained models.
+//! Samplers of the preset `mini`.
 
 use std::fmt;
 
-use super::mini_settings::{BLOCK_STEPS, DECODED_AT, DRAWN_AT, DRAWN_TEMPERATURE, GUIDE_SCALE, LIKELIEST_AT};
+use super::settings::{BLOCK_STEPS, DECODED_AT, DRAWN_AT, DRAWN_TEMPERATURE, GUIDE_SCALE, LIKELIEST_AT};
 
-/// A way to draw texts from a trained model; shown, it is words for `elf sample`.
+/// A way to draw texts from a trained model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
-    /// What is drawn from, and how.
+    /// The kind of model, and how it is sampled.
     pub kind: Kind,
-    /// Steps, of those that have any.
+    /// The number of steps, if the kind has any besides those of its own.
     pub steps: Option<u64>,
 }
 
-/// What is drawn from, and how.
+/// The kind of model, and how it is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// ELF with the SDE.
     Sde {
-        /// How much noise is renewed.
+        /// How much noise each step renews.
         gamma: f64,
         /// Self-conditioning guidance.
         scale: f64,
@@ -27,22 +27,22 @@ pub enum Kind {
     },
     /// ELF with the ODE.
     Ode,
-    /// ELF with the ODE, guided by a lesser version of itself.
+    /// ELF with the ODE, guided by a less trained version of itself.
     Guided {
-        /// How far away from the lesser version.
+        /// Scale of the guidance, away from the less trained version.
         scale: f64,
-        /// The time at which the text is read.
+        /// The time at which the text is decoded.
         decode_at: f64,
     },
     /// ELF with the ODE, block after block, without any guidance.
     Blocks {
-        /// Whether there is a condition, whose guidance is left out, too.
+        /// Whether there is a condition; its guidance is switched off as well.
         conditional: bool,
         /// Steps of each block.
         steps: u64,
-        /// The time at which a block is read.
+        /// The time at which a block is decoded.
         decode_at: f64,
-        /// At which its words are drawn; 0 takes the likeliest.
+        /// Temperature at which its tokens are drawn; 0 takes the likeliest.
         temperature: f64,
     },
     /// ELF under a condition.
@@ -62,13 +62,13 @@ pub enum Kind {
 pub const GAMMA: f64 = 1.5;
 pub const SELF_GUIDANCE: f64 = 3.0;
 
-/// The paper's SDE, unless the sampler itself is looked at.
+/// The paper's SDE: the sampler of all stages that do not compare samplers.
 pub const PAPER_SDE: Kind = Kind::Sde { gamma: GAMMA, scale: SELF_GUIDANCE, uniform_grid: false };
-/// The sampler that students and their teacher are compared with: the paper's for few steps.
+/// The sampler of students and their teacher: the paper's for few steps.
 pub const FEW_STEPS: Kind = Kind::Sde { gamma: GAMMA, scale: 2.5, uniform_grid: false };
 /// The sampler of guided texts.
 pub const GUIDED: Kind = Kind::Guided { scale: GUIDE_SCALE, decode_at: DECODED_AT };
-/// The sampler of texts that are written token by token.
+/// The sampler of models that write token by token.
 pub const BLOCKS: Kind =
     Kind::Blocks { conditional: false, steps: BLOCK_STEPS, decode_at: DRAWN_AT, temperature: DRAWN_TEMPERATURE };
 /// The same for conditional tasks.
@@ -78,35 +78,35 @@ pub const CONDITIONAL_BLOCKS: Kind =
 pub const CONDITIONAL: Kind = Kind::Conditional { scale: 2.0 };
 
 impl Kind {
-    /// With so many steps.
+    /// With a number of steps.
     pub fn in_steps(self, steps: u64) -> Sampler {
         Sampler { kind: self, steps: Some(steps) }
     }
 
-    /// As it is, of those without steps.
+    /// Without a number of steps.
     pub fn alone(self) -> Sampler {
         Sampler { kind: self, steps: None }
     }
 }
 
 impl Sampler {
-    /// Whether it takes a second, lesser network.
+    /// Whether it needs a second network, as a guide.
     pub fn is_guided(&self) -> bool {
         matches!(self.kind, Kind::Guided { .. })
     }
 
-    /// Whether another seed gives other texts: beam search draws nothing.
+    /// Whether texts depend on the seed. Those of beam search do not.
     pub fn draws(&self) -> bool {
         !matches!(self.kind, Kind::Beam(_))
     }
 
-    /// Passes through a network a text, for estimates.
+    /// Passes through a network for each text, for estimates.
     pub fn passes(&self) -> f64 {
         let steps = self.steps.unwrap_or(0) as f64;
         match self.kind {
             Kind::Sde { .. } | Kind::Ode => steps + 1.0,
             Kind::Guided { .. } | Kind::Conditional { .. } => 2.0 * steps + 1.0,
-            // Those of all its blocks are narrow: this many over all of a text.
+            // The passes of each block cover that block alone: together they cost this many over the whole text.
             Kind::Blocks { conditional: false, steps, .. } => 3.0 * (steps + 1) as f64,
             Kind::Blocks { conditional: true, steps, .. } => 2.0 * (steps + 1) as f64,
             Kind::Masked => steps,
@@ -116,35 +116,60 @@ impl Sampler {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Sde { gamma, scale, uniform_grid } => {
-                let grid = if *uniform_grid { " --uniform-grid" } else { "" };
-                write!(f, "--sampler sde --sde-gamma {gamma} --self-cond-cfg-scale {scale}{grid}")
-            }
-            Self::Ode => write!(f, "--sampler ode --self-cond-cfg-scale {SELF_GUIDANCE}"),
-            Self::Guided { scale, decode_at } => {
-                write!(f, "{} --guide-scale {scale} --decode-at {decode_at}", Self::Ode)
-            }
+impl Kind {
+    /// Words for `elf sample`, the steps aside.
+    fn words(self) -> Vec<String> {
+        let flags: Vec<(&str, String)> = match self {
+            Self::Sde { gamma, scale, .. } => vec![
+                ("--sampler", "sde".to_owned()),
+                ("--sde-gamma", gamma.to_string()),
+                ("--self-cond-cfg-scale", scale.to_string()),
+            ],
+            Self::Ode => vec![("--sampler", "ode".to_owned()), ("--self-cond-cfg-scale", SELF_GUIDANCE.to_string())],
+            Self::Guided { scale, decode_at } => vec![
+                ("--sampler", "ode".to_owned()),
+                ("--self-cond-cfg-scale", SELF_GUIDANCE.to_string()),
+                ("--guide-scale", scale.to_string()),
+                ("--decode-at", decode_at.to_string()),
+            ],
             Self::Blocks { conditional, steps, decode_at, temperature } => {
-                let cfg = if *conditional { " --cfg 1" } else { "" };
-                let drawn = if *temperature > 0.0 { format!(" --temperature {temperature}") } else { String::new() };
-                write!(f, "--sampler ode{cfg} --self-cond-cfg-scale 1 --steps {steps} --decode-at {decode_at}{drawn}")
+                let mut flags = vec![("--sampler", "ode".to_owned())];
+                flags.extend(conditional.then(|| ("--cfg", "1".to_owned())));
+                flags.extend([
+                    ("--self-cond-cfg-scale", "1".to_owned()),
+                    ("--steps", steps.to_string()),
+                    ("--decode-at", decode_at.to_string()),
+                ]);
+                flags.extend((temperature > 0.0).then(|| ("--temperature", temperature.to_string())));
+                flags
             }
-            Self::Conditional { scale } => write!(f, "--sampler ode --cfg {scale} --self-cond-cfg-scale 1"),
-            Self::Masked | Self::Ancestral => Ok(()),
-            Self::Beam(width) => write!(f, "--beam {width}"),
-        }
+            Self::Conditional { scale } => vec![
+                ("--sampler", "ode".to_owned()),
+                ("--cfg", scale.to_string()),
+                ("--self-cond-cfg-scale", "1".to_owned()),
+            ],
+            Self::Masked | Self::Ancestral => Vec::new(),
+            Self::Beam(width) => vec![("--beam", width.to_string())],
+        };
+        let mut words: Vec<String> = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+        words.extend(matches!(self, Self::Sde { uniform_grid: true, .. }).then(|| "--uniform-grid".to_owned()));
+        words
     }
 }
 
-impl fmt::Display for Sampler {
+impl Sampler {
+    /// Words for `elf sample`.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = self.kind.words();
+        words.extend(self.steps.into_iter().flat_map(|steps| ["--steps".to_owned(), steps.to_string()]));
+        words
+    }
+}
+
+/// The words for `elf sample`, for a reader.
+impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.steps {
-            None => write!(f, "{}", self.kind),
-            Some(steps) => write!(f, "{} --steps {steps}", self.kind),
-        }
+        f.write_str(&self.words().join(" "))
     }
 }
 
@@ -156,7 +181,7 @@ mod tests {
 
     #[test]
     fn samplers_are_words_of_elf_sample() {
-        let words = |sampler: Sampler| sampler.to_string();
+        let words = |sampler: Sampler| sampler.words().join(" ");
         assert_eq!(words(PAPER_SDE.in_steps(32)), "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3 --steps 32");
         assert_eq!(
             words(GUIDED.in_steps(4)),
@@ -173,13 +198,13 @@ mod tests {
         );
         assert_eq!(blocks(true, 0.0), "--sampler ode --cfg 1 --self-cond-cfg-scale 1 --steps 6 --decode-at 0.25");
         assert_eq!(words(Kind::Beam(4).alone()), "--beam 4");
-        assert_eq!(words(Kind::Masked.in_steps(8)).trim(), "--steps 8");
+        assert_eq!(words(Kind::Masked.in_steps(8)), "--steps 8");
         assert_eq!(words(Kind::Ancestral.alone()), "");
     }
 
-    /// Models are exported with these files, and their cards have the figures of stages that these samplers draw for.
+    /// Models are exported with these files, and their cards show the figures of stages that use these samplers.
     #[test]
-    fn samplers_of_blocks_are_those_of_the_files_beside_the_models() {
+    fn samplers_of_blocks_are_those_of_the_exported_models() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for (task, sampler) in
             [("descriptions", BLOCKS), ("de-en", CONDITIONAL_BLOCKS), ("summaries", CONDITIONAL_BLOCKS)]
@@ -202,7 +227,7 @@ mod tests {
                     words.push_str(&format!(" --{flag} {}", value(key).unwrap()));
                 }
             }
-            assert_eq!(words, sampler.alone().to_string(), "{task}");
+            assert_eq!(words, sampler.alone().words().join(" "), "{task}");
         }
     }
 

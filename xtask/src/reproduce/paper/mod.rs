@@ -1,13 +1,18 @@
 //! The paper's own settings: OpenWebText at three sizes, WMT14 German to English, XSum, and progressive distillation, with the
 //! authors' data and, if wished, their checkpoints, by their ids on the Hugging Face hub.
 
-use super::Preset;
-use super::stage::{Cost, Stage};
+pub mod report;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::preset::Preset;
+use super::stage::{Call, Cost, Stage, StageName};
 
 /// Numbers that the authors have published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Published {
-    /// Perplexity and entropy of unconditional text, where told.
+    /// Perplexity of unconditional text.
     pub ppl: Option<f64>,
     /// Entropy in nats.
     pub entropy: Option<f64>,
@@ -19,43 +24,43 @@ pub struct Published {
 
 const NOTHING: Published = Published { ppl: None, entropy: None, bleu: None, rouge: None };
 
-/// Where they stand.
+/// Their source.
 pub const SOURCE: &str = "Hu et al., ELF: Embedded Language Flows, arXiv 2605.10938";
-/// Where those of distilled models stand.
+/// The source of those of distilled models.
 pub const DISTILLATION_SOURCE: &str = "the authors' note on progressive distillation";
 
 /// One setting of sampling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     /// The stage of its evaluation.
-    pub stage: String,
-    /// What a reader calls it.
+    pub stage: StageName,
+    /// Its name in the report.
     pub label: String,
     /// Steps.
     pub steps: u64,
     /// Words for `elf sample`.
-    sampling: String,
-    /// What was published for it.
+    sampling: Vec<String>,
+    /// The published numbers.
     pub published: Published,
 }
 
 /// Builds the stages of one of the paper's presets.
 pub struct Paper<'a> {
-    /// Which.
+    /// The preset.
     pub preset: Preset,
     /// The work folder, relative to the repository.
-    pub work: &'a str,
+    pub work: &'a Path,
     /// Take the authors' checkpoint in place of a training.
     pub from_released: bool,
 }
 
-/// What differs between presets.
+/// Settings in which presets differ.
 struct Experiment {
     config: &'static str,
     checkpoint: &'static str,
     train_data: &'static str,
     test_data: Option<&'static str>,
-    /// Parameters that a position goes through.
+    /// Parameters, each used once for a position.
     weights: f64,
     /// Positions of a training run.
     positions: f64,
@@ -65,7 +70,7 @@ struct Experiment {
 }
 
 const HUB: &str = "embedded-language-flows";
-/// Tokens of OpenWebText in the authors' form, each stored in four bytes of an Arrow column, with the texts beside.
+/// Tokens of OpenWebText in the authors' form, each stored in four bytes of an Arrow column; the texts are stored as well.
 const OWT_BYTES: f64 = 9.04e9 * 4.0;
 const GPT2_LARGE_BYTES: f64 = 3.2e9;
 
@@ -113,8 +118,8 @@ impl Paper<'_> {
         }
     }
 
-    fn at(&self, stage: &str) -> String {
-        format!("{}/{stage}", self.work)
+    fn at(&self, stage: &StageName) -> PathBuf {
+        self.work.join(stage)
     }
 
     /// All stages, each after those that it needs.
@@ -136,12 +141,14 @@ impl Paper<'_> {
             _ => ("train", "training with the released recipe", 5.0),
         };
         let download = if train_data == "openwebtext-t5" { OWT_BYTES } else { 2e9 };
-        Stage::new("train", title)
+        Stage::new(training(), title)
             .reading(config)
-            .call(format!(
-                "{program} {config} -o data_path={HUB}/{train_data} -o eval_data_path={eval} --output {}",
-                self.at("train")
-            ))
+            .call(
+                Call::new([program, config])
+                    .setting("data_path", format!("{HUB}/{train_data}"))
+                    .setting("eval_data_path", eval)
+                    .flag("--output", self.at(&training())),
+            )
             .making(if self.preset == Preset::Pd { "round5_1step/checkpoints" } else { "checkpoints" })
             .costing(Cost {
                 flops: positions * passes * 2.0 * weights,
@@ -154,10 +161,15 @@ impl Paper<'_> {
     /// The published settings of sampling, one evaluation each.
     pub fn settings(&self) -> Vec<Setting> {
         let unconditional = |steps: u64, w: f64, gamma: f64, published: Published| Setting {
-            stage: format!("eval/{steps}-steps"),
+            stage: texts(steps),
             label: format!("SDE, {steps} steps, w {w}, gamma {gamma}"),
             steps,
-            sampling: format!("--sampler sde --steps {steps} --self-cond-cfg-scale {w} --sde-gamma {gamma}"),
+            sampling: words([
+                ("sampler", "sde"),
+                ("steps", &steps.to_string()),
+                ("self-cond-cfg-scale", &w.to_string()),
+                ("sde-gamma", &gamma.to_string()),
+            ]),
             published,
         };
         let ppl = |ppl: f64| Published { ppl: Some(ppl), ..NOTHING };
@@ -168,10 +180,10 @@ impl Paper<'_> {
         };
         let conditional = |published| {
             vec![Setting {
-                stage: "eval/64-steps".to_owned(),
+                stage: texts(64),
                 label: "ODE, 64 steps, condition guidance 2".to_owned(),
                 steps: 64,
-                sampling: "--sampler ode --steps 64 --cfg 2 --self-cond-cfg-scale 1".to_owned(),
+                sampling: words([("sampler", "ode"), ("steps", "64"), ("cfg", "2"), ("self-cond-cfg-scale", "1")]),
                 published,
             }]
         };
@@ -196,28 +208,37 @@ impl Paper<'_> {
         let Experiment { config, checkpoint, test_data, weights, length, batch, .. } = self.experiment();
         // Distilled models are sampled with the configuration that their teacher was trained with.
         let config = if self.preset == Preset::Pd { "configs/owt-elf-b.yml" } else { config };
-        let mut stage = Stage::new(&setting.stage, format!("samples and their evaluation: {}", setting.label));
+        let mut stage = Stage::new(setting.stage.clone(), format!("samples and their evaluation: {}", setting.label));
         let model = if self.from_released {
             stage = stage.reading(config);
-            format!("{HUB}/{checkpoint} --config {config}")
+            vec![format!("{HUB}/{checkpoint}").into(), "--config".into(), config.into()]
         } else {
-            stage = stage.after("train");
-            self.at("train")
+            stage = stage.after(training());
+            vec![OsString::from(self.at(&training()))]
         };
         let (what, texts) = match test_data {
-            Some(data) => (format!("--data {HUB}/{data}"), 3000.0),
-            None => ("--num 1000".to_owned(), 1000.0),
+            Some(data) => (["--data".to_owned(), format!("{HUB}/{data}")], 3000.0),
+            None => (["--num".to_owned(), "1000".to_owned()], 1000.0),
         };
-        let (at, sampling) = (self.at(&setting.stage), &setting.sampling);
-        let judge = if test_data.is_none() { " --judge gpt2-large" } else { "" };
+        let at = self.at(&setting.stage);
+        let samples = at.join("samples-0.jsonl");
+        let sample = Call::new(["sample"])
+            .words(model)
+            .words(what)
+            .flag("--seed", "0")
+            .flag("--batch-size", batch.to_string())
+            .words(&setting.sampling)
+            .flag("--output", &samples)
+            .leaving("samples-0.jsonl");
+        let mut eval = Call::new(["eval"]).flag("--samples", samples);
+        if test_data.is_none() {
+            eval = eval.flag("--judge", "gpt2-large");
+        }
         let doubled = if test_data.is_none() { 1.0 } else { 2.0 };
         stage
-            // The judge is fetched after it: where it cannot be had, hours of sampling are not done again.
-            .call_once(
-                format!("sample {model} {what} --seed 0 --batch-size {batch} {sampling} --output {at}/samples-0.jsonl"),
-                "samples-0.jsonl",
-            )
-            .call(format!("eval --samples {at}/samples-0.jsonl{judge} --output {at}/eval.json"))
+            // The judge is fetched after sampling: if it cannot be fetched, hours of sampling are not done again.
+            .call(sample)
+            .call(eval.flag("--output", at.join("eval.json")))
             .making("samples-0.jsonl")
             .making("eval.json")
             .costing(Cost {
@@ -236,23 +257,36 @@ impl Paper<'_> {
     }
 }
 
+/// The stage of the training.
+fn training() -> StageName {
+    "train".into()
+}
+
+/// The stage of the texts in a number of steps.
+fn texts(steps: u64) -> StageName {
+    format!("eval/{steps}-steps").into()
+}
+
+/// Flags, without their dashes, and values as words.
+fn words(flags: [(&str, &str); 4]) -> Vec<String> {
+    flags.into_iter().flat_map(|(flag, value)| [format!("--{flag}"), value.to_owned()]).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::reproduce::stage::hashes;
 
     const ALL: [Preset; 6] = [Preset::OwtB, Preset::OwtM, Preset::OwtL, Preset::DeEn, Preset::Xsum, Preset::Pd];
 
     #[test]
-    fn stages_stand_in_order_and_their_configurations_are_in_the_repository() {
+    fn stages_are_in_order_and_their_configurations_are_in_the_repository() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for preset in ALL {
             for from_released in [false, true] {
-                let stages = Paper { preset, work: "w", from_released }.stages();
+                let stages = Paper { preset, work: Path::new("w"), from_released }.stages();
                 assert_eq!(hashes(&stages, root).unwrap().len(), stages.len());
-                let trains = stages.iter().any(|stage| stage.name == "train");
+                let trains = stages.iter().any(|stage| stage.name == training());
                 assert_eq!(trains, !from_released);
             }
         }
@@ -261,7 +295,7 @@ mod tests {
     /// The authors say that an epoch of OpenWebText takes about four hours on eight H200.
     #[test]
     fn the_estimate_of_a_training_is_near_what_the_released_code_takes() {
-        let stage = Paper { preset: Preset::OwtB, work: "w", from_released: false }.training();
+        let stage = Paper { preset: Preset::OwtB, work: Path::new("w"), from_released: false }.training();
         let published_hours = 5.0 * 4.0 * 8.0;
         // That code runs at about a tenth of such a chip's 990 TFLOP/s.
         let hours = stage.cost.flops / 9.9e13 / 3600.0;

@@ -1,12 +1,12 @@
-//! The report of one of the paper's presets: our numbers, and beside them what was published.
+//! The report of one of the paper's presets: our numbers next to the published ones.
 
 use anyhow::Result;
 use elf_eval::evaluation::name;
 use elf_eval::report::{Axis, Cell, Chart, Column, Plot, PlotKind, Point, Report, Row, Section, Series, Table};
 
-use super::Preset;
-use super::paper::{DISTILLATION_SOURCE, Paper, SOURCE};
-use super::results::{Results, today};
+use super::{DISTILLATION_SOURCE, Paper, SOURCE};
+use crate::reproduce::preset::Preset;
+use crate::reproduce::results::{Results, today};
 
 /// Makes the report.
 ///

@@ -1,0 +1,125 @@
+//! The report of the preset `mini`.
+
+mod figures;
+mod findings;
+mod samplers;
+mod systems;
+mod trainings;
+
+use anyhow::Result;
+use elf_eval::report::Report;
+
+use super::Mini;
+use super::settings::TASKS;
+use crate::reproduce::results::{Results, today};
+
+/// Makes the report.
+///
+/// # Errors
+/// If a stage's results cannot be read.
+pub fn report(mini: &Mini, results: &Results, quick: bool) -> Result<Report> {
+    let mut sections = vec![systems::unconditional(mini, results)?];
+    for task in &TASKS[1..] {
+        sections.push(systems::conditional(mini, task, results)?);
+    }
+    if mini.scale.sampler_study {
+        sections.push(samplers::samplers(mini, results)?);
+    }
+    sections.push(trainings::ablations(mini, results)?);
+    sections.push(trainings::distillation(mini, results)?);
+    sections.push(trainings::trainings(results)?);
+    let mut summary = findings::findings(mini, results)?;
+    if quick {
+        summary.insert(
+            0,
+            "This is the quick form: every kind of stage ran, with so little training that the figures say nothing about ELF. \
+             The full preset is for that."
+                .to_owned(),
+        );
+    }
+    Ok(Report {
+        title: "ELF and its baselines on three small tasks".to_owned(),
+        date: today(),
+        summary,
+        provenance: results.provenance(format!("cargo xtask reproduce mini{}", if quick { " --quick" } else { "" })),
+        sections,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use elf_eval::evaluation::name;
+
+    use super::figures::{UNCONDITIONAL_METRICS, conditional_metrics};
+    use super::*;
+    use crate::reproduce::mini::settings::{FULL, QUICK, Scale};
+    use crate::reproduce::results::pretended;
+
+    /// The report of a preset whose stages have all ended. Perplexities are ELF's 200, guided 150, MDLM's 180, others' 300.
+    fn report_of(scale: &Scale) -> Report {
+        let root = tempfile::tempdir().unwrap();
+        let mini = Mini { work: Path::new("w"), scale };
+        let stages = mini.stages();
+        let runner = pretended::runner(root.path());
+        let outcomes: Vec<_> =
+            stages.iter().map(|stage| pretended::outcome(root.path(), stage.name.as_str(), "h")).collect();
+        for (stage, outcome) in &outcomes {
+            let write = |file: &str, text: String| fs::write(outcome.folder.join(file), text).unwrap();
+            let metrics = json!({"step": 7, "loss": 1.5, "validation_loss": 1.25, "validation_nll": 1.125});
+            write("metrics.jsonl", metrics.to_string());
+            write(
+                "samples-0.jsonl",
+                (0..8).map(|i| format!("{}\n", json!({"index": i, "prediction": stage.as_str()}))).collect(),
+            );
+            let ppl = [
+                ("elf-guided-", 150.0),
+                ("elf-blocks", 20.0),
+                ("descriptions/elf-", 200.0),
+                ("mdlm-", 180.0),
+                ("student-4", 210.0),
+            ];
+            let ppl = ppl.iter().find(|(part, _)| stage.as_str().contains(part)).map_or(300.0, |(_, ppl)| *ppl);
+            let names =
+                UNCONDITIONAL_METRICS.into_iter().chain(TASKS.iter().flat_map(|task| conditional_metrics(task).0));
+            let all: Vec<Value> = names
+                .map(|name| json!({"name": name, "value": if name == name::GEN_PPL { ppl } else { 2.5 }, "method": "by hand"}))
+                .collect();
+            write("eval.json", json!({"schema": 1, "title": stage.as_str(), "metrics": all}).to_string());
+        }
+        let results = Results { runner: &runner, stages: &stages, outcomes: &outcomes, preset: "mini" };
+        report(&mini, &results, false).unwrap()
+    }
+
+    /// Every stage that the report asks for is one of the preset's, and every evaluation that is made is shown.
+    #[test]
+    fn the_report_shows_what_the_stages_made() {
+        for scale in [&FULL, &QUICK] {
+            let text = report_of(scale).to_markdown().unwrap();
+            for system in
+                ["ELF, 32 steps", "ELF, guided, 32 steps", "MDLM, 32 steps", "GPT-2", "student", "GPT-2, beam 4"]
+            {
+                assert!(text.contains(system), "{system} is missing in\n{text}");
+            }
+            for ablation in scale.ablations {
+                assert!(text.contains(ablation.label), "{}", ablation.label);
+            }
+            assert!(text.contains("200.0 of ELF is not lower than MDLM's 180.0"), "{text}");
+            assert!(text.contains("150.0 of ELF, guided is lower than MDLM's 180.0"), "{text}");
+            assert!(text.contains("20.0 of ELF, token by token is lower than MDLM's 180.0"), "{text}");
+            for elf in ["ELF", "ELF, token by token"] {
+                let found =
+                    format!("the BLEU of 2.5 of {elf} is 0.0 below that of the best baseline (GPT-2, beam 4, 2.5)");
+                assert!(text.contains(&found), "{found} in\n{text}");
+            }
+            let few = "for 4 steps has a Gen. PPL of 210.0 at 2.50 nats of entropy, its teacher in 4 steps 300.0 at 2.50 nats of \
+                       entropy, in 32 steps 200.0";
+            assert!(text.contains(few) && text.contains("| 1 step "), "{text}");
+            assert_eq!(scale.sampler_study, text.contains("Autoguidance"));
+        }
+    }
+}
