@@ -134,8 +134,12 @@ fn parity_bleu_from_a_jsonl_file() {
 #[test]
 fn parity_of_an_evaluation() {
     let m: TextMetrics = parity_json("text_metrics.json");
-    let set =
-        SampleSet { name: "pairs".into(), texts: m.hypotheses, references: Some(m.references), has_inputs: false };
+    let set = SampleSet {
+        name: "pairs".into(),
+        texts: m.hypotheses,
+        references: Some(m.references.into_iter().map(|r| vec![r]).collect()),
+        has_inputs: false,
+    };
     let found = Evaluator::default().evaluate("parity", &[set]).unwrap();
     for (name, theirs) in [
         (name::BLEU, m.bleu_lowercase_effective.score),

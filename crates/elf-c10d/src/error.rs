@@ -1,44 +1,44 @@
 use std::path::PathBuf;
 
-/// The result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why processes could not meet or could not talk.
+/// An error of a store or of a process group.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A store could not be opened or did not answer.
     #[error("{doing} failed: {reason}")]
     Store {
-        /// What was tried, with the store's place or the key.
+        /// The attempted action, with the store's address or the key.
         doing: String,
-        /// What c10d said.
+        /// c10d's reason.
         reason: String,
     },
 
     /// A process group could not be formed, or an operation of it failed: a process is gone, or did not answer in time.
     #[error("{operation} failed: {reason}")]
     Group {
-        /// Which operation.
+        /// The operation.
         operation: &'static str,
-        /// What c10d said.
+        /// c10d's reason.
         reason: String,
     },
 
-    /// An argument that no process group can use.
+    /// An invalid argument.
     #[error("{argument}: {reason}")]
     Argument {
-        /// Which one.
+        /// The argument.
         argument: &'static str,
-        /// What is wrong and what would be right.
+        /// The fault and the remedy.
         reason: String,
     },
 
     /// The library that makes NCCL groups cannot be used.
     #[error("the NCCL library {} cannot be used ({reason}); build it with `cargo xtask nccl`, or train on CPUs", path.display())]
     Nccl {
-        /// Where it was looked for.
+        /// The path where it was searched for.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }

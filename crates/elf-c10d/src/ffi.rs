@@ -17,6 +17,7 @@ pub struct RawWork {
     _private: [u8; 0],
 }
 
+// Long lists of arguments are those of the C functions.
 unsafe extern "C" {
     pub fn elf_c10d_free(pointer: *mut c_void);
     pub fn elf_c10d_hush();
@@ -125,29 +126,29 @@ unsafe extern "C" {
     pub fn elf_c10d_unwatch_gradient(leaf: *mut c_void);
 }
 
-/// Takes over an error's text; its first line is what the C++ side meant to say.
+/// Takes ownership of an error's text. Its first line is the message.
 ///
 /// # Safety
-/// `text` is null or came out of an `error` parameter above and was not taken before.
+/// `text` is null, or was set by an `error` parameter above and not taken before.
 pub unsafe fn take_text(text: *mut c_char) -> String {
     if text.is_null() {
         return "no reason was given".to_owned();
     }
-    // SAFETY: by contract a NUL-terminated text of elf_text's, which nobody else frees.
+    // SAFETY: by contract a NUL-terminated text of `elf_text`, which has no other owner.
     let line = unsafe { CStr::from_ptr(text) }.to_string_lossy().lines().next().unwrap_or_default().trim().to_owned();
     // SAFETY: as above.
     unsafe { elf_c10d_free(text.cast()) };
     line
 }
 
-/// Takes over bytes.
+/// Takes ownership of bytes.
 ///
 /// # Safety
 /// `data` and `length` were filled in by a successful call above and not taken before.
 pub unsafe fn take_bytes(data: *mut u8, length: usize) -> Vec<u8> {
     // SAFETY: by contract `length` initialised bytes.
     let bytes = unsafe { std::slice::from_raw_parts(data, length) }.to_vec();
-    // SAFETY: by contract nobody else frees them.
+    // SAFETY: by contract they have no other owner.
     unsafe { elf_c10d_free(data.cast()) };
     bytes
 }

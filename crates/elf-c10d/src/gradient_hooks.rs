@@ -1,4 +1,4 @@
-//! Being called when a gradient is complete.
+//! Hooks on complete gradients.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,22 +11,22 @@ use crate::{Error, Result, ffi};
 
 type Call = Box<dyn Fn(usize) + Send + Sync>;
 
-/// Calls a function each time that a backward pass has added to the gradient of one of some parameters, on the thread of
-/// the backward pass. A parameter that the pass does not reach is not reported. Dropping it ends the calls.
+/// Hooks that call a function after a backward pass has added to a parameter's gradient, on the thread of the backward
+/// pass. Parameters that the pass does not reach are not reported. Dropping the hooks ends the calls.
 pub struct GradientHooks {
     leaves: Vec<Tensor>,
-    // Its address is what C++ hands back.
+    // C++ passes its address back.
     _call: Arc<Call>,
 }
 
 impl GradientHooks {
-    /// Watches the gradients of `leaves`, which require them; `call` is given a leaf's place in the list. It must not wait
-    /// for the backward pass. What it panics with is lost.
+    /// Watches the gradients of `leaves`, which must require them. `call` gets a leaf's place in the list; it must not wait
+    /// for the backward pass. Its panics are ignored.
     ///
-    /// A leaf has room for one hook: this replaces any that was set before.
+    /// A leaf holds one hook: an earlier one is replaced.
     ///
     /// # Errors
-    /// If libtorch refuses, as for a tensor that is no leaf.
+    /// If libtorch refuses, for example because a tensor is not a leaf.
     pub fn new(leaves: &[Tensor], call: impl Fn(usize) + Send + Sync + 'static) -> Result<Self> {
         let call: Arc<Call> = Arc::new(Box::new(call));
         let context = Arc::as_ptr(&call).cast_mut().cast::<c_void>();
@@ -73,7 +73,7 @@ extern "C" fn trampoline(context: *mut c_void, index: usize) {
     // SAFETY: `context` is the address of the call of a `GradientHooks` that is alive: it removes its hooks before the call
     // is freed.
     let call = unsafe { &*context.cast::<Call>() };
-    // A panic must not travel through C++.
+    // A panic must not unwind through C++.
     let _ = catch_unwind(AssertUnwindSafe(|| call(index)));
 }
 

@@ -1,4 +1,4 @@
-//! Processes that work on tensors together.
+//! Process groups, and their operations on tensors.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::ffi::{self, RawGroup, RawStore, RawWork};
 use crate::store::{milliseconds, text};
 use crate::{Error, Result, Store};
 
-/// Threads of a Gloo group that move data: as many operations go on at once.
+/// Number of a Gloo group's threads, and so of its simultaneous operations.
 const GLOO_THREADS: c_int = 2;
 
-/// Which process this is, of how many, and how long one waits for another.
+/// The place of a process in its group, and the group's timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Membership {
     /// This process's number, from 0.
     pub rank: usize,
-    /// How many processes there are.
+    /// Number of processes.
     pub world: usize,
-    /// How long any operation waits for the others before it fails.
+    /// Longest wait of an operation for the other processes.
     pub timeout: Duration,
 }
 
@@ -37,33 +37,33 @@ impl Membership {
     }
 }
 
-/// Which of this host's addresses the others reach it by.
+/// The address of this host that the other processes connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via<'a> {
-    /// What the host's own name resolves to; the loopback address if it does not.
+    /// The address that the host's own name resolves to, or else the loopback address.
     HostName,
-    /// The address that this name or number stands for on this host: `127.0.0.1` for processes of one host.
+    /// The address of a name or number, such as `127.0.0.1` for processes of one host.
     Address(&'a str),
-    /// The address of a network interface: `eth0`.
+    /// The address of a network interface, such as `eth0`.
     Interface(&'a str),
 }
 
 /// A process group of c10d.
 ///
 /// All processes of the group must call the same operations in the same order with tensors of the same shape and kind. An
-/// operation fails when a process is gone or has not joined it within the timeout; the group can then not be used any more.
+/// operation fails if a process has ended or does not join it within the timeout; the group cannot be used afterwards.
 ///
-/// Operations begin at once and go on beside the caller; [`Pending::wait`] ends them. Until then nobody may write to the
-/// tensors, and what they hold is undefined.
+/// Operations begin at once and run in the background; [`Pending::wait`] waits for them. Until then the tensors must not be
+/// written, and their values are undefined.
 #[derive(Debug)]
 pub struct Group {
     raw: Mutex<NonNull<RawGroup>>,
     membership: Membership,
-    // A group of NCCL runs code of this library, so it goes after the group.
+    // A group of NCCL runs code of this library, which must be dropped after the group.
     _library: Option<libloading::Library>,
 }
 
-// SAFETY: c10d's groups do not belong to a thread; the mutex keeps calls apart.
+// SAFETY: c10d's groups do not belong to a thread; the mutex serialises calls.
 unsafe impl Send for Group {}
 // SAFETY: as above.
 unsafe impl Sync for Group {}
@@ -72,7 +72,7 @@ impl Group {
     /// A group over TCP for tensors in memory. `store` is used for this group alone (see [`Store::within`]).
     ///
     /// # Errors
-    /// If the others do not come within the timeout, or this host cannot be reached in the way that `via` says.
+    /// If the other processes do not connect within the timeout, or this host has no address as `via` requests.
     pub fn gloo(store: &Store, membership: Membership, via: Via) -> Result<Self> {
         let (rank, world) = membership.numbers()?;
         let (interface, host) = match via {
@@ -82,7 +82,7 @@ impl Group {
         };
         let pointer = |name: &Option<std::ffi::CString>| name.as_ref().map_or(null(), |n| n.as_ptr());
         let mut error = null_mut();
-        // SAFETY: store and texts outlive the call; the group counts references to the store's inside.
+        // SAFETY: store and texts outlive the call; the group holds references to the store's contents.
         let raw = unsafe {
             ffi::elf_c10d_gloo(
                 store.raw(),
@@ -101,7 +101,7 @@ impl Group {
     /// A group over NCCL for tensors on GPU `device` of this host. `library` is built by `cargo xtask nccl`, because it needs
     /// headers that a CPU build does not have. libtorch's CUDA part must be loaded already, which choosing a GPU does.
     ///
-    /// This way was compiled and never run on a GPU by its authors.
+    /// The authors compiled this function and never ran it on a GPU.
     ///
     /// # Errors
     /// If the library cannot be loaded, or as [`Group::gloo`].
@@ -109,9 +109,9 @@ impl Group {
         type Make = unsafe extern "C" fn(*const RawStore, c_int, c_int, i64, c_int, *mut *mut c_char) -> *mut RawGroup;
         let (rank, world) = membership.numbers()?;
         let bad = |e: libloading::Error| Error::Nccl { path: library.to_owned(), reason: e.to_string() };
-        // SAFETY: the library is ours; loading it registers nothing and starts nothing.
+        // SAFETY: the library belongs to this project; loading it registers and starts nothing.
         let loaded = unsafe { libloading::Library::new(library) }.map_err(bad)?;
-        // SAFETY: this is its one function, with this signature.
+        // SAFETY: this is its only function, with this signature.
         let make = unsafe { loaded.get::<Make>(b"elf_c10d_nccl\0") }.map_err(bad)?;
         let device = c_int::try_from(device)
             .map_err(|_| Error::Argument { argument: "device", reason: format!("there is no GPU {device}") })?;
@@ -139,24 +139,24 @@ impl Group {
         self.membership.rank
     }
 
-    /// How many processes there are.
+    /// Number of processes.
     pub fn world(&self) -> usize {
         self.membership.world
     }
 
-    /// How long any operation waits for the others.
+    /// Longest wait of an operation for the other processes.
     pub fn timeout(&self) -> Duration {
         self.membership.timeout
     }
 
-    /// Gives all processes the values of process `root`, in place.
+    /// Replaces a tensor, in place, by that of process `root`.
     ///
     /// # Errors
-    /// If the tensor is not contiguous, or a process is already known to be gone.
+    /// If the tensor is not contiguous, or a process is known to have ended.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending> {
         let (mut tensor, root) = (contiguous("broadcast", tensor)?, self.rank_number(root)?);
         self.begin("broadcast", |group, error| {
-            // SAFETY: group and tensor are alive; the operation counts references to the tensor.
+            // SAFETY: group and tensor are alive; the operation holds references to the tensor.
             unsafe { ffi::elf_c10d_broadcast(group, pointer(&mut tensor), root, error) }
         })
     }
@@ -182,8 +182,8 @@ impl Group {
         Ok(Pending { scale: Some((tensor.shallow_clone(), 1.0 / self.world() as f64)), ..pending })
     }
 
-    /// Fills `all`, whose first dimension is the number of processes times that of `own`, with everyone's `own` in order of
-    /// ranks.
+    /// Fills `all`, whose first dimension is the number of processes times that of `own`, with the `own` of every process
+    /// in the order of ranks.
     ///
     /// # Errors
     /// If the sizes do not fit, or as [`Group::broadcast`].
@@ -196,7 +196,7 @@ impl Group {
         })
     }
 
-    /// Sums `all` over all processes and puts this process's part of the sum into `own`: the counterpart of
+    /// Sums `all` over all processes and writes this process's part of the sum into `own`: the counterpart of
     /// [`Group::all_gather`].
     ///
     /// # Errors
@@ -210,10 +210,10 @@ impl Group {
         })
     }
 
-    /// Ends when all processes have called it.
+    /// Returns after all processes have called it.
     ///
     /// # Errors
-    /// If a process is already known to be gone.
+    /// If a process is known to have ended.
     pub fn barrier(&self) -> Result<Pending> {
         // SAFETY: the group is alive.
         self.begin("barrier", |group, error| unsafe { ffi::elf_c10d_barrier(group, error) })
@@ -262,12 +262,12 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         let raw = self.raw.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: made by a constructor and freed once.
+        // SAFETY: made by a constructor, and freed only here.
         unsafe { ffi::elf_c10d_group_free(raw.as_ptr()) }
     }
 }
 
-/// An operation under way. Dropping it does not stop it.
+/// A running operation. Dropping it does not stop the operation.
 #[derive(Debug)]
 #[must_use = "an operation is over only when it has been waited for"]
 pub struct Pending {
@@ -283,10 +283,10 @@ struct Work(NonNull<RawWork>);
 unsafe impl Send for Work {}
 
 impl Pending {
-    /// Waits for the end. On a GPU what is queued afterwards waits, not the host.
+    /// Waits for the operation to end. On a GPU, later queued work waits instead of the host.
     ///
     /// # Errors
-    /// If a process is gone, or has not joined the operation within the group's timeout.
+    /// If a process has ended or did not join the operation within the group's timeout.
     pub fn wait(mut self) -> Result<()> {
         let mut error = null_mut();
         // SAFETY: the work is alive.
@@ -300,7 +300,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Whether it is over, well or not.
+    /// Whether the operation has ended, successfully or not.
     pub fn is_done(&self) -> bool {
         // SAFETY: the work is alive.
         unsafe { ffi::elf_c10d_work_done(self.work.0.as_ptr()) }
@@ -309,7 +309,7 @@ impl Pending {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // SAFETY: made by `begin` and freed once; the group keeps a reference of its own while it runs.
+        // SAFETY: made by `begin`, and freed only here; the group holds its own reference while the operation runs.
         unsafe { ffi::elf_c10d_work_free(self.0.as_ptr()) }
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and values that all processes of a run see.
+//! Stores of keys and values, shared by all processes of a run.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
@@ -8,21 +8,21 @@ use std::time::Duration;
 use crate::ffi::{self, RawStore};
 use crate::{Error, Result};
 
-/// A c10d store: where processes meet, and where they leave words for one another.
+/// A c10d store, through which processes find one another and exchange values.
 #[derive(Debug)]
 pub struct Store {
     raw: NonNull<RawStore>,
     port: Option<u16>,
 }
 
-// SAFETY: c10d's stores lock a mutex of their own around every operation, and none belongs to a thread.
+// SAFETY: c10d's stores lock their own mutex around every operation, and do not belong to a thread.
 unsafe impl Send for Store {}
 // SAFETY: as above.
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// Opens a store on `port` of this host and joins it; port 0 takes a free one (see [`Store::port`]). It lives as long as
-    /// the value returned. It listens on every address of the host, as PyTorch's own does.
+    /// Opens a store on `port` of this host and joins it; port 0 takes a free port (see [`Store::port`]). The store ends
+    /// when the returned value is dropped. It listens on every address of the host, as PyTorch's store does.
     ///
     /// # Errors
     /// If the port is taken, or not allowed.
@@ -30,7 +30,7 @@ impl Store {
         Self::tcp(host, port, true, None, timeout)
     }
 
-    /// Opens a store on a free port of the loopback address, which only processes of this host can reach, and joins it.
+    /// Opens a store on a free port of the loopback address, which only this host can reach, and joins it.
     ///
     /// # Errors
     /// If there is no free port.
@@ -45,15 +45,15 @@ impl Store {
         Self::tcp("127.0.0.1", port, true, Some(listener.into()), timeout)
     }
 
-    /// Joins the store that another process serves; waits for it to appear.
+    /// Joins the store of another process, and waits until it exists.
     ///
     /// # Errors
-    /// If it does not within `timeout`.
+    /// If it does not exist within `timeout`.
     pub fn join(host: &str, port: u16, timeout: Duration) -> Result<Self> {
         Self::tcp(host, port, false, None, timeout)
     }
 
-    /// `listener` is a socket already bound, for a server; the store takes it over.
+    /// `listener` is a bound socket, for a server; the store takes ownership of it.
     fn tcp(host: &str, port: u16, server: bool, listener: Option<Socket>, timeout: Duration) -> Result<Self> {
         let doing = || match server {
             true => format!("opening the meeting point {host}:{port}"),
@@ -76,7 +76,7 @@ impl Store {
         Ok(Self { raw: made(raw, error, doing)?, port: Some(bound) })
     }
 
-    /// A store in a file that all processes can write. The file is the caller's to remove.
+    /// A store in a file that all processes can write. The caller removes the file.
     ///
     /// # Errors
     /// If `path` is not Unicode.
@@ -92,14 +92,14 @@ impl Store {
         Ok(Self { raw: made(raw, error, || format!("opening {}", path.display()))?, port: None })
     }
 
-    /// The same store seen through `prefix`: every key gets it in front, so two users of a store do not meet.
+    /// The same store with `prefix` before every key, so that several users of a store have separate keys.
     ///
     /// # Errors
     /// If `prefix` contains a NUL.
     pub fn within(&self, prefix: &str) -> Result<Self> {
         let name = text("prefix", prefix)?;
         let mut error = null_mut();
-        // SAFETY: the store is alive; it is reference counted and stays so for as long as the new one.
+        // SAFETY: the store is alive, and the new one holds a reference to it.
         let raw = unsafe { ffi::elf_c10d_prefix_store(self.raw.as_ptr(), name.as_ptr(), &mut error) };
         Ok(Self { raw: made(raw, error, || format!("the prefix {prefix}"))?, port: self.port })
     }
@@ -123,7 +123,7 @@ impl Store {
         check(done, error, || format!("storing {key}"))
     }
 
-    /// Sets a value unless there is one, and gives back the one that is there now.
+    /// Sets a value if the key has none, and returns the key's value.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -150,7 +150,7 @@ impl Store {
     /// A value; waits for it up to the store's timeout.
     ///
     /// # Errors
-    /// If it does not come, or the store does not answer.
+    /// If the key gets no value in time, or the store does not answer.
     pub fn get(&self, key: &str) -> Result<Vec<u8>> {
         let name = text("key", key)?;
         let (mut data, mut length, mut error) = (null_mut(), 0, null_mut());
@@ -162,7 +162,7 @@ impl Store {
         Ok(unsafe { ffi::take_bytes(data, length) })
     }
 
-    /// Adds to a counter that starts at 0, in one step, and gives back the sum.
+    /// Adds to a counter that starts at 0, atomically, and returns the sum.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -208,7 +208,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // SAFETY: made by one of the constructors and freed once; groups count references to what is inside.
+        // SAFETY: made by a constructor, and freed only here; groups hold references to the contents.
         unsafe { ffi::elf_c10d_store_free(self.raw.as_ptr()) }
     }
 }
@@ -218,7 +218,7 @@ type Socket = std::os::fd::OwnedFd;
 #[cfg(not(unix))]
 type Socket = std::convert::Infallible;
 
-/// Gives a socket away as C++ takes it.
+/// Converts a socket to a descriptor that C++ owns.
 #[cfg(unix)]
 fn descriptor(socket: Socket) -> std::ffi::c_int {
     use std::os::fd::IntoRawFd;

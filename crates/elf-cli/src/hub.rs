@@ -66,6 +66,9 @@ fn show(bar: &mut Option<ProgressBar>, event: &Event) {
                 "warning: using the copy of {reference} from an earlier time, because the hub cannot be asked: {why}"
             );
         }
+        Event::Sibling { reference, sibling } => {
+            eprintln!("note: {reference} holds a checkpoint for JAX; taking {sibling}, the same model for PyTorch");
+        }
         _ => {}
     }
     if bar.as_ref().is_some_and(ProgressBar::is_finished) {

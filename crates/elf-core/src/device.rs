@@ -1,4 +1,4 @@
-//! Choosing a device by name at run time, and what the processor can do.
+//! The choice of a device by name at run time, and features of the processor.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use tch::{Cuda, Device, Tensor};
 
 use crate::{Error, Result};
 
-/// The bytes of a tensor's numbers on the host, row by row, as they are stored in files.
+/// The bytes of a tensor's elements on the host, in row-major order, as files store them.
 ///
 /// # Errors
 /// If libtorch fails.
@@ -18,7 +18,7 @@ pub fn host_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a user may ask for: `auto`, `cpu`, `cuda` or `cuda:N`.
+/// A requested device: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first GPU if there is one, else the CPU.
@@ -26,7 +26,7 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU, whichever suits.
+    /// The first GPU, or the process's own among several.
     AnyCuda,
     /// A GPU by index.
     Cuda(usize),
@@ -58,8 +58,8 @@ impl std::fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The same for the process of this number among several of one machine, which sees so many GPUs: where no index is given, each has its own.
-    /// Who sees only one has been given it, by the batch system, say.
+    /// The choice of the process with number `local_rank` on a machine where it sees `visible` GPUs: without an index, each
+    /// process has its own GPU. A process that sees only one was assigned it, for example by a batch system.
     pub fn of_local_rank(self, local_rank: usize, visible: usize) -> Self {
         match self {
             Self::Auto | Self::AnyCuda if visible == 1 => Self::Cuda(0),
@@ -68,10 +68,10 @@ impl DeviceChoice {
         }
     }
 
-    /// The device itself.
+    /// The chosen device.
     ///
     /// # Errors
-    /// If a GPU was asked for and libtorch sees none with that index.
+    /// If a GPU was requested and libtorch sees none with that index.
     pub fn resolve(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -92,7 +92,7 @@ impl DeviceChoice {
     }
 }
 
-/// Our programs link only libtorch's CPU part; its CUDA part registers itself when it is loaded into the process.
+/// Loads libtorch's CUDA part, which registers itself. Programs link only the CPU part.
 fn cuda_library() -> std::result::Result<(), String> {
     static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     LOADED
@@ -111,9 +111,9 @@ fn cuda_library() -> std::result::Result<(), String> {
         .clone()
 }
 
-/// GPUs that libtorch can use; 0 without a driver or without libtorch's CUDA part.
+/// Number of GPUs that libtorch can use; 0 without a driver or without libtorch's CUDA part.
 pub fn cuda_devices() -> usize {
-    // Looking for the driver first keeps a machine without one from mapping half a gigabyte of kernels.
+    // Machines without a driver skip loading half a gigabyte of kernels.
     let driver =
         std::path::Path::new("/proc/driver/nvidia").exists() || std::path::Path::new("/dev/nvidiactl").exists();
     if !driver || cuda_library().is_err() || !Cuda::is_available() {
@@ -122,8 +122,8 @@ pub fn cuda_devices() -> usize {
     usize::try_from(Cuda::device_count()).unwrap_or(0)
 }
 
-/// A tensor on `device`. From the host the way to a GPU is through pinned memory, which libtorch keeps until the copy is done, so
-/// that the host does not wait for it.
+/// A tensor on `device`. Copies from the host to a GPU go through pinned memory, which libtorch keeps until the copy is
+/// done, so that the host does not wait.
 ///
 /// # Errors
 /// If libtorch fails (out of memory).
@@ -135,14 +135,14 @@ pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
     Ok(pinned.f_to_device_(device, pinned.kind(), true, false)?)
 }
 
-/// Waits until all work queued on `device` is done. A CPU's is done when it is asked for.
+/// Waits until all work queued on `device` is done. A CPU has no queue.
 pub fn wait(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);
     }
 }
 
-/// Features of this processor that decide how fast matrices are multiplied.
+/// Features of the processor that determine the speed of matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuFeatures {
     /// Tile matrix unit with bf16 (Intel AMX).
@@ -158,7 +158,7 @@ impl CpuFeatures {
     }
 }
 
-/// Asks the processor.
+/// The features of this processor.
 pub fn cpu_features() -> CpuFeatures {
     #[cfg(target_arch = "x86_64")]
     {

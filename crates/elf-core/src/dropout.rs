@@ -1,11 +1,11 @@
-//! Dropout whose masks are each row's own.
+//! Dropout with masks per row.
 
 use tch::Tensor;
 
 use crate::{Error, Noise, Result, Seeded, key_of};
 
-/// The dropout of one pass. A row's masks are a function of its key and of the place in the network, so a row drops the same
-/// whatever stands beside it in its batch: training does not depend on how rows are shared out over ranks.
+/// The dropout of one pass. A row's masks depend on its key and the place in the network alone, not on the other rows of
+/// its batch, so that training does not depend on the distribution of rows over ranks.
 #[derive(Debug, Clone)]
 pub struct Dropout {
     rows: Vec<u64>,
@@ -13,13 +13,13 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// One key a row, and the positions of a whole row. A batch may need fewer of them than another one with the same row in it;
-    /// masks are drawn for all, so that those of the others do not shift.
+    /// One key per row, and the number of positions of a whole row. Masks are drawn for all positions, so that a batch that
+    /// uses only some of them gets the same masks.
     pub fn new(rows: Vec<u64>, length: i64) -> Self {
         Self { rows, length }
     }
 
-    /// As [`Dropout::new`], with keys of `rows` rows from `noise`: from what it says to `dropout`; `None` if it allows none.
+    /// [`Dropout::new`] with keys of `rows` rows from [`Noise::dropout`]; `None` if the noise allows no dropout.
     ///
     /// # Errors
     /// If the noise fails.
@@ -28,23 +28,23 @@ impl Dropout {
         Ok(coins.map(|coins| Self::new(coins.iter().map(|coin| coin.to_bits()).collect(), length)))
     }
 
-    /// The same for rows in another order, each by its place in the present one.
+    /// The dropout of the same rows in another order, given by their present places.
     #[must_use]
     pub fn in_order(&self, order: &[i64]) -> Self {
         Self { rows: order.iter().map(|&row| self.rows[row as usize]).collect(), length: self.length }
     }
 
-    /// Positions of a whole row.
+    /// Number of positions of a whole row.
     pub fn length(&self) -> i64 {
         self.length
     }
 
-    /// `x` `[B, N, C]` without the share `share` (in [0, 1)) of its numbers, and the others as much larger. Of a row's `of`
-    /// positions, `x` holds those from the first to before the second number of each pair in `held`, one after the other. Masks at different `place`s of a network have
-    /// nothing to do with each other.
+    /// `x` `[B, N, C]` with a share `share` (in [0, 1)) of its numbers set to 0 and the others scaled up. `x` holds the
+    /// positions `from..until` of each pair in `held`, in this order, out of the `of` positions of a row. Masks at
+    /// different `place`s of a network are independent.
     ///
     /// # Errors
-    /// If there are not as many keys as rows, if `held` does not make N positions, or if libtorch fails.
+    /// If the numbers of keys and rows differ, `held` does not have N positions, or libtorch fails.
     pub fn apply(&self, x: &Tensor, share: f64, place: &[u64], of: i64, held: &[[i64; 2]]) -> Result<Tensor> {
         let (b, n, c) = x.size3()?;
         let within = held.iter().all(|&[from, until]| 0 <= from && from <= until && until <= of);

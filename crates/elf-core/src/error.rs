@@ -1,4 +1,4 @@
-//! What can go wrong below the level of a particular model.
+//! Errors of tensors, parameters, files of tensors and devices.
 
 use std::path::PathBuf;
 
@@ -12,10 +12,10 @@ pub enum Error {
     #[error("libtorch could not do this: {0}")]
     Torch(#[from] tch::TchError),
 
-    /// A tensor came with another shape than the callee takes.
+    /// A tensor has the wrong shape.
     #[error("{what} has shape {found:?}, but {expected} is needed")]
     Shape {
-        /// Which tensor.
+        /// The tensor's name.
         what: String,
         /// Its shape.
         found: Vec<i64>,
@@ -23,7 +23,7 @@ pub enum Error {
         expected: String,
     },
 
-    /// Settings that contradict each other or make no model.
+    /// Settings that contradict one another or describe no model.
     #[error("{0}")]
     Config(String),
 
@@ -34,7 +34,7 @@ pub enum Error {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         source: std::io::Error,
     },
 
@@ -56,6 +56,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file of weights was not downloaded; a stand-in is in its place.
+    #[error("{} {}", path.display(), elf_files::LFS_POINTER_REMEDY)]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// Tensors and parameters do not fit together; the message is a table of names with both sides.
     #[error("{origin} does not fit this model:\n{table}")]
     Mismatch {
@@ -65,16 +72,16 @@ pub enum Error {
         table: String,
     },
 
-    /// Recorded draws ran out, or another shape was asked for than was recorded.
+    /// Recorded draws ran out, or a draw of another shape was requested.
     #[error("recorded noise `{name}`: {reason}")]
     Noise {
         /// The draw's name.
         name: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
 
-    /// The device asked for is not there.
+    /// The requested device does not exist.
     #[error("{0}")]
     Device(String),
 }

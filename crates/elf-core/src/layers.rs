@@ -61,9 +61,9 @@ impl RmsNorm {
         self.forward_to(x, x.kind())
     }
 
-    /// As [`RmsNorm::forward`], with the result in `kind`: rounded once, without a copy in between.
+    /// [`RmsNorm::forward`] with the result in `kind`, rounded once.
     pub fn forward_to(&self, x: &Tensor, kind: Kind) -> Tensor {
-        // Like tch's plain operations: shapes are the caller's.
+        // Panics on wrong shapes, as tch's plain operations do.
         elf_kernels::rms_norm(x, self.weight.master(), self.eps, kind).unwrap_or_else(|e| panic!("{e:?}"))
     }
 }

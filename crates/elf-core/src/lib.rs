@@ -1,20 +1,20 @@
-//! The words that all ELF crates share.
+//! The types that all ELF crates share.
 //!
-//! * [`Network`]: a trunk whose rows may each be in denoise or in decode mode, with one head for clean latents and one
-//!   for logits. Flows, training and distillation are written against it, so a network of your own fits everywhere.
-//! * [`TokenNetwork`]: its counterpart for models that read words instead of latents; [`Unembedding`]: the way back to words.
+//! * [`Network`]: a trunk whose rows may each be in denoise or in decode mode, a head for clean latents and one for logits. Flows,
+//!   training and distillation use this trait, and so work with any network.
+//! * [`TokenNetwork`]: its counterpart for models that read token ids; [`Unembedding`]: from features to logits.
 //! * [`ParamSet`] and [`ParamBuilder`]: parameters by name, with their fan-in and fan-out, strict loading and saving.
-//! * [`Noise`]: the only source of randomness; seeded per row, so that a request gives the same result whatever else is
-//!   in its batch, and replayable, so that recorded draws can be held against reference numbers.
-//! * [`Dropout`]: masks that are each row's own.
-//! * [`TokenDraw`]: how a token is drawn from logits.
-//! * [`Precision`] and [`device`]: which parts run in bf16, and where.
+//! * [`Noise`]: the only source of random tensors. It is seeded per row, so that a row's result does not depend on its batch, and
+//!   replayable, so that recorded draws can be compared with reference numbers.
+//! * [`Dropout`]: masks per row.
+//! * [`TokenDraw`]: drawing a token from logits.
+//! * [`Precision`] and [`device`]: the parts that run in bf16, and the device.
 //! * [`layers`]: the layers that T5, GPT-2 and ELF have in common.
-//! * [`tensorfile`]: safetensors files, read without trusting a single size in them, written aside and renamed.
-//! * [`pytorch`]: PyTorch checkpoints, read without running anything that is in them, and written.
-//! * [`weights`]: parameters by name out of any of these files, one or many.
+//! * [`tensorfile`]: safetensors files. No size in a file is trusted before it is checked; files are written whole or not at all.
+//! * [`pytorch`]: PyTorch checkpoints, read without running their code, and written.
+//! * [`weights`]: parameters by name, from one or several of these files.
 //!
-//! It deliberately does not know any model, text, or training.
+//! The crate deliberately does not know models, text or training.
 
 pub mod device;
 mod dropout;

@@ -1,4 +1,4 @@
-//! What a flow, a sampler and a trainer need of a network, and nothing more.
+//! The interface of networks that flows, samplers and trainers use.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::{Dropout, ParamSet, Result};
 
-/// The sizes that a [`Network`]'s callers depend on.
+/// Sizes of a [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkShape {
     /// C, channels of a latent.
@@ -15,42 +15,44 @@ pub struct NetworkShape {
     pub hidden_size: i64,
     /// V, entries of the vocabulary.
     pub vocab_size: i64,
-    /// Whether the self-conditioning guidance scale is an input (one pass) or must be done with two passes.
+    /// Whether the scale of self-conditioning guidance is an input (one pass); otherwise guidance takes two passes.
     pub guidance_input: bool,
     /// Whether two passes over the same rows can differ (dropout in training).
     pub stochastic: bool,
 }
 
-/// Clean latents beside noisy ones, for texts that are written block after block. A noisy token sees the prefix, the clean tokens of the
-/// blocks before its own, and the noisy tokens of its own block; a clean one sees the clean tokens of its own block and of those
-/// before it, and nothing else, so that what is computed for it depends neither on the time nor on the mode.
+/// The finished part of texts that are written block by block: clean latents in addition to the noisy ones. A noisy token
+/// sees the prefix, the clean tokens of earlier blocks, and the noisy tokens of its own block. A clean token sees the clean
+/// tokens of its own and of earlier blocks only, so that its keys and values depend neither on the time nor on the mode.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// Clean latents, `[B, K, C]`, of the positions 0 to K - 1.
     pub latents: &'a Tensor,
-    /// The words that they are latents of, `[B, K]`, i64, on the latents' device; less than 0 where there is none, as in a condition that was
-    /// dropped.
+    /// Token ids of these positions, `[B, K]`, i64, on the latents' device; negative where there is none, as in a dropped
+    /// condition.
     pub ids: &'a Tensor,
-    /// The block of each of them, `[B, K]`, i64.
+    /// The block of each of these positions, `[B, K]`, i64.
     pub blocks: &'a Tensor,
     /// The block of each noisy token, `[B, S]`, i64.
     pub noisy_blocks: &'a Tensor,
     /// The position of the first noisy token.
     pub first: i64,
-    /// What the network makes of all this, if it was asked before ([`Network::remember`]); `None` lets it work it out in the pass.
+    /// The network's keys and values of the context, computed earlier by [`Network::remember`]; `None` computes them in the
+    /// pass.
     pub memory: Option<&'a Memory>,
 }
 
-/// What a network makes of a [`Context`], which is the same at all times and in both modes. Only the network that made it can read it.
+/// A network's keys and values of a [`Context`], equal at all times and in both modes. Only the network that computed them
+/// can use them.
 #[derive(Debug)]
 pub struct Memory {
     /// Keys and values of the clean tokens, layer by layer.
     pub layers: Vec<[Tensor; 2]>,
-    /// Which of them each noisy token sees.
+    /// The clean tokens that each noisy token sees.
     pub mask: Tensor,
 }
 
-/// One batch of rows on its way into the trunk.
+/// The trunk's input: one batch of rows.
 #[derive(Debug, Clone, Copy)]
 pub struct TrunkInput<'a> {
     /// Noisy latents, `[B, S, C]`.
@@ -63,27 +65,25 @@ pub struct TrunkInput<'a> {
     pub guidance: Option<&'a Tensor>,
     /// 1 for rows in decode mode, 0 for rows in denoise mode, `[B]`. `None` is denoise everywhere.
     pub decode: Option<&'a Tensor>,
-    /// Attention mask over text positions, 1 = attend, `[B, S]`. The released models are trained without one.
-    pub mask: Option<&'a Tensor>,
-    /// What stands already, for networks that write block after block; not together with a mask.
+    /// The finished prefix, for networks that write block by block.
     pub context: Option<Context<'a>>,
-    /// Which numbers are dropped; `None` switches dropout off.
+    /// Dropout masks; `None` switches dropout off.
     pub dropout: Option<&'a Dropout>,
 }
 
 impl<'a> TrunkInput<'a> {
-    /// A denoise-mode input without self-conditioning, guidance, mask or dropout.
+    /// A denoise-mode input without self-conditioning, guidance, context or dropout.
     pub fn new(z: &'a Tensor, t: &'a Tensor) -> Self {
-        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout: None }
+        Self { z, x_prev: None, t, guidance: None, decode: None, context: None, dropout: None }
     }
 }
 
-/// A network that predicts clean latents from noisy ones, and words from nearly clean ones.
+/// A network that predicts clean latents from noisy ones, and tokens from nearly clean ones.
 ///
-/// The trunk is run once for any mixture of denoise and decode rows; each head is then applied to just the rows and
-/// positions that need it, so that an unused head costs nothing.
+/// The trunk runs once on any mixture of denoise and decode rows. Each head then runs only on the rows and positions that
+/// need it.
 pub trait Network {
-    /// The sizes callers depend on.
+    /// The network's sizes.
     fn shape(&self) -> NetworkShape;
 
     /// The parameters by name.
@@ -95,8 +95,8 @@ pub trait Network {
     /// If a shape does not fit, or libtorch fails.
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor>;
 
-    /// What the trunk makes of a context, so that passes behind it need not do it again; `self_conditioned` says whether they will come
-    /// with an `x_prev`. Without gradients. The default remembers nothing.
+    /// Keys and values of a context for later passes, computed without gradients. `self_conditioned` states whether these
+    /// passes will have an `x_prev`. The default computes none.
     ///
     /// # Errors
     /// If a shape does not fit, or libtorch fails.
@@ -132,16 +132,16 @@ pub trait Network {
     }
 }
 
-/// A network with latents of its own, learned with it in place of a frozen encoder's.
+/// A network that learns its own latents instead of those of a frozen encoder.
 pub trait LearnedLatents: Network {
     /// The latents of `ids` `[B, S]`, each of mean square 1: `[B, S, C]`, fp32, with gradients to the network's parameters.
     ///
     /// # Errors
-    /// If the network was made without them, an id is none of its vocabulary, or libtorch fails.
+    /// If the network has none, an id is outside its vocabulary, or libtorch fails.
     fn latents(&self, ids: &Tensor) -> Result<Tensor>;
 }
 
-/// What a [`Counting`] network has been asked to do.
+/// Numbers of passes of a [`Counting`] network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PassCount {
     /// Trunk passes.
@@ -152,11 +152,11 @@ pub struct PassCount {
     pub rows_with_grad: u64,
     /// Positions turned into logits.
     pub logit_positions: u64,
-    /// Rows over all passes over contexts that are to be remembered ([`Network::remember`]); they are among no others.
+    /// Rows over all calls of [`Network::remember`], which the other numbers do not include.
     pub context_rows: u64,
 }
 
-/// Wraps a network and counts its passes: the honest unit of sampling and training cost.
+/// A network that counts its passes, the unit of sampling and training cost.
 #[derive(Debug)]
 pub struct Counting<N> {
     inner: N,

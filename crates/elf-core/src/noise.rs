@@ -1,4 +1,4 @@
-//! The only source of randomness.
+//! The only source of random tensors.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,10 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
 
-/// Draws by name.
+/// Random draws by name.
 ///
-/// The first dimension of every draw is the row. A name says what the draw is for (`"noise"`, `"t_normal"`, ...), so that
-/// recorded draws can be replayed and adding a draw to one place does not shift all the others.
+/// The first dimension of every draw is the row. A draw's name states its purpose (`"noise"`, `"t_normal"`, ...), so that
+/// recorded draws can be replayed and an additional draw does not shift the others.
 pub trait Noise {
     /// Standard normal numbers, fp32, of shape `[rows, ..]`.
     ///
@@ -24,8 +24,8 @@ pub trait Noise {
     /// As [`Noise::normal`].
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor>;
 
-    /// Uniform numbers in [0, 1), f64 of 48 bits, of shape `[rows, ..]`: fine enough for the tails of a large vocabulary, which those of
-    /// [`Noise::uniform`], of 24 bits, cut off. Two draws of that name.
+    /// Uniform numbers in [0, 1), f64 with 48 random bits, of shape `[rows, ..]`: fine enough for the tails of a large
+    /// vocabulary, which the 24 bits of [`Noise::uniform`] cut off. Makes two draws of that name.
     ///
     /// # Errors
     /// As [`Noise::normal`].
@@ -35,16 +35,15 @@ pub trait Noise {
         Ok(coarse.f_add(&fine.f_div_scalar(f64::from(1 << 24))?)?)
     }
 
-    /// One uniform number in [0, 1) per row, on the host: for decisions about which rows need which work, which must not
-    /// wait for a device.
+    /// One uniform number in [0, 1) per row, on the host, for decisions that must not wait for a device.
     ///
     /// # Errors
     /// As [`Noise::normal`].
     fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>>;
 
-    /// As [`Noise::coins`], each number by itself uniform in [0, 1) too, but those of rows that are neighbours in a larger whole lie
-    /// evenly apart, if this noise knows of such a whole: then a mean over the rows has less variance. A row's number depends
-    /// on its place in that whole, never on the batch. The default spreads nothing.
+    /// [`Noise::coins`] with less variance of means over rows: each number is uniform in [0, 1), and the numbers of
+    /// neighbouring rows of a larger whole, such as the global batch, are evenly spaced, if this noise knows the whole. A
+    /// row's number depends on its place in the whole, not on its batch. The default equals `coins`.
     ///
     /// # Errors
     /// As [`Noise::normal`].
@@ -52,8 +51,7 @@ pub trait Noise {
         self.coins(name, rows)
     }
 
-    /// One coin `dropout` a row for a pass with dropout, or `None` if nothing is to be dropped, as where a network is used and not
-    /// trained.
+    /// One coin named `dropout` per row for a pass with dropout; `None` outside of training.
     ///
     /// # Errors
     /// As [`Noise::normal`].
@@ -62,7 +60,7 @@ pub trait Noise {
     }
 }
 
-/// A 64-bit key from a list of numbers; every number matters, and so does their order (splitmix64's finaliser, chained).
+/// A 64-bit key of a list of numbers and their order (splitmix64's finaliser, chained).
 pub fn key_of(parts: &[u64]) -> u64 {
     parts.iter().fold(GOLDEN, |key, part| {
         let mut x = (key ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -77,11 +75,10 @@ fn key_of_name(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Randomness as a pure function of a row's key, the draw's name and how often that name was drawn before.
+/// Noise as a pure function of a row's key, the draw's name and the number of former draws of that name.
 ///
-/// Each row has a key of its own: the same key gives the same numbers on the same device, whatever the batch it stands in.
-/// A training row's key is made of the run's seed, the step and the row's place in the global batch; a sampled row's key
-/// of the request's seed.
+/// The same key gives the same numbers on the same device in every batch. A training row's key is made of the run's seed,
+/// the step and the row's place in the global batch; a sampled row's key is made of the request's seed.
 #[derive(Debug, Clone)]
 pub struct Seeded {
     rows: Vec<u64>,
@@ -92,7 +89,7 @@ pub struct Seeded {
     dropout: bool,
 }
 
-/// Multiples of the golden ratio, in fractions of 2^64, lie as evenly as any sequence of multiples can, whatever their number.
+/// The golden ratio as a fraction of 2^64: its multiples are evenly spaced for every number of multiples.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The upper 53 bits make every double in [0, 1) of that spacing equally likely.
@@ -100,8 +97,8 @@ fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// libtorch has one generator a device and tch takes no other: it is seeded and drawn from under one lock. Whatever draws from libtorch
-/// on another thread without it breaks in between: hence nothing of ours does.
+/// The lock on libtorch's generator. libtorch has one generator per device, which is seeded and drawn from under this lock:
+/// a draw by another thread in between would change the numbers, so no code of this project draws without it.
 fn generator() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)

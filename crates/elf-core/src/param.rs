@@ -1,4 +1,4 @@
-//! Parameters by name: what is trained, averaged, stored and loaded.
+//! Parameters by name, which are trained, averaged, stored and loaded.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use crate::weights::Weights;
 use crate::{Error, Noise, Result, Seeded, key_of};
 
-/// Fan-in and fan-out of a matrix, whatever the order in which it is stored.
+/// Fan-in and fan-out of a matrix, independent of the order in which it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fans {
     /// Inputs that one output sums over.
@@ -20,7 +20,7 @@ pub struct Fans {
     pub fan_out: i64,
 }
 
-/// How a parameter starts.
+/// The initial value of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// All the same value.
@@ -58,7 +58,7 @@ impl ParamSet {
         self.params.get(name)
     }
 
-    /// How many parameters (tensors) there are.
+    /// Number of parameters (tensors).
     pub fn len(&self) -> usize {
         self.params.len()
     }
@@ -68,12 +68,12 @@ impl ParamSet {
         self.params.is_empty()
     }
 
-    /// Numbers over all parameters.
+    /// Number of elements of all parameters.
     pub fn numel(&self) -> u64 {
         self.params.values().map(|p| p.tensor.numel() as u64).sum()
     }
 
-    /// Must be called after any parameter was changed in place: low-precision copies are made anew at their next use.
+    /// Must be called after a parameter was changed in place, so that low-precision copies are renewed at their next use.
     pub fn changed(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
@@ -93,7 +93,7 @@ impl ParamSet {
         }
     }
 
-    /// Those parameters whose names `keep` wants, as a set that shares tensors and changes with this one.
+    /// The parameters whose names `keep` accepts, as a set that shares its tensors with this one.
     pub fn subset(&self, mut keep: impl FnMut(&str) -> bool) -> ParamSet {
         let kept = self.params.iter().filter(|(name, _)| keep(name));
         let share = |p: &Param| Param { tensor: p.tensor.shallow_clone(), fans: p.fans };
@@ -110,7 +110,7 @@ impl ParamSet {
 
     /// Sets every parameter from a tensor of the same name and shape. Nothing is changed unless all fit.
     ///
-    /// Floating-point tensors of another kind (bf16, f16) are converted to fp32, which loses nothing.
+    /// Floating-point tensors of another kind are converted to fp32: bf16 and f16 exactly, float64 rounded.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with a table of everything that is missing, superfluous, or of another shape or kind.
@@ -127,7 +127,7 @@ impl ParamSet {
         Ok(())
     }
 
-    /// [`ParamSet::load`] from files, one tensor at a time: beside the parameters no more than one of them is in memory.
+    /// [`ParamSet::load`] from files, one tensor at a time: no more than one is in memory in addition to the parameters.
     ///
     /// # Errors
     /// As [`ParamSet::load`], with nothing changed; or if a tensor's bytes turn out to be damaged, which leaves the
@@ -136,7 +136,7 @@ impl ParamSet {
         let of = |name: &str| weights.shape(name).zip(weights.kind(name));
         let given = weights.names().filter_map(|name| of(name).map(|(shape, kind)| (name, shape, kind)));
         self.check_fit(&weights.path().display().to_string(), given)?;
-        // The largest first: the copies that a tensor passes through then stand beside few others, not beside all of them.
+        // The largest first: the copies of a large tensor are then made while few parameters occupy memory.
         let mut in_order: Vec<(&String, &Param)> = self.params.iter().collect();
         in_order.sort_by_key(|(_, p)| std::cmp::Reverse(p.tensor.numel()));
         tch::no_grad(|| {
@@ -149,7 +149,7 @@ impl ParamSet {
         Ok(())
     }
 
-    /// Refuses names, shapes or kinds that are not the parameters' own, all in one table.
+    /// Refuses names, shapes or kinds that differ from the parameters', with one table of all differences.
     fn check_fit<'t>(&self, origin: &str, given: impl Iterator<Item = (&'t str, Vec<i64>, Kind)>) -> Result<()> {
         let given: IndexMap<&str, (Vec<i64>, Kind)> = given.map(|(name, shape, kind)| (name, (shape, kind))).collect();
         let mut table = String::new();
@@ -159,7 +159,7 @@ impl ParamSet {
                 Some((shape, _)) if *shape != p.tensor.size() => {
                     _ = writeln!(table, "  {name}: the model has {:?}, the file has {shape:?}", p.tensor.size());
                 }
-                Some((_, kind)) if !matches!(kind, Kind::Float | Kind::BFloat16 | Kind::Half) => {
+                Some((_, kind)) if !matches!(kind, Kind::Float | Kind::BFloat16 | Kind::Half | Kind::Double) => {
                     _ = writeln!(table, "  {name}: the model has floating-point numbers, the file has {kind:?}");
                 }
                 Some(_) => {}
@@ -177,8 +177,8 @@ impl ParamSet {
     }
 }
 
-/// A layer's handle on one parameter: the fp32 master and, where asked for, a copy in lower precision that is made once
-/// after each change and shared by all passes until the next one.
+/// A layer's handle on one parameter: the fp32 master and, on request, a copy in lower precision, which is made once after each
+/// change and shared by all passes until the next one.
 #[derive(Debug)]
 pub struct Weight {
     master: Tensor,
@@ -187,8 +187,8 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// The parameter in `kind`. The copy carries gradients back to the master, also when it was first asked for inside
-    /// a pass without gradients.
+    /// The parameter in `kind`. The copy carries gradients back to the master, even if it was first requested inside a pass without
+    /// gradients.
     pub fn get(&self, kind: Kind) -> Tensor {
         if self.master.kind() == kind {
             return self.master.shallow_clone();
@@ -218,12 +218,12 @@ impl Weight {
     }
 }
 
-/// Makes parameters: name, shape, start and fans in one place.
+/// A builder of parameters: name, shape, initial value and fans in one place.
 #[derive(Debug)]
 pub struct ParamBuilder {
     set: ParamSet,
     device: Device,
-    /// `None` leaves values unset, for models that are loaded right afterwards.
+    /// `None` leaves values undefined, for models that are loaded immediately afterwards.
     seed: Option<u64>,
 }
 
@@ -238,12 +238,12 @@ impl ParamBuilder {
         Self { set: ParamSet::default(), device, seed: None }
     }
 
-    /// Where parameters are made.
+    /// The parameters' device.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// A vector or any other parameter that is not a matrix from inputs to outputs.
+    /// A parameter that is not a matrix from inputs to outputs, such as a vector.
     ///
     /// # Errors
     /// If the name is taken or libtorch fails.

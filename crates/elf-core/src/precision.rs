@@ -1,4 +1,4 @@
-//! Which parts of a network run in which precision.
+//! The precision of each part of a network.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
@@ -41,7 +41,7 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// The precision of each part that may differ.
+/// The precision of each part that can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrecisionPolicy {
@@ -59,15 +59,15 @@ fn full() -> Precision {
 }
 
 impl PrecisionPolicy {
-    /// fp32 everywhere: the setting that is held against reference numbers.
+    /// fp32 everywhere, the setting of comparisons with reference numbers.
     pub const F32: Self = Self::uniform(Precision::F32);
 
-    /// The same for all parts.
+    /// One precision for all parts.
     pub const fn uniform(all: Precision) -> Self {
         Self { blocks: all, vocab_head: all, latent_maps: all }
     }
 
-    /// The reference's mixed precision for `blocks`: what lies around them stays in fp32.
+    /// The reference's mixed precision: blocks in `blocks`, all other parts in fp32.
     pub const fn with_blocks(blocks: Precision) -> Self {
         Self { blocks, ..Self::F32 }
     }

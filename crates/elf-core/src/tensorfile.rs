@@ -1,8 +1,8 @@
 //! Files of named tensors in the safetensors format.
 //!
-//! Reading maps the file and checks header, shapes and offsets against its real length before anything is allocated.
-//! Writing goes to a temporary file in the same folder, which is synced and renamed: a reader never sees half a file, and
-//! a full disk leaves the old one in place.
+//! Reading maps the file and compares header, shapes and offsets with its length before anything is allocated. Writing goes to a
+//! temporary file in the same folder, which is synced and renamed: a reader never sees half a file, and a full disk leaves the old
+//! file in place.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor};
 use crate::device::host_bytes;
 use crate::{Error, Result};
 
-/// The header's length stands before it, in 64 bits.
+/// Bytes of the header's length, which precedes the header.
 const HEADER_SIZE: usize = 8;
 
 /// A safetensors file, mapped into memory.
@@ -28,7 +28,7 @@ pub struct TensorFile {
     metadata: HashMap<String, String>,
 }
 
-/// Where a tensor lies in a file, and what it is.
+/// A tensor's type and place in the file.
 #[derive(Debug)]
 struct Stored {
     kind: Kind,
@@ -40,13 +40,16 @@ impl TensorFile {
     /// Opens and checks a file.
     ///
     /// # Errors
-    /// If it cannot be read, is no safetensors file, or its header promises what the file does not hold.
+    /// If it cannot be read, is not a safetensors file, or its header contradicts its length.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let file = File::open(&path).map_err(Error::io("read", &path))?;
         // SAFETY: the map is read-only. If another process truncates the file meanwhile, reading it faults, as for any
         // mapped file; our own writers rename whole files into place and never change one.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", &path))?;
+        if elf_files::is_lfs_pointer(&map) {
+            return Err(Error::LfsPointer { path });
+        }
         let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
         let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| corrupt(e.to_string()))?;
         let data = HEADER_SIZE + header_len;
@@ -75,7 +78,7 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The strings stored beside the tensors.
+    /// The strings stored with the tensors.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata
     }
@@ -85,7 +88,7 @@ impl TensorFile {
         Some(self.tensors.get(name)?.shape.clone())
     }
 
-    /// The kind of a tensor's numbers, without reading it.
+    /// The kind of a tensor's elements, without reading it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         Some(self.tensors.get(name)?.kind)
     }
@@ -146,10 +149,10 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
     })
 }
 
-/// Writes tensors and metadata strings: aside, synced, renamed.
+/// Writes tensors and metadata strings to a temporary file, syncs and renames it.
 ///
 /// # Errors
-/// If the file cannot be written; whatever was at `path` before is still there then.
+/// If the file cannot be written; then `path` is unchanged.
 pub fn write<'t>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'t str, &'t Tensor)>,
@@ -162,7 +165,7 @@ pub fn write<'t>(
     elf_files::write_with(path, fill).map_err(Error::io("write", path))
 }
 
-/// A tensor as safetensors wants it: bytes on the CPU.
+/// A tensor as the safetensors library takes it: bytes on the CPU.
 struct StoredTensor {
     dtype: Dtype,
     shape: Vec<usize>,

@@ -1,4 +1,4 @@
-//! Where a network's time goes.
+//! The time that each part of a network takes.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -7,7 +7,8 @@ use tch::{Device, Tensor};
 
 use crate::{Context, Memory, Network, NetworkShape, ParamSet, Result, TrunkInput, device};
 
-/// Wraps a network and times each of its parts, waiting for the device before and after. Backward passes are not its to see.
+/// A network that measures the time of each of its parts, waiting for the device before and after. Backward passes are not
+/// measured.
 #[derive(Debug)]
 pub struct Timed<N> {
     inner: N,
@@ -16,13 +17,13 @@ pub struct Timed<N> {
 }
 
 impl<N: Network> Timed<N> {
-    /// Starts at zero.
+    /// A wrapper whose times are zero.
     pub fn new(inner: N) -> Self {
         let device = inner.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
         Self { inner, device, spent: RefCell::default() }
     }
 
-    /// What was spent since the last call, by part, in the order of first use; starts anew at zero.
+    /// Time since the last call, by part in the order of first use. Resets all times.
     pub fn take(&self) -> Vec<(&'static str, Duration)> {
         self.spent.take()
     }

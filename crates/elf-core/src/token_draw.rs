@@ -5,13 +5,13 @@ use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
 
-/// How a token is drawn from what a model says of it.
+/// Settings of drawing a token from a model's distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenDraw {
-    /// What logits are divided by; 1 leaves the model's distribution as it is, 0 takes the likeliest token.
+    /// Divisor of the logits; 1 keeps the model's distribution, 0 takes the likeliest token.
     pub temperature: f64,
-    /// Draws among the likeliest tokens that together have this probability (nucleus sampling; Holtzman et al. 2020); 1 is all.
+    /// Probability of the likeliest tokens that are drawn among (nucleus sampling; Holtzman et al. 2020); 1 is all tokens.
     pub top_p: f64,
 }
 
@@ -23,10 +23,10 @@ impl Default for TokenDraw {
 }
 
 impl TokenDraw {
-    /// The likeliest token, which takes no draw.
+    /// The likeliest token; draws are not used.
     pub const LIKELIEST: Self = Self { temperature: 0.0, top_p: 1.0 };
 
-    /// Whether the likeliest token is taken, whatever the draws.
+    /// Whether the likeliest token is always taken.
     pub fn is_likeliest(&self) -> bool {
         self.temperature == 0.0
     }
@@ -34,7 +34,7 @@ impl TokenDraw {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Names the one that is out of its range, or without effect.
+    /// If a setting is out of range or has no effect; the message names it.
     pub fn check(&self) -> Result<()> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(Error::Config(format!("temperature: {} is not a number from 0 up", self.temperature)));
@@ -60,7 +60,7 @@ impl TokenDraw {
             return Ok(logits.f_argmax(-1, false)?);
         }
         let draws = draws.f_to_device(logits.device())?.f_to_kind(Kind::Double)?.f_unsqueeze(-1)?;
-        // From the highest one down, so that at temperatures near 0 what is left is the likeliest.
+        // Relative to the highest logit, so that temperatures near 0 leave the likeliest token.
         let below = logits.f_sub(&logits.f_amax([-1], true)?)?.f_to_kind(Kind::Double)?;
         let p = below.f_div_scalar(self.temperature)?.f_softmax(-1, Kind::Double)?;
         let place = |p: &Tensor| -> Result<Tensor> {
@@ -72,7 +72,7 @@ impl TokenDraw {
         };
         let tokens = if self.top_p < 1.0 {
             let (p, order) = p.f_sort(-1, true)?;
-            // Tokens stay whose likelier ones have not yet that probability: the likeliest always does.
+            // A token stays while the likelier ones together have less than `top_p`; the likeliest always stays.
             let before = p.f_cumsum(-1, Kind::Double)?.f_sub(&p)?;
             let kept = p.f_masked_fill(&before.f_ge(self.top_p)?, 0.0)?;
             order.f_gather(1, &place(&kept)?, false)?

@@ -1,24 +1,23 @@
-//! What objectives and samplers over token ids need of a network: the counterpart of [`Network`](crate::Network) for models
-//! that read words instead of latents.
+//! The interface of networks that read token ids, the counterpart of [`Network`](crate::Network).
 
 use tch::{Device, Tensor};
 
 use crate::{Dropout, ParamSet, Result};
 
-/// A network from token ids to hidden states, and from those to the words that stand, or come next, there.
+/// A network from token ids to hidden states, and from these to logits of the tokens at, or after, each position.
 ///
-/// The trunk is run for whole rows, the vocabulary head for chosen positions only.
+/// The trunk runs on whole rows, the vocabulary head on selected positions.
 pub trait TokenNetwork {
-    /// V, entries of the vocabulary that the head chooses among.
+    /// V, number of entries of the head's vocabulary.
     fn vocab_size(&self) -> i64;
 
-    /// The id of the symbol that hides a word, beyond the vocabulary, so that no prediction can name it; none for networks
-    /// without such a symbol.
+    /// The id of the mask symbol, which lies beyond the vocabulary, so that it cannot be predicted; `None` for networks
+    /// without one.
     fn mask_id(&self) -> Option<i64> {
         None
     }
 
-    /// Where the parameters are.
+    /// The parameters' device.
     fn device(&self) -> Device;
 
     /// Whether two passes over the same rows can differ (dropout in training).
@@ -27,11 +26,11 @@ pub trait TokenNetwork {
     /// The parameters by name.
     fn params(&self) -> &ParamSet;
 
-    /// Hidden states `[B, S, H]` on the network's device, in fp32 or bf16, of ids `[B, S]` (int64, on the CPU). `dropout`
-    /// says which numbers are dropped; `None` switches dropout off.
+    /// Hidden states `[B, S, H]` on the network's device, in fp32 or bf16, of ids `[B, S]` (int64, on the CPU). `None`
+    /// switches dropout off.
     ///
     /// # Errors
-    /// If an id or a length is none that the network knows, or libtorch fails.
+    /// If an id or a length is out of the network's range, or libtorch fails.
     fn hidden(&self, ids: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor>;
 
     /// Vocabulary logits: `[N, H]` to `[N, V]`, fp32. Memory grows with N times V.
@@ -48,10 +47,10 @@ pub trait TokenNetwork {
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor>;
 }
 
-/// The least or greatest of `ids` (int64, any shape) if a table of `size` rows has none for it.
+/// The least or greatest of `ids` (int64, any shape), if a table of `size` rows has no row for it.
 ///
-/// To be asked before ids are looked up: an id that is not there aborts a GPU's whole context, and is not noticed on every CPU. Costs
-/// microseconds for ids on the CPU; for ids on a GPU it waits for the device, once.
+/// Call this before ids are looked up: an id out of range aborts a GPU's context, and some CPU paths do not notice it.
+/// Takes microseconds for ids on the CPU; waits for the device for ids on a GPU.
 ///
 /// # Errors
 /// If libtorch fails.

@@ -1,19 +1,18 @@
-//! Cross-entropy against a vocabulary without ever holding all logits.
+//! Cross-entropy against a vocabulary without all logits in memory.
 
 use tch::{Kind, Tensor};
 
 use crate::{Precision, Result, Weight};
 
-/// Logits held at a time. Large enough that the matrix products run at full speed, small enough for a cache and for any
-/// vocabulary.
+/// Number of logits held at a time: enough for matrix products at full speed, few enough for a cache with any vocabulary.
 const LOGITS_AT_A_TIME: i64 = 1 << 24;
 
-/// The last matrix product of a network: from features to logits, the words' vectors lying in columns or in rows.
+/// The last matrix product of a network, from features to logits. Token vectors are columns or rows of the matrix.
 #[derive(Debug)]
 pub struct Unembedding {
-    /// The matrix as it is stored, fp32.
+    /// The stored matrix, fp32.
     stored: Tensor,
-    /// The matrix in the kind that products are made in, `[C, V]`.
+    /// The matrix in the kind of the products, `[C, V]`.
     kernel: Tensor,
     /// `[V]`, fp32.
     bias: Tensor,
@@ -22,14 +21,14 @@ pub struct Unembedding {
 }
 
 impl Unembedding {
-    /// Words in the columns of `kernel` `[C, V]`, with a bias `[V]` (fp32).
+    /// Token vectors in the columns of `kernel` `[C, V]`, with a bias `[V]` (fp32).
     pub fn of_columns(kernel: &Weight, bias: &Tensor, precision: Precision) -> Self {
         let (stored, kernel) = (kernel.master().shallow_clone(), kernel.get(precision.kind()));
         Self { stored, kernel, bias: bias.shallow_clone(), in_rows: false }
     }
 
-    /// Words in the first V rows of `table`, as in a head that is tied to an embedding, with a bias `[V]` (fp32), which says how
-    /// many they are.
+    /// Token vectors in the first V rows of `table`, as in a head tied to an embedding, with a bias `[V]` (fp32) that
+    /// determines V.
     ///
     /// # Errors
     /// If the table has fewer rows.

@@ -1,7 +1,8 @@
-//! Parameters by name, from whatever file holds them: safetensors (one file, or shards with an index) or a PyTorch checkpoint.
+//! Parameters by name, from safetensors (one file, or shards with an index) or a PyTorch checkpoint.
 //!
-//! The names are the model's own: `_orig_mod.` and `module.` in front, which compiled and data-parallel PyTorch modules
-//! leave, are taken off. Of a training checkpoint either the averages or the parameters as trained are seen.
+//! The names are the model's own, without the prefixes of wrappers: `_orig_mod.` of compiled PyTorch modules, `module.` of
+//! data-parallel ones, and `model.` of Lightning if the file's names have it. A training checkpoint gives either the averages or the
+//! trained parameters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,12 @@ use crate::pytorch::{PyTorchFile, TensorRef};
 use crate::tensorfile::TensorFile;
 use crate::{Error, Result};
 
-/// Which of a training checkpoint's two sets of parameters is meant.
+/// One of a training checkpoint's two sets of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParamKind {
     /// The running averages, if the file has them: the model to sample from.
     Averaged,
-    /// The parameters as trained.
+    /// The trained parameters.
     Trained,
 }
 
@@ -27,17 +28,20 @@ pub enum ParamKind {
 pub const TRAINED: &str = "params";
 /// The key of their averages.
 pub const AVERAGED: &str = "ema_params1";
-/// What PyTorch modules are wrapped in.
+/// Prefixes that PyTorch's wrappers of modules leave.
 const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
-/// Longest index of shards.
+/// The prefix of a model that a Lightning module holds, and a key of its checkpoints.
+const LIGHTNING: (&str, &str) = ("model.", "pytorch-lightning_version");
+/// Longest index of shards in bytes.
 const MAX_INDEX: u64 = 64 << 20;
 
-/// A set of named tensors in one or more files, copied out one by one when asked for.
+/// A set of named tensors in one or more files. Each is copied only when it is requested.
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
     store: Store,
     names: BTreeMap<String, At>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -63,11 +67,10 @@ impl Weights {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::sharded(path, which);
         }
-        if !PyTorchFile::is_zip(path)? {
-            let file = TensorFile::open(path)?;
-            return Self::of_safetensors(path, vec![file], which);
+        match PyTorchFile::is_pytorch(path)? {
+            true => Self::of_pytorch(Arc::new(PyTorchFile::open(path)?), which),
+            false => Self::of_safetensors(path, vec![TensorFile::open(path)?], which),
         }
-        Self::of_pytorch(Arc::new(PyTorchFile::open(path)?), which)
     }
 
     /// The parameters in a PyTorch checkpoint that is already open.
@@ -94,12 +97,52 @@ impl Weights {
             })?;
             insert(&mut names, name, At::PyTorch(tensor.clone())).map_err(bad)?;
         }
-        Ok(Self { path: path.clone(), names, store: Store::PyTorch(file) })
+        let lightning = top.get(LIGHTNING.1).is_some();
+        Ok(Self::new(path, names, Store::PyTorch(Arc::clone(&file)), lightning))
+    }
+
+    fn new(path: PathBuf, names: BTreeMap<String, At>, store: Store, lightning: bool) -> Self {
+        let mut weights = Self { path, store, names, notes: Vec::new() };
+        weights.unwrap_lightning(lightning);
+        let doubles = weights.names.keys().filter(|name| weights.kind(name) == Some(Kind::Double)).count();
+        if doubles > 0 {
+            let of = weights.names.len();
+            weights.note(&format!("{doubles} of {of} tensors are float64 and are rounded to fp32"));
+        }
+        weights
+    }
+
+    /// Takes the prefix `model.` off, if all names have it. Of a Lightning checkpoint where only some have it, the others belong to
+    /// losses and metrics and are left out.
+    fn unwrap_lightning(&mut self, lightning: bool) {
+        let prefix = LIGHTNING.0;
+        let others: Vec<String> = self.names.keys().filter(|name| !name.starts_with(prefix)).cloned().collect();
+        if others.len() == self.names.len() || !(others.is_empty() || lightning) {
+            return;
+        }
+        if let Some(first) = others.first() {
+            let n = others.len();
+            self.note(&format!(
+                "{n} tensors of the Lightning module outside of its `model` were left out, such as {first}"
+            ));
+        }
+        let names = std::mem::take(&mut self.names);
+        let unwrapped = names.into_iter().filter_map(|(name, at)| Some((name.strip_prefix(prefix)?.to_owned(), at)));
+        self.names = unwrapped.collect();
+    }
+
+    fn note(&mut self, note: &str) {
+        self.notes.push(format!("{}: {note}", self.path.display()));
+    }
+
+    /// Remarks on how the file was read, for the user: what was converted or left out.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn of_safetensors(path: &Path, files: Vec<TensorFile>, which: ParamKind) -> Result<Self> {
         let all = || files.iter().enumerate().flat_map(|(i, f)| f.names().map(move |n| (i, n)));
-        // A whole training checkpoint as safetensors has the checkpoint's keys in front.
+        // Names of a whole training checkpoint as safetensors begin with the checkpoint's keys.
         let under = |key: &str| Some(format!("{key}/")).filter(|p| all().any(|(_, n)| n.starts_with(p.as_str())));
         let averaged = if which == ParamKind::Averaged { under(AVERAGED) } else { None };
         let prefix = averaged.or_else(|| under(TRAINED)).unwrap_or_default();
@@ -110,7 +153,7 @@ impl Weights {
                     .map_err(|reason| Error::Corrupt { path: path.to_owned(), reason })?;
             }
         }
-        Ok(Self { path: path.to_owned(), names, store: Store::Safetensors(files) })
+        Ok(Self::new(path.to_owned(), names, Store::Safetensors(files), false))
     }
 
     fn sharded(path: &Path, which: ParamKind) -> Result<Self> {
@@ -130,7 +173,7 @@ impl Weights {
         shards.dedup();
         let mut files = Vec::with_capacity(shards.len());
         for shard in &shards {
-            // The name comes from a file: it must stay in its folder.
+            // The name comes from a file, and must not lead out of the folder.
             if Path::new(shard).file_name().is_none_or(|n| n != shard.as_str()) {
                 return Err(bad(format!("the shard `{}` lies outside of its folder", shard.escape_default())));
             }
@@ -150,7 +193,7 @@ impl Weights {
         Self::of_safetensors(path, files, which)
     }
 
-    /// The file, of a folder the one that was found in it.
+    /// The file; of a folder, the one that was found in it.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -169,27 +212,27 @@ impl Weights {
         }
     }
 
-    /// Why these cannot be the weights of a configuration that describes so many `parameters`, if they hold far too few numbers. To
-    /// be asked before anything is allocated: a damaged size must not ask for terabytes. What is only a little too small is told
-    /// name by name when parameters are loaded.
+    /// The reason why these cannot be the weights of a configuration with this number of `parameters`, if they hold less than half
+    /// of it. Call this before anything is allocated, so that a damaged size does not request terabytes. Smaller differences are
+    /// reported name by name when parameters are loaded.
     pub fn fall_short_of(&self, parameters: i64) -> Option<String> {
         let held = self.numel();
-        let told = || {
+        let reason = || {
             format!(
                 "it describes {parameters} parameters, but {} holds only {held} numbers; both must be of the same model",
                 self.path.display()
             )
         };
-        (parameters > held.saturating_mul(2)).then(told)
+        (parameters > held.saturating_mul(2)).then(reason)
     }
 
-    /// Numbers over all tensors, without reading any.
+    /// Number of elements of all tensors, without reading any.
     pub fn numel(&self) -> i64 {
         let numbers = |name| self.shape(name).map_or(0, |shape| shape.iter().fold(1i64, |n, &d| n.saturating_mul(d)));
         self.names().map(numbers).fold(0, i64::saturating_add)
     }
 
-    /// The kind of a tensor's numbers, without reading it.
+    /// The kind of a tensor's elements, without reading it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         match (self.names.get(name)?, &self.store) {
             (At::PyTorch(t), _) => Some(t.kind()),
@@ -211,7 +254,7 @@ impl Weights {
     }
 }
 
-/// A parameter's name without what PyTorch wraps around modules.
+/// A parameter's name without the prefixes of PyTorch's wrappers.
 pub fn unwrapped(name: &str) -> &str {
     let mut name = name;
     while let Some(inner) = WRAPPERS.iter().find_map(|w| name.strip_prefix(w)) {
@@ -246,7 +289,7 @@ pub fn latest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(latest.map(|(_, path)| path))
 }
 
-/// The file of weights that a path means: itself, or the one in the folder.
+/// The file of weights that a path stands for: itself, or the one in the folder.
 ///
 /// # Errors
 /// If a folder has none.
@@ -265,10 +308,10 @@ pub fn find(path: &Path) -> Result<PathBuf> {
     Err(Error::Config(format!("{} holds neither a checkpoint_N nor any of {}", path.display(), usual.join(", "))))
 }
 
-/// Files by which Orbax, JAX's library for checkpoints, marks its folders.
+/// Files that mark the folders of Orbax, JAX's library for checkpoints.
 const ORBAX: [&str; 3] = ["_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"];
 
-/// Says of a folder with a JAX checkpoint, or of one over such folders, what it is.
+/// Refuses a folder that is a JAX checkpoint or contains one.
 fn refuse_jax(path: &Path) -> Result<()> {
     let marker = |folder: &Path| ORBAX.iter().map(|name| folder.join(name)).find(|file| file.is_file());
     let below = std::fs::read_dir(path).map_err(Error::io("read", path))?.flatten().map(|entry| entry.path());
@@ -324,6 +367,74 @@ mod tests {
             set.load_from(&weights).unwrap();
             assert_eq!(set.get("w").unwrap().tensor.double_value(&[0, 0]), first);
             assert_eq!(set.get("b").unwrap().tensor.double_value(&[1]), first + 1.0);
+        }
+    }
+
+    /// A Lightning checkpoint with these tensors.
+    fn lightning(path: &Path, tensors: &[(&str, Tensor)]) {
+        let text = |text: &str| Value::Str(text.to_owned());
+        let state = tensors.iter().map(|(name, t)| (text(name), Value::Tensor(t.shallow_clone()))).collect();
+        let top = vec![
+            (text("epoch"), Value::Int(3)),
+            (text(LIGHTNING.1), text("2.4.0")),
+            (text("state_dict"), Value::OrderedDict { items: state, attributes: Vec::new() }),
+            (text("callbacks"), Value::Dict(Vec::new())),
+        ];
+        pytorch::write(path, &Value::Dict(top)).unwrap();
+    }
+
+    #[test]
+    fn lightning_checkpoints_and_float64_are_read_with_a_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.ckpt");
+        let (w, b) = (numbers(6).view([2, 3]), numbers(2));
+        let load = || {
+            let weights = Weights::open(&path, ParamKind::Averaged).unwrap();
+            let set = set();
+            set.load_from(&weights).unwrap();
+            assert!(set.get("w").unwrap().tensor.equal(&w) && set.get("b").unwrap().tensor.equal(&b));
+            weights.notes().join("\n")
+        };
+        lightning(&path, &[("model.w", w.copy()), ("model.b", b.copy())]);
+        assert_eq!(load(), "");
+        lightning(
+            &path,
+            &[("model._orig_mod.w", w.copy()), ("model._orig_mod.b", b.copy()), ("loss.weight", b.copy())],
+        );
+        let message = Weights::open(&path, ParamKind::Averaged).unwrap();
+        assert_eq!(message.names().collect::<Vec<_>>(), ["b", "w"]);
+        assert!(load().contains("1 tensors of the Lightning module") && load().contains("loss.weight"));
+        lightning(&path, &[("model.w", w.to_kind(Kind::Double)), ("model.b", b.copy())]);
+        assert!(load().contains("1 of 2 tensors are float64"), "{}", load());
+        // The same names in another container, and names of which only some have the prefix.
+        tensorfile::write(&path, [("model.w", &w), ("model.b", &b)], HashMap::new()).unwrap();
+        assert_eq!(load(), "");
+        tensorfile::write(&path, [("model.w", &w), ("b", &b)], HashMap::new()).unwrap();
+        let kept = Weights::open(&path, ParamKind::Averaged).unwrap();
+        assert_eq!(kept.names().collect::<Vec<_>>(), ["b", "model.w"]);
+    }
+
+    #[test]
+    fn stand_ins_and_old_pickles_are_named_with_their_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.";
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+        for (name, bytes, parts) in [
+            ("pytorch_model.bin", &old[..], ["PyTorch before 1.6", "python -c"]),
+            (
+                "pickle.pt",
+                b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}.",
+                ["a pickle without a zip file", "torch.save"],
+            ),
+            ("model.safetensors", pointer, ["Git LFS pointer", "git lfs pull"]),
+            ("checkpoint_7", pointer, ["Git LFS pointer", "git lfs pull"]),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let message = Weights::open(&path, ParamKind::Averaged).unwrap_err().to_string();
+            for part in parts {
+                assert!(message.contains(part) && message.contains(name), "{message}");
+            }
         }
     }
 

@@ -24,8 +24,7 @@ fn data_path(c: &mut Criterion) {
     let collator = Collator::new(config, &tokenizer).expect("valid lengths");
     group.throughput(Throughput::Elements((examples.len() * config.max_length) as u64));
     group.bench_function("collate 512 rows of 256", |b| b.iter(|| collator.collate(&examples).expect("a batch")));
-    let batch = collator.collate(&examples).expect("a batch");
-    group.bench_function("encoder mask of 512 rows of 256", |b| b.iter(|| batch.encoder_mask()));
+
     group.finish();
 }
 

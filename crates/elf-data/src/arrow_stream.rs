@@ -1,10 +1,11 @@
 //! Arrow IPC files of token ids, as Hugging Face `save_to_disk` writes them, mapped into memory.
 //!
-//! Opening walks the messages of a stream once and notes, for each record batch, at which bytes its columns lie; rows are then
-//! read straight from the mapping, in a time that depends neither on the number of rows nor on the size of a batch.
-//! The columns are resolved here rather than by Arrow's decoder, because that one validates a whole batch whenever one row of it
-//! is wanted, and panics if a damaged message points outside its body. Here every read is checked against the file's length.
+//! Opening walks the messages of a stream once and notes the bytes at which the columns of each record batch begin. Rows are then
+//! read from the mapping, in a time that depends neither on the number of rows nor on the size of a batch.
+//! Arrow's own decoder is not used, because it validates whole batches, which would read the whole file, and panics if a damaged
+//! message points outside its body. Here every read is checked against the file's length.
 
+mod batch;
 mod column;
 mod layout;
 mod messages;
@@ -15,32 +16,41 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::carried::CarriedText;
 use crate::error::{Error, Result};
-use crate::shards::reader::{Ragged, RowGroup};
+use crate::example::CarriedText;
+use crate::row_group::{Ragged, RowGroup};
 use column::{IdError, IntegersAt, ListsAt, StringsAt};
+use layout::LayoutError;
+use messages::Fault;
 
 const REMEDY: &str = "copy or download it again, or write it again with `save_to_disk`";
 
-/// Rows that are decoded together when all rows are visited in order.
+/// Number of rows that are decoded together when all rows are visited in order.
 const ROWS_OF_GROUP: usize = 4096;
 
 /// The bytes with which Arrow IPC data begins: a stream, and a file (a stream between two marks, with an index at its end).
 const STREAM_START: &[u8] = &[0xff; 4];
 const FILE_MARK: &[u8] = b"ARROW1";
 
-/// Whether a file that begins so holds Arrow IPC data.
+/// Whether a file with these first bytes holds Arrow IPC data.
 pub(crate) fn is_arrow(beginning: &[u8]) -> bool {
     beginning.starts_with(STREAM_START) || beginning.starts_with(FILE_MARK)
 }
 
-/// An opened Arrow IPC file: it is known where each batch lies; no row is read.
+/// An opened Arrow IPC file: the places of its batches are known, no row has been read.
 #[derive(Debug)]
 pub(crate) struct ArrowFile {
     pub(crate) path: PathBuf,
     mapping: Mmap,
+    contents: Contents,
+}
+
+/// Where the data of a file lie.
+#[derive(Debug, Default)]
+struct Contents {
+    /// Batches with at least one row.
     batches: Vec<Batch>,
-    // Values of dictionary-encoded columns; a batch names its part.
+    /// Values of dictionary-encoded columns; each batch refers to a range of them.
     dictionaries: Vec<StringsAt>,
     conditional: bool,
     rows: usize,
@@ -69,35 +79,28 @@ enum TextsAt {
 impl ArrowFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open the Arrow file", path))?;
-        // SAFETY: the mapping is read only through bounds-checked slices, and no reference into it leaves this module. What remains
-        // is that somebody cuts the file while it is in use; no program that maps files can rule that out.
+        // SAFETY: the mapping is read only through bounds-checked slices, and no reference into it leaves this module. Another
+        // process may still truncate the file meanwhile, which no program that maps files can rule out.
         let mapping = unsafe { Mmap::map(&file) }.map_err(Error::io("map the Arrow file", path))?;
-        let mut opened = Self {
-            path: path.to_owned(),
-            mapping,
-            batches: Vec::new(),
-            dictionaries: Vec::new(),
-            conditional: false,
-            rows: 0,
-            ids: 0,
-        };
-        opened.read_messages()?;
-        Ok(opened)
+        match messages::contents(&mapping) {
+            Ok(contents) => Ok(Self { path: path.to_owned(), mapping, contents }),
+            Err(fault) => Err(error(path, fault)),
+        }
     }
 
     pub(crate) fn is_conditional(&self) -> bool {
-        self.conditional
+        self.contents.conditional
     }
 
     /// Number of ids in both columns.
     pub(crate) fn ids(&self) -> u64 {
-        self.ids
+        self.contents.ids
     }
 
-    /// Rows of each group: parts of the file that are small enough to be decoded at once.
+    /// Number of rows of each group, a part of the file that is decoded at once.
     pub(crate) fn rows_of_groups(&self) -> Vec<usize> {
-        let whole = self.rows / ROWS_OF_GROUP;
-        let rest = self.rows % ROWS_OF_GROUP;
+        let whole = self.contents.rows / ROWS_OF_GROUP;
+        let rest = self.contents.rows % ROWS_OF_GROUP;
         std::iter::repeat_n(ROWS_OF_GROUP, whole).chain((rest > 0).then_some(rest)).collect()
     }
 
@@ -114,9 +117,10 @@ impl ArrowFile {
 
     /// Decodes group `group` of [`rows_of_groups`](Self::rows_of_groups).
     pub(crate) fn read(&self, group: usize, vocab_size: usize) -> Result<RowGroup> {
-        let begin = group.saturating_mul(ROWS_OF_GROUP).min(self.rows);
-        let end = begin.saturating_add(ROWS_OF_GROUP).min(self.rows);
-        let mut rows = RowGroup { input: Ragged::default(), condition: self.conditional.then(Ragged::default) };
+        let begin = group.saturating_mul(ROWS_OF_GROUP).min(self.contents.rows);
+        let end = begin.saturating_add(ROWS_OF_GROUP).min(self.contents.rows);
+        let mut rows =
+            RowGroup { input: Ragged::default(), condition: self.contents.conditional.then(Ragged::default) };
         for row in begin..end {
             let (batch, within) = self.batch_of(row);
             let append = |lists: &ListsAt, to: &mut Ragged| {
@@ -131,7 +135,7 @@ impl ArrowFile {
         Ok(rows)
     }
 
-    /// What is carried along with `row`, which must exist.
+    /// Number and texts of `row`, which must exist.
     pub(crate) fn carried(&self, row: usize) -> Result<CarriedText> {
         let (batch, within) = self.batch_of(row);
         let bad = |reason: &str| self.damaged(format!("row {row} {reason}"));
@@ -153,7 +157,7 @@ impl ArrowFile {
     fn dictionary_value(&self, values: &Range<usize>, index: i64) -> Result<Option<&str>, &'static str> {
         const BEYOND: &str = "has an index beyond its dictionary";
         let mut index = usize::try_from(index).map_err(|_| BEYOND)?;
-        for strings in &self.dictionaries[values.clone()] {
+        for strings in &self.contents.dictionaries[values.clone()] {
             match index.checked_sub(strings.len()) {
                 None => return strings.get(&self.mapping, index),
                 Some(rest) => index = rest,
@@ -162,10 +166,10 @@ impl ArrowFile {
         Err(BEYOND)
     }
 
-    /// The batch of `row`, and the row's number within it. Empty batches are never noted, so that the last that begins at or
+    /// The batch of `row`, and the row's number within it. Empty batches are not noted, so that the last batch that begins at or
     /// before a row holds it.
     fn batch_of(&self, row: usize) -> (&Batch, usize) {
-        let batch = &self.batches[self.batches.partition_point(|batch| batch.rows_before <= row) - 1];
+        let batch = &self.contents.batches[self.contents.batches.partition_point(|batch| batch.rows_before <= row) - 1];
         (batch, row - batch.rows_before)
     }
 
@@ -177,6 +181,33 @@ impl ArrowFile {
     }
 
     fn damaged(&self, reason: String) -> Error {
-        Error::Damaged { path: self.path.clone(), reason, remedy: REMEDY }
+        damaged(&self.path, reason)
+    }
+}
+
+fn damaged(path: &Path, reason: String) -> Error {
+    Error::Damaged { path: path.to_owned(), reason, remedy: REMEDY }
+}
+
+fn error(path: &Path, fault: Fault) -> Error {
+    let unsupported = |reason: &str| {
+        Error::Config(format!(
+            "`{}` cannot be read: {reason}; write it with `datasets`' save_to_disk, or as Parquet with to_parquet",
+            path.display()
+        ))
+    };
+    match fault {
+        Fault::Damaged(reason) => damaged(path, reason),
+        Fault::Unsupported(reason) => unsupported(&reason),
+        Fault::Layout(LayoutError::MissingInput { present }) => {
+            Error::missing_column(path, crate::shards::INPUT_IDS, &present)
+        }
+        Fault::Layout(LayoutError::WrongType { column, found }) => {
+            Error::WrongType { path: path.to_owned(), column, found, wanted: "lists of integers" }
+        }
+        Fault::Layout(LayoutError::Unsupported { column, found }) => {
+            unsupported(&format!("column `{column}` holds {found}"))
+        }
+        Fault::Layout(LayoutError::Damaged(reason)) => damaged(path, reason.to_owned()),
     }
 }

@@ -1,19 +1,19 @@
-//! Rows of ids to a rectangular batch with its masks.
+//! Rows of ids to a rectangular batch.
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::Example;
 use crate::error::{Error, Result};
+use crate::example::Example;
 use crate::tokenizer::Tokenizer;
 
-/// Which token fills a row up, and thereby whether the model learns the filling.
+/// The token that fills a row up, and thereby whether the filling carries loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PadToken {
-    /// Fill with `<pad>`; filled positions carry no loss.
+    /// `<pad>`; filled positions carry no loss.
     #[default]
     Pad,
-    /// Fill with `</s>`; filled positions carry loss, so that the model learns to end a text.
+    /// `</s>`; filled positions carry loss, so that the model learns to end a text.
     Eos,
 }
 
@@ -21,25 +21,25 @@ pub enum PadToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollateConfig {
-    /// Sequence length S; longer rows are cut, shorter ones filled up.
+    /// Sequence length S in tokens; longer rows are cut, shorter ones filled up.
     pub max_length: usize,
-    /// For conditional tasks: the condition is cut to so many tokens. Without it, conditions are ignored.
+    /// For conditional tasks: the longest condition in tokens; longer ones are cut. `None` ignores conditions.
     #[serde(default)]
     pub max_input_length: Option<usize>,
-    /// What fills a row up.
+    /// The token that fills a row up.
     #[serde(default)]
     pub pad_token: PadToken,
 }
 
 impl CollateConfig {
-    /// How much of a condition and of the target behind it a row has room for.
+    /// Lengths of a condition and of its target after both are cut to fit one row.
     pub(crate) fn cut(&self, condition: usize, target: usize) -> (usize, usize) {
         let condition = self.max_input_length.map_or(0, |most| condition.min(most));
         (condition, target.min(self.max_length.saturating_sub(condition)))
     }
 }
 
-/// Makes batches out of examples.
+/// Makes batches of examples.
 #[derive(Clone, Debug)]
 pub struct Collator {
     config: CollateConfig,
@@ -47,7 +47,7 @@ pub struct Collator {
 }
 
 impl Collator {
-    /// A collator that fills with the token that `config` names, as `tokenizer` has it.
+    /// A collator that fills with `tokenizer`'s id of `config.pad_token`.
     ///
     /// # Errors
     /// If lengths contradict one another, or the tokenizer lacks the token.
@@ -59,7 +59,7 @@ impl Collator {
         Self::with_fill_id(config, fill)
     }
 
-    /// A collator that fills with `fill_id`. `config.pad_token` then only decides about the loss on filled positions.
+    /// A collator that fills with `fill_id`. `config.pad_token` then only decides whether filled positions carry loss.
     ///
     /// # Errors
     /// If lengths contradict one another.
@@ -93,11 +93,11 @@ impl Collator {
         self.fill_id
     }
 
-    /// A batch with one row per example: `condition[..max_input_length] ++ target`, cut or filled up to `max_length`.
-    /// No row's label is dropped; set [`Batch::label_drop`] for that.
+    /// A batch `[B, S]` with one row per example: `condition[..max_input_length] ++ target`, cut or filled up to `max_length`.
+    /// No label is dropped; set [`Batch::label_drop`] for that.
     ///
     /// # Errors
-    /// If conditions are wanted and an example has none.
+    /// If `max_input_length` is set and an example has no condition.
     pub fn collate(&self, examples: &[Example]) -> Result<Batch> {
         let seq_len = self.config.max_length;
         let mut batch = Batch {
@@ -128,8 +128,8 @@ impl Collator {
 
 /// A rectangular batch of `B = rows` rows and `S = seq_len` positions.
 ///
-/// In every row the condition comes first, then the target, then filling. So two lengths per row say all that the masks say, and a
-/// device can build the masks from them; the methods build them here, row-major, 1 = yes.
+/// Each row is a condition, then the target, then filling, so that two lengths per row determine all masks. Devices build theirs
+/// from the lengths; the methods build masks on the host, row-major, 1 for yes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// B.
@@ -138,19 +138,19 @@ pub struct Batch {
     pub seq_len: usize,
     /// Token ids, `[B, S]`.
     pub input_ids: Vec<i64>,
-    /// Length of each row's condition, `[B]`; 0 without one.
+    /// Length of each row's condition in tokens, `[B]`; 0 without one.
     pub cond_len: Vec<usize>,
-    /// Length of each row without its filling, `[B]`, condition included.
+    /// Length of each row in tokens without its filling, condition included, `[B]`.
     pub valid_len: Vec<usize>,
-    /// Rows whose condition is to be dropped in this training step, `[B]`.
+    /// Whether a row's condition is dropped in this training step, `[B]`.
     pub label_drop: Vec<bool>,
-    /// What the filling is, which decides whether it carries loss.
+    /// The token of the filling, which decides whether it carries loss.
     pub pad_token: PadToken,
 }
 
 impl Batch {
-    /// 1 where a position is not filling, `[B, S]`. By length, not by token: an EOS that was there before stays valid where EOS
-    /// is the filling too. (The released code calls this `attention_mask`.)
+    /// 1 where a position is not filling, `[B, S]`. Decided by length, not by token: the EOS of a text is valid even if rows are
+    /// filled with EOS. (`attention_mask` in the released code.)
     pub fn is_valid(&self) -> Vec<f32> {
         self.mask(|row, position| position < self.valid_len[row])
     }
@@ -165,39 +165,30 @@ impl Batch {
         self.mask(|row, position| position < self.cond_len[row])
     }
 
-    /// 1 where a position carries loss, `[B, S]`: all of the target, and the filling too if it is EOS.
+    /// 1 where a position carries loss, `[B, S]`: the target, and the filling if it is EOS.
     pub fn loss_mask(&self) -> Vec<f32> {
         self.mask(|row, position| {
             position >= self.cond_len[row] && (self.pad_token == PadToken::Eos || position < self.valid_len[row])
         })
     }
 
-    /// Which column (key) each row position (query) may see in the text encoder, `[B, S, S]`, labels not dropped: a condition
-    /// position sees the condition only, because at inference there is no target yet; every other position, filling included, sees
-    /// all that is valid.
-    pub fn encoder_mask(&self) -> Vec<f32> {
-        self.square_mask(&vec![false; self.rows])
-    }
-
-    /// [`encoder_mask`](Self::encoder_mask), where moreover in rows of [`label_drop`](Self::label_drop) no position after the
-    /// condition sees the condition.
+    /// The batch without the positions that are filling in every row, provided that filling carries no loss. Works in place.
     ///
-    /// In such a row without any target, positions after the condition see nothing at all; a softmax over them must not divide by zero.
-    pub fn encoder_mask_with_label_drop(&self) -> Vec<f32> {
-        self.square_mask(&self.label_drop)
-    }
-
-    /// The same batch without the positions that are filling in all rows, if filling carries no loss. For models in which no token sees
-    /// what stands behind it, this changes nothing but the cost; others learn that texts stand in rows of a fixed length.
+    /// Results of models in which no token sees later ones do not change. Other models would see rows of other lengths than those
+    /// they were trained on.
     #[must_use]
-    pub fn trimmed(self) -> Self {
+    pub fn trimmed(mut self) -> Self {
         let longest = self.valid_len.iter().copied().max().unwrap_or(0).max(1);
         if self.pad_token == PadToken::Eos || longest >= self.seq_len {
             return self;
         }
-        let rows = self.input_ids.chunks_exact(self.seq_len);
-        let input_ids = rows.flat_map(|row| &row[..longest]).copied().collect();
-        Self { seq_len: longest, input_ids, ..self }
+        for row in 1..self.rows {
+            let from = row * self.seq_len;
+            self.input_ids.copy_within(from..from + longest, row * longest);
+        }
+        self.input_ids.truncate(self.rows * longest);
+        self.seq_len = longest;
+        self
     }
 
     /// Number of ids that are not filling.
@@ -209,25 +200,11 @@ impl Batch {
         let cells = (0..self.rows).flat_map(|row| (0..self.seq_len).map(move |position| (row, position)));
         cells.map(|(row, position)| f32::from(yes(row, position))).collect()
     }
-
-    fn square_mask(&self, dropped: &[bool]) -> Vec<f32> {
-        let mut mask = vec![0.0; self.rows * self.seq_len * self.seq_len];
-        for (i, line) in mask.chunks_exact_mut(self.seq_len).enumerate() {
-            let (row, query) = (i / self.seq_len, i % self.seq_len);
-            let (cond, valid) = (self.cond_len[row], self.valid_len[row]);
-            let seen = match (query < cond, dropped[row]) {
-                (true, _) => 0..cond,
-                (false, true) => cond..valid,
-                (false, false) => 0..valid,
-            };
-            line[seen].fill(1.0);
-        }
-        mask
-    }
 }
 
-/// Whether the row at `position` of the global order of `epoch` has its label dropped: a coin with probability `prob` that depends
-/// on nothing but the arguments, so that resuming, or another number of ranks, changes no coin.
+/// Whether the row at `position` of the global order of `epoch` has its label dropped, with probability `prob`.
+///
+/// The result depends on the arguments alone, so that resuming a run, or another number of ranks, changes no decision.
 pub fn is_label_dropped(prob: f64, seed: u64, epoch: u64, position: u64) -> bool {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"elf label drop");

@@ -1,4 +1,4 @@
-//! One file of token ids, of either kind that a data set may consist of.
+//! One file of token ids, Parquet or Arrow.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::arrow_stream::{self, ArrowFile};
-use crate::carried::CarriedText;
 use crate::error::{Error, Result};
+use crate::example::CarriedText;
+use crate::row_group::RowGroup;
 use crate::shards::ShardMetadata;
-use crate::shards::reader::{RowGroup, ShardFile};
+use crate::shards::reader::ShardFile;
 
 /// An opened file of token ids.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(crate) enum DataFile {
 }
 
 impl DataFile {
-    /// Opens a file, whose kind follows from its first bytes.
+    /// Opens a file; its first bytes decide its kind.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut beginning = Vec::new();
         let file = File::open(path).map_err(Error::io("open the shard", path))?;
@@ -61,7 +62,7 @@ impl DataFile {
         }
     }
 
-    /// Whether rows are read from a mapping, so that nothing is gained by holding them in memory.
+    /// Whether rows are read from a memory mapping, which makes a copy in memory needless.
     pub(crate) fn is_mapped(&self) -> bool {
         matches!(self, DataFile::Arrow(_))
     }
@@ -89,7 +90,7 @@ impl DataFile {
         }
     }
 
-    /// What is carried along with rows `rows` of group `group`, the first of which is row `before` of the file.
+    /// Numbers and texts of rows `rows` of group `group`, which begins at row `before` of the file.
     pub(crate) fn carried(&self, group: usize, before: usize, rows: Range<usize>) -> Result<Vec<CarriedText>> {
         match self {
             DataFile::Parquet(shard) => shard.carried(group, rows),

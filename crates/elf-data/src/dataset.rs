@@ -1,37 +1,28 @@
-//! Random access to the rows of token data: shards, Arrow files, or rows made in memory.
+//! Random access to rows of token ids: shards, Arrow files, or rows made in memory.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use crate::carried::CarriedText;
 use crate::collate::CollateConfig;
+use crate::compact_rows::CompactRows;
 use crate::data_file::DataFile;
 use crate::error::{Error, Result};
 use crate::evaluation::EvaluationPair;
-use crate::shards::reader::RowGroup;
+use crate::example::{CarriedText, Example};
+use crate::group_cache::GroupCache;
+use crate::row_group::RowGroup;
 use crate::shards::{self, EosOptions, ShardMetadata};
 use crate::tokenizer::Tokenizer;
 
-/// One row: a target, and its condition where the shards have one. Lengths are as in the shard; collation cuts them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
-    /// Ids of the target.
-    pub input_ids: Vec<i32>,
-    /// Ids of the condition.
-    pub condition_ids: Option<Vec<i32>>,
-}
-
-/// How much memory a data set may take.
+/// Memory limits of a data set, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Shards whose ids take at most so many bytes (two per id for vocabularies up to 65,536, else four) are held in memory.
+    /// Shards whose ids need at most this many bytes (two per id for vocabularies up to 65,536, else four) are held in memory.
     pub memory_limit: u64,
-    /// Larger ones stay on disk, and so many bytes of recently used row groups are held.
+    /// Larger shards stay on disk; recently used row groups of up to this many bytes are held.
     pub cache: usize,
 }
 
@@ -41,18 +32,18 @@ impl Default for OpenOptions {
     }
 }
 
-/// Token shards, opened for access by row number.
+/// Token shards, opened for access by row number. Can be shared between threads.
 ///
-/// Opening reads the footers of all Parquet shards and, if the ids are few enough, the ids. Arrow files are mapped into memory, not
-/// read: opening them notes where their batches lie. It may be shared between threads.
+/// Opening reads the footers of all Parquet shards and, if they fit into the memory limit, the ids. Arrow files are mapped into
+/// memory: opening one notes where its batches lie and reads no row.
 #[derive(Debug)]
 pub struct Dataset {
-    // None for rows that were made in memory.
+    // Empty for rows made in memory.
     files: Vec<DataFile>,
     conditional: bool,
-    // Texts of rows that were made in memory.
+    // Texts of rows made in memory.
     carried: Vec<CarriedText>,
-    // Whether the files are small enough to be read as a whole when something about all rows must be known.
+    // Whether the files are small enough to be read completely for a check of all rows.
     small: bool,
     // All row groups in order, with the number of rows before each.
     groups: Vec<GroupAt>,
@@ -64,7 +55,7 @@ pub struct Dataset {
 #[derive(Clone, Copy, Debug)]
 struct GroupAt {
     rows_before: usize,
-    /// Rows before it in its own file.
+    /// Rows before the group in its own file.
     before_in_file: usize,
     file: usize,
     group: usize,
@@ -72,7 +63,7 @@ struct GroupAt {
 
 #[derive(Debug)]
 enum Store {
-    Memory { input: Compact, condition: Option<Compact> },
+    Memory { input: CompactRows, condition: Option<CompactRows> },
     Disk(Mutex<GroupCache>),
 }
 
@@ -87,7 +78,7 @@ impl Dataset {
         Self::open_with(paths, OpenOptions::default())
     }
 
-    /// [`open`](Self::open) with other limits of memory.
+    /// [`open`](Self::open) with other memory limits.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -127,8 +118,8 @@ impl Dataset {
         let carried = Vec::new();
         let mut dataset = Self { files, conditional, carried, small, groups, rows, vocab_size, store };
         if small && !mapped {
-            let mut input = Compact::default();
-            let mut condition = dataset.is_conditional().then(Compact::default);
+            let mut input = CompactRows::default();
+            let mut condition = dataset.is_conditional().then(CompactRows::default);
             dataset.for_each_group(|group| {
                 group.input.rows().for_each(|row| input.push(row));
                 if let (Some(to), Some(from)) = (&mut condition, &group.condition) {
@@ -140,18 +131,18 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// Pairs of texts as rows, held in memory: inputs become conditions, expected texts targets. `eos` should be that of the data
-    /// that was trained on.
+    /// Pairs of texts as rows held in memory: inputs become conditions, expected texts targets. `eos` should equal that of the
+    /// training data.
     ///
     /// # Errors
     /// If there are no pairs, or a text cannot be tokenised.
     pub fn from_pairs(pairs: Vec<EvaluationPair>, tokenizer: &Tokenizer, eos: EosOptions) -> Result<Self> {
         if pairs.is_empty() {
-            return Err(Error::Config("there are no pairs of texts to make rows of".to_owned()));
+            return Err(Error::Config("no pairs of texts were given: give at least one".to_owned()));
         }
         let eos_id = if eos.target || eos.condition { Some(tokenizer.eos_id()?) } else { None };
-        let compact = |texts: Vec<&str>, eos: bool| -> Result<Compact> {
-            let mut rows = Compact::default();
+        let compact = |texts: Vec<&str>, eos: bool| -> Result<CompactRows> {
+            let mut rows = CompactRows::default();
             for mut ids in tokenizer.encode_batch(&texts)? {
                 ids.extend(eos_id.filter(|_| eos));
                 rows.push(&ids);
@@ -178,10 +169,10 @@ impl Dataset {
         })
     }
 
-    /// Rows made by the caller, held in memory: targets alone, or each with a condition.
+    /// Rows made by the caller, held in memory: targets alone, or targets with conditions.
     ///
     /// # Errors
-    /// If there are no rows, or some have a condition and some have none.
+    /// If there are no rows, or only some of them have a condition.
     pub fn from_examples(examples: &[Example]) -> Result<Self> {
         let with_condition = examples.iter().filter(|e| e.condition_ids.is_some()).count();
         if examples.is_empty() || !(with_condition == 0 || with_condition == examples.len()) {
@@ -191,7 +182,7 @@ impl Dataset {
             )));
         }
         let compact = |rows: &mut dyn Iterator<Item = &Vec<i32>>| {
-            let mut all = Compact::default();
+            let mut all = CompactRows::default();
             rows.for_each(|ids| all.push(ids));
             all
         };
@@ -224,7 +215,7 @@ impl Dataset {
         self.conditional
     }
 
-    /// The first shard's metadata; its counts are that shard's. Shards of other tools have none.
+    /// The first shard's metadata, whose counts are of that shard alone. Shards of other tools have none.
     pub fn metadata(&self) -> Option<&ShardMetadata> {
         self.files.first().and_then(DataFile::metadata)
     }
@@ -234,8 +225,8 @@ impl Dataset {
         self.files.iter().map(DataFile::path)
     }
 
-    /// Checks that `tokenizer` is the one the shards were made with. Shards of other tools do not say; for them, ids are held
-    /// against the vocabulary's size, those on disk as they are read.
+    /// Checks that the shards were made with `tokenizer`. Shards of other tools have no fingerprint: their ids are compared with the
+    /// vocabulary's size, those on disk whenever they are read.
     ///
     /// # Errors
     /// [`Error::TokenizerMismatch`] or [`Error::IdOutOfRange`].
@@ -263,14 +254,14 @@ impl Dataset {
         }
         self.vocab_size = Some(vocab_size);
         if self.small && self.files.iter().any(DataFile::is_mapped) {
-            // Every id is checked as it is read; a wrong one should be found now, not hours later.
+            // Every id is checked as it is read; this reports a wrong one now, not hours later.
             self.for_each_group(drop)?;
         }
         Ok(())
     }
 
-    /// Which columns end in EOS: what the shards say of themselves; data of other tools, which does not say, is asked by its first
-    /// rows, most of which must end so: a row that was cut to a length has lost its EOS, and no other row ends in one.
+    /// Which columns end in EOS, by the shards' metadata. Shards of other tools have none: there, most of the first 64 rows must end
+    /// in EOS. (Rows that were cut to a length have lost theirs.)
     ///
     /// # Errors
     /// If the tokenizer has no EOS, or a row cannot be read.
@@ -302,8 +293,8 @@ impl Dataset {
         (self.files[at.file].path().to_owned(), at.before_in_file + (row - at.rows_before))
     }
 
-    /// What the data carries along with rows `rows`. It is read from the files, those of a Parquet shard a row group at a time:
-    /// for evaluation, not for every step of training.
+    /// Numbers and texts of `rows`. They are read from the files on every call, from a Parquet shard one row group at a time: meant
+    /// for evaluation, not for every training step.
     ///
     /// # Errors
     /// If there are no such rows, or they cannot be read.
@@ -356,7 +347,7 @@ impl Dataset {
         }
     }
 
-    /// Many rows, in the order asked for; row groups that must be read from disk are read on all cores.
+    /// Many rows, in the given order. Row groups on disk are read on all cores.
     ///
     /// # Errors
     /// As [`example`](Self::example).
@@ -367,11 +358,11 @@ impl Dataset {
         }
     }
 
-    /// Tokens of each row as `config` cuts it, condition included and filling not: what [`Batch::valid_len`](crate::Batch::valid_len) will
-    /// say. Reads all rows once.
+    /// Each row's number of tokens after `config` has cut it, condition included and filling excluded: its later
+    /// [`Batch::valid_len`](crate::Batch::valid_len). Reads all rows once.
     ///
     /// # Errors
-    /// If conditions are wanted and there are none, or a row cannot be read.
+    /// If `max_input_length` is set and there are no conditions, or a row cannot be read.
     pub fn lengths(&self, config: CollateConfig) -> Result<Vec<u32>> {
         if config.max_input_length.is_some() && !self.conditional {
             return Err(Error::NoCondition);
@@ -403,12 +394,12 @@ impl Dataset {
         Ok(())
     }
 
-    /// The row group that holds `row`. Empty groups are passed over: of several that begin at the same row the last one holds it.
+    /// The row group that holds `row`. Of several groups that begin at the same row, all but the last are empty.
     fn locate(&self, row: usize) -> GroupAt {
         self.groups[self.groups.partition_point(|at| at.rows_before <= row) - 1]
     }
 
-    /// Every id is below it.
+    /// The vocabulary's size, or else the largest possible one. Every id is below it.
     fn bound(&self) -> usize {
         self.vocab_size.unwrap_or(i32::MAX as usize)
     }
@@ -418,12 +409,12 @@ impl Dataset {
     }
 
     fn group(&self, at: GroupAt, cache: &Mutex<GroupCache>) -> Result<Arc<RowGroup>> {
-        // A thread that panicked while it held the lock left a cache that is at worst incomplete.
+        // A thread that panicked with the lock left a cache that is at worst incomplete.
         let lock = || cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(group) = lock().get((at.file, at.group)) {
             return Ok(group);
         }
-        // Decoded without the lock: now and then two threads decode the same group, but none waits for another.
+        // Decoded without the lock: two threads may decode the same group, but none waits for another.
         let group = Arc::new(self.read(at)?);
         lock().insert((at.file, at.group), group.clone());
         Ok(group)
@@ -438,109 +429,5 @@ fn difference(first: &DataFile, other: &DataFile) -> Option<&'static str> {
         (Some(a), Some(b)) => a.difference(b),
         (None, None) => None,
         _ => Some("only one of them was written by `elf data prepare`"),
-    }
-}
-
-/// Rows of ids in one vector, two bytes per id as long as all fit.
-#[derive(Debug)]
-struct Compact {
-    ids: CompactIds,
-    ends: Vec<u64>,
-}
-
-#[derive(Debug)]
-enum CompactIds {
-    U16(Vec<u16>),
-    I32(Vec<i32>),
-}
-
-impl Default for Compact {
-    fn default() -> Self {
-        Self { ids: CompactIds::U16(Vec::new()), ends: Vec::new() }
-    }
-}
-
-impl Compact {
-    fn push(&mut self, row: &[i32]) {
-        if let CompactIds::U16(ids) = &mut self.ids {
-            if row.iter().all(|&id| u16::try_from(id).is_ok()) {
-                ids.extend(row.iter().map(|&id| id as u16));
-            } else {
-                self.ids = CompactIds::I32(ids.iter().map(|&id| i32::from(id)).collect());
-            }
-        }
-        let len = match &mut self.ids {
-            CompactIds::U16(ids) => ids.len(),
-            CompactIds::I32(ids) => {
-                ids.extend_from_slice(row);
-                ids.len()
-            }
-        };
-        self.ends.push(len as u64);
-    }
-
-    fn range(&self, row: usize) -> Range<usize> {
-        let begin = if row == 0 { 0 } else { self.ends[row - 1] as usize };
-        begin..self.ends[row] as usize
-    }
-
-    fn len_of(&self, row: usize) -> usize {
-        self.range(row).len()
-    }
-
-    fn row(&self, row: usize) -> Vec<i32> {
-        let range = self.range(row);
-        match &self.ids {
-            CompactIds::U16(ids) => ids[range].iter().map(|&id| i32::from(id)).collect(),
-            CompactIds::I32(ids) => ids[range].to_vec(),
-        }
-    }
-
-    /// Row and id of the first id that is `bound` or more.
-    fn first_at_least(&self, bound: usize) -> Option<(usize, i64)> {
-        let found = match &self.ids {
-            CompactIds::U16(ids) => {
-                ids.iter().position(|&id| usize::from(id) >= bound).map(|at| (at, i64::from(ids[at])))
-            }
-            CompactIds::I32(ids) => ids.iter().position(|&id| id as usize >= bound).map(|at| (at, i64::from(ids[at]))),
-        };
-        found.map(|(at, id)| (self.ends.partition_point(|&end| end <= at as u64), id))
-    }
-}
-
-/// The most recently used row groups, up to a number of bytes.
-#[derive(Debug)]
-struct GroupCache {
-    limit: usize,
-    bytes: usize,
-    clock: u64,
-    held: HashMap<(usize, usize), (Arc<RowGroup>, u64)>,
-}
-
-impl GroupCache {
-    fn new(limit: usize) -> Self {
-        Self { limit, bytes: 0, clock: 0, held: HashMap::new() }
-    }
-
-    fn get(&mut self, key: (usize, usize)) -> Option<Arc<RowGroup>> {
-        self.clock += 1;
-        let (group, used) = self.held.get_mut(&key)?;
-        *used = self.clock;
-        Some(group.clone())
-    }
-
-    fn insert(&mut self, key: (usize, usize), group: Arc<RowGroup>) {
-        self.clock += 1;
-        self.bytes += group.bytes();
-        if let Some((replaced, _)) = self.held.insert(key, (group, self.clock)) {
-            self.bytes -= replaced.bytes();
-        }
-        // A linear search for the oldest is cheap beside the decoding that led here.
-        while self.bytes > self.limit {
-            let Some(oldest) = self.held.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key) else { break };
-            if let Some((gone, _)) = self.held.remove(&oldest) {
-                self.bytes -= gone.bytes();
-            }
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that can go wrong between a text file and a batch, each with its remedy.
+//! Errors between a text file and a batch, each with its remedy.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub enum Error {
     /// A file could not be opened, read or written.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
-        /// What was tried, as a verb: "open", "write".
+        /// The attempted action, a verb: "open", "write".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -22,35 +22,37 @@ pub enum Error {
     /// No file of a wanted kind was found.
     #[error("no {what} in `{}`: {remedy}", path.display())]
     NothingFound {
-        /// What was looked for.
+        /// The kind of file that was searched for.
         what: &'static str,
-        /// Where.
+        /// The file or folder that was searched.
         path: PathBuf,
-        /// What to do.
+        /// How to mend it.
         remedy: String,
     },
     /// A tokenizer file is not a tokenizer.
     #[error("`{origin}` is not a usable tokenizer.json: {reason}")]
     Tokenizer {
-        /// The file, or "memory".
+        /// The file, or "in memory".
         origin: String,
-        /// What the tokenizer library said.
+        /// The tokenizer library's reason.
         reason: String,
     },
     /// A tokenizer lacks a special token that was asked for.
-    #[error("the tokenizer {origin} has no {token} token: use one trained by `elf tokenizer train`, or T5's")]
+    #[error(
+        "the tokenizer {origin} has no {} token: use one trained by `elf tokenizer train`, T5's or BERT's", names.join(" or ")
+    )]
     MissingToken {
         /// Where the tokenizer came from.
         origin: String,
-        /// The token's text.
-        token: &'static str,
+        /// The token's possible texts.
+        names: [&'static str; 2],
     },
     /// A text could not be encoded, or ids not decoded.
     #[error("the tokenizer cannot {action}: {reason}")]
     Tokenize {
         /// "encode a text" or "decode ids".
         action: &'static str,
-        /// What the tokenizer library said.
+        /// The tokenizer library's reason.
         reason: String,
     },
     /// Training a tokenizer failed.
@@ -63,12 +65,12 @@ pub enum Error {
         path: PathBuf,
         /// The column that was asked for.
         column: String,
-        /// The columns that are there.
+        /// The columns of the file.
         present: String,
-        /// The nearest name, if there is one.
+        /// A question about the most similar name, or nothing.
         hint: String,
     },
-    /// A column holds something other than what is needed.
+    /// A column has the wrong type.
     #[error("column `{column}` of `{}` holds {found}, not {wanted}", path.display())]
     WrongType {
         /// The file.
@@ -80,24 +82,37 @@ pub enum Error {
         /// The type needed.
         wanted: &'static str,
     },
-    /// A data file breaks off or is damaged.
+    /// A data file is truncated or damaged.
     #[error("`{}` is truncated or damaged ({reason}): {remedy}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the reader said.
+        /// The reader's reason.
         reason: String,
-        /// How to get a sound file.
+        /// How to get an intact file.
         remedy: &'static str,
     },
-    /// A line or row of a text file cannot be used.
+    /// A file uses a feature of its format that is not read here.
+    #[error("`{}` cannot be read: {feature}; {remedy}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The feature.
+        feature: String,
+        /// How to get a file without it.
+        remedy: &'static str,
+    },
+    /// The lines of a text file cannot be read.
+    #[error(transparent)]
+    Lines(#[from] elf_files::lines::LineError),
+    /// A line or row of a file cannot be used.
     #[error("`{}`, {place}: {reason}", path.display())]
     BadRecord {
         /// The file.
         path: PathBuf,
         /// "line 7" or "row 7", counted from 1.
         place: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// A setting is out of range or contradicts another.
@@ -108,25 +123,25 @@ pub enum Error {
     OtherParameters {
         /// The folder.
         path: PathBuf,
-        /// What differs.
+        /// The parameters that differ.
         difference: String,
     },
-    /// The caller stopped a preparation; what was finished stays.
+    /// The caller stopped a preparation. Finished shards stay.
     #[error("stopped after {shards} finished shards in `{}`: run the same command again to go on", path.display())]
     Interrupted {
         /// The folder.
         path: PathBuf,
-        /// Shards that are finished and will be kept.
+        /// Number of finished shards.
         shards: usize,
     },
-    /// Shards do not belong to this tokenizer.
+    /// Shards were made with another tokenizer.
     #[error("`{}` was prepared with another tokenizer (fingerprint {shards}, yours is {tokenizer}): use the tokenizer it was made with, or prepare the text again", path.display())]
     TokenizerMismatch {
         /// The shard folder.
         path: PathBuf,
         /// Fingerprint in the shards, shortened.
         shards: String,
-        /// Fingerprint of the tokenizer at hand, shortened.
+        /// Fingerprint of the given tokenizer, shortened.
         tokenizer: String,
     },
     /// Shards of one folder contradict one another.
@@ -136,10 +151,10 @@ pub enum Error {
         first: PathBuf,
         /// The other.
         second: PathBuf,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
-    /// A row holds an id that the vocabulary lacks.
+    /// A row holds an id outside the vocabulary.
     #[error("`{}`, row {row}: token id {id} is outside the vocabulary of {vocab_size}: the shards belong to another tokenizer or are damaged", path.display())]
     IdOutOfRange {
         /// The shard.
@@ -152,14 +167,14 @@ pub enum Error {
         vocab_size: usize,
     },
     /// A row number beyond the end.
-    #[error("row {row} was asked for, but there are {rows} rows")]
+    #[error("row {row} does not exist: there are {rows} rows, counted from 0")]
     RowOutOfRange {
-        /// The row asked for.
+        /// The requested row.
         row: usize,
-        /// The rows there are.
+        /// The number of rows.
         rows: usize,
     },
-    /// An example lacks a condition although one is needed.
+    /// An example lacks the condition that `max_input_length` requires.
     #[error(
         "max_input_length is set, so every example needs a condition, but the data has no `condition_input_ids`: prepare it with a condition column, or unset max_input_length"
     )]
@@ -171,10 +186,10 @@ pub enum Error {
         epoch: u64,
         /// The cursor's position.
         position: u64,
-        /// Why not.
+        /// Why the run cannot continue there.
         reason: String,
     },
-    /// The loading thread is gone.
+    /// The loading thread has ended.
     #[error("the data loader stopped unexpectedly; its thread ended without reporting an error")]
     LoaderGone,
 }

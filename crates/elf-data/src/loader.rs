@@ -11,10 +11,10 @@ use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::order::{Cursor, Order};
 
-/// How a loader works.
+/// Settings of a loader.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderConfig {
-    /// Batches held ready.
+    /// Number of batches made ahead.
     pub prefetch: usize,
     /// Probability with which a row's label is dropped; see [`Batch::label_drop`].
     pub label_drop_prob: f64,
@@ -26,22 +26,22 @@ impl Default for LoaderConfig {
     }
 }
 
-/// A batch, and where the data goes on after it.
+/// A batch, and the place in the data after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// The batch.
     pub batch: Batch,
-    /// The cursor to store once this batch has been used.
+    /// The cursor to store after this batch has been used.
     pub after: Cursor,
 }
 
 /// An endless stream of this rank's batches, made on a thread of its own.
 ///
-/// It goes on from epoch to epoch for as long as it is asked. An error comes out in its place in the stream and ends it.
-/// Dropping the loader ends the thread and waits for it.
+/// The stream continues from epoch to epoch. An error appears at its place in the stream and ends it. Dropping the loader ends the
+/// thread and waits for it.
 #[derive(Debug)]
 pub struct Loader {
-    // Gone once the loader is being dropped, which tells the thread to end.
+    // `None` while the loader is being dropped: a closed channel ends the thread.
     receiver: Option<Receiver<Result<Loaded>>>,
     thread: Option<JoinHandle<()>>,
     waited: Duration,
@@ -52,7 +52,7 @@ impl Loader {
     /// Starts loading at `from`.
     ///
     /// # Errors
-    /// If `order` is for another number of rows, `from` is no place where a batch can begin, or a setting is out of range.
+    /// If `order` is for another number of rows, no batch begins at `from`, or a setting is out of range.
     pub fn start(
         dataset: Arc<Dataset>,
         collator: Collator,
@@ -99,8 +99,8 @@ impl Loader {
         result
     }
 
-    /// How long [`next_batch`](Self::next_batch) has made its callers wait, in total. Its share of the running time says whether
-    /// data is the bottleneck.
+    /// Total time that callers waited in [`next_batch`](Self::next_batch). Its share of the running time shows whether data is the
+    /// bottleneck.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -118,7 +118,7 @@ impl Drop for Loader {
     fn drop(&mut self) {
         drop(self.receiver.take());
         if let Some(thread) = self.thread.take() {
-            // A panic there has already shown itself as a stream that ended.
+            // A panic of the thread was already reported: the stream ended with `LoaderGone`.
             let _ = thread.join();
         }
     }

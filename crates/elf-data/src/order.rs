@@ -1,12 +1,13 @@
-//! Which row comes when, for every rank.
+//! The order of rows in every epoch, and each rank's share of it.
 //!
-//! There is one global order per epoch. It depends on the seed, the epoch and the number of rows, never on how many ranks there
-//! are. An optimiser step takes the next `global_batch` rows of it; within each micro-batch rank r takes the positions r, r + world,
-//! r + 2 world and so on. So a run may go on with another number of ranks and every step still sees the same rows.
-//! What is left at an epoch's end and does not fill a global batch is dropped; as every epoch is shuffled anew, those are other
-//! rows each time.
+//! There is one global order per epoch. It depends on the seed, the epoch and the number of rows, not on the number of
+//! ranks. An optimiser step takes the next `global_batch` rows of it; within each micro-batch, rank r takes the positions
+//! r, r + world, r + 2 world and so on. A run may therefore continue with another number of ranks, and every step still
+//! sees the same rows. The rows at an epoch's end that do not fill a global batch are dropped; every epoch is shuffled anew
+//! and drops other rows.
 //!
-//! Rows of like or equal length may be put into the same batch ([`Order::grouped_by_length`]), for those who cut batches to their longest row.
+//! [`Order::grouped_by_length`] puts rows of similar or equal length into the same batch, for trainings that cut batches to
+//! their longest row.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What decides the global order.
+/// Settings of the global order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderConfig {
@@ -24,63 +25,64 @@ pub struct OrderConfig {
     pub seed: u64,
     /// Rows of the data set; fewer than 2^32.
     pub rows: usize,
-    /// Rows of one optimiser step, over all ranks and all accumulation steps.
+    /// Rows of one optimiser step, summed over all ranks and accumulation steps.
     pub global_batch: usize,
 }
 
-/// A rank's part of the order.
+/// A rank's share of the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// This rank, from 0.
     pub rank: usize,
     /// Number of ranks.
     pub world: usize,
-    /// Rows that a rank processes at once. `global_batch / (world * micro_batch)` such batches make one optimiser step.
+    /// Rows that a rank processes at once. Each rank processes `global_batch / (world * micro_batch)` micro-batches per
+    /// optimiser step.
     pub micro_batch: usize,
 }
 
 impl Share {
-    /// The share of a process that works alone.
+    /// The share of the only process.
     pub fn alone(micro_batch: usize) -> Self {
         Self { rank: 0, world: 1, micro_batch }
     }
 }
 
-/// A place in the global order: the next row to come. Store it in a checkpoint and give it to [`Order`] again.
+/// A place in the global order: the next row. Checkpoints store it, and [`Order::next`] continues from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
     /// The epoch, from 0.
     pub epoch: u64,
-    /// Rows of this epoch's global order that are done, over all ranks.
+    /// Rows of this epoch's global order that were used, over all ranks.
     pub position: u64,
 }
 
 /// The global order of one epoch: row numbers, 4 bytes each.
 pub type EpochOrder = Arc<[u32]>;
 
-/// A rank's way through the data.
+/// The rows of one rank, micro-batch by micro-batch.
 #[derive(Clone, Debug)]
 pub struct Order {
     config: OrderConfig,
     share: Share,
-    // The permutation of one epoch, 4 bytes per row (40 MB for ten million), so that each is computed once.
+    // The permutation of the current epoch, 4 bytes per row (40 MB for ten million rows), kept so that it is computed once.
     current: Option<(u64, EpochOrder)>,
     grouping: Option<(Grouping, Arc<[u32]>)>,
 }
 
-/// How alike the lengths of a batch's rows are.
+/// The similarity of the lengths of a batch's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grouping {
-    /// Similar: the rows of every 64 batches are sorted by length. Which rows share a batch is mostly chance.
+    /// Similar: the rows of every 64 batches are sorted by length. The composition of batches is mostly random.
     Similar,
-    /// Equal, but for one batch at each change of length: the rows of the whole epoch are sorted by length.
+    /// Equal, except for one batch at each change of length: the rows of the whole epoch are sorted by length.
     Equal,
 }
 
-/// Global batches whose rows are sorted by length among one another: many enough that rows of a batch are of like length, few enough
-/// that what is in a batch with what is left to chance.
+/// Number of global batches whose rows are sorted by length together: enough for rows of similar length in each batch, few
+/// enough to leave the composition of batches mostly to chance.
 const GROUPED_BATCHES: usize = 64;
 
 impl Order {
@@ -120,7 +122,7 @@ impl Order {
     /// length, and then the global batches are shuffled. Each epoch still takes the same rows, each once.
     ///
     /// # Errors
-    /// If `lengths` is not of as many rows.
+    /// If `lengths` does not have one length per row.
     pub fn grouped_by_length(self, grouping: Grouping, lengths: Arc<[u32]>) -> Result<Self> {
         if lengths.len() != self.config.rows {
             return Err(Error::Config(format!(
@@ -137,7 +139,7 @@ impl Order {
         self.config
     }
 
-    /// The rank's part.
+    /// The rank's share.
     pub fn share(&self) -> Share {
         self.share
     }
@@ -147,7 +149,7 @@ impl Order {
         (self.config.rows / self.config.global_batch) as u64
     }
 
-    /// Micro-batches of this rank per optimiser step.
+    /// Micro-batches of each rank per optimiser step.
     pub fn micro_batches_per_step(&self) -> usize {
         self.config.global_batch / self.rows_at_once()
     }
@@ -158,7 +160,8 @@ impl Order {
         Cursor { epoch: step / steps, position: step % steps * self.config.global_batch as u64 }
     }
 
-    /// The global order of `epoch`: a permutation of all rows, the same for every rank. The last `rows % global_batch` are dropped.
+    /// The global order of `epoch`: a permutation of all rows, the same on every rank. The last `rows % global_batch` are
+    /// not used.
     pub fn epoch_order(&mut self, epoch: u64) -> EpochOrder {
         match &self.current {
             Some((of, order)) if *of == epoch => order.clone(),
@@ -180,10 +183,10 @@ impl Order {
         }
     }
 
-    /// This rank's next micro-batch: `(position in the global order, row)` for each of its rows, and the cursor after it.
+    /// This rank's next micro-batch: `(position in the global order, row)` of each of its rows, and the cursor after it.
     ///
     /// # Errors
-    /// If `at` is not a place where a micro-batch can begin.
+    /// If no micro-batch begins at `at`.
     pub fn next(&mut self, at: Cursor) -> Result<(Vec<(u64, usize)>, Cursor)> {
         let used = self.steps_per_epoch() * self.config.global_batch as u64;
         let at_once = self.rows_at_once() as u64;
@@ -213,15 +216,15 @@ impl Order {
     }
 }
 
-/// Fisher-Yates on ChaCha8. Written out here rather than taken from a library, because a library may change its way between
-/// versions, and a checkpoint must go on with the same order after an update.
+/// A Fisher-Yates shuffle with ChaCha8. Written out here rather than taken from a library: libraries change their shuffles
+/// between versions, and a checkpoint must continue with the same order after an update.
 fn permutation(seed: u64, epoch: u64, rows: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..rows as u32).collect();
     shuffle(&mut order, &mut generator(seed, epoch, Purpose::Rows));
     order
 }
 
-/// What is shuffled; each has random numbers of its own.
+/// What is shuffled. Each purpose has its own stream of random numbers.
 #[derive(Clone, Copy)]
 enum Purpose {
     Rows = 0,

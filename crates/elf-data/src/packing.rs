@@ -1,4 +1,4 @@
-//! How documents become rows.
+//! Joining documents to rows of equal length.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,17 +13,15 @@ pub enum Packing {
     None,
     /// Documents are joined, each with its EOS, and cut to rows of `max_length` tokens.
     ///
-    /// Nothing is lost: the last row of each shard may be shorter, and collation pads it. With the default of 50,000 documents to
-    /// a shard that is one short row in many thousands.
+    /// No token is lost: the last row of each shard may be shorter, and collation pads it. With the default of 50,000 documents per
+    /// shard, one row in many thousands is short.
     Concat {
         /// Tokens per row.
         max_length: usize,
     },
 }
 
-/// Joins documents to rows, one shard's worth.
-///
-/// Law: all rows one after another are all documents one after another.
+/// Joins the documents of one shard to rows. The rows, concatenated, equal the documents, concatenated.
 #[derive(Debug)]
 pub struct Packer {
     packing: Packing,
@@ -31,10 +29,10 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// A packer without open row.
+    /// A packer without an unfinished row.
     ///
     /// # Errors
-    /// If rows of length 0 are asked for.
+    /// If rows of length 0 are requested.
     pub fn new(packing: Packing) -> Result<Self> {
         if packing == (Packing::Concat { max_length: 0 }) {
             return Err(Error::Config("packing to rows of max_length 0 is impossible: choose 1 or more".to_owned()));
@@ -42,7 +40,7 @@ impl Packer {
         Ok(Self { packing, open: Vec::new() })
     }
 
-    /// Takes a document's ids (its EOS, if any, already there) and hands the rows it completes to `emit`.
+    /// Adds a document's ids (with its EOS, if it has one) and passes the rows that it completes to `emit`.
     ///
     /// # Errors
     /// Those of `emit`.
@@ -59,7 +57,7 @@ impl Packer {
         }
     }
 
-    /// The last, shorter row, if one is open.
+    /// The last, shorter row, if there is one.
     pub fn finish(self) -> Option<Vec<i32>> {
         (!self.open.is_empty()).then_some(self.open)
     }

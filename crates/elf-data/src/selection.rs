@@ -1,8 +1,8 @@
-//! Some texts of a corpus, by rules that can be told: the first paragraph or sentence only, no text twice, few that differ in one word,
-//! none that is too long.
+//! Selecting rows of a corpus by explicit rules: the first paragraph or sentence only, no repeated texts, few near duplicates, no
+//! long texts.
 //!
-//! The result is a JSON Lines file, with the source's column names unless others are given. Token shards, references of metrics and the training texts
-//! that novelty is held against can then all be made from one and the same file.
+//! The result is a file of JSON lines with the source's column names, unless new names are given. Token shards, the references of
+//! metrics, and the training texts that novelty is measured against can then all be made from the same file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufWriter, Write};
@@ -17,35 +17,35 @@ use crate::error::{Error, Result};
 use crate::source::{Source, TextRow};
 use crate::tokenizer::Tokenizer;
 
-/// Rows are looked at in groups of this many, on all cores.
+/// Number of rows that are judged together, on all cores.
 const ROWS_PER_GROUP: usize = 4096;
 
-/// Texts of fewer words have too little in common with others that differ in one word.
+/// Fewest words of a text that can be a near duplicate: two shorter texts that differ in one word have little in common.
 const LEAST_WORDS_OF_A_FAMILY: usize = 4;
 
-/// Which rows of a source are taken, and what of them. All columns named here must be columns of the source.
+/// Which rows of a source are kept, and which part of their texts. All columns named here must be columns of the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SelectionConfig {
     /// Columns of which only the text up to the first line break is kept.
     pub first_paragraph: BTreeSet<String>,
-    /// Columns of which only the first sentence is kept, as Unicode Standard Annex 29 tells sentences. A row is left out if its
-    /// text, or the first line of it, ends before a sentence does: headings, beginnings of lists.
+    /// Columns of which only the first sentence is kept (sentences by Unicode Standard Annex 29). A row is left out if its text, or
+    /// the first line of it, ends without an end mark: headings, beginnings of lists.
     pub first_sentence: BTreeSet<String>,
-    /// The most tokens that a column's text may have; longer texts are left out with their rows, not cut.
+    /// Most tokens of a column's text; rows with longer texts are left out, not cut.
     pub max_tokens: BTreeMap<String, usize>,
-    /// A row is left out if an earlier one has the same text in all these columns. Empty: rows may repeat.
+    /// A row is left out if an earlier row has the same text in all these columns. Empty: rows may repeat.
     pub unique: BTreeSet<String>,
-    /// The most texts of a column that are the same but for one word, in the same place; later ones are left out with their rows. Texts
-    /// of fewer than four words always stay. Takes some 50 bytes of memory for each word of the texts that stay.
+    /// Most texts of a column that are equal except for one word at the same place; rows with further such texts are left out. Texts
+    /// of fewer than four words always stay. Needs about 50 bytes of memory per word of the texts that stay.
     pub near_duplicates: BTreeMap<String, usize>,
-    /// Of the rows that are left, only every n-th is taken. 0 and 1 take all.
+    /// Only every n-th of the remaining rows is kept; 0 and 1 keep all.
     pub every_nth: usize,
-    /// New names of columns; the others keep theirs.
+    /// New names of columns; columns without one keep theirs.
     pub renamed: BTreeMap<String, String>,
 }
 
-/// Texts that a column must not have: those of another split, so that nothing is tested on that was learned.
+/// Texts that must not appear in a column: those of another split, so that test texts are never trained on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excluded {
     texts: BTreeMap<String, HashSet<blake3::Hash>>,
@@ -71,7 +71,7 @@ impl Excluded {
     }
 }
 
-/// What a selection took and left out.
+/// Numbers of rows that a selection kept and left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SelectionReport {
     /// Rows of the source.
@@ -82,11 +82,11 @@ pub struct SelectionReport {
     pub no_sentence: u64,
     /// Rows left out because a text was too long.
     pub too_long: u64,
-    /// Rows left out because an earlier one was the same.
+    /// Rows left out because an earlier row was equal.
     pub repeated: u64,
-    /// Rows left out because as many earlier texts as are allowed are the same but for one word.
+    /// Rows left out because enough earlier texts were equal except for one word.
     pub near_duplicates: u64,
-    /// Rows left out because another split has a text of theirs.
+    /// Rows left out because another split has one of their texts.
     pub excluded: u64,
     /// Rows written.
     pub written: u64,
@@ -107,7 +107,7 @@ impl SelectionConfig {
             }
         }
         if let Some((column, _)) = self.near_duplicates.iter().find(|(_, most)| **most == 0) {
-            return Err(Error::Config(format!("of the near duplicates in `{column}` at least 1 has to stay")));
+            return Err(Error::Config(format!("the limit of near duplicates in `{column}` is 0: choose at least 1")));
         }
         if !self.max_tokens.is_empty() && tokenizer.is_none() {
             return Err(Error::Config("a limit in tokens needs a tokenizer".to_owned()));
@@ -115,7 +115,7 @@ impl SelectionConfig {
         Ok(())
     }
 
-    /// The row as it would be written, or the reason why it is left out.
+    /// Applies the rules that concern the row alone: the row as it would be written, or the reason why it is left out.
     fn judge(&self, row: TextRow, columns: &[String], tokenizer: Option<&Tokenizer>) -> Result<Judged> {
         let mut kept = Candidate { texts: Vec::with_capacity(row.len()), families: Vec::new() };
         for (text, column) in row.into_iter().zip(columns) {
@@ -146,10 +146,10 @@ impl SelectionConfig {
     }
 }
 
-/// The sentence that `text` begins with; none if it has no end mark.
+/// The first sentence of `text`; `None` if it has no end mark.
 fn first_sentence(text: &str) -> Option<&str> {
     let sentence = text.split_sentence_bounds().next()?.trim_end();
-    // What may close a quotation or a bracket may stand behind the mark.
+    // Quotation marks and brackets may follow the end mark.
     sentence
         .trim_end_matches(['"', '\'', ')', ']', '”', '’', '»'])
         .ends_with(['.', '!', '?', '…', '。'])
@@ -170,18 +170,18 @@ struct Candidate {
     families: Vec<Family>,
 }
 
-/// What a text may be a near duplicate of.
+/// The forms of a text: see [`Families`].
 struct Family {
     forms: Vec<blake3::Hash>,
-    /// The most texts of a form that stay.
+    /// Most texts of one form that stay.
     most: usize,
 }
 
-/// Writes the selected rows of `source` to `output` as JSON Lines, in the source's order.
+/// Writes the selected rows of `source` to `output` as JSON lines, in the source's order.
 ///
 /// # Errors
-/// If a rule names a column that is not read, a limit is given without a tokenizer, a text cannot be read or encoded, nothing is
-/// left, or the file cannot be written. An unfinished file is never left under the name of `output`.
+/// If a rule names a column that is not read, a limit is given without a tokenizer, a text cannot be read or encoded, no row is
+/// left, or the file cannot be written. An unfinished file never gets the name `output`.
 pub fn select(
     source: &Source,
     config: &SelectionConfig,
@@ -195,79 +195,98 @@ pub fn select(
     if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
         return Err(Error::Config("two columns would have the same name".to_owned()));
     }
-    let mut report = SelectionReport::default();
-    let mut seen: HashSet<blake3::Hash> = HashSet::new();
-    let mut families = Families::default();
-    let mut left = 0u64;
+    let mut filter = Filter::new(config, columns, excluded);
     let mut file = elf_files::begin(output).map_err(Error::io("write", output))?;
-    {
-        let mut writer = BufWriter::new(file.as_file_mut());
-        let mut rows = source.rows();
-        loop {
-            let group = rows.by_ref().take(ROWS_PER_GROUP).collect::<Result<Vec<_>>>()?;
-            if group.is_empty() {
-                break;
-            }
-            report.read += group.len() as u64;
-            let judged: Vec<Judged> =
-                group.into_par_iter().map(|row| config.judge(row, columns, tokenizer)).collect::<Result<_>>()?;
-            for judged in judged {
-                let Candidate { texts: row, families: its_families } = match judged {
-                    Judged::Empty => {
-                        report.empty += 1;
-                        continue;
-                    }
-                    Judged::NoSentence => {
-                        report.no_sentence += 1;
-                        continue;
-                    }
-                    Judged::TooLong => {
-                        report.too_long += 1;
-                        continue;
-                    }
-                    Judged::Kept(candidate) => candidate,
-                };
-                if excluded.has(&row, columns) {
-                    report.excluded += 1;
-                    continue;
-                }
-                if !config.unique.is_empty() && !seen.insert(fingerprint(&row, columns, &config.unique)) {
-                    report.repeated += 1;
-                    continue;
-                }
-                if !families.take(its_families) {
-                    report.near_duplicates += 1;
-                    continue;
-                }
-                left += 1;
-                if (left - 1).is_multiple_of(config.every_nth.max(1) as u64) {
-                    let line: Map<String, Value> =
-                        names.iter().map(|&name| name.clone()).zip(row.into_iter().map(Value::from)).collect();
-                    writeln!(writer, "{}", Value::Object(line)).map_err(Error::io("write", output))?;
-                    report.written += 1;
-                }
-            }
+    let mut writer = BufWriter::new(file.as_file_mut());
+    let mut rows = source.rows();
+    loop {
+        let group = rows.by_ref().take(ROWS_PER_GROUP).collect::<Result<Vec<_>>>()?;
+        if group.is_empty() {
+            break;
         }
-        writer.flush().map_err(Error::io("write", output))?;
+        let judged: Vec<Judged> =
+            group.into_par_iter().map(|row| config.judge(row, columns, tokenizer)).collect::<Result<_>>()?;
+        for row in judged.into_iter().filter_map(|judged| filter.take(judged)) {
+            let line: Map<String, Value> =
+                names.iter().map(|&name| name.clone()).zip(row.into_iter().map(Value::from)).collect();
+            writeln!(writer, "{}", Value::Object(line)).map_err(Error::io("write", output))?;
+        }
     }
+    writer.flush().map_err(Error::io("write", output))?;
+    drop(writer);
+    let report = filter.report;
     if report.written == 0 {
-        return Err(Error::Config(format!(
-            "nothing is left of {} rows: {} were empty, {} without a whole sentence, {} too long, {} repeated, {} near duplicates, \
-             {} in another split",
-            report.read,
-            report.empty,
-            report.no_sentence,
-            report.too_long,
-            report.repeated,
-            report.near_duplicates,
-            report.excluded
-        )));
+        return Err(nothing_left(&report));
     }
     elf_files::finish(file, output).map_err(Error::io("write", output))?;
     Ok(report)
 }
 
-/// The same for two rows exactly if all columns in `of` are.
+fn nothing_left(report: &SelectionReport) -> Error {
+    Error::Config(format!(
+        "nothing is left of {} rows: {} were empty, {} without a whole sentence, {} too long, {} repeated, {} near duplicates, \
+         {} in another split",
+        report.read,
+        report.empty,
+        report.no_sentence,
+        report.too_long,
+        report.repeated,
+        report.near_duplicates,
+        report.excluded
+    ))
+}
+
+/// The rules that compare a row with other rows, applied in the source's order.
+struct Filter<'a> {
+    config: &'a SelectionConfig,
+    columns: &'a [String],
+    excluded: &'a Excluded,
+    seen: HashSet<blake3::Hash>,
+    families: Families,
+    /// Rows that passed all rules, before `every_nth` is applied.
+    passed: u64,
+    report: SelectionReport,
+}
+
+impl<'a> Filter<'a> {
+    fn new(config: &'a SelectionConfig, columns: &'a [String], excluded: &'a Excluded) -> Self {
+        let (seen, families) = (HashSet::new(), Families::default());
+        Self { config, columns, excluded, seen, families, passed: 0, report: SelectionReport::default() }
+    }
+
+    /// The row's texts if it is to be written. Counts the row in the report.
+    fn take(&mut self, judged: Judged) -> Option<TextRow> {
+        self.report.read += 1;
+        let Candidate { texts, families } = match judged {
+            Judged::Kept(candidate) => candidate,
+            Judged::Empty => return leave_out(&mut self.report.empty),
+            Judged::NoSentence => return leave_out(&mut self.report.no_sentence),
+            Judged::TooLong => return leave_out(&mut self.report.too_long),
+        };
+        if self.excluded.has(&texts, self.columns) {
+            return leave_out(&mut self.report.excluded);
+        }
+        let unique = &self.config.unique;
+        if !unique.is_empty() && !self.seen.insert(fingerprint(&texts, self.columns, unique)) {
+            return leave_out(&mut self.report.repeated);
+        }
+        if !self.families.take(families) {
+            return leave_out(&mut self.report.near_duplicates);
+        }
+        self.passed += 1;
+        let wanted = (self.passed - 1).is_multiple_of(self.config.every_nth.max(1) as u64);
+        self.report.written += u64::from(wanted);
+        wanted.then_some(texts)
+    }
+}
+
+/// Counts a row that is left out.
+fn leave_out(count: &mut u64) -> Option<TextRow> {
+    *count += 1;
+    None
+}
+
+/// A hash of the columns in `of`: equal for two rows exactly if all these columns are.
 fn fingerprint(row: &TextRow, columns: &[String], of: &BTreeSet<String>) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for (text, _) in row.iter().zip(columns).filter(|(_, column)| of.contains(*column)) {
@@ -276,17 +295,17 @@ fn fingerprint(row: &TextRow, columns: &[String], of: &BTreeSet<String>) -> blak
     hasher.finalize()
 }
 
-/// Adds a text so that it does not run into the next one.
+/// Hashes a text with its length, so that texts hashed one after another stay distinct.
 fn add(hasher: &mut blake3::Hasher, text: &str) {
     hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
 }
 
-/// How many texts of a column there were of each form, which is a text with one word left open.
+/// Number of texts seen of each form. A form is a text with one word left open; near duplicates share a form.
 #[derive(Default)]
 struct Families(HashMap<blake3::Hash, usize>);
 
 impl Families {
-    /// Whether a row's texts are among the first so many of all their forms; if they are, they count.
+    /// Whether none of the row's forms has reached its limit. If so, the row's texts are counted.
     fn take(&mut self, row: Vec<Family>) -> bool {
         let full =
             |family: &Family| family.forms.iter().any(|form| self.0.get(form).is_some_and(|&n| n >= family.most));
@@ -298,25 +317,24 @@ impl Families {
     }
 }
 
-/// One for each word of a text that has enough of them: the same for two texts of a column exactly if they have the same words
-/// everywhere but there.
+/// One hash per word of a text with enough words: equal for two texts of a column exactly if all other words are equal.
 fn forms(column: &str, text: &str) -> Vec<blake3::Hash> {
     let words: Vec<&str> = text.split_whitespace().collect();
     if words.len() < LEAST_WORDS_OF_A_FAMILY {
         return Vec::new();
     }
-    let before = what_is_before(words.iter());
-    let behind = what_is_before(words.iter().rev());
-    let form = |(before, behind): (&blake3::Hash, &blake3::Hash)| {
+    let before = prefix_hashes(words.iter());
+    let after = prefix_hashes(words.iter().rev());
+    let form = |(before, after): (&blake3::Hash, &blake3::Hash)| {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(before.as_bytes()).update(behind.as_bytes()).update(column.as_bytes());
+        hasher.update(before.as_bytes()).update(after.as_bytes()).update(column.as_bytes());
         hasher.finalize()
     };
-    before.iter().zip(behind.iter().rev()).map(form).collect()
+    before.iter().zip(after.iter().rev()).map(form).collect()
 }
 
-/// For each word, a hash of those before it.
-fn what_is_before<'a>(words: impl Iterator<Item = &'a &'a str>) -> Vec<blake3::Hash> {
+/// For each word, a hash of the words before it.
+fn prefix_hashes<'a>(words: impl Iterator<Item = &'a &'a str>) -> Vec<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     let words = words.map(|word| {
         let before = hasher.finalize();
@@ -405,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_split_has_is_left_out_whatever_stands_behind_it() {
+    fn texts_of_another_split_are_left_out_with_all_that_follows_them() {
         let folder = tempfile::tempdir().unwrap();
         let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
         fs::write(&input, "{\"a\": \"one\\nmore\"}\n{\"a\": \"two\"}").unwrap();

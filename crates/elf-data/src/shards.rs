@@ -1,9 +1,10 @@
 //! Token shards: Parquet files of token ids that a [`Dataset`](crate::Dataset) reads.
 //!
 //! A shard has a column `input_ids` and, for conditional tasks, `condition_input_ids`, both lists of int32, compressed with zstd.
-//! Shards that [`prepare`] wrote also say, under the key `elf` of their key-value metadata, how they were made
-//! ([`ShardMetadata`]). Other tools' shards with these columns (lists of any integer type) are read as well.
+//! [`prepare`] also stores how a shard was made ([`ShardMetadata`]), under the key `elf` of the file's key-value metadata. Shards of
+//! other tools with these columns (lists of any integer type) are read as well.
 
+mod encode;
 mod find;
 mod inspect;
 mod manifest;

@@ -1,36 +1,43 @@
-//! Text columns out of Parquet, JSONL and plain text, row by row in constant memory.
+//! Text columns out of Parquet, JSON lines and plain text, row by row in constant memory.
 //!
-//! The kind of a file follows from its name: `.parquet`; `.jsonl`, `.ndjson` or `.json` (one JSON object per line); anything else
-//! is plain text, whose only column is called `text`. A folder stands for its data files, in the order of their names.
+//! The name of a file decides its kind: `.parquet`; `.jsonl`, `.ndjson` or `.json` (one JSON object per line); any other is plain
+//! text, whose only column is `text`. A further `.gz`, `.zst` or `.zstd` is ignored: text files may be compressed. A folder stands
+//! for the data files of its only split, in the order of their names; `FOLDER/SPLIT` names one of several splits.
+//!
+//! A column may lie inside a struct or an object: `translation.en` is the field `en` of `translation`.
 
+mod column;
 mod jsonl;
 mod parquet_text;
 mod plain;
 
-pub(crate) use jsonl::JsonLines;
-
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::splits;
+use column::{Cell, ColumnPath};
 
 /// The one column of a plain text file.
 pub const TEXT_COLUMN: &str = "text";
 
-/// What a document is in a plain text file.
+/// The rows of a plain text file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlainText {
-    /// Every line is a document; empty lines are skipped.
+    /// Every line with text is a row; empty lines are skipped.
     #[default]
     Lines,
-    /// Every file is a document; one file must fit into memory.
+    /// Every line is a row; an empty line is an empty text. For files whose rows belong to the rows of another file.
+    EveryLine,
+    /// Every file is one row, and must fit into memory.
     WholeFile,
 }
 
-/// One row: the texts of the columns asked for, in the order asked for.
+/// One row: the texts of the columns, in the order in which the source was opened with them.
 pub type TextRow = Vec<String>;
 
 /// Text columns of one or more files.
@@ -50,8 +57,7 @@ enum Kind {
 
 impl Kind {
     fn of(path: &Path) -> Self {
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        match extension.as_str() {
+        match extension(path).as_str() {
             "parquet" => Kind::Parquet,
             "jsonl" | "ndjson" | "json" => Kind::Jsonl,
             _ => Kind::Plain,
@@ -59,15 +65,24 @@ impl Kind {
     }
 }
 
-/// Names that make a file of a folder a data file. Other files of a folder (notes, licences without extension) are left alone.
+/// A file name's extension in lower case, without that of a compression.
+fn extension(path: &Path) -> String {
+    let of = |path: &Path| path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    match of(path).as_str() {
+        "gz" | "zst" | "zstd" => of(Path::new(path.file_stem().unwrap_or_default())),
+        other => other.to_owned(),
+    }
+}
+
+/// Extensions of a folder's data files. Other files in it, such as notes and licences, are ignored.
 pub const DATA_EXTENSIONS: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "txt", "text"];
 
 impl Source {
-    /// Text columns `columns` of `paths` (files or folders). Opens every file's beginning, so that a wrong name or column is
-    /// reported now and not after an hour.
+    /// Text columns `columns` of `paths` (files or folders). Opens the beginning of every file, so that a wrong name or column is
+    /// reported at once.
     ///
     /// # Errors
-    /// If a path or a column is missing, a column is not text, or a file is damaged at a place that opening it reads.
+    /// If a path or a column is missing, a column is not text, or a file is damaged at a place that opening reads.
     pub fn open<P: AsRef<Path>>(paths: &[P], columns: &[&str], plain: PlainText) -> Result<Self> {
         if columns.is_empty() {
             return Err(Error::Config("no text column was named".to_owned()));
@@ -79,22 +94,22 @@ impl Source {
         for path in paths {
             expand(path.as_ref(), &mut files)?;
         }
-        let source = Self { files, columns: columns.iter().map(|&c| c.to_owned()).collect(), plain };
-        for file in &source.files {
+        let columns_read: Vec<ColumnPath> = columns.iter().map(|name| ColumnPath::new(name)).collect();
+        for file in &files {
             match Kind::of(file) {
-                Kind::Parquet => drop(parquet_text::open(file, &source.columns)?),
+                Kind::Parquet => drop(parquet_text::open(file, &columns_read)?),
                 Kind::Jsonl => {
-                    if let Some(first) = jsonl::Rows::open(file, &source.columns)?.next() {
+                    if let Some(first) = jsonl::Rows::open(file, &columns_read)?.next() {
                         first?;
                     }
                 }
-                Kind::Plain => plain::check_columns(file, &source.columns)?,
+                Kind::Plain => plain::check_columns(file, &columns_read)?,
             }
         }
-        Ok(source)
+        Ok(Self { files, columns: columns.iter().map(|&c| c.to_owned()).collect(), plain })
     }
 
-    /// The files, folders expanded.
+    /// The files, with those of folders.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -104,14 +119,21 @@ impl Source {
         &self.columns
     }
 
-    /// All rows of all files, in order. Files are opened one at a time; after an error nothing more comes.
+    /// All rows of all files, in order. Files are opened one at a time; the iterator ends after an error.
     pub fn rows(&self) -> impl Iterator<Item = Result<TextRow>> + Send + use<> {
-        let Self { files, columns, plain } = self.clone();
-        let mut failed = false;
-        files.into_iter().flat_map(move |file| open_rows(&file, &columns, plain)).take_while(move |row| {
-            let go_on = !failed;
-            failed |= row.is_err();
-            go_on
+        let columns = self.columns.clone();
+        self.cells().map(move |row| {
+            let (file, number, cells) = row?;
+            let texts = cells.into_iter().zip(&columns).map(|(cell, column)| {
+                cell.text().ok_or_else(|| Error::BadRecord {
+                    path: file.as_path().to_owned(),
+                    place: format!("row {number}"),
+                    reason: format!(
+                        "`{column}` is a list of texts where one text per row is needed: name another column"
+                    ),
+                })
+            });
+            texts.collect()
         })
     }
 
@@ -119,11 +141,33 @@ impl Source {
     pub fn texts(&self) -> impl Iterator<Item = Result<String>> + Send + use<> {
         self.rows().map(|row| row.map(|columns| columns.into_iter().next().unwrap_or_default()))
     }
+
+    /// The rows of a source with one column, as one or more texts each: a column of lists of texts holds several references per row.
+    pub fn text_lists(&self) -> impl Iterator<Item = Result<Vec<String>>> + Send + use<> {
+        self.cells().map(|row| row.map(|(_, _, cells)| cells.into_iter().next().map(Cell::texts).unwrap_or_default()))
+    }
+
+    fn cells(&self) -> impl Iterator<Item = Result<(Arc<PathBuf>, u64, Vec<Cell>)>> + Send + use<> {
+        let Self { files, columns, plain } = self.clone();
+        let columns: Vec<ColumnPath> = columns.iter().map(|name| ColumnPath::new(name)).collect();
+        let mut failed = false;
+        let of_file = move |file: PathBuf| {
+            let rows = open_rows(&file, &columns, plain);
+            let file = Arc::new(file);
+            rows.map(move |row| row.map(|(number, cells)| (Arc::clone(&file), number, cells)))
+        };
+        files.into_iter().flat_map(of_file).take_while(move |row| {
+            let go_on = !failed;
+            failed |= row.is_err();
+            go_on
+        })
+    }
 }
 
-type Rows = Box<dyn Iterator<Item = Result<TextRow>> + Send>;
+/// Rows of one file, each with its number from 1.
+type Rows = Box<dyn Iterator<Item = Result<(u64, Vec<Cell>)>> + Send>;
 
-fn open_rows(file: &Path, columns: &[String], plain: PlainText) -> Rows {
+fn open_rows(file: &Path, columns: &[ColumnPath], plain: PlainText) -> Rows {
     let opened: Result<Rows> = match Kind::of(file) {
         Kind::Parquet => parquet_text::rows(file, columns),
         Kind::Jsonl => jsonl::Rows::open(file, columns).map(|rows| Box::new(rows) as Rows),
@@ -132,28 +176,23 @@ fn open_rows(file: &Path, columns: &[String], plain: PlainText) -> Rows {
     opened.unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
 }
 
+/// Appends the files that `path` stands for: a file itself, the files of a folder's only split, or those of a split of a folder.
 fn expand(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let about = fs::metadata(path).map_err(Error::io("open", path))?;
-    if !about.is_dir() {
+    if path.is_file() || elf_files::is_special(path) {
         files.push(path.to_owned());
         return Ok(());
     }
-    let mut inside = Vec::new();
-    for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
-        let file = entry.map_err(Error::io("list", path))?.path();
-        let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if DATA_EXTENSIONS.contains(&extension.as_str()) && file.is_file() {
-            inside.push(file);
+    let is_data = |file: &Path| DATA_EXTENSIONS.contains(&extension(file).as_str());
+    match (splits::files(path, &is_data)?, fs::metadata(path)) {
+        (Some(found), _) => files.extend(found),
+        (None, Err(e)) => return Err(Error::io("open", path)(e)),
+        (None, Ok(_)) => {
+            return Err(Error::NothingFound {
+                what: "text files",
+                path: path.to_owned(),
+                remedy: format!("name a file, or a folder with files ending in .{}", DATA_EXTENSIONS.join(", .")),
+            });
         }
     }
-    if inside.is_empty() {
-        return Err(Error::NothingFound {
-            what: "text files",
-            path: path.to_owned(),
-            remedy: format!("name a file, or a folder with files ending in .{}", DATA_EXTENSIONS.join(", .")),
-        });
-    }
-    inside.sort();
-    files.extend(inside);
     Ok(())
 }

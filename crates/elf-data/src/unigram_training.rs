@@ -1,8 +1,8 @@
-//! Training a Unigram tokenizer on a corpus of one's own, with T5's text pipeline and special ids.
+//! Training a Unigram tokenizer on a corpus, with T5's text pipeline and special ids.
 //!
-//! The estimation is the `tokenizers` crate's. Its result depends on hash-map order and on how many threads add up a sum, so this
-//! module gives it its input in a fixed order, on a fixed number of threads, and puts ties of the result in order afterwards:
-//! the same corpus and settings give the same file, byte for byte, on any number of cores.
+//! The `tokenizers` crate does the estimation. Its result depends on the order of hash maps and on the number of threads that add up
+//! a sum. This module therefore passes its input in a fixed order, on a fixed number of threads, and sorts ties of the result: the
+//! same corpus and settings give the same file, byte for byte, on any number of cores.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,26 +25,26 @@ const T5_PIPELINE: &str = include_str!("../assets/t5_pipeline.json");
 /// Special tokens in the order of their ids: 0, 1, 2.
 const SPECIAL: [&str; 3] = [PAD, EOS, UNK];
 
-/// A text of the corpus goes through the pipeline in groups of this many, one group at a time on all cores.
+/// Number of texts that go through the pipeline together, on all cores.
 const TEXTS_PER_GROUP: usize = 1024;
 
-/// Words longer than this many characters teach nothing about words; the reference trainer's sums overflow on very long ones.
+/// Longest word in characters that is used: longer ones are rarely words, and the trainer's sums overflow on very long ones.
 const LONGEST_WORD: usize = 64;
 
 /// The trainer counts characters in 32 bits.
 const MOST_CHARACTERS: u64 = 1 << 31;
 
-/// How to train a Unigram tokenizer.
+/// Settings of a Unigram training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnigramConfig {
     /// Entries of the vocabulary, the three special tokens included. A corpus with too few different words yields fewer.
     pub vocab_size: usize,
-    /// Share of all characters, the frequent ones first, that get an entry of their own; text with other characters gets `<unk>` there.
+    /// Share of all characters, frequent ones first, that get an entry of their own; other characters become `<unk>`.
     pub character_coverage: f64,
-    /// Only every n-th text is used: 1 uses all. Memory grows with the number of different words, so raise this for very large corpora.
+    /// Only every n-th text is used; 1 uses all. Memory grows with the number of different words: raise this for very large corpora.
     pub every_nth: usize,
-    /// At most this many different words are used, the frequent ones first. Time grows with it.
+    /// Most different words that are used, frequent ones first. Time grows with this number.
     pub max_words: usize,
 }
 
@@ -73,7 +73,7 @@ impl UnigramConfig {
     }
 }
 
-/// A freshly trained tokenizer and what it was trained on.
+/// A trained tokenizer and the size of its corpus.
 #[derive(Clone, Debug)]
 pub struct Trained {
     /// The tokenizer; [`Tokenizer::save`] writes it.
@@ -82,11 +82,11 @@ pub struct Trained {
     pub texts_read: u64,
     /// Texts used (every n-th of those read).
     pub texts_used: u64,
-    /// Different words that the estimation saw.
+    /// Different words that the estimation used.
     pub words: usize,
 }
 
-/// Trains a Unigram tokenizer on `texts`. `progress` is told the number of texts read so far, a few times per second of reading.
+/// Trains a Unigram tokenizer on `texts`. `progress` gets the number of texts read so far, after every 1,024 texts used.
 ///
 /// # Errors
 /// If a setting is out of range, a text cannot be read, the corpus is empty, or it has more different characters than the
@@ -251,22 +251,22 @@ fn training_words(counts: HashMap<String, u64>, config: &UnigramConfig) -> Resul
     Ok(TrainingWords { words, number })
 }
 
-/// Lets frequent words become pieces.
+/// Further words that let frequent words become pieces.
 ///
-/// The trainer considers only pieces that go on differently at different places, so a word that ends wherever it occurs is never
-/// considered whole, be it ever so frequent. Each frequent word is therefore added once more with another letter behind it and a
-/// count of zero: that makes it a candidate and weighs nothing in the estimation.
+/// The trainer considers only pieces with different continuations. A word that ends wherever it occurs is never considered as a
+/// whole, however frequent it is. Each frequent word is therefore added once more with a letter appended and a count of zero: this
+/// makes it a candidate and has no weight in the estimation.
 fn make_words_branch(words: &[(String, u32)], config: &UnigramConfig) -> Vec<(String, u32)> {
-    // Words come by falling count, so this is a letter that really occurs in the middle or at the end of one.
+    // Words are sorted by falling count, so this letter occurs in the middle or at the end of a frequent one.
     let Some(letter) = words.iter().find_map(|(word, _)| word.chars().nth(1)) else { return Vec::new() };
     let frequent = words.iter().take(2 * config.vocab_size).filter(|(word, _)| word.chars().count() > 1);
     frequent.map(|(word, _)| (format!("{word}{letter}"), 0)).collect()
 }
 
-/// What the trainer is given.
+/// The trainer's input.
 struct TrainingWords {
     words: Vec<(String, u32)>,
-    /// How many of them are real.
+    /// Number of words of the corpus among them.
     number: usize,
 }
 
@@ -279,11 +279,11 @@ fn estimate(words: Vec<(String, u32)>, config: &UnigramConfig) -> Result<Vec<(St
         .unk_token(Some(UNK.to_owned()))
         .build()
         .map_err(|e| Error::Training(e.to_string()))?;
-    // The trainer cuts its work into one share per thread and adds up the shares as they come. The sum of two numbers does not
-    // depend on their order, that of three does: so two threads, whatever the machine has, and an even number of words.
+    // The trainer cuts its work into one share per thread and adds up the shares in the order in which they finish. The sum of two
+    // floating-point numbers does not depend on their order, that of three does: hence two threads and an even number of words.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().map_err(|e| Error::Training(e.to_string()))?;
     let mut model = Unigram::default();
-    // The trainer panics where its sums degenerate; a user is owed a message instead.
+    // The trainer panics if its sums degenerate; the panic becomes an error.
     let outcome = catch_unwind(AssertUnwindSafe(|| pool.install(|| trainer.do_train(words, &mut model))));
     match outcome {
         Ok(Ok(_)) => Ok(in_order(model.iter().cloned().collect())),

@@ -13,7 +13,7 @@ fn settings() -> impl Strategy<Value = (u64, usize, usize, usize, usize)> {
     )
 }
 
-fn order(seed: u64, rows: usize, global_batch: usize, rank: usize, world: usize, micro_batch: usize) -> Order {
+fn order((seed, rows, global_batch): (u64, usize, usize), rank: usize, world: usize, micro_batch: usize) -> Order {
     Order::new(OrderConfig { seed, rows, global_batch }, Share { rank, world, micro_batch }).unwrap()
 }
 
@@ -32,14 +32,14 @@ fn take(order: &mut Order, mut from: Cursor, count: usize) -> (Vec<(u64, usize)>
 proptest! {
     #[test]
     fn an_epoch_is_a_permutation_shared_out_without_overlap((seed, rows, world, micro, global) in settings(), epoch in 0..5u64) {
-        let mut whole: Vec<u32> = order(seed, rows, global, 0, world, micro).epoch_order(epoch).to_vec();
+        let mut whole: Vec<u32> = order((seed, rows, global), 0, world, micro).epoch_order(epoch).to_vec();
         let used = whole[..rows / global * global].to_vec();
         whole.sort_unstable();
         prop_assert!(whole.iter().copied().eq(0..rows as u32));
 
         let mut seen = Vec::new();
         for rank in 0..world {
-            let mut of_rank = order(seed, rows, global, rank, world, micro);
+            let mut of_rank = order((seed, rows, global), rank, world, micro);
             let batches = of_rank.micro_batches_per_step() * of_rank.steps_per_epoch() as usize;
             let (taken, after) = take(&mut of_rank, Cursor { epoch, position: 0 }, batches);
             prop_assert_eq!(taken.len(), used.len() / world);
@@ -57,14 +57,14 @@ proptest! {
 
     #[test]
     fn every_step_sees_the_same_rows_with_any_number_of_ranks((seed, rows, world, micro, global) in settings()) {
-        let mut alone = order(seed, rows, global, 0, 1, global);
+        let mut alone = order((seed, rows, global), 0, 1, global);
         for step in 0..2 * alone.steps_per_epoch() {
             let from = alone.cursor_at_step(step);
             let (mut expected, after) = alone.next(from).unwrap();
             expected.sort_unstable();
             let mut seen = Vec::new();
             for rank in 0..world {
-                let mut of_rank = order(seed, rows, global, rank, world, micro);
+                let mut of_rank = order((seed, rows, global), rank, world, micro);
                 let count = of_rank.micro_batches_per_step();
                 let (taken, to) = take(&mut of_rank, from, count);
                 prop_assert_eq!(to, after);
@@ -78,12 +78,12 @@ proptest! {
 
     #[test]
     fn resuming_equals_going_on((seed, rows, world, micro, global) in settings(), before in 0..20usize) {
-        let mut uninterrupted = order(seed, rows, global, world - 1, world, micro);
+        let mut uninterrupted = order((seed, rows, global), world - 1, world, micro);
         let (all, _) = take(&mut uninterrupted, Cursor::default(), before + 20);
-        let (_, cursor) = take(&mut order(seed, rows, global, world - 1, world, micro), Cursor::default(), before);
+        let (_, cursor) = take(&mut order((seed, rows, global), world - 1, world, micro), Cursor::default(), before);
         let stored = serde_json::to_string(&cursor).unwrap();
         let cursor: Cursor = serde_json::from_str(&stored).unwrap();
-        let (rest, _) = take(&mut order(seed, rows, global, world - 1, world, micro), cursor, 20);
+        let (rest, _) = take(&mut order((seed, rows, global), world - 1, world, micro), cursor, 20);
         prop_assert_eq!(&all[before * micro..], rest);
     }
 }
@@ -94,7 +94,7 @@ proptest! {
     fn grouping_by_length_keeps_the_rows((seed, rows, world, micro, global) in settings(), epoch in 0..3u64, kinds in 1..50u32, equal: bool) {
         let grouping = if equal { Grouping::Equal } else { Grouping::Similar };
         let lengths: Vec<u32> = (0..rows as u32).map(|row| row * 7 % kinds).collect();
-        let mut plain = order(seed, rows, global, 0, world, micro);
+        let mut plain = order((seed, rows, global), 0, world, micro);
         let mut grouped = plain.clone().grouped_by_length(grouping, lengths.clone().into()).unwrap();
         let used = rows / global * global;
         let (plain, grouped) = (plain.epoch_order(epoch), grouped.epoch_order(epoch));
@@ -121,23 +121,23 @@ proptest! {
 #[test]
 fn grouped_batches_come_in_no_order_of_length() {
     let lengths: Vec<u32> = (0..1000).collect();
-    let mut grouped = order(1, 1000, 10, 0, 1, 10).grouped_by_length(Grouping::Similar, lengths.into()).unwrap();
+    let mut grouped = order((1, 1000, 10), 0, 1, 10).grouped_by_length(Grouping::Similar, lengths.into()).unwrap();
     let first_rows = |order: &[u32]| order.chunks(10).map(|batch| batch[0]).collect::<Vec<_>>();
     let (epoch_0, epoch_1) = (first_rows(&grouped.epoch_order(0)), first_rows(&grouped.epoch_order(1)));
     assert!(!epoch_0.is_sorted() && epoch_0 != epoch_1);
     let later = |rows: &[u32]| rows.windows(2).filter(|pair| pair[0] < pair[1]).count();
     assert!((30..70).contains(&later(&epoch_0)), "as often longer as shorter than the one before");
     let error =
-        order(1, 20, 5, 0, 1, 5).grouped_by_length(Grouping::Equal, vec![1; 19].into()).unwrap_err().to_string();
+        order((1, 20, 5), 0, 1, 5).grouped_by_length(Grouping::Equal, vec![1; 19].into()).unwrap_err().to_string();
     assert!(error.contains("19 lengths for the 20 rows"), "{error}");
 }
 
 #[test]
 fn epochs_and_seeds_differ_and_never_change() {
-    let mut first = order(1, 20, 5, 0, 1, 5);
+    let mut first = order((1, 20, 5), 0, 1, 5);
     let (epoch_0, epoch_1) = (first.epoch_order(0), first.epoch_order(1));
     assert_ne!(epoch_0, epoch_1);
-    assert_ne!(epoch_0, order(2, 20, 5, 0, 1, 5).epoch_order(0));
+    assert_ne!(epoch_0, order((2, 20, 5), 0, 1, 5).epoch_order(0));
     // Written down, so that no update of a library changes how a stored run goes on.
     let expected: [u32; 20] = EPOCH_0_OF_SEED_1;
     assert_eq!(*epoch_0, expected);
@@ -148,7 +148,7 @@ const EPOCH_0_OF_SEED_1: [u32; 20] = [19, 6, 0, 11, 3, 9, 12, 17, 1, 8, 18, 4, 1
 #[test]
 fn rows_come_first_equally_often() {
     let mut counts = [0u32; 10];
-    let mut order = order(3, 10, 1, 0, 1, 1);
+    let mut order = order((3, 10, 1), 0, 1, 1);
     for epoch in 0..10_000 {
         counts[order.epoch_order(epoch)[0] as usize] += 1;
     }
@@ -168,7 +168,7 @@ fn impossible_orders_and_cursors_are_refused() {
     assert!(refuse(3, 4, 0, 1, 4).contains("do not fill a global batch"));
     assert!(refuse(10, 4, 0, 3, 1).contains("cannot be shared evenly"));
     assert!(refuse(usize::MAX, 4, 0, 1, 4).contains("too many"));
-    let mut order = order(0, 10, 4, 0, 2, 2);
+    let mut order = order((0, 10, 4), 0, 2, 2);
     for position in [1, 2, 8, 100] {
         let error = order.next(Cursor { epoch: 0, position }).unwrap_err();
         assert!(matches!(error, Error::BadCursor { .. }), "{error}");
@@ -181,7 +181,7 @@ fn impossible_orders_and_cursors_are_refused() {
 fn batches_of_equal_length_mix_lengths_only_where_one_ends() {
     let lengths: Vec<u32> = (0..20_000u32).map(|row| 3 + row * 7919 % 13).collect();
     let mut grouped =
-        order(5, 20_000, 10, 0, 1, 10).grouped_by_length(Grouping::Equal, lengths.clone().into()).unwrap();
+        order((5, 20_000, 10), 0, 1, 10).grouped_by_length(Grouping::Equal, lengths.clone().into()).unwrap();
     for epoch in 0..2 {
         let order = grouped.epoch_order(epoch);
         let mixed = order

@@ -327,3 +327,46 @@ proptest! {
         prop_assert_eq!(rows.concat(), documents.concat());
     }
 }
+
+#[test]
+fn unknown_words_are_counted_shown_and_refused_above_a_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"<unk>":0,"a":1,"b":2,"</s>":3},"unk_token":"<unk>"}}"#;
+    let tokenizer = elf_data::Tokenizer::from_json(words).unwrap();
+    let text = folder.path().join("text.jsonl");
+    let mut lines: Vec<String> = (0..97).map(|_| r#"{"input": "a", "output": "a b"}"#.to_owned()).collect();
+    lines.push(r#"{"input": "b", "output": "我想买手机"}"#.to_owned());
+    lines.push(r#"{"input": "neu", "output": "b"}"#.to_owned());
+    lines.push(format!(r#"{{"input": "a", "output": "{} a"}}"#, "x".repeat(200)));
+    fs::write(&text, lines.join("\n")).unwrap();
+    let mut config = PrepareConfig::new(vec![text], folder.path().join("shards"), "output");
+    config.condition_column = Some("input".to_owned());
+    config.documents_per_shard = 98;
+    let run = |config: &PrepareConfig| prepare(config, &tokenizer, &mut |_| ControlFlow::Continue(()));
+
+    let report = run(&config).unwrap();
+    assert_eq!((report.total.unknown, report.total.tokens + report.total.condition_tokens), (3, 298));
+    let warning = report.unknown_warning().unwrap();
+    for part in ["1.0%", "`我想买手机`", "`neu`", &format!("`{}`", "x".repeat(60)), "tokenizer"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    // Kept shards count, too.
+    config.max_unknown = Some(0.01);
+    let refused = run(&config).unwrap_err().to_string();
+    assert!(refused.contains("1.0% of the tokens are unknown") && refused.contains("max_unknown"), "{refused}");
+    config.max_unknown = Some(0.02);
+    assert_eq!(run(&config).unwrap().kept_shards, 2);
+
+    config.output = folder.path().join("refused");
+    config.max_unknown = Some(0.0);
+    assert!(run(&config).unwrap_err().to_string().contains("`neu`"));
+    let unfinished = Dataset::open(&[&config.output]).unwrap_err().to_string();
+    assert!(unfinished.contains("not fully prepared"), "{unfinished}");
+    config.max_unknown = Some(7.0);
+    assert!(run(&config).unwrap_err().to_string().contains("from 0 to 1"));
+
+    let known = PrepareConfig::new(vec![repository().join("data/de-en-test.parquet")], folder.path().join("de"), "en");
+    assert_eq!(prepare_all(&known).unwrap().unknown_warning(), None);
+}

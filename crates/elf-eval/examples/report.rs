@@ -48,6 +48,31 @@ fn report() -> Report {
 }
 
 fn unconditional() -> Section {
+    let texts = [
+        "library for reading and writing compressed archives - development files",
+        "command line tool that renames many files at once",
+        "small window manager with <b>tiled</b> windows & few dependencies",
+        "",
+    ];
+    let samples = SampleList {
+        title: "Samples of ELF, SDE, 32 steps".into(),
+        picked: "seed 0, samples 0 to 3".into(),
+        samples: (0..)
+            .zip(texts)
+            .map(|(index, text)| Sample { index, outputs: vec![(String::new(), text.into())], ..Sample::default() })
+            .collect(),
+    };
+    Section::new("Descriptions")
+        .paragraph("Perplexity is only comparable at equal entropy; the frontier shows both.")
+        .with(systems())
+        .with(Plot::new("frontier", "Perplexity against entropy.", PlotKind::Scatter(frontier())).caption(
+            "Numbers at the marks are steps; bars are standard errors over three seeds. Lower is better along the dashed line at the data's entropy.",
+        ))
+        .with(Plot::new("loss", "Loss on held-out rows.", PlotKind::Lines(loss())).caption("One line per seed; the random encoder stays behind."))
+        .with(samples)
+}
+
+fn systems() -> Table {
     let systems = Table::new(
         "Descriptions without a condition: 1,000 samples of 64 tokens for each of three seeds.",
         [
@@ -88,11 +113,14 @@ fn unconditional() -> Section {
     if let Some(last) = systems.rows.last_mut() {
         last.footnote = Some(note);
     }
+    systems
+}
 
+fn frontier() -> Chart {
     let at = |ppl: f64, error: f64, entropy: f64, steps: &str| {
         Point::new(entropy, Number::new(ppl).error(error)).label(steps)
     };
-    let frontier = Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"))
+    Chart::new(Axis::new("entropy (nats)"), Axis::log("Gen. PPL"))
         .series(Series::new(
             "ELF, SDE",
             [
@@ -124,7 +152,10 @@ fn unconditional() -> Section {
         ))
         .series(Series::new("ELF, guidance 5", [at(12.4, 0.4, 2.95, "32").collapsed(true)]))
         .guide(GuideAxis::X, 3.412, "the data")
-        .guide(GuideAxis::X, 0.95 * 3.412, "5% under");
+        .guide(GuideAxis::X, 0.95 * 3.412, "5% under")
+}
+
+fn loss() -> Chart {
     let curve = |end: f64, speed: f64, noise: f64| {
         (1..=400).map(move |i| {
             let step = f64::from(i) * 75.0;
@@ -132,33 +163,11 @@ fn unconditional() -> Section {
             (step, end + 4.2 * (-speed * step / 9000.0).exp() + wobble)
         })
     };
-    let loss = Chart::new(Axis::new("optimiser steps"), Axis::new("validation cross-entropy (nats)"))
+    Chart::new(Axis::new("optimiser steps"), Axis::new("validation cross-entropy (nats)"))
         .series(Series::of("seed 0", curve(2.10, 1.3, 0.05)))
         .series(Series::of("seed 1", curve(2.12, 1.2, 0.05)))
         .series(Series::of("random encoder", curve(2.9, 0.8, 0.06)))
-        .series(Series::of("diverged", curve(2.0, 1.3, 0.3).take(42)));
-    let texts = [
-        "library for reading and writing compressed archives - development files",
-        "command line tool that renames many files at once",
-        "small window manager with <b>tiled</b> windows & few dependencies",
-        "",
-    ];
-    let samples = SampleList {
-        title: "Samples of ELF, SDE, 32 steps".into(),
-        picked: "seed 0, samples 0 to 3".into(),
-        samples: (0..)
-            .zip(texts)
-            .map(|(index, text)| Sample { index, outputs: vec![(String::new(), text.into())], ..Sample::default() })
-            .collect(),
-    };
-    Section::new("Descriptions")
-        .paragraph("Perplexity is only comparable at equal entropy; the frontier shows both.")
-        .with(systems)
-        .with(Plot::new("frontier", "Perplexity against entropy.", PlotKind::Scatter(frontier)).caption(
-            "Numbers at the marks are steps; bars are standard errors over three seeds. Lower is better along the dashed line at the data's entropy.",
-        ))
-        .with(Plot::new("loss", "Loss on held-out rows.", PlotKind::Lines(loss)).caption("One line per seed; the random encoder stays behind."))
-        .with(samples)
+        .series(Series::of("diverged", curve(2.0, 1.3, 0.3).take(42)))
 }
 
 fn translation() -> Section {

@@ -1,4 +1,4 @@
-//! How varied a set of samples is, on tokens of any type.
+//! Diversity of a set of samples, over tokens of any type.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// The words of a text: what lies between white space, unchanged. Case and signs belong to a word.
+/// The words of a text, separated by white space and otherwise unchanged.
 pub fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
@@ -48,7 +48,7 @@ pub fn repetition<T: Eq + Hash, S: AsRef<[T]>>(samples: &[S], n: usize) -> Optio
     (!samples.is_empty()).then(|| repeating as f64 / samples.len() as f64)
 }
 
-/// How long samples are, in tokens.
+/// Lengths of samples in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Lengths {
     /// Shortest.

@@ -1,11 +1,11 @@
-//! What can go wrong in an evaluation.
+//! Errors of evaluations.
 
 use std::path::PathBuf;
 
 /// Result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an evaluation could not be done, and what to do about it.
+/// An error of an evaluation, with its remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Two lists that go in pairs differ in length.
@@ -26,6 +26,13 @@ pub enum Error {
     Nothing {
         /// What is missing.
         what: &'static str,
+    },
+
+    /// A hypothesis without any reference.
+    #[error("row {row} has no reference: give every row at least one")]
+    NoReference {
+        /// The row, from 1.
+        row: usize,
     },
 
     /// References for some files of samples only.
@@ -144,47 +151,9 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A plot could not be drawn.
-    #[error("cannot draw the plot '{name}': {reason}")]
-    Plot {
-        /// Name of the plot.
-        name: String,
-        /// What the drawing library says.
-        reason: String,
-    },
-
-    /// A file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        #[source]
-        source: std::io::Error,
-    },
-
-    /// A line is not JSON.
-    #[error("{path}, line {line}: not a JSON object ({source}); every line must be one JSON object")]
-    LineNotJson {
-        /// The file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: u64,
-        /// What the parser says.
-        #[source]
-        source: serde_json::Error,
-    },
-
-    /// A line is far too long to be a text.
-    #[error("{path}, line {line}: longer than {limit} bytes; is this a JSONL file?")]
-    LineTooLong {
-        /// The file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
+    /// A file of lines could not be read.
+    #[error(transparent)]
+    Lines(#[from] elf_files::lines::LineError),
 
     /// A line lacks a field, or the field is no string.
     #[error("{path}, line {line}: no string field {wanted} (the fields are: {found})")]

@@ -1,112 +1,79 @@
-//! Reading texts from JSON Lines: one JSON object a line, blank lines skipped, fields that are not
-//! asked for ignored (samples carry their seed and step).
+//! Reading samples from JSON lines. Fields that are not needed, such as seed and step, are ignored.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use elf_files::lines::JsonLines;
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-/// Longest line that is read, in bytes.
-pub const MAX_LINE: u64 = 64 << 20;
-
-/// A generated text with what belongs to it.
+/// A generated text, its input and its references.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleLine {
-    /// The text: field `text`; where there is none, `prediction`, or `generated` as the released code writes it.
+    /// The text: field `text`, or else `prediction`, or `generated` as the released code writes it.
     pub text: String,
-    /// Field `input`: what it was generated from.
+    /// Field `input`: the text that it was generated from.
     pub input: Option<String>,
-    /// Field `reference`: what a good answer would be.
-    pub reference: Option<String>,
+    /// Field `reference`: the expected text, or a list of several.
+    pub references: Option<Vec<String>>,
 }
 
-/// Texts with their inputs, where lines have them, and their references, which all lines have or none.
+/// Texts with their inputs, where lines have them, and their references, which all lines must have or none.
 ///
 /// # Errors
-/// If the file cannot be read, is empty, or a line has no text, or no reference although others have one; the line is named.
+/// If the file cannot be read or is empty, a line has no text, or only some lines have a reference; the message names the line.
 pub fn read_samples(path: impl AsRef<Path>) -> Result<Vec<SampleLine>> {
-    let mut named = false;
-    let found = read(path.as_ref(), |line| {
-        named |= line.object.contains_key("reference");
-        let text = line.text()?;
-        let input = line.take("input", "'input'").ok();
-        // Only the last line tells whether it should have been there.
-        let reference = line.take("reference", "'reference', which other lines have");
-        Ok((text, input, reference))
-    })?;
-    let line = |(text, input, reference): (String, Option<String>, Result<String>)| {
-        let reference = if named { Some(reference?) } else { None };
-        Ok(SampleLine { text, input, reference })
-    };
-    found.into_iter().map(line).collect()
-}
-
-struct Line<'a> {
-    path: &'a Path,
-    number: u64,
-    object: Map<String, Value>,
-}
-
-impl Line<'_> {
-    fn text(&mut self) -> Result<String> {
-        let names = ["text", "prediction", "generated"];
-        let name = names.into_iter().find(|name| self.object.contains_key(*name)).unwrap_or("text");
-        self.take(name, "'text', 'prediction' or 'generated'")
-    }
-
-    fn take(&mut self, name: &str, wanted: &'static str) -> Result<String> {
-        if let Some(Value::String(text)) = self.object.get_mut(name) {
-            return Ok(std::mem::take(text));
-        }
-        let names: Vec<&str> = self.object.keys().map(String::as_str).collect();
-        Err(Error::LineField {
-            path: self.path.into(),
-            line: self.number,
-            wanted,
-            found: if names.is_empty() { "none".into() } else { names.join(", ") },
-        })
-    }
-}
-
-fn read<T>(path: &Path, mut parse: impl FnMut(&mut Line) -> Result<T>) -> Result<Vec<T>> {
-    let read_error = |source| Error::Read { path: path.into(), source };
-    let mut file = BufReader::new(File::open(path).map_err(read_error)?);
-    let mut items = Vec::new();
-    let mut bytes = Vec::new();
-    let mut number = 0;
-    loop {
-        bytes.clear();
-        number += 1;
-        // One byte more than allowed tells a line that is too long from one that just fits.
-        let n = (&mut file).take(MAX_LINE + 1).read_until(b'\n', &mut bytes).map_err(read_error)?;
-        if n == 0 {
-            break;
-        }
-        if n as u64 > MAX_LINE {
-            return Err(Error::LineTooLong { path: path.into(), line: number, limit: MAX_LINE });
-        }
-        // Windows editors start a file with a byte order mark.
-        let line = match number {
-            1 => bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes),
-            _ => &bytes,
+    let path = path.as_ref();
+    let mut lines: Vec<(SampleLine, u64, String)> = Vec::new();
+    for line in JsonLines::open(path)? {
+        let (number, mut object) = line?;
+        let found = names(&object);
+        let field = |wanted| Error::LineField { path: path.into(), line: number, wanted, found: found.clone() };
+        let text = ["text", "prediction", "generated"].into_iter().find(|name| object.contains_key(*name));
+        let text = text.and_then(|name| take(&mut object, name));
+        let text = text.ok_or_else(|| field("'text', 'prediction' or 'generated'"))?;
+        let input = take(&mut object, "input");
+        let references = match object.get("reference") {
+            None => None,
+            Some(value) => Some(texts(value).ok_or_else(|| field("'reference', nor a list of strings"))?),
         };
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let object = serde_json::from_slice(line).map_err(|source| Error::LineNotJson {
-            path: path.into(),
-            line: number,
-            source,
-        })?;
-        items.push(parse(&mut Line { path, number, object })?);
+        lines.push((SampleLine { text, input, references }, number, found));
     }
-    if items.is_empty() {
+    if lines.is_empty() {
         return Err(Error::NoLines { path: path.into() });
     }
-    Ok(items)
+    let named = lines.iter().any(|(line, ..)| line.references.is_some());
+    let complete = |(line, number, found): (SampleLine, u64, String)| {
+        let wanted = "'reference', which other lines have";
+        match named && line.references.is_none() {
+            true => Err(Error::LineField { path: path.into(), line: number, wanted, found }),
+            false => Ok(line),
+        }
+    };
+    lines.into_iter().map(complete).collect()
+}
+
+fn take(object: &mut Map<String, Value>, name: &str) -> Option<String> {
+    match object.get_mut(name)? {
+        Value::String(text) => Some(std::mem::take(text)),
+        _ => None,
+    }
+}
+
+/// One text or a list of at least one.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Array(members) if !members.is_empty() => {
+            members.iter().map(|member| member.as_str().map(str::to_owned)).collect()
+        }
+        _ => None,
+    }
+}
+
+fn names(object: &Map<String, Value>) -> String {
+    let names: Vec<&str> = object.keys().map(String::as_str).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 #[cfg(test)]
@@ -140,11 +107,16 @@ mod tests {
         let line = |text: &str, input: Option<&str>, reference: &str| SampleLine {
             text: text.into(),
             input: input.map(str::to_owned),
-            reference: Some(reference.into()),
+            references: Some(vec![reference.into()]),
         };
         assert_eq!(read_samples(with.path()).unwrap(), [line("a", None, "x"), line("b", Some("c"), "")]);
         let without = file(b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
-        assert!(read_samples(without.path()).unwrap().iter().all(|line| line.reference.is_none()));
+        assert!(read_samples(without.path()).unwrap().iter().all(|line| line.references.is_none()));
+        let several =
+            file(b"{\"text\": \"a\", \"reference\": [\"x\", \"y\"]}\n{\"text\": \"b\", \"reference\": \"z\"}\n");
+        let several: Vec<_> =
+            read_samples(several.path()).unwrap().into_iter().map(|line| line.references.unwrap()).collect();
+        assert_eq!(several, [vec!["x", "y"], vec!["z"]]);
     }
 
     #[test]
@@ -157,6 +129,9 @@ mod tests {
             (b"{\"text\": 5}\n", "line 1: no string field 'text'"),
             (b"{}\n", "(the fields are: none)"),
             (b"{\"text\": \"a\"}\n{\"text\": \"a\n", "line 2: not a JSON object"),
+            (b"{\"text\": \"a\"}\n{\"text\": \"a", "line 2, the last, breaks off"),
+            (b"{\"text\": \"a\", \"reference\": null}\n", "line 1: no string field 'reference'"),
+            (b"{\"text\": \"a\", \"reference\": []}\n", "line 1: no string field 'reference'"),
             (b"[\"a\"]\n", "line 1: not a JSON object"),
             (b"{\"text\": \"\xff\"}\n", "line 1: not a JSON object"),
             (b"\n \n", "holds no texts"),
@@ -170,6 +145,6 @@ mod tests {
         let error = read_samples(mixed.path()).unwrap_err().to_string();
         assert!(error.contains("line 2: no string field 'reference'"), "{error}");
         let error = read_texts("/nowhere/x.jsonl").unwrap_err().to_string();
-        assert!(error.contains("cannot read /nowhere/x.jsonl"), "{error}");
+        assert!(error.contains("cannot read `/nowhere/x.jsonl`"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ pub fn least_risk<S: AsRef<str>>(candidates: &[S]) -> Option<usize> {
     let bleu = Bleu::lowercase_effective();
     let likeness = |place: usize| -> f64 {
         let others = candidates.iter().enumerate().filter(|(other, _)| *other != place);
-        others.map(|(_, other)| bleu.sentence(candidates[place].as_ref(), other.as_ref()).score).sum()
+        others.map(|(_, other)| bleu.sentence(candidates[place].as_ref(), &other.as_ref()).score).sum()
     };
     let mut best: Option<(usize, f64)> = None;
     for (place, found) in (0..candidates.len()).map(|place| (place, likeness(place))) {

@@ -1,9 +1,8 @@
-//! How much of a sample is copied from the training text.
+//! The parts of samples that are copied from training texts.
 //!
-//! A [`CopyIndex`] is a suffix array over the training documents' tokens: exact, with no false
-//! hits as from hashed n-grams, and 8 bytes a token plus the vocabulary. Of a corpus beyond the limit
-//! given it holds the first documents, rather than fill the memory; say so next to the number,
-//! because copies of documents left out go unseen.
+//! A [`CopyIndex`] is a suffix array over the training documents' tokens: exact, without the false hits of hashed n-grams,
+//! with 8 bytes per token plus the vocabulary. Of a corpus beyond the given limit it holds the first documents; report this
+//! with the number, because copies of the other documents are not found.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -14,16 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Stands between documents, so that no run crosses their border.
+/// The token between documents, so that no run crosses their border.
 const BORDER: u32 = u32::MAX;
 /// A token that the training text does not have.
 const UNKNOWN: u32 = u32::MAX - 1;
 
-/// Copied runs are told apart up to this many tokens; a longer one is reported as this long.
-/// The bound keeps sorting quick on a corpus with many equal documents.
+/// Longest copied run that is measured, in tokens; longer ones are reported with this length. The bound keeps sorting fast
+/// on a corpus with many equal documents.
 pub const LONGEST_RUN: usize = 1024;
 
-/// Finds what a sample has in common with training documents, token by token.
+/// An index of training documents that finds copied runs of tokens.
 #[derive(Debug)]
 pub struct CopyIndex<T> {
     vocabulary: HashMap<T, u32>,
@@ -34,7 +33,7 @@ pub struct CopyIndex<T> {
     order: Vec<u32>,
 }
 
-/// What a set of samples has copied.
+/// Copies in a set of samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Novelty {
     /// Share of samples that equal a training document token for token, 0 to 1.
@@ -50,14 +49,14 @@ pub struct Novelty {
 }
 
 impl<T: Eq + Hash + Sync> CopyIndex<T> {
-    /// Indexes training documents, or the first of them that have no more than `max_tokens` tokens, counting one border per
-    /// document; no document is read after one that is too much.
+    /// Indexes the first training documents that have at most `max_tokens` tokens together, counting one border per
+    /// document. Later documents are not read.
     pub fn new<D, I>(documents: D, max_tokens: usize) -> Self
     where
         D: IntoIterator<Item = I>,
         I: IntoIterator<Item = T>,
     {
-        // Positions and ids are stored in 32 bits; the two largest ids are taken.
+        // Positions and ids are stored in 32 bits; the two largest ids are reserved.
         let limit = max_tokens.min(UNKNOWN as usize - 1);
         let mut vocabulary = HashMap::new();
         let mut text = vec![BORDER];
@@ -80,7 +79,7 @@ impl<T: Eq + Hash + Sync> CopyIndex<T> {
         Self { vocabulary, text, documents: whole, order }
     }
 
-    /// How many documents it holds.
+    /// Number of documents in the index.
     pub fn documents(&self) -> usize {
         self.documents
     }
@@ -95,7 +94,7 @@ impl<T: Eq + Hash + Sync> CopyIndex<T> {
             }
             let pattern = &ids[start..ids.len().min(start + LONGEST_RUN)];
             let at = self.order.partition_point(|p| suffix(&self.text, *p) < pattern);
-            // In sorted order the best match is next to where the pattern would stand.
+            // In sorted order, the best match is next to the pattern's place.
             for neighbour in [at.checked_sub(1), Some(at)].into_iter().flatten() {
                 if let Some(position) = self.order.get(neighbour) {
                     let common = suffix(&self.text, *position).iter().zip(pattern).take_while(|(a, b)| a == b).count();
@@ -149,8 +148,8 @@ impl<T: Eq + Hash + Sync> CopyIndex<T> {
     }
 }
 
-/// What follows a position, as far as it is compared. Long enough for a whole document of
-/// `LONGEST_RUN` tokens with its two borders.
+/// The tokens from a position on, as far as they are compared: enough for a whole document of `LONGEST_RUN` tokens with its
+/// two borders.
 fn suffix(text: &[u32], position: u32) -> &[u32] {
     let start = position as usize;
     &text[start..text.len().min(start + LONGEST_RUN + 2)]

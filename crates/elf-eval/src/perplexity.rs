@@ -1,10 +1,10 @@
 //! Generative perplexity and unigram entropy of samples, from a judge's scores.
 //!
-//! A judge is a language model that has nothing to do with the one evaluated (the ELF paper,
-//! arXiv 2605.10938, uses GPT-2 Large). Perplexity alone rewards text that repeats itself, so it
-//! is always reported together with entropy; see [`crate::evaluation::CollapseWarning`].
+//! A judge is a language model that is independent of the evaluated one (the ELF paper, arXiv 2605.10938, uses GPT-2
+//! Large). Perplexity alone rewards text that repeats itself, so it is always reported together with entropy; see
+//! [`crate::evaluation::CollapseWarning`].
 //!
-//! # How the numbers come about
+//! # How the numbers are computed
 //! 1. Texts of white space only are skipped, and counted.
 //! 2. The judge tokenises a text and cuts it to its maximum length. These ids give the
 //!    **entropy**: natural-log unigram entropy per sample, averaged over samples.
@@ -28,23 +28,23 @@ use crate::{Error, Result};
 
 /// A language model that scores texts.
 pub trait Scorer {
-    /// The id that the judge's tokeniser gives to its end-of-sequence token.
+    /// The id of the judge's end-of-sequence token.
     fn eos(&self) -> u32;
 
     /// Scores texts, none of them blank: one result per text, in order.
     ///
     /// # Errors
-    /// Whatever goes wrong in the judge.
+    /// The judge's own errors.
     fn score(
         &self,
         texts: &[String],
     ) -> std::result::Result<Vec<TokenScores>, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// Token ids of texts, none of them blank, cut to the judge's maximum length: one list per text, in order. By default
-    /// the texts are scored for that, which a judge with its tokeniser at hand need not do.
+    /// Token ids of texts, none of them blank, cut to the judge's maximum length: one list per text, in order. The default
+    /// scores the texts; a judge that can tokenise alone should override it.
     ///
     /// # Errors
-    /// Whatever goes wrong in the judge.
+    /// The judge's own errors.
     fn tokenize(
         &self,
         texts: &[String],
@@ -53,7 +53,7 @@ pub trait Scorer {
     }
 }
 
-/// A judge's view of one text.
+/// A judge's tokens and scores of one text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenScores {
     /// Token ids of the text, cut to the judge's maximum length, without any EOS added.
@@ -83,7 +83,7 @@ impl JudgeWindows {
     /// Windows of at most `context_size` tokens over at most `max_length` tokens.
     ///
     /// # Errors
-    /// If `max_length` is 0 or `context_size` below 2, where no token could be predicted.
+    /// If `max_length` is 0 or `context_size` below 2, so that no token could be predicted.
     pub fn new(max_length: usize, context_size: usize, eos: u32) -> Result<Self> {
         if max_length == 0 {
             return Err(Error::Setting {
@@ -107,10 +107,9 @@ impl JudgeWindows {
         &ids[..ids.len().min(self.max_length)]
     }
 
-    /// The windows to score. A text shorter than the maximum length is closed with one EOS: the
-    /// released code pads such texts with EOS and counts the first, so that a text has to end
-    /// well. Here that does not depend on which texts share a batch. Windows of a single token,
-    /// in which nothing is predicted, are left out.
+    /// The windows to score. A text shorter than the maximum length is closed with one EOS: the released code pads such
+    /// texts with EOS and counts the first one, which scores the end of the text. Here this does not depend on the other
+    /// texts of a batch. Windows of a single token, in which nothing is predicted, are left out.
     pub fn split(&self, ids: &[u32]) -> Vec<Vec<u32>> {
         let mut ids = self.cut(ids).to_vec();
         if ids.is_empty() {
@@ -126,15 +125,15 @@ impl JudgeWindows {
 /// One sample's figures.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SamplePerplexity {
-    /// Perplexity; none if no token of the sample counts.
+    /// Perplexity; `None` if no token of the sample counts.
     pub perplexity: Option<f64>,
-    /// Unigram entropy in nats; none if the sample has no token.
+    /// Unigram entropy in nats; `None` if the sample has no token.
     pub entropy: Option<f64>,
     /// Number of the sample's own tokens after cutting.
     pub tokens: usize,
     /// Sum of the negative log-likelihoods of the tokens that count, in nats.
     pub nll: f64,
-    /// Number of tokens that count, by how often they do.
+    /// Number of counted tokens; a token that counts twice adds 2.
     pub weight: f64,
 }
 
@@ -149,7 +148,7 @@ pub struct GenerativePerplexity {
     pub mean_tokens: f64,
     /// Number of blank samples, which were skipped.
     pub skipped: usize,
-    /// Figures per sample, in the order given; a skipped one has none.
+    /// Figures per sample, in order; `None` for skipped samples.
     pub samples: Vec<Option<SamplePerplexity>>,
 }
 

@@ -1,4 +1,4 @@
-//! How sure a number is: spread over seeds, and bootstrap intervals over examples.
+//! Uncertainty: spread over seeds, and bootstrap intervals over examples.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Mean and spread of one number measured several times, e.g. with several seeds.
+/// Mean and spread of a number that was measured several times, for example with several seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Number of values.
@@ -22,7 +22,7 @@ pub struct Spread {
 
 impl Spread {
     /// Spread of a sample of values, such as runs with a few seeds: squares are divided by n - 1.
-    /// None for fewer than two values, which say nothing about spread.
+    /// `None` for fewer than two values.
     pub fn of_sample(values: &[f64]) -> Option<Self> {
         let n = values.len();
         if n < 2 {
@@ -35,7 +35,7 @@ impl Spread {
     }
 }
 
-/// An interval that a number lies in.
+/// An interval around a number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Lower end.
@@ -47,8 +47,8 @@ pub struct Interval {
 }
 
 /// Percentile bootstrap over examples: the statistic is computed on many sets of examples drawn
-/// with replacement, and the middle part of the results is the interval. The same seed gives the
-/// same interval whatever the number of threads.
+/// with replacement, and the middle part of the results is the interval. The same seed gives the same interval on any
+/// number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bootstrap {
@@ -84,9 +84,9 @@ impl Bootstrap {
         self.mean_over_files(&[examples], statistic)
     }
 
-    /// Interval of the mean over files of a statistic of each file's examples. Files of one length are taken to go by the
-    /// same inputs or be of the same standing, such as seeds: the same places are drawn from all of them. Otherwise each is
-    /// drawn from by itself.
+    /// Interval of the mean over files of a statistic of each file's examples. Files of equal length are assumed to belong
+    /// to the same inputs, as those of several seeds: the same places are drawn from all of them. Other files are drawn
+    /// from independently.
     ///
     /// # Errors
     /// If there are no files or one has no examples, or a setting is out of its range.
@@ -138,7 +138,7 @@ impl Bootstrap {
     }
 }
 
-/// Quantile of sorted values, of which there is at least one, linear between neighbours.
+/// Quantile of sorted values, at least one, interpolated linearly.
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);

@@ -39,6 +39,11 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|t| (*t).to_owned()).collect()
 }
 
+/// One reference per text.
+fn references(texts: &[&str]) -> Vec<Vec<String>> {
+    texts.iter().map(|t| vec![(*t).to_owned()]).collect()
+}
+
 #[track_caller]
 fn is(found: &Evaluation, name: &str, expected: f64) {
     let value = found.get(name).unwrap_or_else(|| panic!("no {name}")).value;
@@ -90,7 +95,7 @@ fn copies_by_hand() {
 #[test]
 fn pairs_by_hand() {
     let mut pairs = set(&["the cat sat on the mat", "x y"]);
-    pairs.references = Some(strings(&["the cat sat on the mat", "y z"]));
+    pairs.references = Some(references(&["the cat sat on the mat", "y z"]));
     let found = Evaluator::default().evaluate("t", &[pairs]).unwrap();
     is(&found, name::ROUGE_1, 75.0);
     is(&found, name::ROUGE_2, 50.0);
@@ -140,7 +145,7 @@ fn perplexity_and_entropy_by_hand_with_a_verdict() {
     let verdict = found.collapse().unwrap();
     assert!(!verdict.collapsed && verdict.data == "training texts" && verdict.data_entropy == 0.0, "{verdict:?}");
     let mut paired = samples.clone();
-    paired[0].references = Some(strings(&["a bb", "a bb", "a bb"]));
+    paired[0].references = Some(references(&["a bb", "a bb", "a bb"]));
     let found = evaluator.evaluate("t", &paired).unwrap();
     assert_eq!(found.collapse().unwrap().data, "references");
     is(&found, name::DATA_ENTROPY, ln(2.0));
@@ -154,7 +159,7 @@ fn perplexity_and_entropy_by_hand_with_a_verdict() {
 #[test]
 fn intervals_hold_the_number_and_do_not_change_from_run_to_run() {
     let texts: Vec<String> = (0..60).map(|i| "word ".repeat(1 + i % 7)).collect();
-    let references: Vec<String> = (0..60).map(|i| "word ".repeat(1 + i % 5)).collect();
+    let references: Vec<Vec<String>> = (0..60).map(|i| vec!["word ".repeat(1 + i % 5)]).collect();
     let set = SampleSet { name: "s".into(), texts, references: Some(references), has_inputs: false };
     let training = strings(&["word word word"]);
     let evaluator = Evaluator {
@@ -197,9 +202,9 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(&[]).contains("no texts"));
     assert!(refused(&[set(&[])]).contains("no texts"));
     let mut paired = set(&["a"]);
-    paired.references = Some(strings(&["a"]));
+    paired.references = Some(references(&["a"]));
     assert!(refused(&[paired.clone(), set(&["b"])]).contains("1 of 2 sample files have references"));
-    paired.references = Some(strings(&["a", "b"]));
+    paired.references = Some(references(&["a", "b"]));
     assert!(refused(&[paired]).contains("1 hypotheses but 2 references"));
 }
 

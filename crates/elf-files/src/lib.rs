@@ -1,50 +1,73 @@
-//! Files that are whole or not there, and folders that one process at a time writes in.
+//! Files that are whole or absent, folders that one process at a time writes in, and [`lines`] of text files.
 //!
-//! A file is written under another name beside its own, synced, and renamed: a killed process, a full disk or a loss of power
-//! leaves what was there before. What a killed process leaves unfinished has a name that [`sweep`] knows.
+//! A file is written under a temporary name in its folder, synced, and renamed: a killed process, a full disk or a loss of power
+//! leaves the former file in place. [`sweep`] removes the unfinished files of killed processes.
 //!
-//! It deliberately knows no formats, and its errors are the system's: callers say which file was meant.
+//! The crate deliberately does not know what is in the files. Errors of writing are the system's; callers add the file's name.
 
-use std::fs::{self, File, TryLockError};
+pub mod lines;
+
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// What every unfinished file's name begins and ends with.
+/// The first and the last part of every unfinished file's name.
 const PREFIX: &str = ".elf-unfinished-";
 const SUFFIX: &str = ".tmp";
 
-/// Begins a file beside `target`, whose folder is made if it is not there. It is removed when dropped, and gets its name by
-/// [`finish`].
+/// The end of a message about a Git LFS pointer, after the file's name.
+pub const LFS_POINTER_REMEDY: &str =
+    "is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download the file";
+
+/// Whether a file with these first bytes is a Git LFS pointer: a short text in place of a large file.
+pub fn is_lfs_pointer(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
+/// A builder of temporary files and folders with the permissions of ordinary ones, which follow the user's mask.
+fn builder(mode: u32) -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    let _ = mode;
+    builder
+}
+
+/// Begins a file in the folder of `target`, which is created if it does not exist. The file is removed when dropped; [`finish`]
+/// gives it its name.
 ///
 /// # Errors
-/// If the folder cannot be made or written in.
+/// If the folder cannot be created or written in.
 pub fn begin(target: &Path) -> io::Result<NamedTempFile> {
     let folder = folder_of(target);
     fs::create_dir_all(folder)?;
-    let mut builder = Builder::new();
-    builder.prefix(PREFIX).suffix(SUFFIX);
-    // A temporary file is its owner's alone; this one is for others too, as far as the user's mask lets it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    builder(0o666).tempfile_in(folder)
 }
 
-/// Gives a finished file its name. It is synced first: a name must not survive a crash that its contents do not.
+/// Gives a finished file its name. It is synced first, so that no name survives a crash without its content.
 ///
 /// # Errors
-/// If it cannot be synced or renamed; what was at `target` is still there then.
+/// If the file cannot be synced or renamed; then `target` is unchanged.
 pub fn finish(file: NamedTempFile, target: &Path) -> io::Result<()> {
-    // Whoever filled it may have replaced the file behind the name, so sync through a fresh handle.
-    File::open(file.path())?.sync_all()?;
+    // Some libraries fill a file by replacing it with one of their own, which may have other permissions: sync through a new
+    // handle, and restore the permissions that follow the user's mask.
+    let filled = File::open(file.path())?;
+    restore(&filled, file.as_file().metadata()?.permissions())?;
+    filled.sync_all()?;
     file.persist(target).map(drop).map_err(|error| error.error)
 }
 
-/// Writes a file in one go. A pipe or a device, such as /dev/stdout, is written to itself.
+fn restore(file: &File, permissions: Permissions) -> io::Result<()> {
+    if file.metadata()?.permissions() == permissions { Ok(()) } else { file.set_permissions(permissions) }
+}
+
+/// Writes a whole file. A pipe or a device, such as /dev/stdout, is written directly.
 ///
 /// # Errors
-/// If anything fails; then `target` is as it was.
+/// If a step fails; then `target` is unchanged.
 pub fn write(target: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     if is_special(target) {
         return fs::write(target, bytes);
@@ -54,7 +77,7 @@ pub fn write(target: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     finish(file, target)
 }
 
-/// The same by a `fill` that is given the path to write to.
+/// Writes a whole file by `fill`, which gets the temporary path to write to.
 ///
 /// # Errors
 /// As [`write()`].
@@ -67,32 +90,29 @@ pub fn write_with(target: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> 
     finish(file, target)
 }
 
-/// Begins a folder beside `target`, in a parent folder that is made if it is not there. It is removed when dropped, and gets its
-/// name by [`finish_folder`].
+/// Begins a folder in the parent folder of `target`, which is created if it does not exist. The folder is removed when dropped;
+/// [`finish_folder`] gives it its name.
 ///
 /// # Errors
-/// If the parent folder cannot be made or written in.
+/// If the parent folder cannot be created or written in.
 pub fn begin_folder(target: &Path) -> io::Result<TempDir> {
     let parent = folder_of(target);
     fs::create_dir_all(parent)?;
-    Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(parent)
+    builder(0o777).tempdir_in(parent)
 }
 
-/// Gives a finished folder its name, which nothing but an empty folder may have.
+/// Gives a finished folder its name. `target` must not exist, or be an empty folder.
 ///
 /// # Errors
-/// If it cannot be renamed; then it is removed.
+/// If the folder cannot be renamed; then it is removed.
 pub fn finish_folder(folder: TempDir, target: &Path) -> io::Result<()> {
-    // A temporary folder is its owner's alone; this one is for others too.
-    #[cfg(unix)]
-    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     fs::rename(folder.path(), target)?;
-    // It has moved: nothing is left to remove under the old name.
+    // Nothing is left to remove under the old name.
     let _ = folder.keep();
     Ok(())
 }
 
-/// Removes files that killed processes left unfinished in `folder`, in which nobody else may be writing files.
+/// Removes the unfinished files of killed processes from `folder`. No other process may be writing files there.
 ///
 /// # Errors
 /// If the folder cannot be read, or a file in it cannot be removed.
@@ -108,28 +128,28 @@ pub fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it is a pipe or a device: nothing can be written beside it, and a file renamed over it would replace it.
+/// Whether `path` is a pipe or a device, which must be written directly: a renamed file would replace it.
 pub fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
-/// The folder of a file; of a bare name the one that the process is in.
+/// The folder of a file; the current folder for a bare name.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Holds a folder until it is dropped or the process ends, however it ends.
+/// A lock on a folder, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Held {
     file: File,
 }
 
 impl Held {
-    /// Takes a folder, which is made if it is not there; `None` if another process holds it. Where the file system knows no locks,
-    /// as some on networks, nobody can be kept out.
+    /// Locks a folder, which is created if it does not exist; `None` if another process holds it. File systems without locks, as
+    /// some on networks, keep no process out.
     ///
     /// # Errors
-    /// If the folder cannot be made or written in.
+    /// If the folder cannot be created or written in.
     pub fn take(folder: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(folder)?;
         let file = File::create(folder.join(".lock"))?;
@@ -141,7 +161,7 @@ impl Held {
 }
 
 impl Drop for Held {
-    /// Closing is not enough: a program that is just being started has a copy of the handle for a moment.
+    /// Closing the file is not enough: a child process that is just being started holds a copy of the handle for a moment.
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }
@@ -164,8 +184,8 @@ mod tests {
         let path = root.path().join("a/b.json");
         write(&path, "old").unwrap();
         write_with(&path, |aside| {
-            assert_eq!(fs::read_to_string(&path).unwrap(), "old", "written aside");
-            // As those do that write a file of their own and rename it.
+            assert_eq!(fs::read_to_string(&path).unwrap(), "old", "written under another name");
+            // As libraries do that write their own file and rename it.
             fs::remove_file(aside)?;
             fs::write(aside, "new")
         })
@@ -211,14 +231,37 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn files_are_for_others_and_devices_stay_devices() {
+    fn permissions_are_those_of_ordinary_files_and_folders() {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().unwrap();
-        let [ours, plain] = ["ours", "plain"].map(|name| root.path().join(name));
+        let at = |name: &str| root.path().join(name);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode();
+        fs::write(at("plain"), "").unwrap();
+        write(&at("whole"), "").unwrap();
+        write_with(&at("in place"), |path| fs::write(path, "filled")).unwrap();
+        // As the safetensors library does: its own temporary file, readable by the owner alone, is renamed over the path.
+        let replaced = |path: &Path| {
+            let own = NamedTempFile::new_in(root.path())?;
+            assert_eq!(own.as_file().metadata()?.permissions().mode() & 0o077, 0);
+            own.persist(path).map(drop).map_err(|e| e.error)
+        };
+        write_with(&at("replaced"), replaced).unwrap();
+        let file = begin(&at("begun")).unwrap();
+        finish(file, &at("begun")).unwrap();
+        for name in ["whole", "in place", "replaced", "begun"] {
+            assert_eq!(mode(name), mode("plain"), "{name}");
+        }
+        fs::create_dir(at("plain folder")).unwrap();
+        finish_folder(begin_folder(&at("folder")).unwrap(), &at("folder")).unwrap();
+        assert_eq!(mode("folder"), mode("plain folder"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_stay_devices() {
+        let root = tempfile::tempdir().unwrap();
+        let ours = root.path().join("ours");
         write(&ours, "").unwrap();
-        fs::write(&plain, "").unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&ours), mode(&plain));
         write(Path::new("/dev/null"), "gone").unwrap();
         write_with(Path::new("/dev/null"), |path| fs::write(path, "gone")).unwrap();
         assert!(is_special(Path::new("/dev/null")) && !is_special(&ours) && !is_special(root.path()));

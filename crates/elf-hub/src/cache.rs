@@ -1,9 +1,9 @@
-//! A repository's place in the cache that all Hugging Face programs share.
+//! A repository's folder in the cache that all Hugging Face programs share.
 //!
-//! `blobs/HASH` holds contents, `snapshots/COMMIT/FILE` links to them, `refs/REVISION` says to which commit a branch pointed.
-//! A branch is only moved on once everything asked for is there, so that an update which was cut off leaves the former state
-//! usable. Beside these, `listings/COMMIT.json` keeps what the repository holds, so that offline use can tell a whole copy
-//! from a part of one.
+//! `blobs/HASH` holds contents, `snapshots/COMMIT/FILE` links to them, and `refs/REVISION` holds the commit that a branch pointed to.
+//! A branch is updated only after all requested files have arrived, so that an interrupted update leaves the former state usable.
+//! `listings/COMMIT.json`, an addition of this crate, lists the repository's files, so that offline use can distinguish a complete
+//! copy from an incomplete one.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ impl RepositoryCache {
         }
     }
 
-    /// Where contents of that hash belong.
+    /// The path of contents with this hash.
     pub fn blob(&self, hash: &str) -> PathBuf {
         self.cache.blob_path(hash)
     }
@@ -40,7 +40,7 @@ impl RepositoryCache {
         self.cache.pointer_path(commit)
     }
 
-    /// A file of a commit, if it is there and as long as it should be.
+    /// A file of a commit, if it exists with the right length.
     pub fn file(&self, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
         let path = self.snapshot(commit).join(&file.path);
         let about = fs::metadata(&path).ok()?;
@@ -56,7 +56,7 @@ impl RepositoryCache {
         Some(commit.trim().to_ascii_lowercase()).filter(|c| is_commit(c))
     }
 
-    /// Notes where a revision points to.
+    /// Stores the commit that a revision points to.
     pub fn set_commit_of(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) || self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -65,7 +65,7 @@ impl RepositoryCache {
         elf_files::write(&path, commit).map_err(Error::disk("write", &path))
     }
 
-    /// What a commit holds: as noted, or else what of it is there.
+    /// The files of a commit: as this crate noted them, or else those in the cache.
     pub fn listing(&self, commit: &str) -> Option<Listing> {
         if let Some(listing) = self.noted_listing(commit) {
             return Some(listing);
@@ -76,23 +76,23 @@ impl RepositoryCache {
         (!files.is_empty()).then(|| Listing { commit: commit.to_owned(), files })
     }
 
-    /// What a commit holds, if this crate has fetched from it.
+    /// The files of a commit, if this crate has fetched from it.
     pub fn noted_listing(&self, commit: &str) -> Option<Listing> {
         let noted = fs::read(self.root.join("listings").join(format!("{commit}.json"))).ok()?;
         let listing: Listing = serde_json::from_slice(&noted).ok()?;
-        // Others may write here, too: nothing in it is believed that could lead elsewhere.
+        // Other programs may write here: paths that lead out of the folder are refused.
         let safe = listing.commit == commit && listing.files.iter().all(|f| crate::reference::is_inner_path(&f.path));
         safe.then_some(listing)
     }
 
-    /// Notes what a commit holds.
+    /// Notes the files of a commit.
     pub fn note_listing(&self, listing: &Listing) -> Result<()> {
         let path = self.root.join("listings").join(format!("{}.json", listing.commit));
         let json = serde_json::to_vec(listing).map_err(|e| Error::disk("write", &path)(e.into()))?;
         elf_files::write(&path, &json).map_err(Error::disk("write", &path))
     }
 
-    /// Holds off other programs (this one's twin, or Python's) from the content of that name until it is dropped.
+    /// A lock on the content of that name against other processes, this program's and Python's, until it is dropped.
     pub fn lock(&self, name: &str) -> Result<File> {
         fs::create_dir_all(&self.locks).map_err(Error::disk("make the folder", &self.locks))?;
         let path = self.locks.join(format!("{name}.lock"));
@@ -102,12 +102,12 @@ impl RepositoryCache {
         Ok(file)
     }
 
-    /// Makes `snapshots/COMMIT/FILE` stand for a blob.
+    /// Links `snapshots/COMMIT/FILE` to a blob.
     pub fn link(&self, commit: &str, file: &str, blob: &Path) -> Result<PathBuf> {
         let path = self.snapshot(commit).join(file);
         let folder = path.parent().unwrap_or(&path).to_owned();
         fs::create_dir_all(&folder).map_err(Error::disk("make the folder", &folder))?;
-        // One made with other contents, or a link whose target was removed.
+        // An existing file has other contents, or is a link whose target was removed.
         let _ = fs::remove_file(&path);
         let up = "../".repeat(2 + file.matches('/').count());
         let target = Path::new(&up).join("blobs").join(blob.file_name().unwrap_or_default());
@@ -127,7 +127,7 @@ fn link_or_copy(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()>
 
 #[cfg(not(unix))]
 fn link_or_copy(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
-    // Symbolic links need rights there that users seldom have.
+    // Symbolic links need privileges there that users seldom have.
     fs::hard_link(blob, path).or_else(|_| fs::copy(blob, path).map(drop))
 }
 

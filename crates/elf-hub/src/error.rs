@@ -1,4 +1,4 @@
-//! What can go wrong, in words for whoever typed the id.
+//! Errors, in words for the user who typed an id.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text is neither a path nor an id.
+    /// The text cannot be an id.
     #[error("`{text}` is no Hugging Face id (org/name, org/name@revision, org/name:file): {why}")]
     NoReference {
         /// What was written.
@@ -18,12 +18,12 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// Nothing local of that name, and the hub does not give it either.
+    /// No local file has that name, and the hub does not provide it.
     #[error("there is no local file or folder `{text}`, and as a Hugging Face id it fails")]
     NeitherPathNorId {
         /// What was written.
         text: String,
-        /// Why the hub does not give it.
+        /// The hub's refusal.
         source: Box<Error>,
     },
     /// 401 or 403.
@@ -33,7 +33,7 @@ pub enum Error {
         what: String,
         /// The answer.
         status: u16,
-        /// What helps, with a token sent or without.
+        /// The remedy, which depends on whether a token was sent.
         remedy: &'static str,
     },
     /// 404.
@@ -57,20 +57,20 @@ pub enum Error {
     JaxCheckpoint {
         /// What was asked for.
         what: String,
-        /// The file that shows it.
+        /// The file that identifies it.
         marker: String,
-        /// The repository that a PyTorch checkpoint of the same model has by the ELF authors' custom.
+        /// The repository of the same model for PyTorch, by the ELF authors' naming.
         sibling: Option<String>,
     },
-    /// 429, and waiting did not help or would take too long.
+    /// 429, and waiting did not help or would exceed the limit.
     #[error("{what}: the hub allows no more requests for now (HTTP 429); try again in {}, or set HF_TOKEN, which raises the limit", wait(*.after))]
     RateLimited {
         /// What was asked for.
         what: String,
-        /// How long the server says to wait, if it does.
+        /// The server's waiting time, if it states one.
         after: Option<Duration>,
     },
-    /// Another answer than was hoped for, also after several attempts.
+    /// Another unexpected answer after all attempts.
     #[error("{what}: the hub answered HTTP {status}; try again later")]
     Status {
         /// What was asked for.
@@ -78,7 +78,7 @@ pub enum Error {
         /// The answer.
         status: u16,
     },
-    /// No connection, or it broke too often.
+    /// No connection, or a connection that broke too often.
     #[error(
         "{what}: {endpoint} cannot be reached or does not answer: check the network, the proxy and HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to use only what is cached; what has arrived is kept, and the next attempt goes on from there"
     )]
@@ -87,10 +87,10 @@ pub enum Error {
         what: String,
         /// Where.
         endpoint: String,
-        /// What the last attempt met.
+        /// The last attempt's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Offline, and not in the cache.
+    /// Offline, and not complete in the cache.
     #[error("{what} is not (wholly) in the cache {}, and HF_HUB_OFFLINE forbids to download it: unset it, or run `elf pull` where there is a network", .cache.display())]
     Offline {
         /// What was asked for.
@@ -120,24 +120,24 @@ pub enum Error {
         /// Hash of what arrived.
         got: String,
     },
-    /// The server's answer is not what a hub says.
+    /// The server does not answer like a hub.
     #[error("{what}: {endpoint} does not answer like a Hugging Face hub ({why}): check HF_ENDPOINT")]
     Protocol {
         /// What was asked for.
         what: String,
         /// Where.
         endpoint: String,
-        /// What is odd.
+        /// The fault of the answer.
         why: String,
     },
-    /// The repository does not hold what is needed.
+    /// The repository lacks a file that is needed.
     #[error("{what} has no {missing}; {remedy}")]
     Lacks {
         /// The repository.
         what: String,
-        /// What it lacks.
+        /// The missing file.
         missing: String,
-        /// What helps.
+        /// The files that it has, and the remedy.
         remedy: String,
     },
     /// A setting that cannot be used.
@@ -150,7 +150,7 @@ pub enum Error {
         /// What it should be.
         why: &'static str,
     },
-    /// The local disk.
+    /// A failure of the local disk.
     #[error("cannot {action} {}: is there room on the disk, and may you write there? (HF_HUB_CACHE sets the cache's place)", .path.display())]
     Disk {
         /// What was tried.

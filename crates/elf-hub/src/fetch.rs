@@ -1,4 +1,4 @@
-//! From a reference to local files.
+//! Fetching references into the cache.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,40 +14,47 @@ use crate::selection::{Selection, What, select};
 use crate::settings::Settings;
 use crate::transfer::{Request, Step, Transfer, name_hash};
 
-/// What happens while something is fetched, for whoever wants to show it.
+/// Progress of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// These many files and bytes must be downloaded; the rest is there. Not sent if nothing is to be downloaded.
+    /// The number of files and bytes to download. Not sent if all files are in the cache.
     Planned {
-        /// What was asked for.
+        /// The requested reference.
         reference: &'a Reference,
         /// Files.
         files: usize,
         /// Bytes, as far as sizes are known.
         bytes: u64,
     },
-    /// A file has so many bytes now; the first of these counts what an earlier attempt left.
+    /// A file's number of bytes. The first event of a file includes the bytes of an earlier attempt.
     Progress {
         /// Its name in the repository.
         file: &'a str,
-        /// Bytes that are there.
+        /// Bytes that have arrived.
         at: u64,
-        /// All bytes, if known.
+        /// Size in bytes, if known.
         size: Option<u64>,
     },
-    /// An attempt failed; another follows after a wait.
+    /// An attempt failed; another one follows after a wait.
     Waiting {
-        /// Why.
+        /// The reason.
         why: &'a str,
-        /// How long.
+        /// The length of the wait.
         wait: Duration,
     },
-    /// The hub cannot be asked; the copy of an earlier time is used.
-    FromCache {
-        /// What was asked for.
+    /// The reference names a checkpoint for JAX; the repository with the same model for PyTorch is fetched instead.
+    Sibling {
+        /// The requested reference.
         reference: &'a Reference,
-        /// Why.
+        /// The reference that is fetched.
+        sibling: &'a Reference,
+    },
+    /// The hub cannot be reached; an earlier copy is used.
+    FromCache {
+        /// The requested reference.
+        reference: &'a Reference,
+        /// The reason.
         why: &'a str,
     },
 }
@@ -69,10 +76,10 @@ impl std::fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that works silently. Nothing is connected yet.
+    /// A fetcher without a listener. It opens no connection yet.
     ///
     /// # Errors
-    /// If the endpoint is no address.
+    /// If the endpoint is not an address.
     pub fn new(settings: Settings) -> Result<Self> {
         let odd = |value: &str| Error::Setting {
             name: "HF_ENDPOINT",
@@ -85,7 +92,7 @@ impl Fetcher {
         }
         let given = settings.endpoint.clone().unwrap_or_default();
         let api = builder.build().map_err(|_| odd(&given))?;
-        // The address is only to be had as the beginning of a URL.
+        // `hf-hub` exposes the address only as the beginning of a URL.
         let some = api.model("name".to_owned()).url("file");
         let endpoint = some.strip_suffix("/name/resolve/main/file").ok_or_else(|| odd(&given))?.to_owned();
         if endpoint.parse::<ureq::http::Uri>().map_or(true, |u| u.host().is_none_or(str::is_empty)) {
@@ -94,7 +101,7 @@ impl Fetcher {
         Ok(Self { transfer: Transfer::new(&settings, endpoint), api, settings, listener: Box::new(|_| {}) })
     }
 
-    /// With a listener to what happens; it is called from the thread that fetches.
+    /// The fetcher with a listener, which is called on the thread that fetches.
     #[must_use]
     pub fn with_listener(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.listener = Box::new(listener);
@@ -106,10 +113,10 @@ impl Fetcher {
         self.transfer.endpoint()
     }
 
-    /// A local path if there is one of that name, otherwise what the hub has under it.
+    /// The local path of that name if it exists, or else the hub's files under that id.
     ///
     /// # Errors
-    /// If it is neither; the message says so, and why the hub does not give it.
+    /// If it is neither; the message includes the hub's refusal.
     pub fn locate(&self, text: &str, what: What) -> Result<PathBuf> {
         let path = Path::new(text);
         if path.exists() {
@@ -120,14 +127,32 @@ impl Fetcher {
             .map_err(|source| Error::NeitherPathNorId { text: text.to_owned(), source: Box::new(source) })
     }
 
-    /// Brings what `what` needs of a repository into the cache, unless it is there, and gives its folder or file.
+    /// Downloads the files of a repository that `what` needs, unless they are in the cache, and returns their folder or
+    /// file.
     ///
-    /// A branch is looked up every time, a commit that is whole in the cache never. If the hub cannot be reached and the
-    /// cache holds everything from an earlier time, that is used, and the listener hears of it.
+    /// A branch is looked up every time, a commit that is complete in the cache never. If the hub cannot be reached and the
+    /// cache holds a complete earlier copy, the copy is used, and the listener is told. A checkpoint for JAX is replaced by
+    /// its PyTorch sibling, if the hub has it.
     ///
     /// # Errors
-    /// If the hub refuses or lacks it, cannot be reached, or the disk is full. Nothing incomplete is ever in its place.
+    /// If the hub refuses or lacks it, cannot be reached, or the disk is full. An incomplete file never has its final name.
     pub fn fetch(&self, reference: &Reference, what: What) -> Result<PathBuf> {
+        let error = match self.fetch_exactly(reference, what) {
+            Err(error @ Error::JaxCheckpoint { sibling: Some(_), .. }) => error,
+            other => return other,
+        };
+        let Error::JaxCheckpoint { sibling: Some(id), .. } = &error else { return Err(error) };
+        let sibling = reference.file().map_or_else(|| id.clone(), |file| format!("{id}:{file}"));
+        let Ok(sibling) = Reference::parse(&sibling) else { return Err(error) };
+        (self.listener)(&Event::Sibling { reference, sibling: &sibling });
+        match self.fetch_exactly(&sibling, what) {
+            // The refusal of the requested checkpoint says more than a missing sibling.
+            Err(Error::NotFound { .. } | Error::Denied { .. } | Error::Offline { .. }) => Err(error),
+            other => other,
+        }
+    }
+
+    fn fetch_exactly(&self, reference: &Reference, what: What) -> Result<PathBuf> {
         let repository = Repository::new(self, reference, what);
         if self.settings.offline {
             return repository
@@ -152,7 +177,7 @@ impl Fetcher {
     }
 }
 
-/// One repository, for one purpose.
+/// A repository that is fetched for one purpose.
 struct Repository<'a> {
     fetcher: &'a Fetcher,
     reference: &'a Reference,
@@ -166,7 +191,7 @@ impl<'a> Repository<'a> {
         Self { fetcher, reference, what, cache }
     }
 
-    /// The result, if the cache holds all of it.
+    /// The result, if the cache holds all files.
     fn cached(&self) -> Result<Option<PathBuf>> {
         let Some(listing) = self.cache.commit_of(self.reference.revision()).and_then(|c| self.cache.listing(&c)) else {
             return Ok(None);
@@ -175,7 +200,7 @@ impl<'a> Repository<'a> {
             || Error::Offline { what: self.reference.to_string(), cache: self.fetcher.settings.cache.clone() };
         let mut local = |file: &RemoteFile| self.cache.file(&listing.commit, file).ok_or_else(missing);
         let selection = match select(self.what, self.reference, &listing, &mut local) {
-            // Without a listing from the hub, what is not there may be so only here.
+            // Without a listing from the hub, missing files may be missing only in the cache.
             Err(Error::Lacks { .. }) if self.cache.noted_listing(&listing.commit).is_none() => return Ok(None),
             other => other?,
         };
@@ -183,7 +208,7 @@ impl<'a> Repository<'a> {
         Ok(whole.then(|| self.result(&listing, &selection)))
     }
 
-    /// What the hub has now.
+    /// The hub's current listing.
     fn ask(&self) -> Result<Listing> {
         let url = self.fetcher.api.repo(repo(self.reference, self.what, self.reference.revision())).info_request();
         let protocol = |why| Error::Protocol {
@@ -195,13 +220,13 @@ impl<'a> Repository<'a> {
             return Err(protocol("its address cannot be used".to_owned()));
         };
         let name = format!("{}@{}", self.reference.id(), self.reference.revision());
-        // With `blobs`, sizes and hashes come along.
+        // `blobs` requests sizes and hashes.
         let request = Request { url: &format!("{url}?blobs=true"), what: &name, kind: self.what.repository_kind() };
         let answer = self.fetcher.transfer.answer(&request, &mut |step| self.tell("", None, step))?;
         Listing::from_answer(&answer).map_err(protocol)
     }
 
-    /// Downloads what is missing, and moves the branch on.
+    /// Downloads missing files, and updates the branch.
     fn bring(&self, listing: &Listing) -> Result<PathBuf> {
         let selection = select(self.what, self.reference, listing, &mut |file| self.bring_file(listing, file))?;
         let missing: Vec<&RemoteFile> =
@@ -223,7 +248,7 @@ impl<'a> Repository<'a> {
         if let Some(path) = there() {
             return Ok(path);
         }
-        // Files whose hash the hub does not tell are named by where they come from until they are here.
+        // Files without a listed hash are named by their origin until they are complete.
         let name = file
             .hash
             .as_ref()
@@ -240,7 +265,7 @@ impl<'a> Repository<'a> {
         let partial = self.cache.blob(&format!("{name}.incomplete"));
         let folder = partial.parent().unwrap_or(&partial);
         std::fs::create_dir_all(folder).map_err(Error::disk("make the folder", folder))?;
-        // By commit, so that all files are of one state even if the branch moves meanwhile.
+        // By commit, so that all files belong together even if the branch moves meanwhile.
         let url =
             self.fetcher.api.repo(repo(self.reference, self.what, &listing.commit)).url(&percent_encoded(&file.path));
         let what = format!("{}:{}", self.reference.id(), file.path);

@@ -1,11 +1,10 @@
-//! Hugging Face ids to local files: which files of a repository are needed, their download, and where they are kept.
+//! Hugging Face ids to local files: the selection of a repository's files, their download, and their cache.
 //!
-//! Ids, the cache's layout, the endpoint and the URLs are those of the `hf-hub` crate, so that files which other programs
-//! have downloaded are found, and theirs find ours. Transfers are this crate's own, because a training machine needs what
-//! that crate's do not give: time limits, the server's own waiting times, a check of length and content, and no file under
-//! its final name before it is whole.
+//! Ids, the cache's layout, the endpoint and the URLs are those of the `hf-hub` crate, so that this crate and other programs find
+//! one another's downloads. Transfers are this crate's own, because those of `hf-hub` lack time limits, the server's own waiting
+//! times, a check of length and content, and temporary names of incomplete files.
 //!
-//! It deliberately knows nothing of tensors, tokenizers or models, prints nothing, and reads the environment only in
+//! The crate deliberately does not know tensors, tokenizers or models. It prints nothing, and reads the environment only in
 //! [`Settings::from_env`].
 
 mod cache;

@@ -1,4 +1,4 @@
-//! What a repository holds at one commit, as the hub says.
+//! The files of a repository at one commit, as the hub lists them.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,20 +7,20 @@ use crate::reference::{is_commit, is_inner_path};
 /// One file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RemoteFile {
-    /// Relative to the repository, with `/`.
+    /// Path relative to the repository, with `/`.
     pub path: String,
-    /// Bytes, if known.
+    /// Size in bytes, if known.
     pub size: Option<u64>,
-    /// What its content must hash to, if known.
+    /// Hash of the content, if known.
     pub hash: Option<ContentHash>,
 }
 
-/// The two hashes that the hub names files by, lower-case hexadecimal.
+/// The two kinds of hashes that the hub lists, lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ContentHash {
-    /// Of large files: SHA-256 of the content.
+    /// SHA-256 of the content, for large files.
     Sha256(String),
-    /// Of all others: what git calls a blob's id.
+    /// The git blob's id, for all other files.
     GitBlob(String),
 }
 
@@ -64,15 +64,14 @@ struct LargeFile {
 }
 
 impl Listing {
-    /// Reads the hub's answer about a repository. Files whose names would lead out of a folder are left out: nobody can
-    /// ask for them.
+    /// Reads the hub's answer about a repository. Files whose paths lead out of a folder are left out.
     ///
     /// # Errors
-    /// Why the text is no such answer.
+    /// The reason why the text is no such answer.
     pub fn from_answer(json: &[u8]) -> Result<Self, String> {
         let info: Info =
             serde_json::from_slice(json).map_err(|e| format!("its answer is no description of a repository: {e}"))?;
-        // It becomes the name of a folder.
+        // The commit becomes the name of a folder.
         if !is_commit(&info.sha) {
             return Err(format!("`{}` is no commit", info.sha.escape_debug()));
         }

@@ -1,12 +1,12 @@
-//! The written form of a place on the hub: `org/name@revision:file`.
+//! References to repositories on the hub: `org/name@revision:file`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A repository on the hub, at a revision, as a whole or one file or folder of it: `org/name[@revision][:file]`. The
-/// organisation is missing in the oldest names, such as `gpt2`.
+/// A repository on the hub at a revision, or a file or folder of it: `org/name[@revision][:file]`. The oldest names, such
+/// as `gpt2`, have no organisation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     id: String,
@@ -14,14 +14,14 @@ pub struct Reference {
     file: Option<String>,
 }
 
-/// The hub's own limit.
+/// Longest id in characters, by the hub's rules.
 const LONGEST_ID: usize = 96;
 
 impl Reference {
-    /// Takes a reference apart. No network is used: whether there is such a repository is seen when it is fetched.
+    /// Parses a reference. Whether the repository exists is checked when it is fetched.
     ///
     /// # Errors
-    /// If the text cannot be a reference; the message says why.
+    /// If the text cannot be a reference; the message states the reason.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |why: &'static str| Error::NoReference { text: text.to_owned(), why };
         let (repository, file) = match text.split_once(':') {
@@ -36,7 +36,7 @@ impl Reference {
             return Err(wrong("a name has 1 to 96 characters"));
         }
         if id.split('/').count() > 2 {
-            return Err(wrong("a repository is `name` or `org/name`; a file in it follows behind a colon"));
+            return Err(wrong("a repository is `name` or `org/name`; a file in it follows after a colon"));
         }
         if !id.split('/').all(is_name) || id.contains("--") || id.contains("..") {
             return Err(wrong(
@@ -44,10 +44,10 @@ impl Reference {
             ));
         }
         if revision.is_some_and(|r| !is_revision(r)) {
-            return Err(wrong("behind `@` stands a branch, a tag or a commit"));
+            return Err(wrong("a branch, a tag or a commit must follow `@`"));
         }
         if file.is_some_and(|f| !is_inner_path(f)) {
-            return Err(wrong("behind `:` stands a file of the repository, without `..` and not beginning with `/`"));
+            return Err(wrong("a file of the repository must follow `:`, without `..` and not beginning with `/`"));
         }
         Ok(Self { id: id.to_owned(), revision: revision.map(str::to_owned), file: file.map(str::to_owned) })
     }
@@ -57,7 +57,7 @@ impl Reference {
         &self.id
     }
 
-    /// Branch, tag or commit; `main` unless one was named.
+    /// Branch, tag or commit; `main` by default.
     pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
@@ -67,7 +67,7 @@ impl Reference {
         self.file.as_deref()
     }
 
-    /// Whether the revision is a whole commit, which can never move.
+    /// Whether the revision is a full commit, which never changes.
     pub(crate) fn names_commit(&self) -> bool {
         is_commit(self.revision())
     }
@@ -105,13 +105,13 @@ fn is_revision(revision: &str) -> bool {
     is_inner_path(revision) && revision.chars().all(|c| c.is_ascii_graphic() && !"@:?#%*[~^".contains(c))
 }
 
-/// Forty hexadecimal digits.
+/// Whether a revision is a full commit: forty hexadecimal digits.
 pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A relative path that stays inside the folder that it is joined to, on every system. File names in listings come from
-/// outside, too, and pass through here.
+/// Whether a relative path stays inside the folder that it is joined to, on every system. Names of files in listings are
+/// checked as well.
 pub(crate) fn is_inner_path(path: &str) -> bool {
     !path.is_empty()
         && !path.contains(['\\', ':', '\0'])

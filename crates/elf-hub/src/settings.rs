@@ -1,4 +1,4 @@
-//! Where the hub is, where files are kept, and how patient a transfer is.
+//! The hub's address, the cache's folder, and the time limits of transfers.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// How a [`crate::Fetcher`] works. [`Settings::from_env`] reads the variables that other Hugging Face programs read.
+/// Settings of a [`crate::Fetcher`]. [`Settings::from_env`] reads the variables that other Hugging Face programs read.
 #[derive(Clone)]
 pub struct Settings {
-    /// The hub's address (`HF_ENDPOINT`); that of the `hf-hub` crate if there is none.
+    /// The hub's address (`HF_ENDPOINT`); without one, that of the `hf-hub` crate.
     pub endpoint: Option<String>,
     /// The cache's folder (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`).
     pub cache: PathBuf,
-    /// The access token (`HF_TOKEN`, else the file `HF_TOKEN_PATH` or `HF_HOME/token`, where a log-in leaves it).
+    /// The access token (`HF_TOKEN`, else the file `HF_TOKEN_PATH` or `HF_HOME/token`, where a log-in stores it).
     pub token: Option<String>,
     /// Use the cache only (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// How long the server may be silent (`HF_HUB_DOWNLOAD_TIMEOUT`, seconds).
+    /// Longest silence of the server (`HF_HUB_DOWNLOAD_TIMEOUT`, in seconds).
     pub patience: Duration,
-    /// Attempts in a row that bring nothing before a transfer is given up.
+    /// Successive attempts without a new byte after which a transfer fails.
     pub attempts: u32,
-    /// First wait between two attempts; it doubles with each.
+    /// First wait between two attempts; it doubles with each attempt.
     pub first_wait: Duration,
-    /// Longest wait between two attempts. A server that asks for more ends the transfer with its wish in the message.
+    /// Longest wait between two attempts. If the server requests a longer one, the transfer fails and its error states the wait.
     pub longest_wait: Duration,
 }
 
@@ -54,15 +54,15 @@ impl Settings {
         }
     }
 
-    /// What the environment says.
+    /// Settings from environment variables.
     ///
     /// # Errors
-    /// If a variable has a value that makes no sense, or no home folder can be found and none is set.
+    /// If a variable has an impossible value, or no home folder is found or set.
     pub fn from_env() -> Result<Self> {
         Self::from_lookup(|name| std::env::var_os(name).filter(|v| !v.is_empty()))
     }
 
-    /// As [`Settings::from_env`], with another way of looking names up. Names without a value give `None`.
+    /// [`Settings::from_env`] with another source of variables.
     ///
     /// # Errors
     /// As [`Settings::from_env`].

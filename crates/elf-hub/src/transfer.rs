@@ -1,7 +1,7 @@
 //! Requests to a hub: time limits, repeated attempts, resumed and checked downloads.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 use crate::listing::{ContentHash, RemoteFile};
 use crate::settings::Settings;
 
-/// An answer in JSON larger than this is none: the largest repositories list some 100,000 files.
+/// Largest answer in JSON, in bytes: the largest repositories list about 100,000 files.
 const LARGEST_ANSWER: u64 = 64 << 20;
 
-/// What a transfer tells while it works.
+/// Progress of a transfer.
 pub(crate) enum Step {
-    /// So many bytes of the file are there.
+    /// Bytes of the file that have arrived.
     At(u64),
-    /// Nothing arrives; another attempt follows.
+    /// An attempt failed; another one follows after a wait.
     Wait { why: String, wait: Duration },
 }
 
@@ -32,10 +32,10 @@ pub(crate) struct Transfer {
     settings: Settings,
 }
 
-/// One attempt at something; it tells its steps to the listener that it gets.
+/// One attempt of a request, which reports its steps to the given listener.
 type Attempt<'a, T> = dyn FnMut(&mut dyn FnMut(Step)) -> Result<T, Failure> + 'a;
 
-/// What to ask for, and how to speak of it.
+/// The address of a request, and its name in messages.
 pub(crate) struct Request<'a> {
     pub url: &'a str,
     /// Name for messages.
@@ -44,11 +44,20 @@ pub(crate) struct Request<'a> {
     pub kind: &'static str,
 }
 
+/// A file that is being filled.
+struct Part<'a> {
+    path: &'a Path,
+    /// Bytes that it has already.
+    start: u64,
+    /// Bytes that it will have, if known.
+    whole: Option<u64>,
+}
+
 /// Why an attempt failed.
 enum Failure {
-    /// Another attempt may help.
+    /// Another attempt may succeed.
     Passing { error: Error, wait: Option<Duration> },
-    /// It cannot help.
+    /// Another attempt cannot succeed.
     Final(Error),
 }
 
@@ -57,10 +66,10 @@ impl Transfer {
         let patience = Some(settings.patience);
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            // Compressed on the way, lengths and ranges would not be those of the file.
+            // Compression would change lengths and ranges.
             .accept_encoding("identity")
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            // Contents lie on other hosts, which must not see the token.
+            // Contents are served by other hosts, which must not see the token.
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
             .timeout_resolve(patience)
             .timeout_connect(patience)
@@ -96,10 +105,10 @@ impl Transfer {
         })
     }
 
-    /// Brings a file into `partial`, going on from what is there, and checks length and content. Only then it is whole; a
-    /// cut connection leaves `partial` for the next attempt, wrong content removes it.
+    /// Downloads a file to `partial`, continues what an earlier attempt left, and checks length and content. A broken connection
+    /// leaves `partial` for the next attempt; wrong content removes it.
     ///
-    /// Returns the hash of the content, hexadecimal: the one in the listing, or SHA-256 if that has none.
+    /// Returns the hash of the content in hexadecimal: the kind of the listing, or SHA-256 if the listing has none.
     pub fn download(
         &self,
         request: &Request,
@@ -108,7 +117,7 @@ impl Transfer {
         step: &mut dyn FnMut(Step),
     ) -> Result<String> {
         let there = || fs::metadata(partial).map_or(0, |m| m.len());
-        // Once more from nothing if what was left there by others turns out to be wrong.
+        // Once more from the beginning, if the content left by an earlier attempt was wrong.
         let resumed = there() > 0;
         match self.download_and_check(request, file, partial, step) {
             Err(Error::WrongContent { .. }) if resumed => self.download_and_check(request, file, partial, step),
@@ -142,6 +151,7 @@ impl Transfer {
         }
     }
 
+    /// Downloads a file once, continuing `partial` if the server resumes.
     fn attempt(
         &self,
         request: &Request,
@@ -164,33 +174,62 @@ impl Transfer {
             });
         }
         self.check(request, &response)?;
-        let mut whole = file.size;
-        let offered = response.body().content_length();
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = header_text(&response, header::CONTENT_RANGE.as_str()).and_then(content_range);
-            if range
-                .is_none_or(|(from, total)| from != start || total.is_some_and(|t| file.size.is_some_and(|s| s != t)))
-            {
-                let why = "it sends another range than was asked for".to_owned();
-                return Err(Failure::Final(Error::Protocol {
-                    what: request.what.to_owned(),
-                    endpoint: self.endpoint.clone(),
-                    why,
-                }));
-            }
+            self.check_range(request, file, start, &response)?;
         } else {
             // The server does not resume.
             start = 0;
         }
-        if let Some(offered) = offered {
+        let mut whole = file.size;
+        if let Some(offered) = response.body().content_length() {
             let whole = *whole.get_or_insert(start + offered);
             if start + offered != whole {
                 return Err(Failure::Final(self.wrong_length(request, whole, start + offered)));
             }
         }
-        let mut out = File::options().create(true).truncate(false).write(true).open(partial).map_err(disk("write"))?;
+        let at = self.receive(request, &mut response, Part { path: partial, start, whole }, step)?;
+        match whole {
+            // An answer without a length that ended early.
+            Some(whole) if at != whole => {
+                Err(Failure::Passing { error: self.wrong_length(request, whole, at), wait: None })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses an answer with another range than that from `start`.
+    fn check_range(
+        &self,
+        request: &Request,
+        file: &RemoteFile,
+        start: u64,
+        response: &Response<Body>,
+    ) -> Result<(), Failure> {
+        let range = header_text(response, header::CONTENT_RANGE.as_str()).and_then(content_range);
+        let other_size = |total: u64| file.size.is_some_and(|size| size != total);
+        match range {
+            Some((from, total)) if from == start && !total.is_some_and(other_size) => Ok(()),
+            _ => Err(Failure::Final(Error::Protocol {
+                what: request.what.to_owned(),
+                endpoint: self.endpoint.clone(),
+                why: "it sends another range than was requested".to_owned(),
+            })),
+        }
+    }
+
+    /// Writes an answer's body to a file. Returns the file's length.
+    fn receive(
+        &self,
+        request: &Request,
+        response: &mut Response<Body>,
+        part: Part,
+        step: &mut dyn FnMut(Step),
+    ) -> Result<u64, Failure> {
+        let Part { path, start, whole } = part;
+        let disk = |action| move |e| Failure::Final(Error::disk(action, path)(e));
+        let mut out = File::options().create(true).truncate(false).write(true).open(path).map_err(disk("write"))?;
         out.set_len(start).map_err(disk("write"))?;
-        std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(start)).map_err(disk("write"))?;
+        out.seek(SeekFrom::Start(start)).map_err(disk("write"))?;
         let mut at = start;
         step(Step::At(at));
         let mut reader = response.body_mut().as_reader();
@@ -202,23 +241,17 @@ impl Transfer {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(self.broken(request, e)),
             };
-            if whole.is_some_and(|whole| at + n as u64 > whole) {
+            if let Some(whole) = whole.filter(|&whole| at + n as u64 > whole) {
                 drop(out);
-                fs::remove_file(partial).map_err(disk("remove"))?;
-                return Err(Failure::Final(self.wrong_length(request, whole.unwrap_or(0), at + n as u64)));
+                fs::remove_file(path).map_err(disk("remove"))?;
+                return Err(Failure::Final(self.wrong_length(request, whole, at + n as u64)));
             }
             out.write_all(&buffer[..n]).map_err(disk("write"))?;
             at += n as u64;
             step(Step::At(at));
         }
         out.sync_all().map_err(disk("write"))?;
-        match whole {
-            // An answer of unannounced length that ended early: it looks whole, and is not.
-            Some(whole) if at != whole => {
-                Err(Failure::Passing { error: self.wrong_length(request, whole, at), wait: None })
-            }
-            _ => Ok(()),
-        }
+        Ok(at)
     }
 
     fn get(&self, request: &Request, from: Option<u64>) -> Result<Response<Body>, Failure> {
@@ -232,7 +265,7 @@ impl Transfer {
         call.call().map_err(|e| self.broken(request, e))
     }
 
-    /// Repeats `attempt` while failures pass and attempts are left; bytes gained in between give all of them back.
+    /// Repeats `attempt` while its failures are passing and attempts are left. An attempt that gained bytes resets the count.
     fn insist<T>(
         &self,
         step: &mut dyn FnMut(Step),

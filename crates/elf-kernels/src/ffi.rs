@@ -70,26 +70,26 @@ unsafe extern "C" {
     ) -> Text;
 }
 
-/// An error's text, if there is one.
+/// The text of an error; `None` without one.
 pub(crate) fn check(text: Text) -> Result<(), TchError> {
     if text.is_null() {
         return Ok(());
     }
-    // SAFETY: the functions above return null or a string of their own that ends in 0, which is freed here and once.
+    // SAFETY: the functions above return null or an own string that ends in 0, which is freed only here.
     let message = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
     unsafe { elf_kernels_free(text) };
     Err(TchError::Torch(message))
 }
 
-/// A message for C++ to read and free.
+/// A message that C++ reads and frees.
 pub(crate) fn text(message: &str) -> Text {
     // SAFETY: the bytes live through the call, which copies them.
     unsafe { elf_kernels_text(message.as_ptr().cast(), message.len()) }
 }
 
-/// A tensor that a function above has made.
+/// A tensor that a function above made.
 pub(crate) fn taken(made: *mut C_tensor) -> Tensor {
-    // SAFETY: it was made by `new at::Tensor`, as tch's own tensors are, and nothing else holds it.
+    // SAFETY: it was made by `new at::Tensor`, as tch's own tensors are, and has no other owner.
     unsafe { Tensor::from_ptr(made) }
 }
 

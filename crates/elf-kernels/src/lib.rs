@@ -1,17 +1,18 @@
-//! Operations that libtorch runs as many passes over memory, as one pass on a CPU, with their gradients.
+//! Fused CPU operations with gradients: one pass over memory where libtorch makes several.
 //!
-//! A matrix product is bounded by arithmetic and libtorch does it well. What lies between two products (normalisation,
-//! activation, rotation, softmax against a target, an optimiser's averages) is bounded by memory: taken step by step, each
-//! step reads and writes everything once more, in fp32. Here each is one loop over rows that are in the cache, compiled for
-//! AVX2 and AVX-512 and chosen when the program runs.
+//! Matrix products are bounded by arithmetic, and libtorch does them well. Operations between two products (normalisation,
+//! activation, rotation, softmax against a target, an optimiser's averages) are bounded by memory: libtorch's steps each
+//! read and write all numbers once more, in fp32. Here each operation is one loop over rows in the cache, compiled for AVX2
+//! and AVX-512 and selected at run time.
 //!
-//! Each function has its plain form in [`plain`], made of libtorch's own operations. That is what runs on a GPU, and what the
-//! tests hold the fused form against. Activations may be fp32 or bf16; statistics and sums are fp32 in either case, and a
-//! result is rounded once. Gradients are of first order: a gradient of a gradient is not available from the fused forms.
+//! Each function has a plain form in [`plain`], made of libtorch's own operations. It runs on GPUs, and tests compare the
+//! fused form with it. Activations may be fp32 or bf16; statistics and sums are always fp32, and a result is rounded once.
+//! Gradients are of first order: the fused forms have no second derivatives.
 //!
-//! Beside them: [`mkl`] chooses the code of fp32 products, and [`observe`] tells which of libtorch's operations a piece of code calls.
+//! Further modules: [`mkl`] selects MKL's code for fp32 products, and [`observe`] counts the libtorch operations of a piece
+//! of code.
 //!
-//! It deliberately does not know parameters, layers, models, or the optimisers' rules beyond one element.
+//! The crate deliberately does not know parameters, layers, models, or the optimisers' rules beyond one element.
 
 mod ffi;
 pub mod mkl;

@@ -1,35 +1,35 @@
-//! Which code MKL takes for fp32 products on x86-64. What it is worth: `docs/performance.md`.
+//! The code that MKL uses for fp32 products on x86-64. Measurements: `docs/performance.md`.
 
 use std::env;
 
 use crate::ffi;
 
-/// MKL's code for products, as [`use_vector_code`] found or set it.
+/// MKL's code for products, as found or set by [`use_vector_code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// MKL decides; there is no MKL, or this is no processor with AVX2, or this is not Linux.
+    /// MKL's own choice: there is no MKL, the processor has no AVX2, or the system is not Linux.
     Own,
-    /// Code for AVX2 in which a row's result does not depend on the rows beside it.
+    /// Code for AVX2 in which a row's result does not depend on other rows.
     StrictAvx2,
-    /// Code for AVX-512 in which a row's result does not depend on the rows beside it.
+    /// Code for AVX-512 in which a row's result does not depend on other rows.
     StrictAvx512,
-    /// What the user has asked for in `MKL_CBWR`.
+    /// The user's choice in `MKL_CBWR`.
     Users,
 }
 
-/// Has MKL take code for the vector instructions that the processor has, in its strict mode, for this process.
+/// Makes MKL use code for the processor's vector instructions, in its strict mode, in this process.
 ///
-/// MKL asks whether the processor is Intel's. If it is not, MKL takes generic code whatever the processor can do; if it is, the last
-/// bits of a row of a product depend on the row's place in the batch, so that a text depends on the texts beside it. With this
-/// function AMD's processors run the code for AVX2, and on either strict mode makes a row's result a function of that row. That was
-/// tried with the code for AVX2 (`tests/rows_in_any_order.rs`). Strict code for AVX-512 is taken on Intel's processors alone, and has
-/// been tried on none.
+/// On processors of other vendors than Intel, MKL uses generic code. On Intel's processors, the last bits of a row of a
+/// product depend on the row's place in the batch, so that a text depends on the other texts. With this function, AMD's
+/// processors run the code for AVX2, and strict mode makes a row's result a function of the row on both.
+/// `tests/rows_in_any_order.rs` tests this with the code for AVX2. Strict code for AVX-512 is used on Intel's processors
+/// only, and is untested.
 ///
-/// To be called at the beginning of a program, before tensors are made: once MKL has computed anything it stays with its code. A
-/// branch that the user has set in `MKL_CBWR` stays.
+/// Call this at the beginning of a program, before tensors are made: MKL keeps its code after its first computation. A
+/// branch that the user set in `MKL_CBWR` stays.
 pub fn use_vector_code() -> Code {
     let users = env::var_os("MKL_CBWR").is_some_and(|value| !value.is_empty());
-    // SAFETY: sets MKL's mode, or leaves it if MKL is at work already.
+    // SAFETY: sets MKL's mode, or leaves it if MKL has computed already.
     match unsafe { ffi::elf_mkl_use_vector_code(users.into()) } {
         1 => Code::StrictAvx2,
         2 => Code::StrictAvx512,

@@ -1,4 +1,4 @@
-//! Which operations libtorch is asked for: for tests of what a piece of code does, not of what it gives.
+//! Counts of libtorch operations, for tests of how a piece of code works.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,10 +6,10 @@ use std::ffi::{CStr, c_char, c_void};
 
 use crate::ffi;
 
-/// Operations whose result the host must have before it can go on. On a GPU each of them waits until all that was queued is done.
+/// Operations whose result the host needs before it continues. On a GPU, each of them waits for all queued work.
 ///
-/// They are what reads a number (`item`), and what makes a tensor whose size depends on its input's numbers. Copies to the host are
-/// not among them: they have the same name as other copies.
+/// They read a number (`item`), or make a tensor whose size depends on the values of its input. Copies to the host are not
+/// included, because they have the same name as other copies.
 pub const HOST_WAITS: &[&str] = &[
     "aten::_local_scalar_dense",
     "aten::_unique2",
@@ -22,22 +22,22 @@ pub const HOST_WAITS: &[&str] = &[
     "aten::unique_dim",
 ];
 
-/// How often each of libtorch's operations was called, by its name (`aten::mm`).
+/// Number of calls of each libtorch operation, by its name (`aten::mm`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operations(BTreeMap<String, u64>);
 
 impl Operations {
-    /// Calls of one operation.
+    /// Number of calls of one operation.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// Calls of all operations.
+    /// Number of calls of all operations.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Calls for which the host would have to wait on a GPU ([`HOST_WAITS`]).
+    /// Number of calls for which the host would wait on a GPU ([`HOST_WAITS`]).
     pub fn host_waits(&self) -> u64 {
         HOST_WAITS.iter().map(|name| self.of(name)).sum()
     }
@@ -48,8 +48,8 @@ impl Operations {
     }
 }
 
-/// Runs `f`, and tells which of libtorch's operations this thread called meanwhile: those that `f` asks for, those that they are
-/// made of, and those of backward passes on a CPU. The fused loops of this crate are none of libtorch's operations.
+/// Runs `f`, and counts the libtorch operations that this thread calls: those that `f` calls, those inside of them, and
+/// those of backward passes on a CPU. The fused loops of this crate are not libtorch operations.
 ///
 /// # Panics
 /// If `f` calls this function.
@@ -69,13 +69,13 @@ struct Observer(u64);
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        // SAFETY: begun above, on this thread, and ended here alone.
+        // SAFETY: begun above, on this thread, and ended only here.
         unsafe { ffi::elf_observe_end(self.0) }
     }
 }
 
 unsafe extern "C" fn count(calls: *mut c_void, name: *const c_char) {
-    // SAFETY: `calls` is that of `operations`, on the same thread, and borrowed nowhere else; the name ends in 0.
+    // SAFETY: `calls` belongs to `operations`, on the same thread, without another borrow; the name ends in 0.
     let (calls, name) = unsafe { (&*calls.cast::<RefCell<Operations>>(), CStr::from_ptr(name)) };
     *calls.borrow_mut().0.entry(name.to_string_lossy().into_owned()).or_default() += 1;
 }

@@ -1,4 +1,4 @@
-//! The operations, fused where they can be.
+//! The operations, in fused form where possible.
 
 use std::ptr::{null, null_mut};
 
@@ -6,12 +6,12 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{ffi, plain};
 
-/// Which variant of the loops this processor runs: `avx512`, `avx2` or `base`.
+/// The variant of the loops on this processor: `avx512`, `avx2` or `base`.
 pub fn instruction_set() -> &'static str {
     ffi::isa()
 }
 
-/// Whether the fused loops know such tensors.
+/// Whether the fused loops support such tensors.
 fn is_ours(x: &Tensor) -> bool {
     x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
@@ -34,7 +34,8 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Ten
     Ok(ffi::taken(out))
 }
 
-/// SwiGLU's middle: `h` `[.., 2 n]` is a gate and a value side by side; to `silu(gate) * value`, `[.., n]`, in the same kind.
+/// The activation of SwiGLU: `h` `[.., 2 n]`, a gate and a value one after the other, to `silu(gate) * value` `[.., n]`, in
+/// the same kind.
 ///
 /// # Errors
 /// If the last dimension is odd.
@@ -48,7 +49,7 @@ pub fn swiglu(h: &Tensor) -> Result<Tensor, TchError> {
     Ok(ffi::taken(out))
 }
 
-/// How queries and keys go from a joint projection into attention.
+/// Settings of the queries and keys between a joint projection and attention.
 #[derive(Debug)]
 pub struct Heads<'a> {
     /// Weight of the queries' normalisation, `[dim]`, fp32.
@@ -57,27 +58,27 @@ pub struct Heads<'a> {
     pub k_weight: &'a Tensor,
     /// Cosines of the rotation, `[N, dim / 2]`, fp32.
     pub cos: &'a Tensor,
-    /// Sines of it, likewise.
+    /// Sines of the rotation, `[N, dim / 2]`, fp32.
     pub sin: &'a Tensor,
-    /// Added to the mean square before its root is taken.
+    /// Constant added to the mean square before its root.
     pub eps: f64,
-    /// What queries are multiplied by: `1 / sqrt(dim)` spares a pass over the scores.
+    /// Factor of the queries: `1 / sqrt(dim)` saves a pass over the scores.
     pub q_scale: f64,
 }
 
-/// Queries, keys and values by head, each `[B * heads, N, dim]` in one piece.
+/// Queries, keys and values by head, each `[B * heads, N, dim]`, contiguous.
 #[derive(Debug)]
 pub struct Turned {
     /// Queries: normalised, rotated, scaled.
     pub q: Tensor,
     /// Keys: normalised, rotated.
     pub k: Tensor,
-    /// Values, as they were.
+    /// Values, unchanged.
     pub v: Tensor,
 }
 
-/// Splits a joint projection `[B, N, 3, heads, dim]` into heads; normalises each head of queries and keys by its root mean
-/// square, and turns their adjacent pairs of channels.
+/// Splits a joint projection `[B, N, 3, heads, dim]` into heads, normalises each head of queries and keys by its root mean
+/// square, and rotates their adjacent pairs of channels.
 ///
 /// # Errors
 /// If shapes or kinds do not fit, or a head is longer than 512.
@@ -104,8 +105,8 @@ pub fn heads(qkv: &Tensor, how: &Heads) -> Result<Turned, TchError> {
     Ok(Turned { q: ffi::taken(q), k: ffi::taken(k), v: ffi::taken(v) })
 }
 
-/// Softmax over the last dimension of attention scores `[B * heads, N, n]`, in their kind. `mask`, fp32 `[B, n]`, is added first:
-/// 0 where a position is seen, minus infinity where it is not; each row must see one.
+/// Softmax over the last dimension of attention scores `[B * heads, N, n]`, in their kind. `mask`, fp32 `[B, n]`, is added
+/// first: 0 for visible positions, minus infinity for hidden ones; each row must see at least one.
 ///
 /// # Errors
 /// If shapes or kinds do not fit.
@@ -119,9 +120,9 @@ pub fn softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchErro
     Ok(ffi::taken(out))
 }
 
-/// Cross-entropies of `logits + bias` `[N, V]` against `ids` `[N]` (int64), each times its weight: `[N]`, fp32. No gradient is
-/// recorded; if `with_slope`, the logits are replaced by the sum's gradient with respect to them, and its gradient with respect
-/// to the bias `[V]` comes back too.
+/// Cross-entropies of `logits + bias` `[N, V]` against `ids` `[N]` (int64), each times its weight: `[N]`, fp32. No gradient
+/// is recorded. With `with_slope`, the logits are replaced by the gradient of the sum with respect to them, and the
+/// gradient with respect to the bias `[V]` is returned too.
 ///
 /// # Errors
 /// If shapes or kinds do not fit, or an id is outside of the vocabulary.
@@ -151,10 +152,10 @@ pub fn cross_entropy(
     Ok((ffi::taken(losses), with_slope.then(|| ffi::taken(slope))))
 }
 
-/// The constants of one step of momentum.
+/// Constants of one step of momentum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MomentumStep {
-    /// How much of the momentum stays.
+    /// Decay of the momentum.
     pub decay: f64,
     /// The new momentum's share in the update.
     pub ahead: f64,
@@ -162,8 +163,8 @@ pub struct MomentumStep {
     pub now: f64,
 }
 
-/// `m <- decay m + (1 - decay) g` in place; gives `ahead m + now g` in `kind`, and its sum of squares as a scalar on the
-/// device. All are fp32 and alike otherwise.
+/// `m <- decay m + (1 - decay) g` in place; returns `ahead m + now g` in `kind`, and its sum of squares as a scalar on the
+/// device. The inputs are fp32 of the same shape.
 ///
 /// # Errors
 /// If shapes or kinds do not fit.
@@ -194,14 +195,14 @@ pub fn add_scaled(p: &mut Tensor, d: &Tensor, a: f64) -> Result<(), TchError> {
     ffi::check(unsafe { ffi::elf_add_scaled(p.as_mut_ptr(), d.as_ptr(), a) })
 }
 
-/// The constants of one step of Adam.
+/// Constants of one step of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamStep {
     /// Decay of the first moment.
     pub b1: f64,
     /// Decay of the second moment.
     pub b2: f64,
-    /// Added to the root of the second moment.
+    /// Constant added to the root of the second moment.
     pub eps: f64,
     /// The new first moment's factor.
     pub of_first: f64,
@@ -211,7 +212,7 @@ pub struct AdamStep {
     pub of_second: f64,
     /// The learning rate.
     pub lr: f64,
-    /// What stays of the parameter before it moves: 1 minus the decay of this step.
+    /// Factor of the parameter before the update: 1 minus the decay of this step.
     pub keep: f64,
 }
 

@@ -1,4 +1,4 @@
-//! The same operations out of libtorch's own: for GPUs, and as what the fused ones are held against.
+//! The same operations made of libtorch's own, for GPUs and for tests of the fused ones.
 
 use tch::{Kind, TchError, Tensor};
 

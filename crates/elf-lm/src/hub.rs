@@ -44,6 +44,8 @@ impl Hub {
         let path = name.as_ref();
         // Settings are not even looked for with local paths; and a name that is no Unicode is no id.
         match path.to_str() {
+            // A split of a local folder: `FOLDER/SPLIT`.
+            Some(_) if what == What::Dataset && !path.exists() && elf_data::is_split(path) => Ok(path.to_owned()),
             Some(text) if !path.exists() => {
                 if path
                     .extension()

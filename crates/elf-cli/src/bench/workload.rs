@@ -103,7 +103,7 @@ impl Workload {
     }
 
     fn latents(&self) -> Result<TextLatents> {
-        Ok(TextLatents::new(self.encoder()?, LatentStats::uniform(0.0, LATENT_STD)?, self.device)?)
+        Ok(TextLatents::new(Box::new(self.encoder()?), LatentStats::uniform(0.0, LATENT_STD)?, self.device)?)
     }
 
     fn objective() -> ElfObjective {

@@ -64,6 +64,9 @@ pub struct PrepareArgs {
     /// Treat each plain text file (not each line) as one document.
     #[arg(long)]
     whole_files: bool,
+    /// Refuse the texts if a larger share of their tokens, from 0 to 1, is unknown to the tokenizer.
+    #[arg(long, value_name = "SHARE")]
+    max_unknown: Option<f64>,
     /// Replace shards in the output folder that were made with other settings.
     #[arg(long)]
     overwrite: bool,
@@ -204,6 +207,7 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
         eos: EosOptions { target: args.eos_target, condition: args.eos_condition },
         packing,
         overwrite: args.overwrite,
+        max_unknown: args.max_unknown,
         ..PrepareConfig::new(hub::locate_all(&args.input, What::Dataset)?, args.output, args.target_column)
     };
     let stop = progress::stop_on_interrupt()?;
@@ -231,6 +235,9 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
     );
     if report.kept_shards > 0 {
         println!("{} shard(s) were there already and were kept", report.kept_shards);
+    }
+    if let Some(warning) = report.unknown_warning() {
+        eprintln!("warning: {warning}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -330,7 +330,7 @@ impl Trained<'_> {
         let encoder = T5Encoder::load(aside.path(), self.run.device, Precision::F32)?;
         let moments = self.moments(&encoder)?;
         let stats = moments.per_channel()?;
-        write_stats(aside.path(), &stats)?;
+        write_stats(aside.path(), None, &stats)?;
         println!("latents over {} positions: {}", moments.positions(), describe(&moments.overall()?));
         let card = EncoderCard {
             config: encoder.config(),
@@ -384,7 +384,7 @@ impl Trained<'_> {
 }
 
 /// The command as a shell reads it.
-fn command_line(args: impl Iterator<Item = String>) -> String {
+pub fn command_line(args: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%".contains(c);
     let words = args.map(|arg| match !arg.is_empty() && arg.chars().all(plain) {
         true => arg,

@@ -9,6 +9,7 @@ use clap::{Args, Parser};
 use elf_core::Precision;
 use elf_core::device::DeviceChoice;
 use elf_data::source::TEXT_COLUMN;
+use elf_eval::bleu::{self, Bleu};
 use elf_eval::evaluation::Evaluator;
 use elf_eval::stats::Bootstrap;
 use elf_hub::What;
@@ -42,9 +43,10 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FOLDER", requires = "run")]
     samples_folder: Option<PathBuf>,
 
-    /// Reference texts (Parquet, JSONL, plain text), as FILE:COLUMN; the column defaults to `text`. If samples were
-    /// generated from an input, or with --paired, they are the references of the samples, in order, for BLEU and ROUGE;
-    /// otherwise only their entropy is used, to compare the samples' entropy with.
+    /// Reference texts (Parquet, JSONL, plain text), as FILE:COLUMN; the column defaults to `text`. Every line or row
+    /// belongs to one sample; a column with lists of texts holds several references. If samples were generated from an
+    /// input, or with --paired, they are the references of the samples, in order, for BLEU and ROUGE; otherwise only
+    /// their entropy is used, to compare the samples' entropy with.
     #[arg(long, value_name = "FILE:COLUMN")]
     references: Option<PathBuf>,
     /// --references has one line for each text, in order. They replace references that the samples contain.
@@ -63,6 +65,13 @@ pub struct EvalArgs {
     /// A run of more words than this shared with a training text counts as long.
     #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
     long_run: usize,
+
+    /// How BLEU splits words, by sacreBLEU's names: 13a, intl, zh (Chinese), char or none.
+    #[arg(long, value_name = "NAME", default_value_t = Bleu::default().tokenizer)]
+    bleu_tokenizer: bleu::Tokenizer,
+    /// Also compute chrF, which compares characters and needs no words.
+    #[arg(long)]
+    chrf: bool,
 
     /// The model that judges perplexity and entropy: a folder with a GPT-2 and its tokenizer.json, a run trained with
     /// objective gpt2, or a Hugging Face id such as gpt2-large.
@@ -121,6 +130,8 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         judge: judge(&args)?,
         bootstrap: args.bootstrap,
         title: args.title.clone(),
+        bleu: Bleu { tokenizer: args.bleu_tokenizer, ..Bleu::lowercase_effective() },
+        chrf: args.chrf,
     };
     let mut terminal = Terminal::default();
     let found = evaluate_for(&asked, &hub::host(&mut terminal))?;

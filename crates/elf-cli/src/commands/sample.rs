@@ -248,7 +248,7 @@ fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<
         (Some(path), Some(_)) => {
             let mut columns = vec![args.input_column.as_str()];
             columns.extend(args.reference_column.as_deref());
-            let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::Lines)
+            let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::EveryLine)
                 .context("--input (its columns are named by --input-column and --reference-column)")?;
             let rows = source.rows().take(args.limit.unwrap_or(usize::MAX));
             let texts = rows.map(|row| {

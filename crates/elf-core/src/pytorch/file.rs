@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::machine;
@@ -16,17 +16,17 @@ use crate::{Error, Result};
 
 /// Longest pickle. That of the largest released model has less than half a megabyte.
 const MAX_PICKLE: u64 = 32 << 20;
-/// Tensors that share storages may add up to so many times the file's length.
+/// Largest sum of the sizes of tensors that share storages, as a multiple of the file's length.
 const MAX_SHARING: u64 = 8;
 
-/// One entry's bytes.
+/// The bytes of one entry of the zip file.
 #[derive(Debug, Clone)]
 struct Entry {
     range: Range<usize>,
     crc: u32,
 }
 
-/// A checkpoint as `torch.save` writes it, mapped into memory. Tensors are copied out of it one by one, when asked for.
+/// A checkpoint as `torch.save` writes it, mapped into memory. A tensor is copied only when it is requested.
 #[derive(Debug)]
 pub struct PyTorchFile {
     path: PathBuf,
@@ -41,10 +41,17 @@ impl PyTorchFile {
     /// # Errors
     /// If it cannot be read.
     pub fn is_zip(path: &Path) -> Result<bool> {
-        use std::io::Read;
-        let mut start = Vec::new();
-        File::open(path).and_then(|f| f.take(4).read_to_end(&mut start)).map_err(Error::io("read", path))?;
-        Ok(start.starts_with(b"PK"))
+        Ok(beginning(path)?.starts_with(b"PK"))
+    }
+
+    /// Whether a file begins as `torch.save` writes it: as a zip file, or as a pickle of before PyTorch 1.6, which [`Self::open`]
+    /// refuses with the remedy.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn is_pytorch(path: &Path) -> Result<bool> {
+        let start = beginning(path)?;
+        Ok(start.starts_with(b"PK") || is_pickle(&start))
     }
 
     /// Opens a checkpoint and reads its tree; no tensor is copied yet.
@@ -57,7 +64,14 @@ impl PyTorchFile {
         // SAFETY: the map is read-only. If another process truncates the file meanwhile, reading it faults, as for any
         // mapped file; our own writers rename whole files into place and never change one.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", &path))?;
-        let (storages, value) = read(&map).map_err(|reason| Error::Checkpoint { path: path.clone(), reason })?;
+        if elf_files::is_lfs_pointer(&map) {
+            return Err(Error::LfsPointer { path });
+        }
+        let (storages, value) = match is_pickle(&map) {
+            true => Err(old_pickle(&map, &path)),
+            false => read(&map),
+        }
+        .map_err(|reason| Error::Checkpoint { path: path.clone(), reason })?;
         Ok(Self { path, map, storages, value })
     }
 
@@ -66,7 +80,7 @@ impl PyTorchFile {
         &self.path
     }
 
-    /// What it holds.
+    /// Its tree of values.
     pub fn value(&self) -> &Value<TensorRef> {
         &self.value
     }
@@ -112,6 +126,31 @@ impl PyTorchFile {
     }
 }
 
+/// The first nine bytes of a file.
+fn beginning(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    File::open(path).and_then(|f| f.take(9).read_to_end(&mut start)).map_err(Error::io("read", path))?;
+    Ok(start)
+}
+
+/// Whether a file begins with a pickle of protocol 2 to 5. A safetensors file has its header's first brace in the ninth byte.
+fn is_pickle(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x80, 2..=5, ..]) && bytes.get(8) != Some(&b'{')
+}
+
+/// The refusal of a pickle without a zip file around it.
+fn old_pickle(bytes: &[u8], path: &Path) -> String {
+    /// The beginning of the number by which `torch.load` recognises its former format.
+    const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20";
+    let origin = if bytes.starts_with(MAGIC) { ", as PyTorch before 1.6 wrote them" } else { "" };
+    format!(
+        "it is a pickle without a zip file around it{origin}. Convert it once: python -c \"import torch; p = '{}'; \
+         torch.save(torch.load(p, map_location='cpu', weights_only=True), p)\"",
+        path.display()
+    )
+}
+
 fn missing(at: &TensorRef) -> String {
     format!("it has no storage `{}`, which a tensor of shape {:?} needs; fetch it again", at.storage, at.shape)
 }
@@ -119,9 +158,7 @@ fn missing(at: &TensorRef) -> String {
 /// The storages by key, and the tree, checked against one another.
 fn read(bytes: &[u8]) -> Result<(HashMap<String, Entry>, Value<TensorRef>), String> {
     if !bytes.starts_with(b"PK") {
-        return Err(
-            "it is no zip file; checkpoints from before PyTorch 1.6 must be saved again by a newer PyTorch".into()
-        );
+        return Err("it is not a zip file, as torch.save writes them".into());
     }
     let entries = entries(bytes)?;
     let prefix = {
@@ -182,7 +219,7 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).map_err(broken)?;
         let name = entry.name().to_owned();
-        // torch.save never compresses. Refusing to unpack is what keeps a zip bomb from being one.
+        // torch.save never compresses; refusing to unpack makes zip bombs harmless.
         if entry.compression() != CompressionMethod::Stored
             || entry.encrypted()
             || entry.size() != entry.compressed_size()
@@ -202,28 +239,4 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Entry>, String> {
         }
     }
     Ok(entries)
-}
-
-/// PyTorch's storage classes and the kinds of numbers in them.
-const STORAGES: [(Kind, &str); 10] = [
-    (Kind::Float, "FloatStorage"),
-    (Kind::Double, "DoubleStorage"),
-    (Kind::Half, "HalfStorage"),
-    (Kind::BFloat16, "BFloat16Storage"),
-    (Kind::Int64, "LongStorage"),
-    (Kind::Int, "IntStorage"),
-    (Kind::Int16, "ShortStorage"),
-    (Kind::Int8, "CharStorage"),
-    (Kind::Uint8, "ByteStorage"),
-    (Kind::Bool, "BoolStorage"),
-];
-
-/// The name of a kind's storage class in PyTorch.
-pub(super) fn storage_class(kind: Kind) -> Option<&'static str> {
-    STORAGES.iter().find(|(of, _)| *of == kind).map(|(_, class)| *class)
-}
-
-/// The kind of numbers in a storage class of PyTorch.
-pub(super) fn storage_kind(class: &str) -> Option<Kind> {
-    STORAGES.iter().find(|(_, name)| *name == class).map(|(kind, _)| *kind)
 }

@@ -9,7 +9,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::Value;
-use super::file::storage_class;
+use super::tensor_ref::storage_class;
 use crate::device::host_bytes;
 use crate::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! Columns as ranges of bytes, and how single values are read from them.
+//! Columns as ranges of bytes, and reading single values from them.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ pub(super) struct Integer {
 }
 
 impl Integer {
-    /// The integer that begins at byte `at`, if there are so many bytes. Unsigned ones beyond 63 bits become the largest one.
+    /// The integer that begins at byte `at`; `None` beyond the end. Unsigned values above 63 bits become `i64::MAX`.
     fn read(self, bytes: &[u8], at: usize) -> Option<i64> {
         let bytes = bytes.get(at..at.checked_add(self.width)?)?;
         Some(match (bytes, self.signed) {
@@ -34,12 +34,12 @@ impl Integer {
     }
 }
 
-/// How rows of different lengths are told apart.
+/// How a column separates its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lengths {
     /// Offsets of 4 bytes, or of 8 for "large" types.
     Offsets { width: usize },
-    /// All rows have so many elements.
+    /// Every row has this many elements.
     Fixed(usize),
 }
 
@@ -58,7 +58,7 @@ impl Lengths {
     }
 }
 
-/// Why a row of ids cannot be had.
+/// Why a row of ids cannot be read.
 #[derive(Debug)]
 pub(super) enum IdError {
     OutOfRange(i64),
@@ -70,9 +70,9 @@ pub(super) enum IdError {
 pub(super) struct ListsAt {
     pub(super) lengths: Lengths,
     pub(super) integer: Integer,
-    /// Where the offsets begin.
+    /// First byte of the offsets.
     pub(super) offsets: usize,
-    /// Where the elements begin.
+    /// First byte of the elements.
     pub(super) values: usize,
     /// Number of elements of all rows.
     pub(super) elements: usize,
@@ -91,7 +91,7 @@ impl ListsAt {
         let before = to.len();
         to.reserve(range.len());
         if integer == (Integer { width: 4, signed: true }) {
-            // By far the most frequent type, and one without conversions.
+            // The most frequent type needs no conversion.
             let (words, _) = bytes.as_chunks::<4>();
             to.extend(words.iter().map(|&word| i32::from_le_bytes(word)));
             match to[before..].iter().find(|&&id| id < 0 || i64::from(id) >= bound) {
@@ -115,7 +115,7 @@ impl ListsAt {
 #[derive(Clone, Debug)]
 pub(super) struct IntegersAt {
     pub(super) integer: Integer,
-    /// Where the bits begin that say which rows are not null; none if no row is.
+    /// First byte of the validity bits; `None` if no row is null.
     pub(super) validity: Option<usize>,
     pub(super) values: usize,
 }

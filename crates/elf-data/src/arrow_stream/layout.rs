@@ -1,9 +1,9 @@
-//! Which nodes and buffers of a record batch belong to the columns that are wanted.
+//! The nodes and buffers of a record batch that belong to the columns in use.
 
 use arrow::ipc::{Field, Int, MetadataVersion, Schema, Type, UnionMode};
 
 use super::column::{Integer, Lengths};
-use crate::carried::{INDEX, INPUT_TEXT, TARGET_TEXT};
+use crate::example::{INDEX, INPUT_TEXT, TARGET_TEXT};
 use crate::shards::{CONDITION_INPUT_IDS, INPUT_IDS};
 
 /// Where a column begins in a record batch's lists of nodes and of buffers.
@@ -34,7 +34,7 @@ pub(super) struct TextColumn {
     pub(super) dictionary: Option<(i64, Integer)>,
 }
 
-/// The wanted columns of a schema.
+/// The columns of a schema that are in use.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) input: ListColumn,
@@ -78,7 +78,7 @@ impl Layout {
         Ok(Self { input, condition, index, input_text, target_text })
     }
 
-    /// The dictionaries that the wanted columns need: their numbers and how their strings are told apart.
+    /// How the strings of dictionary `id` are separated; `None` if no column in use needs it.
     pub(super) fn dictionary(&self, id: i64) -> Option<Lengths> {
         let texts = [&self.input_text, &self.target_text].into_iter().flatten();
         texts.filter(|text| text.dictionary.is_some_and(|(of, _)| of == id)).map(|text| text.lengths).next()
@@ -131,7 +131,7 @@ impl TextColumn {
         };
         let dictionary = match field.dictionary() {
             None => None,
-            // Without an index type, indices are 32 bits wide, says the format.
+            // By the format, indices without a type have 32 bits.
             Some(d) => Some((d.id(), d.indexType().map_or(Some(Integer { width: 4, signed: true }), integer)?)),
         };
         Some(Self { place, lengths, dictionary })
@@ -149,7 +149,7 @@ fn integer(int: Int<'_>) -> Option<Integer> {
     Some(Integer { width, signed: int.is_signed() })
 }
 
-/// Moves `place` behind `field`; `None` if it cannot be said how many buffers the field has.
+/// Advances `place` past `field`; `None` if the number of its buffers cannot be known.
 fn pass(field: Field<'_>, version: MetadataVersion, place: &mut Place) -> Option<()> {
     place.node += 1;
     if field.dictionary().is_some() {
@@ -167,7 +167,7 @@ fn pass(field: Field<'_>, version: MetadataVersion, place: &mut Place) -> Option
             // Before version 5 unions had a validity bitmap.
             1 + usize::from(dense) + usize::from(version < MetadataVersion::V5)
         }
-        // The number of buffers of views is said per batch.
+        // Views state their number of buffers in each batch.
         _ => return None,
     };
     let nested = matches!(
@@ -183,7 +183,7 @@ fn pass(field: Field<'_>, version: MetadataVersion, place: &mut Place) -> Option
             | Type::Union
     );
     if nested {
-        // The depth is bounded: the message was verified before, and deep ones are refused then.
+        // The depth is bounded: the verification of the message refuses deep schemas.
         for child in field.children()? {
             pass(child, version, place)?;
         }

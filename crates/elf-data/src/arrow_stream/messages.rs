@@ -1,14 +1,23 @@
-//! The walk over the messages of a stream, which notes where things lie.
+//! The walk over the messages of a stream, which notes where batches and dictionaries lie.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use arrow::ipc::{DictionaryBatch, Endianness, Message, MetadataVersion, RecordBatch, root_as_message};
+use arrow::ipc::{DictionaryBatch, Endianness, Message, MetadataVersion, RecordBatch, Schema, root_as_message};
 
-use super::column::{IntegersAt, Lengths, ListsAt, StringsAt};
-use super::layout::{IntegerColumn, Layout, LayoutError, ListColumn, Place, TextColumn};
-use super::{ArrowFile, Batch, FILE_MARK, STREAM_START, TextsAt};
-use crate::error::{Error, Result};
+use super::batch::{InMessage, Parts, dictionary_values};
+use super::layout::{Layout, LayoutError};
+use super::{Contents, FILE_MARK, STREAM_START};
+
+/// Why a file cannot be read. The path is added later.
+pub(super) enum Fault {
+    /// The bytes contradict the format.
+    Damaged(String),
+    /// The format allows it, this reader does not.
+    Unsupported(String),
+    /// The schema lacks a column, or one has the wrong type.
+    Layout(LayoutError),
+}
 
 /// A message's place in the file.
 struct Envelope {
@@ -16,129 +25,132 @@ struct Envelope {
     next: usize,
 }
 
-/// Whatever is wrong with a message; the path is added later.
-type Reason<T> = std::result::Result<T, String>;
+/// Notes the contents of the Arrow stream or file in `bytes`.
+pub(super) fn contents(bytes: &[u8]) -> Result<Contents, Fault> {
+    // Zeros fill up the mark of a file to eight bytes, those of some writers to 64.
+    let as_file = bytes.starts_with(FILE_MARK);
+    let mut at = if as_file { 8 } else { 0 };
+    while as_file && at < 64 && bytes.get(at..at + 8) == Some(&[0; 8]) {
+        at += 8;
+    }
+    if bytes.get(at..).is_none_or(|rest| !rest.starts_with(STREAM_START)) {
+        let reason = if bytes.is_empty() { "it is empty" } else { "it does not begin as an Arrow stream does" };
+        return Err(Fault::Damaged(reason.to_owned()));
+    }
+    let mut walk = Walk::default();
+    while let Some(envelope) = envelope(bytes, at).map_err(Fault::Damaged)? {
+        let message = root_as_message(&bytes[envelope.metadata.clone()])
+            .map_err(|e| Fault::Damaged(format!("the message at byte {at} cannot be read: {e}")))?;
+        let length = usize::try_from(message.bodyLength()).ok();
+        let end = length.and_then(|length| envelope.next.checked_add(length)).filter(|&end| end <= bytes.len());
+        let end = end.ok_or_else(|| Fault::Damaged(format!("the message at byte {at} is longer than the file")))?;
+        walk.message(&message, envelope.next..end).map_err(|fault| match fault {
+            Fault::Damaged(reason) => Fault::Damaged(format!("the message at byte {at} {reason}")),
+            other => other,
+        })?;
+        at = end;
+    }
+    if walk.layout.is_none() {
+        return Err(Fault::Damaged("it has no schema".to_owned()));
+    }
+    // After the end mark, a stream ends and a file has its index.
+    let rest = &bytes[(at + 8).min(bytes.len())..];
+    match as_file {
+        true if !rest.ends_with(FILE_MARK) => Err(Fault::Damaged("its closing mark is missing".to_owned())),
+        false if !rest.is_empty() => Err(Fault::Damaged(format!("{} bytes follow its end mark", rest.len()))),
+        _ => Ok(walk.contents),
+    }
+}
 
-impl ArrowFile {
-    pub(super) fn read_messages(&mut self) -> Result<()> {
-        // Zeros fill up the mark of a file to eight bytes, those of some writers to 64.
-        let as_file = self.mapping.starts_with(FILE_MARK);
-        let mut at = if as_file { 8 } else { 0 };
-        while as_file && at < 64 && self.mapping.get(at..at + 8) == Some(&[0; 8]) {
-            at += 8;
+/// The state between two messages.
+#[derive(Default)]
+struct Walk {
+    layout: Option<Layout>,
+    contents: Contents,
+    /// The current values of each dictionary: a range of [`Contents::dictionaries`].
+    current: HashMap<i64, Range<usize>>,
+}
+
+impl Walk {
+    fn message(&mut self, message: &Message<'_>, body: Range<usize>) -> Result<(), Fault> {
+        if let Some(schema) = message.header_as_schema() {
+            return self.schema(schema, message.version());
         }
-        if self.mapping.get(at..).is_none_or(|rest| !rest.starts_with(STREAM_START)) {
-            return Err(self.foreign());
+        if self.layout.is_none() {
+            return Err(Fault::Damaged("comes before a schema".to_owned()));
         }
-        let mut layout = None;
-        let mut current: HashMap<i64, Range<usize>> = HashMap::new();
-        while let Some(envelope) = envelope(&self.mapping, at).map_err(|reason| self.damaged(reason))? {
-            let bytes = &self.mapping[envelope.metadata.clone()];
-            let message = root_as_message(bytes)
-                .map_err(|e| self.damaged(format!("the message at byte {at} cannot be read: {e}")))?;
-            let length = usize::try_from(message.bodyLength()).ok();
-            let end = length.and_then(|length| envelope.next.checked_add(length));
-            let Some(end) = end.filter(|&end| end <= self.mapping.len()) else {
-                return Err(self.damaged(format!("the message at byte {at} is longer than the file")));
-            };
-            let body = envelope.next..end;
-            let in_message = |reason: String| self.damaged(format!("the message at byte {at} {reason}"));
-            if let Some(schema) = message.header_as_schema() {
-                if layout.is_some() {
-                    return Err(in_message("is a second schema".to_owned()));
-                }
-                if schema.endianness() != Endianness::Little {
-                    return Err(self.unreadable("its numbers are big-endian"));
-                }
-                if message.version() < MetadataVersion::V4 {
-                    return Err(self.unreadable("it is of an Arrow version before 0.8"));
-                }
-                let found = Layout::of(schema, message.version()).map_err(|e| self.layout_error(e))?;
-                self.conditional = found.condition.is_some();
-                layout = Some(found);
-            } else {
-                let Some(layout) = &layout else { return Err(in_message("comes before a schema".to_owned())) };
-                let compressed = |batch: &RecordBatch<'_>| batch.compression().is_some();
-                if let Some(dictionary) = message.header_as_dictionary_batch() {
-                    if dictionary.data().as_ref().is_some_and(compressed) {
-                        return Err(self.unreadable("its buffers are compressed"));
-                    }
-                    if let Some(lengths) = layout.dictionary(dictionary.id()) {
-                        let strings = dictionary_values(&dictionary, &body, lengths).map_err(in_message)?;
-                        let new = self.dictionaries.len()..self.dictionaries.len() + 1;
-                        // A delta lengthens what was there, provided that nothing else came between.
-                        let range = match current.get(&dictionary.id()) {
-                            Some(old) if dictionary.isDelta() && old.end == new.start => old.start..new.end,
-                            Some(_) if dictionary.isDelta() => {
-                                return Err(self.unreadable("the parts of its dictionaries are interleaved"));
-                            }
-                            _ => new,
-                        };
-                        self.dictionaries.push(strings);
-                        current.insert(dictionary.id(), range);
-                    }
-                } else if let Some(batch) = message.header_as_record_batch() {
-                    if compressed(&batch) {
-                        return Err(self.unreadable("its buffers are compressed"));
-                    }
-                    let parts = Parts { batch, body };
-                    let (batch, elements) = parts.batch(layout, &current, self.rows).map_err(in_message)?;
-                    self.rows = self
-                        .rows
-                        .checked_add(batch.rows)
-                        .ok_or_else(|| in_message("claims more rows than can be counted".to_owned()))?;
-                    self.ids = self.ids.saturating_add(elements);
-                    if batch.rows > 0 {
-                        self.batches.push(batch);
-                    }
-                } else {
-                    return Err(in_message(format!("is of an unknown kind ({})", kind(&message))));
-                }
-            }
-            at = end;
-        }
-        // Behind the end mark there is nothing, or a file's index.
-        let rest = &self.mapping[(at + 8).min(self.mapping.len())..];
-        if layout.is_none() {
-            return Err(self.damaged("it has no schema".to_owned()));
-        }
-        match as_file {
-            true if !rest.ends_with(FILE_MARK) => Err(self.damaged("its closing mark is missing".to_owned())),
-            false if !rest.is_empty() => Err(self.damaged(format!("{} bytes follow its end mark", rest.len()))),
-            _ => Ok(()),
+        if let Some(dictionary) = message.header_as_dictionary_batch() {
+            self.dictionary(&dictionary, &body)
+        } else if let Some(batch) = message.header_as_record_batch() {
+            self.batch(batch, body)
+        } else {
+            Err(Fault::Damaged(format!("is of an unknown kind ({})", kind(message))))
         }
     }
 
-    fn foreign(&self) -> Error {
-        match self.mapping.is_empty() {
-            true => self.damaged("it is empty".to_owned()),
-            false => self.damaged("it does not begin as an Arrow stream does".to_owned()),
+    fn schema(&mut self, schema: Schema<'_>, version: MetadataVersion) -> Result<(), Fault> {
+        if self.layout.is_some() {
+            return Err(Fault::Damaged("is a second schema".to_owned()));
         }
+        if schema.endianness() != Endianness::Little {
+            return Err(Fault::Unsupported("its numbers are big-endian".to_owned()));
+        }
+        if version < MetadataVersion::V4 {
+            return Err(Fault::Unsupported("it is of an Arrow version before 0.8".to_owned()));
+        }
+        let found = Layout::of(schema, version).map_err(Fault::Layout)?;
+        self.contents.conditional = found.condition.is_some();
+        self.layout = Some(found);
+        Ok(())
     }
 
-    fn unreadable(&self, reason: &str) -> Error {
-        Error::Config(format!(
-            "`{}` cannot be read: {reason}; write it with `datasets`' save_to_disk, or as Parquet with to_parquet",
-            self.path.display()
-        ))
+    fn dictionary(&mut self, dictionary: &DictionaryBatch<'_>, body: &Range<usize>) -> Result<(), Fault> {
+        uncompressed(dictionary.data().as_ref())?;
+        let id = dictionary.id();
+        let Some(lengths) = self.layout.as_ref().and_then(|layout| layout.dictionary(id)) else { return Ok(()) };
+        let strings = dictionary_values(dictionary, body, lengths).map_err(Fault::Damaged)?;
+        let dictionaries = &mut self.contents.dictionaries;
+        let new = dictionaries.len()..dictionaries.len() + 1;
+        // A delta extends the dictionary's former values, provided that they are the last ones noted.
+        let range = match self.current.get(&id) {
+            Some(old) if dictionary.isDelta() && old.end == new.start => old.start..new.end,
+            Some(_) if dictionary.isDelta() => {
+                return Err(Fault::Unsupported("the parts of its dictionaries are interleaved".to_owned()));
+            }
+            _ => new,
+        };
+        dictionaries.push(strings);
+        self.current.insert(id, range);
+        Ok(())
     }
 
-    fn layout_error(&self, error: LayoutError) -> Error {
-        match error {
-            LayoutError::MissingInput { present } => {
-                Error::missing_column(&self.path, crate::shards::INPUT_IDS, &present)
-            }
-            LayoutError::WrongType { column, found } => {
-                Error::WrongType { path: self.path.clone(), column, found, wanted: "lists of integers" }
-            }
-            LayoutError::Unsupported { column, found } => self.unreadable(&format!("column `{column}` holds {found}")),
-            LayoutError::Damaged(reason) => self.damaged(reason.to_owned()),
+    fn batch(&mut self, batch: RecordBatch<'_>, body: Range<usize>) -> Result<(), Fault> {
+        uncompressed(Some(&batch))?;
+        let Some(layout) = &self.layout else { return Ok(()) };
+        let contents = &mut self.contents;
+        let (batch, elements) =
+            Parts { batch, body }.batch(layout, &self.current, contents.rows).map_err(Fault::Damaged)?;
+        contents.rows = contents
+            .rows
+            .checked_add(batch.rows)
+            .ok_or_else(|| Fault::Damaged("claims more rows than can be counted".to_owned()))?;
+        contents.ids = contents.ids.saturating_add(elements);
+        if batch.rows > 0 {
+            contents.batches.push(batch);
         }
+        Ok(())
+    }
+}
+
+fn uncompressed(batch: Option<&RecordBatch<'_>>) -> Result<(), Fault> {
+    match batch.is_some_and(|batch| batch.compression().is_some()) {
+        true => Err(Fault::Unsupported("its buffers are compressed".to_owned())),
+        false => Ok(()),
     }
 }
 
 /// The message at byte `at`; `None` at the end mark.
-fn envelope(file: &[u8], at: usize) -> Reason<Option<Envelope>> {
+fn envelope(file: &[u8], at: usize) -> InMessage<Option<Envelope>> {
     let prefix = file.get(at..).and_then(|rest| rest.first_chunk::<8>());
     let Some([mark @ .., a, b, c, d]) = prefix else {
         // A writer that was stopped leaves whole messages without the mark.
@@ -160,154 +172,4 @@ fn envelope(file: &[u8], at: usize) -> Reason<Option<Envelope>> {
 
 fn kind(message: &Message<'_>) -> &'static str {
     message.header_type().variant_name().unwrap_or("a later version's")
-}
-
-fn dictionary_values(dictionary: &DictionaryBatch<'_>, body: &Range<usize>, lengths: Lengths) -> Reason<StringsAt> {
-    let batch = dictionary.data().ok_or("is a dictionary without values")?;
-    let parts = Parts { batch, body: body.clone() };
-    let rows = parts.rows()?;
-    parts.strings(Place { node: 0, buffer: 0 }, lengths, rows)
-}
-
-/// A record batch's description and the place of its body.
-struct Parts<'a> {
-    batch: RecordBatch<'a>,
-    body: Range<usize>,
-}
-
-impl Parts<'_> {
-    /// Where the columns of `layout` lie, and how many ids there are.
-    fn batch(
-        &self,
-        layout: &Layout,
-        dictionaries: &HashMap<i64, Range<usize>>,
-        rows_before: usize,
-    ) -> Reason<(Batch, u64)> {
-        let rows = self.rows()?;
-        let input = self.lists(&layout.input, rows)?;
-        let condition = layout.condition.as_ref().map(|column| self.lists(column, rows)).transpose()?;
-        let elements = input.elements as u64 + condition.as_ref().map_or(0, |lists| lists.elements as u64);
-        let texts =
-            |column: &Option<TextColumn>| column.as_ref().map(|c| self.texts(c, dictionaries, rows)).transpose();
-        let batch = Batch {
-            rows_before,
-            rows,
-            input,
-            condition,
-            index: layout.index.as_ref().map(|column| self.integers(column, rows)).transpose()?,
-            input_text: texts(&layout.input_text)?,
-            target_text: texts(&layout.target_text)?,
-        };
-        Ok((batch, elements))
-    }
-
-    fn rows(&self) -> Reason<usize> {
-        usize::try_from(self.batch.length()).map_err(|_| "has a negative number of rows".to_owned())
-    }
-
-    /// Length and number of nulls.
-    fn node(&self, i: usize) -> Reason<(usize, usize)> {
-        let nodes = self.batch.nodes().ok_or("has no nodes")?;
-        if i >= nodes.len() {
-            return Err("has fewer columns than its schema".to_owned());
-        }
-        let node = nodes.get(i);
-        match (usize::try_from(node.length()), usize::try_from(node.null_count())) {
-            (Ok(length), Ok(nulls)) if nulls <= length => Ok((length, nulls)),
-            _ => Err("has an impossible number of rows".to_owned()),
-        }
-    }
-
-    /// The node of a column of the batch itself, which has as many rows as the batch. Returns the number of nulls.
-    fn nulls(&self, i: usize, rows: usize) -> Reason<usize> {
-        match self.node(i)? {
-            (length, nulls) if length == rows => Ok(nulls),
-            _ => Err("has columns of different lengths".to_owned()),
-        }
-    }
-
-    /// A buffer's bytes in the file.
-    fn buffer(&self, i: usize) -> Reason<Range<usize>> {
-        let buffers = self.batch.buffers().ok_or("has no buffers")?;
-        if i >= buffers.len() {
-            return Err("has fewer buffers than its schema needs".to_owned());
-        }
-        let buffer = buffers.get(i);
-        let place = || {
-            let begin = self.body.start.checked_add(usize::try_from(buffer.offset()).ok()?)?;
-            let end = begin.checked_add(usize::try_from(buffer.length()).ok()?)?;
-            (end <= self.body.end).then_some(begin..end)
-        };
-        place().ok_or_else(|| "has a buffer outside its body".to_owned())
-    }
-
-    /// The beginning of a buffer that must have at least `count` elements of `width` bytes.
-    fn elements(&self, i: usize, count: usize, width: usize) -> Reason<usize> {
-        let range = self.buffer(i)?;
-        match count.checked_mul(width) {
-            Some(bytes) if bytes <= range.len() => Ok(range.start),
-            _ => Err("has a buffer that is too short for its rows".to_owned()),
-        }
-    }
-
-    fn validity(&self, buffer: usize, nulls: usize, rows: usize) -> Reason<Option<usize>> {
-        match nulls {
-            0 => Ok(None),
-            _ => self.elements(buffer, rows.div_ceil(8), 1).map(Some),
-        }
-    }
-
-    /// The beginning of the offsets of `rows` rows.
-    fn offsets(&self, buffer: usize, width: usize, rows: usize) -> Reason<usize> {
-        // Without rows, some writers leave out even the one offset.
-        let count = if rows == 0 { Some(0) } else { rows.checked_add(1) };
-        self.elements(buffer, count.ok_or("has an impossible number of rows")?, width)
-    }
-
-    fn lists(&self, column: &ListColumn, rows: usize) -> Reason<ListsAt> {
-        let &ListColumn { place: Place { node, buffer }, lengths, integer } = column;
-        if self.nulls(node, rows)? > 0 {
-            return Err("has rows of token ids that are null".to_owned());
-        }
-        let (elements, nulls) = self.node(node + 1)?;
-        if nulls > 0 {
-            return Err("has token ids that are null".to_owned());
-        }
-        // Validity comes before offsets, and the elements' own validity before the elements.
-        let (offsets, values) = match lengths {
-            Lengths::Offsets { width } => (self.offsets(buffer + 1, width, rows)?, buffer + 3),
-            Lengths::Fixed(size) => match rows.checked_mul(size) {
-                Some(needed) if needed <= elements => (0, buffer + 2),
-                _ => return Err("has fewer token ids than its rows need".to_owned()),
-            },
-        };
-        let values = self.elements(values, elements, integer.width)?;
-        Ok(ListsAt { lengths, integer, offsets, values, elements })
-    }
-
-    fn integers(&self, column: &IntegerColumn, rows: usize) -> Reason<IntegersAt> {
-        let &IntegerColumn { place: Place { node, buffer }, integer } = column;
-        let nulls = self.nulls(node, rows)?;
-        let values = self.elements(buffer + 1, rows, integer.width)?;
-        Ok(IntegersAt { integer, validity: self.validity(buffer, nulls, rows)?, values })
-    }
-
-    fn strings(&self, place: Place, lengths: Lengths, rows: usize) -> Reason<StringsAt> {
-        let nulls = self.nulls(place.node, rows)?;
-        let offsets = match lengths {
-            Lengths::Offsets { width } => self.offsets(place.buffer + 1, width, rows)?,
-            Lengths::Fixed(_) => return Err("has texts of a fixed size".to_owned()),
-        };
-        let text = self.buffer(place.buffer + 2)?;
-        Ok(StringsAt { lengths, len: rows, validity: self.validity(place.buffer, nulls, rows)?, offsets, text })
-    }
-
-    fn texts(&self, column: &TextColumn, dictionaries: &HashMap<i64, Range<usize>>, rows: usize) -> Reason<TextsAt> {
-        let Some((id, integer)) = column.dictionary else {
-            return Ok(TextsAt::Plain(self.strings(column.place, column.lengths, rows)?));
-        };
-        let indices = self.integers(&IntegerColumn { place: column.place, integer }, rows)?;
-        // A dictionary may be left out if all rows are null; an index into it is then found to be beyond its end.
-        Ok(TextsAt::Dictionary { indices, values: dictionaries.get(&id).cloned().unwrap_or_default() })
-    }
 }

@@ -1,6 +1,5 @@
-//! Which shard files a path stands for.
+//! The shard files that a path stands for.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,64 +7,59 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::MANIFEST;
-use super::manifest::Manifest;
+use super::manifest::{FinishedShard, Manifest};
 use crate::error::{Error, Result};
+use crate::splits;
 
-/// A Hugging Face data set of several splits says so in this file.
+/// The file of a saved `DatasetDict` that lists its splits.
 const DATASET_DICT: &str = "dataset_dict.json";
-/// A Hugging Face `save_to_disk` folder lists its files in this one.
+/// The file of a `save_to_disk` folder that lists its data files.
 const STATE: &str = "state.json";
 
-/// Shard files of `paths`, in order. A folder stands for what its manifest or its `state.json` lists, for the only split of a
-/// saved `DatasetDict`, or for its Parquet or Arrow files (in it, or in its `data` folder, as on the Hugging Face Hub). A path
-/// `FOLDER/SPLIT` that does not exist stands for the files of `FOLDER` that are named `SPLIT-*`.
+/// Shard files of `paths`, in order. A folder stands for the files of its manifest or its `state.json`, for the only split of a
+/// saved `DatasetDict`, or for the Parquet or Arrow files of its only split. A path `FOLDER/SPLIT` that does not exist stands for
+/// the files of that split of `FOLDER`.
 pub(crate) fn find<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         let path = path.as_ref();
-        let about = match fs::metadata(path) {
-            Ok(about) => about,
-            Err(e) => match split_by_name(path)? {
-                Some(found) => {
-                    files.extend(found);
-                    continue;
-                }
+        match fs::metadata(path) {
+            Ok(about) if about.is_dir() => files.extend(of_folder(path)?),
+            Ok(_) => files.push(path.to_owned()),
+            Err(e) => match data_files(path)? {
+                Some(found) => files.extend(found),
                 None => return Err(Error::io("open", path)(e)),
             },
-        };
-        if !about.is_dir() {
-            files.push(path.to_owned());
-            continue;
-        }
-        match Manifest::load(path)? {
-            Some(manifest) if !manifest.complete => {
-                return Err(Error::Config(format!(
-                    "`{}` is not fully prepared ({} shards are finished): run the same `elf data prepare` again to finish it",
-                    path.display(),
-                    manifest.shards.len()
-                )));
-            }
-            Some(manifest) => {
-                for shard in manifest.shards {
-                    let file = path.join(&shard.file);
-                    let about = fs::metadata(&file).map_err(|e| missing(&file, &e))?;
-                    if about.len() != shard.bytes {
-                        return Err(Error::Damaged {
-                            path: file,
-                            reason: format!("{} bytes instead of {}", about.len(), shard.bytes),
-                            remedy: "copy it again, or run the same `elf data prepare` again, which replaces damaged shards",
-                        });
-                    }
-                    files.push(file);
-                }
-            }
-            None => files.extend(without_manifest(path)?),
         }
     }
     if files.is_empty() {
         return Err(Error::Config("no token shards were named".to_owned()));
     }
     Ok(files)
+}
+
+fn of_folder(path: &Path) -> Result<Vec<PathBuf>> {
+    let Some(manifest) = Manifest::load(path)? else { return without_manifest(path) };
+    if !manifest.complete {
+        return Err(Error::Config(format!(
+            "`{}` is not fully prepared ({} shards are finished): run the same `elf data prepare` again to finish it",
+            path.display(),
+            manifest.shards.len()
+        )));
+    }
+    let shard = |shard: FinishedShard| {
+        let file = path.join(&shard.file);
+        let about = fs::metadata(&file).map_err(|e| missing(&file, &e))?;
+        if about.len() != shard.bytes {
+            return Err(Error::Damaged {
+                path: file,
+                reason: format!("{} bytes instead of {}", about.len(), shard.bytes),
+                remedy: "copy it again, or run the same `elf data prepare` again, which replaces damaged shards",
+            });
+        }
+        Ok(file)
+    };
+    manifest.shards.into_iter().map(shard).collect()
 }
 
 fn missing(file: &Path, error: &std::io::Error) -> Error {
@@ -88,23 +82,22 @@ fn without_manifest(folder: &Path) -> Result<Vec<PathBuf>> {
     if let Some(files) = saved(folder)? {
         return Ok(files);
     }
-    let files = data_files(folder)?;
-    if files.is_empty() {
+    data_files(folder)?.ok_or_else(|| {
         let remedy =
             "name a folder that `elf data prepare` or `save_to_disk` wrote, or Parquet files with a column `input_ids`";
-        return Err(Error::NothingFound { what: "token shards", path: folder.to_owned(), remedy: remedy.to_owned() });
+        Error::NothingFound { what: "token shards", path: folder.to_owned(), remedy: remedy.to_owned() }
+    })
+}
+
+/// The Parquet files, or else the Arrow files, of the split that `path` stands for.
+fn data_files(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+    for wanted in ["parquet", "arrow"] {
+        let found = splits::files(path, &|file| file.extension().is_some_and(|extension| extension == wanted))?;
+        if found.is_some() {
+            return Ok(found);
+        }
     }
-    let names: BTreeSet<String> = files.iter().filter_map(|file| series(file)).map(|(name, ..)| name).collect();
-    if names.len() > 1 {
-        let names: Vec<_> = names.iter().map(|name| format!("`{}`", folder.join(name).display())).collect();
-        return Err(Error::Config(format!(
-            "`{}` holds several splits, which must not be mixed: name one of {}",
-            folder.display(),
-            names.join(", ")
-        )));
-    }
-    complete(&files)?;
-    Ok(files)
+    Ok(None)
 }
 
 /// The files that a `save_to_disk` folder lists, in its order.
@@ -112,7 +105,7 @@ fn saved(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
     #[derive(Deserialize)]
     struct State {
         _data_files: Vec<Entry>,
-        // Earlier versions kept a selection of rows apart from the rows.
+        // Earlier versions stored a selection of rows in files of their own.
         #[serde(default)]
         _indices_data_files: Option<Vec<Entry>>,
     }
@@ -142,11 +135,11 @@ fn saved(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
     for Entry { filename } in state._data_files {
         // A list of files must not lead out of its folder.
         if Path::new(&filename).file_name() != Some(OsStr::new(&filename)) {
-            return Err(damaged(&path, format!("`{filename}` is not the name of a file beside it")));
+            return Err(damaged(&path, format!("`{filename}` is not the name of a file in its folder")));
         }
         let file = folder.join(filename);
         if !file.is_file() {
-            return Err(damaged(&file, format!("listed in {STATE}, but it is not there")));
+            return Err(damaged(&file, format!("listed in {STATE}, but missing")));
         }
         files.push(file);
     }
@@ -171,79 +164,18 @@ fn only_split(folder: &Path) -> Result<PathBuf> {
     };
     let Splits { splits } = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
     if let Some(wrong) = splits.iter().find(|name| Path::new(name).file_name() != Some(OsStr::new(name))) {
-        return Err(damaged(format!("`{wrong}` is not the name of a folder beside it")));
+        return Err(damaged(format!("`{wrong}` is not the name of a folder in its folder")));
     }
     match splits.as_slice() {
         [] => Err(damaged("it lists no splits".to_owned())),
         [only] => Ok(folder.join(only)),
         several => {
             let names: Vec<_> = several.iter().map(|name| format!("`{}`", folder.join(name).display())).collect();
-            Err(Error::Config(format!("`{}` holds several splits: name one of {}", folder.display(), names.join(", "))))
+            Err(Error::Config(format!(
+                "`{}` holds several splits, which must not be mixed: name one of {}",
+                folder.display(),
+                names.join(", ")
+            )))
         }
     }
-}
-
-/// The files `SPLIT-*` of `FOLDER`, for a path `FOLDER/SPLIT`.
-fn split_by_name(path: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let (Some(folder), Some(split)) = (path.parent().filter(|p| p.is_dir()), path.file_name()) else { return Ok(None) };
-    let mut files = data_files(folder)?;
-    files.retain(|file| series(file).is_some_and(|(name, ..)| OsStr::new(&name) == split));
-    complete(&files)?;
-    Ok((!files.is_empty()).then_some(files))
-}
-
-/// Parquet or Arrow files of a folder, or of its `data` folder, in the order of their names.
-fn data_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    for folder in [folder.to_owned(), folder.join("data")] {
-        for extension in ["parquet", "arrow"] {
-            if !folder.is_dir() {
-                continue;
-            }
-            let files = files_named(&folder, extension)?;
-            if !files.is_empty() {
-                return Ok(files);
-            }
-        }
-    }
-    Ok(Vec::new())
-}
-
-fn files_named(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
-        if path.extension().is_some_and(|e| e == extension) && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Name, number and total of a file called like `train-00003-of-00010.parquet`.
-fn series(file: &Path) -> Option<(String, u32, u32)> {
-    let stem = file.file_stem()?.to_str()?;
-    let (rest, total) = stem.rsplit_once("-of-")?;
-    let (name, number) = rest.rsplit_once('-')?;
-    Some((name.to_owned(), number.parse().ok()?, total.parse().ok()?))
-}
-
-/// Files named `train-00003-of-00010.parquet` say how many they should be.
-fn complete(files: &[PathBuf]) -> Result<()> {
-    let mut by_name: BTreeMap<(String, u32), Vec<u32>> = BTreeMap::new();
-    for (name, number, total) in files.iter().filter_map(|file| series(file)) {
-        by_name.entry((name, total)).or_default().push(number);
-    }
-    for ((name, total), numbers) in by_name {
-        let extension = files[0].extension().unwrap_or_default().to_string_lossy();
-        let numbers: BTreeSet<u32> = numbers.into_iter().collect();
-        if let Some(lost) = (0..total).find(|n| !numbers.contains(n)) {
-            return Err(Error::NothingFound {
-                what: "shard of that name",
-                path: files[0].with_file_name(format!("{name}-{lost:05}-of-{total:05}.{extension}")),
-                remedy: format!("its siblings say that there are {total} shards; copy or download the lost one"),
-            });
-        }
-    }
-    Ok(())
 }

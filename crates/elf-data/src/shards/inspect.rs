@@ -1,4 +1,4 @@
-//! What is in a folder of shards.
+//! A summary of token shards.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ShardMetadata;
-use crate::dataset::{Dataset, Example, OpenOptions};
+use crate::dataset::{Dataset, OpenOptions};
 use crate::error::Result;
+use crate::example::Example;
 
 /// A summary of token shards.
 #[derive(Clone, Debug, Serialize)]
@@ -24,13 +25,13 @@ pub struct Summary {
     pub target_lengths: Lengths,
     /// Lengths of the conditions, if there are any.
     pub condition_lengths: Option<Lengths>,
-    /// The first shard's metadata; its counts are that shard's. Shards of other tools have none.
+    /// The first shard's metadata, whose counts are of that shard alone. Shards of other tools have none.
     pub metadata: Option<ShardMetadata>,
     /// The first rows.
     pub first: Vec<Example>,
 }
 
-/// How long rows are, in tokens. Percentiles are by nearest rank: the smallest length that so many percent of the rows do not exceed.
+/// Lengths of rows in tokens. A percentile is the smallest length that this share of the rows does not exceed (nearest rank).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Lengths {
     /// The shortest.
@@ -50,7 +51,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// From how often each length occurs.
+    /// From the number of rows of each length.
     fn of(counts: &BTreeMap<usize, u64>) -> Self {
         let rows: u64 = counts.values().sum();
         let total: f64 = counts.iter().map(|(&length, &n)| length as f64 * n as f64).sum();
@@ -75,12 +76,12 @@ impl Lengths {
     }
 }
 
-/// Reads all shards of `paths` once, in constant memory, and sums them up; `first` rows are shown in full.
+/// Reads all shards of `paths` once, in constant memory, and summarises them. The first `first` rows are returned in full.
 ///
 /// # Errors
 /// As [`Dataset::open`], and if any row is damaged: a summary without error means that all rows can be read.
 pub fn inspect<P: AsRef<Path>>(paths: &[P], first: usize) -> Result<Summary> {
-    // Nothing is kept in memory, so that a folder of any size can be looked at.
+    // Nothing is kept in memory, so that folders of any size can be summarised.
     let dataset = Dataset::open_with(paths, OpenOptions { memory_limit: 0, cache: 0 })?;
     let mut targets: BTreeMap<usize, u64> = BTreeMap::new();
     let mut conditions: BTreeMap<usize, u64> = BTreeMap::new();

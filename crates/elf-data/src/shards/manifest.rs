@@ -1,4 +1,4 @@
-//! The list of finished shards of a folder, so that an interrupted preparation can go on.
+//! The list of a folder's finished shards, from which an interrupted preparation continues.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::packing::Packing;
 use crate::source::PlainText;
 
-/// All that decides what the shards hold.
+/// Every setting and input that determines the content of the shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
@@ -25,7 +25,7 @@ pub(super) struct Parameters {
     pub documents_per_shard: usize,
 }
 
-/// An input file, known by name and size: reading it all only to know whether it changed would cost as much as tokenising it.
+/// An input file, identified by name and size: hashing its content would cost as much as tokenising it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
@@ -38,12 +38,15 @@ pub(super) struct Input {
 pub(super) struct FinishedShard {
     pub file: String,
     pub bytes: u64,
-    /// Rows of the source that went into this shard, empty documents included: where a rerun goes on.
+    /// Rows of the source in this shard, empty documents included. A rerun skips them.
     pub source_rows: u64,
     pub documents: u64,
     pub rows: u64,
     pub tokens: u64,
     pub condition_tokens: u64,
+    /// Unknown ids in both columns; 0 in manifests of before they were counted.
+    #[serde(default)]
+    pub unknown: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +84,7 @@ impl Manifest {
         elf_files::write(&path, &json).map_err(Error::io("write", &path))
     }
 
-    /// Forgets shards from the first one on that is not there in full.
+    /// Drops the first shard that is missing or has another size, and all shards after it.
     pub(super) fn forget_lost_shards(&mut self, folder: &Path) {
         let whole =
             |shard: &&FinishedShard| fs::metadata(folder.join(&shard.file)).is_ok_and(|file| file.len() == shard.bytes);

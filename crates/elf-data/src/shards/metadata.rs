@@ -1,4 +1,4 @@
-//! What a shard says about itself.
+//! The metadata of a shard: how it was made.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,12 +9,12 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// Which columns end in an EOS token.
 ///
-/// The tokenizer adds none itself. The published data of the ELF authors has one after conditions, and none is needed after a
-/// target whose filling is EOS: hence the choice per column.
+/// The tokenizer adds none. The ELF authors' published data has one after conditions, and a target filled up with EOS needs none:
+/// hence one setting per column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EosOptions {
-    /// Append EOS to targets. Needed for [`Packing::Concat`], which separates documents by it.
+    /// Append EOS to targets. Required by [`Packing::Concat`], which separates documents by it.
     pub target: bool,
     /// Append EOS to conditions.
     pub condition: bool,
@@ -51,7 +51,7 @@ pub struct ShardMetadata {
 }
 
 impl ShardMetadata {
-    /// In what the two were made differently, counts aside; `None` if in nothing.
+    /// The first difference in how two shards were made, or `None`. Counts are not compared.
     pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
         if self.tokenizer != other.tokenizer || self.vocab_size != other.vocab_size {
             Some("they were made with different tokenizers")

@@ -4,36 +4,32 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use rayon::prelude::*;
+use crossbeam_channel::{Receiver, bounded};
 use serde::{Deserialize, Serialize};
 
+use super::encode::{Chunk, Document, EXAMPLES, EncodedChunk, Encoder, read_chunks};
 use super::manifest::{FinishedShard, Input, Manifest, Parameters};
 use super::writer::ShardWriter;
 use super::{EosOptions, FORMAT_VERSION, MANIFEST, ShardMetadata};
 use crate::error::{Error, Result};
 use crate::packing::{Packer, Packing};
-use crate::source::{PlainText, Source, TextRow};
+use crate::source::{PlainText, Source};
 use crate::tokenizer::Tokenizer;
 
-/// Documents are tokenised in chunks of at most this many rows or bytes: enough to keep all cores busy, little enough to hold.
-const ROWS_PER_CHUNK: usize = 1024;
-const BYTES_PER_CHUNK: usize = 8 << 20;
-
-/// What to prepare, from where, to where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Settings of a preparation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrepareConfig {
     /// Text files or folders; see [`source`](crate::source).
     pub inputs: Vec<PathBuf>,
-    /// The folder for the shards; made if need be.
+    /// The folder for the shards; created if it does not exist.
     pub output: PathBuf,
     /// The text column of the targets; `text` for plain text files.
     pub target_column: String,
     /// The text column of the conditions, for conditional tasks.
     #[serde(default)]
     pub condition_column: Option<String>,
-    /// What a document is in a plain text file.
+    /// The unit of a document in a plain text file.
     #[serde(default)]
     pub plain_text: PlainText,
     /// Which columns end in EOS.
@@ -42,17 +38,23 @@ pub struct PrepareConfig {
     /// How documents become rows.
     #[serde(default)]
     pub packing: Packing,
-    /// Documents to a shard. What is interrupted is lost up to the last finished shard.
+    /// Documents per shard. An interrupted run loses the shard that it was writing.
     #[serde(default = "default_documents_per_shard")]
     pub documents_per_shard: usize,
-    /// Replace shards in `output` that were made with other parameters, instead of refusing.
+    /// Replace shards in `output` that were made with other parameters. Otherwise they are an error.
     #[serde(default)]
     pub overwrite: bool,
+    /// Largest share of unknown tokens (`<unk>`), from 0 to 1; more is an error. `None` allows any.
+    #[serde(default)]
+    pub max_unknown: Option<f64>,
 }
 
 fn default_documents_per_shard() -> usize {
     50_000
 }
+
+/// Share of unknown tokens above which [`PrepareReport::unknown_warning`] warns.
+const WARN_ABOVE: f64 = 0.01;
 
 impl PrepareConfig {
     /// The settings with all defaults: no condition, no EOS, no packing.
@@ -67,6 +69,7 @@ impl PrepareConfig {
             packing: Packing::default(),
             documents_per_shard: default_documents_per_shard(),
             overwrite: false,
+            max_unknown: None,
         }
     }
 
@@ -75,10 +78,13 @@ impl PrepareConfig {
         if self.documents_per_shard == 0 {
             return refuse("documents_per_shard must be at least 1");
         }
+        if let Some(share) = self.max_unknown.filter(|share| !(0.0..=1.0).contains(share)) {
+            return Err(Error::Config(format!("max_unknown is {share}, but must be a share from 0 to 1")));
+        }
         if matches!(self.packing, Packing::Concat { .. }) {
             if self.condition_column.is_some() {
                 return refuse(
-                    "packing joins targets across documents, which leaves no place for conditions: use packing `none` with a condition column",
+                    "packing joins the targets of several documents, so a row cannot have a condition: use packing `none` with a condition column",
                 );
             }
             if !self.eos.target {
@@ -86,18 +92,18 @@ impl PrepareConfig {
             }
         }
         if self.eos.condition && self.condition_column.is_none() {
-            return refuse("EOS after conditions is asked for, but no condition column is named");
+            return refuse("EOS after conditions needs a condition column: name one, or turn that EOS off");
         }
         Packer::new(self.packing).map(drop)
     }
 }
 
-/// How far a preparation is. Numbers include the shards of earlier, interrupted runs.
+/// Progress of a preparation. Numbers include the shards of earlier, interrupted runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// Rows of the source that are done, empty documents included.
+    /// Rows of the source that were read, empty documents included.
     pub source_rows: u64,
-    /// Documents that held text.
+    /// Documents with text.
     pub documents: u64,
     /// Rows written.
     pub rows: u64,
@@ -105,30 +111,59 @@ pub struct Progress {
     pub tokens: u64,
     /// Condition ids written.
     pub condition_tokens: u64,
+    /// Ids of the unknown token (`<unk>`) among both.
+    pub unknown: u64,
     /// Finished shards.
     pub shards: usize,
 }
 
-/// A finished preparation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+impl Progress {
+    /// Share of the unknown token among all ids, 0 to 1.
+    pub fn unknown_share(&self) -> f64 {
+        self.unknown as f64 / (self.tokens + self.condition_tokens).max(1) as f64
+    }
+}
+
+/// The result of a preparation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PrepareReport {
     /// The totals.
     pub total: Progress,
-    /// Documents that were left out because their target holds no text.
+    /// Documents left out because their target has no text.
     pub empty_documents: u64,
-    /// Shards that an earlier run had finished and this one kept.
+    /// Finished shards of an earlier run that were kept.
     pub kept_shards: usize,
+    /// Up to three texts with unknown tokens, cut to 60 characters. Texts of kept shards are not among them.
+    pub unknown_examples: Vec<String>,
+}
+
+impl PrepareReport {
+    /// A warning if more than 1% of the tokens are unknown: the tokenizer does not know the texts' language or script.
+    pub fn unknown_warning(&self) -> Option<String> {
+        let share = self.total.unknown_share();
+        (share > WARN_ABOVE).then(|| describe_unknown(share, &self.unknown_examples))
+    }
+}
+
+/// A share of unknown tokens in words.
+fn describe_unknown(share: f64, examples: &[String]) -> String {
+    let shown: Vec<String> = examples.iter().map(|text| format!("`{text}`")).collect();
+    let shown = if shown.is_empty() { String::new() } else { format!(", for example in {}", shown.join(", ")) };
+    format!(
+        "{:.1}% of the tokens are unknown to the tokenizer (`<unk>`){shown}: use a tokenizer that was trained on such texts",
+        100.0 * share
+    )
 }
 
 /// Turns text into token shards, on all cores and in constant memory.
 ///
 /// The result depends on the inputs and settings only: rows keep the order of the texts, and a run that was interrupted and
-/// started again writes the same bytes as one that was not. `progress` is called after every chunk; when it returns
-/// [`ControlFlow::Break`], the run stops and keeps its finished shards. Two processes must not prepare into one folder at a time.
+/// started again writes the same bytes as an uninterrupted one. `progress` is called after every chunk; if it returns
+/// [`ControlFlow::Break`], the run stops and keeps its finished shards. Only one process at a time may prepare into a folder.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a break; [`Error::OtherParameters`] if the folder holds shards made otherwise; and whatever can be
-/// wrong with settings, texts and the disk. Finished shards survive every error.
+/// [`Error::Interrupted`] after a break; [`Error::OtherParameters`] if the folder holds shards made with other parameters; and
+/// errors of settings, texts and the disk. Finished shards survive every error.
 pub fn prepare(
     config: &PrepareConfig,
     tokenizer: &Tokenizer,
@@ -139,7 +174,7 @@ pub fn prepare(
     let mut columns = vec![config.target_column.as_str()];
     columns.extend(config.condition_column.as_deref());
     let source = Source::open(&config.inputs, &columns, config.plain_text)?;
-    let manifest = begin_or_go_on(config, parameters(config, tokenizer, &source)?)?;
+    let manifest = begin_or_continue(config, parameters(config, tokenizer, &source)?)?;
     let kept_shards = manifest.shards.len();
     let mut sink = Sink::new(config, tokenizer, manifest);
 
@@ -149,9 +184,10 @@ pub fn prepare(
             tokenizer,
             target_eos: eos_id.filter(|_| config.eos.target),
             condition_eos: eos_id.filter(|_| config.eos.condition),
+            unknown: tokenizer.unk_id(),
         };
         std::thread::scope(|threads| {
-            // Reading runs ahead on a thread of its own; it ends when the receiver goes, however this closure is left.
+            // Reading runs ahead on its own thread, which ends when the receiver is dropped.
             let (sender, receiver) = bounded(2);
             let per_shard = config.documents_per_shard;
             threads.spawn(move || read_chunks(source.rows(), skip, per_shard, &sender));
@@ -163,14 +199,21 @@ pub fn prepare(
                 config.target_column
             )));
         }
+    }
+    let total = sink.progress;
+    if let Some(limit) = config.max_unknown.filter(|&limit| total.unknown_share() > limit) {
+        let found = describe_unknown(total.unknown_share(), &sink.unknown_examples);
+        return Err(Error::Config(format!("{found}, or raise max_unknown, which is {limit}")));
+    }
+    if !sink.manifest.complete {
         sink.manifest.complete = true;
         sink.manifest.save(&config.output)?;
     }
-    let total = sink.progress;
-    Ok(PrepareReport { total, empty_documents: total.source_rows - total.documents, kept_shards })
+    let empty_documents = total.source_rows - total.documents;
+    Ok(PrepareReport { total, empty_documents, kept_shards, unknown_examples: sink.unknown_examples })
 }
 
-/// Encodes one chunk while the one before is being written.
+/// Encodes each chunk while the previous one is written.
 fn run(
     encoder: &Encoder<'_>,
     sink: &mut Sink<'_>,
@@ -196,84 +239,13 @@ fn run(
     }
 }
 
-struct Chunk {
-    rows: Vec<TextRow>,
-    ends_shard: bool,
-}
-
-fn read_chunks(
-    rows: impl Iterator<Item = Result<TextRow>>,
-    skip: u64,
-    per_shard: usize,
-    sender: &Sender<Result<Chunk>>,
-) {
-    let mut chunk = Chunk { rows: Vec::new(), ends_shard: false };
-    let (mut bytes, mut in_shard) = (0usize, 0usize);
-    for (i, row) in rows.enumerate() {
-        let row = match row {
-            Ok(_) if (i as u64) < skip => continue,
-            Ok(row) => row,
-            Err(e) => {
-                // If nobody listens any more, there is nobody to tell.
-                let _ = sender.send(Err(e));
-                return;
-            }
-        };
-        bytes += row.iter().map(String::len).sum::<usize>();
-        in_shard += 1;
-        chunk.rows.push(row);
-        chunk.ends_shard = in_shard == per_shard;
-        if chunk.ends_shard || chunk.rows.len() >= ROWS_PER_CHUNK || bytes >= BYTES_PER_CHUNK {
-            in_shard %= per_shard;
-            bytes = 0;
-            let full = std::mem::replace(&mut chunk, Chunk { rows: Vec::new(), ends_shard: false });
-            if sender.send(Ok(full)).is_err() {
-                return;
-            }
-        }
-    }
-    // An empty last chunk still closes an open shard; the sink ignores it where none is open.
-    chunk.ends_shard = true;
-    let _ = sender.send(Ok(chunk));
-}
-
-struct Encoder<'a> {
-    tokenizer: &'a Tokenizer,
-    target_eos: Option<i32>,
-    condition_eos: Option<i32>,
-}
-
-struct EncodedChunk {
-    /// Target and condition of each row; `None` where the target holds no text.
-    rows: Vec<Option<(Vec<i32>, Vec<i32>)>>,
-    ends_shard: bool,
-}
-
-impl Encoder<'_> {
-    fn encode(&self, chunk: &Chunk) -> Result<EncodedChunk> {
-        let encode = |row: &TextRow| {
-            let mut target = self.tokenizer.encode(row.first().map_or("", String::as_str))?;
-            if target.is_empty() {
-                return Ok(None);
-            }
-            target.extend(self.target_eos);
-            let mut condition = self.tokenizer.encode(row.get(1).map_or("", String::as_str))?;
-            condition.extend(self.condition_eos);
-            Ok(Some((target, condition)))
-        };
-        Ok(EncodedChunk {
-            rows: chunk.rows.par_iter().map(encode).collect::<Result<_>>()?,
-            ends_shard: chunk.ends_shard,
-        })
-    }
-}
-
-/// Takes encoded documents in order and makes shards of them.
+/// Writes encoded documents to shards, in order.
 struct Sink<'a> {
     config: &'a PrepareConfig,
     tokenizer: &'a Tokenizer,
     manifest: Manifest,
     progress: Progress,
+    unknown_examples: Vec<String>,
     open: Option<OpenShard>,
 }
 
@@ -283,6 +255,7 @@ struct OpenShard {
     packer: Packer,
     source_rows: u64,
     documents: u64,
+    unknown: u64,
 }
 
 impl<'a> Sink<'a> {
@@ -294,13 +267,16 @@ impl<'a> Sink<'a> {
             progress.rows += shard.rows;
             progress.tokens += shard.tokens;
             progress.condition_tokens += shard.condition_tokens;
+            progress.unknown += shard.unknown;
             progress.shards += 1;
         }
-        Self { config, tokenizer, manifest, progress, open: None }
+        Self { config, tokenizer, manifest, progress, unknown_examples: Vec::new(), open: None }
     }
 
     fn take(&mut self, chunk: EncodedChunk) -> Result<()> {
-        for document in chunk.rows {
+        let free = EXAMPLES - self.unknown_examples.len();
+        self.unknown_examples.extend(chunk.unknown_examples.into_iter().take(free));
+        for document in chunk.documents {
             let shard = match &mut self.open {
                 Some(shard) => shard,
                 None => self.open.insert(OpenShard::create(self.config, self.manifest.shards.len())?),
@@ -309,9 +285,11 @@ impl<'a> Sink<'a> {
                 (shard.writer.rows, shard.writer.tokens, shard.writer.condition_tokens);
             shard.source_rows += 1;
             self.progress.source_rows += 1;
-            if let Some((target, condition)) = document {
+            if let Some(Document { target, condition, unknown }) = document {
                 shard.documents += 1;
+                shard.unknown += unknown;
                 self.progress.documents += 1;
+                self.progress.unknown += unknown;
                 let OpenShard { packer, writer, .. } = shard;
                 packer.push(target, |row| writer.push(row, &condition))?;
             }
@@ -326,7 +304,7 @@ impl<'a> Sink<'a> {
     }
 
     fn finish(&mut self, shard: OpenShard) -> Result<()> {
-        let OpenShard { file, mut writer, packer, source_rows, documents } = shard;
+        let OpenShard { file, mut writer, packer, source_rows, documents, unknown } = shard;
         if let Some(rest) = packer.finish() {
             writer.push(&rest, &[])?;
             self.progress.rows += 1;
@@ -355,6 +333,7 @@ impl<'a> Sink<'a> {
             rows,
             tokens,
             condition_tokens,
+            unknown,
         });
         self.progress.shards += 1;
         self.manifest.save(&self.config.output)
@@ -365,7 +344,7 @@ impl OpenShard {
     fn create(config: &PrepareConfig, number: usize) -> Result<Self> {
         let file = format!("shard-{number:05}.parquet");
         let writer = ShardWriter::create(&config.output.join(&file), config.condition_column.is_some())?;
-        Ok(Self { file, writer, packer: Packer::new(config.packing)?, source_rows: 0, documents: 0 })
+        Ok(Self { file, writer, packer: Packer::new(config.packing)?, source_rows: 0, documents: 0, unknown: 0 })
     }
 }
 
@@ -387,11 +366,11 @@ fn parameters(config: &PrepareConfig, tokenizer: &Tokenizer, source: &Source) ->
     })
 }
 
-/// The manifest to go on from: that of an earlier run with the same parameters, or an empty one.
-fn begin_or_go_on(config: &PrepareConfig, parameters: Parameters) -> Result<Manifest> {
+/// The manifest to continue from: that of an earlier run with the same parameters, or an empty one.
+fn begin_or_continue(config: &PrepareConfig, parameters: Parameters) -> Result<Manifest> {
     let folder = &config.output;
     fs::create_dir_all(folder).map_err(Error::io("create the folder", folder))?;
-    elf_files::sweep(folder).map_err(Error::io("remove what is unfinished in", folder))?;
+    elf_files::sweep(folder).map_err(Error::io("remove unfinished files in", folder))?;
     let found = match Manifest::load(folder) {
         Err(Error::Damaged { .. }) if config.overwrite => None,
         other => other?,
@@ -421,7 +400,7 @@ fn holds_parquet(folder: &Path) -> Result<bool> {
     Ok(files_of(folder)?.iter().any(|path| path.extension().is_some_and(|e| e == "parquet")))
 }
 
-/// Removes the shards that a preparation wrote, by their names; other files in the folder are not ours to remove.
+/// Removes the shards of a preparation, recognised by their names. Other files of the folder stay.
 fn remove_shards(folder: &Path) -> Result<()> {
     for path in files_of(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

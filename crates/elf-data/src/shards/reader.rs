@@ -1,4 +1,4 @@
-//! Reading one shard, a row group at a time.
+//! Reading one shard, one row group at a time.
 
 use std::fs::File;
 use std::ops::Range;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use parquet::arrow::ProjectionMask;
@@ -14,65 +15,14 @@ use parquet::arrow::arrow_reader::{
 };
 
 use super::{CONDITION_INPUT_IDS, FORMAT_VERSION, INPUT_IDS, METADATA_KEY, ShardMetadata};
-use crate::carried::{CarriedText, INDEX, INPUT_TEXT, TARGET_TEXT};
 use crate::error::{Error, Result};
+use crate::example::{CarriedText, INDEX, INPUT_TEXT, TARGET_TEXT};
+use crate::parquet_file::{self, fault};
+use crate::row_group::{Ragged, RowGroup};
 
 const REMEDY: &str = "copy or download it again, or prepare the data again";
 
-/// Rows of different lengths in one vector.
-#[derive(Debug, Default)]
-pub(crate) struct Ragged {
-    ids: Vec<i32>,
-    // Row i is `ids[ends[i - 1]..ends[i]]`, the first row from 0.
-    ends: Vec<usize>,
-}
-
-impl Ragged {
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub(crate) fn row(&self, i: usize) -> &[i32] {
-        let begin = if i == 0 { 0 } else { self.ends[i - 1] };
-        &self.ids[begin..self.ends[i]]
-    }
-
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &[i32]> {
-        (0..self.len()).map(|i| self.row(i))
-    }
-
-    /// Adds a row whose ids `fill` appends; if it fails, nothing is added.
-    pub(crate) fn push_with<E>(&mut self, fill: impl FnOnce(&mut Vec<i32>) -> Result<(), E>) -> Result<(), E> {
-        let before = self.ids.len();
-        match fill(&mut self.ids) {
-            Ok(()) => self.ends.push(self.ids.len()),
-            Err(e) => {
-                self.ids.truncate(before);
-                return Err(e);
-            }
-        }
-        Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        self.ids.len() * size_of::<i32>() + self.ends.len() * size_of::<usize>()
-    }
-}
-
-/// A decoded row group.
-#[derive(Debug, Default)]
-pub(crate) struct RowGroup {
-    pub(crate) input: Ragged,
-    pub(crate) condition: Option<Ragged>,
-}
-
-impl RowGroup {
-    pub(crate) fn bytes(&self) -> usize {
-        self.input.bytes() + self.condition.as_ref().map_or(0, Ragged::bytes)
-    }
-}
-
-/// An opened shard: its footer is read, its rows are not.
+/// An opened shard: only its footer has been read.
 #[derive(Debug)]
 pub(crate) struct ShardFile {
     pub(crate) path: PathBuf,
@@ -84,9 +34,8 @@ pub(crate) struct ShardFile {
 
 impl ShardFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open the shard", path))?;
-        let footer =
-            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| damaged(path, e.to_string()))?;
+        let file = parquet_file::open(path)?;
+        let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| fault(path, &e))?;
         let schema = footer.schema();
         let present: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         let input = schema.field_with_name(INPUT_IDS).map_err(|_| Error::missing_column(path, INPUT_IDS, &present))?;
@@ -123,7 +72,7 @@ impl ShardFile {
         self.conditional
     }
 
-    /// Number of ids in both columns according to the footer, to decide whether they fit into memory.
+    /// Number of ids in both columns, as the footer states it.
     pub(crate) fn ids(&self) -> u64 {
         let groups = self.footer.metadata().row_groups().iter();
         let columns = groups.flat_map(|group| group.columns()).filter(|column| {
@@ -144,13 +93,13 @@ impl ShardFile {
             .with_projection(mask)
             .with_batch_size(8192)
             .build()
-            .map_err(|e| damaged(&self.path, e.to_string()))?;
+            .map_err(|e| fault(&self.path, &e))?;
         let mut rows = RowGroup { input: Ragged::default(), condition: self.conditional.then(Ragged::default) };
         for batch in reader {
-            let batch = batch.map_err(|e| damaged(&self.path, e.to_string()))?;
-            self.append(&batch, INPUT_IDS, &mut rows.input)?;
+            let batch = batch.map_err(|e| fault(&self.path, &e))?;
+            self.append(&batch, group, INPUT_IDS, &mut rows.input)?;
             if let Some(condition) = &mut rows.condition {
-                self.append(&batch, CONDITION_INPUT_IDS, condition)?;
+                self.append(&batch, group, CONDITION_INPUT_IDS, condition)?;
             }
         }
         if rows.input.len() != self.rows_of_groups[group] {
@@ -173,7 +122,7 @@ impl ShardFile {
         Ok(rows)
     }
 
-    /// What is carried along with rows `rows` of row group `group`.
+    /// Numbers and texts of rows `rows` of row group `group`.
     pub(crate) fn carried(&self, group: usize, rows: Range<usize>) -> Result<Vec<CarriedText>> {
         let schema = self.footer.schema();
         let column = |name: &str, fits: fn(&DataType) -> bool| {
@@ -193,10 +142,10 @@ impl ShardFile {
             .with_row_selection(vec![RowSelector::skip(rows.start), RowSelector::select(rows.len())].into())
             .with_batch_size(1024)
             .build()
-            .map_err(|e| damaged(&self.path, e.to_string()))?;
+            .map_err(|e| fault(&self.path, &e))?;
         let mut carried = Vec::new();
         for batch in reader {
-            let batch = batch.map_err(|e| damaged(&self.path, e.to_string()))?;
+            let batch = batch.map_err(|e| fault(&self.path, &e))?;
             let of = |name: &str, wanted: Option<usize>, target: &DataType| -> Result<Option<ArrayRef>> {
                 let Some(array) = wanted.and_then(|_| batch.column_by_name(name)) else { return Ok(None) };
                 let array = cast(array, target);
@@ -226,11 +175,25 @@ impl ShardFile {
         Ok(carried)
     }
 
-    fn append(&self, batch: &RecordBatch, column: &str, to: &mut Ragged) -> Result<()> {
+    fn null_row(&self, column: &str, row: usize) -> Error {
+        Error::BadRecord {
+            path: self.path.clone(),
+            place: format!("row {}", row + 1),
+            reason: format!("`{column}` is null: fill or remove such rows"),
+        }
+    }
+
+    /// Appends the ids of a batch of row group `group`. `to` holds the group's former rows.
+    fn append(&self, batch: &RecordBatch, group: usize, column: &str, to: &mut Ragged) -> Result<()> {
+        let before = self.rows_of_groups[..group].iter().sum::<usize>() + to.len();
         let bad = |reason: &str| damaged(&self.path, format!("column `{column}` {reason}"));
         let array = batch.column_by_name(column).ok_or_else(|| bad("is missing in a part of the file"))?;
-        if array.null_count() > 0 {
-            return Err(bad("has rows that are null"));
+        let null_row = |nulls: Option<NullBuffer>| {
+            let row = nulls.and_then(|nulls| (0..nulls.len()).find(|&row| nulls.is_null(row)))?;
+            Some(self.null_row(column, before + row))
+        };
+        if let Some(error) = null_row(array.logical_nulls()) {
+            return Err(error);
         }
         let target = DataType::LargeList(Arc::new(Field::new_list_field(DataType::Int32, true)));
         let lists = cast(array, &target).map_err(|e| bad(&e.to_string()))?;
@@ -239,9 +202,17 @@ impl ShardFile {
         let offsets = lists.value_offsets();
         let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else { return Ok(()) };
         let values = values.slice(first as usize, (last - first) as usize);
-        if values.null_count() > 0 {
-            // The cast turns what does not fit into 32 bits into null.
-            return Err(bad("has ids that are null or do not fit into 32 bits"));
+        if let Some(nulls) = values.nulls().filter(|nulls| nulls.null_count() > 0) {
+            // The cast also makes null of ids that do not fit into 32 bits.
+            let id = (0..nulls.len()).find(|&id| nulls.is_null(id)).unwrap_or_default() + first as usize;
+            let row = offsets[1..].partition_point(|&end| end as usize <= id);
+            return Err(Error::BadRecord {
+                path: self.path.clone(),
+                place: format!("row {}", before + row + 1),
+                reason: format!(
+                    "`{column}` holds an id that is null or does not fit into 32 bits: fill or remove such rows"
+                ),
+            });
         }
         let start = to.ids.len();
         to.ids.extend_from_slice(values.values());
@@ -256,7 +227,7 @@ fn metadata(path: &Path, footer: &ArrowReaderMetadata) -> Result<Option<ShardMet
         .and_then(|pairs| pairs.iter().find(|pair| pair.key == METADATA_KEY))
         .and_then(|pair| pair.value.as_deref());
     let Some(json) = ours else { return Ok(None) };
-    // The version first: a later format may well have other fields.
+    // The version is read first: another format may have other fields.
     let version =
         serde_json::from_str::<serde_json::Value>(json).ok().and_then(|value| value.get("format_version")?.as_u64());
     if version.is_some_and(|version| version != u64::from(FORMAT_VERSION)) {

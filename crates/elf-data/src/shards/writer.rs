@@ -16,12 +16,11 @@ use tempfile::NamedTempFile;
 use super::{CONDITION_INPUT_IDS, INPUT_IDS, METADATA_KEY, ShardMetadata};
 use crate::error::{Error, Result};
 
-/// A row group is closed at so many ids or rows, whatever comes first. Small groups make reading single rows at random cheap,
-/// because a reader must decode a group to get at one of its rows.
+/// Largest row group, in ids and in rows. Small groups keep random access cheap: a reader decodes a whole group for one row.
 const IDS_PER_GROUP: usize = 1 << 17;
 const ROWS_PER_GROUP: usize = 1 << 16;
 
-/// A shard being written, beside its final name.
+/// A shard being written under a temporary name.
 pub(super) struct ShardWriter {
     target: PathBuf,
     aside: NamedTempFile,
@@ -66,7 +65,7 @@ impl ShardWriter {
         })
     }
 
-    /// Appends a row. `condition` counts only if the shard was created as conditional.
+    /// Appends a row. `condition` is ignored if the shard was not created as conditional.
     pub(super) fn push(&mut self, input: &[i32], condition: &[i32]) -> Result<()> {
         self.input.values().append_slice(input);
         self.input.append(true);
@@ -104,7 +103,7 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Writes what is open and the metadata, and gives the file its name. Returns its size in bytes.
+    /// Writes the last row group and the metadata, and gives the file its name. Returns its size in bytes.
     pub(super) fn finish(mut self, metadata: &ShardMetadata) -> Result<u64> {
         self.close_group()?;
         let json = serde_json::to_string(metadata).map_err(|e| Error::io("write", &self.target)(e.into()))?;
@@ -116,7 +115,7 @@ impl ShardWriter {
     }
 }
 
-/// A full disk should read "No space left on device", not as a problem of the format.
+/// Extracts the system's error, so that a full disk reads "No space left on device" and not as a fault of the format.
 fn failed(target: &Path, error: ParquetError) -> Error {
     let source = match error {
         ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {

@@ -1,110 +1,64 @@
-//! One JSON object per line.
+//! Text columns of JSON lines: one JSON object per line.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use elf_files::lines::JsonLines;
 use serde_json::{Map, Value};
 
-use super::TextRow;
+use super::column::{Cell, ColumnPath};
 use crate::error::{Error, Result};
 
-/// The objects of a file, each with the number of its line, from 1. Empty lines are passed over.
-pub(crate) struct JsonLines {
-    reader: BufReader<File>,
-    path: PathBuf,
-    line: Vec<u8>,
-    number: u64,
-}
-
-impl JsonLines {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        Ok(Self { reader: BufReader::with_capacity(1 << 20, file), path: path.to_owned(), line: Vec::new(), number: 0 })
-    }
-
-    fn parse(&self) -> Result<Map<String, Value>> {
-        serde_json::from_slice(&self.line).map_err(|e| {
-            if e.is_eof() && self.line.last() != Some(&b'\n') {
-                return Error::Damaged {
-                    path: self.path.clone(),
-                    reason: format!("line {}, the last, breaks off", self.number),
-                    remedy: "copy the file again, or remove that line",
-                };
-            }
-            Error::BadRecord {
-                path: self.path.clone(),
-                place: format!("line {}", self.number),
-                reason: format!("not a JSON object ({e}): every line must be one"),
-            }
-        })
-    }
-}
-
-impl Iterator for JsonLines {
-    type Item = Result<(u64, Map<String, Value>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            self.line.clear();
-            match self.reader.read_until(b'\n', &mut self.line) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(e) => return Some(Err(Error::io("read", &self.path)(e))),
-            }
-            self.number += 1;
-            if !self.line.iter().all(u8::is_ascii_whitespace) {
-                return Some(self.parse().map(|object| (self.number, object)));
-            }
-        }
-    }
-}
-
+/// The rows of a file.
 pub(super) struct Rows {
     lines: JsonLines,
-    columns: Vec<String>,
+    columns: Vec<ColumnPath>,
 }
 
 impl Rows {
-    pub(super) fn open(path: &Path, columns: &[String]) -> Result<Self> {
+    pub(super) fn open(path: &Path, columns: &[ColumnPath]) -> Result<Self> {
         Ok(Self { lines: JsonLines::open(path)?, columns: columns.to_vec() })
     }
 
-    fn texts(&self, number: u64, mut object: Map<String, Value>) -> Result<TextRow> {
-        let path = &self.lines.path;
-        let bad = |reason: String| Error::BadRecord { path: path.clone(), place: format!("line {number}"), reason };
-        let mut row = Vec::with_capacity(self.columns.len());
-        for (i, column) in self.columns.iter().enumerate() {
-            // The same column may be asked for twice, so only its last use may take the text out.
-            let found = if self.columns[i + 1..].contains(column) {
-                object.get(column).cloned()
-            } else {
-                object.remove(column)
-            };
-            match found {
-                Some(Value::String(text)) => row.push(text),
-                Some(other) => return Err(bad(format!("`{column}` is {}, not a string", kind(&other)))),
-                None if number == 1 => {
-                    let mut present: Vec<String> = object.keys().cloned().collect();
-                    present.extend(self.columns[..i].iter().cloned());
-                    present.sort();
-                    present.dedup();
-                    return Err(Error::missing_column(path, column, &present));
-                }
-                None => return Err(bad(format!("the object has no `{column}`"))),
+    fn row(&self, number: u64, object: &Map<String, Value>) -> Result<Vec<Cell>> {
+        let path = self.lines.path();
+        let bad = |reason: String| Error::BadRecord { path: path.to_owned(), place: format!("line {number}"), reason };
+        let cell = |column: &ColumnPath| match find(object, column) {
+            Some(Value::String(text)) => Ok(Cell::Text(text.clone())),
+            Some(Value::Array(members)) if members.iter().all(Value::is_string) => {
+                Ok(Cell::Texts(members.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
             }
-        }
-        Ok(row)
+            Some(other) => {
+                let remedy = if other.is_null() { ": fill or remove such rows" } else { "" };
+                Err(bad(format!("`{column}` is {}, not a string{remedy}", kind(other))))
+            }
+            None if number == 1 => {
+                let mut present: Vec<String> = object.keys().cloned().collect();
+                present.sort();
+                Err(Error::missing_column(path, column.name(), &present))
+            }
+            None => Err(bad(format!("the object has no `{column}`"))),
+        };
+        self.columns.iter().map(cell).collect()
     }
 }
 
 impl Iterator for Rows {
-    type Item = Result<TextRow>;
+    type Item = Result<(u64, Vec<Cell>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let line = self.lines.next()?;
-        Some(line.and_then(|(number, object)| self.texts(number, object)))
+        let line = self.lines.next()?.map_err(Error::from);
+        Some(line.and_then(|(number, object)| Ok((number, self.row(number, &object)?))))
     }
+}
+
+/// The value of a column: the field of its whole name, or else the field that its parts lead to.
+fn find<'a>(object: &'a Map<String, Value>, column: &ColumnPath) -> Option<&'a Value> {
+    if let Some(value) = object.get(column.name()) {
+        return Some(value);
+    }
+    let mut parts = column.parts();
+    let first = object.get(parts.next()?)?;
+    parts.try_fold(first, |value, part| value.get(part))
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -1,72 +1,43 @@
 //! Plain text files.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
-use super::{PlainText, Rows, TEXT_COLUMN, TextRow};
+use elf_files::lines::Lines;
+
+use super::column::{Cell, ColumnPath};
+use super::{PlainText, Rows, TEXT_COLUMN};
 use crate::error::{Error, Result};
 
-pub(super) fn check_columns(path: &Path, columns: &[String]) -> Result<()> {
-    match columns {
-        [only] if only == TEXT_COLUMN => Ok(()),
-        _ => {
-            let wrong = columns.iter().find(|c| *c != TEXT_COLUMN).map_or(TEXT_COLUMN, String::as_str);
-            Err(Error::missing_column(path, wrong, &[TEXT_COLUMN.to_owned()]))
-        }
+pub(super) fn check_columns(path: &Path, columns: &[ColumnPath]) -> Result<()> {
+    match columns.iter().find(|column| column.name() != TEXT_COLUMN) {
+        None => Ok(()),
+        Some(wrong) => Err(Error::missing_column(path, wrong.name(), &[TEXT_COLUMN.to_owned()])),
     }
 }
 
-pub(super) fn rows(path: &Path, columns: &[String], plain: PlainText) -> Result<Rows> {
+pub(super) fn rows(path: &Path, columns: &[ColumnPath], plain: PlainText) -> Result<Rows> {
     check_columns(path, columns)?;
+    let row = move |text: String, times: usize| vec![Cell::Text(text); times];
+    let times = columns.len();
     match plain {
-        PlainText::Lines => {
-            let file = File::open(path).map_err(Error::io("open", path))?;
-            Ok(Box::new(Lines { reader: BufReader::with_capacity(1 << 20, file), path: path.to_owned(), number: 0 }))
+        PlainText::Lines | PlainText::EveryLine => {
+            let lines = Lines::open(path)?.zip(1..).map(|(line, number)| Ok((number, line?)));
+            let kept = move |line: &Result<(u64, String)>| match line {
+                Ok((_, text)) => plain == PlainText::EveryLine || !text.trim().is_empty(),
+                Err(_) => true,
+            };
+            Ok(Box::new(lines.filter(kept).map(move |line| line.map(|(number, text)| (number, row(text, times))))))
         }
         PlainText::WholeFile => {
             let bytes = fs::read(path).map_err(Error::io("read", path))?;
-            let text =
-                String::from_utf8(bytes).map_err(|e| not_utf8(path, format!("byte {}", e.utf8_error().valid_up_to())));
-            Ok(Box::new(std::iter::once(text.map(|text| vec![text]))))
+            let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).map_or(bytes.clone(), <[u8]>::to_vec);
+            let text = String::from_utf8(bytes).map_err(|e| Error::BadRecord {
+                path: path.to_owned(),
+                place: format!("byte {}", e.utf8_error().valid_up_to()),
+                reason: "not UTF-8: convert the file, for example with iconv".to_owned(),
+            });
+            Ok(Box::new(std::iter::once(text.map(|text| (1, row(text, times))))))
         }
-    }
-}
-
-struct Lines {
-    reader: BufReader<File>,
-    path: PathBuf,
-    number: u64,
-}
-
-impl Iterator for Lines {
-    type Item = Result<TextRow>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let mut bytes = Vec::new();
-            match self.reader.read_until(b'\n', &mut bytes) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(e) => return Some(Err(Error::io("read", &self.path)(e))),
-            }
-            self.number += 1;
-            while matches!(bytes.last(), Some(b'\n' | b'\r')) {
-                bytes.pop();
-            }
-            match String::from_utf8(bytes) {
-                Ok(line) if line.trim().is_empty() => {}
-                Ok(line) => return Some(Ok(vec![line])),
-                Err(_) => return Some(Err(not_utf8(&self.path, format!("line {}", self.number)))),
-            }
-        }
-    }
-}
-
-fn not_utf8(path: &Path, place: String) -> Error {
-    Error::BadRecord {
-        path: path.to_owned(),
-        place,
-        reason: "not UTF-8: convert the file, for example with iconv".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! When a low perplexity must not be taken for quality.
+//! Collapse: low perplexity that is not quality.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,14 @@ use super::number;
 use crate::perplexity::GenerativePerplexity;
 use crate::{Error, Result};
 
-/// How far under the data's the entropy of samples may lie, as a share of the data's.
+/// Largest difference by which the entropy of samples may be below that of the data, as a share of the latter.
 pub const ENTROPY_MARGIN: f64 = 0.05;
 
 /// Whether samples collapsed: their entropy is more than 5% under that of the data.
 ///
-/// Text that repeats itself, or keeps to few words, is easy to predict. A perplexity reached at an
-/// entropy under the data's is therefore no achievement, however low it is, and does not compete
-/// with one reached at the data's entropy (the frontiers of arXiv 2605.10938 compare at equal
-/// entropy). So the verdict needs no threshold on perplexity itself.
+/// Text that repeats itself, or uses few words, is easy to predict. A low perplexity at an entropy below the data's is
+/// therefore not comparable with one at the data's entropy (the frontiers of arXiv 2605.10938 compare at equal entropy).
+/// The verdict needs no threshold on perplexity itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Collapse {
@@ -24,7 +23,7 @@ pub struct Collapse {
     pub entropy: f64,
     /// Entropy of the data, in nats, from the same tokeniser and measured in the same way.
     pub data_entropy: f64,
-    /// What stood for the data: "references" or "training texts".
+    /// The texts that represent the data: "references" or "training texts".
     pub data: String,
     /// The margin: [`ENTROPY_MARGIN`].
     pub margin: f64,
@@ -63,7 +62,7 @@ impl Collapse {
     }
 }
 
-/// When low perplexity must not be taken for quality.
+/// A warning for samples without data to compare with: low perplexity together with low entropy.
 ///
 /// Text that repeats itself is easy to predict: a collapsed model has a low perplexity *and* a low
 /// entropy. Entropy grows with length, being at most the log of the number of tokens, so its
@@ -72,7 +71,7 @@ impl Collapse {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CollapseWarning {
-    /// Perplexities below this are looked at (default 40: good samples of full length reach it).
+    /// Perplexities below this are checked (default 40: good samples of full length reach it).
     pub perplexity_below: f64,
     /// Entropy below this share of `ln(mean tokens per sample)` is low (default 0.65, which is
     /// 4.5 nats at 1,024 tokens).
@@ -86,8 +85,7 @@ impl Default for CollapseWarning {
 }
 
 impl CollapseWarning {
-    /// The warning, if both numbers are low. Samples of fewer than two tokens on average have no
-    /// entropy to speak of and are not judged.
+    /// The warning, if both numbers are low. Samples of fewer than two tokens on average are not judged.
     pub fn check(&self, result: &GenerativePerplexity) -> Option<String> {
         let most = result.mean_tokens.ln();
         let low = most > 0.0 && result.entropy < self.entropy_share_below * most;

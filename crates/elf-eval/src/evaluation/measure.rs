@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Collapse, CollapseWarning, Evaluation, Metric, SampleFile, name};
 use crate::bleu::{Bleu, BleuCounts};
+use crate::chrf::{Chrf, ChrfCounts};
 use crate::diversity::{distinct, repeats, words};
 use crate::jsonl;
 use crate::novelty::CopyIndex;
@@ -12,27 +13,27 @@ use crate::rouge::{self, Rouge};
 use crate::stats::{Bootstrap, Spread, quantile};
 use crate::{Error, Result};
 
-/// The entropy of the data is taken from at most so many of its texts, evenly spaced.
+/// Most texts of the data whose entropy is measured, evenly spaced.
 const MAX_DATA_TEXTS: usize = 5000;
 
 /// Texts of one system and one seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SampleSet {
-    /// What they are called, such as the name of their file.
+    /// Their name, such as that of their file.
     pub name: String,
     /// The texts.
     pub texts: Vec<String>,
-    /// What each of them should have been, for conditional tasks.
-    pub references: Option<Vec<String>>,
-    /// Whether they, or some of them, were generated from an input.
+    /// The references of each text, one or several, for conditional tasks.
+    pub references: Option<Vec<Vec<String>>>,
+    /// Whether at least one of them was generated from an input.
     pub has_inputs: bool,
 }
 
 impl SampleSet {
-    /// Reads a JSONL file of texts, with references if any line of it names one.
+    /// Reads a file of JSON lines, with references if a line has one.
     ///
     /// # Errors
-    /// If the file cannot be read, is empty, or a line lacks a field that others have; the line is named.
+    /// If the file cannot be read or is empty, or a line lacks a field that others have; the message names the line.
     pub fn read(path: &Path) -> Result<Self> {
         let lines = jsonl::read_samples(path)?;
         let mut set = Self { name: path.display().to_string(), ..Self::default() };
@@ -40,7 +41,7 @@ impl SampleSet {
         for line in lines {
             set.has_inputs |= line.input.is_some();
             set.texts.push(line.text);
-            references.extend(line.reference);
+            references.extend(line.references);
         }
         set.references = (!references.is_empty()).then_some(references);
         Ok(set)
@@ -50,7 +51,7 @@ impl SampleSet {
 /// A judge of generative perplexity, and its name.
 #[derive(Clone, Copy)]
 pub struct Judge<'a> {
-    /// What it is called.
+    /// Its name.
     pub name: &'a str,
     /// The judge.
     pub scorer: &'a dyn Scorer,
@@ -62,34 +63,47 @@ impl std::fmt::Debug for Judge<'_> {
     }
 }
 
-/// What samples are held against, and how.
+/// Settings of an evaluation, and the texts that samples are compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluator<'a> {
-    /// Judges perplexity and entropy.
+    /// The judge of perplexity and entropy.
     pub judge: Option<Judge<'a>>,
-    /// Texts of the data, such as a test split: their entropy is what that of the samples is held against. Where there are
-    /// none, the samples' own references serve, or else the training texts.
+    /// Texts of the data, such as a test split, whose entropy is compared with that of the samples. Without them the samples' own
+    /// references are taken, or else the training texts.
     pub data: Option<&'a [String]>,
-    /// The texts that the model was trained on, for novelty.
+    /// The model's training texts, for novelty.
     pub training: Option<&'a [String]>,
-    /// Copies are looked for in the first training texts that have no more words together (default 50 million): the index takes
-    /// some 50 bytes a word.
+    /// Number of words of training texts that are searched for copies (default 50 million): the index needs about 50 bytes per
+    /// word.
     pub training_words: usize,
     /// A copied run of more words than this is long (default 10).
     pub long_run: usize,
-    /// How intervals over examples are drawn; none for no intervals.
+    /// Settings of BLEU (default [`Bleu::lowercase_effective`]).
+    pub bleu: Bleu,
+    /// Whether chrF is computed as well (default no).
+    pub chrf: bool,
+    /// Settings of intervals over examples; `None` for no intervals.
     pub bootstrap: Option<Bootstrap>,
 }
 
 impl Default for Evaluator<'_> {
     fn default() -> Self {
-        Self { judge: None, data: None, training: None, training_words: 50_000_000, long_run: 10, bootstrap: None }
+        Self {
+            judge: None,
+            data: None,
+            training: None,
+            training_words: 50_000_000,
+            long_run: 10,
+            bleu: Bleu::lowercase_effective(),
+            chrf: false,
+            bootstrap: None,
+        }
     }
 }
 
 impl Evaluator<'_> {
-    /// Everything that can be said about these texts. Several sets are several seeds of one system: each metric is computed
-    /// for each of them, and its mean and standard error are reported.
+    /// All metrics of these texts. Several sets are several seeds of one system: each metric is computed for each of them, and its
+    /// mean and standard error are reported.
     ///
     /// # Errors
     /// If there are no texts, only some sets have references, numbers of texts and references differ, the judge fails, or
@@ -114,10 +128,19 @@ impl Evaluator<'_> {
 
     fn against_references(&self, found: &mut Evaluation, sets: &[SampleSet]) -> Result<()> {
         let Some(pairs) = paired(sets)? else { return Ok(()) };
-        let bleu = Bleu::lowercase_effective();
+        let bleu = self.bleu;
         let counts = each(&pairs, |(texts, references)| bleu.counts_per_pair(texts, references))?;
         let corpus = |drawn: &[&BleuCounts]| bleu.score(&drawn.iter().map(|c| **c).sum()).score;
-        self.push(found, name::BLEU, &counts, corpus, Some(&bleu.signature()))?;
+        let references: Vec<Vec<String>> =
+            pairs.iter().flat_map(|(_, references)| references.iter().cloned()).collect();
+        self.push(found, name::BLEU, &counts, corpus, Some(&bleu.signature(&references)))?;
+        bleu.tokenizer.hint(references.iter().flatten()).into_iter().for_each(|hint| found.warn(hint));
+        if self.chrf {
+            let chrf = Chrf::default();
+            let counts = each(&pairs, |(texts, references)| chrf.counts_per_pair(texts, references))?;
+            let corpus = |drawn: &[&ChrfCounts]| chrf.score(&drawn.iter().map(|c| **c).sum());
+            self.push(found, name::CHRF, &counts, corpus, Some(&chrf.signature(&references)))?;
+        }
         let rouge = each(&pairs, |(texts, references)| rouge::score_pairs(texts, references))?;
         let f1 = |of: fn(&Rouge) -> f64| per_text(&rouge, |r| 100.0 * of(r));
         for (name, values) in [
@@ -154,8 +177,8 @@ impl Evaluator<'_> {
         let index = CopyIndex::new(training.iter().map(|t| words(t)), self.training_words);
         if index.documents() < training.len() {
             found.warn(format!(
-                "Copies were looked for in the first {} training texts alone, which have no more than {} words: those of later \
-                 texts go unseen.",
+                "Copies were searched for in the first {} training texts only, which have no more than {} words: copies of later \
+                 texts are not found.",
                 index.documents(),
                 self.training_words
             ));
@@ -212,10 +235,12 @@ impl Evaluator<'_> {
         Ok(())
     }
 
-    /// What stands for the data, its entropy in the judge's tokens, and the number of texts behind it.
+    /// The texts that represent the data, their entropy in the judge's tokens, and their number.
     fn data_entropy(&self, sets: &[SampleSet], judge: &Judge) -> Result<Option<(&'static str, f64, usize)>> {
-        let own = sets.first().and_then(|set| set.references.as_deref());
-        let (what, texts) = match (self.data.or(own), self.training) {
+        // Of several references the first.
+        let first = |references: &Vec<Vec<String>>| references.iter().filter_map(|r| r.first().cloned()).collect();
+        let own: Option<Vec<String>> = sets.first().and_then(|set| set.references.as_ref()).map(first);
+        let (what, texts) = match (self.data.or(own.as_deref()), self.training) {
             (Some(references), _) => ("references", references),
             (None, Some(training)) => ("training texts", training),
             (None, None) => return Ok(None),
@@ -240,8 +265,7 @@ impl Evaluator<'_> {
         self.push(found, name, values, mean, method)
     }
 
-    /// Adds a statistic of the texts of each file, with an interval over texts; nothing if a file has nothing to compute it
-    /// from.
+    /// Adds a statistic of the texts of each file, with an interval over texts. Adds nothing if a file has no values.
     fn push<T: Sync>(
         &self,
         found: &mut Evaluation,
@@ -282,8 +306,8 @@ fn over_files(name: &str, values: Vec<f64>, method: Option<&str>) -> Metric {
     }
 }
 
-/// Texts of one file and the reference of each.
-type Pairs<'a> = (&'a [String], &'a [String]);
+/// Texts of one file and the references of each.
+type Pairs<'a> = (&'a [String], &'a [Vec<String>]);
 
 /// Texts and references of all sets, or none if no set has references.
 fn paired(sets: &[SampleSet]) -> Result<Option<Vec<Pairs<'_>>>> {

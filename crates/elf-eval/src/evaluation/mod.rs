@@ -1,7 +1,7 @@
-//! What an evaluation found, with its uncertainty: the JSON that `elf eval` writes, and a Markdown table.
+//! The results of an evaluation with their uncertainty: the JSON that `elf eval` writes, and a Markdown table.
 //!
-//! The JSON has a version, [`SCHEMA`]; a file of another version is refused. Within a version fields
-//! are only added, and those added have a default.
+//! The JSON has a version, [`SCHEMA`]; files of another version are refused. Within a version, fields are only added, with
+//! a default.
 
 mod collapse;
 mod measure;
@@ -23,6 +23,8 @@ pub const SCHEMA: u32 = 1;
 pub mod name {
     /// Corpus BLEU, 0 to 100.
     pub const BLEU: &str = "BLEU";
+    /// chrF, 0 to 100.
+    pub const CHRF: &str = "chrF";
     /// ROUGE-1, mean F1 x 100.
     pub const ROUGE_1: &str = "ROUGE-1";
     /// ROUGE-2, mean F1 x 100.
@@ -49,17 +51,18 @@ pub mod name {
     pub const EMPTY: &str = "Empty texts";
     /// Share of texts that are training texts, word for word, 0 to 1.
     pub const EXACT_COPIES: &str = "Exact copies of training texts";
-    /// Mean over texts of the longest run of words that a training text has too.
+    /// Mean over texts of the longest run of words that a training text contains as well.
     pub const COPIED_RUN: &str = "Longest run copied from training texts";
-    /// The longest such run of all texts.
+    /// The longest copied run of all texts.
     pub const COPIED_RUN_MAX: &str = "Longest run copied from training texts, maximum";
-    /// Share of texts whose longest copied run has more words than the evaluation was told, 0 to 1; the method says how many.
+    /// Share of texts whose longest copied run has more words than [`crate::evaluation::Evaluator::long_run`], 0 to 1; the method states the
+    /// number.
     pub const LONG_RUNS: &str = "Texts with a long copied run";
     /// Perplexity under a judge.
     pub const GEN_PPL: &str = "Gen. PPL";
     /// Unigram entropy of a text's tokens, as the judge splits it, in nats, averaged over texts.
     pub const ENTROPY: &str = "Entropy (nats)";
-    /// The same of the references or the training texts.
+    /// Unigram entropy of the references or the training texts, in the same tokens.
     pub const DATA_ENTROPY: &str = "Entropy of the data (nats)";
 }
 
@@ -67,7 +70,7 @@ pub mod name {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metric {
-    /// What was measured, e.g. "BLEU".
+    /// Name of the metric, such as "BLEU".
     pub name: String,
     /// The number.
     pub value: f64,
@@ -83,7 +86,7 @@ pub struct Metric {
     /// Interval over examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
-    /// How it was measured, e.g. a BLEU signature or the judge's name.
+    /// The method, such as a BLEU signature or the judge's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
 }
@@ -124,7 +127,7 @@ pub struct SampleFile {
     pub texts: usize,
 }
 
-/// Metrics of one evaluation, in order, and what a reader must be warned of.
+/// Metrics and warnings of one evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
@@ -135,11 +138,11 @@ pub struct Evaluation {
     /// The sample files; several are several seeds of one system.
     #[serde(default)]
     samples: Vec<SampleFile>,
-    /// How intervals were drawn.
+    /// Settings of the intervals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bootstrap: Option<Bootstrap>,
     metrics: Vec<Metric>,
-    /// Whether the samples collapsed; none where perplexity was not measured, or there was no data to compare with.
+    /// The verdict on collapse; `None` without perplexity or without data to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     collapse: Option<Collapse>,
     #[serde(default)]
@@ -169,7 +172,7 @@ impl Evaluation {
     /// Adds a metric at the end.
     ///
     /// # Errors
-    /// If one of its numbers is not finite: JSON has no word for it.
+    /// If one of its numbers is not finite, which JSON cannot express.
     pub fn push(&mut self, metric: Metric) -> Result<()> {
         metric.finite()?;
         self.metrics.push(metric);
@@ -181,7 +184,7 @@ impl Evaluation {
         self.warnings.push(warning.into());
     }
 
-    /// Says whether the samples collapsed, and warns if they did.
+    /// Stores the verdict on collapse, and warns if the samples collapsed.
     pub fn set_collapse(&mut self, collapse: Collapse) {
         if collapse.collapsed {
             self.warn(collapse.sentence.clone());
@@ -189,12 +192,12 @@ impl Evaluation {
         self.collapse = Some(collapse);
     }
 
-    /// Whether the samples collapsed, if that could be told.
+    /// The verdict on collapse, if there is one.
     pub fn collapse(&self) -> Option<&Collapse> {
         self.collapse.as_ref()
     }
 
-    /// Whether it is known that the samples collapsed.
+    /// Whether the verdict is that the samples collapsed.
     pub fn is_collapsed(&self) -> bool {
         self.collapse.as_ref().is_some_and(|collapse| collapse.collapsed)
     }
@@ -267,7 +270,7 @@ impl Evaluation {
     /// # Errors
     /// If it is not that, or of another version.
     pub fn from_json(json: &str) -> Result<Self> {
-        /// The version alone, which is looked at first: another one may have other fields.
+        /// The version alone, which is read first: another version may have other fields.
         #[derive(Deserialize)]
         struct Version {
             #[serde(default)]
@@ -282,7 +285,7 @@ impl Evaluation {
     }
 }
 
-/// Three decimals at most for numbers of ordinary size, more digits for small ones.
+/// A number with at most three decimals, or in scientific notation if it is very small or large.
 fn number(value: f64) -> String {
     if value != 0.0 && (value.abs() < 0.01 || value.abs() >= 1e9) {
         return format!("{value:.3e}");

@@ -1,4 +1,4 @@
-//! Short ways to write a report down in code.
+//! Builders for reports in code.
 
 use std::ops::Range;
 use std::path::Path;
@@ -30,7 +30,7 @@ impl Section {
         self.with(Block::Paragraph(text.into()))
     }
 
-    /// With something that a reader must not miss.
+    /// With a highlighted remark.
     pub fn note(self, text: impl Into<String>) -> Self {
         self.with(Block::Note(text.into()))
     }
@@ -66,7 +66,7 @@ impl Table {
         self
     }
 
-    /// Adds a footnote and says which index it has.
+    /// Adds a footnote and returns its index.
     pub fn add_footnote(&mut self, text: impl Into<String>) -> usize {
         self.footnotes.push(text.into());
         self.footnotes.len() - 1
@@ -74,7 +74,7 @@ impl Table {
 }
 
 impl Column {
-    /// A column of words, or of numbers of which none is better.
+    /// A column of words, or of numbers without a better direction.
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), ..Self::default() }
     }
@@ -94,12 +94,12 @@ impl Column {
         Self { unit: Some(unit.into()), ..self }
     }
 
-    /// With so many digits behind the point.
+    /// With this number of decimals.
     pub fn decimals(self, decimals: usize) -> Self {
         Self { decimals: Some(decimals), ..self }
     }
 
-    /// Of numbers published by others.
+    /// As a column of numbers published by others.
     pub fn published(self, source: impl Into<String>) -> Self {
         Self { published: Some(source.into()), better: None, ..self }
     }
@@ -175,9 +175,9 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
 }
 
 impl SampleList {
-    /// The samples at some places of JSONL files as `elf sample` writes them, one file per system: for each place the source and
-    /// the reference, where a file names them, and what each system wrote. `rule` says how the files came about, such as
-    /// "seed 0"; the places are added to it. A file that ends early ends the list.
+    /// The samples at some places of the JSONL files that `elf sample` writes, one file per system: for each place the
+    /// source and the reference, where a file has them, and the text of each system. `rule` describes the origin of the
+    /// files, such as "seed 0"; the places are added to it. A file that ends early ends the list.
     ///
     /// # Errors
     /// If a file cannot be read, is empty, or a line has no text.
@@ -195,7 +195,7 @@ impl SampleList {
                     break;
                 };
                 sample.source = sample.source.or(line.input);
-                sample.reference = sample.reference.or(line.reference);
+                sample.reference = sample.reference.or(line.references.and_then(|texts| texts.into_iter().next()));
                 sample.outputs.push(((*system).to_owned(), line.text));
                 merged.push(sample);
             }
@@ -255,7 +255,7 @@ impl Axis {
 }
 
 impl Series {
-    /// A series of our own.
+    /// A series of own results.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = Point>) -> Self {
         Self { name: name.into(), points: points.into_iter().collect(), published: None }
     }
@@ -265,7 +265,7 @@ impl Series {
         Self::new(name, points.into_iter().map(|(x, y)| Point::new(x, y)))
     }
 
-    /// Published by others.
+    /// As a series published by others.
     pub fn published(self, source: impl Into<String>) -> Self {
         Self { published: Some(source.into()), ..self }
     }

@@ -1,4 +1,4 @@
-//! `report.html`: one file that needs nothing else.
+//! `report.html`: a single self-contained file.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -109,13 +109,13 @@ fn block(laid: &Laid, block: &Block) -> Markup {
     }
 }
 
-/// What to say of points that are not in a plot.
+/// A remark on points that are not in a plot.
 pub fn omitted(points: usize) -> String {
     let (are, s) = if points == 1 { ("is", "") } else { ("are", "s") };
     format!("{points} point{s} {are} not drawn: not a finite number, or not above zero on a logarithmic axis.")
 }
 
-/// The numbers of a plot as a table, if they are not too many to be read.
+/// The numbers of a plot as a table, unless there are too many to read.
 fn numbers(kind: &PlotKind) -> Option<Table> {
     use super::model::{Cell, Column, Row};
     let table = match kind {
@@ -142,14 +142,14 @@ fn numbers(kind: &PlotKind) -> Option<Table> {
     (1..=MAX_NUMBERS).contains(&table.rows.len()).then_some(table)
 }
 
-/// A caption of which the first part stands out.
+/// A caption with a highlighted first sentence.
 fn caption(first: &str, rest: &str) -> Markup {
     html! { figcaption { strong { (text(first)) } @if !rest.is_empty() { " " (text(rest)) } } }
 }
 
-/// The first sentence of a caption, which stands out, and what follows it.
+/// The first sentence of a caption, and the rest.
 fn first_sentence(caption: &str) -> (&str, &str) {
-    // Not behind a figure or an abbreviation: what follows begins with a capital.
+    // Not after a number or an abbreviation: the next sentence begins with a capital.
     let ends = caption.match_indices(". ").map(|(at, _)| at + 1);
     let end = ends.into_iter().find(|&end| caption[end..].trim_start().starts_with(char::is_uppercase));
     let (first, rest) = caption.split_at(end.unwrap_or(caption.len()));
@@ -279,7 +279,7 @@ fn provenance(of: &Provenance) -> Markup {
     }
 }
 
-/// Seconds as people say them.
+/// A time in seconds, in readable units.
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if !s.is_finite() || s < 0.0 => "n/a".into(),

@@ -181,7 +181,7 @@ fn quoted(words: &str) -> String {
     clean(words).trim().lines().map(line).collect::<Vec<_>>().join("\\\n> ")
 }
 
-/// One line of plain text, with everything escaped that Markdown would take for its own.
+/// One line of plain text with Markdown's special characters escaped.
 pub fn line(text: &str) -> String {
     let text = clean(text).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut out = String::with_capacity(text.len() + 8);

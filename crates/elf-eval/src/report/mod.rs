@@ -1,12 +1,11 @@
-//! A report that a researcher can trust, from plain data: `report.html` and `report.md`.
+//! Reports from plain data: `report.html` and `report.md`.
 //!
 //! Fill a [`Report`] and [`Report::write`] it. `report.html` is one file that needs no network and no
-//! scripts, reads well on paper, in the dark and aloud. `report.md` says the same, with plots as SVG
-//! files beside it. All text is escaped; numbers need not be finite, series and tables may be empty.
+//! scripts, and suits paper, dark screens and screen readers. `report.md` has the same content, with plots as SVG files in
+//! a folder. All text is escaped; numbers need not be finite, series and tables may be empty.
 //!
-//! What makes a comparison honest is done here and not left to who fills the report: rows of
-//! collapsed samples, of the data itself and of published numbers are never marked as the best,
-//! published columns are set apart with their source, and points that cannot be drawn are counted.
+//! The report enforces fair comparisons: rows of collapsed samples, of the data itself and of published numbers are never
+//! marked as the best, published columns are set apart with their source, and points that cannot be drawn are counted.
 //!
 //! ```
 //! use elf_eval::report::*;
@@ -44,10 +43,10 @@ pub use number::{Number, Uncertainty};
 use crate::{Error, Result};
 use text::Names;
 
-/// The folder of plots beside `report.md`.
+/// The folder of the plots that `report.md` links to.
 const PLOTS: &str = "plots";
 
-/// Where a report was written.
+/// The files of a written report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The page.
@@ -74,8 +73,8 @@ struct LaidPlot<'a> {
 }
 
 impl<'a> Laid<'a> {
-    fn out(report: &'a Report) -> Result<Self> {
-        // Taken by the last section.
+    fn out(report: &'a Report) -> Self {
+        // The name of the last section.
         let mut names = Names::default();
         names.unique("provenance");
         let sections = report.sections.iter().map(|s| names.unique(&s.title)).collect();
@@ -84,10 +83,9 @@ impl<'a> Laid<'a> {
             Block::Plot(plot) => Some(plot),
             _ => None,
         });
-        let plots = plots
-            .map(|plot| Ok(LaidPlot { plot, name: names.unique(&plot.name), drawing: plot::draw(plot)? }))
-            .collect::<Result<_>>()?;
-        Ok(Self { report, sections, plots })
+        let plots =
+            plots.map(|plot| LaidPlot { plot, name: names.unique(&plot.name), drawing: plot::draw(plot) }).collect();
+        Self { report, sections, plots }
     }
 
     /// A plot of this report, by identity: two may be equal.
@@ -97,29 +95,23 @@ impl<'a> Laid<'a> {
 }
 
 impl Report {
-    /// The page, with everything in it.
-    ///
-    /// # Errors
-    /// If a plot cannot be drawn.
-    pub fn to_html(&self) -> Result<String> {
-        Ok(html::page(&Laid::out(self)?))
+    /// The self-contained page.
+    pub fn to_html(&self) -> String {
+        html::page(&Laid::out(self))
     }
 
     /// The Markdown. Plots are linked as `plots/NAME.svg`.
-    ///
-    /// # Errors
-    /// If a plot cannot be drawn.
-    pub fn to_markdown(&self) -> Result<String> {
-        Ok(markdown::text(&Laid::out(self)?, PLOTS))
+    pub fn to_markdown(&self) -> String {
+        markdown::text(&Laid::out(self), PLOTS)
     }
 
-    /// Writes `report.html`, `report.md` and `plots/NAME.svg` into a folder, which is made if it is not there. Each file is
-    /// written aside and renamed; one of the same name is replaced.
+    /// Writes `report.html`, `report.md` and `plots/NAME.svg` into a folder, which is created if it does not exist. Each
+    /// file is written under a temporary name and renamed; existing files are replaced.
     ///
     /// # Errors
-    /// If a plot cannot be drawn or a file cannot be written.
+    /// If a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<Written> {
-        let laid = Laid::out(self)?;
+        let laid = Laid::out(self);
         let plots_folder = folder.join(PLOTS);
         let drawn: Vec<_> = laid.plots.iter().filter_map(|p| Some((p, p.drawing.as_ref()?))).collect();
         let needed = if drawn.is_empty() { folder } else { &plots_folder };
@@ -141,7 +133,7 @@ fn write(path: &Path, content: &str) -> Result<()> {
     elf_files::write(path, content).map_err(|source| Error::Write { path: path.into(), source })
 }
 
-/// What is stated about the run, name and value.
+/// Facts about the run, name and value.
 fn facts(of: &Provenance) -> Vec<(String, String)> {
     let named = [("preset", &of.preset), ("revision", &of.revision), ("host", &of.host)];
     let named = named.into_iter().filter(|(_, value)| !value.is_empty());

@@ -1,8 +1,7 @@
-//! What a report holds: plain data, to be filled by whoever ran the experiments, and readable from JSON.
+//! The content of a report: plain data, which can be read from JSON.
 //!
-//! Nothing here is HTML or Markdown: all text is plain and is escaped where it is written. A part
-//! that is left empty (a table without rows, a plot without points, no costs) is not an error; the
-//! report says that it is missing.
+//! All text is plain, without HTML or Markdown, and is escaped when it is written. An empty part (a table without rows, a
+//! plot without points, no costs) is not an error; the report says that it is missing.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,15 +15,15 @@ pub struct Report {
     pub title: String,
     /// The day of the run, as it is to be printed: 2026-05-31.
     pub date: String,
-    /// What a hurried reader must know, one paragraph each.
+    /// The summary, one paragraph each.
     pub summary: Vec<String>,
-    /// Where the numbers come from.
+    /// The origin of the numbers.
     pub provenance: Provenance,
     /// The sections, in order.
     pub sections: Vec<Section>,
 }
 
-/// Where the numbers of a report come from, and what they cost.
+/// The origin and the costs of a report's numbers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Provenance {
@@ -36,11 +35,11 @@ pub struct Provenance {
     pub preset: String,
     /// The command that made the report.
     pub command: String,
-    /// What was configured, by content.
+    /// The configurations, with hashes of their contents.
     pub configs: Vec<ConfigHash>,
-    /// What the stages cost.
+    /// The costs of the stages.
     pub stages: Vec<StageCost>,
-    /// Whatever else identifies the run: name and value.
+    /// Further facts about the run: name and value.
     pub facts: Vec<(String, String)>,
 }
 
@@ -54,7 +53,7 @@ pub struct ConfigHash {
     pub hash: String,
 }
 
-/// What one stage cost.
+/// The costs of one stage.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageCost {
@@ -62,7 +61,7 @@ pub struct StageCost {
     pub name: String,
     /// Wall-clock time in seconds.
     pub seconds: f64,
-    /// Where it ran, how many steps or passes it took, whether it was taken over from an earlier run.
+    /// Details: the device, the number of steps or passes, whether it was reused from an earlier run.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
@@ -73,7 +72,7 @@ pub struct StageCost {
 pub struct Section {
     /// Its heading.
     pub title: String,
-    /// What it holds, in order.
+    /// Its parts, in order.
     #[serde(default)]
     pub blocks: Vec<Block>,
 }
@@ -86,7 +85,7 @@ pub enum Block {
     Heading(String),
     /// A paragraph of plain text.
     Paragraph(String),
-    /// Something a reader must not miss, such as a limit of what was measured.
+    /// A highlighted remark, such as a limit of a measurement.
     Note(String),
     /// A command line or a piece of a file, set as it is.
     Code(String),
@@ -102,7 +101,7 @@ pub enum Block {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// What it shows, in a sentence.
+    /// A sentence about its content.
     pub caption: String,
     /// The columns, the first of which usually names the rows.
     pub columns: Vec<Column>,
@@ -126,16 +125,15 @@ pub struct Column {
     /// Which of its numbers are better. The best one is marked, with all that show the same digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub better: Option<Direction>,
-    /// Digits behind the point; without, as many as the numbers' uncertainty and size suggest.
+    /// Number of decimals; `None` derives it from the numbers' uncertainty and size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decimals: Option<usize>,
-    /// If its numbers were published by others: by whom and where. Such a column is set apart, and
-    /// never marked or compared with ours.
+    /// The source, if its numbers were published by others. Such a column is set apart, and never marked or compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<String>,
 }
 
-/// Which way is better.
+/// The better direction of a column's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -151,7 +149,7 @@ pub enum Direction {
 pub struct Row {
     /// The cells.
     pub cells: Vec<Cell>,
-    /// What the row stands for.
+    /// The kind of the row.
     #[serde(default)]
     pub kind: RowKind,
     /// Heading of the group that starts with this row.
@@ -162,17 +160,16 @@ pub struct Row {
     pub footnote: Option<usize>,
 }
 
-/// What a row stands for, and whether it may win.
+/// The kind of a row, which decides whether its numbers may be the best.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowKind {
     /// A system that is compared.
     #[default]
     Measured,
-    /// A system whose samples collapsed, with the sentence that says so. It is named as such, and no
-    /// number of it is ever the best.
+    /// A system whose samples collapsed, with the verdict. It is marked, and none of its numbers is ever the best.
     Collapsed(String),
-    /// Something to compare with that is no competitor, such as the data itself.
+    /// A baseline that does not compete, such as the data itself.
     Reference,
     /// Numbers published by others, with their source. Set apart, and never the best.
     Published(String),
@@ -198,15 +195,15 @@ pub struct Plot {
     /// Names the file of the plot, so it must differ between plots: small letters, digits and hyphens
     /// (anything else is replaced, and a name given twice is numbered).
     pub name: String,
-    /// What it shows, in a few words.
+    /// Its title, in a few words.
     pub title: String,
-    /// What is to be seen in it, in a sentence or two; also for those who cannot see it.
+    /// A description in a sentence or two, also for readers who cannot see it.
     pub caption: String,
     /// Axes and marks.
     pub kind: PlotKind,
 }
 
-/// What is drawn.
+/// The drawing of a plot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlotKind {
@@ -239,7 +236,7 @@ pub struct Chart {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Axis {
-    /// What is measured, with its unit: "entropy (nats)".
+    /// The quantity with its unit, such as "entropy (nats)".
     pub label: String,
     /// Logarithmic. Points at or below zero are then left out, and the plot says so.
     #[serde(default)]
@@ -250,12 +247,12 @@ pub struct Axis {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Series {
-    /// Name, written beside it.
+    /// Name, drawn near it.
     pub name: String,
     /// The points. Those with a number that is not finite are left out.
     #[serde(default)]
     pub points: Vec<Point>,
-    /// Published by others: where. Drawn hollow and dashed.
+    /// The source, if it was published by others. Drawn hollow and dashed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<String>,
 }
@@ -281,32 +278,32 @@ pub struct Point {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guide {
-    /// On which axis the value is.
+    /// The axis of the value.
     pub axis: GuideAxis,
     /// The value.
     #[serde(with = "super::number::any")]
     pub value: f64,
-    /// What it is, such as "data".
+    /// Its label, such as "data".
     pub label: String,
 }
 
-/// On which axis a guide's value is.
+/// The axis of a guide's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuideAxis {
-    /// The horizontal axis: the line stands upright.
+    /// The horizontal axis: the line is vertical.
     X,
-    /// The vertical axis: the line lies.
+    /// The vertical axis: the line is horizontal.
     Y,
 }
 
-/// Bars, lying, one group below the other.
+/// Horizontal bars, in groups.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BarChart {
-    /// What is measured, with its unit.
+    /// The quantity with its unit.
     pub axis: Axis,
-    /// What the bars of each group have in common.
+    /// The name of each group.
     pub groups: Vec<String>,
     /// One bar of each group per series.
     pub series: Vec<BarSeries>,
@@ -318,37 +315,37 @@ pub struct BarChart {
 pub struct BarSeries {
     /// Name of the series; may be empty if there is only one.
     pub name: String,
-    /// One value per group; none where nothing was measured.
+    /// One value per group; `None` where nothing was measured.
     pub values: Vec<Option<Number>>,
-    /// Published by others: where. Drawn hollow.
+    /// The source, if it was published by others. Drawn hollow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published: Option<String>,
 }
 
-/// Generated texts, picked by a rule and not by hand.
+/// Generated texts, selected by a rule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleList {
-    /// What they are.
+    /// A description of the texts.
     pub title: String,
-    /// The rule by which they were picked: "seed 0, samples 0 to 7".
+    /// The rule of their selection, such as "seed 0, samples 0 to 7".
     pub picked: String,
     /// The texts.
     pub samples: Vec<Sample>,
 }
 
-/// What one or several systems wrote for one input, or from one seed.
+/// The texts of one or several systems for one input, or from one seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
     /// Its number among the samples.
     pub index: u64,
-    /// What it was generated from, for conditional tasks.
+    /// The input, for conditional tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// What a good answer would be.
+    /// The expected text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// What the systems wrote: name and text. The name may be empty if there is only one.
+    /// Name and text of each system. The name may be empty if there is only one.
     pub outputs: Vec<(String, String)>,
 }

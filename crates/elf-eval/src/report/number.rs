@@ -1,4 +1,4 @@
-//! Numbers with their uncertainty, and how they are written.
+//! Numbers with their uncertainty, and their written form.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub struct Number {
     /// The number.
     #[serde(with = "any")]
     pub value: f64,
-    /// How sure it is.
+    /// Its uncertainty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty: Option<Uncertainty>,
     /// A footnote of its table, by index.
@@ -21,11 +21,11 @@ pub struct Number {
     pub footnote: Option<usize>,
 }
 
-/// How sure a number is.
+/// The uncertainty of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Uncertainty {
-    /// Standard error of the mean, over seeds; written as ± behind the number.
+    /// Standard error of the mean over seeds; written as ± after the number.
     StandardError(#[serde(with = "any")] f64),
     /// An interval, such as 95% of a bootstrap over examples; written in brackets.
     Interval {
@@ -78,7 +78,7 @@ impl Number {
         (low.is_finite() && high.is_finite()).then_some((low, high))
     }
 
-    /// How it is written with so many digits behind the point, with its uncertainty.
+    /// Its written form with this number of decimals and its uncertainty.
     pub fn written(&self, decimals: usize) -> String {
         let value = written(self.value, decimals);
         match self.uncertainty_written(decimals) {
@@ -87,7 +87,7 @@ impl Number {
         }
     }
 
-    /// How its uncertainty is written, if it has one that can be.
+    /// The written form of its uncertainty, if it has a finite one.
     pub fn uncertainty_written(&self, decimals: usize) -> Option<String> {
         self.ends().filter(|_| self.value.is_finite())?;
         Some(match self.uncertainty? {
@@ -114,7 +114,7 @@ impl From<&Metric> for Number {
     }
 }
 
-/// A number in a table or at an axis: thousands apart, a true minus sign, powers of ten where digits would be too many.
+/// A number in a table or at an axis: separated thousands, a minus sign, powers of ten for long numbers.
 pub fn written(value: f64, decimals: usize) -> String {
     if value.is_nan() {
         return "n/a".into();
@@ -144,8 +144,8 @@ pub fn written(value: f64, decimals: usize) -> String {
     text
 }
 
-/// As many digits behind the point as suit all of these numbers together: the first of the middle one of their uncertainties,
-/// or its first two if it begins with 1 or 2; without uncertainties three of the largest number, and none for whole numbers.
+/// The number of decimals that suits all of these numbers: up to the first digit of their median uncertainty, or the second
+/// if it begins with 1 or 2; without uncertainties three significant digits of the largest number, and none for integers.
 pub fn decimals_for(numbers: &[Number]) -> usize {
     let places = |size: f64, digits: i32| (digits - 1 - size.log10().floor() as i32).clamp(0, 4) as usize;
     let finite = || numbers.iter().filter(|n| n.value.is_finite());
@@ -162,7 +162,7 @@ pub fn decimals_for(numbers: &[Number]) -> usize {
     finite().map(|n| n.value.abs()).max_by(f64::total_cmp).filter(|v| *v > 0.0).map_or(0, |v| places(v, 3))
 }
 
-/// Any float in JSON, which has no word for what is not finite: those are the strings "NaN", "inf" and "-inf".
+/// Floats in JSON, where those that are not finite are the strings "NaN", "inf" and "-inf".
 pub(super) mod any {
     use serde::{Deserialize, Deserializer, Serializer};
 

@@ -1,4 +1,4 @@
-//! A table made ready to be written: digits, the best of each column, notes.
+//! Preparation of a table for writing: digits, the best number of each column, notes.
 
 use super::model::{Cell, Column, Direction, Row, RowKind, Table};
 use super::number::{Number, Uncertainty, decimals_for, written};
@@ -10,9 +10,9 @@ pub struct ReadyTable {
     pub heads: Vec<Head>,
     /// Rows, each with one cell per column.
     pub rows: Vec<ReadyRow>,
-    /// What stands below the table, in order; referred to by index.
+    /// Notes below the table, referred to by index.
     pub notes: Vec<String>,
-    /// How the marks in it are to be read, in sentences.
+    /// Explanations of the marks.
     pub legend: String,
 }
 
@@ -21,11 +21,11 @@ pub struct ReadyTable {
 pub struct Head {
     /// Name and unit.
     pub title: String,
-    /// Which way is better.
+    /// The better direction.
     pub better: Option<Direction>,
     /// Whether all its cells with content are numbers.
     pub numeric: bool,
-    /// If its numbers were published by others: the note that says where.
+    /// The note with the source, if its numbers were published by others.
     pub published: Option<usize>,
 }
 
@@ -34,15 +34,15 @@ pub struct Head {
 pub struct ReadyRow {
     /// Heading of the group that begins with it.
     pub group: Option<String>,
-    /// What it stands for.
+    /// Its kind.
     pub standing: Standing,
-    /// Notes about the whole of it.
+    /// Notes about the whole row.
     pub notes: Vec<usize>,
     /// Its cells.
     pub cells: Vec<ReadyCell>,
 }
 
-/// What a row stands for.
+/// The kind of a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Standing {
     /// A system that is compared.
@@ -50,7 +50,7 @@ pub enum Standing {
     Measured,
     /// A system whose samples collapsed.
     Collapsed,
-    /// No competitor.
+    /// A baseline that does not compete.
     Reference,
     /// Published by others.
     Published,
@@ -73,7 +73,7 @@ impl Standing {
 pub struct ReadyCell {
     /// Its text or number; empty if there is none.
     pub text: String,
-    /// How sure the number is.
+    /// The number's uncertainty.
     pub uncertainty: Option<String>,
     /// Whether it is a number.
     pub number: bool,
@@ -84,7 +84,7 @@ pub struct ReadyCell {
 }
 
 impl ReadyTable {
-    /// Makes a table ready. Cells beyond the last column are dropped, those that are missing are empty.
+    /// Prepares a table. Cells beyond the last column are dropped; missing ones are empty.
     pub fn of(table: &Table) -> Self {
         let mut notes = table.footnotes.clone();
         let mut note = |text: &str| {
@@ -106,7 +106,7 @@ impl ReadyTable {
                 rows[row].cells[i].best = true;
             }
         }
-        // A note that is not there is not referred to.
+        // References to missing notes are dropped.
         let known = |index: &usize| *index < notes.len();
         for row in &mut rows {
             row.notes.retain(known);
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((&ready.rows[2].notes[..], ready.rows[2].standing.tag()), (&[0][..], Some("collapsed")));
         assert_eq!(ready.rows[4].notes, [1]);
         assert!(ready.legend.contains("collapsed ones left out"), "{}", ready.legend);
-        // Nobody to win against, and nothing that can be compared.
+        // No competitor, or no comparable number.
         assert!(bold(&table(vec![row(3.0), collapsed])).is_empty());
         assert!(bold(&table(vec![row(f64::NAN), row(f64::NEG_INFINITY)])).is_empty());
         assert_eq!(bold(&table(vec![row(f64::NAN), row(7.0), row(8.0)])), [1]);

@@ -1,7 +1,7 @@
-//! Text of any origin, made fit for a page.
+//! Sanitising text of any origin for a page.
 
-/// Without characters that neither HTML nor XML can hold: controls other than tabulator and line end, and the two that are no
-/// characters. Marks that turn the direction of what follows go, too: a text must not change the one beside it.
+/// The text without characters that HTML and XML forbid (controls other than tabulator and line end, and two
+/// non-characters), and without marks of writing direction, which would affect neighbouring texts.
 pub fn clean(text: &str) -> String {
     let fit = |c: &char| match c {
         '\t' | '\n' => true,
@@ -28,12 +28,12 @@ pub fn slug(text: &str) -> String {
     if slug.is_empty() { "part".to_owned() } else { slug.to_owned() }
 }
 
-/// Names that were given out already; the next of the same name is numbered.
+/// Names in use; the next equal name is numbered.
 #[derive(Debug, Default)]
 pub struct Names(Vec<String>);
 
 impl Names {
-    /// A slug that nothing else has.
+    /// A slug that is not in use.
     pub fn unique(&mut self, text: &str) -> String {
         let base = slug(text);
         let numbered = (2..).map(|n| format!("{base}-{n}"));

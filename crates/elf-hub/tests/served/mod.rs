@@ -171,33 +171,18 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
 }
 
 fn try_answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().unwrap_or(Ok(String::new()))?;
-    let path = first.split(' ').nth(1).unwrap_or("").to_owned();
-    let mut seen = Seen { path: path.clone(), range: None, authorization: None, host: String::new() };
-    for line in lines {
-        let line = line?;
-        let Some((name, value)) = line.split_once(": ") else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "range" => seen.range = Some(value.to_owned()),
-            "authorization" => seen.authorization = Some(value.to_owned()),
-            "host" => seen.host = value.to_owned(),
-            _ => {}
-        }
-    }
+    let seen = request(&stream)?;
     let (fault, body) = {
         let mut state = state.lock().unwrap();
         state.seen.push(seen.clone());
-        let at = state.faults.iter().position(|(part, _)| path.contains(part.as_str()));
+        let at = state.faults.iter().position(|(part, _)| seen.path.contains(part.as_str()));
         let fault = at.and_then(|i| state.faults.remove(i)).map(|(_, f)| f);
-        let body = body(&state, &path);
+        let body = body(&state, &seen.path);
         if let Some(Fault::MoveTo(repository, commit)) = &fault {
             state.branches.insert(((*repository).to_owned(), "main".to_owned()), (*commit).to_owned());
         }
         (fault, body)
     };
-    let head = |status: u16, more: &str| format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{more}\r\n");
     match &fault {
         Some(Fault::Status(status, after)) => {
             let after = after.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));
@@ -212,11 +197,44 @@ fn try_answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()
         Some(Fault::Silence(time)) => std::thread::sleep(*time),
         _ => {}
     }
-    let Some(mut body) = body else {
-        return stream.write_all(head(404, "Content-Length: 0\r\n").as_bytes());
-    };
+    match body {
+        Some(body) => send(&mut stream, seen.range, fault.as_ref(), body),
+        None => stream.write_all(head(404, "Content-Length: 0\r\n").as_bytes()),
+    }
+}
+
+fn head(status: u16, more: &str) -> String {
+    format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{more}\r\n")
+}
+
+fn request(stream: &TcpStream) -> std::io::Result<Seen> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let first = lines.next().unwrap_or(Ok(String::new()))?;
+    let path = first.split(' ').nth(1).unwrap_or("").to_owned();
+    let mut seen = Seen { path, range: None, authorization: None, host: String::new() };
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "range" => seen.range = Some(value.to_owned()),
+            "authorization" => seen.authorization = Some(value.to_owned()),
+            "host" => seen.host = value.to_owned(),
+            _ => {}
+        }
+    }
+    Ok(seen)
+}
+
+/// Sends a file, or its part from the range on, with the fault.
+fn send(
+    stream: &mut TcpStream,
+    range: Option<String>,
+    fault: Option<&Fault>,
+    mut body: Vec<u8>,
+) -> std::io::Result<()> {
     let total = body.len();
-    let from = seen.range.filter(|_| !matches!(fault, Some(Fault::IgnoreRange)));
+    let from = range.filter(|_| !matches!(fault, Some(Fault::IgnoreRange)));
     let from: Option<usize> = from.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     if from.is_some_and(|from| from >= total) {
         return stream.write_all(head(416, "Content-Length: 0\r\n").as_bytes());
@@ -226,7 +244,7 @@ fn try_answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()
         body.iter_mut().for_each(|b| *b ^= 0x55);
     }
     if let Some(Fault::Length(by)) = fault {
-        body.resize(body.len().checked_add_signed(by).unwrap(), 0);
+        body.resize(body.len().checked_add_signed(*by).unwrap(), 0);
     }
     let mut headers = match fault {
         Some(Fault::EndAfter(_)) => String::new(),
@@ -240,7 +258,7 @@ fn try_answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()
         None => 200,
     };
     if let Some(Fault::CutAfter(n) | Fault::EndAfter(n)) = fault {
-        body.truncate(n);
+        body.truncate(*n);
     }
     stream.write_all(head(status, &headers).as_bytes())?;
     stream.write_all(&body)

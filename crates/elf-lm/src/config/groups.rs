@@ -51,6 +51,9 @@ pub struct EncoderConfig {
     /// Other weights for the encoder, a file or a folder; configuration, tokenizer and latent_stats.json remain those
     /// of `encoder_model_name`.
     pub encoder_checkpoint: Option<String>,
+    /// The encoder's layer whose output is taken as latents, counted from 1; 0 for its embeddings, `null` for the last.
+    /// For encoders of the BERT family.
+    pub encoder_layer: Option<usize>,
     /// Mean of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.
     pub latent_mean: Option<f64>,
     /// Standard deviation of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.2.
@@ -59,7 +62,13 @@ pub struct EncoderConfig {
 
 impl Default for EncoderConfig {
     fn default() -> Self {
-        Self { encoder_model_name: "t5-small".into(), encoder_checkpoint: None, latent_mean: None, latent_std: None }
+        Self {
+            encoder_model_name: "t5-small".into(),
+            encoder_checkpoint: None,
+            encoder_layer: None,
+            latent_mean: None,
+            latent_std: None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::error::fail;
 use elf_core::PrecisionPolicy;
 use elf_data::{CollateConfig, Collator, PadToken, Tokenizer};
 use elf_encoder::LatentStats;
-use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath};
+use elf_flow::{ElfObjective, FlowPath, GuidanceLaw, LogitNormal};
 use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_eval::bleu::Bleu;
 use elf_eval::diversity;
 use elf_eval::evaluation::{Evaluation, Evaluator, SampleSet};
 use elf_eval::stats::Bootstrap;
@@ -30,6 +31,10 @@ pub struct Evaluating {
     pub training_words: usize,
     /// A copied run of more words than this is long.
     pub long_run: usize,
+    /// How BLEU splits and counts words.
+    pub bleu: Bleu,
+    /// Whether chrF is computed, too, which compares characters and needs no words.
+    pub chrf: bool,
     /// The judge of perplexity.
     pub judge: Option<JudgeSettings>,
     /// Bootstrap resamples for intervals; 0 for none.
@@ -50,6 +55,8 @@ impl Evaluating {
             training_column: TEXT_COLUMN.to_owned(),
             training_words: usual.training_words,
             long_run: usual.long_run,
+            bleu: usual.bleu,
+            chrf: usual.chrf,
             judge: None,
             bootstrap: 0,
             title: None,
@@ -80,13 +87,15 @@ pub fn evaluate(asked: &Evaluating) -> Result<Evaluation> {
 /// As there.
 pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
     let mut sets = asked.samples.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let mut data = asked.references.as_deref().map(|name| column(name, TEXT_COLUMN, host)).transpose()?;
+    let references = asked.references.as_deref().map(|name| references(name, host)).transpose()?;
+    let mut data: Option<Vec<String>> =
+        references.as_ref().map(|rows| rows.iter().filter_map(|texts| texts.first().cloned()).collect());
     let have_references = sets.iter().any(|set| set.references.is_some());
     if asked.paired && have_references {
         host.note("note: --references and --paired take the place of the references that the samples bring along");
     }
     if asked.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
-        let references = data.take();
+        data = None;
         sets.iter_mut().for_each(|set| set.references.clone_from(&references));
     }
     let training = training(asked, host)?;
@@ -97,6 +106,8 @@ pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
         training: (!training.is_empty()).then_some(training.as_slice()),
         training_words: asked.training_words,
         long_run: asked.long_run,
+        bleu: asked.bleu,
+        chrf: asked.chrf,
         bootstrap: (asked.bootstrap > 0).then(|| Bootstrap { resamples: asked.bootstrap, ..Bootstrap::default() }),
     };
     let title = asked.title.clone().unwrap_or_else(|| match sets.as_slice() {
@@ -107,9 +118,15 @@ pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
     Ok(evaluator.evaluate(&title, &sets)?)
 }
 
-/// The texts of FILE:COLUMN, or of a file's column `otherwise`.
-fn column(name: &Path, otherwise: &str, host: &Host) -> Result<Vec<String>> {
-    texts(name, otherwise, host, &mut |_| true)
+/// The references of FILE:COLUMN, one or several per row. Every line of a plain text file is a row.
+fn references(name: &Path, host: &Host) -> Result<Vec<Vec<String>>> {
+    let (file, column) = file_and_column(name, TEXT_COLUMN);
+    let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::EveryLine)?;
+    let references = source.text_lists().collect::<Result<Vec<_>, _>>()?;
+    if references.is_empty() {
+        fail!(place(&file), "{} holds no texts", file.display());
+    }
+    Ok(references)
 }
 
 /// The training texts, as far as copies are looked for in them: no more need to be in memory.
@@ -132,14 +149,8 @@ fn training(asked: &Evaluating, host: &Host) -> Result<Vec<String>> {
 
 /// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
 fn texts(name: &Path, otherwise: &str, host: &Host, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
-    let written = name.to_string_lossy();
-    let (file, column) = match written.rsplit_once(':') {
-        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
-            (Path::new(file), column)
-        }
-        _ => (name, otherwise),
-    };
-    let source = Source::open(&[host.locate(file, What::Dataset)?], &[column], PlainText::Lines)?;
+    let (file, column) = file_and_column(name, otherwise);
+    let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::Lines)?;
     let mut texts = Vec::new();
     for text in source.texts() {
         let text = text?;
@@ -149,7 +160,17 @@ fn texts(name: &Path, otherwise: &str, host: &Host, wanted: &mut dyn FnMut(&str)
         texts.push(text);
     }
     if texts.is_empty() {
-        fail!(place(file), "{} holds no texts", file.display());
+        fail!(place(&file), "{} holds no texts", file.display());
     }
     Ok(texts)
+}
+
+/// The parts of FILE:COLUMN; without a column, `otherwise`.
+fn file_and_column(name: &Path, otherwise: &str) -> (PathBuf, String) {
+    match name.to_string_lossy().rsplit_once(':') {
+        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
+            (file.into(), column.to_owned())
+        }
+        _ => (name.to_owned(), otherwise.to_owned()),
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use elf_core::{Seeded, key_of};
 use elf_data::Dataset;
-use elf_flow::{Knowledge, LatentBatch, Probe, Trained};
+use elf_flow::{EstimateErrors, LatentBatch, Probe, TrainedFlow};
 use elf_hub::What;
 use serde::Serialize;
 use tch::Tensor;
@@ -60,7 +60,7 @@ pub struct AtTime {
     pub without_condition: Option<Shares>,
 }
 
-/// [`Knowledge`] for readers.
+/// [`EstimateErrors`] for readers.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Shares {
     /// Mean squared error of the clean estimate, a channel.
@@ -69,8 +69,8 @@ pub struct Shares {
     pub accuracy: f64,
 }
 
-impl From<Knowledge> for Shares {
-    fn from(known: Knowledge) -> Self {
+impl From<EstimateErrors> for Shares {
+    fn from(known: EstimateErrors) -> Self {
         Self { error: known.error(), accuracy: known.accuracy() }
     }
 }
@@ -115,11 +115,11 @@ fn findings(model: &DescribedModel, asked: &Probing, times: &[f64], host: &Host)
     }
     let collator = model.plan.collator(&model.tokenizer)?;
     let eos = i64::from(model.tokenizer.eos_id()?);
-    let probe = Probe::new(net.as_ref(), Trained::from(&model.plan.objective), asked.self_cond_cfg_scale);
+    let probe = Probe::new(net.as_ref(), TrainedFlow::from(&model.plan.objective), asked.self_cond_cfg_scale);
     let texts: Vec<usize> = (0..dataset.len().min(asked.limit)).collect();
 
-    let mut clean = Knowledge::default();
-    let mut known = vec![(Knowledge::default(), Knowledge::default()); times.len()];
+    let mut clean = EstimateErrors::default();
+    let mut known = vec![(EstimateErrors::default(), EstimateErrors::default()); times.len()];
     host.send(Event::Started { unit: "texts", done: 0, total: texts.len() as u64 });
     let mut done = 0;
     for rows in texts.chunks(asked.batch_size) {
@@ -141,7 +141,7 @@ fn findings(model: &DescribedModel, asked: &Probing, times: &[f64], host: &Host)
     if clean.positions == 0.0 {
         fail!(place(&asked.data), "{} has no words to look at", asked.data.display());
     }
-    let at_time = |(&t, (with, without)): (&f64, &(Knowledge, Knowledge))| AtTime {
+    let at_time = |(&t, (with, without)): (&f64, &(EstimateErrors, EstimateErrors))| AtTime {
         t,
         known: (*with).into(),
         without_condition: conditional.then(|| (*without).into()),

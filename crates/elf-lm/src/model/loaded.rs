@@ -2,7 +2,7 @@
 
 use elf_core::{Network, ParamBuilder, ParamSet, PrecisionPolicy};
 use elf_data::Tokenizer;
-use elf_flow::Trained;
+use elf_flow::TrainedFlow;
 use elf_flow::sampler::Registry;
 use elf_gpt2::{Gpt2, Gpt2Config};
 use elf_model::{Elf, MaskedTransformer};
@@ -76,9 +76,9 @@ impl Guide {
         self.net.params()
     }
 
-    fn parts(&self) -> Option<(&dyn Network, Trained)> {
+    fn parts(&self) -> Option<(&dyn Network, TrainedFlow)> {
         match &self.net {
-            Net::Flow(net) => Some((net.as_ref(), Trained::from(&self.plan.objective))),
+            Net::Flow(net) => Some((net.as_ref(), TrainedFlow::from(&self.plan.objective))),
             Net::Gpt2(_) | Net::Masked(_) => None,
         }
     }

@@ -9,8 +9,14 @@ use tch::{Device, Tensor};
 use crate::config::{EncoderRecord, RunConfig};
 use crate::text::text_latents::stats;
 
-/// Names of an encoder's table of words.
-const WORDS: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
+/// Names of an encoder's table of words: T5's, then those of the BERT family.
+const WORDS: [&str; 5] = [
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "embeddings.word_embeddings.weight",
+    "bert.embeddings.word_embeddings.weight",
+    "distilbert.embeddings.word_embeddings.weight",
+];
 
 /// What a model's latents are, as far as it is known.
 #[derive(Debug, Clone, Copy)]

@@ -3,10 +3,13 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use elf_core::{Network, TokenDraw};
+use elf_core::{Network, NetworkShape, TokenDraw};
 use elf_data::{Batch, Tokenizer};
 use elf_flow::sampler::Registry;
-use elf_flow::{Condition, Cost, Frame, GenerateConfig, Generator, Guide, Observer, Reencode, Request, Trained, Trim};
+use elf_flow::{
+    Condition, Cost, Frame, GenerateConfig, Generator, Guide, Next, Reencode, Request, SamplingObserver, Step,
+    TrainedFlow, Trim,
+};
 
 use super::conditions::Conditions;
 use super::text_latents::{TextLatents, TextSoFar};
@@ -27,7 +30,7 @@ pub struct FlowParts<'a> {
     /// The encoder, needed for conditions and for writing block after block.
     pub latents: Option<&'a TextLatents>,
     /// A lesser version of the network and how that was trained, for settings that name a guide.
-    pub guide: Option<(&'a dyn Network, Trained)>,
+    pub guide: Option<(&'a dyn Network, TrainedFlow)>,
 }
 
 /// A flow that samples in one way.
@@ -67,8 +70,15 @@ pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) 
         fail!(setting("guide"), "{}", no_guide(path));
     }
     let config = generate_config(sampling, 0, plan);
-    config.check(Trained::from(&plan.objective), plan.model.num_self_cond_cfg_tokens > 0, samplers)?;
-    Ok(())
+    let sizes = &plan.model;
+    let shape = NetworkShape {
+        latent_dim: sizes.text_encoder_dim,
+        hidden_size: sizes.hidden_size,
+        vocab_size: sizes.vocab_size,
+        guidance_input: sizes.num_self_cond_cfg_tokens > 0,
+        stochastic: false,
+    };
+    Ok(config.check(&shape, &TrainedFlow::from(&plan.objective), samplers)?)
 }
 
 impl<'a> FlowWriter<'a> {
@@ -85,7 +95,7 @@ impl<'a> FlowWriter<'a> {
     ) -> Result<Self> {
         let FlowParts { net, plan, tokenizer, .. } = parts;
         let config = GenerateConfig { pad_to, ..generate_config(sampling, grid_seed, plan) };
-        let mut generator = Generator::new(net, Trained::from(&plan.objective), config, samplers)?;
+        let mut generator = Generator::new(net, TrainedFlow::from(&plan.objective), config, samplers)?;
         if let Some(path) = &sampling.guide {
             let Some((net, trained)) = parts.guide else {
                 fail!(setting("guide"), "{}", no_guide(path));
@@ -119,28 +129,21 @@ impl<'a> FlowWriter<'a> {
 struct Watching<'w> {
     watch: &'w mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
     trim: Trim,
+    /// Positions of each row's condition.
     given: Vec<usize>,
+    /// Whether a frame was answered by a break, which takes effect at the next step.
     cancelled: bool,
 }
 
-impl Watching<'_> {
-    fn send(&mut self, event: BatchEvent) {
-        self.cancelled |= (self.watch)(event).is_break();
-    }
-}
-
-impl Observer for Watching<'_> {
-    fn step(&mut self, done: usize, steps: usize) {
-        self.send(BatchEvent::Step(done, steps));
+impl SamplingObserver for Watching<'_> {
+    fn step(&mut self, step: &Step) -> Next {
+        let broken = (self.watch)(BatchEvent::Step(step.done, step.steps)).is_break();
+        if broken || self.cancelled { Next::Cancel } else { Next::Continue }
     }
 
     fn frame(&mut self, frame: Frame) {
         let rows = frame.ids.iter().zip(&self.given).map(|(ids, &given)| self.trim.row(ids, given)).collect();
-        self.send(BatchEvent::Frame(frame.t, rows));
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.cancelled
+        self.cancelled |= (self.watch)(BatchEvent::Frame(frame.t, rows)).is_break();
     }
 }
 
@@ -166,7 +169,7 @@ impl BatchWriter for FlowWriter<'_> {
         let given = condition.map_or_else(|| vec![0; asked], |condition| condition.lengths().to_vec());
         let mut watching = Watching { watch, trim: self.trim, given: given.clone(), cancelled: false };
         let generated = match self.generator.generate(&request, &mut watching) {
-            Err(elf_flow::Error::Cancelled) => return Err(Error::Cancelled),
+            Err(elf_flow::Error::Cancelled { .. }) => return Err(Error::Cancelled),
             generated => generated?,
         };
         let Cost { passes, context_passes, positions, .. } = generated.cost;

@@ -6,7 +6,7 @@ use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_core::device::upload;
 use elf_data::{Batch, PadToken};
-use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
+use elf_encoder::{EncoderMask, EncoderSource, LatentStats, PerChannel, TextEncoder, open_encoder};
 use elf_flow::{LatentBatch, Reencode};
 use elf_hub::What;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,11 @@ use crate::{Host, Result};
 /// The file beside an encoder's weights that says by what its output is normalised.
 pub const STATS_FILE: &str = "latent_stats.json";
 
+/// [`STATS_FILE`] of a layer's output: each layer has latents, and a file, of its own.
+pub fn stats_file(layer: Option<usize>) -> String {
+    layer.map_or_else(|| STATS_FILE.to_owned(), |layer| format!("latent_stats.layer-{layer}.json"))
+}
+
 /// Means and standard deviations of the released recipes for T5-small.
 const RELEASED_MEAN: f64 = 0.0;
 const RELEASED_STD: f64 = 0.2;
@@ -28,15 +33,14 @@ pub struct TextLatents {
     encoder: Box<dyn TextEncoder>,
     stats: LatentStats,
     device: Device,
-    parameters: u64,
     causal: bool,
     /// Where its parameters were read and what they are; nothing for one that was made in memory.
-    source: Option<EncoderSource>,
+    source: Option<KnownSource>,
 }
 
 /// Which encoder it is, wherever it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct EncoderSource {
+struct KnownSource {
     files: EncoderFiles,
     blake3: String,
 }
@@ -72,9 +76,9 @@ impl EncoderFiles {
         Ok(Self { folder: absolute(&self.folder)?, weights: self.weights.as_ref().map(absolute).transpose()? })
     }
 
-    fn load(&self, device: Device, precision: Precision) -> Result<T5Encoder> {
-        let weights = self.weights.as_ref().unwrap_or(&self.folder);
-        T5Encoder::load_with(&self.folder, weights, device, precision).with_context(|| {
+    fn open(&self, layer: Option<usize>, device: Device, precision: Precision) -> Result<Box<dyn TextEncoder>> {
+        let source = EncoderSource { folder: self.folder.clone(), weights: self.weights.clone(), layer };
+        open_encoder(&source, device, precision).with_context(|| {
             format!(
                 "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
                  model.safetensors, such as `elf encoder init` makes",
@@ -88,11 +92,11 @@ impl TextLatents {
     /// Loads the encoder that a configuration names.
     ///
     /// # Errors
-    /// If its folder is missing, incomplete, or no T5.
+    /// If its folder is missing, incomplete, or of no family of encoders that is known.
     pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
         let files = EncoderFiles::find(config, host)?;
         let stats = stats(config, &files.folder)?;
-        Self::of_files(files, stats, config.network.causal_latents, device, precision)
+        Self::of_files(files, stats, config, device, precision)
     }
 
     /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
@@ -115,7 +119,7 @@ impl TextLatents {
             // Of a model from elsewhere, or an older run, nothing is known but names.
             let Some(files) = named else { return Self::load(config, device, precision, host) };
             let stats = stats(config, &files.folder)?;
-            return Self::of_files(files, stats, config.network.causal_latents, device, precision);
+            return Self::of_files(files, stats, config, device, precision);
         };
         let as_written = EncoderFiles {
             folder: config.encoder.encoder_model_name.clone().into(),
@@ -129,7 +133,7 @@ impl TextLatents {
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
-            let found = Self::of_files(files, record.stats.clone(), config.network.causal_latents, device, precision)?;
+            let found = Self::of_files(files, record.stats.clone(), config, device, precision)?;
             if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
                 return Ok(found);
             }
@@ -148,13 +152,14 @@ impl TextLatents {
     fn of_files(
         files: EncoderFiles,
         stats: LatentStats,
-        causal: bool,
+        config: &RunConfig,
         device: Device,
         precision: Precision,
     ) -> Result<Self> {
-        let encoder = files.load(device, precision)?;
+        let encoder = files.open(config.encoder.encoder_layer, device, precision)?;
         let blake3 = elf_train::fingerprint(encoder.params())?;
-        Ok(Self { causal, source: Some(EncoderSource { files, blake3 }), ..Self::new(encoder, stats, device)? })
+        let source = Some(KnownSource { files, blake3 });
+        Ok(Self { causal: config.network.causal_latents, source, ..Self::new(encoder, stats, device)? })
     }
 
     /// What tells it from others.
@@ -162,7 +167,7 @@ impl TextLatents {
     /// # Errors
     /// If this machine cannot say in which folder it is.
     pub fn record(&self) -> Result<Option<EncoderRecord>> {
-        let record = |source: &EncoderSource| -> Result<_> {
+        let record = |source: &KnownSource| -> Result<_> {
             let files = source.files.absolute()?;
             Ok(EncoderRecord { files, blake3: source.blake3.clone(), stats: self.stats.clone() })
         };
@@ -173,15 +178,14 @@ impl TextLatents {
     ///
     /// # Errors
     /// If they do not fit together.
-    pub fn new(encoder: T5Encoder, stats: LatentStats, device: Device) -> Result<Self> {
+    pub fn new(encoder: Box<dyn TextEncoder>, stats: LatentStats, device: Device) -> Result<Self> {
         stats.check_dim(encoder.dim())?;
-        let parameters = encoder.params().numel();
-        Ok(Self { encoder: Box::new(encoder), stats, device, parameters, causal: false, source: None })
+        Ok(Self { encoder, stats, device, causal: false, source: None })
     }
 
     /// Numbers in the encoder's parameters.
     pub fn parameters(&self) -> u64 {
-        self.parameters
+        self.encoder.params().numel()
     }
 
     /// C, channels of a latent.
@@ -268,6 +272,15 @@ impl Reencode for TextSoFar<'_> {
     }
 }
 
+/// The columns (keys) that each position (query) of a batch sees in the encoder, `[B, S, S]`, boolean; `None` if every position sees
+/// all valid columns. With `causal`, a position after the condition sees no later one.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn encoder_mask(batch: &Batch, causal: bool, device: Device) -> Result<Option<Tensor>> {
+    Ok(Masks::of(batch, causal, device)?.pairs)
+}
+
 /// What the encoder may see, built on its device out of two lengths a row.
 struct Masks {
     /// `[B, S]`.
@@ -318,7 +331,7 @@ pub fn encoder_folder(config: &RunConfig, host: &Host) -> Result<PathBuf> {
 /// # Errors
 /// If the file beside it is damaged, or the settings are no numbers to normalise by.
 pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
-    let path = folder.join(STATS_FILE);
+    let path = folder.join(stats_file(config.encoder.encoder_layer));
     let measured = match std::fs::read_to_string(&path) {
         Ok(text) => {
             Some(serde_json::from_str::<LatentStats>(&text).with_context(|| format!("{} is damaged", path.display()))?)
@@ -337,8 +350,8 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_stats(folder: &Path, stats: &LatentStats) -> Result<()> {
-    write_json(&folder.join(STATS_FILE), stats)
+pub fn write_stats(folder: &Path, layer: Option<usize>, stats: &LatentStats) -> Result<()> {
+    write_json(&folder.join(stats_file(layer)), stats)
 }
 
 /// One line about a normalisation.
@@ -358,7 +371,18 @@ mod tests {
     use super::*;
     use elf_data::{CollateConfig, Collator, Example};
 
-    /// The mask built on the device equals the one that elf-data spells out.
+    /// The encoder's mask, position by position: a condition sees the condition, because at inference there is no target yet; every
+    /// other position sees all that is valid, without the condition where it is dropped.
+    fn spelled_out(batch: &Batch) -> Vec<f32> {
+        let s = batch.seq_len;
+        let sees = |i: usize| {
+            let (row, query, key) = (i / (s * s), i / s % s, i % s);
+            let (cond, valid) = (batch.cond_len[row], batch.valid_len[row]);
+            if query < cond { key < cond } else { key < valid && !(batch.label_drop[row] && key < cond) }
+        };
+        (0..batch.rows * s * s).map(|i| f32::from(sees(i))).collect()
+    }
+
     #[test]
     fn device_masks_equal_host_masks() {
         let config = CollateConfig { max_length: 9, max_input_length: Some(4), pad_token: PadToken::Eos };
@@ -370,7 +394,7 @@ mod tests {
             batch.label_drop = drop;
             let ours = Masks::of(&batch, false, Device::Cpu).unwrap();
             let pairs = Vec::<f32>::try_from(ours.pairs.unwrap().to_kind(Kind::Float).view([-1])).unwrap();
-            assert_eq!(pairs, batch.encoder_mask_with_label_drop());
+            assert_eq!(pairs, spelled_out(&batch));
             let valid = Vec::<f32>::try_from(ours.valid.to_kind(Kind::Float).view([-1])).unwrap();
             assert_eq!(valid, batch.is_valid());
         }
@@ -385,7 +409,7 @@ mod tests {
         let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
         for drop in [false, true] {
             batch.label_drop = vec![drop; 2];
-            let all = batch.encoder_mask_with_label_drop();
+            let all = spelled_out(&batch);
             let ours = Masks::of(&batch, true, Device::Cpu).unwrap().pairs.unwrap();
             let ours = Vec::<f32>::try_from(ours.to_kind(Kind::Float).view([-1])).unwrap();
             for (place, (&ours, &all)) in ours.iter().zip(&all).enumerate() {

@@ -240,7 +240,7 @@ impl<S: Subject> HeldOut<'_, S> {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
-        let references: Option<Vec<String>> = references.into_iter().collect();
+        let references = references.into_iter().map(|reference| reference.map(|text| vec![text])).collect();
         // A young model may write nothing yet, which is no reason to stop.
         let scored = self.judge.filter(|_| words.iter().any(|text| !text.trim().is_empty()));
         let evaluator = Evaluator {

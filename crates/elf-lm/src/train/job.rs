@@ -10,7 +10,7 @@ use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
 use elf_encoder::{LinearReader, WordMoments};
-use elf_flow::{LatentBatch, Trained};
+use elf_flow::{LatentBatch, TrainedFlow};
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
@@ -111,7 +111,7 @@ where
         && job.folder.checkpoints().latest()?.is_none()
     {
         let reader = linear_reader(job.plan, job.materials)?;
-        net.start_vocab_head(reader.weight(), reader.bias())?;
+        net.start_vocab_head(&reader.directions()?, reader.prior())?;
     }
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
     train_subject(job, &subject, objective, net)
@@ -392,7 +392,7 @@ fn lineage(plan: &RunPlan) -> Result<Fingerprint> {
     }
     facts = facts.with("end of conditions (condition_eos)", plan.condition_eos);
     if kind.is_none() {
-        let flow = (Trained::from(&plan.objective), plan.config.network.causal_latents);
+        let flow = (TrainedFlow::from(&plan.objective), plan.config.network.causal_latents);
         facts = facts.with(
             "flow (denoiser_noise_scale, t_eps, prediction, self_cond_prob, block_size or causal_latents)",
             format!("{flow:?}"),

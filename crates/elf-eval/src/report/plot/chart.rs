@@ -1,8 +1,6 @@
 //! Scatter plots and lines.
 
-use plotters::style::RGBColor;
-
-use super::canvas::{Anchor, Axes, Canvas, Frame, GRID, INK, MUTED, Mark, WORDS, Words, colour};
+use super::canvas::{Anchor, Axes, Canvas, Colour, Frame, GRID, INK, MUTED, Mark, WORDS, Words, colour};
 use super::labels::{Rect, apart, beside, shortened, width};
 use super::scale::{Scale, place};
 use super::written;
@@ -10,7 +8,7 @@ use crate::report::model::{Chart, GuideAxis, Point, Series};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
-/// Names beside lines have at most so many characters.
+/// Longest name of a line, in characters.
 const NAME: usize = 30;
 
 /// A point that can be drawn, as places.
@@ -21,11 +19,11 @@ struct Placed<'a> {
     point: &'a Point,
 }
 
-/// A series and what of it can be drawn.
+/// A series and its points that can be drawn.
 struct Drawable<'a> {
     series: &'a Series,
     points: Vec<Placed<'a>>,
-    colour: RGBColor,
+    colour: Colour,
     number: usize,
 }
 
@@ -38,7 +36,7 @@ impl Drawable<'_> {
         }
     }
 
-    fn line(&self, canvas: &Canvas, points: &[(f64, f64)], width: f64) -> Result<(), String> {
+    fn line(&self, canvas: &mut Canvas, points: &[(f64, f64)], width: f64) {
         match self.series.published {
             Some(_) => canvas.dashed(points, self.colour, width),
             None => canvas.line(points, self.colour, width),
@@ -46,7 +44,7 @@ impl Drawable<'_> {
     }
 }
 
-/// What of a chart can be drawn, and how many points cannot.
+/// The parts of a chart that can be drawn, and the number of points that cannot.
 fn drawable(chart: &Chart) -> (Vec<Drawable<'_>>, usize) {
     let mut omitted = 0;
     let mut all = Vec::new();
@@ -82,24 +80,24 @@ fn scales(chart: &Chart, drawn: &[Drawable]) -> Option<(Scale, Scale)> {
     Some((x, y))
 }
 
-/// The frame, so that what is written at the vertical axis fits, with room for names on the right.
+/// The frame, with room for the labels of the vertical axis and for names on the right.
 fn frame(x: Scale, y: Scale, right: f64) -> Frame {
     let widest = y.ticks.iter().map(|t| width(&written(y.value(*t), y.decimals), WORDS)).fold(24.0, f64::max);
     Frame { edges: [widest + 18.0, 34.0, WIDTH - right, HEIGHT - 50.0], x, y }
 }
 
-fn axes(canvas: &Canvas, chart: &Chart, frame: &Frame) -> Result<(), String> {
+fn axes(canvas: &mut Canvas, chart: &Chart, frame: &Frame) {
     let [left, _, right, bottom] = frame.edges;
-    canvas.grid(frame, Axes::Both, &written)?;
+    canvas.grid(frame, Axes::Both, &written);
     let name = Words { size: WORDS + 0.5, ..Words::new(INK) };
-    // The vertical axis has its name above it, where it can be read without turning the head.
-    canvas.words(&chart.y.label, (8.0, 14.0), name)?;
+    // The name of the vertical axis is above it, written horizontally.
+    canvas.words(&chart.y.label, (8.0, 14.0), name);
     let middle = Words { anchor: Anchor::Middle, ..name };
-    canvas.words(&chart.x.label, ((left + right) / 2.0, bottom + 38.0), middle)
+    canvas.words(&chart.x.label, ((left + right) / 2.0, bottom + 38.0), middle);
 }
 
-/// Lines across, with their names; where those stand.
-fn guides(canvas: &Canvas, chart: &Chart, frame: &Frame) -> Result<Vec<Rect>, String> {
+/// Draws guides and their names. Returns the places of the names.
+fn guides(canvas: &mut Canvas, chart: &Chart, frame: &Frame) -> Vec<Rect> {
     let [left, top, right, bottom] = frame.edges;
     let mut taken = Vec::new();
     for guide in &chart.guides {
@@ -119,8 +117,8 @@ fn guides(canvas: &Canvas, chart: &Chart, frame: &Frame) -> Result<Vec<Rect>, St
                 ([(left, y), (right, y)], (right - 4.0, y - 9.0), Anchor::End)
             }
         };
-        canvas.dashed(&line, MUTED, 1.2)?;
-        canvas.words(&name, at, Words { anchor, ..Words::new(MUTED) })?;
+        canvas.dashed(&line, MUTED, 1.2);
+        canvas.words(&name, at, Words { anchor, ..Words::new(MUTED) });
         let x = if anchor == Anchor::Start { at.0 } else { at.0 - w };
         taken.push(Rect { x, y: at.1 - 8.0, w, h: 16.0 });
         taken.push(Rect {
@@ -130,35 +128,34 @@ fn guides(canvas: &Canvas, chart: &Chart, frame: &Frame) -> Result<Vec<Rect>, St
             h: line[1].1 - line[0].1 + 2.0,
         });
     }
-    Ok(taken)
+    taken
 }
 
-fn errors(canvas: &Canvas, frame: &Frame, drawn: &Drawable) -> Result<(), String> {
+fn errors(canvas: &mut Canvas, frame: &Frame, drawn: &Drawable) {
     for point in &drawn.points {
         if let Some((low, high)) = point.ends {
-            canvas.error_bar(frame.at(point.x, low), frame.at(point.x, high), drawn.colour)?;
+            canvas.error_bar(frame.at(point.x, low), frame.at(point.x, high), drawn.colour);
         }
     }
-    Ok(())
 }
 
-/// Draws a scatter plot, if there is any point. Says how many points cannot be drawn.
-pub fn scatter(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String> {
+/// Draws a scatter plot, if there is any point. Returns the number of points that cannot be drawn.
+pub fn scatter(chart: &Chart) -> (Option<Canvas>, usize) {
     let (drawn, omitted) = drawable(chart);
-    let Some((x, y)) = scales(chart, &drawn) else { return Ok((false, omitted)) };
+    let Some((x, y)) = scales(chart, &drawn) else { return (None, omitted) };
     let frame = frame(x, y, 24.0);
-    let canvas = Canvas::new(svg, (WIDTH, HEIGHT));
-    axes(&canvas, chart, &frame)?;
-    let mut taken = guides(&canvas, chart, &frame)?;
+    let mut canvas = Canvas::new((WIDTH, HEIGHT));
+    axes(&mut canvas, chart, &frame);
+    let mut taken = guides(&mut canvas, chart, &frame);
     for series in &drawn {
         let points: Vec<_> = series.points.iter().map(|p| frame.at(p.x, p.y)).collect();
-        series.line(&canvas, &points, 1.4)?;
-        errors(&canvas, &frame, series)?;
+        series.line(&mut canvas, &points, 1.4);
+        errors(&mut canvas, &frame, series);
         for (at, point) in points.iter().zip(&series.points) {
-            canvas.mark(*at, series.mark(point.point), series.colour)?;
+            canvas.mark(*at, series.mark(point.point), series.colour);
             taken.push(Rect { x: at.0 - 6.0, y: at.1 - 6.0, w: 12.0, h: 12.0 });
         }
-        // Lines count as taken here and there, so that words keep off them where they can.
+        // Points on lines count as occupied, so that labels avoid lines.
         for pair in points.windows(2) {
             for i in 1..8 {
                 let t = f64::from(i) / 8.0;
@@ -174,11 +171,11 @@ pub fn scatter(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String>
         let name = shortened(&series.series.name, NAME);
         let words = Words { size: WORDS + 1.0, bold: true, ..Words::new(series.colour) };
         let size = (width(&name, words.size) * 1.08, words.size + 4.0);
-        // Ends are where a line is looked for first.
+        // The ends of a line are preferred.
         let mut ends: Vec<_> = [points.last(), points.first()].into_iter().flatten().copied().collect();
         ends.extend(&points);
         if let Some(place) = beside(&ends, size, &taken, &inside).filter(|_| !name.is_empty()) {
-            canvas.words(&name, (place.x, place.y + place.h / 2.0), words)?;
+            canvas.words(&name, (place.x, place.y + place.h / 2.0), words);
             taken.push(place);
         }
     }
@@ -193,42 +190,41 @@ pub fn scatter(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String>
             let label = shortened(&label, NAME);
             let size = (width(&label, WORDS), WORDS + 3.0);
             if let Some(place) = beside(&[frame.at(point.x, point.y)], size, &taken, &inside) {
-                canvas.words(&label, (place.x, place.y + place.h / 2.0), Words::new(series.colour))?;
+                canvas.words(&label, (place.x, place.y + place.h / 2.0), Words::new(series.colour));
                 taken.push(place);
             }
         }
     }
-    canvas.finish()?;
-    Ok((true, omitted))
+    (Some(canvas), omitted)
 }
 
-/// Draws lines, if there is any point. Says how many points cannot be drawn.
-pub fn lines(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String> {
+/// Draws lines, if there is any point. Returns the number of points that cannot be drawn.
+pub fn lines(chart: &Chart) -> (Option<Canvas>, usize) {
     let (drawn, omitted) = drawable(chart);
-    let Some((x, y)) = scales(chart, &drawn) else { return Ok((false, omitted)) };
+    let Some((x, y)) = scales(chart, &drawn) else { return (None, omitted) };
     let names: Vec<String> = drawn.iter().map(|d| shortened(&d.series.name, NAME)).collect();
     let widest = names.iter().map(|n| width(n, WORDS) * 1.08).fold(0.0, f64::max);
     let frame = frame(x, y, if widest > 0.0 { widest + 34.0 } else { 24.0 });
-    let canvas = Canvas::new(svg, (WIDTH, HEIGHT));
-    axes(&canvas, chart, &frame)?;
-    guides(&canvas, chart, &frame)?;
+    let mut canvas = Canvas::new((WIDTH, HEIGHT));
+    axes(&mut canvas, chart, &frame);
+    guides(&mut canvas, chart, &frame);
     for series in &drawn {
         let points: Vec<_> = series.points.iter().map(|p| frame.at(p.x, p.y)).collect();
-        series.line(&canvas, &points, 1.9)?;
-        errors(&canvas, &frame, series)?;
-        // Many points are a curve, which needs no marks; crosses always show.
+        series.line(&mut canvas, &points, 1.9);
+        errors(&mut canvas, &frame, series);
+        // A curve of many points needs no marks; crosses are always drawn.
         let few = points.len() <= 16;
         for (at, point) in points.iter().zip(&series.points).filter(|(_, p)| few || p.point.collapsed) {
-            canvas.mark(*at, series.mark(point.point), series.colour)?;
+            canvas.mark(*at, series.mark(point.point), series.colour);
             if let Some(label) = &point.point.label {
                 let above = Words { anchor: Anchor::Middle, ..Words::new(MUTED) };
-                canvas.words(&shortened(label, NAME), (at.0, at.1 - 13.0), above)?;
+                canvas.words(&shortened(label, NAME), (at.0, at.1 - 13.0), above);
             }
         }
     }
     let [left, top, right, bottom] = frame.edges;
     let end = |d: &Drawable| d.points.last().map_or((right, bottom), |p| frame.at(p.x, p.y));
-    // A line that goes on to the right has its name there; one that ends before has it where it ends.
+    // A line that reaches the right edge has its name there, another one at its end.
     let (early, late): (Vec<_>, Vec<_>) =
         drawn.iter().zip(&names).filter(|(_, name)| !name.is_empty()).partition(|(d, _)| end(d).0 < right - 60.0);
     let bold = |colour| Words { bold: true, ..Words::new(colour) };
@@ -236,9 +232,9 @@ pub fn lines(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String> {
     for ((series, name), y) in late.iter().zip(apart(&heights, WORDS + 4.0, top, bottom)) {
         let (x, height) = end(series);
         if (height - y).abs() > 3.0 {
-            canvas.line(&[(x + 8.0, height), (right + 6.0, y)], GRID, 1.0)?;
+            canvas.line(&[(x + 8.0, height), (right + 6.0, y)], GRID, 1.0);
         }
-        canvas.words(name, (right + 10.0, y), bold(series.colour))?;
+        canvas.words(name, (right + 10.0, y), bold(series.colour));
     }
     let all = drawn.iter().flat_map(|d| &d.points).map(|p| frame.at(p.x, p.y));
     let mut taken: Vec<Rect> = all.map(|(x, y)| Rect { x: x - 3.0, y: y - 3.0, w: 6.0, h: 6.0 }).collect();
@@ -246,10 +242,9 @@ pub fn lines(svg: &mut String, chart: &Chart) -> Result<(bool, usize), String> {
     for (series, name) in early {
         let size = (width(name, WORDS) * 1.08, WORDS + 4.0);
         if let Some(place) = beside(&[end(series)], size, &taken, &inside) {
-            canvas.words(name, (place.x, place.y + place.h / 2.0), bold(series.colour))?;
+            canvas.words(name, (place.x, place.y + place.h / 2.0), bold(series.colour));
             taken.push(place);
         }
     }
-    canvas.finish()?;
-    Ok((true, omitted))
+    (Some(canvas), omitted)
 }

@@ -1,4 +1,4 @@
-//! Where labels go, so that they can be read.
+//! Placement of labels.
 
 /// A rectangle in pixels, y downwards.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,13 +20,13 @@ impl Rect {
         side(self.x, self.w, other.x, other.w) * side(self.y, self.h, other.y, other.h)
     }
 
-    /// Area of it that lies outside of another one.
+    /// Area outside of another rectangle.
     pub fn outside(&self, frame: &Self) -> f64 {
         self.w * self.h - self.overlap(frame)
     }
 }
 
-/// About how wide a text is in a sans-serif font of a size in pixels; rather too wide than too narrow.
+/// Approximate width of a text in a sans-serif font, in pixels; rather too wide than too narrow.
 pub fn width(text: &str, size: f64) -> f64 {
     let em = |c: char| match c {
         'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' => 0.33,
@@ -47,8 +47,8 @@ pub fn shortened(text: &str, characters: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// Puts a label beside one of some points: where it covers least of what is there already, and of what is outside the frame.
-/// Earlier points and places are preferred.
+/// The place of a label near one of some points: where it overlaps least with occupied places and with the outside of the
+/// frame. Earlier points and places are preferred.
 pub fn beside(points: &[(f64, f64)], (w, h): (f64, f64), taken: &[Rect], frame: &Rect) -> Option<Rect> {
     const GAP: f64 = 7.0;
     let around = |(x, y): (f64, f64)| {
@@ -69,12 +69,12 @@ pub fn beside(points: &[(f64, f64)], (w, h): (f64, f64), taken: &[Rect], frame: 
         let airy = Rect { x: r.x - AIR, y: r.y, w: r.w + 2.0 * AIR, h: r.h };
         taken.iter().map(|t| t.overlap(&airy)).sum::<f64>() + 4.0 * r.outside(frame)
     };
-    // The first of equal ones.
+    // The first of equal places.
     places.map(|r| (cost(&r), r)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, r)| r)
 }
 
-/// Moves heights apart until neighbours are `gap` apart, as little as possible, within `low..=high` as far as there is room.
-/// The order of the list stays, and so does the order of the heights.
+/// Moves heights as little as possible, so that neighbours are `gap` apart, within `low..=high` if there is room. The order
+/// of the list and of the heights is kept.
 pub fn apart(heights: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..heights.len()).collect();
     order.sort_by(|a, b| heights[*a].total_cmp(&heights[*b]));

@@ -10,48 +10,33 @@ use std::fmt::Write as _;
 
 use super::model::{Plot, PlotKind};
 use super::text::clean;
-use crate::{Error, Result};
 
 /// A plot that was drawn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drawing {
-    /// The SVG without its first tag, which differs between a page and a file.
+    /// The elements of the SVG.
     body: String,
-    /// Width and height in the SVG's own units.
-    size: (u32, u32),
+    /// Width and height in pixels.
+    size: (f64, f64),
     title: String,
     caption: String,
-    /// How many points could not be drawn.
+    /// Number of points that could not be drawn.
     pub omitted: usize,
 }
 
-/// Draws a plot. None if it has nothing that could be drawn.
-///
-/// # Errors
-/// If the drawing library fails.
-pub fn draw(plot: &Plot) -> Result<Option<Drawing>> {
+/// Draws a plot; `None` if no part of it can be drawn.
+pub fn draw(plot: &Plot) -> Option<Drawing> {
     let plot = cleaned(plot);
-    let mut svg = String::new();
-    let (drawn, omitted) = match &plot.kind {
-        PlotKind::Scatter(chart) => chart::scatter(&mut svg, chart),
-        PlotKind::Lines(chart) => chart::lines(&mut svg, chart),
-        PlotKind::Bars(chart) => bars::bars(&mut svg, chart),
-    }
-    .map_err(|reason| Error::Plot { name: plot.name.clone(), reason })?;
-    if !drawn {
-        return Ok(None);
-    }
-    let broken = || Error::Plot { name: plot.name.clone(), reason: "it wrote no SVG".into() };
-    let (head, body) = svg.split_once('>').ok_or_else(broken)?;
-    let number = |name: &str| {
-        let (_, rest) = head.split_once(&format!("{name}=\""))?;
-        rest.split_once('"')?.0.parse().ok()
+    let (canvas, omitted) = match &plot.kind {
+        PlotKind::Scatter(chart) => chart::scatter(chart),
+        PlotKind::Lines(chart) => chart::lines(chart),
+        PlotKind::Bars(chart) => bars::bars(chart),
     };
-    let size = number("width").zip(number("height")).ok_or_else(broken)?;
-    Ok(Some(Drawing { body: body.to_owned(), size, title: plot.title, caption: plot.caption, omitted }))
+    let (body, size) = canvas?.finish();
+    Some(Drawing { body, size, title: plot.title, caption: plot.caption, omitted })
 }
 
-/// All words that get into the drawing, without characters that XML refuses.
+/// All texts of the drawing, without characters that XML forbids.
 fn cleaned(plot: &Plot) -> Plot {
     let mut plot = plot.clone();
     let tidy = |text: &mut String| *text = clean(text).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -77,15 +62,15 @@ fn cleaned(plot: &Plot) -> Plot {
 }
 
 impl Drawing {
-    /// As part of a page. Title and description are named after `id`, which must be unique in the page.
+    /// The SVG as part of a page. Title and description are named after `id`, which must be unique in the page.
     pub fn inline(&self, id: &str) -> String {
         let head = format!("role=\"img\" aria-labelledby=\"{id}-title\" aria-describedby=\"{id}-text\"");
         self.svg(&head, &format!("<title id=\"{id}-title\">"), &format!("<desc id=\"{id}-text\">"), "")
     }
 
-    /// As a file of its own, which turns dark by itself.
+    /// The SVG as a file, which adapts to dark mode.
     pub fn file(&self) -> String {
-        let (w, h) = (self.size.0 / 4, self.size.1 / 4);
+        let (w, h) = self.size;
         let head = format!("xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" role=\"img\"");
         let style = format!("<style>@media screen and (prefers-color-scheme:dark){{{}}}</style>\n", dark_rules(""));
         self.svg(&head, "<title>", "<desc>", &style)
@@ -95,15 +80,15 @@ impl Drawing {
         let text = |text: &str| maud::html! { (text) }.into_string();
         let (w, h) = self.size;
         format!(
-            "<svg {head} viewBox=\"0 0 {w} {h}\">\n{title}{}</title>\n{desc}{}</desc>\n{style}{}",
+            "<svg {head} viewBox=\"0 0 {w} {h}\">\n{title}{}</title>\n{desc}{}</desc>\n{style}{}</svg>\n",
             text(&self.title),
             text(&self.caption),
-            self.body.trim_start(),
+            self.body,
         )
     }
 }
 
-/// Style rules that exchange the colours of plots below a selector for those on a dark ground.
+/// Style rules that replace the colours of plots below a selector by those for a dark background.
 pub fn dark_rules(selector: &str) -> String {
     let mut rules = String::new();
     for (light, dark) in canvas::DARK {

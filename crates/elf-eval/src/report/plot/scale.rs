@@ -1,4 +1,4 @@
-//! From values to places on an axis: what is shown of it, and where its ticks are.
+//! Scales of axes: the visible range, the places of values, and the ticks.
 
 /// An axis with a range, linear or logarithmic. Places on it are values, or their logarithms to base 10.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,13 +9,13 @@ pub struct Scale {
     pub low: f64,
     /// The upper end, as a place; above the lower one.
     pub high: f64,
-    /// Where ticks are, as places within the range.
+    /// Places of the ticks, within the range.
     pub ticks: Vec<f64>,
-    /// Digits behind the point that the ticks' values need.
+    /// Number of decimals of the ticks' values.
     pub decimals: usize,
 }
 
-/// Ticks are wanted at about so many places.
+/// Approximate number of ticks.
 const WANTED: f64 = 5.0;
 
 /// The place of a value, if it has one.
@@ -25,15 +25,15 @@ pub fn place(value: f64, log: bool) -> Option<f64> {
 }
 
 impl Scale {
-    /// A scale around places, with some room at both ends. None without places. If all values are on few places of their
-    /// own, such as numbers of steps, `own_ticks` sets the ticks there.
+    /// A scale around places, with room at both ends; `None` without places. If there are few different values, such as
+    /// numbers of steps, `own_ticks` sets the ticks at them.
     pub fn around(places: &[f64], log: bool, own_ticks: bool) -> Option<Self> {
         let (low, high) = ends(places)?;
         let room = if high > low { 0.05 * (high - low) } else { single(low, log) };
         Self { log, low: low - room, high: high + room, ticks: Vec::new(), decimals: 0 }.with_ticks(places, own_ticks)
     }
 
-    /// A scale for bars: they begin at zero, or on a logarithmic axis somewhat under the shortest.
+    /// A scale for bars, which begin at zero, or on a logarithmic axis somewhat below the shortest.
     pub fn of_bars(places: &[f64], log: bool) -> Option<Self> {
         let (low, high) = ends(places)?;
         let (low, high) = if log { (low - 0.3, high) } else { (low.min(0.0), high.max(0.0)) };
@@ -103,17 +103,17 @@ fn even(low: f64, high: f64) -> Vec<f64> {
     let raw = (high - low) / WANTED;
     let power = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= raw).unwrap_or(10.0 * power);
-    // Not added up, so that zero is zero; and never without end, whatever the range.
+    // Multiples instead of sums, so that zero is exact; bounded for every range.
     let (first, last) = ((low / step).ceil(), (high / step).floor());
     (0..=((last - first).clamp(0.0, 50.0) as i32)).map(|i| round((first + f64::from(i)) * step)).collect()
 }
 
-/// To twelve significant digits, which takes back what a multiplication or a power added.
+/// Rounded to twelve significant digits, which removes rounding errors of products and powers.
 fn round(value: f64) -> f64 {
     format!("{value:.11e}").parse().unwrap_or(value)
 }
 
-/// Digits behind the point that a value needs, six at most.
+/// Number of decimals that a value needs, at most six.
 fn needed(value: f64) -> usize {
     (0..6).find(|d| (value * 10f64.powi(*d)).fract().abs() < 1e-6).unwrap_or(6) as usize
 }
