@@ -96,8 +96,10 @@ pub fn run(args: &CutArgs) -> Result<ExitCode> {
 
 fn counted<'a>(tokenizer: &'a Tokenizer, columns: &[TextColumn]) -> Result<WordPieceCut<'a>> {
     let mut cut = WordPieceCut::new(tokenizer)?;
+    let mut silent = elf_lm::Silent;
+    let host = hub::host(&mut silent);
     for column in columns {
-        let mut texts = column.open()?.texts();
+        let mut texts = column.open(&host)?.texts();
         loop {
             let some: Vec<String> = texts.by_ref().take(CHUNK).collect::<Result<_, _>>()?;
             if some.is_empty() {

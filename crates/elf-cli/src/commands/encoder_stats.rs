@@ -206,7 +206,7 @@ fn describe_words(measured: &Measured, stats: &LatentStats, noise_scale: f64) ->
         );
     }
     if proposed > 0.0 {
-        let shift = RunConfig::default().denoiser_p_mean + (noise_scale / proposed).ln();
+        let shift = RunConfig::default().flow.denoiser_p_mean + (noise_scale / proposed).ln();
         println!(
             "proposal: denoiser_noise_scale {proposed:.2} and decoder_noise_scale {:.2}, or, at noise scale {noise_scale}, \
              denoiser_p_mean {shift:.2}",

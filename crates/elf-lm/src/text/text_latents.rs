@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_core::device::upload;
 use elf_data::{Batch, PadToken};
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{EncoderRecord, RunConfig, RunPlan};
-use crate::hub;
 use crate::model::run_folder::write_json;
+use crate::{Host, Result};
 
 /// The file beside an encoder's weights that says by what its output is normalised.
 pub const STATS_FILE: &str = "latent_stats.json";
@@ -61,9 +61,9 @@ impl EncoderFiles {
     ///
     /// # Errors
     /// If one is neither here nor on the hub.
-    pub fn find(config: &RunConfig) -> Result<Self> {
-        let weights = config.encoder_checkpoint.as_ref().map(|name| hub::locate(name, What::Encoder));
-        Ok(Self { folder: encoder_folder(config)?, weights: weights.transpose().context("encoder_checkpoint")? })
+    pub fn find(config: &RunConfig, host: &Host) -> Result<Self> {
+        let weights = config.encoder.encoder_checkpoint.as_ref().map(|name| host.locate(name, What::Encoder));
+        Ok(Self { folder: encoder_folder(config, host)?, weights: weights.transpose().context("encoder_checkpoint")? })
     }
 
     fn are_there(&self) -> bool {
@@ -93,8 +93,8 @@ impl TextLatents {
     ///
     /// # Errors
     /// If its folder is missing, incomplete, or of no family of encoders that is known.
-    pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
-        let files = EncoderFiles::find(config)?;
+    pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
+        let files = EncoderFiles::find(config, host)?;
         let stats = stats(config, &files.folder)?;
         Self::of_files(files, stats, config, device, precision)
     }
@@ -104,26 +104,32 @@ impl TextLatents {
     ///
     /// # Errors
     /// If none of these is there, or it is another one.
-    pub fn of_run(plan: &RunPlan, named: Option<&Path>, device: Device, precision: Precision) -> Result<Self> {
+    pub fn of_run(
+        plan: &RunPlan,
+        named: Option<&Path>,
+        device: Device,
+        precision: Precision,
+        host: &Host,
+    ) -> Result<Self> {
         let config = &plan.config;
         let record = plan.encoder();
-        let named = named.map(|name| hub::locate(name, What::Encoder).context("--encoder")).transpose()?;
+        let named = named.map(|name| host.locate(name, What::Encoder).context("--encoder")).transpose()?;
         let named = named.map(|folder| EncoderFiles { folder, weights: None });
         let Some(record) = record else {
             // Of a model from elsewhere, or an older run, nothing is known but names.
-            let Some(files) = named else { return Self::load(config, device, precision) };
+            let Some(files) = named else { return Self::load(config, device, precision, host) };
             let stats = stats(config, &files.folder)?;
             return Self::of_files(files, stats, config, device, precision);
         };
         let as_written = EncoderFiles {
-            folder: config.encoder_model_name.clone().into(),
-            weights: config.encoder_checkpoint.as_ref().map(PathBuf::from),
+            folder: config.encoder.encoder_model_name.clone().into(),
+            weights: config.encoder.encoder_checkpoint.as_ref().map(PathBuf::from),
         };
         let candidates = match named {
             Some(files) => vec![files],
             None => [as_written, record.files.clone()].into_iter().filter(EncoderFiles::are_there).collect(),
         };
-        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config)?] } else { candidates };
+        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config, host)?] } else { candidates };
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
@@ -134,7 +140,8 @@ impl TextLatents {
             others.push(folder);
         }
         others.dedup();
-        bail!(
+        fail!(
+            mismatch("the text encoder"),
             "the weights in {} are not those of the text encoder that the model was trained with, which was {}: bring it back, or \
              name it with --encoder",
             others.join(" and "),
@@ -149,10 +156,10 @@ impl TextLatents {
         device: Device,
         precision: Precision,
     ) -> Result<Self> {
-        let encoder = files.open(config.encoder_layer, device, precision)?;
+        let encoder = files.open(config.encoder.encoder_layer, device, precision)?;
         let blake3 = elf_train::fingerprint(encoder.params())?;
         let source = Some(KnownSource { files, blake3 });
-        Ok(Self { causal: config.causal_latents, source, ..Self::new(encoder, stats, device)? })
+        Ok(Self { causal: config.network.causal_latents, source, ..Self::new(encoder, stats, device)? })
     }
 
     /// What tells it from others.
@@ -315,8 +322,8 @@ impl Masks {
 ///
 /// # Errors
 /// If it is neither here nor on the hub.
-pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
-    hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
+pub fn encoder_folder(config: &RunConfig, host: &Host) -> Result<PathBuf> {
+    host.locate(&config.encoder.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
 /// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
@@ -324,7 +331,7 @@ pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
 /// # Errors
 /// If the file beside it is damaged, or the settings are no numbers to normalise by.
 pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
-    let path = folder.join(stats_file(config.encoder_layer));
+    let path = folder.join(stats_file(config.encoder.encoder_layer));
     let measured = match std::fs::read_to_string(&path) {
         Ok(text) => {
             Some(serde_json::from_str::<LatentStats>(&text).with_context(|| format!("{} is damaged", path.display()))?)
@@ -332,7 +339,7 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
-    Ok(match (config.latent_mean, config.latent_std, measured) {
+    Ok(match (config.encoder.latent_mean, config.encoder.latent_std, measured) {
         (None, None, Some(measured)) => measured,
         (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
             .context("latent_mean and latent_std")?,
