@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_core::device::upload;
 use elf_data::{Batch, PadToken};
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{EncoderRecord, RunConfig, RunPlan};
-use crate::hub;
 use crate::model::run_folder::write_json;
+use crate::{Host, Result};
 
 /// The file beside an encoder's weights that says by what its output is normalised.
 pub const STATS_FILE: &str = "latent_stats.json";
@@ -57,9 +57,9 @@ impl EncoderFiles {
     ///
     /// # Errors
     /// If one is neither here nor on the hub.
-    pub fn find(config: &RunConfig) -> Result<Self> {
-        let weights = config.encoder_checkpoint.as_ref().map(|name| hub::locate(name, What::Encoder));
-        Ok(Self { folder: encoder_folder(config)?, weights: weights.transpose().context("encoder_checkpoint")? })
+    pub fn find(config: &RunConfig, host: &Host) -> Result<Self> {
+        let weights = config.encoder.encoder_checkpoint.as_ref().map(|name| host.locate(name, What::Encoder));
+        Ok(Self { folder: encoder_folder(config, host)?, weights: weights.transpose().context("encoder_checkpoint")? })
     }
 
     fn are_there(&self) -> bool {
@@ -89,10 +89,10 @@ impl TextLatents {
     ///
     /// # Errors
     /// If its folder is missing, incomplete, or no T5.
-    pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
-        let files = EncoderFiles::find(config)?;
+    pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
+        let files = EncoderFiles::find(config, host)?;
         let stats = stats(config, &files.folder)?;
-        Self::of_files(files, stats, config.causal_latents, device, precision)
+        Self::of_files(files, stats, config.network.causal_latents, device, precision)
     }
 
     /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
@@ -100,37 +100,44 @@ impl TextLatents {
     ///
     /// # Errors
     /// If none of these is there, or it is another one.
-    pub fn of_run(plan: &RunPlan, named: Option<&Path>, device: Device, precision: Precision) -> Result<Self> {
+    pub fn of_run(
+        plan: &RunPlan,
+        named: Option<&Path>,
+        device: Device,
+        precision: Precision,
+        host: &Host,
+    ) -> Result<Self> {
         let config = &plan.config;
         let record = plan.encoder();
-        let named = named.map(|name| hub::locate(name, What::Encoder).context("--encoder")).transpose()?;
+        let named = named.map(|name| host.locate(name, What::Encoder).context("--encoder")).transpose()?;
         let named = named.map(|folder| EncoderFiles { folder, weights: None });
         let Some(record) = record else {
             // Of a model from elsewhere, or an older run, nothing is known but names.
-            let Some(files) = named else { return Self::load(config, device, precision) };
+            let Some(files) = named else { return Self::load(config, device, precision, host) };
             let stats = stats(config, &files.folder)?;
-            return Self::of_files(files, stats, config.causal_latents, device, precision);
+            return Self::of_files(files, stats, config.network.causal_latents, device, precision);
         };
         let as_written = EncoderFiles {
-            folder: config.encoder_model_name.clone().into(),
-            weights: config.encoder_checkpoint.as_ref().map(PathBuf::from),
+            folder: config.encoder.encoder_model_name.clone().into(),
+            weights: config.encoder.encoder_checkpoint.as_ref().map(PathBuf::from),
         };
         let candidates = match named {
             Some(files) => vec![files],
             None => [as_written, record.files.clone()].into_iter().filter(EncoderFiles::are_there).collect(),
         };
-        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config)?] } else { candidates };
+        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config, host)?] } else { candidates };
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
-            let found = Self::of_files(files, record.stats.clone(), config.causal_latents, device, precision)?;
+            let found = Self::of_files(files, record.stats.clone(), config.network.causal_latents, device, precision)?;
             if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
                 return Ok(found);
             }
             others.push(folder);
         }
         others.dedup();
-        bail!(
+        fail!(
+            mismatch("the text encoder"),
             "the weights in {} are not those of the text encoder that the model was trained with, which was {}: bring it back, or \
              name it with --encoder",
             others.join(" and "),
@@ -302,8 +309,8 @@ impl Masks {
 ///
 /// # Errors
 /// If it is neither here nor on the hub.
-pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
-    hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
+pub fn encoder_folder(config: &RunConfig, host: &Host) -> Result<PathBuf> {
+    host.locate(&config.encoder.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
 /// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
@@ -319,7 +326,7 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
-    Ok(match (config.latent_mean, config.latent_std, measured) {
+    Ok(match (config.encoder.latent_mean, config.encoder.latent_std, measured) {
         (None, None, Some(measured)) => measured,
         (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
             .context("latent_mean and latent_std")?,
