@@ -1,4 +1,4 @@
-//! Arrow files and the folders of `save_to_disk`: types, faults, and mutations of real files.
+//! Arrow files: types, faults, and mutations of real files.
 
 mod support;
 
@@ -14,7 +14,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Int8Type};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
-use elf_data::shards::{EosOptions, inspect};
+use elf_data::shards::inspect;
 use elf_data::{CarriedText, Cursor, Dataset, Error, Example, OpenOptions, Order, OrderConfig, Share};
 use proptest::prelude::*;
 use support::{repository, t5};

@@ -59,7 +59,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value<TensorRef>, String> {
 pub(super) struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
