@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use elf_core::Replay;
 use elf_encoder::{EncoderMask, LatentStats, TextEncoder};
-use elf_flow::{ElfObjective, GuidanceLaw, LatentBatch, LogitNormal, Path, TimeLaw};
+use elf_flow::{ElfObjective, FlowPath, GuidanceLaw, LatentBatch, LogitNormal, TimeLaw};
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, TrainerConfig};
 use serde::Deserialize;
@@ -61,7 +61,7 @@ impl Recorded {
     /// If its settings are impossible.
     pub fn objective(&self) -> ElfObjective {
         let objective = ElfObjective {
-            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps, ..Path::default() },
+            path: FlowPath { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps, ..FlowPath::default() },
             time: TimeLaw::LogitNormal(LogitNormal { mean: self.denoiser_p_mean, std: self.denoiser_p_std }),
             guidance: GuidanceLaw { min: self.self_cond_cfg_min, max: self.self_cond_cfg_max },
             self_cond_prob: self.self_cond_prob,

@@ -8,7 +8,7 @@ use elf_core::{
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, ElfObjective, Error, GenerateConfig, Generated, Generator, Guide, LatentBatch, Objective,
-    Reencode, Request, Result, Trained,
+    Reencode, Request, Result, TrainedFlow,
 };
 use elf_model::{Elf, ElfConfig, Preset};
 use proptest::prelude::*;
@@ -208,19 +208,23 @@ fn contexts_that_do_not_fit_are_refused() {
     let (noisy_blocks, ids) = (labels(2, S, 2), words(2, 4));
     let good =
         Context { latents: &clean, ids: &ids, blocks: &blocks, noisy_blocks: &noisy_blocks, first: 0, memory: None };
-    let refused = |context: Context, mask: Option<&Tensor>| {
-        net.trunk(&TrunkInput { context: Some(context), mask, ..TrunkInput::new(&z, &t) }).unwrap_err().to_string()
+    let refused = |context: Context| {
+        net.trunk(&TrunkInput { context: Some(context), ..TrunkInput::new(&z, &t) }).unwrap_err().to_string()
     };
-    assert!(refused(Context { latents: &z.narrow(2, 0, 3), ..good }, None).contains("context latents"));
-    assert!(refused(Context { ids: &words(2, 5), ..good }, None).contains("context ids"));
-    assert!(refused(Context { blocks: &noisy_blocks, ..good }, None).contains("context blocks"));
-    assert!(refused(Context { noisy_blocks: &blocks, ..good }, None).contains("noisy blocks"));
+    assert!(refused(Context { latents: &z.narrow(2, 0, 3), ..good }).contains("context latents"));
+    assert!(refused(Context { ids: &words(2, 5), ..good }).contains("context ids"));
+    assert!(refused(Context { blocks: &noisy_blocks, ..good }).contains("context blocks"));
+    assert!(refused(Context { noisy_blocks: &blocks, ..good }).contains("noisy blocks"));
     let memory = net.remember(&good, false).unwrap();
     let narrow = z.narrow(1, 0, 2);
     let other = Context { noisy_blocks: &blocks.narrow(1, 0, 2), memory: memory.as_ref(), ..good };
     let error = net.trunk(&TrunkInput { context: Some(other), ..TrunkInput::new(&narrow, &t) }).unwrap_err();
     assert!(error.to_string().contains("memory"), "{error}");
-    assert!(refused(good, Some(&Tensor::ones([2, S], (Kind::Float, Device::Cpu)))).contains("mask"));
+    let (mask, input) = (
+        Tensor::ones([2, S], (Kind::Float, Device::Cpu)),
+        TrunkInput { context: Some(good), ..TrunkInput::new(&z, &t) },
+    );
+    assert!(net.trunk_with_mask(&input, &mask).unwrap_err().to_string().contains("mask"));
 }
 
 fn batch(conditional: bool) -> LatentBatch {
@@ -402,8 +406,8 @@ impl Reencode for Table {
     }
 }
 
-fn trained(block_size: Option<i64>) -> Trained {
-    Trained { block_size, ..Trained::from(&ElfObjective::default()) }
+fn trained(block_size: Option<i64>) -> TrainedFlow {
+    TrainedFlow { block_size, ..TrainedFlow::from(&ElfObjective::default()) }
 }
 
 fn config(sampler: &str) -> GenerateConfig {

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use elf_flow::sampler::{BUILTIN, Registry, SamplerChoice};
-use elf_flow::{ElfObjective, GenerateConfig, Generator, Path, PredictionTarget, Request, Trained};
+use elf_flow::{ElfObjective, FlowPath, GenerateConfig, Generator, PredictionTarget, Request, TrainedFlow};
 use elf_kernels::observe::{HOST_WAITS, Operations, operations};
 use elf_tests::small::{batch, network};
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
@@ -46,8 +46,8 @@ fn a_training_step_waits_for_nothing() {
 #[test]
 fn sampling_waits_for_nothing_from_step_to_step() {
     let net = network();
-    let trained = Trained {
-        path: Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
+    let trained = TrainedFlow {
+        path: FlowPath { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
         self_conditioned: true,
         block_size: None,
     };

@@ -3,7 +3,7 @@
 
 use elf_core::{Network, Noise, Precision, PrecisionPolicy, Replay};
 use elf_encoder::{EncoderMask, LatentStats, T5Encoder, TextEncoder};
-use elf_flow::{DistillObjective, DistillStep, ElfObjective, GuidanceLaw, LatentBatch, LogitNormal, Path, TimeLaw};
+use elf_flow::{DistillObjective, DistillStep, ElfObjective, FlowPath, GuidanceLaw, LatentBatch, LogitNormal, TimeLaw};
 use elf_model::{Elf, ElfConfig};
 use elf_tests::recorded::{Metrics, Recorded};
 use elf_tests::{Reference, assert_close_relative, max_difference, parity_json, parity_path};
@@ -62,7 +62,7 @@ impl Case {
 
     fn objective<'t>(&self, teacher: &'t dyn Network) -> DistillObjective<'t> {
         let base = ElfObjective {
-            path: Path { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps, ..Path::default() },
+            path: FlowPath { noise_scale: self.denoiser_noise_scale, t_eps: self.t_eps, ..FlowPath::default() },
             guidance: GuidanceLaw { min: self.self_cond_cfg_min, max: self.self_cond_cfg_max },
             self_cond_prob: self.self_cond_prob,
             decoder_prob: self.decoder_prob,

@@ -2,7 +2,9 @@
 
 use elf_core::{Counting, PrecisionPolicy, Replay};
 use elf_flow::sampler::{Registry, SamplerChoice};
-use elf_flow::{Condition, GenerateConfig, Generator, Path, Request, TimeLaw, Trained, Trim, pad_from_eos, shift_left};
+use elf_flow::{
+    Condition, FlowPath, GenerateConfig, Generator, Request, TimeLaw, TrainedFlow, Trim, pad_from_eos, shift_left,
+};
 use elf_model::Elf;
 use elf_tests::small::network;
 use elf_tests::{Reference, assert_close, parity_json, parity_path};
@@ -73,8 +75,8 @@ fn parity_rollouts() {
         let get = |what: &str| reference.get(&format!("{}.{what}", rollout.name));
         let path = parity_path(&format!("{}.safetensors", rollout.weights));
         let net = Counting::new(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap());
-        let trained = Trained {
-            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..Path::default() },
+        let trained = TrainedFlow {
+            path: FlowPath { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..FlowPath::default() },
             self_conditioned: rollout.self_conditioned(),
             block_size: None,
         };
@@ -146,8 +148,8 @@ fn parity_sde_without_noise_is_the_ode() {
         let net =
             Elf::load(&parity_path(&format!("{}.safetensors", rollout.weights)), PrecisionPolicy::F32, Device::Cpu)
                 .unwrap();
-        let trained = Trained {
-            path: Path { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..Path::default() },
+        let trained = TrainedFlow {
+            path: FlowPath { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..FlowPath::default() },
             self_conditioned: rollout.self_conditioned(),
             block_size: None,
         };
@@ -180,7 +182,7 @@ fn parity_weights_sample_rows_that_do_not_depend_on_their_batch() {
     let config: Config = parity_json("config.json");
     let net = network();
     let sampling = GenerateConfig { steps: config.steps, pad_to: Some(config.batch), ..GenerateConfig::default() };
-    let trained = Trained { path: Path::default(), self_conditioned: true, block_size: None };
+    let trained = TrainedFlow { path: FlowPath::default(), self_conditioned: true, block_size: None };
     let generator = Generator::new(&net, trained, sampling, &Registry::builtin()).unwrap();
     let sample = |seeds: &[u64]| generator.generate(&Request::new(seeds, config.model.max_length), &mut ()).unwrap();
     let alone = sample(&[77]);

@@ -10,8 +10,8 @@ use elf_model::Elf;
 use elf_tests::small::{batch, network};
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    BatchSource, CheckpointFolder, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Solo, StepMetrics,
-    Trainer, TrainerConfig, run,
+    BatchSource, CheckpointFolder, KeepPolicy, Outcome, Run, RunControl, Schedule, Solo, StepMetrics, Trainer,
+    TrainerConfig, TrainingObserver, run,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -38,7 +38,7 @@ impl BatchSource for Batches {
 
 struct StopIn<'a>(Option<u64>, &'a AtomicBool);
 
-impl Observer for StopIn<'_> {
+impl TrainingObserver for StopIn<'_> {
     fn stepped(&mut self, metrics: &StepMetrics) {
         self.1.fetch_or(self.0 == Some(metrics.step), Ordering::Relaxed);
     }

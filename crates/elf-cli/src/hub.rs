@@ -1,34 +1,51 @@
-//! Progress of downloads from the Hugging Face hub.
+//! Downloads from the Hugging Face hub, with their progress on standard error.
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
-use elf_hub::{Event, Fetcher, Settings};
-pub use elf_lm::hub::{locate, locate_all};
+use anyhow::Result;
+use elf_hub::{Event, Fetcher, What};
+use elf_lm::hub::Hub;
+use elf_lm::{Events, Host};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows the progress of everything that is fetched from here on.
-pub fn show_downloads() {
+/// The hub, with the environment's settings.
+fn hub() -> Hub {
     let bar = Mutex::new(None);
-    elf_lm::hub::listen(move |event| {
+    Hub::default().with_listener(move |event| {
         if let Ok(mut bar) = bar.lock() {
             show(&mut bar, event);
         }
-    });
+    })
 }
 
-/// A fetcher with the environment's settings that shows what it does on standard error.
+/// This program, as the library sees it.
+pub fn host(events: &mut dyn Events) -> Host<'_> {
+    Host::new(events).with_hub(hub())
+}
+
+/// The place of a name: a local path if there is one, otherwise a file or folder fetched from the hub.
+///
+/// # Errors
+/// If it is neither.
+pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
+    Ok(hub().locate(name, what)?)
+}
+
+/// [`locate`] for each.
+///
+/// # Errors
+/// If one is neither here nor on the hub.
+pub fn locate_all(names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
+    Ok(hub().locate_all(names, what)?)
+}
+
+/// What fetches by id.
 ///
 /// # Errors
 /// If a variable of the environment makes no sense.
 pub fn fetcher() -> Result<Fetcher> {
-    let settings = Settings::from_env().context("the settings for the Hugging Face hub")?;
-    let bar = Mutex::new(None);
-    Ok(Fetcher::new(settings)?.with_listener(move |event| {
-        if let Ok(mut bar) = bar.lock() {
-            show(&mut bar, event);
-        }
-    }))
+    Ok(hub().fetcher()?)
 }
 
 fn show(bar: &mut Option<ProgressBar>, event: &Event) {

@@ -94,7 +94,6 @@ fn main() -> ExitCode {
         keep_freed_memory();
         elf_kernels::mkl::use_vector_code();
     }
-    hub::show_downloads();
     let outcome = std::panic::catch_unwind(|| carry_out(cli.command));
     match outcome {
         Ok(Ok(code)) => code,

@@ -65,18 +65,16 @@ pub struct TrunkInput<'a> {
     pub guidance: Option<&'a Tensor>,
     /// 1 for rows in decode mode, 0 for rows in denoise mode, `[B]`. `None` is denoise everywhere.
     pub decode: Option<&'a Tensor>,
-    /// Attention mask over text positions, 1 = attend, `[B, S]`. The released models are trained without one.
-    pub mask: Option<&'a Tensor>,
-    /// The finished prefix, for networks that write block by block; not together with a mask.
+    /// The finished prefix, for networks that write block by block.
     pub context: Option<Context<'a>>,
     /// Dropout masks; `None` switches dropout off.
     pub dropout: Option<&'a Dropout>,
 }
 
 impl<'a> TrunkInput<'a> {
-    /// A denoise-mode input without self-conditioning, guidance, mask or dropout.
+    /// A denoise-mode input without self-conditioning, guidance, context or dropout.
     pub fn new(z: &'a Tensor, t: &'a Tensor) -> Self {
-        Self { z, x_prev: None, t, guidance: None, decode: None, mask: None, context: None, dropout: None }
+        Self { z, x_prev: None, t, guidance: None, decode: None, context: None, dropout: None }
     }
 }
 

@@ -38,12 +38,14 @@ pub enum Error {
         reason: String,
     },
     /// A tokenizer lacks a special token that was asked for.
-    #[error("the tokenizer {origin} has no {token} token: use one trained by `elf tokenizer train`, or T5's")]
+    #[error(
+        "the tokenizer {origin} has no {} token: use one trained by `elf tokenizer train`, T5's or BERT's", names.join(" or ")
+    )]
     MissingToken {
         /// Where the tokenizer came from.
         origin: String,
-        /// The token's text.
-        token: &'static str,
+        /// The token's possible texts.
+        names: [&'static str; 2],
     },
     /// A text could not be encoded, or ids not decoded.
     #[error("the tokenizer cannot {action}: {reason}")]

@@ -36,6 +36,7 @@ pub mod source;
 mod splits;
 mod tokenizer;
 mod unigram_training;
+mod wordpiece_cut;
 
 pub use collate::{Batch, CollateConfig, Collator, PadToken, is_label_dropped};
 pub use dataset::{Dataset, OpenOptions};
@@ -47,3 +48,4 @@ pub use packing::{Packer, Packing};
 pub use splits::is_split;
 pub use tokenizer::{EOS, PAD, Tokenizer, UNK};
 pub use unigram_training::{Trained, UnigramConfig, train_unigram};
+pub use wordpiece_cut::{SmallerTokenizer, WordPieceCut};

@@ -14,6 +14,8 @@ pub const PAD: &str = "<pad>";
 pub const EOS: &str = "</s>";
 /// The unknown token, as T5 writes it.
 pub const UNK: &str = "<unk>";
+/// The same three, as BERT writes them.
+const OF_BERT: [&str; 3] = ["[PAD]", "[SEP]", "[UNK]"];
 
 /// A tokenizer read from a `tokenizer.json`.
 ///
@@ -83,34 +85,40 @@ impl Tokenizer {
         elf_files::write(&file, &self.json).map_err(Error::io("write", &file))
     }
 
+    /// The bytes of the file.
+    pub(crate) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
     /// Number of ids, added and special tokens included; every id is below it.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// The id of `<pad>`.
+    /// The id of the padding token: `<pad>` or `[PAD]`.
     ///
     /// # Errors
     /// If the vocabulary lacks it.
     pub fn pad_id(&self) -> Result<i32> {
-        self.special(PAD)
+        self.special([PAD, OF_BERT[0]])
     }
 
-    /// The id of `</s>`.
+    /// The id of the token that ends a text: `</s>` or `[SEP]`.
     ///
     /// # Errors
     /// If the vocabulary lacks it.
     pub fn eos_id(&self) -> Result<i32> {
-        self.special(EOS)
+        self.special([EOS, OF_BERT[1]])
     }
 
-    /// The id of `<unk>`, if the vocabulary has it.
+    /// The id of the unknown token, `<unk>` or `[UNK]`, if the vocabulary has it.
     pub fn unk_id(&self) -> Option<i32> {
-        self.special(UNK).ok()
+        self.special([UNK, OF_BERT[2]]).ok()
     }
 
-    fn special(&self, token: &'static str) -> Result<i32> {
-        self.id(token).ok_or_else(|| Error::MissingToken { origin: self.origin.clone(), token })
+    fn special(&self, names: [&'static str; 2]) -> Result<i32> {
+        let id = names.iter().find_map(|name| self.id(name));
+        id.ok_or_else(|| Error::MissingToken { origin: self.origin.clone(), names })
     }
 
     /// The token that an id stands for.

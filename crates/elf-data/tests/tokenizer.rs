@@ -3,7 +3,7 @@
 mod support;
 
 use elf_data::source::{PlainText, Source};
-use elf_data::{Error, Tokenizer, UnigramConfig, train_unigram};
+use elf_data::{Error, Tokenizer, UnigramConfig, WordPieceCut, train_unigram};
 use serde_json::Value;
 use support::{documents, other_tokenizer, repository, t5};
 
@@ -57,6 +57,34 @@ fn missing_special_tokens_are_named() {
     let tokenizer = Tokenizer::from_json(words).unwrap();
     let error = tokenizer.eos_id().unwrap_err().to_string();
     assert!(error.contains("</s>"), "{error}");
+}
+
+#[test]
+fn a_wordpiece_tokenizer_has_its_own_special_tokens() {
+    let added = |id: usize, token: &str| {
+        serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let words = special.into_iter().chain(["a", "round", "knife", "##s", ",", "un", "##screw"]);
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+        "padding": null, "added_tokens": special.iter().enumerate().map(|(id, token)| added(id, token)).collect::<Vec<_>>(),
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": words.enumerate().map(|(id, token)| (token.to_owned(), id.into())).collect::<serde_json::Map<_, _>>()},
+    });
+    let tokenizer = Tokenizer::from_json(json.to_string()).unwrap();
+    assert_eq!((tokenizer.pad_id().unwrap(), tokenizer.eos_id().unwrap(), tokenizer.unk_id()), (0, 3, Some(1)));
+    let ids = tokenizer.encode("A round knife, Unscrews spoons").unwrap();
+    assert_eq!(ids, [5, 6, 7, 9, 10, 11, 8, 1], "lower-cased, in pieces, neither cut nor wrapped in [CLS] and [SEP]");
+    let row = [&[2], &ids[..7], &[3, 0, 0]].concat();
+    assert_eq!(tokenizer.decode(&row).unwrap(), "a round knife, unscrews");
 }
 
 fn train(config: &UnigramConfig, texts: &[String]) -> elf_data::Result<elf_data::Trained> {
@@ -138,4 +166,49 @@ fn every_nth_text_is_used() {
     let config = UnigramConfig { vocab_size: 150, every_nth: 3, ..Default::default() };
     let trained = train(&config, &corpus()).unwrap();
     assert_eq!((trained.texts_read, trained.texts_used), (704, 235));
+}
+
+#[test]
+fn a_wordpiece_vocabulary_is_cut_by_counts() {
+    let words = [
+        "[PAD]", "[unused]", "[UNK]", "[CLS]", "[SEP]", "a", "##a", "b", "##b", "é", "##é", "ß", "knife", "##s",
+        "spoon",
+    ];
+    let special: Vec<Value> = (0..5)
+        .filter(|&id| id != 1)
+        .map(|id| {
+            serde_json::json!({"id": id, "content": words[id], "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": special,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": false,
+            "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [3], "tokens": ["[CLS]"]}}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": words.iter().enumerate().map(|(id, w)| ((*w).to_owned(), id.into())).collect::<serde_json::Map<_, _>>()},
+    });
+    let whole = Tokenizer::from_json(json.to_string()).unwrap();
+    let mut cut = WordPieceCut::new(&whole).unwrap();
+    cut.count(&["knives knifes", "spoon aé"]).unwrap();
+    cut.count(&["knifes"]).unwrap();
+    let smaller = cut.cut(2).unwrap();
+    // The special tokens, the ASCII letters and é, which was seen, but not ß; and knife and ##s, but not spoon.
+    assert_eq!(smaller.kept, [0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13]);
+    let tokenizer = &smaller.tokenizer;
+    assert_eq!((tokenizer.vocab_size(), tokenizer.eos_id().unwrap(), tokenizer.unk_id()), (12, 3, Some(1)));
+    assert_eq!(tokenizer.encode("Knifes aé spoon ß").unwrap(), [10, 11, 4, 9, 1, 1]);
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer.save(folder.path()).unwrap();
+    let file: Value = serde_json::from_slice(&std::fs::read(folder.path().join("tokenizer.json")).unwrap()).unwrap();
+    assert_eq!(file["post_processor"]["special_tokens"]["[CLS]"]["ids"], serde_json::json!([2]));
+    assert_eq!(cut.cut(0).unwrap().kept.len(), words.len());
+    assert!(WordPieceCut::new(t5()).unwrap_err().to_string().contains("only WordPiece"));
 }

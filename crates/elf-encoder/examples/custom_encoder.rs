@@ -4,39 +4,54 @@
 //! cargo run --release -p elf-encoder --example custom_encoder
 //! ```
 //!
-//! This one is the simplest that can work: a fixed table of random unit vectors, one for each token, mixed with its left
+//! This one is the simplest that can work: a fixed table of random vectors, one for each token, mixed with its left
 //! neighbour. Whatever implements [`TextEncoder`] can stand in T5's place: latents are measured, normalised and handed on.
 
-use elf_core::{Noise, Seeded};
+use elf_core::{Init, ParamBuilder, ParamSet, Weight};
 use elf_encoder::{EncoderMask, LatentMoments, Result, TextEncoder, check_ids};
 use tch::{Device, Kind, Tensor};
 
 /// A table of vectors `[V, C]`.
 struct TokenTable {
-    table: Tensor,
+    params: ParamSet,
+    table: Weight,
 }
 
 impl TokenTable {
     fn new(vocab_size: i64, dim: i64, seed: u64) -> Result<Self> {
-        let table = Seeded::new(vec![seed], Device::Cpu).normal("table", &[1, vocab_size, dim])?.f_squeeze_dim(0)?;
-        let lengths = table.f_square()?.f_sum_dim_intlist(-1, true, Kind::Float)?.f_sqrt()?;
-        Ok(Self { table: table.f_div(&lengths)? })
+        let mut b = ParamBuilder::seeded(seed, Device::Cpu);
+        let std = (dim as f64).powf(-0.5);
+        let table = b.tensor("table", &[vocab_size, dim], Init::Normal(std))?;
+        Ok(Self { params: b.finish(), table })
     }
 }
 
 impl TextEncoder for TokenTable {
     fn dim(&self) -> i64 {
-        self.table.size()[1]
+        self.table.master().size()[1]
     }
 
     fn vocab_size(&self) -> i64 {
-        self.table.size()[0]
+        self.table.master().size()[0]
+    }
+
+    fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    fn encode_flops(&self, _tokens: u64) -> u64 {
+        0
+    }
+
+    fn describe(&self) -> String {
+        format!("a table of {} random vectors of {} channels", self.vocab_size(), self.dim())
     }
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         check_ids(ids, self.vocab_size())?;
         tch::no_grad(|| {
-            let own = Tensor::f_embedding(&self.table, &ids.f_to_device(self.table.device())?, -1, false, false)?;
+            let table = self.table.master();
+            let own = Tensor::f_embedding(table, &ids.f_to_device(table.device())?, -1, false, false)?;
             let left = own.f_roll([1], [1])?;
             // A neighbour counts only where the mask lets its column be seen: a condition must not see its target.
             let seen = match mask {

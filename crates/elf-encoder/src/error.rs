@@ -13,7 +13,7 @@ pub enum Error {
     Core(#[from] elf_core::Error),
 
     /// An encoder's configuration file is not what it should be.
-    #[error("{} is not a usable T5 configuration: {reason}", path.display())]
+    #[error("{} is not a usable encoder configuration: {reason}", path.display())]
     ConfigFile {
         /// The file.
         path: PathBuf,
@@ -22,8 +22,32 @@ pub enum Error {
     },
 
     /// An encoder's settings contradict each other or make no model.
-    #[error("no T5 encoder can have these settings: {0}")]
+    #[error("no encoder can have these settings: {0}")]
     Config(String),
+
+    /// A layer that an encoder does not have or cannot give.
+    #[error("encoder_layer {0}")]
+    Layer(String),
+
+    /// A `tokenizer.json` does not say what an encoder needs to know of it.
+    #[error("{} must lie with the encoder and name the id of its special token [CLS]: {reason}", path.display())]
+    TokenizerFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// Rows that are longer than the positions that the encoder has learned.
+    #[error(
+        "rows of {tokens} tokens are longer than the {most} that the encoder takes: shorten them (max_length) to {most} at most"
+    )]
+    TooLong {
+        /// Tokens of a row.
+        tokens: i64,
+        /// The most that are possible.
+        most: i64,
+    },
 
     /// Token ids that the encoder has no embedding for.
     #[error(
@@ -52,6 +76,14 @@ impl From<tch::TchError> for Error {
 }
 
 impl Error {
+    /// Names the file whose settings are refused; other errors stay as they are.
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Config(reason) => Self::ConfigFile { path: path.to_owned(), reason },
+            other => other,
+        }
+    }
+
     /// A tensor of another shape than expected.
     pub(crate) fn shape(what: &str, found: &tch::Tensor, expected: impl Into<String>) -> Self {
         Self::Core(elf_core::Error::Shape { what: what.to_owned(), found: found.size(), expected: expected.into() })

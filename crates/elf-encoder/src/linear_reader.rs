@@ -98,8 +98,9 @@ impl WordMoments {
         let inverse = Tensor::f_linalg_inv(&within)?;
         let weight = means.f_matmul(&inverse)?;
         let prior = ((&self.counts + 0.5) / (total + 0.5 * words as f64)).f_log()?;
-        let bias = prior - (&weight * &means).f_sum_dim_intlist(-1, false, Kind::Double)? * 0.5;
-        Ok(LinearReader { weight, bias })
+        let squared_distance = (&weight * &means).f_sum_dim_intlist(-1, false, Kind::Double)?;
+        let bias = &prior - &squared_distance * 0.5;
+        Ok(LinearReader { weight, bias, prior, distance: squared_distance.f_sqrt()? })
     }
 }
 
@@ -108,6 +109,10 @@ impl WordMoments {
 pub struct LinearReader {
     weight: Tensor,
     bias: Tensor,
+    /// Log shares of the words, `[V]`.
+    prior: Tensor,
+    /// Each mean's Mahalanobis distance from 0, `[V]`.
+    distance: Tensor,
 }
 
 impl LinearReader {
@@ -119,6 +124,22 @@ impl LinearReader {
     /// The biases, `[V]`, f64.
     pub fn bias(&self) -> &Tensor {
         &self.bias
+    }
+
+    /// The log shares of the words, `[V]`, f64.
+    pub fn prior(&self) -> &Tensor {
+        &self.prior
+    }
+
+    /// The weights `[V, C]`, f64, scaled to mean latents of equal Mahalanobis distance: with [`LinearReader::prior`] as biases they
+    /// are a start for a network that has yet to learn how sure it can be. Means nearer than half of the median distance,
+    /// those of words that were never seen above all, stay nearer.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn directions(&self) -> Result<Tensor> {
+        let least = f64::try_from(self.distance.f_median()?)? * 0.5;
+        Ok(self.weight.f_div(&self.distance.f_clamp_min(least.max(f64::MIN_POSITIVE))?.f_unsqueeze(-1)?)?)
     }
 
     /// The likeliest word of each latent `[.., C]`: ids `[..]`.
@@ -159,6 +180,12 @@ mod tests {
         // The optimal weight is the mean over the variance: here d / 1 on the first channel.
         let weight = moments.reader(0.0).unwrap().weight().double_value(&[1, 0]);
         assert!((weight - distance).abs() < 0.05, "{weight}");
+        // Scaled to equal distance, both words have weights of length 1 here; the third was never seen.
+        let reader = moments.reader(0.0).unwrap();
+        let norms: Vec<f64> = reader.directions().unwrap().norm_scalaropt_dim(2.0, [-1i64], false).try_into().unwrap();
+        assert!((norms[0] - 1.0).abs() < 0.05 && (norms[1] - 1.0).abs() < 0.05 && norms[2] < 0.1, "{norms:?}");
+        let shares: Vec<f64> = reader.prior().exp().try_into().unwrap();
+        assert!((shares[0] - 0.5).abs() < 1e-3 && shares[2] < 1e-4, "{shares:?}");
     }
 
     #[test]

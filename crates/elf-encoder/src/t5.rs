@@ -232,6 +232,18 @@ impl TextEncoder for T5Encoder {
         self.config.vocab_size
     }
 
+    fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    fn encode_flops(&self, tokens: u64) -> u64 {
+        self.config.encode_flops(tokens)
+    }
+
+    fn describe(&self) -> String {
+        format!("T5, {} blocks of {} channels", self.config.num_layers, self.config.d_model)
+    }
+
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         tch::no_grad(|| self.hidden(ids, mask))
     }

@@ -110,11 +110,7 @@ impl T5Config {
     /// If it cannot be read, is of another family of models, lacks a size, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(elf_core::Error::io("read", path))?;
-        let bad = |reason: String| Error::ConfigFile { path: path.to_owned(), reason };
-        Self::from_json(&text).map_err(|e| match e {
-            Error::Config(reason) => bad(reason),
-            other => other,
-        })
+        Self::from_json(&text).map_err(|e| e.in_file(path))
     }
 
     /// As [`T5Config::load`], from the text of the file.

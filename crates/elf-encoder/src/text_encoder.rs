@@ -1,6 +1,6 @@
 //! What the rest of the system needs of a text encoder.
 
-use elf_core::id_outside;
+use elf_core::{ParamSet, id_outside};
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
@@ -26,6 +26,16 @@ pub trait TextEncoder: Send {
     /// How many token ids there are.
     fn vocab_size(&self) -> i64;
 
+    /// Everything that decides which latents an id gets, frozen: a run is bound to its encoder by a hash of these.
+    fn params(&self) -> &ParamSet;
+
+    /// Floating-point operations of encoding one row of `tokens` ids: matrix products alone, a multiplication and an addition
+    /// counting as two.
+    fn encode_flops(&self, tokens: u64) -> u64;
+
+    /// Family and size in a few words, for messages, such as `BERT, 3 layers of 384 channels`.
+    fn describe(&self) -> String;
+
     /// Latents `[B, S, C]`, fp32, on the encoder's device and without gradients, of `ids` `[B, S]` (int64, any device).
     ///
     /// # Errors
@@ -41,6 +51,18 @@ impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
 
     fn vocab_size(&self) -> i64 {
         (**self).vocab_size()
+    }
+
+    fn params(&self) -> &ParamSet {
+        (**self).params()
+    }
+
+    fn encode_flops(&self, tokens: u64) -> u64 {
+        (**self).encode_flops(tokens)
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
     }
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {

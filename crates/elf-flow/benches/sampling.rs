@@ -4,7 +4,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use elf_core::{Fans, Init, Network, NetworkShape, ParamBuilder, ParamSet, Seeded, TrunkInput, Weight};
 use elf_flow::analytic::GaussianField;
 use elf_flow::sampler::{BUILTIN, Registry, SamplerChoice, State, integrate};
-use elf_flow::{Decoder, Path, Trained};
+use elf_flow::{Decoder, FlowPath, TrainedFlow};
 use tch::{Device, Kind, Tensor};
 
 /// Only a vocabulary head, of T5's size.
@@ -68,7 +68,7 @@ fn decoding(c: &mut Criterion) {
     let mut group = c.benchmark_group("argmax of [4, 256, 32100]");
     group.sample_size(10);
     let net = Head::new();
-    let trained = Trained { path: Path::default(), self_conditioned: false, block_size: None };
+    let trained = TrainedFlow { path: FlowPath::default(), self_conditioned: false, block_size: None };
     let z = Tensor::randn([4, 256, C], (Kind::Float, Device::Cpu));
     for positions in [64, 256, 1024] {
         group.bench_with_input(BenchmarkId::from_parameter(positions), &positions, |b, &positions| {

@@ -1,4 +1,4 @@
-//! A field whose flow is known in closed form: what samplers are tested against, without a network.
+//! A field whose flow is known in closed form, for tests of samplers without a network.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use crate::{Field, Prediction, Result};
 /// The exact field of data whose components are independent normal variables of one mean and one standard deviation.
 ///
 /// With `d(t)^2 = t^2 std^2 + (1 - t)^2 sigma^2` the velocity is `mean + (t std^2 - (1 - t) sigma^2) (z - t mean) / d(t)^2`.
-/// It is smooth up to t = 1 (no clamp), and hints do not matter to it.
+/// It is smooth up to t = 1 (no clamp) and ignores hints.
 #[derive(Debug, Clone, Copy)]
 pub struct GaussianField {
     /// The data's mean.
@@ -19,7 +19,7 @@ pub struct GaussianField {
 }
 
 impl GaussianField {
-    /// Where the exact flow carries a start `z0` at t = 0 by t = 1.
+    /// The end at t = 1 of the exact flow from `z0` at t = 0.
     pub fn end_of(&self, z0: &Tensor) -> Tensor {
         z0 * (self.std / self.noise_scale) + self.mean
     }

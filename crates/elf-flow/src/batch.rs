@@ -1,4 +1,4 @@
-//! What an objective learns from: clean latents and the masks that go with them.
+//! Batches of clean latents with their masks, the input of an objective.
 
 use elf_core::Error as CoreError;
 use tch::{Device, Kind, Tensor};
@@ -7,8 +7,8 @@ use crate::Result;
 
 /// A batch of encoded text, ready for an objective.
 ///
-/// The masks stay on the CPU beside the latents on their device: which rows and positions need which work is then decided
-/// without waiting for the device.
+/// The masks stay on the CPU while the latents are on their device, so that the host can decide which rows and positions need which
+/// work without waiting for the device.
 #[derive(Debug)]
 pub struct LatentBatch {
     /// Normalised clean latents, `[B, S, C]`, fp32, on the network's device.
@@ -67,7 +67,7 @@ pub(crate) fn positions_in(mask: &Tensor) -> Result<f64> {
     Ok(host_numbers(mask)?.into_iter().map(f64::from).sum())
 }
 
-/// The numbers of a mask, which is on the CPU: they are read where they are, so that no device is waited for.
+/// The numbers of a mask on the CPU, read without waiting for any device.
 pub(crate) fn host_numbers(mask: &Tensor) -> Result<Vec<f32>> {
     if mask.device() != Device::Cpu {
         let expected = format!("{:?} on the CPU", mask.size());

@@ -1,11 +1,12 @@
-//! Texts that are written block after block: a flow from noise to the next few tokens, given all tokens before them.
+//! Texts that are generated in blocks: a flow from noise to the next few tokens, given all tokens before them.
 //!
-//! In the paper all tokens of a text go from noise to words together, and each word is decided without knowing the others. With blocks of a
-//! few tokens the words of a block are decided knowing all that stands before it, as in autoregressive models, and the tokens of a block
-//! together, as in the paper (after Arriola et al. 2025, arXiv 2503.09573, who do it for masked diffusion; not in ELF's paper). In training every row is there twice: noisy, and clean as what stands before each
-//! of its blocks, so that all blocks are learned from in one pass.
+//! In the paper all tokens of a text go from noise to words together, and each word is chosen without knowing the others. With blocks
+//! of a few tokens the words of a block are chosen given all tokens before it, as in autoregressive models, and the tokens of a block
+//! together, as in the paper (after Arriola et al. 2025, arXiv 2503.09573, who do it for masked diffusion; not in ELF's paper). In
+//! training the network gets every row twice, noisy and clean; the clean tokens before a block are its prefix, so that all blocks are
+//! learned in one pass.
 //!
-//! Block k holds the positions from k times the block size on; a row's condition belongs to no block and is seen by all of them.
+//! Block k has the positions from k times the block size on; a row's condition belongs to no block, and all blocks see it.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -16,25 +17,26 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Condition, LatentBatch, Result};
 
-/// The label of what is given.
+/// The block number of a condition's positions.
 const GIVEN: i64 = -1;
 
-/// Stands for a word where there is none.
+/// The token id of a position without a word.
 pub(crate) const NO_WORD: i64 = -1;
 
-/// The latents of words that were read, which the blocks behind them are written from. What encodes text knows it; this crate does not.
+/// Turns the words of finished blocks into latents, from which the next block is generated. Implemented by users of this crate, which
+/// has no text encoder.
 pub trait Reencode {
-    /// Clean latents `[B, S, C]`, normalised as in training, of rows of which the first `known` positions have been read or were given:
-    /// `ids` `[B, S]`, i64, on the CPU. Latents at the other positions are not used; the ids of a condition are not in `ids`, the
-    /// implementation knows them.
+    /// Clean latents `[B, S, C]`, normalised as in training, of `ids` `[B, S]`, i64, on the CPU, of which the first `known` positions
+    /// have been decoded or belong to a condition. Latents at the other positions are not used. The ids of a condition are not in
+    /// `ids`: the implementation must know them.
     ///
     /// # Errors
     /// If the ids cannot be encoded.
     fn latents(&self, ids: &Tensor, known: usize) -> Result<Tensor>;
 }
 
-/// The block of each position of `[B, S]`, i64, on `device`; `given` `[B, S]`, bool, says which positions are a condition's.
-fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -> Result<Tensor> {
+/// The block number of each position, `[B, S]`, i64, on `device`; `given` `[B, S]`, bool, is true on condition positions.
+fn block_numbers([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -> Result<Tensor> {
     let positions = Tensor::f_arange(s, (Kind::Int64, device))?.f_unsqueeze(0)?;
     let blocks = positions.f_div_scalar_mode(size.max(1), "floor")?.f_expand([b, s], false)?;
     Ok(match given {
@@ -43,17 +45,18 @@ fn labels([b, s]: [i64; 2], size: i64, given: Option<&Tensor>, device: Device) -
     })
 }
 
-/// A training batch's rows as their own context: each block is learned behind the true ones before it, not behind those that were written.
+/// The rows of a training batch as their own prefix (teacher forcing): each block is learned given the true blocks before it, not
+/// generated ones.
 pub(crate) struct TeacherForcing {
-    /// Of all rows, what stands before the last noisy token.
-    prefix: WrittenPrefix,
-    /// The positions that are there as noisy tokens: whole blocks, from the first to the last in which any row has loss. What comes before is a condition
-    /// in all rows, and what comes after is seen by none that counts.
+    /// The prefix of all rows, up to the last noisy token.
+    prefix: FinishedPrefix,
+    /// Positions that have a noisy token: whole blocks, from the first to the last in which any row has loss. Positions before them
+    /// belong to a condition in all rows; positions after them are seen by no position with loss.
     noisy: Range<i64>,
 }
 
 impl TeacherForcing {
-    /// Of the rows' clean latents `x0` `[B, S, C]`, in the order `rows`.
+    /// From the rows of a batch and their clean latents `x0` `[B, S, C]`; `rows` is the order of `x0`.
     pub(crate) fn new(batch: &LatentBatch, size: i64, rows: &Tensor, x0: &Tensor) -> Result<Self> {
         let (b, s, _) = batch.sizes()?;
         let device = x0.device();
@@ -67,11 +70,11 @@ impl TeacherForcing {
             ids = ids.f_masked_fill(&given.f_logical_and(&dropped)?, NO_WORD)?;
         }
         let given = given.map(|given| upload(&given, device)).transpose()?;
-        let blocks = labels([b, s], size, given.as_ref(), device)?;
+        let blocks = block_numbers([b, s], size, given.as_ref(), device)?;
         let counts: Vec<bool> = batch.loss_mask.f_ne(0.0)?.f_any_dim(0, false)?.try_into()?;
         let first = counts.iter().position(|&counts| counts).map_or(0, |at| at as i64 / size * size);
         let last = counts.iter().rposition(|&counts| counts).map_or(s, |at| (at as i64 / size + 1) * size).min(s);
-        let prefix = WrittenPrefix {
+        let prefix = FinishedPrefix {
             latents: x0.f_narrow(1, 0, last)?,
             ids: upload(&ids, device)?.f_narrow(1, 0, last)?,
             noisy_blocks: blocks.f_narrow(1, first, last - first)?,
@@ -81,16 +84,16 @@ impl TeacherForcing {
         Ok(Self { prefix, noisy: first..last })
     }
 
-    /// Of `x` `[B, S, ..]` the positions that are there as noisy tokens.
+    /// The part of `x` `[B, S, ..]` at positions that have a noisy token.
     pub(crate) fn learned(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_narrow(1, self.noisy.start, self.noisy.end - self.noisy.start)?)
     }
 
-    /// Of the first `rows` rows.
-    pub(crate) fn of(&self, rows: i64) -> Result<WrittenPrefix> {
-        let WrittenPrefix { latents, ids, blocks, noisy_blocks, first } = &self.prefix;
+    /// The prefix of the first `rows` rows.
+    pub(crate) fn of(&self, rows: i64) -> Result<FinishedPrefix> {
+        let FinishedPrefix { latents, ids, blocks, noisy_blocks, first } = &self.prefix;
         let narrow = |x: &Tensor| x.f_narrow(0, 0, rows);
-        Ok(WrittenPrefix {
+        Ok(FinishedPrefix {
             latents: narrow(latents)?,
             ids: narrow(ids)?,
             blocks: narrow(blocks)?,
@@ -100,28 +103,29 @@ impl TeacherForcing {
     }
 }
 
-/// What stands when something is written: the clean tokens before it, rows beside one another.
+/// The finished prefix of each row, while its next block is generated.
 #[derive(Debug)]
-pub(crate) struct WrittenPrefix {
-    /// `[B, K, C]`.
+pub(crate) struct FinishedPrefix {
+    /// Clean latents, `[B, K, C]`.
     latents: Tensor,
-    /// `[B, K]`.
+    /// Token ids, `[B, K]`.
     ids: Tensor,
-    /// `[B, K]`.
+    /// Block numbers, `[B, K]`.
     blocks: Tensor,
-    /// `[B, width]`.
+    /// Block numbers of the noisy tokens, `[B, width]`.
     noisy_blocks: Tensor,
+    /// The position of the first noisy token.
     first: i64,
 }
 
-impl WrittenPrefix {
-    /// What a network is told of it.
+impl FinishedPrefix {
+    /// The prefix as input of a network.
     pub(crate) fn context(&self) -> Context<'_> {
         let Self { latents, ids, blocks, noisy_blocks, first } = self;
         Context { latents, ids, blocks, noisy_blocks, first: *first, memory: None }
     }
 
-    /// The same rows twice; the second time without what is given.
+    /// The same rows twice, the second time without their condition.
     fn with_and_without_condition(&self) -> Result<Self> {
         let Self { latents, ids, blocks, noisy_blocks, first } = self;
         let given = blocks.f_eq(GIVEN)?;
@@ -136,36 +140,36 @@ impl WrittenPrefix {
     }
 }
 
-/// What stands, for the passes of one network. What it makes of that is worked out when it is first needed, and then kept for all passes of the block.
+/// The prefix plus one network's cached keys and values, computed on first use and kept for all passes of the block.
 pub(crate) struct PrefixContext<'a> {
-    prefix: &'a WrittenPrefix,
+    prefix: &'a FinishedPrefix,
     memory: OnceCell<Option<Memory>>,
-    /// The same with and without the condition.
-    twice: OnceCell<(WrittenPrefix, Option<Memory>)>,
+    /// The prefix with and without the condition, and its keys and values.
+    twice: OnceCell<(FinishedPrefix, Option<Memory>)>,
 }
 
 impl<'a> PrefixContext<'a> {
-    pub(crate) fn new(prefix: &'a WrittenPrefix) -> Self {
+    pub(crate) fn new(prefix: &'a FinishedPrefix) -> Self {
         Self { prefix, memory: OnceCell::new(), twice: OnceCell::new() }
     }
 
-    /// Passes of B rows over what stands that were made so far to remember it: of twice as many rows, two.
+    /// Passes of B rows made so far over the prefix; one of 2B rows counts as two.
     pub(crate) fn passes(&self) -> u64 {
         let once = matches!(self.memory.get(), Some(Some(_)));
         let twice = matches!(self.twice.get(), Some((_, Some(_))));
         u64::from(once) + 2 * u64::from(twice)
     }
 
-    /// What a pass is told: one of B rows, or of twice as many, the second half of which does without the condition.
+    /// The context of a pass of B rows, or of 2B rows of which the second half has no condition.
     fn context(&self, net: &dyn Network, input: &TrunkInput) -> Result<Context<'_>> {
-        let remember = |prefix: &WrittenPrefix| match prefix.latents.size3()?.1 {
+        let remember = |prefix: &FinishedPrefix| match prefix.latents.size3()?.1 {
             0 => Ok(None),
             _ => net.remember(&prefix.context(), input.x_prev.is_some()),
         };
         let (prefix, memory) = if input.z.size3()?.0 == self.prefix.latents.size3()?.0 {
-            (self.prefix, kept(&self.memory, || Ok(remember(self.prefix)?))?)
+            (self.prefix, get_or_make(&self.memory, || Ok(remember(self.prefix)?))?)
         } else {
-            let (prefix, memory) = kept(&self.twice, || {
+            let (prefix, memory) = get_or_make(&self.twice, || {
                 let prefix = self.prefix.with_and_without_condition()?;
                 let memory = remember(&prefix)?;
                 Ok((prefix, memory))
@@ -176,8 +180,8 @@ impl<'a> PrefixContext<'a> {
     }
 }
 
-/// What a cell holds, made now if it holds nothing yet.
-fn kept<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+/// The value of a cell, made now if the cell is empty.
+fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     match cell.get() {
         Some(value) => Ok(value),
         None => {
@@ -187,32 +191,33 @@ fn kept<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     }
 }
 
-/// A pass through the trunk, behind what stands already if anything does.
-pub(crate) fn trunk(net: &dyn Network, behind: Option<&PrefixContext>, input: TrunkInput) -> Result<Tensor> {
-    let context = behind.map(|behind| behind.context(net, &input)).transpose()?;
+/// A pass through the trunk, given the finished prefix if there is one.
+pub(crate) fn trunk(net: &dyn Network, prefix: Option<&PrefixContext>, input: TrunkInput) -> Result<Tensor> {
+    let context = prefix.map(|prefix| prefix.context(net, &input)).transpose()?;
     Ok(net.trunk(&TrunkInput { context, ..input })?)
 }
 
-/// A batch that is written block after block.
+/// The finished blocks of a batch that is generated in blocks.
 pub(crate) struct BlockBatch {
     size: i64,
-    /// `[B, S]`.
+    /// Block numbers, `[B, S]`.
     blocks: Tensor,
-    /// What is given and what was written so far, `[B, S, C]`.
+    /// Clean latents of the condition and of the finished blocks, `[B, S, C]`.
     clean: Tensor,
-    /// The words of that, `[B, S]`.
+    /// Their token ids, `[B, S]`.
     ids: Tensor,
+    /// Condition positions at the start of each row.
     given: Vec<usize>,
 }
 
 impl BlockBatch {
-    /// An empty batch of rows of the shape `[B, S, C]`, with what is given.
+    /// A batch of the shape `[B, S, C]` that has its condition and no finished block.
     pub(crate) fn new(shape: [i64; 3], size: i64, condition: Option<&Condition>, device: Device) -> Result<Self> {
         let [b, s, _] = shape;
         let clean = Tensor::f_zeros(shape, (Kind::Float, device))?;
         let given = condition.map_or(vec![0; b as usize], |condition| condition.lengths().to_vec());
         let is_given = condition.map(Condition::given).transpose()?;
-        let blocks = labels([b, s], size, is_given.as_ref(), device)?;
+        let blocks = block_numbers([b, s], size, is_given.as_ref(), device)?;
         let ids = Tensor::f_full([b, s], NO_WORD, (Kind::Int64, device))?;
         let (clean, ids) = match condition {
             Some(condition) => (condition.pin(&clean)?, condition.pin_ids(&ids)?),
@@ -221,7 +226,7 @@ impl BlockBatch {
         Ok(Self { size, blocks, clean, ids, given })
     }
 
-    /// First position and width of each block that is not given as a whole.
+    /// First position and width of each block that is not within the condition of all rows.
     pub(crate) fn spans(&self, positions: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
         let given = self.given.iter().min().map_or(0, |&n| n as i64);
         let size = self.size.max(1);
@@ -231,10 +236,10 @@ impl BlockBatch {
             .filter(move |(first, width)| first + width > given)
     }
 
-    /// What stands when the positions from `first` on are written. A condition may reach into them.
-    pub(crate) fn prefix(&self, first: i64, width: i64) -> Result<WrittenPrefix> {
+    /// The prefix of the block at `first`. It includes the block's own positions where a condition reaches into them.
+    pub(crate) fn prefix(&self, first: i64, width: i64) -> Result<FinishedPrefix> {
         let known = if self.given.iter().any(|&n| n as i64 > first) { first + width } else { first };
-        Ok(WrittenPrefix {
+        Ok(FinishedPrefix {
             latents: self.clean.f_narrow(1, 0, known)?,
             ids: self.ids.f_narrow(1, 0, known)?,
             blocks: self.blocks.f_narrow(1, 0, known)?,
@@ -243,12 +248,12 @@ impl BlockBatch {
         })
     }
 
-    /// Which of the positions from `first` on are no condition's, `[B, width]`, bool, on the CPU.
-    pub(crate) fn written(&self, first: i64, width: i64) -> Result<Tensor> {
+    /// True where a position of the block at `first` is generated rather than given, `[B, width]`, bool, on the CPU.
+    pub(crate) fn generated(&self, first: i64, width: i64) -> Result<Tensor> {
         Ok(self.blocks.f_narrow(1, first, width)?.f_to_device(Device::Cpu)?.f_ne(GIVEN)?)
     }
 
-    /// Takes over the first `known` positions of ids `[B, S]` and of their latents `[B, S, C]`, all of which stand now.
+    /// Takes over the first `known` positions, now all finished, of ids `[B, S]` and of their latents `[B, S, C]`.
     pub(crate) fn write(
         &mut self,
         ids: &Tensor,
@@ -266,7 +271,7 @@ impl BlockBatch {
     }
 }
 
-/// Noise whose draws are a block's own: what one block draws does not hang on how many were written before it.
+/// Noise whose draws are named by the block: the draws of a block do not depend on how many blocks were generated before it.
 pub(crate) struct BlockNoise<'a> {
     pub(crate) inner: &'a mut dyn Noise,
     pub(crate) first: i64,

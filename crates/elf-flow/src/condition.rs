@@ -1,4 +1,4 @@
-//! Clean latents that are given rather than generated.
+//! Positions whose clean latents are given rather than generated.
 
 use elf_core::Error as CoreError;
 use elf_core::device::upload;
@@ -10,9 +10,9 @@ use crate::{Error, Field, Prediction, Result};
 /// The condition of a batch: which positions are given, and their clean latents.
 #[derive(Debug)]
 pub struct Condition {
-    /// Clean latents, `[B, S, C]`; whatever stands outside the condition positions is ignored.
+    /// Clean latents, `[B, S, C]`; values outside the condition positions are ignored.
     latents: Tensor,
-    /// Their words, `[B, S]`, i64, on the latents' device; likewise.
+    /// Their token ids, `[B, S]`, i64, on the latents' device; values outside the condition positions are ignored.
     ids: Tensor,
     /// True on positions to generate, `[B, S, 1]`, bool.
     free: Tensor,
@@ -21,7 +21,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// From clean latents `[B, S, C]`, normalised as in training, the ids that they are latents of, `[B, S]`, and a mask `[B, S]` on the CPU, 1 on
+    /// From clean latents `[B, S, C]`, normalised as in training, their token ids `[B, S]`, and a mask `[B, S]` on the CPU, 1 on
     /// condition positions.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl Condition {
         Ok(self.latents.size3()?)
     }
 
-    /// How many positions at the start of each row are condition positions: what is dropped from its decoded text.
+    /// The number of condition positions at the start of each row, which are cut from its decoded text.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
@@ -112,8 +112,8 @@ impl Condition {
     }
 }
 
-/// A field whose condition positions are clean throughout: in what the inner field sees as z and as hint, in its estimate,
-/// and with velocity 0.
+/// A field whose condition positions are clean throughout: in the inner field's inputs z and hint and in its estimate. Their velocity
+/// is 0.
 #[derive(Debug)]
 pub struct Conditioned<'a, F> {
     inner: F,

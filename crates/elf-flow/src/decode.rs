@@ -1,30 +1,30 @@
-//! From latents to words, where a run ends.
+//! From latents to words, at the end of a run.
 
 use elf_core::{Network, TokenDraw, TrunkInput};
 use tch::{Kind, Tensor};
 
 use crate::blocks::{self, PrefixContext};
-use crate::{Condition, Result, Trained};
+use crate::{Condition, Result, TrainedFlow};
 
 /// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
 const LOGITS_PER_CHUNK: i64 = 1 << 23;
 
-/// What was read from latents.
+/// Words decoded from latents.
 #[derive(Debug)]
 pub struct Reading {
-    /// The token of each position, `[B, S]`, i64: the likeliest one, or one that was drawn.
+    /// The token of each position, `[B, S]`, i64: the likeliest, or a drawn one.
     pub ids: Tensor,
     /// Its natural log-probability, `[B, S]`, fp32: how sure the network is of it.
     pub log_probs: Tensor,
 }
 
-/// A network in decode mode: the likeliest token at each position, or one drawn from what it says there.
+/// A network in decode mode: the likeliest token at each position, or one drawn from the network's prediction.
 pub struct Decoder<'a> {
     net: &'a dyn Network,
-    trained: Trained,
+    trained: TrainedFlow,
     guidance: f64,
     positions_per_chunk: i64,
-    behind: Option<&'a PrefixContext<'a>>,
+    prefix: Option<&'a PrefixContext<'a>>,
 }
 
 impl std::fmt::Debug for Decoder<'_> {
@@ -37,10 +37,10 @@ impl std::fmt::Debug for Decoder<'_> {
 }
 
 impl<'a> Decoder<'a> {
-    /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given here too.
-    pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
+    /// Makes a decoder of a network. `guidance` is the self-conditioning guidance scale w, for networks with such an input.
+    pub fn new(net: &'a dyn Network, trained: TrainedFlow, guidance: f64) -> Self {
         let positions_per_chunk = (LOGITS_PER_CHUNK / net.shape().vocab_size.max(1)).max(1);
-        Self { net, trained, guidance, positions_per_chunk, behind: None }
+        Self { net, trained, guidance, positions_per_chunk, prefix: None }
     }
 
     /// Turns at most `positions` positions into logits at a time.
@@ -48,13 +48,14 @@ impl<'a> Decoder<'a> {
         Self { positions_per_chunk: positions.max(1), ..self }
     }
 
-    /// Reads what was written behind what stands already.
-    pub(crate) fn behind(self, behind: Option<&'a PrefixContext<'a>>) -> Self {
-        Self { behind, ..self }
+    /// Decodes the block after a finished prefix.
+    pub(crate) fn with_prefix(self, prefix: Option<&'a PrefixContext<'a>>) -> Self {
+        Self { prefix, ..self }
     }
 
-    /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass without an earlier estimate that is told t = 1
-    /// wherever the latents lie. The condition is clean here, although training corrupts it like everything else in decode rows.
+    /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass at t = 1 (at which all decode rows are
+    /// trained, however noisy) without an earlier estimate. The condition is clean here, although training corrupts it in decode rows
+    /// like everything else.
     ///
     /// The `[B, S, V]` logits never exist as a whole.
     ///
@@ -65,7 +66,7 @@ impl<'a> Decoder<'a> {
         joined(&ids, z, Kind::Int64)
     }
 
-    /// As [`Decoder::ids`], and how sure the network is of each.
+    /// Does the same as [`Decoder::ids`], and returns log-probabilities too.
     ///
     /// # Errors
     /// As [`Decoder::ids`].
@@ -73,8 +74,8 @@ impl<'a> Decoder<'a> {
         self.reading(z, condition, |_, logits| Ok(logits.f_argmax(-1, false)?))
     }
 
-    /// As [`Decoder::read`], of tokens drawn as `how` says, by `draws` `[B, S]` in [0, 1). Positions are drawn apart: given their
-    /// latents, one says nothing of the other.
+    /// Does the same as [`Decoder::read`] with tokens drawn as `how` says, by `draws` `[B, S]` in [0, 1). Positions are drawn
+    /// independently, given their latents.
     ///
     /// # Errors
     /// As [`Decoder::ids`].
@@ -83,7 +84,8 @@ impl<'a> Decoder<'a> {
         self.reading(z, condition, |from, logits| Ok(how.tokens(logits, &draws.f_narrow(0, from, logits.size2()?.0)?)?))
     }
 
-    /// The tokens that `choose` takes from fp32 logits of a chunk of positions, and their log-probabilities.
+    /// The tokens that `choose` picks from the fp32 logits of a chunk of positions, and their log-probabilities. Its first argument is
+    /// the number of the chunk's first position.
     fn reading(
         &self,
         z: &Tensor,
@@ -100,7 +102,8 @@ impl<'a> Decoder<'a> {
         Ok(Reading { ids: joined(&ids, z, Kind::Int64)?, log_probs: joined(&log_probs, z, Kind::Float)? })
     }
 
-    /// What `of` makes of the logits, `[positions, V]`, of a chunk of positions at a time, from one of all `[B * S]` on.
+    /// The results of `of` for each chunk of the `B * S` positions: called with the number of its first position and its logits,
+    /// `[positions, V]`.
     fn chunks<T>(
         &self,
         z: &Tensor,
@@ -121,7 +124,7 @@ impl<'a> Decoder<'a> {
             decode: Some(&ones),
             ..TrunkInput::new(&z, &ones)
         };
-        let hidden = blocks::trunk(self.net, self.behind, input)?.f_flatten(0, 1)?;
+        let hidden = blocks::trunk(self.net, self.prefix, input)?.f_flatten(0, 1)?;
         let positions = b * s;
         let read = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
             let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;
@@ -131,7 +134,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// What was made of chunks of the positions of `z` `[B, S, C]`, as `[B, S]`; of no positions there are no chunks.
+/// Results for the chunks of the positions of `z` `[B, S, C]`, as one tensor `[B, S]`; without positions there are no chunks.
 fn joined(chunks: &[Tensor], z: &Tensor, kind: Kind) -> Result<Tensor> {
     let (b, s, _) = z.size3()?;
     match chunks.is_empty() {

@@ -1,9 +1,9 @@
-//! What can go wrong in a flow.
+//! Errors of a flow.
 
-/// The result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of a flow: a setting that makes no sense, tensors that do not fit, or a failure below.
+/// An error of a flow: a setting that makes no sense, tensors that do not fit, or a failure of a network, noise or libtorch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting out of its range, or settings that exclude each other.
@@ -11,13 +11,22 @@ pub enum Error {
     Setting {
         /// The setting's name, as in a configuration file.
         setting: String,
-        /// What is wrong and what would be right.
+        /// What is wrong with it, and what to use in its place.
         reason: String,
     },
 
-    /// What the caller gave to encode words with failed.
-    #[error("the words that were read could not be encoded again: {0}")]
+    /// [`Reencode`](crate::Reencode), which the caller implements, failed.
+    #[error("the words of the finished blocks could not be encoded: {0}")]
     Reencode(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// An [`SamplingObserver`](crate::SamplingObserver) cancelled the run.
+    #[error("sampling was cancelled after {done} of {steps} steps")]
+    Cancelled {
+        /// Steps that were made.
+        done: usize,
+        /// Steps of the whole run.
+        steps: usize,
+    },
 
     /// The network, noise or a tensor operation failed.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! What a sampler integrates.
+//! Velocity fields over latents, which samplers integrate.
 
 use std::cell::Cell;
 
@@ -6,18 +6,18 @@ use elf_core::{Network, TrunkInput};
 use tch::{Kind, Tensor};
 
 use crate::blocks::{self, PrefixContext};
-use crate::{ElfObjective, Path, Result};
+use crate::{ElfObjective, FlowPath, Result};
 
-/// What a field says about a point: two forms of one statement, since `v` follows from `x` and the point.
+/// A field's prediction at a point. `v` and `x` are two forms of the same prediction: either follows from the other and the point.
 #[derive(Debug)]
 pub struct Prediction {
     /// Velocity dz/dt, `[B, S, C]`; 0 on condition positions.
     pub v: Tensor,
-    /// The clean latents that the point is thought to lead to, `[B, S, C]`.
+    /// The estimate of the clean latents at t = 1, `[B, S, C]`.
     pub x: Tensor,
 }
 
-/// A velocity field over latents. Guidance wraps a field and is a field again; samplers see nothing else.
+/// A velocity field over latents. Guidance wraps a field and is itself a field; samplers know nothing but this trait.
 pub trait Field {
     /// The prediction at `z` `[B, S, C]` and time `t` in [0, 1].
     ///
@@ -28,7 +28,7 @@ pub trait Field {
     /// If a shape does not fit or the network fails.
     fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction>;
 
-    /// Puts the clean condition back in its positions. A sampler calls this whenever it changed `z` other than along `v`.
+    /// Puts the clean condition back in its positions. A sampler calls this after any change of `z` that is not along `v`.
     ///
     /// # Errors
     /// If libtorch fails.
@@ -68,19 +68,19 @@ impl<F: Field + ?Sized> Field for Box<F> {
     }
 }
 
-/// What sampling must know of how a network was trained.
+/// How a network was trained, as far as sampling depends on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Trained {
+pub struct TrainedFlow {
     /// The path between noise and data.
-    pub path: Path,
-    /// Whether the network takes an earlier clean estimate beside z. One trained with `self_cond_prob` 0 does not: it takes
-    /// z alone in training, sampling and decoding, and there is nothing for self-conditioning guidance to strengthen.
+    pub path: FlowPath,
+    /// Whether the network takes an earlier clean estimate as a second input. One trained with `self_cond_prob` 0 does not: it takes
+    /// z alone in training, sampling and decoding, and self-conditioning guidance has nothing to strengthen.
     pub self_conditioned: bool,
-    /// How many tokens are written together, knowing all before them; `None` for all of a text, as in the paper.
+    /// Tokens of a block, for networks that generate block after block; `None` for all tokens together, as in the paper.
     pub block_size: Option<i64>,
 }
 
-impl From<&ElfObjective> for Trained {
+impl From<&ElfObjective> for TrainedFlow {
     fn from(objective: &ElfObjective) -> Self {
         Self { path: objective.path, self_conditioned: objective.self_conditioned(), block_size: objective.block_size }
     }
@@ -88,12 +88,12 @@ impl From<&ElfObjective> for Trained {
 
 /// A network in denoise mode as a field: one pass per evaluation.
 ///
-/// It knows nothing of conditions; see [`Conditioned`](crate::Conditioned).
+/// It does not know conditions; see [`Conditioned`](crate::Conditioned).
 pub struct NetworkField<'a> {
     net: &'a dyn Network,
-    trained: Trained,
+    trained: TrainedFlow,
     guidance: f64,
-    behind: Option<&'a PrefixContext<'a>>,
+    prefix: Option<&'a PrefixContext<'a>>,
     rows: Cell<u64>,
 }
 
@@ -107,14 +107,14 @@ impl std::fmt::Debug for NetworkField<'_> {
 }
 
 impl<'a> NetworkField<'a> {
-    /// `guidance` is the self-conditioning guidance scale w that a network with such an input is given; others ignore it.
-    pub fn new(net: &'a dyn Network, trained: Trained, guidance: f64) -> Self {
-        Self { net, trained, guidance, behind: None, rows: Cell::new(0) }
+    /// Makes a field of a network. `guidance` is the self-conditioning guidance scale w, for networks with such an input.
+    pub fn new(net: &'a dyn Network, trained: TrainedFlow, guidance: f64) -> Self {
+        Self { net, trained, guidance, prefix: None, rows: Cell::new(0) }
     }
 
-    /// As it is behind what stands already.
-    pub(crate) fn behind(self, behind: Option<&'a PrefixContext<'a>>) -> Self {
-        Self { behind, ..self }
+    /// Conditions this field on a finished prefix.
+    pub(crate) fn with_prefix(self, prefix: Option<&'a PrefixContext<'a>>) -> Self {
+        Self { prefix, ..self }
     }
 
     /// Rows sent through the network so far. Divided by the batch's rows this is the number of passes.
@@ -135,7 +135,7 @@ impl Field for NetworkField<'_> {
             (true, None) => Some(z.f_zeros_like()?),
         };
         let input = TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(&w), ..TrunkInput::new(z, &times) };
-        let head = self.net.clean(&blocks::trunk(self.net, self.behind, input)?)?;
+        let head = self.net.clean(&blocks::trunk(self.net, self.prefix, input)?)?;
         self.rows.set(self.rows.get() + b as u64);
         Ok(self.trained.path.resolve_at(head, z, t))
     }

@@ -1,4 +1,4 @@
-//! Fields that strengthen what a hint, a condition or more training adds to another field.
+//! Fields that strengthen the effect of a hint, of a condition or of more training on another field.
 //!
 //! All are linear in the inner field, so they may be nested in any order. [`Generator`](crate::Generator) nests them as
 //! self-conditioning guidance of a conditioned field of condition guidance of autoguidance of a network.
@@ -12,7 +12,7 @@ fn extrapolate(without: &Tensor, with: &Tensor, scale: f64) -> Result<Tensor> {
     Ok(without.f_lerp(with, scale)?)
 }
 
-/// A prediction with `scale` times what `with` adds to `without`. One that does not count is not evaluated.
+/// A prediction extrapolated from `without` through `with` by `scale`. At scales 1 and 0 only one of them is evaluated.
 fn guided(
     scale: f64,
     without: impl FnOnce() -> Result<Prediction>,

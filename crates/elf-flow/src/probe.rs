@@ -1,39 +1,40 @@
-//! What a trained flow knows at each time: how near its estimates are to the truth, and how many words can be read from them.
+//! Errors of a trained flow at each time: the distance of its estimates from the true latents, and the share of words that can be
+//! decoded from them.
 //!
-//! A text goes wrong where the flow does not find the latents, or where the network cannot read words from latents that were
-//! found. Errors of single passes over true texts tell these apart, which samples and perplexities do not.
+//! A text goes wrong where the flow misses the latents, or where the network cannot decode words from the right latents. Errors of
+//! single passes over true texts tell these apart, which samples and perplexities do not.
 
 use elf_core::Noise;
 use tch::{Kind, Tensor};
 
 use crate::blocks::NO_WORD;
-use crate::{Condition, Conditioned, Decoder, Field, LatentBatch, NetworkField, Result, Trained};
+use crate::{Condition, Conditioned, Decoder, Field, LatentBatch, NetworkField, Result, TrainedFlow};
 
-/// Sums over the positions that were looked at; those of several batches are added.
+/// Errors summed over positions; sums of several batches can be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Knowledge {
-    /// Positions.
+pub struct EstimateErrors {
+    /// The number of positions.
     pub positions: f64,
-    /// Over positions, the squared error of the clean estimate, a mean over channels. Latents have about unit variance: 1 is
-    /// what is wrong with an estimate that is always the mean.
+    /// The squared error of the clean estimate, a mean over channels. Latents have about unit variance, so an estimate that is always
+    /// the mean has an error of about 1.
     pub squared_error: f64,
-    /// Positions whose word is read rightly from the estimate.
+    /// The number of positions whose word is decoded correctly from the estimate.
     pub right: f64,
 }
 
-impl Knowledge {
-    /// The mean squared error of a channel.
+impl EstimateErrors {
+    /// The mean squared error per channel.
     pub fn error(&self) -> f64 {
         self.squared_error / self.positions.max(1.0)
     }
 
-    /// The share of words that are read rightly.
+    /// The share of words that are decoded correctly.
     pub fn accuracy(&self) -> f64 {
         self.right / self.positions.max(1.0)
     }
 }
 
-impl std::ops::AddAssign for Knowledge {
+impl std::ops::AddAssign for EstimateErrors {
     fn add_assign(&mut self, other: Self) {
         self.positions += other.positions;
         self.squared_error += other.squared_error;
@@ -41,17 +42,17 @@ impl std::ops::AddAssign for Knowledge {
     }
 }
 
-/// Looks at a network through true texts.
+/// Measures the errors of a network on true texts.
 #[derive(Debug)]
 pub struct Probe<'a> {
     field: NetworkField<'a>,
     decoder: Decoder<'a>,
-    trained: Trained,
+    trained: TrainedFlow,
 }
 
 impl<'a> Probe<'a> {
-    /// Of a network; `guidance` is the self-conditioning guidance scale w for networks with such an input.
-    pub fn new(net: &'a dyn elf_core::Network, trained: Trained, guidance: f64) -> Self {
+    /// Makes a probe of a network; `guidance` is the self-conditioning guidance scale w, for networks with such an input.
+    pub fn new(net: &'a dyn elf_core::Network, trained: TrainedFlow, guidance: f64) -> Self {
         Self {
             field: NetworkField::new(net, trained, guidance),
             decoder: Decoder::new(net, trained, guidance),
@@ -59,10 +60,10 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// What is known at time `t` of texts that are noisy to that degree: of the estimate that sampling would go on with there,
-    /// the second one of self-conditioned networks.
+    /// The errors at time `t` of texts that are noisy to that degree. The estimate is the one that sampling would use: for
+    /// self-conditioned networks, that of a second pass which has the first estimate as its hint.
     ///
-    /// `counted` `[B, S]`, on the CPU, is 1 at the positions to look at. `with_condition` says whether the network is given the
+    /// `counted` `[B, S]`, on the CPU, is 1 at the positions to measure. `with_condition` says whether the network is given the
     /// batch's conditions, or zeros in their place as in rows whose condition is dropped in training.
     /// Draws `noise` `[B, S, C]`.
     ///
@@ -75,7 +76,7 @@ impl<'a> Probe<'a> {
         t: f64,
         with_condition: bool,
         noise: &mut dyn Noise,
-    ) -> Result<Knowledge> {
+    ) -> Result<EstimateErrors> {
         tch::no_grad(|| {
             let (b, s, c) = batch.sizes()?;
             let condition = Self::condition(batch, with_condition)?;
@@ -90,17 +91,17 @@ impl<'a> Probe<'a> {
             if self.trained.self_conditioned {
                 x = field.eval(&z, t, Some(&x))?.x;
             }
-            self.knowledge(batch, counted, &x, condition.as_ref())
+            self.errors(batch, counted, &x, condition.as_ref())
         })
     }
 
-    /// What can be read from the clean latents themselves: no sampler can write better than that.
+    /// The errors of decoding the clean latents themselves, which no sampler can undercut.
     ///
     /// # Errors
     /// If tensors do not fit together, or the network fails.
-    pub fn of_clean_latents(&self, batch: &LatentBatch, counted: &Tensor) -> Result<Knowledge> {
+    pub fn of_clean_latents(&self, batch: &LatentBatch, counted: &Tensor) -> Result<EstimateErrors> {
         let condition = Self::condition(batch, true)?;
-        tch::no_grad(|| self.knowledge(batch, counted, &batch.latents, condition.as_ref()))
+        tch::no_grad(|| self.errors(batch, counted, &batch.latents, condition.as_ref()))
     }
 
     fn condition(batch: &LatentBatch, given: bool) -> Result<Option<Condition>> {
@@ -111,20 +112,21 @@ impl<'a> Probe<'a> {
         batch.condition.as_ref().map(of_mask).transpose()
     }
 
-    fn knowledge(
+    /// The errors of the estimate `x` `[B, S, C]`.
+    fn errors(
         &self,
         batch: &LatentBatch,
         counted: &Tensor,
         x: &Tensor,
         condition: Option<&Condition>,
-    ) -> Result<Knowledge> {
+    ) -> Result<EstimateErrors> {
         let device = x.device();
         let sum = |t: Tensor| -> Result<f64> { Ok(t.f_sum(Kind::Double)?.f_double_value(&[])?) };
         let mask = counted.f_to_device(device)?.f_to_kind(Kind::Float)?;
         let error = (x - &batch.latents).f_square()?.f_mean_dim(-1, false, Kind::Float)?;
         let ids = self.decoder.ids(x, condition)?;
         let right = ids.f_eq_tensor(&batch.ids.f_to_device(device)?)?.f_to_kind(Kind::Float)?;
-        Ok(Knowledge {
+        Ok(EstimateErrors {
             positions: sum(mask.shallow_clone())?,
             squared_error: sum(error * &mask)?,
             right: sum(right * &mask)?,

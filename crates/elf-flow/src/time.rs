@@ -1,4 +1,4 @@
-//! How times and guidance scales are drawn, and which times a sampler visits.
+//! Laws of times and guidance scales in training, and the times that a sampler visits.
 
 use elf_core::Noise;
 use serde::{Deserialize, Serialize};
@@ -17,9 +17,9 @@ pub struct LogitNormal {
 }
 
 impl LogitNormal {
-    /// The training times of the released recipes: mostly noisy.
+    /// The law of training times in the released recipes: mostly noisy.
     pub const DENOISER: Self = Self { mean: -1.5, std: 0.8 };
-    /// The clean shares of decoder training: mostly clean.
+    /// The law of clean shares in decoder training in the released recipes: mostly clean.
     pub const DECODER: Self = Self { mean: 0.8, std: 0.8 };
 
     /// Turns standard normal numbers into times, element by element.
@@ -28,9 +28,15 @@ impl LogitNormal {
     }
 
     pub(crate) fn check(&self, setting: &str) -> Result<()> {
-        // Tensors are fp32: larger numbers would not fit beside them.
+        // Tensors are fp32 and cannot hold larger numbers.
         if !((self.mean as f32).is_finite() && (self.std as f32).is_finite() && self.std >= 0.0) {
-            return Err(Error::setting(setting, format!("mean {} and std {} do not make a law", self.mean, self.std)));
+            return Err(Error::setting(
+                setting,
+                format!(
+                    "mean {} and std {} do not make a distribution; use finite numbers and a std of at least 0",
+                    self.mean, self.std
+                ),
+            ));
         }
         Ok(())
     }
@@ -50,7 +56,7 @@ impl TimeLaw {
     /// Checks the settings.
     ///
     /// # Errors
-    /// If mean or standard deviation are not numbers, or the latter is negative.
+    /// If mean or standard deviation is not a finite number, or the standard deviation is negative.
     pub fn check(&self) -> Result<()> {
         match self {
             Self::LogitNormal(law) => law.check("denoiser_p_mean, denoiser_p_std"),
@@ -76,21 +82,28 @@ impl TimeLaw {
             Self::Uniform => noise.uniform(&format!("{name}_uniform"), shape)?,
         })
     }
-    /// The `steps + 1` times of a run, ascending from 0 to 1: inner points drawn from a logit-normal law (the draw `grid_normal`) and sorted,
-    /// or, for the uniform law, equal steps.
+
+    /// Checks that there is a grid of so many steps.
+    pub(crate) fn check_grid(&self, steps: usize) -> Result<()> {
+        if let Self::LogitNormal(law) = self {
+            law.check("grid")?;
+        }
+        match steps {
+            0 => Err(Error::setting("num_sampling_steps", "at least 1 step is needed")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The `steps + 1` times of a run, ascending from 0 to 1: inner points drawn from a logit-normal law (the draw `grid_normal`) and
+    /// sorted, or, for the uniform law, equal steps.
     ///
-    /// Drawn from noise of its own, once a run: rows of one batch share it, and a request's result must not depend on the
-    /// batch it is served in.
+    /// Draw it from noise of its own, once per run: rows of one batch share it, and a request's result must not depend on the batch
+    /// that it is part of.
     ///
     /// # Errors
     /// If `steps` is 0, mean and standard deviation make no law, or the noise fails.
     pub fn grid(&self, steps: usize, noise: &mut dyn Noise) -> Result<Vec<f64>> {
-        if let Self::LogitNormal(law) = self {
-            law.check("grid")?;
-        }
-        if steps == 0 {
-            return Err(Error::setting("num_sampling_steps", "at least 1 step is needed"));
-        }
+        self.check_grid(steps)?;
         let inner = steps - 1;
         let mut times = Vec::with_capacity(steps + 1);
         times.push(0.0);
@@ -132,11 +145,11 @@ impl GuidanceLaw {
     /// # Errors
     /// If the range is empty or contains no positive scales (the training target divides by w).
     pub fn check(&self) -> Result<()> {
-        // Tensors are fp32: larger numbers would not fit beside them.
+        // Tensors are fp32 and cannot hold larger numbers.
         if !(self.min > 0.0 && self.min <= self.max && (self.max as f32).is_finite()) {
             return Err(Error::setting(
                 "self_cond_cfg_min, self_cond_cfg_max",
-                format!("{} to {} is no range of positive scales", self.min, self.max),
+                format!("{} to {} is not a range of positive scales", self.min, self.max),
             ));
         }
         Ok(())

@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is cut from decoded rows.
+/// How decoded rows are cut to texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trim {
     /// The token that ends a text.
     pub eos: i64,
-    /// The token that fills what is left.
+    /// The token that fills a text up to its full length.
     pub pad: i64,
     /// The longest condition in training, in positions; 0 for unconditional models. Generated text is at most that much
-    /// shorter than a row, whatever the length of its own condition.
+    /// shorter than a row, for conditions of any length.
     pub max_input_length: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Laws of progressive distillation: what a student must predict, what the teacher is asked, what each row sees.
+//! Laws of progressive distillation: the student's targets, the teacher's passes, and the inputs of each row.
 
 mod toy;
 
@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use elf_core::{Counting, Network, NetworkShape, Noise, ParamSet, PassCount, Replay, Result, Seeded, TrunkInput};
 use elf_flow::{
-    DistillObjective, DistillStep, ElfObjective, LatentBatch, LogitNormal, Objective, Path, TeacherStart, TimeLaw,
+    DistillObjective, DistillStep, ElfObjective, FlowPath, LatentBatch, LogitNormal, Objective, TeacherStart, TimeLaw,
     teacher_target,
 };
 use proptest::prelude::*;
@@ -146,7 +146,7 @@ proptest! {
     /// On a straight line every way of going along it ends in the same place.
     #[test]
     fn a_teacher_that_is_certain_is_what_the_student_must_predict(substeps in 1i64..9, seed in 0u64..1000) {
-        let path = Path::default();
+        let path = FlowPath::default();
         let start = Start::new(3, substeps, 1.0 - path.t_eps, seed);
         // A way of no length has no target: the smallest one is well above the rounding.
         prop_assume!(largest(&(start.times.select(1, 0) - start.times.select(1, substeps)).abs().min()) > 1e-2);
@@ -159,7 +159,7 @@ proptest! {
     /// One Euler step towards the target ends where the teacher's steps end.
     #[test]
     fn one_step_to_the_target_ends_where_the_teacher_ends(substeps in 2i64..7, seed in 0u64..1000) {
-        let path = Path::default();
+        let path = FlowPath::default();
         let start = Start::new(3, substeps, 1.0 - path.t_eps, seed);
         let teacher = Watched::new(Toy::new(true));
         let target = teacher_target(&teacher, &path, &start.begin()).unwrap();
@@ -219,7 +219,7 @@ proptest! {
         prop_assert!(student.params().iter().any(|(_, p)| p.tensor.grad().defined()));
     }
 
-    /// A row's loss does not depend on the batch that it stands in.
+    /// A row's loss does not depend on the other rows of its batch.
     #[test]
     fn the_loss_of_a_batch_is_the_mean_of_its_rows(seed in 0u64..1000, conditional: bool) {
         let rows = 4;
@@ -388,6 +388,6 @@ fn impossible_settings_are_named() {
     let start = Start::new(2, 1, 1.0, 0);
     let times = Tensor::zeros([2, 1], (Kind::Float, Device::Cpu));
     let message =
-        teacher_target(&teacher, &Path::default(), &TeacherStart { times: &times, ..start.begin() }).unwrap_err();
+        teacher_target(&teacher, &FlowPath::default(), &TeacherStart { times: &times, ..start.begin() }).unwrap_err();
     assert!(message.to_string().contains("teacher times"), "{message}");
 }

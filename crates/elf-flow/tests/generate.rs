@@ -1,20 +1,20 @@
-//! From seeds to tokens on a small network: what a batch costs, what it depends on, and how guidance combines.
+//! From seeds to tokens on a small network: the cost of a batch, its inputs, and combinations of guidance.
 
 mod toy;
 
 use elf_core::{Counting, Network, Noise, Replay, Seeded, TokenDraw, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
-    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, Frame, GenerateConfig, Generated,
-    Generator, Guide, LogitNormal, NetworkField, Observer, Path, PredictionTarget, Reading, Request,
-    SelfConditioningGuidance, TimeLaw, Trained,
+    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, FlowPath, Frame, GenerateConfig,
+    Generated, Generator, Guide, LogitNormal, NetworkField, PredictionTarget, Reading, Request,
+    SelfConditioningGuidance, TimeLaw, TrainedFlow,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy, V};
 
 const S: i64 = 9;
-const TRAINED: Trained = Trained {
-    path: Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
+const TRAINED: TrainedFlow = TrainedFlow {
+    path: FlowPath { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean },
     self_conditioned: true,
     block_size: None,
 };
@@ -244,7 +244,7 @@ fn guidance_is_the_formula_in_either_order() {
     );
     let got = ours.eval(&z, t, Some(&hint)).unwrap();
     assert!(got.v.allclose(&v, 1e-4, 1e-4, false) && got.x.allclose(&x, 1e-4, 1e-4, false));
-    // What stands in condition positions of z does not matter: it is put right on the way in.
+    // Values in condition positions of z have no effect: they are replaced before the evaluation.
     let soiled = &z + condition.pin(&z.zeros_like()).unwrap();
     assert!(ours.eval(&soiled, t, Some(&hint)).unwrap().v.equal(&got.v));
     assert_eq!(ours.noise_scale(), TRAINED.path.noise_scale);
@@ -253,7 +253,7 @@ fn guidance_is_the_formula_in_either_order() {
 #[test]
 fn a_network_without_self_conditioning_takes_z_alone() {
     let net = Toy::new(false);
-    let trained = Trained { self_conditioned: false, ..TRAINED };
+    let trained = TrainedFlow { self_conditioned: false, ..TRAINED };
     let field = NetworkField::new(&net, trained, 1.0);
     let z = Seeded::new((100..100 + 2).collect(), Device::Cpu).normal("drawn", &[2, S, C]).unwrap();
     let (with, without) = (field.eval(&z, 0.5, Some(&z)).unwrap(), field.eval(&z, 0.5, None).unwrap());
@@ -335,47 +335,6 @@ fn words_are_drawn_from_what_the_network_says() {
     }
 }
 
-/// Counts steps and keeps frames.
-#[derive(Default)]
-struct Watch {
-    steps: Vec<(usize, usize)>,
-    frames: Vec<Frame>,
-}
-
-impl Observer for Watch {
-    fn step(&mut self, done: usize, steps: usize) {
-        self.steps.push((done, steps));
-    }
-
-    fn frame(&mut self, frame: Frame) {
-        self.frames.push(frame);
-    }
-}
-
-#[test]
-fn a_trace_shows_the_text_as_it_forms() {
-    let net = Counting::new(Toy::new(true));
-    let config = GenerateConfig { grid: TimeLaw::Uniform, steps: 8, pad_to: Some(4), ..config() };
-    let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
-    let seeds = [4, 5];
-    let mut watch = Watch::default();
-    let request = Request { trace: &[0.0, 0.26, 0.5, 1.0], ..Request::new(&seeds, S) };
-    let traced = generator.generate(&request, &mut watch).unwrap();
-    assert_eq!(watch.steps, (1..=8).map(|i| (i, 8)).collect::<Vec<_>>());
-    assert_eq!(watch.frames.iter().map(|f| f.t).collect::<Vec<_>>(), [0.0, 0.25, 0.5, 1.0]);
-    assert!(watch.frames.iter().all(|f| f.ids.len() == 2 && f.ids[0].len() == S as usize));
-    assert_eq!(watch.frames.last().unwrap().ids, traced.ids);
-    assert_eq!((traced.cost.passes, traced.cost.trace_passes), (9, 3), "the last frame is free");
-    assert_eq!(net.count().rows, (9 + 3) * 4);
-
-    // Watching changes nothing.
-    let unwatched = generator.generate(&Request::new(&seeds, S), &mut ()).unwrap();
-    assert!(unwatched.z.equal(&traced.z) && unwatched.ids == traced.ids);
-    let mut frames = Vec::new();
-    generator.generate(&request, &mut frames).unwrap();
-    assert_eq!(frames, watch.frames);
-}
-
 #[test]
 fn what_makes_no_sense_is_refused_by_name() {
     let net = Toy::new(true);
@@ -393,15 +352,23 @@ fn what_makes_no_sense_is_refused_by_name() {
         (GenerateConfig { sampler: SamplerChoice::named("eular"), ..config() }, "did you mean `euler`?"),
     ];
     for (config, named) in cases {
+        // The settings are checked without a network, with the same result.
+        let checked = config.check(&net.shape(), &TRAINED, &Registry::builtin()).unwrap_err().to_string();
         let message = new(config);
         assert!(message.contains(named), "{message}");
+        assert_eq!(message, checked);
     }
+    config().check(&net.shape(), &TRAINED, &Registry::builtin()).unwrap();
+}
 
-    let guided = |trained: Trained, scale: f64| {
+#[test]
+fn guides_requests_and_times_that_do_not_fit_are_refused() {
+    let net = Toy::new(true);
+    let guided = |trained: TrainedFlow, scale: f64| {
         let generator = Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap();
         generator.with_guide(Guide { net: &net, trained, scale }).map(|_| ()).unwrap_err().to_string()
     };
-    let louder = Trained { path: Path { noise_scale: 3.0, ..TRAINED.path }, ..TRAINED };
+    let louder = TrainedFlow { path: FlowPath { noise_scale: 3.0, ..TRAINED.path }, ..TRAINED };
     assert!(guided(louder, 2.0).contains("another scale"));
     assert!(guided(TRAINED, f64::INFINITY).contains("guide"));
 

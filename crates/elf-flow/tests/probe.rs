@@ -2,7 +2,7 @@
 //! whose latents are nearest.
 
 use elf_core::{Network, NetworkShape, Noise, ParamBuilder, ParamSet, Result, Seeded, TrunkInput};
-use elf_flow::{Knowledge, LatentBatch, Path, PredictionTarget, Probe, Trained};
+use elf_flow::{EstimateErrors, FlowPath, LatentBatch, PredictionTarget, Probe, TrainedFlow};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -41,9 +41,9 @@ impl Network for Mirror {
     }
 }
 
-fn trained(self_conditioned: bool) -> Trained {
-    let path = Path { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean };
-    Trained { path, self_conditioned, block_size: None }
+fn trained(self_conditioned: bool) -> TrainedFlow {
+    let path = FlowPath { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean };
+    TrainedFlow { path, self_conditioned, block_size: None }
 }
 
 /// The first position of each row is its condition.
@@ -67,7 +67,7 @@ fn noise() -> Seeded {
 fn clean_latents_are_read_and_their_end_is_known() {
     let (net, batch) = (Mirror::new(), batch(false));
     let probe = Probe::new(&net, trained(true), 1.0);
-    let all = Knowledge { positions: (B * S) as f64, squared_error: 0.0, right: (B * S) as f64 };
+    let all = EstimateErrors { positions: (B * S) as f64, squared_error: 0.0, right: (B * S) as f64 };
     assert_eq!(probe.of_clean_latents(&batch, &batch.loss_mask).unwrap(), all);
     assert_eq!(probe.at(&batch, &batch.loss_mask, 1.0, true, &mut noise()).unwrap(), all);
     assert_eq!((all.error(), all.accuracy()), (0.0, 1.0));
@@ -78,7 +78,7 @@ fn clean_latents_are_read_and_their_end_is_known() {
 
 #[test]
 fn nothing_counted_is_nothing_known() {
-    assert_eq!((Knowledge::default().error(), Knowledge::default().accuracy()), (0.0, 0.0));
+    assert_eq!((EstimateErrors::default().error(), EstimateErrors::default().accuracy()), (0.0, 0.0));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_condition_is_given_or_withheld() {
     let probe = Probe::new(&net, trained(true), 1.0);
     let of_condition = batch.condition.as_ref().unwrap();
     let given = probe.at(&batch, of_condition, 0.0, true, &mut noise()).unwrap();
-    assert_eq!(given, Knowledge { positions: B as f64, squared_error: 0.0, right: B as f64 });
+    assert_eq!(given, EstimateErrors { positions: B as f64, squared_error: 0.0, right: B as f64 });
     // In its place are zeros: one of V channels is wrong by 1.
     let withheld = probe.at(&batch, of_condition, 0.0, false, &mut noise()).unwrap();
     assert!((withheld.error() - 1.0 / V as f64).abs() < 1e-6, "{withheld:?}");

@@ -1,4 +1,4 @@
-//! Objectives and the sampler over token ids, held against cases that can be worked out by hand or by counting.
+//! Objectives and the sampler over token ids, compared with cases that can be computed by hand or by counting.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ use elf_flow::{Loss, LossTerm};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-/// A network that knows the distribution of its texts: at each position it gives what can be said from what is seen. Its hidden
+/// A network that knows the distribution of its texts: at each position it predicts exactly, given the visible tokens. Its hidden
 /// states are the logits themselves.
 struct Exact {
     /// Probability of each text of `length` tokens, the first token being the most significant digit to the base of the vocabulary.
@@ -131,7 +131,7 @@ fn the_bound_is_a_cross_entropy_over_t() {
     let objective = MaskedDiffusion { t_min: 0.01 };
     let loss = objective.loss(&net, &batch, &mut noise).unwrap();
     let t = [0.01 + 0.99 * 0.25, 0.01 + 0.99 * 0.5];
-    // Hidden is what is drawn below t, but never a condition (the first token of the first row).
+    // Positions with a draw below t are hidden, but never a condition (the first token of the first row).
     let seen = [vec![2i64, 3, 1, 3], vec![3, 1, 2, 3]];
     assert_eq!(*net.seen.borrow(), seen);
     let mut expected = 0.0;

@@ -1,4 +1,4 @@
-//! GPT-2's settings, as Hugging Face's `config.json` states them.
+//! GPT-2's settings, in the form of Hugging Face's `config.json`.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::{Error, Result};
 /// The sizes and constants of a GPT-2. Settings that Hugging Face's files may leave out have its defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpt2Config {
-    /// Entries of the vocabulary.
+    /// V, entries of the vocabulary.
     pub vocab_size: i64,
-    /// The longest sequence.
+    /// Tokens of the longest sequence.
     pub n_positions: i64,
     /// Channels.
     pub n_embd: i64,
@@ -20,16 +20,16 @@ pub struct Gpt2Config {
     pub n_layer: i64,
     /// Attention heads.
     pub n_head: i64,
-    /// Inner width of the feed-forward layers; none is 4 times `n_embd`.
+    /// Inner width of the feed-forward layers; `None` is 4 times `n_embd`.
     #[serde(default)]
     pub n_inner: Option<i64>,
-    /// Added to the variance in layer normalisation.
+    /// The number added to the variance in layer normalisation.
     #[serde(default = "default_epsilon")]
     pub layer_norm_epsilon: f64,
-    /// Standard deviation of a random start.
+    /// Standard deviation of random initial weights.
     #[serde(default = "default_range")]
     pub initializer_range: f64,
-    /// The token that ends a text, if the file names one.
+    /// The token that ends a text, if the file has one.
     #[serde(default)]
     pub eos_token_id: Option<i64>,
     /// Whether the model was trained to read the end-of-text token before each text, so that it also predicts a text's first
@@ -46,7 +46,8 @@ fn default_range() -> f64 {
 }
 
 impl Gpt2Config {
-    /// A model of these sizes to be trained here, with GPT-2's own constants, which reads the end-of-text token before each text.
+    /// Settings of a model of these sizes to be trained here, with GPT-2's constants, which reads the end-of-text token before each
+    /// text.
     pub fn like(vocab_size: i64, n_positions: i64, n_embd: i64, n_layer: i64, n_head: i64) -> Self {
         Self {
             vocab_size,
@@ -75,13 +76,13 @@ impl Gpt2Config {
         })
     }
 
-    /// As [`Gpt2Config::load`], from the text of the file.
+    /// Does the same as [`Gpt2Config::load`] from the text of the file.
     ///
     /// # Errors
     /// As [`Gpt2Config::load`].
     pub fn from_json(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).map_err(|e| Error::Config(format!("not JSON: {e}")))?;
-        // What these keys may say besides changes what the model computes.
+        // Other values of these keys change what the model computes.
         for (key, only) in [
             ("model_type", json!("gpt2")),
             ("activation_function", json!("gelu_new")),
@@ -101,7 +102,7 @@ impl Gpt2Config {
         Ok(config)
     }
 
-    /// Checks that these settings make a model of a size that can exist.
+    /// Checks that a model of these settings is possible.
     ///
     /// # Errors
     /// [`Error::Config`], which names the setting.
@@ -142,7 +143,7 @@ impl Gpt2Config {
         self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
-    /// Numbers in all parameters; the head shares the embedding's.
+    /// The number of numbers in all parameters; the head shares the embedding's.
     pub fn parameter_count(&self) -> i64 {
         let (h, inner) = (self.n_embd, self.inner());
         let attention = h * 3 * h + 3 * h + h * h + h;
@@ -153,7 +154,7 @@ impl Gpt2Config {
     /// Writes a `config.json` that [`Gpt2Config::load`] and Hugging Face's `GPT2LMHeadModel` read.
     ///
     /// # Errors
-    /// If the file cannot be written; a file that was there before is kept then.
+    /// If the file cannot be written; then an older file is kept.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut value = json!({
             "architectures": ["GPT2LMHeadModel"],
@@ -182,7 +183,7 @@ impl Gpt2Config {
 mod tests {
     use super::*;
 
-    /// What the file of the smallest released model says, shortened.
+    /// The file of the smallest released model, shortened.
     const SMALL: &str = r#"{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
         "bos_token_id": 50256, "eos_token_id": 50256, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024,
         "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "task_specific_params": {}, "vocab_size": 50257}"#;

@@ -1,27 +1,27 @@
-//! What can go wrong with GPT-2 and its files.
+//! Errors of GPT-2 and its files.
 
 use std::path::PathBuf;
 
-/// The result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of the model, its files, or its tokeniser.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Tensors, parameters or files of tensors.
+    /// An operation on tensors, parameters or files of tensors failed.
     #[error(transparent)]
     Core(#[from] elf_core::Error),
 
-    /// The configuration file is not what it should be.
+    /// The configuration file cannot be used.
     #[error("{} is not a usable GPT-2 configuration: {reason}", path.display())]
     ConfigFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and what to use in its place.
         reason: String,
     },
 
-    /// Settings that contradict each other or make no model.
+    /// Settings that contradict each other or with which no model is possible.
     #[error("no GPT-2 can have these settings: {0}")]
     Config(String),
 
@@ -39,7 +39,7 @@ pub enum Error {
     Vocabulary {
         /// The first such id found: the largest, or a negative one.
         id: i64,
-        /// How many entries the model knows.
+        /// Entries of the model's vocabulary.
         vocab_size: i64,
     },
 
@@ -57,12 +57,12 @@ pub enum Error {
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
     /// The tokeniser and the model in one folder do not belong together.
-    #[error("the tokenizer {} does not belong to the model beside it: {reason}", path.display())]
+    #[error("the tokenizer {} does not belong to the model in the same folder: {reason}", path.display())]
     ForeignTokenizer {
         /// The tokeniser's file.
         path: PathBuf,
@@ -70,20 +70,20 @@ pub enum Error {
         reason: String,
     },
 
-    /// A text that could not be tokenised.
+    /// A text could not be tokenised.
     #[error("a text could not be tokenised: {0}")]
     Tokenise(#[source] Box<dyn std::error::Error + Send + Sync>),
 
-    /// A setting of the search for texts that cannot be.
+    /// A setting of decoding that is out of its range.
     #[error("{setting}: {reason}")]
     Setting {
-        /// The setting.
+        /// The setting's name.
         setting: &'static str,
-        /// What is wrong and what would be right.
+        /// What is wrong with it, and what to use in its place.
         reason: String,
     },
 
-    /// Settings of the judge that cannot be.
+    /// Settings of the judge that are out of their range.
     #[error(transparent)]
     Judge(#[from] elf_eval::Error),
 }

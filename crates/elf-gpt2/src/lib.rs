@@ -1,13 +1,13 @@
 //! GPT-2: the judge of generative perplexity and the autoregressive baseline.
 //!
 //! * [`Gpt2`] and [`Gpt2Config`]: the model, from and to Hugging Face's files, or new from a seed and trainable.
-//! * [`Gpt2Session`]: the same model one token at a time, with keys and values kept; [`decoding`] makes texts with it, or with any
-//!   other [`decoding::Incremental`].
+//! * [`Gpt2Session`]: the same model one token at a time, with cached keys and values; [`decoding`] generates texts with it, or with
+//!   any other [`decoding::Incremental`].
 //! * [`Gpt2Scorer`]: the model with its tokeniser as a judge of texts, an [`elf_eval::perplexity::Scorer`].
 //!
-//! It deliberately does not know ELF: not its latents, flows, networks or checkpoints. What a perplexity is made of the
-//! scores is `elf-eval`'s business.
+//! It deliberately does not know ELF: not its latents, flows, networks or checkpoints. `elf-eval` computes perplexities from scores.
 
+mod block;
 mod config;
 pub mod decoding;
 mod error;

@@ -5,26 +5,22 @@ use std::path::Path;
 use elf_core::layers::{Embedding, LayerNorm};
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
-use elf_core::{
-    Dropout, Fans, Init, ParamBuilder, ParamSet, Precision, PrecisionPolicy, TokenNetwork, Unembedding, Weight,
-    id_outside,
-};
+use elf_core::{Dropout, ParamBuilder, ParamSet, PrecisionPolicy, TokenNetwork, Unembedding, id_outside};
 use tch::{Device, Kind, Reduction, Tensor};
 
+use crate::block::{Block, Dropped, PREFIX, attend, dropped};
 use crate::{Error, Gpt2Config, Result};
 
-/// Hugging Face's language models carry this before each name, its bare models do not.
-const PREFIX: &str = "transformer.";
+/// The name of the head, which shares the embedding's weights.
 const HEAD: &str = "lm_head.weight";
-/// Logits that exist at a time: 128 MiB of fp32, whatever the vocabulary.
+/// The largest number of logits that exist at a time: 128 MiB of fp32.
 const LOGITS_AT_A_TIME: i64 = 1 << 25;
 
 /// A GPT-2.
 ///
-/// Parameters are fp32; matrix products run in the given precision; the residual stream and norms are fp32, in a pass for
-/// gradients of the given precision too; losses are fp32. There
-/// is no dropout unless [`Gpt2::set_dropout`] says so, and in training only. The head is best left in fp32: the released models' logits lie around -100, where bf16 knows only
-/// multiples of a half.
+/// Parameters are fp32; matrix products run in the given precision; the residual stream and norms are fp32, in a pass for gradients of
+/// the given precision; losses are fp32. There is dropout in training only, and only after [`Gpt2::set_dropout`]. Keep the head in
+/// fp32: the released models' logits are around -100, where bf16 has only multiples of a half.
 #[derive(Debug)]
 pub struct Gpt2 {
     config: Gpt2Config,
@@ -38,23 +34,12 @@ pub struct Gpt2 {
     dropout: f64,
 }
 
-/// Dropout of one pass, and the share that is dropped.
-type Dropped<'a> = Option<(&'a Dropout, f64)>;
-
-/// `x` `[B, N, C]`, the first N positions of each row, without what is dropped at this place.
-fn dropped(x: Tensor, dropout: Dropped, place: [u64; 2]) -> Result<Tensor> {
-    let Some((dropout, share)) = dropout else { return Ok(x) };
-    let held = [0, x.size3()?.1];
-    Ok(dropout.apply(&x, share, &place, dropout.length(), &[held])?)
-}
-
 impl Gpt2 {
-    /// A model whose parameters come from `builder`: seeded, with the standard deviations of Hugging Face's own start,
-    /// or unset, to be loaded. They carry no gradients until
-    /// [`set_requires_grad`](ParamSet::set_requires_grad) on [`Gpt2::params`].
+    /// Makes a model whose parameters come from `builder`: seeded, with the standard deviations of Hugging Face's initialisation, or
+    /// unset, to be loaded. They have no gradients until [`set_requires_grad`](ParamSet::set_requires_grad) on [`Gpt2::params`].
     ///
     /// # Errors
-    /// If the settings make no model, or libtorch fails.
+    /// If no model is possible with the settings, or libtorch fails.
     pub fn new(config: &Gpt2Config, mut builder: ParamBuilder, precision: PrecisionPolicy) -> Result<Self> {
         config.check()?;
         let device = builder.device();
@@ -78,7 +63,7 @@ impl Gpt2 {
         })
     }
 
-    /// Which share of the embeddings, and of what each half of a block adds, is dropped in training: GPT-2's `embd_pdrop` and
+    /// Sets the share of the embeddings, and of the output of each half of a block, that is dropped in training: GPT-2's `embd_pdrop` and
     /// `resid_pdrop`. Attention's weights are never dropped.
     ///
     /// # Errors
@@ -91,12 +76,11 @@ impl Gpt2 {
         Ok(())
     }
 
-    /// Reads `config.json` and the weights (safetensors, also in shards, or `pytorch_model.bin`) from a folder as Hugging
-    /// Face writes it, names with or without
-    /// `transformer.` before them. Masks stored as buffers and the tied `lm_head.weight` are not needed.
+    /// Reads `config.json` and the weights (safetensors, also in shards, or `pytorch_model.bin`) from a folder in Hugging Face's form,
+    /// with names with or without the prefix `transformer.`. Masks stored as buffers and the tied `lm_head.weight` are not needed.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or the two do not fit together: then every difference is named.
+    /// If a file is missing or damaged, or the two do not fit together; the message has every difference.
     pub fn load(folder: &Path, device: Device, precision: PrecisionPolicy) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = Gpt2Config::load(&config_path)?;
@@ -126,10 +110,11 @@ impl Gpt2 {
         Ok(model)
     }
 
-    /// Writes `config.json` and `model.safetensors` into a folder, each aside and renamed, under Hugging Face's names.
+    /// Writes `config.json` and `model.safetensors` into a folder, with Hugging Face's names of parameters. Each file is written under
+    /// another name first, then renamed.
     ///
     /// # Errors
-    /// If a file cannot be written; the one that was there before is kept then.
+    /// If a file cannot be written; then an older one is kept.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         tensorfile::write(
@@ -164,7 +149,7 @@ impl Gpt2 {
         let positions = Tensor::f_arange(length, (Kind::Int64, self.device))?;
         let mut x = dropped(self.embedded(ids, &positions)?, dropout, [0, 0])?;
         if x.requires_grad() {
-            // As ELF's own blocks have it: the rounding is small beside the noise of a batch, and half the memory goes by.
+            // As in ELF's blocks: the rounding is small compared with the noise of a batch, and halves the memory traffic.
             x = x.f_to_kind(self.precision.blocks.kind())?;
         }
         for (number, block) in (1..).zip(&self.blocks) {
@@ -174,7 +159,7 @@ impl Gpt2 {
         Ok(self.final_norm.forward(&x).f_to_kind(Kind::Float)?)
     }
 
-    /// The residual stream's beginning: `[B, S, H]`, of ids `[B, S]` at `positions` `[S]` or `[B, S]`.
+    /// The first residual stream, `[B, S, H]`, of ids `[B, S]` at `positions` `[S]` or `[B, S]`.
     pub(crate) fn embedded(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
         Ok(self.tokens.forward(&ids.f_to_device(self.device)?).f_add(&self.positions.forward(positions))?)
     }
@@ -191,7 +176,7 @@ impl Gpt2 {
         self.precision
     }
 
-    /// Where the parameters are.
+    /// The device of the parameters.
     pub fn device(&self) -> Device {
         self.device
     }
@@ -210,8 +195,8 @@ impl Gpt2 {
 
     /// Negative natural log-likelihoods `[N]`, fp32, of `targets` `[N]` after hidden states `[N, H]`.
     ///
-    /// Logits are made for a limited number of rows at a time: without gradients, `[N, V]` never exists as a whole. With
-    /// gradients, libtorch keeps what the backward pass needs of each part.
+    /// Logits are computed for a limited number of rows at a time: without gradients, `[N, V]` never exists as a whole. With
+    /// gradients, libtorch keeps the results of each part that the backward pass needs.
     ///
     /// # Errors
     /// If the shapes do not fit or libtorch fails.
@@ -245,7 +230,7 @@ impl Gpt2 {
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
-    /// Checks ids once a batch and returns S.
+    /// Checks the ids of a batch and returns S.
     pub(crate) fn check_ids(&self, ids: &Tensor) -> Result<i64> {
         let length = match ids.size()[..] {
             [b, s] if b > 0 && s > 0 && ids.kind() == Kind::Int64 => s,
@@ -294,8 +279,8 @@ impl TokenNetwork for Gpt2 {
         Ok(Gpt2::logits(self, hidden)?)
     }
 
-    /// Products for gradients run in the precision of the blocks, since their rounding is small beside the noise of a batch;
-    /// those for numbers that are reported in the policy's precision of heads.
+    /// Products for gradients run in the precision of the blocks, since their rounding is small compared with the noise of a batch;
+    /// products for reported numbers run in the policy's precision of heads.
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
         let precision = if hidden.requires_grad() { self.precision.blocks } else { self.precision.vocab_head };
         let no_bias = Tensor::f_zeros([self.config.vocab_size], (Kind::Float, self.device))?;
@@ -303,106 +288,8 @@ impl TokenNetwork for Gpt2 {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Block {
-    ln_1: LayerNorm,
-    c_attn: Conv1d,
-    attn_proj: Conv1d,
-    ln_2: LayerNorm,
-    c_fc: Conv1d,
-    mlp_proj: Conv1d,
-    heads: i64,
-}
-
-impl Block {
-    fn new(b: &mut ParamBuilder, index: i64, config: &Gpt2Config) -> Result<Self> {
-        let name = format!("{PREFIX}h.{index}");
-        let (h, inner, eps) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
-        let init = Init::Normal(config.initializer_range);
-        // What is added to the residual stream starts smaller, so that its size does not depend on the depth.
-        let closing = Init::Normal(config.initializer_range / (2.0 * config.n_layer as f64).sqrt());
-        let fans = |fan_in, fan_out| Fans { fan_in, fan_out };
-        Ok(Self {
-            ln_1: LayerNorm::new(b, &format!("{name}.ln_1"), h, eps)?,
-            c_attn: Conv1d::new(b, &format!("{name}.attn.c_attn"), fans(h, 3 * h), init)?,
-            attn_proj: Conv1d::new(b, &format!("{name}.attn.c_proj"), fans(h, h), closing)?,
-            ln_2: LayerNorm::new(b, &format!("{name}.ln_2"), h, eps)?,
-            c_fc: Conv1d::new(b, &format!("{name}.mlp.c_fc"), fans(h, inner), init)?,
-            mlp_proj: Conv1d::new(b, &format!("{name}.mlp.c_proj"), fans(inner, h), closing)?,
-            heads: config.n_head,
-        })
-    }
-
-    /// Queries, keys and values, each `[B, heads, S, head_dim]` in `kind`, of the residual stream `[B, S, H]`.
-    pub(crate) fn project(&self, x: &Tensor, kind: Kind) -> Result<(Tensor, Tensor, Tensor)> {
-        let (b, s, h) = x.size3()?;
-        let qkv = self.c_attn.forward(&self.ln_1.forward(x).f_to_kind(kind)?)?;
-        let qkv = qkv.f_view([b, s, 3, self.heads, h / self.heads])?.f_permute([2, 0, 3, 1, 4])?;
-        Ok((qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?))
-    }
-
-    /// The rest of the block, after attention has mixed values: the residual stream `[B, S, H]` and `mixed`
-    /// `[B, heads, S, head_dim]` to the next residual stream.
-    fn close(&self, x: &Tensor, mixed: &Tensor, number: u64, dropout: Dropped) -> Result<Tensor> {
-        let (b, s, h) = x.size3()?;
-        let attended = self.attn_proj.forward(&mixed.f_transpose(1, 2)?.f_reshape([b, s, h])?)?;
-        let x = x.f_add(&dropped(attended, dropout, [number, 0])?)?;
-        let inner = self.c_fc.forward(&self.ln_2.forward(&x).f_to_kind(mixed.kind())?)?.f_gelu("tanh")?;
-        Ok(x.f_add(&dropped(self.mlp_proj.forward(&inner)?, dropout, [number, 1])?)?)
-    }
-
-    /// [`Block::close`] without dropout.
-    pub(crate) fn close_as_used(&self, x: &Tensor, mixed: &Tensor) -> Result<Tensor> {
-        self.close(x, mixed, 0, None)
-    }
-}
-
-/// Up to this many positions the scores are small enough to be held whole.
-const EXPLICIT_UP_TO: i64 = 512;
-
-/// Causal attention; all `[B, heads, S, head_dim]`.
-///
-/// libtorch's fused attention does not hold the scores, but on a CPU its backward pass in bf16 is several times slower than plain
-/// batched products.
-pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let (b, heads, s, dim) = q.size4()?;
-    let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
-    if precision == Precision::F32 || q.device() != Device::Cpu || s > EXPLICIT_UP_TO {
-        return Ok(Tensor::f_scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, true, None, false)?);
-    }
-    let flat = |x: &Tensor| x.f_reshape([b * heads, s, dim]);
-    let later = tch::no_grad(|| {
-        Tensor::f_full([s, s], f64::NEG_INFINITY, (q.kind(), q.device())).and_then(|all| all.f_triu(1))
-    })?;
-    let scores = flat(q)?.f_mul_scalar(1.0 / (dim as f64).sqrt())?.f_bmm(&flat(k)?.f_transpose(1, 2)?)?;
-    let scores = scores.f_add(&later)?;
-    Ok(elf_kernels::softmax(&scores, None)?.f_bmm(&flat(v)?)?.f_view([b, heads, s, dim])?)
-}
-
-/// `y = x W + b`, the weight stored as (in, out), as GPT-2 has all of its own.
-#[derive(Debug)]
-struct Conv1d {
-    weight: Weight,
-    bias: Weight,
-}
-
-impl Conv1d {
-    fn new(b: &mut ParamBuilder, name: &str, fans: Fans, init: Init) -> Result<Self> {
-        let weight = b.matrix(&format!("{name}.weight"), [fans.fan_in, fans.fan_out], init, fans)?;
-        let bias = b.tensor(&format!("{name}.bias"), &[fans.fan_out], Init::Constant(0.0))?;
-        Ok(Self { weight, bias })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let kind = x.kind();
-        Ok(x.f_linear(&self.weight.get(kind).f_tr()?, Some(self.bias.get(kind)))?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use elf_core::{Noise, Seeded};
-
     use super::*;
 
     #[test]
@@ -435,22 +322,5 @@ mod tests {
         assert_eq!(model.nll(&hidden.narrow(0, 0, 0), &ids.narrow(0, 0, 0)).unwrap().size(), [0]);
         assert!(model.nll(&hidden, &ids.narrow(0, 0, 3)).unwrap_err().to_string().contains("[32]"));
         assert!(model.nll(&ids, &ids).unwrap_err().to_string().contains("[N, 16]"));
-    }
-
-    /// Scores held whole in bf16 say what libtorch's fused attention says in fp32, and no position sees a later one.
-    #[test]
-    fn attention_with_whole_scores_is_causal_attention() {
-        let mut noise = Seeded::new(vec![1, 2, 3], Device::Cpu);
-        let all = noise.normal("qkv", &[3, 2, 3, 9, 16]).unwrap().to_kind(Kind::BFloat16);
-        let (q, k, v) = (all.get(0), all.get(1), all.get(2));
-        let wide = |x: &Tensor| x.to_kind(Kind::Float);
-        let ours = attend(&q, &k, &v).unwrap();
-        let theirs = attend(&wide(&q), &wide(&k), &wide(&v)).unwrap();
-        assert_eq!(ours.kind(), Kind::BFloat16);
-        assert!((wide(&ours) - theirs).abs().max().double_value(&[]) < 0.05);
-        let later = v.copy();
-        let _ = later.narrow(2, 5, 4).fill_(100.0);
-        let changed = attend(&q, &k, &later).unwrap();
-        assert!(changed.narrow(2, 0, 5).equal(&ours.narrow(2, 0, 5)));
     }
 }

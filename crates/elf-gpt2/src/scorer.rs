@@ -12,19 +12,19 @@ use crate::{Error, Gpt2, Result};
 /// The text of GPT-2's end-of-text token.
 const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// How a judge reads texts.
+/// Settings of a judge of texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScorerSettings {
-    /// Where the model runs.
+    /// The device of the model.
     pub device: Device,
-    /// The precision of its matrix products.
+    /// The precision of the model's matrix products.
     pub precision: PrecisionPolicy,
     /// Texts are cut to this many tokens; the published figures use 1,024.
     pub max_length: usize,
-    /// Tokens that are scored in one context, at most the model's positions; none is as many as the model has, or
-    /// `max_length` if that is less.
+    /// Tokens that are scored in one context, at most the model's positions; `None` is all positions of the model, or `max_length` if
+    /// that is less.
     pub context_size: Option<usize>,
-    /// Tokens, padding included, that go through the model at a time; it bounds memory and changes no result.
+    /// Tokens of a batch, padding included; it bounds memory and changes no result.
     pub batch_tokens: usize,
 }
 
@@ -32,7 +32,7 @@ impl ScorerSettings {
     /// The published evaluation's lengths, with blocks in the precision that is native to `device` and the head in fp32.
     pub fn new(device: Device) -> Self {
         let precision = PrecisionPolicy::with_blocks(Precision::native(device));
-        // A GPU wants work for all its units, a CPU what stays near its caches.
+        // Large enough to use all units of a GPU; small enough for the caches of a CPU.
         let batch_tokens = if device.is_cuda() { 16 * 1024 } else { 4 * 1024 };
         Self { device, precision, max_length: 1024, context_size: None, batch_tokens }
     }
@@ -52,26 +52,26 @@ impl Gpt2Scorer {
     /// Reads `config.json`, `model.safetensors` and `tokenizer.json` from a folder.
     ///
     /// # Errors
-    /// If a file is missing or damaged, tokeniser and model do not belong together, or the settings cannot be.
+    /// If a file is missing or damaged, tokeniser and model do not belong together, or a setting is out of its range.
     pub fn load(folder: &Path, settings: &ScorerSettings) -> Result<Self> {
         let model = Gpt2::load(folder, settings.device, settings.precision)?;
         Self::new(model, &folder.join("tokenizer.json"), settings)
     }
 
-    /// A model with the tokeniser in a file.
+    /// A judge from a model and the file of its tokeniser.
     ///
-    /// A model that was trained to read the end-of-text token before a text is given one before each window, and reads no further
-    /// than it has positions: what comes later could only be read as another text.
+    /// A model that was trained to read the end-of-text token before a text gets one before each window, and no more tokens of a text
+    /// than it has positions: it would read later ones as another text.
     ///
     /// # Errors
-    /// If the file is missing or damaged, tokeniser and model do not belong together, or the settings cannot be.
+    /// If the file is missing or damaged, tokeniser and model do not belong together, or a setting is out of its range.
     pub fn new(model: Gpt2, path: &Path, settings: &ScorerSettings) -> Result<Self> {
         let config = model.config();
         let unusable = |source| Error::Tokenizer { path: path.to_owned(), source };
         let foreign = |reason| Error::ForeignTokenizer { path: path.to_owned(), reason };
         let bytes = std::fs::read(path).map_err(elf_core::Error::io("read", path))?;
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
-        // Cutting and padding is done by windows.
+        // Windows cut and pad.
         tokenizer.with_truncation(None).map_err(unusable)?.with_padding(None);
         let greatest = tokenizer.get_vocab(true).into_values().max();
         if greatest.is_none_or(|id| i64::from(id) >= config.vocab_size) {
@@ -113,7 +113,7 @@ impl Gpt2Scorer {
     /// If the tokeniser fails.
     pub fn tokenise(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         let texts = texts.iter().map(String::as_str).collect();
-        // The tokenisers of our own models would add the EOS that windows are closed with.
+        // No special tokens: tokenisers of models trained here would add EOS, which windows add themselves.
         let with_special = !self.model.config().texts_begin_with_eos;
         let encodings = self.tokenizer.encode_batch(texts, with_special).map_err(Error::Tokenise)?;
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
@@ -121,8 +121,8 @@ impl Gpt2Scorer {
 
     /// Scores of windows of at least two ids each, in order.
     fn score_windows(&self, windows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
-        // Windows of like length share a batch, so that little is padding; the longest first, so that too little
-        // memory shows at once.
+        // Windows of similar length share a batch, so that there is little padding; the longest come first, so that a lack of memory
+        // shows at once.
         let mut order: Vec<usize> = (0..windows.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(windows[i].len()));
         let mut scores = vec![Vec::new(); windows.len()];
@@ -142,10 +142,10 @@ impl Gpt2Scorer {
     /// Scores of one batch, its longest window first.
     fn score_batch(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f64>>> {
         let (b, s) = (windows.len(), windows[0].len());
-        // With EOS before it, each token stands one place further, and the last one need not be read.
+        // With EOS first, each token is one position later, and the last one need not be read.
         let shift = usize::from(self.model.config().texts_begin_with_eos);
         let mut ids = vec![i64::from(self.eos); b * s];
-        // Of the positions in one line, those with a next token, and that token.
+        // The numbers of the positions that have a next token, and those tokens.
         let (mut at, mut targets) = (Vec::new(), Vec::new());
         for (row, window) in windows.iter().enumerate() {
             for (column, &id) in window.iter().enumerate() {
@@ -159,7 +159,7 @@ impl Gpt2Scorer {
             }
         }
         let nll: Vec<f32> = tch::no_grad(|| {
-            // Padding stands on the right, where no counted position sees it.
+            // Padding is on the right, where no counted position sees it.
             let hidden = self.model.hidden(&Tensor::f_from_slice(&ids)?.f_view([b as i64, s as i64])?)?;
             let device = hidden.device();
             let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &Tensor::f_from_slice(&at)?.f_to_device(device)?)?;
@@ -186,7 +186,7 @@ impl Scorer for Gpt2Scorer {
             .zip(windows)
             .map(|(ids, windows)| TokenScores {
                 ids: self.windows.cut(ids).to_vec(),
-                // `zip` asks the windows first, so that none of the next text's scores is taken.
+                // `zip` advances the windows first, so that no score of the next text is taken.
                 windows: windows.into_iter().zip(scores.by_ref()).map(|(ids, nll)| ScoredWindow { ids, nll }).collect(),
             })
             .collect())

@@ -1,29 +1,29 @@
-//! The model one token at a time: keys and values of what was read are kept, so that each new token costs one position.
+//! The model one token at a time: keys and values of earlier tokens are cached, so that each new token costs one position.
 
 use tch::{Kind, Tensor};
 
 use crate::decoding::Incremental;
 use crate::{Error, Gpt2, Result};
 
-/// Columns of the kept keys by which attention's reach grows.
+/// Steps in which the number of cached positions that attention reads grows.
 const REACH: i64 = 32;
 
-/// Some texts in the making, all of which grow by one token at a time.
+/// A batch of unfinished texts, all of which grow by one token at a time.
 ///
-/// All shapes follow from the settings and the number of texts, not from what the texts hold: so a text depends on what it is made
-/// from, and not on what is made beside it.
+/// All shapes follow from the settings and the number of texts, not from their tokens, so that a text does not depend on the others of
+/// the batch.
 #[derive(Debug)]
 pub struct Gpt2Session<'a> {
     model: &'a Gpt2,
     prompt: i64,
     capacity: i64,
-    /// Tokens each row has read.
+    /// Tokens that each row has read.
     lengths: Vec<i64>,
     /// Tokens read after the prompts.
     grown: i64,
     passes: u64,
     positions: u64,
-    /// Keys and values of each block, `[rows * heads, capacity, head_dim]`.
+    /// Cached keys and values of each block, `[rows * heads, capacity, head_dim]`.
     kept: Vec<(Tensor, Tensor)>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Gpt2Session<'a> {
     /// If that is more than the model has positions.
     pub fn new(model: &'a Gpt2, prompt: usize, new: usize) -> Result<Self> {
         let (prompt, positions) = (prompt.max(1) as i64, model.config().n_positions);
-        // The last token is chosen and not read.
+        // The last token is not read.
         let capacity = prompt.saturating_add(new as i64).saturating_sub(1);
         if capacity > positions {
             return Err(Error::TooLong { length: capacity, positions });
@@ -47,7 +47,7 @@ impl<'a> Gpt2Session<'a> {
         self.passes
     }
 
-    /// Positions in all of them.
+    /// Positions over all passes so far.
     pub fn positions(&self) -> u64 {
         self.positions
     }
@@ -69,7 +69,7 @@ impl<'a> Gpt2Session<'a> {
                 return Err(Error::TooLong { length: prompt.len() as i64, positions: self.prompt });
             }
             ids.extend_from_slice(prompt);
-            // Filling stands on the right, where nothing sees it before it is written over.
+            // Padding is on the right, where no position sees it before it is overwritten.
             ids.resize(ids.len() + (self.prompt as usize - prompt.len()), prompt[0]);
         }
         let ids = Tensor::f_from_slice(&ids)?.f_view([rows, self.prompt])?;
@@ -87,7 +87,7 @@ impl<'a> Gpt2Session<'a> {
                 Ok(all)
             };
             self.kept.push((keep(&k)?, keep(&v)?));
-            x = block.close_as_used(&x, &crate::model::attend(&q, &k, &v)?)?;
+            x = block.close_without_dropout(&x, &crate::block::attend(&q, &k, &v)?)?;
         }
         self.lengths = prompts.iter().map(|p| p.len() as i64).collect();
         self.grown = 0;
@@ -97,7 +97,7 @@ impl<'a> Gpt2Session<'a> {
         self.finish(&x.f_flatten(0, 1)?.f_index_select(0, &Tensor::f_from_slice(&last)?.f_to_device(device)?)?)
     }
 
-    /// Row i becomes what row `parents[i]` is.
+    /// Replaces row i by row `parents[i]`.
     fn rearrange(&mut self, parents: &[i64]) -> Result<()> {
         let rows = self.lengths.len() as i64;
         if let Some(wrong) = parents.iter().find(|p| !(0..rows).contains(*p)) {
@@ -121,7 +121,7 @@ impl<'a> Gpt2Session<'a> {
         if tokens.len() != self.lengths.len() {
             return Err(Error::Setting {
                 setting: "tokens",
-                reason: format!("{} rows need one each, not {rows}", self.lengths.len()),
+                reason: format!("there are {} rows and {rows} parents; give one for each row", self.lengths.len()),
             });
         }
         if self.prompt + self.grown >= self.capacity {
@@ -133,12 +133,12 @@ impl<'a> Gpt2Session<'a> {
         self.model.check_ids(&ids)?;
         let on_device = |x: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(x)?.f_to_device(device)?) };
         let at = on_device(&self.lengths)?.f_view([rows, 1])?;
-        // How far any row can have come by now, in steps, so that few shapes occur.
+        // The largest length of a row, rounded up, so that few shapes occur.
         let reach = ((self.prompt + self.grown + 1 + REACH - 1) / REACH * REACH).min(self.capacity);
         let columns = Tensor::f_arange(reach, (Kind::Int64, device))?;
         let unseen = columns.f_unsqueeze(0)?.f_gt_tensor(&at)?;
         let mask = Tensor::f_zeros([rows, reach], (Kind::Float, device))?.f_masked_fill(&unseen, f64::NEG_INFINITY)?;
-        // Where each head's new key goes among all of a block's keys.
+        // The index of each head's new key among all keys of a block.
         let capacity = self.capacity;
         let places: Vec<i64> = (0..)
             .zip(&self.lengths)
@@ -155,7 +155,7 @@ impl<'a> Gpt2Session<'a> {
             let q = q.f_reshape([rows * heads, 1, dim])?.f_mul_scalar(1.0 / (dim as f64).sqrt())?;
             let scores = q.f_bmm(&keys.f_narrow(1, 0, reach)?.f_transpose(1, 2)?)?;
             let mixed = elf_kernels::softmax(&scores, Some(&mask))?.f_bmm(&values.f_narrow(1, 0, reach)?)?;
-            x = block.close_as_used(&x, &mixed.f_view([rows, heads, 1, dim])?)?;
+            x = block.close_without_dropout(&x, &mixed.f_view([rows, heads, 1, dim])?)?;
         }
         self.lengths.iter_mut().for_each(|len| *len += 1);
         self.grown += 1;

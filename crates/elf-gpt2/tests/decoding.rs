@@ -1,7 +1,7 @@
 //! Texts token by token: the kept keys and values, drawing, and searching.
 
 use elf_core::{Dropout, ParamBuilder, PrecisionPolicy, TokenDraw, TokenNetwork, key_of};
-use elf_gpt2::decoding::{BeamSearch, Ending, Incremental, Sampling};
+use elf_gpt2::decoding::{BeamSearch, Ending, Incremental, TokenSampling};
 use elf_gpt2::{Gpt2, Gpt2Config, Gpt2Session, Result};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -85,7 +85,7 @@ fn a_drawn_text_depends_on_its_seed_and_prompt_alone() {
     let ending = Ending { eos: 0, most: 10 };
     let draw = |prompts: &[Vec<i64>], seeds: &[u64]| {
         let mut session = Gpt2Session::new(&model, 4, 10).unwrap();
-        Sampling::default().texts(&mut session, prompts, seeds, ending).unwrap()
+        TokenSampling::default().texts(&mut session, prompts, seeds, ending).unwrap()
     };
     let prompts = [vec![0, 3], vec![0], vec![0, 3, 5, 1]];
     let together = draw(&prompts, &[1, 2, 3]);
@@ -182,7 +182,7 @@ proptest! {
         let ending = Ending { eos: 0, most: 9 };
         let search = BeamSearch { width: 1, length_penalty };
         let searched = search.texts(&mut Table::new(5, seed), &prompts, ending).unwrap();
-        let likeliest = Sampling(TokenDraw::LIKELIEST);
+        let likeliest = TokenSampling(TokenDraw::LIKELIEST);
         let drawn = likeliest.texts(&mut Table::new(5, seed), &prompts, &[0; 3], ending).unwrap();
         for ((prompt, found), drawn) in prompts.iter().zip(searched).zip(drawn) {
             let mut greedy = Vec::new();
@@ -197,7 +197,7 @@ proptest! {
         }
     }
 
-    /// Whatever the width, what is found is a text of its true probability.
+    /// Results of a search of any width have their true probability.
     #[test]
     fn what_a_beam_finds_has_its_true_probability(seed in any::<u64>(), width in 1usize..6) {
         let ending = Ending { eos: 0, most: 6 };
@@ -217,7 +217,7 @@ fn draws_follow_the_distribution_and_its_settings() {
     let rows = 6000;
     let (prompts, seeds) = (vec![vec![1i64, 2]; rows], (0..rows as u64).collect::<Vec<_>>());
     let expected: Vec<f64> = Table::new(5, 3).next(&[1, 2]).iter().map(|p| p.exp()).collect();
-    let shares = |sampling: Sampling| {
+    let shares = |sampling: TokenSampling| {
         let texts = sampling.texts(&mut Table::new(5, 3), &prompts, &seeds, Ending { eos: 0, most: 1 }).unwrap();
         let mut counts = [0.0; 5];
         texts.iter().for_each(|text| counts[text[0] as usize] += 1.0 / rows as f64);
@@ -229,15 +229,15 @@ fn draws_follow_the_distribution_and_its_settings() {
         }
     };
     let normalised = |p: Vec<f64>| p.iter().map(|x| x / p.iter().sum::<f64>()).collect::<Vec<_>>();
-    near(shares(Sampling::default()), &expected);
-    let half = Sampling(TokenDraw { temperature: 0.5, top_p: 1.0 });
+    near(shares(TokenSampling::default()), &expected);
+    let half = TokenSampling(TokenDraw { temperature: 0.5, top_p: 1.0 });
     near(shares(half), &normalised(expected.iter().map(|p| p * p).collect()));
     // The likeliest alone has no 0.6 here, so the two likeliest stay.
     let mut order: Vec<usize> = (0..5).collect();
     order.sort_by(|&a, &b| expected[b].total_cmp(&expected[a]));
     let top_p = expected[order[0]] + 0.5 * expected[order[1]];
     let kept = (0..5).map(|i| if order[..2].contains(&i) { expected[i] } else { 0.0 }).collect();
-    let found = shares(Sampling(TokenDraw { temperature: 1.0, top_p }));
+    let found = shares(TokenSampling(TokenDraw { temperature: 1.0, top_p }));
     near(found, &normalised(kept));
     assert!(order[2..].iter().all(|&i| found[i] == 0.0), "{found:?}");
 }
@@ -246,7 +246,7 @@ fn draws_follow_the_distribution_and_its_settings() {
 fn impossible_settings_are_named() {
     let ending = Ending { eos: 0, most: 3 };
     let drawn = |temperature, top_p| {
-        let sampling = Sampling(TokenDraw { temperature, top_p });
+        let sampling = TokenSampling(TokenDraw { temperature, top_p });
         sampling.texts(&mut Table::new(4, 1), &[vec![1]], &[0], ending).unwrap_err().to_string()
     };
     assert!(drawn(-1.0, 1.0).contains("temperature"));

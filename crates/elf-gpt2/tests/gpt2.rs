@@ -290,7 +290,7 @@ fn files_that_do_not_fit_are_named() {
     let folder = saved();
     Gpt2Config { n_positions: 12, ..config() }.save(&folder.path().join("config.json")).unwrap();
     assert!(load_error(folder.path()).contains("wpe.weight: the model has [12, 24], the file has [16, 24]"));
-    // Too large for the file: refused before memory is asked for.
+    // Too large for the file: refused before memory is allocated.
     Gpt2Config { n_embd: 3 << 14, ..config() }.save(&folder.path().join("config.json")).unwrap();
     assert!(load_error(folder.path()).contains("parameters, but"));
 
@@ -341,7 +341,7 @@ fn judges_that_cannot_be_are_named() {
     assert!(error(folder.path(), &settings()).contains("tokenizer.json"));
 }
 
-/// A model of texts that begin with EOS is asked as it was trained: EOS before each text, which has no more tokens than there are
+/// A model of texts that begin with EOS is used as it was trained: EOS before each text, which has no more tokens than there are
 /// positions, and closed with EOS if there is room.
 #[test]
 fn a_judge_of_texts_that_begin_with_eos_reads_it_first() {

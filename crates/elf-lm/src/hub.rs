@@ -1,9 +1,10 @@
 //! Places that a user names by a path or by a Hugging Face id: local ones first, others are fetched.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use crate::Result;
+use crate::error::{Context, fail};
 use elf_data::source::DATA_EXTENSIONS;
 use elf_hub::{Event, Fetcher, Settings, What};
 
@@ -11,35 +12,91 @@ use elf_hub::{Event, Fetcher, Settings, What};
 /// wait for a network.
 const OTHER_EXTENSIONS: [&str; 4] = ["yml", "yaml", "safetensors", "pt"];
 
-/// What a name stands for: a local path if there is one, otherwise a file or folder fetched from the hub.
-///
-/// # Errors
-/// If it is neither.
-pub fn locate(name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
-    let path = name.as_ref();
-    // The environment is not even read for local paths; and a name that is no Unicode is no id.
-    match path.to_str() {
-        // A split of a local folder: `FOLDER/SPLIT`.
-        Some(_) if what == What::Dataset && !path.exists() && elf_data::is_split(path) => Ok(path.to_owned()),
-        Some(text) if !path.exists() => {
-            if path
-                .extension()
-                .is_some_and(|ending| DATA_EXTENSIONS.iter().chain(&OTHER_EXTENSIONS).any(|known| ending == *known))
-            {
-                bail!("the {} {} is not there: there is no such file", noun(what), path.display());
+/// The way from names to local files, with a listener for what is fetched.
+#[derive(Clone, Default)]
+pub struct Hub {
+    settings: Option<Settings>,
+    listener: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Hub").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// With these settings instead of those that `elf_hub` finds when something is first fetched.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings: Some(settings), listener: None }
+    }
+
+    /// Hands what happens while something is fetched to a listener.
+    pub fn with_listener(self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self { listener: Some(Arc::new(listener)), ..self }
+    }
+
+    /// The place of a name: a local path if there is one, otherwise a file or folder fetched from the hub.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn locate(&self, name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
+        let path = name.as_ref();
+        // Settings are not even looked for with local paths; and a name that is no Unicode is no id.
+        match path.to_str() {
+            // A split of a local folder: `FOLDER/SPLIT`.
+            Some(_) if what == What::Dataset && !path.exists() && elf_data::is_split(path) => Ok(path.to_owned()),
+            Some(text) if !path.exists() => {
+                if path
+                    .extension()
+                    .is_some_and(|ending| DATA_EXTENSIONS.iter().chain(&OTHER_EXTENSIONS).any(|known| ending == *known))
+                {
+                    fail!(place(path), "the {} {} is not there: there is no such file", noun(what), path.display());
+                }
+                let mut settings = self.settings()?;
+                let beside = beside(path);
+                if beside.is_some() {
+                    // More likely a mistyped path than an id: no long waits for a network that may not be there.
+                    settings.attempts = 1;
+                }
+                self.fetcher_with(settings)?.locate(text, what).with_context(|| match beside {
+                    Some(names) => format!("the {}: the folder it would be in has {names}", noun(what)),
+                    None => format!("the {}", noun(what)),
+                })
             }
-            let mut settings = settings()?;
-            let beside = beside(path);
-            if beside.is_some() {
-                // More likely a mistyped path than an id: no long waits for a network that may not be there.
-                settings.attempts = 1;
-            }
-            fetcher_with(settings)?.locate(text, what).with_context(|| match beside {
-                Some(names) => format!("the {}: the folder it would be in has {names}", noun(what)),
-                None => format!("the {}", noun(what)),
-            })
+            _ => Ok(path.to_owned()),
         }
-        _ => Ok(path.to_owned()),
+    }
+
+    /// [`Hub::locate`] for each.
+    ///
+    /// # Errors
+    /// If one is neither here nor on the hub.
+    pub fn locate_all(&self, names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
+        names.iter().map(|name| self.locate(name, what)).collect()
+    }
+
+    /// What fetches by id.
+    ///
+    /// # Errors
+    /// If a setting makes no sense.
+    pub fn fetcher(&self) -> Result<Fetcher> {
+        self.fetcher_with(self.settings()?)
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        match &self.settings {
+            Some(settings) => Ok(settings.clone()),
+            None => Settings::from_env().context("the settings for the Hugging Face hub"),
+        }
+    }
+
+    fn fetcher_with(&self, settings: Settings) -> Result<Fetcher> {
+        let fetcher = Fetcher::new(settings)?;
+        Ok(match self.listener.clone() {
+            Some(listener) => fetcher.with_listener(move |event| listener(event)),
+            None => fetcher,
+        })
     }
 }
 
@@ -73,33 +130,4 @@ fn noun(what: What) -> &'static str {
         What::File => "file",
         What::ElfCheckpoint => "model",
     }
-}
-
-/// [`locate`] for each.
-///
-/// # Errors
-/// As there.
-pub fn locate_all(names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
-    names.iter().map(|name| locate(name, what)).collect()
-}
-
-/// Listener of all downloads.
-type Listener = Box<dyn Fn(&Event) + Send + Sync>;
-static LISTENER: OnceLock<Listener> = OnceLock::new();
-
-/// Hands the events of all downloads to a listener; the first one stays.
-pub fn listen(listener: impl Fn(&Event) + Send + Sync + 'static) {
-    _ = LISTENER.set(Box::new(listener));
-}
-
-fn settings() -> Result<Settings> {
-    Settings::from_env().context("the settings for the Hugging Face hub")
-}
-
-fn fetcher_with(settings: Settings) -> Result<Fetcher> {
-    Ok(Fetcher::new(settings)?.with_listener(|event| {
-        if let Some(listener) = LISTENER.get() {
-            listener(event);
-        }
-    }))
 }

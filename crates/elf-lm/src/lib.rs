@@ -4,9 +4,9 @@
 //! It knows no arguments, no terminal and no environment: notes and progress leave through [`Events`].
 
 pub mod config;
+mod error;
 pub mod eval;
-mod events;
-pub mod gpt2;
+mod host;
 pub mod hub;
 pub mod model;
 #[cfg(feature = "serve")]
@@ -14,4 +14,11 @@ pub mod serve;
 pub mod text;
 pub mod train;
 
-pub use events::{Event, Events, Reporter};
+pub use config::{RunConfig, Sampling, SamplingPatch};
+pub use error::{Error, Result};
+pub use eval::evaluate;
+pub use host::{Event, Events, Host, Silent};
+pub use model::{GenerateOptions, Model, ModelSource};
+pub use text::generated::{GeneratedText, Generation, TextRequest};
+pub use text::text_loop::{TextEvent, TextWatch};
+pub use train::{LatentData, distill, train};

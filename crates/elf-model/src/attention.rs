@@ -42,8 +42,8 @@ impl Attention {
         }
     }
 
-    /// `x` `[B, N, H]` to the same, and its keys and values, each `[B * heads, N, head_dim]`. `known` are those of K tokens before it, which it
-    /// sees too; `mask` is additive, `[B, 1, 1, K + N]` or `[B, 1, N, K + N]`.
+    /// `x` `[B, N, H]` to the same shape, and its keys and values, each `[B * heads, N, head_dim]`. `known` are the keys and values of K
+    /// earlier tokens, which `x` sees too; `mask` is additive, `[B, 1, 1, K + N]` or `[B, 1, N, K + N]`.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -74,10 +74,10 @@ impl Attention {
     }
 }
 
-/// Up to this many positions the scores are small enough to be held whole.
+/// The largest number of positions whose scores are stored as a whole.
 const EXPLICIT_UP_TO: i64 = 512;
 
-/// Whether attention over `n` tokens holds its scores whole. libtorch's fused attention saves that memory, but on a CPU its
+/// Whether attention over `n` tokens stores its scores as a whole. libtorch's fused attention saves that memory, but on a CPU its
 /// backward pass in bf16 is several times slower than plain batched products.
 pub(crate) fn keeps_scores(n: i64, precision: Precision, on_cpu: bool) -> bool {
     on_cpu && precision == Precision::Bf16 && n <= EXPLICIT_UP_TO
@@ -105,7 +105,7 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: i64, mask: Option<&Tensor>)
     }
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
     let weights = match mask {
-        // What each token sees is its own affair: more than the kernel's masks say.
+        // A mask per query, which the kernel does not take.
         Some(mask) if mask.size()[2] > 1 => {
             let scores = scores.f_view([batch, heads, n, m])?.f_add(mask)?.f_view([rows, n, m])?;
             elf_kernels::softmax(&scores, None)?

@@ -1,4 +1,4 @@
-//! One transformer block: attention and SwiGLU, each behind a normalisation and around a residual.
+//! One transformer block: attention and SwiGLU, each with a normalisation before it and a residual connection around it.
 
 use std::sync::Arc;
 
@@ -12,20 +12,20 @@ use crate::rope::Rope;
 
 const EPS: f64 = 1e-6;
 
-/// What all blocks of one pass share.
+/// The inputs that all blocks of one pass share.
 pub(crate) struct Pass {
     pub(crate) rope: Rope,
-    /// Additive attention mask, `[B, 1, 1, M]` or `[B, 1, N, M]`, over M = N tokens or over those that are known besides.
+    /// Additive attention mask, `[B, 1, 1, M]` or `[B, 1, N, M]`, over M tokens: the N of the pass, after K with cached keys and values.
     pub(crate) mask: Option<Tensor>,
     pub(crate) dropout: Option<Arc<PassDropout>>,
 }
 
-/// The dropout of a pass, and where its tokens stand in whole rows.
+/// The dropout of a pass, and the places of its tokens in whole rows.
 pub(crate) struct PassDropout {
     pub(crate) dropout: Dropout,
     /// Tokens of a whole row.
     pub(crate) of: i64,
-    /// Those that the pass holds: from the first to before the second number of each pair.
+    /// The tokens of the pass: from the first to before the second number of each pair.
     pub(crate) held: Vec<[i64; 2]>,
 }
 
@@ -89,20 +89,21 @@ impl Block {
         }
     }
 
-    /// As [`Block::forward`]; nothing but `x` is kept for the backward pass, which runs the block again.
-    pub(crate) fn forward_kept_short(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    /// Does the same as [`Block::forward`] but keeps only `x` for the backward pass, which computes the block again.
+    pub(crate) fn forward_recomputed(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (block, pass) = (self.shallow_clone(), pass.shallow_clone());
         let run = move |x: &Tensor| block.forward(x, &pass).map_err(|e| TchError::Torch(e.to_string()));
         Ok(elf_kernels::recompute(x, run)?)
     }
 
-    /// `x` `[B, N, H]` to the same.
+    /// `[B, N, H]` to the same shape.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        Ok(self.forward_behind(x, pass, None)?.0)
+        Ok(self.forward_with(x, pass, None)?.0)
     }
 
-    /// As [`Block::forward`], behind tokens whose keys and values in this block are `known`; and the keys and values of `x` itself.
-    pub(crate) fn forward_behind(
+    /// Does the same as [`Block::forward`] after tokens whose keys and values in this block are `known`. Also returns the keys and values
+    /// of `x`.
+    pub(crate) fn forward_with(
         &self,
         x: &Tensor,
         pass: &Pass,
@@ -115,7 +116,7 @@ impl Block {
         Ok((x + self.w3.forward(&gated), own))
     }
 
-    /// Dropout with masks of this place.
+    /// Applies the dropout of this place in the block.
     fn drop(&self, x: Tensor, pass: &Pass, place: u64) -> Result<Tensor> {
         match pass.dropout.as_deref().filter(|_| self.dropout > 0.0) {
             Some(PassDropout { dropout, of, held }) => dropout.apply(&x, self.dropout, &[self.index, place], *of, held),

@@ -1,9 +1,9 @@
 //! Sizes of the network, and the paper's presets.
 
-use elf_core::{Error, Result};
+use elf_core::{Error, NetworkShape, Result};
 use serde::{Deserialize, Serialize};
 
-/// Everything that determines the network's parameters.
+/// The sizes and options that determine the network's parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ElfConfig {
@@ -25,22 +25,20 @@ pub struct ElfConfig {
     pub num_model_mode_tokens: i64,
     /// V, entries of the vocabulary.
     pub vocab_size: i64,
-    /// Inner width of the feed-forward layers, before its two thirds are taken, as a multiple of H.
+    /// Inner width of the feed-forward layers as a multiple of H, of which SwiGLU takes two thirds.
     #[serde(default = "default_mlp_ratio")]
     pub mlp_ratio: f64,
     /// Dropout on attention's output and inside the feed-forward layer, in the middle half of the depth.
     #[serde(default)]
     pub proj_dropout: f64,
-    /// Whether the network has a table of latents, one for each entry of the vocabulary, that is learned with it in place of a
-    /// frozen encoder's latents.
+    /// Whether the network learns latents of its own, a table with one for each entry of the vocabulary, in place of a frozen encoder's.
     #[serde(default)]
     pub learned_latents: bool,
-    /// Whether clean tokens before a block, which are words by then, come in through a learned table of vectors besides through their
-    /// latents.
+    /// Whether clean tokens before a block have a learned vector for each word as a second input besides their latents.
     #[serde(default)]
     pub context_table: bool,
-    /// Whether hidden states are normalised before the vocabulary head, with a weight of its own, as they are before the denoising head.
-    /// The released model hands them over as they are.
+    /// Whether hidden states are normalised before the vocabulary head, as they are before the denoising head. They are not in the
+    /// released model.
     #[serde(default)]
     pub vocab_head_norm: bool,
 }
@@ -94,10 +92,10 @@ impl Preset {
 }
 
 impl ElfConfig {
-    /// Checks that the sizes make a network.
+    /// Checks that a network of these sizes is possible.
     ///
     /// # Errors
-    /// Names the first size that does not.
+    /// Names the first size that is out of its range.
     pub fn check(&self) -> Result<()> {
         check_sizes([
             ("text_encoder_dim", self.text_encoder_dim),
@@ -115,7 +113,18 @@ impl ElfConfig {
         self.blocks().check()
     }
 
-    /// The sizes of its blocks.
+    /// The sizes that callers of a network of this configuration depend on.
+    pub fn network_shape(&self) -> NetworkShape {
+        NetworkShape {
+            latent_dim: self.text_encoder_dim,
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            guidance_input: self.num_self_cond_cfg_tokens > 0,
+            stochastic: self.proj_dropout > 0.0,
+        }
+    }
+
+    /// The sizes of the blocks.
     pub(crate) fn blocks(&self) -> BlockSizes {
         BlockSizes {
             hidden_size: self.hidden_size,
@@ -136,7 +145,7 @@ impl ElfConfig {
         self.blocks().mlp_hidden()
     }
 
-    /// Numbers over all parameters, known before any is made.
+    /// The number of numbers in all parameters, by formula.
     pub fn parameter_count(&self) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let (c, h, v) = (size(self.text_encoder_dim), size(self.hidden_size), size(self.vocab_size));
@@ -168,7 +177,7 @@ pub(crate) struct BlockSizes {
 }
 
 impl BlockSizes {
-    /// Names the first size that makes no blocks.
+    /// Names the first size that is out of its range.
     pub(crate) fn check(&self) -> Result<()> {
         check_sizes([("hidden_size", self.hidden_size), ("depth", self.depth), ("num_heads", self.num_heads)])?;
         if self.hidden_size % self.num_heads != 0 || self.head_dim() % 2 != 0 {
@@ -198,7 +207,7 @@ impl BlockSizes {
         (full * 2.0 / 3.0).floor() as i64
     }
 
-    /// Numbers over the parameters of all blocks.
+    /// The number of numbers in the parameters of all blocks.
     pub(crate) fn parameter_count(&self) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let (h, inner, head) = (size(self.hidden_size), size(self.mlp_hidden()), size(self.head_dim()));
@@ -206,14 +215,14 @@ impl BlockSizes {
         size(self.depth) * block
     }
 
-    /// The share that block `index` drops: in the middle half of the depth only, as in the released code.
+    /// The dropout of block `index`: in the middle half of the depth only, as in the released code.
     pub(crate) fn dropout_in(&self, index: i64) -> f64 {
         let quarter = self.depth / 4;
         if (quarter..quarter * 3).contains(&index) { self.proj_dropout } else { 0.0 }
     }
 }
 
-/// Sizes by name, each of which must be there; the upper bound keeps products of two far from overflow.
+/// Checks sizes, each with its name. The upper bound keeps products of two far from overflow.
 pub(crate) fn check_sizes(sizes: impl IntoIterator<Item = (&'static str, i64)>) -> Result<()> {
     for (name, size) in sizes {
         if !(1..=1 << 24).contains(&size) {
@@ -223,7 +232,7 @@ pub(crate) fn check_sizes(sizes: impl IntoIterator<Item = (&'static str, i64)>) 
     Ok(())
 }
 
-/// Numbers of a linear layer, its bias included.
+/// The number of numbers in a linear layer, its bias included.
 fn linear(fan_in: u64, fan_out: u64) -> u64 {
     fan_in * fan_out + fan_out
 }

@@ -1,4 +1,4 @@
-//! Scalars and latents on their way into the blocks.
+//! Embeddings of scalars and latents, the input of the blocks.
 
 use elf_core::layers::Linear;
 use elf_core::{Fans, Init, ParamBuilder, Result};
@@ -54,7 +54,7 @@ impl LatentProjection {
         })
     }
 
-    /// `z` `[B, S, C]` and perhaps a previous estimate of the same shape to `[B, S, H]`, computed and given in `kind`.
+    /// `z` `[B, S, C]` and an optional previous estimate of the same shape to `[B, S, H]`, computed and returned in `kind`.
     pub(crate) fn forward(&self, z: &Tensor, x_prev: Option<&Tensor>, kind: Kind) -> Tensor {
         let joined = x_prev.map(|x| self.self_cond.forward(&Tensor::cat(&[z.to_kind(kind), x.to_kind(kind)], -1)));
         self.up.forward(&self.down.forward(&joined.unwrap_or_else(|| z.to_kind(kind))))

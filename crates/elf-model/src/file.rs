@@ -13,7 +13,7 @@ use crate::vocab_head::VOCAB_HEAD_NORM;
 use crate::{Elf, ElfConfig};
 
 impl ElfConfig {
-    /// The architecture that a checkpoint's shapes speak of.
+    /// The architecture that follows from the shapes of a checkpoint.
     ///
     /// # Errors
     /// If a parameter that every ELF has is missing or has an impossible shape.
@@ -59,7 +59,7 @@ impl ElfConfig {
     }
 }
 
-/// What the released model is made of, in the order in which it says so: parameters of its own, then modules.
+/// The released model's parts in the order of its definition: own parameters, then modules.
 const RELEASED_ORDER: [&str; 13] = [
     "t_emb_tokens",
     "self_cond_cfg_tokens",
@@ -77,10 +77,10 @@ const RELEASED_ORDER: [&str; 13] = [
 ];
 
 impl ElfConfig {
-    /// All parameters' names in the order of the released model's `state_dict`, by which its optimisers count.
+    /// All parameters' names in the order of the released model's `state_dict`, by which its optimisers number them.
     ///
     /// # Errors
-    /// If the configuration makes no network, or one with parameters that the released model does not have.
+    /// If no network is possible with the configuration, or it has parameters that the released model does not have.
     pub fn released_order(&self) -> Result<Vec<String>> {
         let net = Elf::unset(self.clone(), PrecisionPolicy::F32, Device::Cpu)?;
         let mut names: Vec<String> = net.params().iter().map(|(name, _)| name.to_owned()).collect();
@@ -93,15 +93,15 @@ impl ElfConfig {
             let reason = "the released code has no such parameters, so this network cannot be written for it; write .safetensors instead";
             return Err(Error::Config(format!("{}: {reason}", others.join(", "))));
         }
-        // Within a module ours have the released order, which a stable sort leaves alone.
+        // Within a module our order is the released one, which a stable sort keeps.
         names.sort_by_key(|name| rank(name));
         Ok(names)
     }
 }
 
 impl Elf {
-    /// Reads a network from whatever file or folder [`Weights::open`] takes, its averaged parameters if there are any.
-    /// Shapes give the architecture.
+    /// Reads a network from a file or folder that [`Weights::open`] accepts, with averaged parameters if there are any. The
+    /// architecture follows from the shapes.
     ///
     /// # Errors
     /// If the file is missing, damaged, or not an ELF checkpoint; every parameter that does not fit is named.
@@ -109,7 +109,7 @@ impl Elf {
         Self::of_weights(&Weights::open(path, ParamKind::Averaged)?, policy, device)
     }
 
-    /// A network of the architecture and with the parameters of `weights`.
+    /// A network with the parameters of `weights`, from whose shapes the architecture follows.
     ///
     /// # Errors
     /// As [`Elf::load`].
@@ -119,10 +119,10 @@ impl Elf {
         Ok(net)
     }
 
-    /// Writes all parameters in fp32, aside and renamed.
+    /// Writes all parameters in fp32, under another name first, then renames the file.
     ///
     /// # Errors
-    /// If the file cannot be written; an older one is still there then.
+    /// If the file cannot be written; then an older one is kept.
     pub fn save(&self, path: &Path) -> Result<()> {
         tensorfile::write(path, self.params().iter().map(|(n, p)| (n, &p.tensor)), HashMap::new())
     }

@@ -4,13 +4,13 @@ use crate::ElfConfig;
 use crate::embed::FEATURES;
 
 /// Operations of matrix products, a multiplication and an addition counting as two. Everything else (normalisations,
-/// activations, softmax, sums) is left out, as is usual: it is not what a matrix unit does.
+/// activations, softmax, sums) is not counted, as is usual, since matrix units do not compute it.
 ///
 /// A backward pass costs twice its forward pass: one product for the inputs' gradients, one for the weights'.
 impl ElfConfig {
     /// The trunk for one row of `text` positions, self-conditioned.
     ///
-    /// With N = prefix + text: a position of the text enters by `2 (2 C C + C b + b H)`, a token passes a block by
+    /// With N = prefix + text: embedding a position of the text takes `2 (2 C C + C b + b H)`, a token in a block
     /// `2 (4 H H + 3 H I)` and `4 N H` in attention (scores and mixture), the prefix's embedders take `2 (256 H + H H)` each.
     pub fn trunk_flops(&self, text: u64) -> u64 {
         let size = |n: i64| n.max(0) as u64;
@@ -23,12 +23,12 @@ impl ElfConfig {
         entry + scalars + size(self.depth) * block
     }
 
-    /// The head for clean latents, for so many positions: `2 H C` each.
+    /// The head for clean latents: `2 H C` per position.
     pub fn clean_flops(&self, positions: u64) -> u64 {
         positions * 2 * (self.hidden_size * self.text_encoder_dim).max(0) as u64
     }
 
-    /// The vocabulary head, for so many positions: `2 (H C + C V)` each.
+    /// The vocabulary head: `2 (H C + C V)` per position.
     pub fn logits_flops(&self, positions: u64) -> u64 {
         let (c, h, v) = (self.text_encoder_dim, self.hidden_size, self.vocab_size);
         positions * 2 * (h * c + c * v).max(0) as u64
@@ -75,6 +75,6 @@ mod tests {
         let config = Preset::B.config(512, 32100);
         let blocks = 12 * (4 * 768 * 768 + 3 * 768 * 2048);
         let ratio = config.trunk_flops(1024) as f64 / (2.0 * 1036.0 * f64::from(blocks));
-        assert!((1.0..1.3).contains(&ratio), "{ratio}: attention and the entry come on top");
+        assert!((1.0..1.3).contains(&ratio), "{ratio}: attention and embedding are more");
     }
 }

@@ -1,12 +1,12 @@
-//! The ELF transformer: reads noisy latents, predicts clean ones, and reads words off nearly clean ones.
+//! The ELF transformer: predicts clean latents from noisy ones, and words from nearly clean ones.
 //!
-//! [`Elf`] implements [`elf_core::Network`]; [`ElfConfig`] holds its sizes and the paper's presets. Parameters carry the
-//! interchange names of the released checkpoints, and [`Elf::load`] needs nothing but their safetensors file, since the
-//! shapes give the architecture.
+//! [`Elf`] implements [`elf_core::Network`]; [`ElfConfig`] holds its sizes and the paper's presets. Parameters have the
+//! interchange names of the released checkpoints, and [`Elf::load`] needs only their safetensors file, since the architecture follows
+//! from the shapes.
 //!
-//! [`MaskedTransformer`] is the same stack of blocks over token ids: the backbone of the masked diffusion that ELF is held against.
+//! [`MaskedTransformer`] is the same stack of blocks over token ids: the backbone of the masked diffusion that ELF is compared with.
 //!
-//! It deliberately does not know how it is trained or sampled, what a latent stands for, or any text.
+//! It deliberately does not know how it is trained or sampled, what a latent means, or any text.
 
 mod attention;
 mod block;

@@ -1,4 +1,4 @@
-//! A bidirectional transformer over token ids, of the same blocks as the ELF transformer: the backbone of masked diffusion.
+//! A bidirectional transformer over token ids with the blocks of the ELF transformer: the backbone of masked diffusion.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -18,14 +18,14 @@ use crate::block::{Block, Pass, PassDropout};
 use crate::config::{BlockSizes, check_sizes};
 use crate::rope::Rope;
 
-/// Standard deviation of the embedding's random start.
+/// Standard deviation of the embedding's initial values.
 const TABLE_STD: f64 = 0.02;
 
 /// The sizes of a [`MaskedTransformer`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaskedConfig {
-    /// V, entries of the vocabulary, without the symbol that hides a word.
+    /// V, entries of the vocabulary, without the mask symbol.
     pub vocab_size: i64,
     /// H, width of the blocks.
     pub hidden_size: i64,
@@ -33,14 +33,14 @@ pub struct MaskedConfig {
     pub depth: i64,
     /// Attention heads; H must be an even multiple of it.
     pub num_heads: i64,
-    /// Inner width of the feed-forward layers, before its two thirds are taken, as a multiple of H.
+    /// Inner width of the feed-forward layers as a multiple of H, of which SwiGLU takes two thirds.
     pub mlp_ratio: f64,
     /// Dropout on attention's output and inside the feed-forward layer, in the middle half of the depth.
     pub proj_dropout: f64,
 }
 
 impl MaskedConfig {
-    /// The blocks of an ELF transformer, over words instead of latents.
+    /// The sizes of an ELF transformer's blocks, with words as input instead of latents.
     pub fn with_blocks_of(elf: &ElfConfig) -> Self {
         Self {
             vocab_size: elf.vocab_size,
@@ -62,16 +62,16 @@ impl MaskedConfig {
         }
     }
 
-    /// Checks that the sizes make a network.
+    /// Checks that a network of these sizes is possible.
     ///
     /// # Errors
-    /// Names the first size that does not.
+    /// Names the first size that is out of its range.
     pub fn check(&self) -> Result<()> {
         check_sizes([("vocab_size", self.vocab_size)])?;
         self.blocks().check()
     }
 
-    /// Numbers over all parameters, known before any is made.
+    /// The number of numbers in all parameters, by formula.
     pub fn parameter_count(&self) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let (h, v) = (size(self.hidden_size), size(self.vocab_size));
@@ -79,10 +79,10 @@ impl MaskedConfig {
     }
 }
 
-/// Token ids in, logits out, full attention between; no time is told, as in masked diffusion none is needed.
+/// A transformer from token ids to logits with full attention. It has no time input, since masked diffusion needs none.
 ///
-/// Embedding and head share one table, which has one row more than there are words: the symbol that hides a word (id V), which
-/// the head cannot name.
+/// Embedding and head share one table, which has one row more than there are words: the mask symbol (id V), which the head does not
+/// predict.
 #[derive(Debug)]
 pub struct MaskedTransformer {
     config: MaskedConfig,
@@ -94,7 +94,7 @@ pub struct MaskedTransformer {
     bias: Weight,
     device: Device,
     recompute: bool,
-    /// Angles of the last sequence length; another length replaces them.
+    /// Rotary angles of the last sequence length.
     rope: RefCell<Option<Rope>>,
 }
 
@@ -102,7 +102,7 @@ impl MaskedTransformer {
     /// A network whose parameters come from `builder`: seeded, or unset, to be loaded.
     ///
     /// # Errors
-    /// If the configuration makes no network, or libtorch fails.
+    /// If no network is possible with the configuration, or libtorch fails.
     pub fn new(config: MaskedConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
         config.check()?;
         let device = builder.device();
@@ -126,12 +126,12 @@ impl MaskedTransformer {
         Ok(net)
     }
 
-    /// The sizes.
+    /// The network's sizes.
     pub fn config(&self) -> &MaskedConfig {
         &self.config
     }
 
-    /// Gradient checkpointing, as [`Elf::set_recompute`](crate::Elf::set_recompute).
+    /// Switches gradient checkpointing on or off, as [`Elf::set_recompute`](crate::Elf::set_recompute).
     pub fn set_recompute(&mut self, recompute: bool) {
         self.recompute = recompute;
     }
@@ -149,8 +149,8 @@ impl MaskedTransformer {
         }
     }
 
-    /// The head. Products for gradients run in the precision of the blocks, since their rounding is small beside the noise of a
-    /// batch; those for numbers that are reported or sampled from in the policy's precision of heads.
+    /// The head. Products for gradients run in the precision of the blocks, since their rounding is small compared with the noise of a
+    /// batch; products for reported numbers or sampling run in the policy's precision of heads.
     fn head(&self, for_gradients: bool) -> Result<Unembedding> {
         let precision = if for_gradients { self.policy.blocks } else { self.policy.vocab_head };
         Unembedding::of_rows(self.tokens.weight(), self.bias.master(), precision)
@@ -198,7 +198,7 @@ impl TokenNetwork for MaskedTransformer {
         let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_to_kind(kind)?;
         for block in &self.blocks {
             x = match self.recompute && x.requires_grad() {
-                true => block.forward_kept_short(&x, &pass)?,
+                true => block.forward_recomputed(&x, &pass)?,
                 false => block.forward(&x, &pass)?,
             };
         }

@@ -1,4 +1,4 @@
-//! How much memory a training step takes, by formula; tests/memory.rs holds it against what is in use.
+//! The memory of a training step, by formula; tests/memory.rs compares it with the memory in use.
 
 use elf_core::{Precision, PrecisionPolicy};
 
@@ -9,8 +9,8 @@ impl ElfConfig {
     /// Bytes that the trunk keeps between its forward and its backward pass, for `rows` rows of `text` positions.
     ///
     /// A token keeps, in each block, twelve vectors of width H (both normalisations' inputs and outputs, the joint projection,
-    /// queries, keys and values by head, the mixture before and after it is laid out), three of the inner width, and, where
-    /// attention keeps its weights on a CPU, one weight for each head and token that it sees.
+    /// queries, keys and values by head, the mixture before and after its transposition), three of the inner width, and, where
+    /// attention stores its weights on a CPU, one weight for each head and token that it sees.
     pub fn activation_bytes(&self, rows: u64, text: u64, policy: PrecisionPolicy, on_cpu: bool) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let tokens = size(self.prefix_len()) + text;
@@ -22,7 +22,7 @@ impl ElfConfig {
         rows * tokens * size(self.depth) * token * bytes(policy.blocks)
     }
 
-    /// As [`ElfConfig::activation_bytes`] where blocks are recomputed: every block's input, and one block as a whole.
+    /// The same where blocks are recomputed: every block's input, and all of one block.
     pub fn activation_bytes_recomputed(&self, rows: u64, text: u64, policy: PrecisionPolicy, on_cpu: bool) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let inputs = rows * (size(self.prefix_len()) + text) * size(self.depth) * size(self.hidden_size);

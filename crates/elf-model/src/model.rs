@@ -17,20 +17,20 @@ use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::rope::Rope;
 use crate::vocab_head::VocabHead;
 
-/// The learned latents' name among the parameters; the released model has none.
+/// The name of the parameter of learned latents; the released model has none.
 pub(crate) const LATENT_TABLE: &str = "latent_table";
 
 /// The name of the table of clean tokens; the released model has none.
 pub(crate) const CONTEXT_TABLE: &str = "context_table.weight";
 
-/// Its standard deviation at the start, GPT-2's.
+/// Its standard deviation at the start, that of GPT-2.
 const CONTEXT_TABLE_STD: f64 = 0.02;
 
-/// By how much latents of clean tokens are scaled down beside that table. Muon's steps are of one size, so a table is learned soon only
-/// if it begins small and nothing stands over it: beside full latents it was of no use.
+/// The factor by which latents of clean tokens are scaled down in networks with that table. Muon's updates have a fixed size, so a
+/// table is learned quickly only if it starts small and is not dominated by the latents: with unscaled latents it had no effect.
 const LATENTS_BESIDE_TABLE: f64 = 0.02;
 
-/// Which positions a sequence holds behind its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
+/// The positions of a sequence after its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     prefix: i64,
@@ -54,21 +54,21 @@ pub struct Elf {
     final_norm: RmsNorm,
     final_linear: Linear,
     vocab_head: VocabHead,
-    /// `[1, V, C]`.
+    /// Learned latents, `[1, V, C]`.
     latent_table: Option<Weight>,
-    /// `[V, H]`.
+    /// The table of clean tokens, `[V, H]`.
     context_table: Option<Embedding>,
-    /// Whether blocks are run again in the backward pass instead of keeping what they need for it.
+    /// Whether blocks are computed again in the backward pass instead of keeping their intermediate results.
     recompute: bool,
-    /// Angles of the last layout; another one replaces them.
+    /// Rotary angles of the last layout.
     rope: RefCell<Option<(Layout, Rope)>>,
 }
 
 impl Elf {
-    /// A network with parameters as the released code starts them, drawn from `seed`.
+    /// A network with parameters initialised as in the released code, drawn from `seed`.
     ///
     /// # Errors
-    /// If the configuration makes no network, or libtorch fails (out of memory).
+    /// If no network is possible with the configuration, or libtorch fails (out of memory).
     pub fn new(config: ElfConfig, policy: PrecisionPolicy, seed: u64, device: Device) -> Result<Self> {
         Self::build(config, policy, ParamBuilder::seeded(seed, device))
     }
@@ -99,7 +99,7 @@ impl Elf {
         let final_linear =
             Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;
         let vocab_head = VocabHead::new(b, &config)?;
-        // With a dimension more than a matrix has, so that Muon leaves it to Adam: most rows have no gradient in a step.
+        // Of one dimension more than a matrix, so that Adam updates it and not Muon: most rows have no gradient in a step.
         let latent_table = match config.learned_latents {
             true => Some(b.tensor(LATENT_TABLE, &[1, config.vocab_size, c], Init::Normal(1.0))?),
             false => None,
@@ -130,18 +130,18 @@ impl Elf {
         })
     }
 
-    /// The sizes.
+    /// The network's sizes.
     pub fn config(&self) -> &ElfConfig {
         &self.config
     }
 
-    /// Which parts run in which precision.
+    /// The precision of each part.
     pub fn policy(&self) -> PrecisionPolicy {
         self.policy
     }
 
-    /// Gradient checkpointing: whether blocks keep nothing but their input and are run again in the backward pass. The result is the
-    /// same; a training step takes about a third more arithmetic in the blocks, and a fraction of the memory.
+    /// Switches gradient checkpointing on or off: whether blocks keep only their input and are computed again in the backward pass. The
+    /// result is the same; a training step takes about a third more arithmetic in the blocks, and a fraction of the memory.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.recompute = recompute;
     }
@@ -187,8 +187,8 @@ impl Elf {
         }
     }
 
-    /// Dropout of a pass over the prefix, `context` clean tokens and `text` others from `first` on. A whole row has all its positions
-    /// twice where there are clean ones: a batch takes as many of either as its rows need.
+    /// Dropout of a pass over the prefix, `context` clean tokens and `text` noisy ones from `first` on. Masks are drawn for whole rows,
+    /// which have all positions twice if there are clean tokens; a pass uses the part that it computes.
     fn dropout_of(&self, dropout: &Dropout, context: i64, first: i64, text: i64) -> Arc<PassDropout> {
         let (p, length) = (self.config.prefix_len(), dropout.length());
         let (of, held) = match context {
@@ -233,9 +233,6 @@ impl Elf {
                 return Err(wrong(what, rows, format!("[{b}]")));
             }
         }
-        if let Some(mask) = input.mask.filter(|m| m.size() != [b, s]) {
-            return Err(wrong("mask", mask, format!("[{b}, {s}]")));
-        }
         if let Some(Context { latents, ids, blocks, noisy_blocks, memory, .. }) = input.context {
             let k = match latents.size()[..] {
                 [rows, k, channels] if (rows, channels) == (b, c) => k,
@@ -248,9 +245,6 @@ impl Elf {
                     return Err(wrong(what, found, format!("[{b}, {n}]")));
                 }
             }
-            if input.mask.is_some() {
-                return Err(Error::Config("a mask and a context cannot go together".to_owned()));
-            }
             let behind = self.config.prefix_len() + s;
             if let Some(memory) = memory.filter(|memory| memory.mask.size() != [b, 1, behind, k + behind]) {
                 return Err(wrong("the context's memory", &memory.mask, format!("[{b}, 1, {behind}, {}]", k + behind)));
@@ -259,7 +253,7 @@ impl Elf {
         Ok((b, s))
     }
 
-    /// Lifted latents `[B, N, H]` of tokens of which the first K are clean, with what stands in the table for the words of those, `ids` `[B, K]`.
+    /// Lifted latents `[B, N, H]`, whose first K tokens are clean, with the table's vectors of those tokens, `ids` `[B, K]`, added.
     fn with_words(&self, lifted: Tensor, ids: &Tensor) -> Result<Tensor> {
         let Some(table) = &self.context_table else { return Ok(lifted) };
         let (k, n) = (ids.size2()?.1, lifted.size3()?.1);
@@ -269,7 +263,7 @@ impl Elf {
         Ok(Tensor::f_cat(&[clean, lifted.f_narrow(1, k, n - k)?], 1)?)
     }
 
-    /// Who of prefix, context and text sees whom, `[B, P + K + S, P + K + S]`, bool: queries by keys.
+    /// Which positions of prefix, context and text see which, `[B, P + K + S, P + K + S]`, bool: queries by keys.
     fn seen(&self, context: &Context) -> Result<Tensor> {
         let device = context.blocks.device();
         let (b, k) = context.blocks.size2()?;
@@ -287,6 +281,60 @@ impl Elf {
         Ok(Tensor::f_cat(&[of_prefix, Tensor::f_cat(&of_clean, -1)?, Tensor::f_cat(&of_noisy, -1)?], 1)?)
     }
 
+    /// Does the same as [`Network::trunk`] with an attention mask over text positions, `[B, S]`, 1 where a position is seen. The released
+    /// code has such a mask, but its models are trained and sampled without.
+    ///
+    /// # Errors
+    /// As [`Network::trunk`], or if the input has a context too.
+    pub fn trunk_with_mask(&self, input: &TrunkInput, mask: &Tensor) -> Result<Tensor> {
+        let (b, s) = self.check_input(input)?;
+        if mask.size() != [b, s] {
+            return Err(Error::Shape { what: "mask".into(), found: mask.size(), expected: format!("[{b}, {s}]") });
+        }
+        match input.context {
+            Some(_) => Err(Error::Config("a mask and a context cannot be used together".to_owned())),
+            None => self.pass(input, Some(mask)),
+        }
+    }
+
+    /// A pass of the trunk; `mask` is over text positions, `[B, S]`.
+    fn pass(&self, input: &TrunkInput, mask: Option<&Tensor>) -> Result<Tensor> {
+        let (b, s) = self.check_input(input)?;
+        let (kind, maps) = (self.policy.blocks.kind(), self.policy.latent_maps.kind());
+        let first = input.context.map_or(0, |context| context.first);
+        let memory = input.context.and_then(|context| context.memory);
+        // Clean tokens that this pass computes: none if their keys and values are cached.
+        let context = input.context.filter(|_| memory.is_none());
+        let k = context.map_or(0, |context| context.latents.size()[1]);
+        let mask = match (memory, &context) {
+            (Some(memory), _) => Some(memory.mask.shallow_clone()),
+            (None, Some(context)) => Some(additive(&self.seen(context)?, kind)?.f_unsqueeze(1)?),
+            (None, None) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
+        };
+        let rope =
+            self.rope(Layout { prefix: self.config.prefix_len(), context: k, first, text: s }, input.z.device())?;
+        let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
+        let text = match &context {
+            None => self.latents.forward(input.z, input.x_prev, maps),
+            // The previous estimate of clean tokens is the tokens themselves, as on condition positions.
+            Some(Context { latents, ids, .. }) => {
+                let with_context = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
+                let x_prev = input.x_prev.map(with_context).transpose()?;
+                self.with_words(self.latents.forward(&with_context(input.z)?, x_prev.as_ref(), maps), ids)?
+            }
+        }
+        .to_kind(kind);
+        let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = match memory {
+                Some(memory) => block.forward_with(&x, &pass, memory.layers.get(i))?.0,
+                None if self.recompute && x.requires_grad() => block.forward_recomputed(&x, &pass)?,
+                None => block.forward(&x, &pass)?,
+            };
+        }
+        Ok(x.f_narrow(1, self.config.prefix_len() + k, s)?)
+    }
+
     /// An additive mask over prefix and text, `[B, 1, 1, P + S]`; the prefix is always seen.
     fn additive_mask(&self, mask: &Tensor, batch: i64, kind: Kind) -> Result<Tensor> {
         let prefix = Tensor::f_ones([batch, self.config.prefix_len()], (Kind::Bool, mask.device()))?;
@@ -295,7 +343,7 @@ impl Elf {
     }
 }
 
-/// 0 where something is seen, minus infinity elsewhere.
+/// An additive mask: 0 where `seen` is true, minus infinity elsewhere.
 fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
     let zeros = Tensor::f_zeros(seen.size(), (kind, seen.device()))?;
     Ok(zeros.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?)
@@ -303,13 +351,7 @@ fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
 
 impl Network for Elf {
     fn shape(&self) -> NetworkShape {
-        NetworkShape {
-            latent_dim: self.config.text_encoder_dim,
-            hidden_size: self.config.hidden_size,
-            vocab_size: self.config.vocab_size,
-            guidance_input: self.guidance.is_some(),
-            stochastic: self.config.proj_dropout > 0.0,
-        }
+        self.config.network_shape()
     }
 
     fn params(&self) -> &ParamSet {
@@ -317,40 +359,7 @@ impl Network for Elf {
     }
 
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
-        let (b, s) = self.check_input(input)?;
-        let (kind, maps) = (self.policy.blocks.kind(), self.policy.latent_maps.kind());
-        let first = input.context.map_or(0, |context| context.first);
-        let memory = input.context.and_then(|context| context.memory);
-        // What stands before the text in the same pass: nothing, unless it must be worked out.
-        let context = input.context.filter(|_| memory.is_none());
-        let k = context.map_or(0, |context| context.latents.size()[1]);
-        let mask = match (memory, &context) {
-            (Some(memory), _) => Some(memory.mask.shallow_clone()),
-            (None, Some(context)) => Some(additive(&self.seen(context)?, kind)?.f_unsqueeze(1)?),
-            (None, None) => input.mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
-        };
-        let rope =
-            self.rope(Layout { prefix: self.config.prefix_len(), context: k, first, text: s }, input.z.device())?;
-        let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
-        let text = match &context {
-            None => self.latents.forward(input.z, input.x_prev, maps),
-            // The estimate of what is clean is the same again, as on the positions of a condition.
-            Some(Context { latents, ids, .. }) => {
-                let behind = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
-                let x_prev = input.x_prev.map(behind).transpose()?;
-                self.with_words(self.latents.forward(&behind(input.z)?, x_prev.as_ref(), maps), ids)?
-            }
-        }
-        .to_kind(kind);
-        let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = match memory {
-                Some(memory) => block.forward_behind(&x, &pass, memory.layers.get(i))?.0,
-                None if self.recompute && x.requires_grad() => block.forward_kept_short(&x, &pass)?,
-                None => block.forward(&x, &pass)?,
-            };
-        }
-        Ok(x.f_narrow(1, self.config.prefix_len() + k, s)?)
+        self.pass(input, None)
     }
 
     fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
@@ -358,7 +367,7 @@ impl Network for Elf {
         let (p, k, s) = (self.config.prefix_len(), context.latents.size3()?.1, context.noisy_blocks.size2()?.1);
         tch::no_grad(|| {
             let seen = self.seen(context)?;
-            // In a pass behind it, the context comes before the prefix.
+            // In a pass that uses this memory, the keys of the context come before those of the prefix.
             let range = |from: i64, until: i64| Tensor::f_arange_start(from, until, (Kind::Int64, device));
             let (clean, prefix, text) = (range(p, p + k)?, range(0, p)?, range(p + k, p + k + s)?);
             let queries = Tensor::f_cat(&[&prefix, &text], 0)?;
@@ -373,7 +382,7 @@ impl Network for Elf {
             let mut x = self.with_words(lifted, context.ids)?.to_kind(kind);
             let mut layers = Vec::with_capacity(self.blocks.len());
             for block in &self.blocks {
-                let (next, own) = block.forward_behind(&x, &pass, None)?;
+                let (next, own) = block.forward_with(&x, &pass, None)?;
                 x = next;
                 layers.push(own);
             }

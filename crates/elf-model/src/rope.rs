@@ -8,9 +8,9 @@ use tch::{Device, Kind, Tensor};
 /// Channels 2i and 2i + 1 form a pair that turns by `position * 10000^(-2i / head_dim)`.
 #[derive(Debug)]
 pub struct Rope {
-    /// `[prefix + text, head_dim / 2]`.
+    /// Cosines, `[prefix + text, head_dim / 2]`.
     cos: Tensor,
-    /// Likewise.
+    /// Sines, of the same shape.
     sin: Tensor,
 }
 
@@ -40,7 +40,7 @@ impl Rope {
         Ok(Self { cos: angles.f_cos()?, sin: angles.f_sin()? })
     }
 
-    /// Another handle on the same angles.
+    /// Another handle of the same angles.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }
     }
@@ -60,12 +60,12 @@ impl Rope {
         &self.cos
     }
 
-    /// Sines, likewise.
+    /// Sines, of the same shape and kind.
     pub fn sin(&self) -> &Tensor {
         &self.sin
     }
 
-    /// `(cos, sin)` as tables `[prefix + text, head_dim]`, each angle standing at both channels of its pair.
+    /// `(cos, sin)` as tables `[prefix + text, head_dim]`, with each angle at both channels of its pair.
     pub fn tables(&self) -> (Tensor, Tensor) {
         let both = |x: &Tensor| x.repeat_interleave_self_int(2, 1, None);
         (both(&self.cos), both(&self.sin))

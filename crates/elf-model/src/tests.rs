@@ -1,4 +1,4 @@
-//! Laws that hold for any sizes; the numbers themselves are held against the reference in the package elf-tests.
+//! Laws that hold for any sizes; the package elf-tests compares numbers with the reference.
 
 use elf_core::{
     Context, Counting, Dropout, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy, TrunkInput,
@@ -21,7 +21,7 @@ fn small() -> ElfConfig {
     }
 }
 
-/// A network whose zero-initialised head has been given values, so that its output says something.
+/// A network whose zero-initialised head has been given values, so that its output is not 0.
 fn network(config: ElfConfig, policy: PrecisionPolicy) -> Elf {
     let net = Elf::new(config, policy, 5, Device::Cpu).unwrap();
     let head = net.params().get("final_layer.linear.weight").unwrap();
@@ -57,10 +57,14 @@ fn bf16_blocks_stay_near_fp32() {
     let (z, t) = rows(3, 9, 6);
     let mask = Tensor::ones([3, 9], (Kind::Float, Device::Cpu));
     for mask in [None, Some(&mask)] {
-        let input = TrunkInput { mask, ..TrunkInput::new(&z, &t) };
+        let input = TrunkInput::new(&z, &t);
         let out = |policy| {
             let net = network(small(), policy);
-            net.clean(&net.trunk(&input).unwrap()).unwrap()
+            let hidden = match mask {
+                Some(mask) => net.trunk_with_mask(&input, mask),
+                None => net.trunk(&input),
+            };
+            net.clean(&hidden.unwrap()).unwrap()
         };
         let (wide, narrow) = (out(PrecisionPolicy::F32), out(PrecisionPolicy::with_blocks(Precision::Bf16)));
         let scale = wide.abs().max().double_value(&[]);
@@ -71,7 +75,7 @@ fn bf16_blocks_stay_near_fp32() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Each row is computed as if it were alone, whatever mode the others are in.
+    /// Each row is computed as if it were alone, with others in either mode.
     #[test]
     fn rows_do_not_see_each_other(decode in proptest::collection::vec(any::<bool>(), 3)) {
         let net = network(small(), PrecisionPolicy::F32);
@@ -92,7 +96,7 @@ proptest! {
         let net = network(small(), PrecisionPolicy::F32);
         let (z, t) = rows(2, 7, 6);
         let mask = Tensor::arange(7, (Kind::Int64, Device::Cpu)).lt(seen).to_kind(Kind::Float).expand([2, 7], false);
-        let out = |z: &Tensor| net.trunk(&TrunkInput { mask: Some(&mask), ..TrunkInput::new(z, &t) }).unwrap().narrow(1, 0, seen);
+        let out = |z: &Tensor| net.trunk_with_mask(&TrunkInput::new(z, &t), &mask).unwrap().narrow(1, 0, seen);
         let other = z.copy();
         let _ = other.narrow(1, seen, 7 - seen).fill_(value);
         prop_assert!(difference(&out(&z), &out(&other)) < 1e-5);
@@ -121,7 +125,7 @@ fn dropout_is_a_function_of_its_seed() {
     assert!(difference(&out(None), &out(Some(2))) > 1e-3);
 }
 
-/// Neither the rows beside it, nor how much of the rows a batch of blocks needs, changes what a row drops.
+/// The dropout of a row depends neither on the other rows, nor on the part of the rows that a batch of blocks computes.
 #[test]
 fn what_a_row_drops_is_its_own() {
     let net = network(ElfConfig { proj_dropout: 0.3, ..small() }, PrecisionPolicy::F32);
@@ -129,7 +133,7 @@ fn what_a_row_drops_is_its_own() {
     let (z, t) = rows(3, s, 6);
     let ids = Tensor::zeros([3, s], (Kind::Int64, Device::Cpu));
     let blocks = Tensor::arange(s, (Kind::Int64, Device::Cpu)).divide_scalar_mode(2, "floor").expand([3, s], false);
-    // Of `rows` the clean tokens before `last`, and the noisy ones from `first` to there.
+    // The clean tokens of `rows` before `last`, and the noisy ones from `first` to `last`.
     let behind = |rows: std::ops::Range<i64>, first: i64, last: i64| {
         let of = |x: &Tensor, from: i64| x.narrow(0, rows.start, rows.end - rows.start).narrow(1, from, last - from);
         let (latents, z, t) = (of(&z, 0), of(&z, first), t.narrow(0, rows.start, rows.end - rows.start));
@@ -257,7 +261,7 @@ fn learned_latents_are_a_normalised_table_that_files_keep() {
 
     let message = net.latents(&(ids + 1)).unwrap_err().to_string();
     assert!(message.contains("40 entries"), "{message}");
-    // Whoever has an encoder starts with the same parameters as if there were no such thing.
+    // A network without learned latents starts with the same parameters as before they existed.
     let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
     assert!(without.latents(&Tensor::zeros([1, 1], (Kind::Int64, Device::Cpu))).is_err());
     for (name, param) in without.params().iter() {

@@ -1,4 +1,4 @@
-//! From hidden states to words: H -> C -> V, without ever holding all logits.
+//! The head from hidden states to words, H -> C -> V, which never stores all logits.
 
 use elf_core::layers::RmsNorm;
 use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Unembedding, Weight};
@@ -13,6 +13,9 @@ const EPS: f64 = 1e-6;
 
 /// By how much the first product of a head that starts as a reader is scaled down, so that its first logits are the words' shares.
 const START_SCALE: f64 = 0.1;
+
+/// The length of the longest direction in such a head: how sure it is grows with what the first product learns.
+const START_LENGTH: f64 = 8.0;
 
 #[derive(Debug)]
 pub(crate) struct VocabHead {
@@ -42,7 +45,8 @@ impl VocabHead {
         })
     }
 
-    /// Sets the head to a linear reader of latents: `weight` `[V, C]` and `bias` `[V]` of the logits `latents weight^T + bias`.
+    /// Sets the head to a linear reader of latents: directions `weight` `[V, C]` and biases `bias` `[V]` of the logits
+    /// `latents weight^T + bias`. The longest directions get the length [`START_LENGTH`].
     ///
     /// The activation between the two products is not linear, but `gelu(y) - gelu(-y) = y`: pairs of features of opposite
     /// sign carry the C / 2 directions of the latents that the reader uses most. The first product then starts small, and
@@ -56,6 +60,8 @@ impl VocabHead {
             let (_, directions) = weight.tr().f_matmul(&weight)?.f_linalg_eigh("L")?;
             let used = directions.f_narrow(1, latent - pairs, pairs)?;
             let own = weight.f_matmul(&used)?.tr();
+            let longest = own.f_norm_scalaropt_dim(2.0, [0i64], false)?.f_max()?;
+            let own = own * START_LENGTH / longest.f_clamp_min(f64::MIN_POSITIVE)?;
             let mut unembed = self.unembed_kernel.master().shallow_clone();
             let _ = unembed.f_zero_()?;
             unembed.f_narrow(0, 0, pairs)?.f_copy_(&own)?;
@@ -85,7 +91,7 @@ impl VocabHead {
         Unembedding::of_columns(&self.unembed_kernel, self.unembed_bias.master(), precision)
     }
 
-    /// `[N, H]` to `[N, V]`, fp32.
+    /// Logits: `[N, H]` to `[N, V]`, fp32.
     pub(crate) fn logits(&self, hidden: &Tensor, precision: Precision) -> Result<Tensor> {
         self.unembedding(precision).logits(&self.features(hidden, precision))
     }

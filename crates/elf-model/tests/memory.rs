@@ -1,4 +1,4 @@
-//! Whether a step keeps the memory that the formulas say, by the C library's own count of what is in use. One test and one process:
+//! Whether a step keeps as much memory as the formulas give, by the C library's count of memory in use. One test and one process:
 //! what other tests hold would be counted too.
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -48,7 +48,7 @@ fn kept(net: &Elf, rows: i64, text: i64) -> f64 {
     f64::from(bytes)
 }
 
-/// Whether libtorch takes its memory from the C library that is asked: another allocator may stand in its place.
+/// Whether libtorch takes its memory from the C library that counts it: another allocator may be in use.
 fn is_counted() -> bool {
     let before = in_use();
     let held = Tensor::zeros([1 << 20], (Kind::Float, Device::Cpu));
@@ -78,7 +78,7 @@ fn a_pass_keeps_what_the_formulas_say() {
             near("kept", whole, config.activation_bytes(b, s, policy, true));
             net.set_recompute(true);
             let short = kept(&net, rows, text);
-            // In the backward pass one block at a time comes to what is kept.
+            // In the backward pass one block at a time is added to the kept memory.
             let most = short + whole / depth as f64;
             near("recomputed", most, config.activation_bytes_recomputed(b, s, policy, true));
             assert!(short < 0.25 * whole, "{short} {whole}");

@@ -1,9 +1,9 @@
-//! Checkpoints: folders that are whole or not there.
+//! Checkpoints: folders that are whole or absent.
 //!
 //! A checkpoint is a folder `step-NNNNNNNN` with `model.safetensors` (parameters under their own names), `ema.safetensors`
 //! (their averages, under the same names), `optimizer.safetensors`, and `state.json` (step, seed, data cursor, run plan, and
 //! the sizes and BLAKE3 hashes of the other files). It is written under another name and renamed when all of it is on
-//! disk: a full disk or a lost process leaves the older ones as they were.
+//! disk: a full disk or a killed process leaves older checkpoints unchanged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -24,20 +24,20 @@ const STATE: &str = "state.json";
 const PARAMS: &str = "model.safetensors";
 const AVERAGES: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// Begins the name of every checkpoint.
+/// Prefix of every checkpoint's name.
 const STEP: &str = "step-";
-/// Begins the name of a folder that is being written or removed.
+/// Prefix of the name of a folder that is being written or removed.
 const ASIDE: &str = ".aside-";
-/// Begins the name of one that is being replaced, before its own.
+/// Prefix before the own name of a checkpoint that is being replaced.
 const REPLACED: &str = ".aside-replaced-";
 
-/// What tells a whole file from a damaged one.
+/// Length and hash of a file, by which a damaged file is noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileStamp {
-    /// Its length.
+    /// Length of the file.
     pub bytes: u64,
-    /// Its BLAKE3 hash, hexadecimal.
+    /// BLAKE3 hash of the file, hexadecimal.
     pub blake3: String,
 }
 
@@ -51,9 +51,9 @@ pub struct CheckpointState {
     pub step: u64,
     /// The run's seed: all its draws follow from it and the step.
     pub seed: u64,
-    /// Where the data continues, in its source's own words.
+    /// The place in the data at which training continues, as the source of batches wrote it.
     pub cursor: Value,
-    /// What the run was asked to do, in the program's own words.
+    /// The run's plan, as the program wrote it.
     pub plan: Value,
     /// The other files by name.
     pub files: BTreeMap<String, FileStamp>,
@@ -66,14 +66,14 @@ impl CheckpointState {
     }
 }
 
-/// Where a run keeps its checkpoints. One run at a time writes there.
+/// The folder of a run's checkpoints. Only one run may write to it at a time.
 #[derive(Debug, Clone)]
 pub struct CheckpointFolder {
     root: PathBuf,
 }
 
 impl CheckpointFolder {
-    /// A folder for checkpoints; it is made when the first one is saved.
+    /// A folder for checkpoints; it is created with the first checkpoint.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -83,7 +83,7 @@ impl CheckpointFolder {
         &self.root
     }
 
-    /// Steps and paths of all checkpoints, ascending. A folder that is not there has none.
+    /// Steps and paths of all checkpoints, ascending. A folder that does not exist has none.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -115,11 +115,11 @@ impl CheckpointFolder {
         self.list()?.pop().map(|(_, path)| Checkpoint::open(path)).transpose()
     }
 
-    /// Writes a checkpoint: aside, synced, renamed. One of the same step is replaced. A [`Trainer`](crate::Trainer) does so by
-    /// itself; this is for training loops of another kind, which may have no averages.
+    /// Writes a checkpoint under another name, syncs it and renames it. One of the same step is replaced. A
+    /// [`Trainer`](crate::Trainer) calls this itself; call it from training loops of another kind, which may have no averages.
     ///
     /// # Errors
-    /// If anything cannot be written; then nothing of it is left and all other checkpoints are as they were.
+    /// If a file cannot be written; then no part of the checkpoint is left and all others are unchanged.
     pub fn save(
         &self,
         mut state: CheckpointState,
@@ -130,7 +130,7 @@ impl CheckpointFolder {
         let root = &self.root;
         fs::create_dir_all(root).map_err(CoreError::io("create", root))?;
         self.remove_leftovers()?;
-        // Removed when dropped, whatever happens before the rename.
+        // Removed when dropped, if an error occurs before the rename.
         let aside = tempfile::Builder::new().prefix(ASIDE).tempdir_in(root).map_err(CoreError::io("write", root))?;
         let optimizer: Vec<(&str, &Tensor)> = optimizer.iter().map(|(n, t)| (n.as_str(), t)).collect();
         for (name, tensors) in [(PARAMS, params), (AVERAGES, averages), (OPTIMIZER, &optimizer)] {
@@ -145,7 +145,7 @@ impl CheckpointFolder {
 
         let path = root.join(format!("{STEP}{:08}", state.step));
         let old = put(aside.path(), &path).map_err(CoreError::io("rename", &path))?;
-        // It has moved: nothing is left to remove under its first name but what it may have changed places with.
+        // The folder has been renamed. A folder that has its first name now is the replaced checkpoint, which is removed below.
         let _ = aside.keep();
         sync_folder(root)?;
         if let Some(old) = old {
@@ -164,7 +164,7 @@ impl CheckpointFolder {
         let superfluous = policy.superfluous(&steps);
         for (step, path) in present {
             if superfluous.contains(&step) {
-                // Renamed first, so that half a checkpoint never bears the name of a whole one.
+                // Renamed first, so that half a checkpoint never has the name of a whole one.
                 let old = self.set_aside(&path)?;
                 fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
             }
@@ -172,7 +172,7 @@ impl CheckpointFolder {
         Ok(superfluous)
     }
 
-    /// Removes all checkpoints after `step`; none if there is none of `step`, so that one is always left.
+    /// Removes all checkpoints after `step`, unless `step` itself has none: one checkpoint is always left.
     ///
     /// # Errors
     /// If one cannot be removed.
@@ -188,7 +188,7 @@ impl CheckpointFolder {
         Ok(())
     }
 
-    /// Renames a checkpoint to a name that is not a checkpoint's.
+    /// Gives a checkpoint a name that no checkpoint has.
     fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("checkpoint");
         let old = self.root.join(format!("{ASIDE}old-{name}"));
@@ -196,7 +196,7 @@ impl CheckpointFolder {
         Ok(old)
     }
 
-    /// Removes what a process that died while writing has left, but brings a checkpoint back that was about to be replaced.
+    /// Removes files of a process that was killed while writing, and restores a checkpoint that it was about to replace.
     fn remove_leftovers(&self) -> Result<()> {
         for entry in fs::read_dir(&self.root).map_err(CoreError::io("read", &self.root))? {
             let path = entry.map_err(CoreError::io("read", &self.root))?.path();
@@ -212,12 +212,12 @@ impl CheckpointFolder {
     }
 }
 
-/// Gives the folder `new` the name `path`. What was there is under the name that is returned, still to be removed.
+/// Renames the folder `new` to `path`. Returns the new name of a folder that was at `path`, for the caller to remove.
 fn put(new: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     if !path.exists() {
         return fs::rename(new, path).map(|()| None);
     }
-    // Both change places at once where the system and the file system can do so.
+    // Exchanges both in one operation where the system and the file system can do so.
     #[cfg(target_os = "linux")]
     if rustix::fs::renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).is_ok() {
         return Ok(Some(new.to_owned()));
@@ -226,14 +226,14 @@ fn put(new: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     let old = path.with_file_name(format!("{REPLACED}{name}"));
     fs::rename(path, &old)?;
     if let Err(error) = fs::rename(new, path) {
-        // The better of two bad ends: the old one under its name again.
+        // The old checkpoint gets its name back.
         let _ = fs::rename(old, path);
         return Err(error);
     }
     Ok(Some(old))
 }
 
-/// Makes renames within a folder last through a power cut, where the system can.
+/// Makes renames within a folder survive a power cut, on systems that can.
 fn sync_folder(path: &Path) -> Result<()> {
     #[cfg(unix)]
     fs::File::open(path).and_then(|f| f.sync_all()).map_err(CoreError::io("write", path))?;
@@ -256,7 +256,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint and checks that its files are there in full length.
+    /// Opens a checkpoint and checks that its files exist and have their full length.
     ///
     /// # Errors
     /// If `state.json` cannot be read, is of a newer version, or a file is missing or cut short.
@@ -287,12 +287,12 @@ impl Checkpoint {
         Ok(Self { path, state })
     }
 
-    /// Its folder.
+    /// The checkpoint's folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its `state.json`.
+    /// The checkpoint's `state.json`.
     pub fn state(&self) -> &CheckpointState {
         &self.state
     }
@@ -300,13 +300,13 @@ impl Checkpoint {
     /// Checks the content of every file against the hash that was stored.
     ///
     /// # Errors
-    /// Names the first file that is not as it was written.
+    /// Names the first file that differs from what was written.
     pub fn verify(&self) -> Result<()> {
         for (name, expected) in &self.state.files {
             // Names come from a file: they must stay within the folder.
             let plain = Path::new(name).file_name().is_some_and(|n| n == name.as_str());
             if !plain || stamp(&self.path.join(name))? != *expected {
-                let reason = format!("{name} is not what was written; {REMEDY}");
+                let reason = format!("{name} is not the file that was written; {REMEDY}");
                 return Err(Error::Checkpoint { path: self.path.clone(), reason });
             }
         }
@@ -321,7 +321,7 @@ impl Checkpoint {
         self.load_into(PARAMS, params)
     }
 
-    /// Sets `params` to the averaged parameters: the model to sample from.
+    /// Sets `params` to the averaged parameters, which models are sampled with.
     ///
     /// # Errors
     /// As [`Checkpoint::load_params`].
@@ -329,7 +329,7 @@ impl Checkpoint {
         self.load_into(AVERAGES, params)
     }
 
-    /// The averaged parameters by name, and the file that they come from.
+    /// The file of the averaged parameters, and the parameters by name.
     ///
     /// # Errors
     /// If the file is missing or damaged.
@@ -337,7 +337,7 @@ impl Checkpoint {
         self.read(AVERAGES)
     }
 
-    /// The optimiser's state by name, and the file that it comes from.
+    /// The file of the optimiser's state, and the state by name.
     ///
     /// # Errors
     /// If the file is missing or damaged.
@@ -345,17 +345,17 @@ impl Checkpoint {
         self.read(OPTIMIZER)
     }
 
-    /// The parameters as trained, by name.
+    /// The trained parameters by name.
     pub(crate) fn trained(&self) -> Result<HashMap<String, Tensor>> {
         Ok(self.read(PARAMS)?.1.into_iter().collect())
     }
 
-    /// Their averages, by name.
+    /// The averaged parameters by name.
     pub(crate) fn averaged(&self) -> Result<HashMap<String, Tensor>> {
         Ok(self.read(AVERAGES)?.1.into_iter().collect())
     }
 
-    /// The optimiser's state, by its own names.
+    /// The optimiser's state by name.
     pub(crate) fn optimizer_state(&self) -> Result<HashMap<String, Tensor>> {
         Ok(self.read(OPTIMIZER)?.1.into_iter().collect())
     }

@@ -1,4 +1,4 @@
-//! What data parallelism needs of the processes of a run.
+//! Communication between the processes of a run, for data parallelism.
 
 mod c10d;
 mod gradient_buckets;
@@ -14,12 +14,12 @@ use crate::{Error, Result};
 
 /// The processes (ranks) of a run. Every rank makes the same calls in the same order.
 ///
-/// Training calls these without asking how many ranks there are: one process is the case in which a sum has one summand.
+/// Training makes these calls for any number of ranks; with one process a sum has one summand.
 pub trait Comm {
     /// This process's number, from 0.
     fn rank(&self) -> u64;
 
-    /// How many processes there are.
+    /// The number of processes.
     fn world(&self) -> u64;
 
     /// Replaces each tensor, in place, by its sum over all ranks. Shapes are equal on all ranks.
@@ -47,25 +47,25 @@ pub trait Comm {
     /// If a rank is gone.
     fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
 
-    /// Refuses to go on unless all ranks hold the same bits in `tensors`, which are called `what`.
+    /// Checks that all ranks hold the same bits in `tensors`; `what` names the tensors in the message.
     ///
     /// # Errors
     /// As [`Comm::agree`].
     fn agree_on_tensors(&self, what: &str, tensors: &[Tensor]) -> Result<()>;
 
-    /// What sums the gradients of `leaves` over the ranks, step after step.
+    /// Makes an object that sums the gradients of `leaves` over the ranks in every step.
     ///
     /// # Errors
     /// If libtorch fails.
     fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>>;
 
-    /// Tells the other ranks why this one stops, so that each can say it. Fails silently: it is the last thing a rank does.
+    /// Sends the other ranks the reason why this one stops, for their error messages. Ignores failures, since it is a rank's last call.
     fn stopping_for(&self, reason: &str);
 
-    /// Refuses to go on if the ranks disagree on one of `facts`, each a name and a value.
+    /// Checks that all ranks have the same `facts`, each a name and a value.
     ///
     /// # Errors
-    /// [`Error::Disagreement`], the same on every rank: which fact, which ranks, which values. Or if a rank is gone.
+    /// [`Error::Disagreement`], the same on every rank, with the fact, the ranks and the values; or if a rank is gone.
     fn agree(&self, facts: &[(&str, String)]) -> Result<()> {
         let own = serde_json::to_vec(facts).map_err(|e| Error::Comm(e.to_string()))?;
         let all = self.gather_bytes(&own)?;
@@ -92,10 +92,10 @@ fn difference(a: &[(String, String)], b: &[(String, String)]) -> Option<(String,
 
 /// Sums gradients over ranks while the backward pass still runs.
 pub trait GradientSum {
-    /// The next backward pass is the last one before the step: what it completes may be sent off.
+    /// Announces that the next backward pass is the last one before the update: complete gradients may be sent.
     fn begin(&self);
 
-    /// Waits until every gradient is its sum over all ranks.
+    /// Waits until every gradient has been summed over all ranks.
     ///
     /// # Errors
     /// If a rank is gone.
@@ -154,7 +154,7 @@ impl GradientSum for Solo {
 mod tests {
     use super::*;
 
-    /// Ranks that exist only as words.
+    /// Ranks that are not processes but lists of facts.
     struct Words(Vec<Vec<(String, String)>>);
 
     impl Comm for Words {

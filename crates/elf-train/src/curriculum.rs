@@ -1,12 +1,12 @@
-//! The rounds of progressive distillation as data: which student comes after which, and where a stopped curriculum goes on.
+//! The rounds of progressive distillation as data: the order of students, and the round at which a stopped curriculum continues.
 
 use serde::{Deserialize, Serialize};
 
-/// One round: a student of so many steps learns from a teacher that takes so many for each of them.
+/// One round: the numbers of steps of its student and of its teacher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Round {
-    /// Its place in the curriculum, counted from 1.
+    /// The round's number, counted from 1.
     pub number: usize,
     /// Steps of the student from noise to data.
     pub student_steps: usize,
@@ -15,18 +15,18 @@ pub struct Round {
 }
 
 impl Round {
-    /// How much time a step of the student covers.
+    /// The time that one step of the student covers.
     pub fn step_size(&self) -> f64 {
         1.0 / self.student_steps as f64
     }
 
-    /// The name of its folder, as the released code has it: `round1_16step`.
+    /// The name of the round's folder, as in the released code: `round1_16step`.
     pub fn folder_name(&self) -> String {
         format!("round{}_{}step", self.number, self.student_steps)
     }
 }
 
-/// Rounds in order: each student begins as the one before it, the teacher stays the same.
+/// Rounds in order: each student starts from the one before it, the teacher stays the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Curriculum {
     rounds: Vec<Round>,
@@ -44,27 +44,27 @@ impl Curriculum {
         &self.rounds
     }
 
-    /// The round of a number, counted from 1.
+    /// The round with this number, counted from 1.
     pub fn round(&self, number: usize) -> Option<Round> {
         self.rounds.iter().copied().find(|round| round.number == number)
     }
 
-    /// The round before; none before the first.
+    /// The round before this one; none before the first.
     pub fn before(&self, round: &Round) -> Option<Round> {
         self.round(round.number.checked_sub(1)?)
     }
 
-    /// The round with a step size and a teacher's count of steps.
+    /// The round with this step size and this number of teacher steps.
     pub fn find(&self, step_size: f64, teacher_steps: usize) -> Option<Round> {
         let is_it =
             |round: &&Round| (round.step_size() - step_size).abs() < 1e-9 && round.teacher_steps == teacher_steps;
         self.rounds.iter().find(is_it).copied()
     }
 
-    /// The round to go on with, if any is left. `steps_done` are the optimiser steps of each round's latest checkpoint, `None`
+    /// The next round to train, if any is left. `steps_done` are the optimiser steps of each round's latest checkpoint, `None`
     /// for a round without one; a round has `total_steps`.
     ///
-    /// A round that has begun says that those before it are done, even if they were shorter than rounds are now.
+    /// Rounds before one that has begun count as done, even if they had fewer steps than rounds have now.
     pub fn next(&self, steps_done: &[Option<u64>], total_steps: u64) -> Option<Round> {
         let begun = steps_done.iter().take(self.rounds.len()).rposition(Option::is_some);
         let index = match begun {
@@ -105,7 +105,7 @@ mod tests {
             while let Some(round) = curriculum.next(&steps_done, total) {
                 let done = &mut steps_done[round.number - 1];
                 let from = done.unwrap_or(0);
-                // Killed before a checkpoint, or stopped after some steps; in the end nobody stops it.
+                // Killed before a checkpoint, or stopped after some steps; in the end not stopped.
                 let until = stops.next().map_or(total, |more| (from + more).min(total));
                 if until > from {
                     went.extend((from..until).map(|step| (round.number, step)));
@@ -120,10 +120,10 @@ mod tests {
     #[test]
     fn a_later_round_says_that_the_earlier_ones_are_done() {
         let curriculum = Curriculum::released();
-        // Round 1 was made when rounds had 4 steps; now they have 6.
+        // Round 1 was trained when rounds had 4 steps; now they have 6.
         assert_eq!(curriculum.next(&[Some(4), Some(1), None, None, None], 6).unwrap().number, 2);
         assert_eq!(curriculum.next(&[Some(4), None, None, None, None], 6).unwrap().number, 1);
-        // Only one round was made, from a student of its maker's own.
+        // Only one round was trained, from a student that came from elsewhere.
         assert_eq!(curriculum.next(&[None, None, Some(6), None, None], 6).unwrap().number, 4);
         assert_eq!(curriculum.next(&[None, None, None, None, Some(6)], 6), None);
     }

@@ -1,4 +1,4 @@
-//! Averaged parameters: what is evaluated and sampled from.
+//! Averaged parameters, with which models are evaluated and sampled.
 
 use elf_core::ParamSet;
 use tch::Tensor;
@@ -13,7 +13,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Starts at the parameters' present values.
+    /// Averages that start at the parameters' present values.
     ///
     /// # Errors
     /// If `decay` is not in [0, 1).
@@ -24,10 +24,10 @@ impl Ema {
         Ok(Self { decay, shadow: params.snapshot() })
     }
 
-    /// Takes one step towards the parameters.
+    /// Moves the averages one step towards the parameters.
     ///
     /// # Errors
-    /// If `params` is another set than the one that it was made from, or libtorch fails.
+    /// If `params` is not the set that the averages were made from, or libtorch fails.
     pub fn update(&mut self, params: &ParamSet) -> Result<()> {
         let weight = 1.0 - self.decay;
         self.for_each(params, |average, p| {
@@ -78,7 +78,7 @@ impl Ema {
     /// Sets all averages, by name.
     ///
     /// # Errors
-    /// If names or shapes differ; then nothing is changed.
+    /// If names or shapes differ; then no average is changed.
     pub fn load(&mut self, origin: &str, given: &[(String, Tensor)]) -> Result<()> {
         crate::optim::restore(origin, &self.shadow, given)
     }

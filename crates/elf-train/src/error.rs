@@ -1,11 +1,12 @@
-//! What can go wrong in training.
+//! Errors of training.
 
 use std::path::PathBuf;
 
-/// The result of everything in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of training: a setting, a checkpoint, a loss that is no number, or a failure below.
+/// An error of training: a wrong setting, a checkpoint that cannot be used, a loss that is not finite, lost processes, or a failure
+/// of the objective, the network or libtorch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting out of its range, or settings that exclude each other.
@@ -13,20 +14,20 @@ pub enum Error {
     Setting {
         /// The setting's name, as in a configuration file.
         setting: String,
-        /// What is wrong and what would be right.
+        /// What is wrong with it, and what to use in its place.
         reason: String,
     },
 
-    /// A checkpoint is damaged, incomplete, or of another time.
+    /// A checkpoint is damaged, incomplete, or does not belong to this run.
     #[error("the checkpoint {} cannot be used: {reason}", path.display())]
     Checkpoint {
-        /// Its folder.
+        /// The checkpoint's folder.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do.
         reason: String,
     },
 
-    /// The loss or the gradients are no numbers any more.
+    /// The loss, the gradients or the parameters are not finite.
     #[error(
         "step {step}: the {what} is {value}{}; training stopped and nothing was saved since the last checkpoint. \
          Resume from it with a lower learning rate, a longer warm-up, or blocks in f32",
@@ -35,11 +36,11 @@ pub enum Error {
     NonFinite {
         /// The optimiser step, counted from 0.
         step: u64,
-        /// Which number.
+        /// The number's name.
         what: &'static str,
-        /// Its value.
+        /// The number's value.
         value: f64,
-        /// The ranks whose own part of the loss is no number; empty if that is not known, or not where it comes from.
+        /// The ranks whose own part of the loss is not finite; empty if that is unknown, or not the cause.
         ranks: Vec<u64>,
     },
 
@@ -52,27 +53,27 @@ pub enum Error {
     Evaluation {
         /// Optimiser steps done.
         step: u64,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// The processes of a run could not talk to one another.
+    /// The processes of a run could not communicate.
     #[error("the processes of this run lost contact: {0}; start the run again, it resumes from its last checkpoint")]
     Comm(String),
 
-    /// The processes of a run were started with different things to do.
+    /// The processes of a run were started with different settings, programs or data.
     #[error(
         "the ranks of this run do not agree on {what}: rank 0 has {first}, rank {rank} has {other}; start all of them \
          with the same program, configuration and data"
     )]
     Disagreement {
-        /// On what.
+        /// The name of the fact on which they disagree.
         what: String,
         /// The first rank that differs from rank 0.
         rank: usize,
-        /// What rank 0 has.
+        /// The value on rank 0.
         first: String,
-        /// What that rank has.
+        /// The value on that rank.
         other: String,
     },
 
@@ -85,7 +86,7 @@ pub enum Error {
     Core(#[from] elf_core::Error),
 }
 
-/// Where a number comes from that is none, if there is more than one place.
+/// The ranks that caused a number that is not finite, for the message.
 fn of_ranks(ranks: &[u64]) -> String {
     match ranks {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! The evaluations of a run: which were made, which was best, and whether held-out rows are no longer learned better.
+//! The evaluations of a run: which were made, which was best, and whether the loss on held-out rows has stopped falling.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,29 +8,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CheckpointFolder, Error, Result};
 
-/// The figure of an evaluation that decides; less is better.
+/// The name of the metric by which evaluations are compared; less is better.
 pub const JUDGED_BY: &str = "validation_loss";
 
-/// The file among the checkpoints that remembers past evaluations.
+/// The file of past evaluations, in the folder of checkpoints.
 const FILE: &str = "evaluations.json";
 
-/// What is remembered.
+/// The content of that file.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
-    /// Optimiser steps, ascending, and the figure, if there was one.
+    /// Optimiser steps, ascending, each with the metric's value, if there was one.
     evaluations: Vec<(u64, Option<f64>)>,
-    /// Whether the run ended, by its patience or by its length, behind its best checkpoint; it is not gone on with then.
+    /// Whether the run ended, by its patience or by its length, after its best checkpoint; then it is not continued.
     ended: bool,
 }
 
 impl Record {
-    /// What a file remembers; nothing if there is none.
+    /// Reads the file; no evaluations if there is none.
     fn read(path: &Path) -> Result<Self> {
         match fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Checkpoint {
                 path: path.to_owned(),
-                reason: format!("it is damaged ({e}); delete it, and the best evaluation is looked for anew"),
+                reason: format!("it is damaged ({e}); delete it, and the best evaluation is searched for anew"),
             }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(CoreError::io("read", path)(e).into()),
@@ -43,22 +43,22 @@ impl Record {
     }
 }
 
-/// The evaluations of a run so far. What is decided by them follows from them alone, so that every rank and every resumption
-/// comes to the same.
+/// The evaluations of a run so far. Every decision depends on them alone, so that every rank and every resumption decides
+/// the same.
 #[derive(Debug)]
 pub(crate) struct Evaluations {
     path: PathBuf,
-    /// How many evaluations in a row may be no better than the best; 0 for any number.
+    /// The number of evaluations in a row that may be no better than the best; 0 for any number.
     patience: usize,
     record: Record,
 }
 
 impl Evaluations {
-    /// Takes up what is remembered of a run that has done so many steps; later evaluations, whose steps were lost, are forgotten.
+    /// Reads the evaluations of a run that has done so many steps. Later evaluations, whose steps were lost, are dropped.
     pub(crate) fn open(folder: &CheckpointFolder, patience: u64, steps_done: u64) -> Result<Self> {
         let path = folder.root().join(FILE);
         let mut record = Record::read(&path)?;
-        // Somebody who goes on from an earlier checkpoint by hand, or without patience, wants to go on.
+        // A user who continues from an earlier checkpoint by hand, or without patience, wants more steps.
         record.ended = patience > 0 && record.ended_at(steps_done);
         record.evaluations.retain(|(step, _)| *step <= steps_done);
         let mut this = Self { path, patience: usize::try_from(patience).unwrap_or(usize::MAX), record };
@@ -68,7 +68,8 @@ impl Evaluations {
         Ok(this)
     }
 
-    /// A run cannot end with a checkpoint that is gone: it was pruned in a time without patience, or deleted by hand.
+    /// Drops best evaluations whose checkpoints do not exist, because they were pruned while there was no patience, or deleted by
+    /// hand: a run cannot end with them.
     fn forget_lost_bests(&mut self, folder: &CheckpointFolder) -> Result<()> {
         let present = folder.list()?;
         while let Some(best) = self.best()
@@ -85,41 +86,41 @@ impl Evaluations {
         self.record.evaluations.iter().any(|(known, _)| *known == step)
     }
 
-    /// The steps of the best evaluation; the earliest of equals.
+    /// The step of the best evaluation; the earliest of equals.
     pub(crate) fn best(&self) -> Option<u64> {
         let judged = self.record.evaluations.iter().filter_map(|(step, value)| Some((*step, (*value)?)));
         let better = |a: &(u64, f64), b: &(u64, f64)| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0));
         judged.min_by(better).map(|(step, _)| step)
     }
 
-    /// The checkpoint that must stay: the best, if the run is to end with it.
+    /// The step whose checkpoint must be kept: the best, if the run is to end with it.
     pub(crate) fn pinned(&self) -> Option<u64> {
         self.best().filter(|_| self.patience > 0)
     }
 
-    /// Takes an evaluation down.
+    /// Adds an evaluation.
     pub(crate) fn note(&mut self, step: u64, value: Option<f64>) {
         self.record.evaluations.retain(|(known, _)| *known < step);
         self.record.evaluations.push((step, value));
     }
 
-    /// Whether the last `patience` evaluations have all been no better than one before them, or the run had ended already.
+    /// Whether the last `patience` evaluations were all no better than one before them, or the run had already ended.
     pub(crate) fn are_no_longer_better(&self) -> bool {
         let Some(best) = self.best() else { return false };
         let behind = self.record.evaluations.iter().rev().take_while(|(step, _)| *step != best).count();
         self.record.ended || (self.patience > 0 && behind >= self.patience)
     }
 
-    /// The run ends here, with the best checkpoint as the newest.
+    /// Ends the run with the best checkpoint as the newest.
     pub(crate) fn end(&mut self) {
         let best = self.best();
         let last = self.record.evaluations.last().map(|(step, _)| *step);
         self.record.evaluations.retain(|(step, _)| best.is_none_or(|best| *step <= best));
-        // A run that was best where it ended may be made longer.
+        // A run whose last evaluation was its best may be continued.
         self.record.ended |= best.is_some() && best != last;
     }
 
-    /// Writes it down, aside and renamed.
+    /// Writes the file, under another name first, then renames it.
     pub(crate) fn save(&self) -> Result<()> {
         let text = serde_json::to_vec_pretty(&self.record).map_err(|e| CoreError::io("write", &self.path)(e.into()))?;
         Ok(elf_files::write(&self.path, text).map_err(CoreError::io("write", &self.path))?)
@@ -127,11 +128,11 @@ impl Evaluations {
 }
 
 impl CheckpointFolder {
-    /// Whether the run whose checkpoints these are ended before all its steps were done, as held-out rows were no longer learned
-    /// better or had been learned best before: then its newest checkpoint is its last.
+    /// Whether the run of these checkpoints ended at its best evaluation before all its steps were done, because the loss on
+    /// held-out rows had stopped falling: then its newest checkpoint is its last.
     ///
     /// # Errors
-    /// If the folder cannot be read, or what it remembers of evaluations is damaged.
+    /// If the folder cannot be read, or its file of evaluations is damaged.
     pub fn ended_early(&self) -> Result<bool> {
         let record = Record::read(&self.root().join(FILE))?;
         Ok(self.list()?.last().is_some_and(|(step, _)| record.ended_at(*step)))

@@ -1,4 +1,4 @@
-//! What tells one set of parameters from another.
+//! Hashes of parameters.
 
 use elf_core::ParamSet;
 use elf_core::device::host_bytes;
@@ -7,7 +7,7 @@ use tch::Kind;
 use crate::Result;
 
 /// The BLAKE3 hash, hexadecimal, of all parameters: names, shapes and values in fp32, in the set's order. Equal networks of one
-/// program version have equal fingerprints, whatever files they came from.
+/// program version have equal fingerprints, from whichever files they were read.
 ///
 /// # Errors
 /// If a parameter cannot be read from its device.

@@ -1,23 +1,23 @@
-//! All gradients together: their tensors, their global norm, and its limit.
+//! The gradients of all parameters: their tensors, their global norm, and its limit.
 
 use elf_core::ParamSet;
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 
-/// Gives every parameter a gradient of zeros. From then on backward passes add to these very tensors, and all ranks of a
-/// run have the same ones, whatever their rows happened to need.
+/// Gives every parameter a gradient of zeros. From then on backward passes add to these tensors, and all ranks of a run have
+/// gradients of the same parameters, even if their rows use different ones.
 pub(crate) fn allocate_gradients(params: &ParamSet) -> Result<()> {
     for (_, p) in params.iter() {
         p.tensor.shallow_clone().zero_grad();
-        // The derivative of 0 p is 0, whatever p is.
+        // The derivative of 0 p is 0 for every p.
         let zeros = tch::no_grad(|| p.tensor.f_zeros_like())?;
         (&p.tensor * zeros).f_sum(Kind::Float)?.f_backward()?;
     }
     Ok(())
 }
 
-/// The gradients that are there, in the order of the parameters. A parameter that no loss has reached yet may have none.
+/// All existing gradients, in the order of the parameters. A parameter that no loss has reached yet may have none.
 pub(crate) fn gradients(params: &ParamSet) -> Result<Vec<Tensor>> {
     let mut found = Vec::with_capacity(params.len());
     for (_, p) in params.iter() {
@@ -30,7 +30,7 @@ pub(crate) fn gradients(params: &ParamSet) -> Result<Vec<Tensor>> {
 }
 
 /// The Euclidean norm over all gradients together: an fp32 scalar on their device, not yet read. It is infinite or NaN if
-/// any of them is, which makes it the one number to watch.
+/// any gradient is.
 ///
 /// # Errors
 /// If libtorch fails.
@@ -38,7 +38,7 @@ pub fn grad_norm(params: &ParamSet) -> Result<Tensor> {
     tch::no_grad(|| norm_of(&gradients(params)?))
 }
 
-/// The Euclidean norm over all of some tensors together.
+/// The Euclidean norm over several tensors together.
 pub(crate) fn norm_of(tensors: &[Tensor]) -> Result<Tensor> {
     let norms = tensors.iter().map(|t| Ok(t.f_norm()?)).collect::<Result<Vec<_>>>()?;
     Ok(match norms.is_empty() {

@@ -1,4 +1,4 @@
-//! Which checkpoints stay: a decision about numbers, apart from any file.
+//! Which checkpoints are kept, decided from their steps alone, without files.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeepPolicy {
-    /// The newest so many are kept; at least 1 always is. `None` keeps all.
+    /// The number of newest checkpoints that are kept, at least 1. `None` keeps all.
     pub last: Option<u64>,
-    /// Those whose step is a multiple of this are kept for ever; `None` or 0 for no such rule.
+    /// Checkpoints whose step is a multiple of this are always kept; `None` or 0 for no such rule.
     pub every: Option<u64>,
-    /// This one is kept, whatever the others say, such as the best so far.
+    /// The step of one more checkpoint that is kept, such as the best so far.
     #[serde(default)]
     pub pinned: Option<u64>,
 }
 
 impl Default for KeepPolicy {
-    /// The newest two: the older one is there should the newer one be damaged.
+    /// The newest two: the older one is a reserve in case the newer one is damaged.
     fn default() -> Self {
         Self { last: Some(2), every: None, pinned: None }
     }
 }
 
 impl KeepPolicy {
-    /// The steps among `present` whose checkpoints may go, ascending.
+    /// The steps among `present` whose checkpoints may be removed, ascending.
     pub fn superfluous(&self, present: &[u64]) -> Vec<u64> {
         let Some(last) = self.last else { return Vec::new() };
         let mut steps = present.to_vec();

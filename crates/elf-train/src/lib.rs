@@ -3,19 +3,19 @@
 //! * [`optim`]: [`Muon`](optim::Muon) and [`AdamW`](optim::AdamW) as tensor code, with state by parameter name.
 //! * [`Schedule`]: learning rates by step. [`clip_grad_norm`]: one global norm. [`Ema`]: averaged parameters.
 //! * [`Trainer`]: one optimiser step out of micro-batches; its draws are a function of seed, step, micro-batch and row.
-//! * [`CheckpointFolder`]: checkpoints that are whole or not there; [`KeepPolicy`] says which ones stay.
+//! * [`CheckpointFolder`]: checkpoints that are whole or absent; [`KeepPolicy`]: which ones are kept.
 //! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from; [`ReleasedForm`]: ours in their form.
 //! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
 //! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
-//! * [`Curriculum`]: the rounds of progressive distillation, and where a stopped one goes on; [`fingerprint`]: whether its
-//!   teacher is still the same.
-//! * [`Comm`]: what data parallelism needs; [`Solo`] is one process alone, [`C10d`] many, on PyTorch's own engine.
+//! * [`Curriculum`]: the rounds of progressive distillation, and the round at which a stopped one continues; [`fingerprint`]: a
+//!   hash of parameters, by which a changed teacher is noticed.
+//! * [`Comm`]: communication for data parallelism; [`Solo`] is one process alone, [`C10d`] many, on PyTorch's c10d.
 //!
 //! A run that is stopped and resumed continues bit for bit on a CPU.
 //!
 //! It works on any [`elf_core::Network`] and any [`elf_flow::Objective`], and through [`TrainingObjective`] on losses over other
-//! things than latents, such as token ids. It deliberately does not know the ELF transformer,
-//! text, environment variables, or how progress is shown: it never prints.
+//! inputs than latents, such as token ids. It deliberately does not know the ELF transformer, text, environment variables, or how
+//! progress is shown: it never prints.
 
 mod checkpoint;
 mod comm;
@@ -26,13 +26,14 @@ mod evaluations;
 mod fingerprint;
 mod gradients;
 mod keep_policy;
+mod loss_terms;
 pub mod optim;
 mod released;
 mod released_form;
 mod run;
 mod schedule;
 mod sharding;
-mod terms;
+mod step_report;
 mod trainer;
 mod training_objective;
 mod validation;
@@ -46,12 +47,17 @@ pub use evaluations::JUDGED_BY;
 pub use fingerprint::fingerprint;
 pub use gradients::{clip_grad_norm, grad_norm};
 pub use keep_policy::KeepPolicy;
+pub use loss_terms::{TermMean, TermSums};
 pub use released::ReleasedCheckpoint;
 pub use released_form::{ReleasedForm, released_form_of_parameters};
-pub use run::{BatchSource, Evaluator, Metric, Observer, Outcome, Run, RunControl, run};
+pub use run::{BatchSource, Evaluator, Metric, Outcome, Run, RunControl, TrainingObserver, run};
 pub use schedule::{Decay, Schedule};
 pub use sharding::share_out;
-pub use terms::{TermMean, TermSums};
-pub use trainer::{MicroReport, StepMetrics, StepReport, StepTimes, Trainer, TrainerConfig};
+pub use step_report::{MicroReport, StepMetrics, StepReport, StepTimes};
+pub use trainer::{Trainer, TrainerConfig};
 pub use training_objective::{EndToEnd, OverTokens, TrainingBatch, TrainingObjective};
 pub use validation::{Validation, validation_loss, validation_loss_over_ranks};
+
+// Old name, until all call sites use the new one.
+#[doc(hidden)]
+pub use run::TrainingObserver as Observer;

@@ -1,6 +1,6 @@
 //! Optimisers as tensor code: their state has names, so it can be saved, checked and loaded.
 //!
-//! All of them treat a parameter without a gradient as one whose gradient is 0: its averages decay and it may still move.
+//! All of them treat a parameter without a gradient as one whose gradient is 0: its averages decay and its value may still change.
 //! (A batch without decode rows gives the vocabulary head no gradient here; the released code runs every head on every
 //! row, and its gradient is 0 there.)
 
@@ -25,9 +25,9 @@ use crate::Result;
 pub struct Group {
     /// The rule: `muon`, `nesterov-adam`, `adamw`.
     pub rule: &'static str,
-    /// Names of its parameters, in the network's order.
+    /// Names of the group's parameters, in the network's order.
     pub params: Vec<String>,
-    /// Numbers in them.
+    /// The number of numbers in them.
     pub numel: u64,
 }
 
@@ -38,29 +38,29 @@ impl Group {
     }
 }
 
-/// Moves parameters along their gradients.
+/// Updates parameters from their gradients.
 pub trait Optimizer {
-    /// One update, in place, from the gradients that the parameters hold. Afterwards the parameters are marked as changed.
+    /// Makes one update, in place, from the parameters' gradients, and marks the parameters as changed.
     ///
     /// # Errors
     /// If `params` is not the set that the optimiser was made for, or libtorch fails.
     fn step(&mut self, params: &ParamSet, lr: f64) -> Result<()>;
 
-    /// Which rule moves which parameter; each parameter is in exactly one group.
+    /// The groups of parameters; each parameter is in exactly one.
     fn groups(&self) -> &[Group];
 
     /// Everything that the next step depends on, as `AVERAGE/PARAMETER` and `steps`. The tensors share their storage with
     /// the optimiser.
     fn state(&self) -> Vec<(String, Tensor)>;
 
-    /// Takes over what [`Optimizer::state`] gave.
+    /// Sets the state to one that [`Optimizer::state`] returned.
     ///
     /// # Errors
-    /// If a name is missing or unknown, or a shape differs: then nothing is changed. `origin` names the file in the message.
+    /// If a name is missing or unknown, or a shape differs; then no part of the state is changed. `origin` names the file in the message.
     fn load_state(&mut self, origin: &str, state: &[(String, Tensor)]) -> Result<()>;
 }
 
-/// Which optimiser, and its settings.
+/// An optimiser and its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerConfig {
@@ -77,7 +77,7 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// An optimiser for these parameters, its averages 0.
+    /// Makes an optimiser for these parameters, with averages of 0.
     ///
     /// # Errors
     /// If a setting is out of its range, or a rule would have no parameters.
@@ -88,7 +88,7 @@ impl OptimizerConfig {
         })
     }
 
-    /// [`OptimizerConfig::build`] for one rank's share of a network's parameters, in which a rule may have none.
+    /// Does the same as [`OptimizerConfig::build`] for one rank's share of a network's parameters, in which a rule may have none.
     pub(crate) fn build_share(&self, params: &ParamSet) -> Result<Box<dyn Optimizer>> {
         Ok(match self {
             Self::Muon(config) => Box::new(Muon::for_share(*config, params)?),
@@ -96,10 +96,10 @@ impl OptimizerConfig {
         })
     }
 
-    /// Which rule moves which of a whole network's parameters.
+    /// The groups of a whole network's parameters.
     ///
     /// # Errors
-    /// If a rule would have none.
+    /// If a rule would have no parameters.
     pub(crate) fn groups(&self, params: &ParamSet) -> Result<Vec<Group>> {
         Ok(match self {
             Self::Muon(_) => muon::groups(params)?.into(),
@@ -107,16 +107,16 @@ impl OptimizerConfig {
         })
     }
 
-    /// Floating-point operations of matrix products in the update of a parameter of this shape: of a matrix that Muon moves, per
-    /// iteration `X X^T`, its square, and a product with X.
+    /// Floating-point operations of matrix products in the update of a parameter of this shape: for a matrix that Muon updates,
+    /// `X X^T`, its square and a product with X in each iteration.
     pub fn update_flops(&self, shape: &[i64]) -> u64 {
         let (Self::Muon(config), &[rows, columns]) = (self, shape) else { return 0 };
         let (short, long) = (rows.min(columns).max(0) as u64, rows.max(columns).max(0) as u64);
         config.iterations as u64 * (4 * short * short * long + 2 * short * short * short)
     }
 
-    /// About how many operations the update of a parameter of this shape takes, memory included: what ranks' shares are
-    /// balanced by.
+    /// The approximate cost of the update of a parameter of this shape in operations, memory access included. Ranks' shares are
+    /// balanced by it.
     pub fn update_cost(&self, shape: &[i64]) -> u64 {
         // Reading and writing a number of the state takes as long as many operations of a matrix product.
         const ELEMENT: u64 = 100;

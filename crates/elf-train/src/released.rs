@@ -1,8 +1,9 @@
-//! Training checkpoints of the released PyTorch code: read, to continue a run of theirs here.
+//! Training checkpoints of the released PyTorch code, read to continue such a run here.
 //!
 //! Such a file holds `params`, `ema_params1`, `opt_state` (the `state_dict` of their optimiser), `lr_scheduler`, `step` and
 //! `epoch`. The state of `lr_scheduler` is not needed: the learning rate is a function of the run's settings and of the optimiser's
-//! count of steps, which also lies in `opt_state`; its base rates are those of the run that saved it. Optimiser state lies there under numbers; the groups say which parameters, in the order of `params`, they count.
+//! count of steps, which is also in `opt_state`. Optimiser state is stored under numbers; the optimiser's groups list them, in the
+//! order of `params`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ impl ReleasedCheckpoint {
         Ok(Self { file: Arc::new(PyTorchFile::open(weights::find(path)?)?) })
     }
 
-    /// The file.
+    /// The checkpoint's file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -46,10 +47,10 @@ impl ReleasedCheckpoint {
         })
     }
 
-    /// Batches done: the released code counts those, also where several make one optimiser step.
+    /// Batches done, which is what the released code counts, also where several batches make one optimiser step.
     ///
     /// # Errors
-    /// If the file does not say.
+    /// If the file has no such count.
     pub fn step(&self) -> Result<u64> {
         self.count("step")
     }
@@ -68,17 +69,17 @@ impl ReleasedCheckpoint {
     /// Epochs done.
     ///
     /// # Errors
-    /// If the file does not say.
+    /// If the file has no such count.
     pub fn epoch(&self) -> Result<u64> {
         self.count("epoch")
     }
 
-    /// Whether it was saved between the micro-batches of one step: their gradients are not taken over.
+    /// Whether it was saved between the micro-batches of one step. Gradients of such a step are not read.
     pub fn is_amid_a_step(&self) -> bool {
         self.file.value().get("grad_accum_buffers").and_then(Value::items).is_some_and(|items| !items.is_empty())
     }
 
-    /// The parameters, averaged or as trained.
+    /// The averaged or the trained parameters.
     ///
     /// # Errors
     /// If there are none.
@@ -147,7 +148,7 @@ impl ReleasedCheckpoint {
         Ok(named)
     }
 
-    /// The parameters that a group of the optimiser counts: matrices or the rest with Muon, all with AdamW.
+    /// The parameters of a group of the optimiser: matrices or the rest with Muon, all with AdamW.
     fn names_of(&self, group: &Tree, groups: usize) -> Result<Vec<&str>> {
         let matrices = match (group.get("use_muon"), groups) {
             (Some(Value::Bool(muon)), _) => Some(*muon),

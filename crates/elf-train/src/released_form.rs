@@ -1,4 +1,4 @@
-//! Checkpoints of this crate in the form of the released PyTorch code, so that a run can be gone on with there.
+//! Checkpoints of this crate in the form of the released PyTorch code, so that a run can be continued there.
 //!
 //! The tree of keys, kinds and shapes is what that code's `save_checkpoint` writes: `params`, `ema_params1`, `opt_state`,
 //! `lr_scheduler`, `step`, `epoch`, `dropout_rng`, `grad_accum_buffers`.
@@ -16,13 +16,13 @@ use crate::{Error, Result, TrainerConfig};
 
 type Tree = Value<Tensor>;
 
-/// The released model's only module without parameters, and the one that it is defined before: PyTorch lists both.
+/// The released model's only module without parameters, and the module before which PyTorch lists it.
 const ROTARY: (&str, &str) = ("feat_rope", "blocks");
 
-/// How a run is told to the released code.
+/// Facts about a run that the released code needs besides the checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct ReleasedForm<'a> {
-    /// Names of all parameters in the order of the released model's `state_dict`. Its optimisers count by it.
+    /// Names of all parameters in the order of the released model's `state_dict`, by which its optimisers number them.
     pub order: &'a [String],
     /// The run's settings: optimiser, schedule, batches of a step, seed.
     pub config: &'a TrainerConfig,
@@ -31,11 +31,11 @@ pub struct ReleasedForm<'a> {
 }
 
 impl ReleasedForm<'_> {
-    /// The whole of a checkpoint. The released code counts batches where we count optimiser steps, and draws from one generator:
-    /// its state is a fresh one here, from the run's seed and the step.
+    /// A complete checkpoint of the released code. That code counts batches where we count optimiser steps, and draws from one
+    /// generator, whose state is made from the run's seed and the step.
     ///
     /// # Errors
-    /// If a file of the checkpoint is damaged, or its parameters are not those of the order.
+    /// If a file of the checkpoint is damaged, or its parameters are not those of `order`.
     pub fn of_checkpoint(&self, checkpoint: &Checkpoint) -> Result<Tree> {
         checkpoint.verify()?;
         let (config, steps) = (self.config, checkpoint.state().step);
@@ -83,11 +83,11 @@ impl ReleasedForm<'_> {
     }
 }
 
-/// One set of parameters as a checkpoint of the released code before the first step, parameters and averages being the same: enough
-/// for that code to sample from, and to fine-tune with a fresh optimiser. `order` is as in [`ReleasedForm`].
+/// Parameters as a checkpoint of the released code before the first step, with averages equal to the parameters: enough for that
+/// code to sample from, and to fine-tune with a fresh optimiser. `order` is as in [`ReleasedForm`].
 ///
 /// # Errors
-/// If the parameters are not those of the order.
+/// If the parameters are not those of `order`.
 pub fn released_form_of_parameters(order: &[String], params: Vec<(String, Tensor)>) -> Result<Tree> {
     let params = Parameters::new(order, params.into_iter().collect())?;
     let groups = muon_groups(&MuonConfig::default(), &params, 0.0, 0.0);
@@ -126,7 +126,7 @@ impl<'a> Parameters<'a> {
         self.0.iter().filter(|(_, t)| t.dim() == 2).count()
     }
 
-    /// Matrices first, which Muon moves, then the rest, each in order.
+    /// Matrices first, which Muon updates, then the rest, each in order.
     fn as_muon_counts(&self) -> Vec<&'a String> {
         let of = |matrices: bool| self.0.iter().filter(move |(_, t)| (t.dim() == 2) == matrices).map(|(name, _)| *name);
         of(true).chain(of(false)).collect()
@@ -136,7 +136,7 @@ impl<'a> Parameters<'a> {
         self.0.iter().map(|(name, t)| text(name, Value::Tensor(t.shallow_clone()))).collect()
     }
 
-    /// As a module's `state_dict`, with the versions of all modules that PyTorch keeps beside.
+    /// The parameters as a module's `state_dict`, with the versions of all modules, which PyTorch stores too.
     fn as_state_dict(&self) -> Tree {
         let mut modules = vec![""];
         for (name, _) in &self.0 {
@@ -171,7 +171,7 @@ fn ids(range: std::ops::Range<usize>) -> (Tree, Tree) {
     text("params", Value::List(range.map(|id| Value::Int(id as i64)).collect()))
 }
 
-/// As the released Muon keeps its matrices and the rest.
+/// The groups of the released Muon: matrices, and the rest.
 fn muon_groups(config: &MuonConfig, params: &Parameters, lr: f64, base: f64) -> Vec<Tree> {
     let (matrices, all, adam) = (params.matrices(), params.0.len(), config.adam);
     let matrices_group = vec![
@@ -194,7 +194,7 @@ fn muon_groups(config: &MuonConfig, params: &Parameters, lr: f64, base: f64) -> 
     vec![Value::Dict(matrices_group), Value::Dict(rest_group)]
 }
 
-/// As `torch.optim.AdamW` keeps it.
+/// The group of `torch.optim.AdamW`.
 fn adamw_group(config: &AdamWConfig, lr: f64, base: f64, count: usize) -> Tree {
     Value::Dict(vec![
         text("lr", Value::Float(lr)),
@@ -213,7 +213,7 @@ fn adamw_group(config: &AdamWConfig, lr: f64, base: f64, count: usize) -> Tree {
     ])
 }
 
-/// As `torch.optim.lr_scheduler.LambdaLR` keeps it.
+/// The state of `torch.optim.lr_scheduler.LambdaLR`.
 fn scheduler(groups: usize, steps: u64, lr: f64, base: f64) -> Tree {
     let each = |value: fn(f64) -> Tree, x: f64| Value::List((0..groups).map(|_| value(x)).collect());
     Value::Dict(vec![
@@ -227,7 +227,7 @@ fn scheduler(groups: usize, steps: u64, lr: f64, base: f64) -> Tree {
     ])
 }
 
-/// What `torch.Generator().manual_seed(seed).get_state()` gives on a CPU: a Mersenne twister before its first number.
+/// The result of `torch.Generator().manual_seed(seed).get_state()` on a CPU: a Mersenne twister before its first number.
 fn fresh_generator(seed: u64) -> Result<Tensor> {
     const WORDS: usize = 624;
     // The form is older than the twister's: counters, 624 words of 64 bits, and room for a spare normal draw.

@@ -9,42 +9,42 @@ use tch::Device;
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder};
 use crate::evaluations::{Evaluations, JUDGED_BY};
-use crate::trainer::{StepMetrics, StepReport, Trainer};
+use crate::step_report::{StepMetrics, StepReport};
+use crate::trainer::Trainer;
 use crate::{Comm, Error, KeepPolicy, Result, TrainingObjective};
 
-/// Any error of the program around the loop.
+/// An error of the calling program.
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where training batches come from.
+/// A source of training batches.
 pub trait BatchSource<B = LatentBatch> {
     /// The next micro-batch of this rank; `None` when there are no more. All ranks get equally many batches of equally many
     /// rows.
     ///
     /// # Errors
-    /// Whatever goes wrong in making it; training stops.
+    /// Any error in making it; training stops.
     fn next_batch(&mut self) -> Result<Option<B>, AnyError>;
 
-    /// Where the batches continue after those already given: stored with a checkpoint, and given back to whoever makes the
-    /// source of the resumed run.
+    /// The place after the batches already given. It is stored with a checkpoint; the source of a resumed run starts there.
     fn cursor(&self) -> Value;
 }
 
 /// A named result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metric {
-    /// Its name.
+    /// The metric's name.
     pub name: String,
-    /// Its value.
+    /// The metric's value.
     pub value: f64,
 }
 
-/// Judges a network during training.
+/// Evaluates a network during training.
 pub trait Evaluator<N> {
     /// Evaluates `net`, which holds the averaged parameters, after `steps_done` optimiser steps. It is called on every rank of
     /// `comm`, which may share the work; all must return the same.
     ///
     /// # Errors
-    /// Whatever goes wrong; training stops.
+    /// Any error; training stops.
     fn evaluate(&mut self, net: &N, comm: &dyn Comm, steps_done: u64) -> Result<Vec<Metric>, AnyError>;
 }
 
@@ -54,86 +54,86 @@ impl<N, F: FnMut(&N, &dyn Comm, u64) -> Result<Vec<Metric>, AnyError>> Evaluator
     }
 }
 
-/// Is told what happens; shows or records it. All methods do nothing unless they are written.
-pub trait Observer {
-    /// A step is done and its numbers are finite. Reported in order; on a GPU one step late.
+/// Receives the events of a run. All methods do nothing by default.
+pub trait TrainingObserver {
+    /// A step is done and its numbers are finite. Called in the order of steps; on a GPU one step late.
     fn stepped(&mut self, _: &StepMetrics) {}
 
     /// An evaluation is done.
     fn evaluated(&mut self, _steps_done: u64, _: &[Metric]) {}
 
-    /// A checkpoint is on disk; those of the steps in `removed` are gone.
+    /// A checkpoint has been written; those of the steps in `removed` have been deleted.
     fn saved(&mut self, _: &Checkpoint, _removed: &[u64]) {}
 }
 
 /// An observer that ignores everything.
-impl Observer for () {}
+impl TrainingObserver for () {}
 
-/// When to do what.
+/// When a run saves, evaluates and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunControl {
     /// Optimiser steps in all, those before a resumption included.
     pub total_steps: u64,
-    /// Save after every so many steps; 0 for only at the end, and when stopped.
+    /// Steps between two checkpoints; 0 for one at the end, or when stopped, only.
     pub save_every: u64,
-    /// Evaluate after every so many steps and at the end; 0 for never.
+    /// Steps between two evaluations; one more is made at the end. 0 for none at all.
     pub evaluate_every: u64,
-    /// Which checkpoints stay.
+    /// Which checkpoints are kept.
     pub keep: KeepPolicy,
-    /// Stop after so many evaluations in a row that were no better than the best, by [`JUDGED_BY`](crate::JUDGED_BY), and leave
-    /// the best one's checkpoint as the newest, also where the run comes to its end before. 0: the last one is the last one.
+    /// Evaluations in a row no better than the best, by [`JUDGED_BY`](crate::JUDGED_BY), after which the run ends. At its end, also
+    /// after all steps, the best evaluation's checkpoint is the newest. 0 for no such rule: all checkpoints stay.
     pub patience: u64,
 }
 
-/// How a run came to its end.
+/// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are done.
     Finished,
-    /// It was asked to stop.
+    /// The run was asked to stop.
     Stopped,
     /// The batches ended before the steps did.
     OutOfData,
-    /// Held-out rows were no longer learned better; the best checkpoint is the newest now.
+    /// The loss on held-out rows had stopped falling; the best checkpoint is now the newest.
     NoLongerBetter,
 }
 
-/// Everything that a run needs beside its trainer.
+/// Everything that a run needs besides its trainer.
 pub struct Run<'a, N, B = LatentBatch> {
-    /// The batches, positioned at the trainer's step.
+    /// The batches, starting at the trainer's step.
     pub source: &'a mut dyn BatchSource<B>,
-    /// When to do what.
+    /// When the run saves, evaluates and ends.
     pub control: RunControl,
-    /// Where checkpoints go.
+    /// The folder of checkpoints.
     pub checkpoints: &'a CheckpointFolder,
-    /// Stored with each checkpoint: what the run was asked to do.
+    /// The run's plan, which is stored with each checkpoint.
     pub plan: Value,
-    /// Judges the network; on every rank.
+    /// Evaluates the network, on every rank.
     pub evaluator: Option<&'a mut dyn Evaluator<N>>,
-    /// Is told what happens.
-    pub observer: &'a mut dyn Observer,
-    /// Set from outside (a signal, a deadline) to stop: the step in hand is finished and saved.
+    /// Receives the run's events.
+    pub observer: &'a mut dyn TrainingObserver,
+    /// Set from outside (by a signal, at a deadline) to stop: the current step is finished and saved.
     pub stop: &'a AtomicBool,
 }
 
 /// Trains until all steps are done, the batches end, or it is asked to stop; saves at the end in each of these cases.
 ///
-/// What was begun is gone on with: an evaluation that was due where a lost process left off is made first, and none is made
-/// twice. A run whose steps are all done has nothing to do.
+/// An evaluation that was due when a process was lost is made first, and none is made twice. A run whose steps are all done does
+/// nothing.
 ///
 /// The loss and the gradient norm of each step are read once. On a CPU that happens at once; on a GPU after the next step
-/// has been queued, so that the device never waits for the host. If one of them is no number, training ends with an error
+/// has been queued, so that the device never waits for the host. If one of them is not finite, training ends with an error
 /// that names the step. Nothing is saved or evaluated before all steps so far have been read, so the checkpoints on disk are
 /// always good.
 ///
 /// # Errors
 /// If the folder holds checkpoints of later steps than the trainer's, or the batches, the objective, an evaluation or the disk
-/// fail, or a loss is no number.
+/// fail, or a loss is not finite.
 pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, O::Batch>) -> Result<Outcome> {
     let started_at = trainer.steps_done();
     let mut state = Loop::begin(trainer, run)?;
-    // A process that was lost in an evaluation had saved before.
+    // A process that was lost during an evaluation had saved before it.
     let is_amid = (1..state.run.control.total_steps).contains(&started_at);
     if is_amid && !state.stop_requested(trainer)? {
         state.evaluate_if_due(trainer)?;
@@ -174,7 +174,7 @@ fn is_due(every: u64, steps_done: u64) -> bool {
     every > 0 && steps_done.is_multiple_of(every)
 }
 
-/// A run under way.
+/// A run in progress.
 struct Loop<'a, N, B> {
     run: Run<'a, N, B>,
     reports: Reports,
@@ -184,14 +184,14 @@ struct Loop<'a, N, B> {
 }
 
 impl<'a, N, B> Loop<'a, N, B> {
-    /// Takes up what was done before.
+    /// Reads the state of a run that may have been interrupted.
     fn begin<O: TrainingObjective<N, Batch = B>>(trainer: &Trainer<N, O>, run: Run<'a, N, B>) -> Result<Self> {
         let device = trainer.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
         let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
         let step = trainer.steps_done();
         let saved_at = run.checkpoints.list()?.last().map(|(step, _)| *step);
         if let Some(later) = saved_at.filter(|saved| *saved > step) {
-            // The newest checkpoints are those that stay: this run's would go as they come.
+            // Only the newest checkpoints are kept: those of this run would be removed at once.
             return Err(Error::Checkpoint {
                 path: run.checkpoints.root().to_owned(),
                 reason: format!(
@@ -216,7 +216,7 @@ impl<'a, N, B> Loop<'a, N, B> {
         if self.saved_at == Some(trainer.steps_done()) {
             return Ok(());
         }
-        // Cursors count in global batches: the first rank's is everyone's.
+        // Cursors count global batches: they are the same on all ranks.
         let saved = trainer.save(self.run.checkpoints, self.run.source.cursor(), self.run.plan.clone())?;
         if let Some(checkpoint) = saved {
             let pinned = self.evaluations.pinned();
@@ -248,11 +248,11 @@ impl<'a, N, B> Loop<'a, N, B> {
         if self.evaluations.pinned() == Some(step) {
             self.save(trainer)?;
         }
-        self.write_down(trainer)
+        self.save_evaluations(trainer)
     }
 
-    /// One writer: the first rank.
-    fn write_down<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<()> {
+    /// Writes the evaluations, on the first rank only.
+    fn save_evaluations<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<()> {
         if trainer.comm().rank() > 0 {
             return Ok(());
         }
@@ -266,28 +266,28 @@ impl<'a, N, B> Loop<'a, N, B> {
         if trainer.comm().rank() == 0 {
             self.run.checkpoints.remove_after(best)?;
         }
-        self.write_down(trainer)
+        self.save_evaluations(trainer)
     }
 }
 
 /// Step reports that have not been read yet.
 struct Reports {
-    /// How many may wait: reading makes the host wait for the device.
+    /// The number of reports that may stay unread: reading makes the host wait for the device.
     lag: usize,
     waiting: Vec<StepReport>,
 }
 
 impl Reports {
-    fn push(&mut self, report: StepReport, observer: &mut dyn Observer, comm: &dyn Comm) -> Result<()> {
+    fn push(&mut self, report: StepReport, observer: &mut dyn TrainingObserver, comm: &dyn Comm) -> Result<()> {
         self.waiting.push(report);
         self.read(self.lag, observer, comm)
     }
 
-    fn flush(&mut self, observer: &mut dyn Observer, comm: &dyn Comm) -> Result<()> {
+    fn flush(&mut self, observer: &mut dyn TrainingObserver, comm: &dyn Comm) -> Result<()> {
         self.read(0, observer, comm)
     }
 
-    fn read(&mut self, leave: usize, observer: &mut dyn Observer, comm: &dyn Comm) -> Result<()> {
+    fn read(&mut self, leave: usize, observer: &mut dyn TrainingObserver, comm: &dyn Comm) -> Result<()> {
         let ready = self.waiting.len().saturating_sub(leave);
         for report in self.waiting.drain(..ready) {
             let metrics = report.read()?;
@@ -304,8 +304,8 @@ impl Reports {
     }
 }
 
-/// The ranks whose own losses are no numbers. The sums were the same on all of them, so all come here together. Where there
-/// is only one, that goes without saying.
+/// The ranks whose own losses are not finite. The sums are the same on all ranks, so all of them call this together. Empty if there
+/// is no other rank.
 fn culprits(report: &StepReport, comm: &dyn Comm) -> Result<Vec<u64>> {
     let mut finite = true;
     for micro in &report.micro {

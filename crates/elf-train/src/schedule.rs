@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// What follows the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// The peak rate for ever.
+    /// The peak rate at all steps.
     #[default]
     Constant,
     /// Half a cosine from the peak rate to `min_lr` at the last step.
@@ -17,8 +17,8 @@ pub enum Decay {
 
 /// A linear warm-up from 0, then a [`Decay`].
 ///
-/// Steps count from 0, so with a warm-up the very first update has learning rate 0 (so in the released code: it fills
-/// the optimiser's averages and moves nothing).
+/// Steps count from 0, so with a warm-up the first update has learning rate 0, as in the released code: it fills the optimiser's
+/// averages and changes no parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
@@ -26,11 +26,11 @@ pub struct Schedule {
     pub lr: f64,
     /// Optimiser steps of warm-up; 0 for none.
     pub warmup_steps: u64,
-    /// What follows.
+    /// The rate after the warm-up.
     pub decay: Decay,
     /// The rate at the end of a cosine; a constant schedule ignores it.
     pub min_lr: f64,
-    /// Optimiser steps in all, warm-up included: where a cosine ends. A constant schedule ignores it.
+    /// Optimiser steps in all, warm-up included, at the end of which a cosine ends. A constant schedule ignores it.
     pub total_steps: u64,
 }
 
@@ -62,7 +62,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// The learning rate of the optimiser step that follows `steps_done` others.
+    /// The learning rate of the optimiser step after `steps_done` others.
     pub fn lr_at(&self, steps_done: u64) -> f64 {
         if steps_done < self.warmup_steps {
             return self.lr * steps_done as f64 / self.warmup_steps as f64;

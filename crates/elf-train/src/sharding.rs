@@ -1,18 +1,18 @@
-//! Which rank keeps the optimiser's state and the average of which parameter.
+//! The distribution of optimiser states and averages over ranks.
 //!
-//! Every rank holds all parameters and gradients; the rest, twice to three times as much, is kept once in the whole group
-//! (ZeRO, stage 1, arXiv 1910.02054). A parameter's owner alone moves it and follows it with its average, then everyone is
-//! given its new value. Parameters are owned whole, because Muon orthogonalises whole matrices: each once in the group.
+//! Every rank holds all parameters and gradients; the rest, two to three times as much, exists once in the whole group (ZeRO,
+//! stage 1, arXiv 1910.02054). Each parameter has one owner, which updates it and its average and sends the new value to all other
+//! ranks. Parameters are not split, because Muon orthogonalises whole matrices.
 
 use elf_core::{Param, ParamSet};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Comm, Error, Result};
 
-/// Bytes of state that travel at once when it is gathered for a checkpoint.
+/// Bytes of state that are sent at once when it is gathered for a checkpoint.
 const GATHER_BYTES: usize = 256 << 20;
 
-/// Who owns what.
+/// The owners of all parameters.
 #[derive(Debug)]
 pub(crate) struct Sharding {
     /// The owner of each parameter, in order.
@@ -22,8 +22,8 @@ pub(crate) struct Sharding {
 }
 
 impl Sharding {
-    /// Shares parameters out so that the costs of all ranks' updates come close to one another: the most expensive first,
-    /// each to the rank with the least so far. The same on every rank.
+    /// Distributes parameters so that the updates of all ranks cost about the same ([`share_out`]). The result is the same on every
+    /// rank.
     pub(crate) fn new(params: &ParamSet, cost: impl Fn(&Param) -> u64, comm: &dyn Comm) -> Self {
         let owners = share_out(&params.iter().map(|(_, p)| cost(p)).collect::<Vec<_>>(), comm.world());
         let mut of = owners.iter();
@@ -31,12 +31,12 @@ impl Sharding {
         Self { owners, owned }
     }
 
-    /// The parameters that this rank moves.
+    /// The parameters that this rank updates.
     pub(crate) fn owned(&self) -> &ParamSet {
         &self.owned
     }
 
-    /// Gives every rank the values that the parameters have on their owners.
+    /// Sends the values of all parameters from their owners to every rank.
     pub(crate) fn share(&self, params: &ParamSet, comm: &dyn Comm) -> Result<()> {
         let tensors: Vec<Tensor> = params.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         comm.share_tensors(&tensors, &self.owners)?;
@@ -44,8 +44,8 @@ impl Sharding {
         Ok(())
     }
 
-    /// Of the state of a whole group, what this rank needs: everything but what belongs to parameters of other ranks. Names
-    /// are the parameters' own, or `AVERAGE/PARAMETER`.
+    /// The part of a whole group's state that this rank needs: all but the state of other ranks' parameters. Names are the
+    /// parameters' own, or `AVERAGE/PARAMETER`.
     pub(crate) fn own_share(&self, params: &ParamSet, all: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
         let foreign = |name: &str| params.get(name).is_some() && self.owned.get(name).is_none();
         let of_another = |name: &str| foreign(name) || name.split_once('/').is_some_and(|(_, p)| foreign(p));
@@ -53,8 +53,8 @@ impl Sharding {
     }
 }
 
-/// Who owns each of some things of different cost, so that nobody has much more than another: the most expensive first, each
-/// to the one with the least so far. Nobody has more than the mean and one thing.
+/// Distributes items of different `costs` evenly over `world` owners, the most expensive first, each to the owner with the least so
+/// far. Returns the owner of each item. No owner has more than the mean plus one item.
 pub fn share_out(costs: &[u64], world: u64) -> Vec<u64> {
     let mut order: Vec<usize> = (0..costs.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(costs[i]), i));
@@ -70,8 +70,8 @@ pub fn share_out(costs: &[u64], world: u64) -> Vec<u64> {
     owners
 }
 
-/// Named tensors of all ranks, on the CPU of rank 0; of a name that several have, the first rank's. The others get none.
-/// Every rank calls it.
+/// Gathers named tensors of all ranks on the CPU of rank 0; of a name that several ranks have, the first rank's. Other ranks get an
+/// empty list. Every rank calls it.
 ///
 /// # Errors
 /// If a rank is gone.
@@ -105,7 +105,7 @@ pub(crate) fn gather_named(own: Vec<(String, Tensor)>, comm: &dyn Comm) -> Resul
             let mine = own.iter().find(|(n, _)| rank as u64 == comm.rank() && *n == name);
             let t = match mine {
                 Some((_, t)) => t.shallow_clone(),
-                // Counters stay in memory whatever the device.
+                // Counters are on the CPU, also in runs on a GPU.
                 None => Tensor::f_empty(&size, (kind, if integers { Device::Cpu } else { device }))?,
             };
             bytes += t.numel() * kind.elt_size_in_bytes();

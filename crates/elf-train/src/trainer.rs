@@ -10,25 +10,23 @@ use elf_core::{Noise, ParamSet, Seeded};
 use elf_flow::Loss;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::checkpoint::{Checkpoint, CheckpointFolder, CheckpointState};
 use crate::gradients::{allocate_gradients, clip_grad_norm, grad_norm, norm_of};
 use crate::optim::{Group, Optimizer, OptimizerConfig};
 use crate::sharding::{Sharding, gather_named};
+use crate::step_report::{MicroReport, StepReport, StepTimes};
 use crate::validation::{Validation, validation_loss_over_ranks};
-use crate::{
-    Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TermMean, TermSums, TrainingBatch,
-    TrainingObjective,
-};
+use crate::{Comm, Ema, Error, GradientSum, ReleasedCheckpoint, Result, Schedule, TrainingBatch, TrainingObjective};
 
 /// Settings of a [`Trainer`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerConfig {
-    /// How parameters are moved.
+    /// The optimiser.
     pub optimizer: OptimizerConfig,
-    /// How far, by step.
+    /// Learning rates by step.
     pub schedule: Schedule,
     /// Limit of the global gradient norm; `None` for no limit.
     pub clip_norm: Option<f64>,
@@ -36,128 +34,19 @@ pub struct TrainerConfig {
     pub ema_decay: f64,
     /// Micro-batches in one optimiser step.
     pub accumulation: NonZeroU32,
-    /// Where all draws of the run come from.
+    /// The seed of all draws of the run.
     pub seed: u64,
 }
 
-/// What one micro-batch gave; tensors are scalars on the device, not yet read.
-#[derive(Debug)]
-pub struct MicroReport {
-    /// The micro-batch's mean loss over all ranks.
-    pub loss: Tensor,
-    /// This rank's part of it.
-    pub own_loss: Tensor,
-    /// Name, sum and count of each part of the loss, of this rank's rows.
-    pub terms: Vec<(&'static str, Tensor, f64)>,
-}
-
-/// Where the time of a step went, as the host saw it. On a GPU that is the time it took to queue the work, unless the trainer
-/// was told to wait between the parts; see [`Trainer::wait_between_parts`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StepTimes {
-    /// Until the micro-batches were there: reading, encoding.
-    pub batches: Duration,
-    /// Losses and gradients.
-    pub gradients: Duration,
-    /// Clipping, the optimiser, the averages.
-    pub update: Duration,
-}
-
-/// What one optimiser step gave. Nothing has been read from the device yet: [`StepReport::read`] waits for it, once.
-#[derive(Debug)]
-pub struct StepReport {
-    /// The step, counted from 0.
-    pub step: u64,
-    /// The learning rate that was used.
-    pub lr: f64,
-    /// Gradient norm before clipping, over all ranks; a scalar on the device.
-    pub grad_norm: Tensor,
-    /// The micro-batches in order.
-    pub micro: Vec<MicroReport>,
-    /// Rows in this rank's micro-batches.
-    pub rows: u64,
-    /// Positions in them, padding included: the unit of throughput.
-    pub positions: u64,
-    /// Where the time went.
-    pub times: StepTimes,
-}
-
-/// A [`StepReport`] as numbers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StepMetrics {
-    /// The step, counted from 0.
-    pub step: u64,
-    /// Mean over the micro-batches of their mean losses.
-    pub loss: f64,
-    /// Parts of the loss, each a mean over all positions of the step that it counts.
-    pub terms: Vec<TermMean>,
-    /// Gradient norm before clipping.
-    pub grad_norm: f64,
-    /// Learning rate.
-    pub lr: f64,
-    /// Rows in this rank's micro-batches.
-    pub rows: u64,
-    /// Positions in them, padding included.
-    pub positions: u64,
-    /// Where the time went.
-    #[serde(skip)]
-    pub times: StepTimes,
-}
-
-impl StepReport {
-    /// Reads all numbers with one copy from the device.
-    ///
-    /// # Errors
-    /// If libtorch fails.
-    pub fn read(&self) -> Result<StepMetrics> {
-        let device = self.grad_norm.device();
-        let mut scalars = vec![self.grad_norm.f_view([1])?];
-        for m in &self.micro {
-            for t in std::iter::once(&m.loss).chain(m.terms.iter().map(|(_, sum, _)| sum)) {
-                scalars.push(t.f_to_device(device)?.f_to_kind(Kind::Float)?.f_view([1])?);
-            }
-        }
-        let numbers = Tensor::f_cat(&scalars, 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
-        let mut numbers = Vec::<f64>::try_from(&numbers)?.into_iter();
-        let mut next = || numbers.next().unwrap_or(f64::NAN);
-
-        let grad_norm = next();
-        let (mut loss, mut terms) = (0.0, TermSums::default());
-        for m in &self.micro {
-            loss += next() / self.micro.len() as f64;
-            for (name, _, count) in &m.terms {
-                terms.add(name, next(), *count);
-            }
-        }
-        let Self { step, lr, rows, positions, times, .. } = *self;
-        Ok(StepMetrics { step, loss, terms: terms.means(), grad_norm, lr, rows, positions, times })
-    }
-}
-
-impl StepMetrics {
-    /// Refuses a loss or a gradient norm that is infinite or no number.
-    ///
-    /// # Errors
-    /// [`Error::NonFinite`] with the step.
-    pub fn check(&self) -> Result<()> {
-        for (what, value) in [("loss", self.loss), ("gradient norm", self.grad_norm)] {
-            if !value.is_finite() {
-                return Err(Error::NonFinite { step: self.step, what, value, ranks: Vec::new() });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A network with all that it takes to train it.
+/// A network with everything that is needed to train it.
 pub struct Trainer<N, O> {
     net: N,
     objective: O,
-    /// Moves this rank's share of the parameters.
+    /// Updates this rank's share of the parameters.
     optimizer: Box<dyn Optimizer>,
-    /// Of all ranks together.
+    /// The groups of all ranks' parameters.
     groups: Vec<Group>,
-    /// Follows this rank's share of the parameters.
+    /// Averages of this rank's share of the parameters.
     ema: Ema,
     config: TrainerConfig,
     sharding: Sharding,
@@ -169,7 +58,7 @@ pub struct Trainer<N, O> {
 }
 
 impl<N, O: TrainingObjective<N>> Trainer<N, O> {
-    /// A trainer at step 0. Switches on gradients for all parameters, and gives all ranks those of the first one.
+    /// Makes a trainer at step 0. Switches on gradients for all parameters, and sends those of rank 0 to all ranks.
     ///
     /// # Errors
     /// If a setting is out of its range, or a rank is gone.
@@ -210,17 +99,17 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         })
     }
 
-    /// One optimiser step from the next [`TrainerConfig::accumulation`] micro-batches, which all draw from the run's seed:
+    /// Makes one optimiser step from the next [`TrainerConfig::accumulation`] micro-batches, which all draw from the run's seed:
     /// a row's draws depend on the seed, the step, the micro-batch's number and the row's place in the global micro-batch
-    /// (row times ranks, plus rank, as the data is shared out: so draws do not depend on how many ranks there are, as long as
-    /// each has equally many rows). `None`, and nothing changed, if the batches end first.
+    /// (row times ranks, plus rank, as the data is distributed: draws do not depend on the number of ranks, as long as each has
+    /// equally many rows). Returns `None`, with nothing changed, if the batches end first.
     ///
-    /// The loss is the mean over micro-batches of each one's own mean. Then the global gradient norm is limited, parameters
-    /// are moved, and the averages follow.
+    /// The loss is the mean over micro-batches of each one's own mean. Then the global gradient norm is limited, and parameters
+    /// and averages are updated.
     ///
     /// # Errors
-    /// If the batches, the objective or libtorch fail; the parameters are then as they were, unless libtorch failed in
-    /// the very update.
+    /// If the batches, the objective or libtorch fail; the parameters are then unchanged, unless libtorch failed in the update
+    /// itself.
     pub fn step(&mut self, batches: impl IntoIterator<Item = Result<O::Batch>>) -> Result<Option<StepReport>> {
         let (seed, step, rank, world) = (self.config.seed, self.step, self.comm.rank(), self.comm.world());
         self.step_with_noise(batches.into_iter().enumerate().map(move |(micro, batch)| {
@@ -232,7 +121,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         }))
     }
 
-    /// [`Trainer::step`] with each micro-batch's draws given.
+    /// Does the same as [`Trainer::step`] with the caller's draws for each micro-batch.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -263,14 +152,14 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         Ok(Some(report))
     }
 
-    /// Lets the host wait for the device after each part of a step, so that [`StepTimes`] says where the device's time goes.
-    /// Slower: for measurements.
+    /// Lets the host wait for the device after each part of a step, so that [`StepTimes`] is the device's time. Slower; for
+    /// measurements.
     pub fn wait_between_parts(&mut self, wait: bool) {
         self.wait_between_parts = wait;
     }
 
-    /// Adds the gradients of the `part`-th micro-batch of `parts`, counted from 1. Those of the last one leave for the other
-    /// ranks as soon as they are complete; before it nothing is exchanged but how many positions the loss counts.
+    /// Adds the gradients of the `part`-th micro-batch of `parts`, counted from 1. During the last one, gradients are sent to the
+    /// other ranks as soon as they are complete; before it ranks exchange only the number of positions that the loss counts.
     fn accumulate(&self, batch: &O::Batch, noise: &mut dyn Noise, part: u32, parts: u32) -> Result<MicroReport> {
         let Loss { sum, count, terms } = self.objective.training_loss(&self.net, batch, noise)?;
         let mut total = [count];
@@ -279,7 +168,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         if part == parts {
             self.gradient_sum.begin();
         }
-        // Without a single row or position there may be nothing to differentiate.
+        // A batch without rows or positions may have a loss without gradient.
         if mean.requires_grad() {
             (&mean * (1.0 / f64::from(parts))).f_backward()?;
         }
@@ -288,7 +177,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         Ok(MicroReport { loss: own_loss.copy(), own_loss, terms })
     }
 
-    /// Sums gradients and losses over ranks, limits the gradients, moves the parameters and lets the averages follow.
+    /// Sums gradients and losses over ranks, limits the gradients, and updates parameters and averages.
     fn update(&mut self, lr: f64, micro: &[MicroReport]) -> Result<Tensor> {
         let params = self.objective.params(&self.net);
         self.gradient_sum.finish()?;
@@ -304,8 +193,8 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         Ok(norm)
     }
 
-    /// The objective on held-out batches under the averaged parameters; each rank brings some of them, with the place of their
-    /// first row among all rows; see [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
+    /// The loss on held-out batches with the averaged parameters; each rank gives some of them, with the place of their first row
+    /// among all rows; see [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
     ///
     /// # Errors
     /// As [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
@@ -320,11 +209,11 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         found
     }
 
-    /// Calls `f` while the network holds the averaged parameters, which is what a model is judged and used by, with the ranks
-    /// that share in the work. Every rank calls it.
+    /// Calls `f` while the network holds the averaged parameters, with which models are evaluated and used, and with the ranks that
+    /// share the work. Every rank calls it.
     ///
     /// # Errors
-    /// If libtorch fails or a rank is gone; the outer result is about the exchange, the inner one is `f`'s.
+    /// If libtorch fails or a rank is gone. The outer result is that of the exchange, the inner one that of `f`.
     pub fn with_averages<R>(&mut self, f: impl FnOnce(&N, &dyn Comm) -> R) -> Result<R> {
         self.exchange_averages()?;
         let result = f(&self.net, self.comm.as_ref());
@@ -332,21 +221,21 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         Ok(result)
     }
 
-    /// Puts the averages of all ranks in the parameters' places, and the parameters in theirs; or back, bit for bit.
+    /// Exchanges the averages and the parameters of all ranks; a second call exchanges them back, bit for bit.
     fn exchange_averages(&mut self) -> Result<()> {
         self.ema.swap(self.sharding.owned())?;
         self.sharding.share(self.params(), self.comm.as_ref())
     }
 
-    /// Saves everything that the next step depends on as `step-NNNNNNNN` in `folder`. `cursor` is where the data continues and
-    /// `plan` what the run was asked to do; both are given back as they are.
+    /// Saves everything that the next step depends on as `step-NNNNNNNN` in `folder`. `cursor` is the place in the data at which
+    /// training continues and `plan` the run's plan; both are stored unchanged.
     ///
-    /// Every rank calls it; rank 0 writes what all of them keep, and alone gets the checkpoint. The files do not say how many
-    /// ranks there were: any number can go on from them.
+    /// Every rank calls it; rank 0 writes the state of all ranks, and alone gets the checkpoint. The files do not depend on the number
+    /// of ranks: any number can continue from them.
     ///
     /// # Errors
-    /// If a parameter is infinite or no number, or it cannot be written; then nothing of it is left and all other checkpoints
-    /// are as they were. All ranks fail together.
+    /// If a parameter is not finite, or a file cannot be written; then no part of the checkpoint is left and all others are unchanged.
+    /// All ranks fail together.
     pub fn save(&self, folder: &CheckpointFolder, cursor: Value, plan: Value) -> Result<Option<Checkpoint>> {
         let tensors: Vec<Tensor> = self.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         let value = tch::no_grad(|| norm_of(&tensors))?.f_double_value(&[])?;
@@ -376,7 +265,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         }
     }
 
-    /// Continues from a checkpoint: parameters, averages, optimiser, step and seed are those that were saved.
+    /// Continues from a checkpoint: sets parameters, averages, optimiser, step and seed to those that were saved.
     ///
     /// # Errors
     /// If any file is missing, damaged, or was made for another network or optimiser. The trainer must then not be used.
@@ -393,8 +282,8 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.agree_on_place()
     }
 
-    /// Continues a run of the released code: parameters, averages and optimiser state are the file's, and so is the optimiser's count
-    /// of steps, by which the schedule goes; the seed stays.
+    /// Continues a run of the released code: sets parameters, averages, optimiser state and the count of optimiser steps, which the
+    /// schedule depends on; the seed stays.
     ///
     /// # Errors
     /// If the file is damaged, or was made for another network or optimiser, with a table of all differences. The trainer
@@ -409,8 +298,8 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.agree_on_place()
     }
 
-    /// Refuses to go on unless all ranks are at the same step with the same weights. Restoring does so by itself; a run that
-    /// begins calls it in its place, for another rank may have found a checkpoint.
+    /// Checks that all ranks are at the same step with the same weights. Restoring does so itself; a run that starts anew calls this
+    /// instead, since another rank may have found a checkpoint.
     ///
     /// # Errors
     /// If they are not, or a rank is gone.
@@ -430,7 +319,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         &self.net
     }
 
-    /// The network, without the rest.
+    /// The network, without the trainer.
     pub fn into_net(self) -> N {
         self.net
     }
@@ -455,7 +344,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         &self.config
     }
 
-    /// Which rule moves which parameter.
+    /// The groups of parameters that are updated by the same rule.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
@@ -466,7 +355,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     }
 }
 
-/// Times laps, perhaps with the device's part of them.
+/// A stopwatch, which waits for the device if it is to include the device's time.
 struct Watch {
     since: Instant,
     wait_for: Option<Device>,

@@ -1,4 +1,4 @@
-//! What a trainer needs of a network and its loss, whatever the loss is a function of.
+//! The interface between a trainer and losses over batches of any kind.
 
 use elf_core::{LearnedLatents, Network, Noise, ParamSet, TokenNetwork};
 use elf_flow::tokens::{TokenBatch, TokenObjective};
@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use crate::Result;
 
-/// What a training step takes at a time.
+/// A micro-batch of a training step.
 pub trait TrainingBatch {
     /// Rows and positions of a row, padding included.
     ///
@@ -15,7 +15,7 @@ pub trait TrainingBatch {
     /// If the batch's parts do not fit together.
     fn sizes(&self) -> Result<(u64, u64)>;
 
-    /// Where its noise is drawn.
+    /// The device on which its noise is drawn.
     fn device(&self) -> Device;
 }
 
@@ -41,10 +41,10 @@ impl TrainingBatch for TokenBatch {
     }
 }
 
-/// The loss of a network of type `N` over batches of its own kind. Every [`Objective`] is one for every [`Network`], and
-/// [`OverTokens`] makes one for every [`TokenNetwork`] out of a [`TokenObjective`]. [`EndToEnd`] learns the latents as well.
+/// The loss of a network of type `N` over batches of its own kind. Every [`Objective`] is a training objective of every [`Network`];
+/// [`OverTokens`] makes a [`TokenObjective`] one of every [`TokenNetwork`]; [`EndToEnd`] learns the latents as well.
 pub trait TrainingObjective<N: ?Sized> {
-    /// What the loss is a function of, beside the network.
+    /// The batches that the loss is a function of.
     type Batch: TrainingBatch;
 
     /// The network's parameters by name.
@@ -69,10 +69,10 @@ impl<N: Network, O: Objective + ?Sized> TrainingObjective<N> for O {
     }
 }
 
-/// An [`Objective`] whose latents are the network's own, learned by the same loss: those of the batch are not looked at.
+/// An [`Objective`] whose latents are the network's own, learned by the same loss; the latents of the batch are ignored.
 ///
-/// Gradients reach the latents wherever the loss does: from words, which want tokens apart, and from velocities, which want them
-/// easy to tell from noise. That they are normalised keeps the latter from shrinking them to nothing.
+/// The loss has gradients with respect to the latents: its cross-entropy moves the latents of different tokens apart, its velocity
+/// error makes them easy to tell from noise. Latents are normalised, so that the velocity error cannot shrink them to 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndToEnd<O>(pub O);
 
@@ -100,7 +100,7 @@ impl<N: LearnedLatents, O: Objective> TrainingObjective<N> for EndToEnd<O> {
     }
 }
 
-/// A [`TokenObjective`] as a trainer takes it.
+/// A [`TokenObjective`] as a [`TrainingObjective`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverTokens<O>(pub O);
 

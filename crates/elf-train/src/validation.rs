@@ -1,4 +1,4 @@
-//! The objective on held-out batches, with draws that are the same every time.
+//! The loss on held-out batches, with the same draws every time.
 
 use elf_core::{Seeded, key_of};
 use serde::{Deserialize, Serialize};
@@ -9,18 +9,18 @@ use crate::{Comm, Error, Result, TermMean, TermSums, TrainingBatch, TrainingObje
 /// Mean losses over held-out batches.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Validation {
-    /// The loss: over all batches its sum divided by its count.
+    /// The loss: its sum over all batches divided by its count.
     pub loss: f64,
-    /// Its parts, each a mean over the positions that it counts.
+    /// The loss's parts, each a mean over the positions that it counts.
     pub terms: Vec<TermMean>,
-    /// Rows that were looked at.
+    /// The number of rows.
     pub rows: u64,
 }
 
 /// The mean loss of `net` over `batches`, without gradients and without dropout.
 ///
-/// A row's draws depend on `seed` and the row's place among all rows, so two networks, or one at two times, are compared
-/// under the same draws, in whatever batches the rows come.
+/// A row's draws depend on `seed` and the row's place among all rows, so that two networks, or one at two times, are compared
+/// under the same draws, also in batches of another size.
 ///
 /// # Errors
 /// If the batches, the objective or libtorch fail.
@@ -40,8 +40,8 @@ pub fn validation_loss<N, O: TrainingObjective<N> + ?Sized>(
     validation_totals(objective, net, numbered, key_of(&[seed, 0])).map(Totals::means)
 }
 
-/// [`validation_loss`] with the batches shared out over the ranks of a run: each brings some, with the place of their first
-/// row among all rows, and all get the result for all of them.
+/// [`validation_loss`] with the batches distributed over the ranks of a run: each rank gives some, each with the place of its first
+/// row among all rows, and all ranks get the result over all batches.
 ///
 /// # Errors
 /// As [`validation_loss`], or if a rank is gone.
@@ -55,7 +55,7 @@ pub fn validation_loss_over_ranks<N, O: TrainingObjective<N> + ?Sized>(
     Ok(validation_totals(objective, net, batches, key_of(&[seed, 0]))?.over_ranks(comm)?.means())
 }
 
-/// Sums before division, so that ranks can be added up.
+/// Sums before division, so that those of ranks can be added up.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     sum: f64,
@@ -99,7 +99,7 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
     Ok(totals)
 }
 
-/// Adds in f64: a validation set may have a hundred thousand batches.
+/// Adds in f64, since a validation set may have a hundred thousand batches.
 fn add(sums: &mut Vec<(Option<&'static str>, Tensor)>, name: Option<&'static str>, value: &Tensor) -> Result<()> {
     let value = value.f_to_kind(Kind::Double)?;
     match sums.iter_mut().find(|(n, _)| *n == name) {
@@ -114,7 +114,7 @@ impl Totals {
         Validation { loss: self.sum / self.count.max(1.0), terms: self.terms.means(), rows: self.rows as u64 }
     }
 
-    /// Adds up all ranks, in their order: the result is the same on each.
+    /// Adds up all ranks in their order, so that the result is the same on each.
     pub(crate) fn over_ranks(self, comm: &dyn Comm) -> Result<Totals> {
         let unreadable = |e: serde_json::Error| Error::Comm(format!("a rank's losses cannot be read: {e}"));
         let own = serde_json::to_vec(&self).map_err(unreadable)?;

@@ -1,4 +1,4 @@
-//! Checkpoints are whole or not there, and say what is wrong with them.
+//! Checkpoints are whole or absent, and damaged ones are refused with the reason.
 
 mod small;
 

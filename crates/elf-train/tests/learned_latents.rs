@@ -45,7 +45,7 @@ fn the_loss_is_that_of_the_same_latents_given() {
     let net = network();
     for decoder_prob in [0.0, 0.5, 1.0] {
         let objective = ElfObjective { decoder_prob, ..ElfObjective::default() };
-        // What stands in the batch is not looked at.
+        // The latents of the batch are ignored.
         let nonsense = batch(Tensor::zeros([2, 4, 6], (Kind::Float, Device::Cpu)));
         let learned = EndToEnd(objective).training_loss(&net, &nonsense, &mut noise()).unwrap();
         let given = net.latents(&nonsense.ids).unwrap().detach();

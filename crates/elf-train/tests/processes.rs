@@ -243,7 +243,7 @@ fn a_killed_rank_is_named_by_all_others() {
     }
 }
 
-/// A rank that lives but does not come, and one that left word: both are told apart from a dead one.
+/// A rank that lives but does not join an operation, and one that left a reason: neither is taken for a dead one.
 #[test]
 fn a_rank_that_hangs_is_named_after_the_timeout_and_one_that_left_word_is_quoted() {
     let name = "a_rank_that_hangs_is_named_after_the_timeout_and_one_that_left_word_is_quoted";

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use elf_flow::ElfObjective;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
-use elf_train::{CheckpointFolder, Comm, Observer, Outcome, Run, StepMetrics, Trainer, run};
+use elf_train::{CheckpointFolder, Comm, Outcome, Run, StepMetrics, Trainer, TrainingObserver, run};
 use serde_json::json;
 use small::{Counted, SmallNet, control, equal, trainer};
 
@@ -19,7 +19,7 @@ struct StopAfter<'a> {
     losses: Vec<(u64, f64)>,
 }
 
-impl Observer for StopAfter<'_> {
+impl TrainingObserver for StopAfter<'_> {
     fn stepped(&mut self, metrics: &StepMetrics) {
         self.losses.push((metrics.step, metrics.loss));
         if self.step == Some(metrics.step) {
@@ -28,7 +28,7 @@ impl Observer for StopAfter<'_> {
     }
 }
 
-/// Trains from the latest checkpoint (or from the start) until the end, or the step in which it is asked to stop.
+/// Trains from the latest checkpoint (or from the start) until the end, or the step in which it is stopped.
 fn session(
     optimizer: OptimizerConfig,
     folder: &CheckpointFolder,

@@ -1,4 +1,4 @@
-//! The loop: what happens when, and what is told to whom.
+//! The loop: the order of events, and what observers receive.
 
 mod small;
 
@@ -8,14 +8,14 @@ use elf_core::{Counting, Network, Replay};
 use elf_flow::{ElfObjective, Objective};
 use elf_train::optim::OptimizerConfig;
 use elf_train::{
-    Checkpoint, CheckpointFolder, Comm, Error, KeepPolicy, Metric, Observer, Outcome, Run, RunControl, StepMetrics,
-    Trainer, run, validation_loss,
+    Checkpoint, CheckpointFolder, Comm, Error, KeepPolicy, Metric, Outcome, Run, RunControl, StepMetrics, Trainer,
+    TrainingObserver, run, validation_loss,
 };
 use serde_json::json;
 use small::{C, Counted, S, SmallNet, batch, control, equal, trainer};
 use tch::{Kind, Tensor};
 
-/// Writes down what it is told.
+/// Records all events.
 #[derive(Default)]
 struct Diary {
     steps: Vec<StepMetrics>,
@@ -24,7 +24,7 @@ struct Diary {
     removed: Vec<u64>,
 }
 
-impl Observer for Diary {
+impl TrainingObserver for Diary {
     fn stepped(&mut self, metrics: &StepMetrics) {
         self.steps.push(metrics.clone());
     }
@@ -162,7 +162,7 @@ fn a_folder_with_later_checkpoints_is_refused() {
     assert!(diary.steps.is_empty() && trainer_steps(&folder) == 6);
 }
 
-/// Held-out rows that get worse after step 4: the run ends two evaluations later, and what is sampled from then on is step 4.
+/// Held-out rows that get worse after step 4: the run ends two evaluations later, and its newest checkpoint is that of step 4.
 #[test]
 fn a_run_stops_when_it_no_longer_gets_better_and_leaves_the_best() {
     let root = tempfile::tempdir().unwrap();

@@ -5,8 +5,8 @@ use elf_core::{Dropout, Fans, Init, ParamBuilder, ParamSet, Result, Seeded, Toke
 use elf_flow::tokens::{MaskedDiffusion, NextToken, TokenBatch, TokenObjective};
 use elf_train::optim::OptimizerConfig;
 use elf_train::{
-    BatchSource, CheckpointFolder, Observer, Outcome, OverTokens, Run, RunControl, Solo, StepMetrics, Trainer,
-    TrainingBatch, run, validation_loss,
+    BatchSource, CheckpointFolder, Outcome, OverTokens, Run, RunControl, Solo, StepMetrics, Trainer, TrainingBatch,
+    TrainingObserver, run, validation_loss,
 };
 use serde_json::{Value, json};
 use small::{config, control, equal};
@@ -103,7 +103,7 @@ impl BatchSource<TokenBatch> for Counted {
 #[derive(Default)]
 struct Losses(Vec<f64>);
 
-impl Observer for Losses {
+impl TrainingObserver for Losses {
     fn stepped(&mut self, step: &StepMetrics) {
         self.0.push(step.loss);
     }
@@ -195,7 +195,7 @@ fn part(rows: i64, places: &[i64]) -> TokenBatch {
     }
 }
 
-/// How rows are shared out over batches or ranks changes neither the times and masks of held-out losses nor, in training, what is dropped.
+/// The distribution of rows over batches or ranks changes neither the times and masks of held-out losses nor, in training, dropout.
 fn does_not_depend_on_batching<O: TokenObjective + Copy>(objective: O) {
     let net = Reader::new();
     let all: Vec<i64> = (0..12).collect();

@@ -103,7 +103,7 @@ impl Workload {
     }
 
     fn latents(&self) -> Result<TextLatents> {
-        TextLatents::new(self.encoder()?, LatentStats::uniform(0.0, LATENT_STD)?, self.device)
+        Ok(TextLatents::new(Box::new(self.encoder()?), LatentStats::uniform(0.0, LATENT_STD)?, self.device)?)
     }
 
     fn objective() -> ElfObjective {
@@ -305,7 +305,7 @@ impl Batches {
     fn next(&mut self) -> elf_train::Result<LatentBatch> {
         let mut next = || -> Result<LatentBatch> {
             let tokens = self.loader.next_batch()?;
-            self.latents.encode(&tokens.batch)
+            Ok(self.latents.encode(&tokens.batch)?)
         };
         next().map_err(|error| elf_train::Error::Source(error.into()))
     }

@@ -170,8 +170,10 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         renamed,
     };
     let mut excluded = Excluded::default();
+    let mut silent = elf_lm::Silent;
+    let host = hub::host(&mut silent);
     for (column, other) in &args.without {
-        excluded.add(column, other.open()?.texts())?;
+        excluded.add(column, other.open(&host)?.texts())?;
     }
     let report = select(&source, &config, &excluded, tokenizer.as_ref(), &args.output)?;
     println!(

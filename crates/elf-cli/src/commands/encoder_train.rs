@@ -1,6 +1,5 @@
 //! `elf encoder train`: T5's span-corruption pre-training on a corpus of one's own.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,12 +14,13 @@ use tch::{Kind, Tensor};
 
 use crate::commands::encoder::EncoderSizes;
 use crate::{hub, progress};
+use elf_lm::Event;
+use elf_lm::model::Fingerprint;
 use elf_lm::model::encoder_card::EncoderCard;
 use elf_lm::text::text_latents::{describe, write_stats};
 use elf_lm::train::encoder_corpus::{Corpus, CorpusText};
 use elf_lm::train::encoder_training::{Pretrainer, Progress, Recipe, Rule, TrainingStore};
 use elf_lm::train::folder_lock;
-use elf_lm::{Event, Reporter};
 
 /// Texts that the latents' statistics are measured on, at most.
 const STATISTICS_TEXTS: usize = 8192;
@@ -214,7 +214,7 @@ impl TrainArgs {
     }
 
     /// What must be the same for a training to go on. Not how long it is: it may be made longer or shorter.
-    fn settings(&self, corpus: &Corpus, tokenizer: &Tokenizer) -> BTreeMap<String, String> {
+    fn settings(&self, corpus: &Corpus, tokenizer: &Tokenizer) -> Fingerprint {
         let texts: Vec<String> = self.text.iter().map(ToString::to_string).collect();
         let rates =
             [self.recipe.recipe().lr(), self.recipe.embedding_lr, self.recipe.other_lr].map(|lr| lr.to_string());
@@ -233,7 +233,7 @@ impl TrainArgs {
             ("--clip", self.recipe.clip.to_string()),
             ("--seed", self.recipe.seed.to_string()),
         ];
-        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        settings.into_iter().fold(Fingerprint::default(), |all, (name, value)| all.with(name, value))
     }
 }
 
@@ -260,9 +260,11 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let task = SpanCorruption { sentinels, ..rates };
     task.check(args.max_length)?;
 
+    let mut print = print_notes;
+    let host = hub::host(&mut print);
     let spinner = progress::spinner();
     let read = |columns: &[CorpusText]| {
-        Corpus::read(columns, &tokenizer, args.max_length, |n| spinner.set_message(format!("{n} texts read")))
+        Corpus::read(columns, &tokenizer, args.max_length, &host, |n| spinner.set_message(format!("{n} texts read")))
     };
     let corpus = read(&args.text)?;
     let held_out = if args.validation.is_empty() { Corpus::default() } else { read(&args.validation)? };
@@ -287,10 +289,10 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let _held = folder_lock::lock(store.path())?;
     // Whoever held it may have come to its end meanwhile.
     args.refuse_taken().inspect_err(|_| store.remove_if_empty())?;
-    let stop = progress::stop_on_interrupt()?;
+    let host = host.with_stop(progress::stop_on_interrupt()?);
     let held_out_names = args.validation.iter().map(CorpusText::columns).collect();
     let run = Pretrainer { recipe: args.recipe.recipe(), task, pad, corpus, held_out, held_out_names, model, device };
-    let Some(progress) = run.train(&store, &stop, &Reporter::new(&mut print_notes))? else {
+    let Some(progress) = run.train(&store, &host)? else {
         eprintln!(
             "interrupted; run the same command again to go on, with fewer --minutes or --steps to end it where it is"
         );
@@ -328,7 +330,7 @@ impl Trained<'_> {
         let encoder = T5Encoder::load(aside.path(), self.run.device, Precision::F32)?;
         let moments = self.moments(&encoder)?;
         let stats = moments.per_channel()?;
-        write_stats(aside.path(), &stats)?;
+        write_stats(aside.path(), None, &stats)?;
         println!("latents over {} positions: {}", moments.positions(), describe(&moments.overall()?));
         let card = EncoderCard {
             config: encoder.config(),
@@ -382,7 +384,7 @@ impl Trained<'_> {
 }
 
 /// The command as a shell reads it.
-fn command_line(args: impl Iterator<Item = String>) -> String {
+pub fn command_line(args: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@+%".contains(c);
     let words = args.map(|arg| match !arg.is_empty() && arg.chars().all(plain) {
         true => arg,

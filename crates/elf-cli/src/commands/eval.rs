@@ -6,20 +6,21 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
+use elf_core::Precision;
 use elf_core::device::DeviceChoice;
-use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_data::source::TEXT_COLUMN;
 use elf_eval::bleu::{self, Bleu};
-use elf_eval::diversity;
-use elf_eval::evaluation::{Evaluator, SampleSet};
+use elf_eval::evaluation::Evaluator;
 use elf_eval::stats::Bootstrap;
 use elf_hub::What;
+use elf_lm::eval::judge::JudgeSettings;
+use elf_lm::eval::{Evaluating, evaluate_for};
+use elf_lm::model::run_folder::{RunModel, write_json};
 
 use super::output_file;
 use super::sample::{Order, SampleArgs};
+use crate::events::Terminal;
 use crate::{hub, rank_environment};
-use elf_lm::eval::judge::{Judge, JudgeSettings};
-use elf_lm::model::loaded_model::precision;
-use elf_lm::model::run_folder::{FoundModel, write_json};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -118,36 +119,22 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         }
         None => args.samples.clone(),
     };
-    let mut sets = files.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let references = args.references.as_deref().map(references).transpose()?;
-    let mut data: Option<Vec<String>> =
-        references.as_ref().map(|rows| rows.iter().filter_map(|texts| texts.first().cloned()).collect());
-    let have_references = sets.iter().any(|set| set.references.is_some());
-    if args.paired && have_references {
-        eprintln!("note: --references and --paired take the place of the references that the samples bring along");
-    }
-    if args.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
-        data = None;
-        sets.iter_mut().for_each(|set| set.references.clone_from(&references));
-    }
-    let training = training(&args)?;
-    let judge = loaded_judge(&args)?;
-    let evaluator = Evaluator {
-        judge: judge.as_ref().map(Judge::named),
-        data: data.as_deref(),
-        training: (!training.is_empty()).then_some(training.as_slice()),
+    let asked = Evaluating {
+        samples: files,
+        references: args.references.clone(),
+        paired: args.paired,
+        training: args.training.clone(),
+        training_column: args.training_column.clone(),
         training_words: args.training_words,
         long_run: args.long_run,
+        judge: judge(&args)?,
+        bootstrap: args.bootstrap,
+        title: args.title.clone(),
         bleu: Bleu { tokenizer: args.bleu_tokenizer, ..Bleu::lowercase_effective() },
         chrf: args.chrf,
-        bootstrap: (args.bootstrap > 0).then(|| Bootstrap { resamples: args.bootstrap, ..Bootstrap::default() }),
     };
-    let title = args.title.clone().unwrap_or_else(|| match sets.as_slice() {
-        [first, .., _] => format!("{} and {} more", first.name, sets.len() - 1),
-        [only] => only.name.clone(),
-        [] => String::new(),
-    });
-    let found = evaluator.evaluate(&title, &sets)?;
+    let mut terminal = Terminal::default();
+    let found = evaluate_for(&asked, &hub::host(&mut terminal))?;
     println!("{}", found.to_markdown());
     if let Some(path) = &args.output {
         write_json(path, &found)
@@ -156,85 +143,26 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn loaded_judge(args: &EvalArgs) -> Result<Option<Judge>> {
+fn judge(args: &EvalArgs) -> Result<Option<JudgeSettings>> {
     let Some(name) = &args.judge else { return Ok(None) };
     let device = args.device.resolve()?;
-    let folder = hub::locate(name, What::Gpt2)?;
-    let settings = JudgeSettings {
+    Ok(Some(JudgeSettings {
         name: name.display().to_string(),
-        folder,
+        folder: hub::locate(name, What::Gpt2)?,
         max_length: args.judge_max_length,
         batch_size: None,
         device,
-        precision: precision(args.f32, device),
-    };
-    Judge::load(&settings).map(Some)
-}
-
-/// The references of FILE:COLUMN, one or several per row. Every line of a plain text file is a row.
-fn references(name: &Path) -> Result<Vec<Vec<String>>> {
-    let (file, column) = file_and_column(name, TEXT_COLUMN);
-    let source = Source::open(&[hub::locate(&file, What::Dataset)?], &[&column], PlainText::EveryLine)?;
-    let references = source.text_lists().collect::<Result<Vec<_>, _>>()?;
-    if references.is_empty() {
-        bail!("{} holds no texts", file.display());
-    }
-    Ok(references)
-}
-
-/// The training texts, as far as copies are looked for in them: no more need to be in memory.
-fn training(args: &EvalArgs) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    let mut words = 0;
-    for name in &args.training {
-        if words > args.training_words {
-            break;
-        }
-        all.extend(texts(name, &args.training_column, &mut |text| {
-            // A text counts one more than its words, as in the index, which is to see that there is one too many.
-            let more = words <= args.training_words;
-            words += diversity::words(text).len() + 1;
-            more
-        })?);
-    }
-    Ok(all)
-}
-
-/// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
-fn texts(name: &Path, otherwise: &str, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
-    let (file, column) = file_and_column(name, otherwise);
-    let source = Source::open(&[hub::locate(&file, What::Dataset)?], &[&column], PlainText::Lines)?;
-    let mut texts = Vec::new();
-    for text in source.texts() {
-        let text = text?;
-        if !wanted(&text) {
-            return Ok(texts);
-        }
-        texts.push(text);
-    }
-    if texts.is_empty() {
-        bail!("{} holds no texts", file.display());
-    }
-    Ok(texts)
-}
-
-/// The parts of FILE:COLUMN; without a column, `otherwise`.
-fn file_and_column(name: &Path, otherwise: &str) -> (PathBuf, String) {
-    match name.to_string_lossy().rsplit_once(':') {
-        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
-            (file.into(), column.to_owned())
-        }
-        _ => (name.to_owned(), otherwise.to_owned()),
-    }
+        precision: if args.f32 { Precision::F32 } else { Precision::native(device) },
+    }))
 }
 
 /// Samples what is not there yet, one file per seed.
 fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
     let model = hub::locate(model, What::ElfCheckpoint)?;
     // Of a run the latest checkpoint is meant, the same for all seeds even if training goes on meanwhile.
-    let (checkpoint, own_folder) = match FoundModel::is_at(&model) {
+    let (checkpoint, own_folder) = match RunModel::is_at(&model) {
         true => {
-            let found = FoundModel::at(&model)?;
+            let found = RunModel::at(&model)?;
             (found.checkpoint.path().to_owned(), Some(found.run.samples()))
         }
         false => (model.clone(), None),
@@ -268,7 +196,7 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
             eprintln!("taken as it is: {}", file.display());
         } else {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            order.write_silently(&file).carry_out(device, comm.as_ref())?;
+            order.write_silently(&file).carry_out(comm.as_ref())?;
         }
         files.push(file);
     }

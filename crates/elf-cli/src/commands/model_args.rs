@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use elf_core::Precision;
 use elf_core::device::DeviceChoice;
-use elf_lm::model::loaded_model::ModelSource;
+use elf_lm::ModelSource;
+use tch::Device;
 
 /// Which model, and how it computes.
 #[derive(Debug, Clone, Args)]
@@ -48,10 +50,19 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model, as the library takes it.
-    pub fn source(&self) -> ModelSource {
-        let Self { path, config, options, tokenizer, encoder, length, no_ema, device: _, f32, heads_bf16 } =
-            self.clone();
-        ModelSource { path, config, options, tokenizer, encoder, length, no_ema, f32, heads_bf16 }
+    /// The model on a device, as the library takes it.
+    pub fn source(&self, device: Device) -> ModelSource {
+        ModelSource {
+            path: self.path.clone(),
+            config: self.config.clone(),
+            options: self.options.clone(),
+            tokenizer: self.tokenizer.clone(),
+            encoder: self.encoder.clone(),
+            length: self.length,
+            averaged: !self.no_ema,
+            device,
+            precision: self.f32.then_some(Precision::F32),
+            heads_too: self.heads_bf16,
+        }
     }
 }

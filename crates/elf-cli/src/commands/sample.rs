@@ -8,27 +8,28 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use elf_core::{Network, key_of};
+use elf_core::key_of;
 use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
 use elf_hub::What;
+use elf_lm::Silent;
+use elf_lm::config::RunPlan;
+use elf_lm::model::loaded::{Guide, Method};
+use elf_lm::model::{DescribedModel, ModelRef};
+use elf_lm::text::conditions::TAKES_NO_INPUT;
+use elf_lm::text::generated::{MOST_TEXTS, TextRequest};
+use elf_lm::text::text_file::check_writable;
+use elf_lm::text::text_loop::{BatchOptions, TextLoop};
 use elf_train::Comm;
 use serde_json::json;
 use tch::Device;
 
-use self::baseline::Baseline;
 use self::writing::{Made, Writing};
 use super::model_args::ModelArgs;
-use super::sampling_args::{SamplingArgs, notes};
+use super::sampling_args::SamplingArgs;
 use super::{MOST_ROWS, at_least_one, at_most, output_file};
 use crate::events::Terminal;
 use crate::{hub, rank_environment};
-use elf_lm::Reporter;
-use elf_lm::config::{RunPlan, SamplingSetting};
-use elf_lm::model::loaded_model::{DescribedModel, LoadedModel, precision};
-use elf_lm::model::run_folder::FoundModel;
-use elf_lm::text::text_file::check_writable;
-use elf_lm::text::text_generation::{MOST_TEXTS, TAKES_NO_INPUT, TextGenerator, TextRequest};
 
 #[derive(Debug, Clone, Args)]
 pub struct SampleArgs {
@@ -122,28 +123,17 @@ fn sample(args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode>
     if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
         check_writable(path)?;
     }
-    Order::read(args, device)?.carry_out(device, comm)
+    Order::read(args, device)?.carry_out(comm)
 }
 
-/// What is to be written, by which model and how: everything but the networks' numbers, which take time to load.
+/// What is to be written, by which model and how: everything but the networks' parameters, which take time to load.
 #[derive(Debug)]
 pub struct Order {
     args: SampleArgs,
     requests: Vec<TextRequest>,
-    writer: OrderedWriter,
-}
-
-#[derive(Debug)]
-enum OrderedWriter {
-    Flow(Box<Flow>),
-    Baseline(Box<Baseline>),
-}
-
-#[derive(Debug)]
-struct Flow {
     model: DescribedModel,
     guide: Option<DescribedModel>,
-    settings: Vec<SamplingSetting>,
+    methods: Vec<Method>,
 }
 
 impl Order {
@@ -154,26 +144,23 @@ impl Order {
     pub fn read(mut args: SampleArgs, device: Device) -> Result<Self> {
         args.check()?;
         args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
-        let found = match FoundModel::find(&args.model.path)? {
-            Some(found) if found.plan.baseline.is_some() => {
-                let tokenizer = found.run.tokenizer()?;
-                let baseline = Baseline::new(found, &args)?;
-                let requests = requests(&args, baseline.plan(), &tokenizer)?;
-                return Ok(Self { args, requests, writer: OrderedWriter::Baseline(Box::new(baseline)) });
-            }
-            found => found,
-        };
-        args.check_for_elf()?;
         let mut terminal = Terminal::default();
-        let events = &Reporter::new(&mut terminal);
-        // The settings that come with a run lie in its folder, whichever of its checkpoints is named.
-        let folder = found.as_ref().map_or(args.model.path.clone(), |found| found.run.root().to_owned());
-        let model = DescribedModel::of(found, &args.model.source(), device, events)?;
+        let host = &hub::host(&mut terminal);
+        let found = ModelRef::open(&args.model.path)?;
+        let source = args.model.source(device);
+        if let Some((plan, baseline)) = found.plan().and_then(|plan| Some((plan, plan.baseline.as_ref()?))) {
+            let methods = vec![Method::Baseline(args.decoding(baseline, plan)?)];
+            let model = DescribedModel::of(found, source, host)?;
+            let requests = requests(&args, &model.plan, &model.tokenizer)?;
+            return Ok(Self { args, requests, model, guide: None, methods });
+        }
+        args.check_for_elf()?;
+        let model = DescribedModel::of(found, source, host)?;
         let requests = requests(&args, &model.plan, &model.tokenizer)?;
-        let settings = args.sampling.settings(&folder, &model.plan)?;
-        notes(&model.plan, &settings).for_each(|note| eprintln!("{note}"));
-        let guide = model.guide(&settings, &args.model.source(), device, events)?;
-        Ok(Self { args, requests, writer: OrderedWriter::Flow(Box::new(Flow { model, guide, settings })) })
+        let settings = args.sampling.settings(&model, host)?;
+        let guide = model.guide(&settings, host)?;
+        let methods = settings.into_iter().map(Method::Flow).collect();
+        Ok(Self { args, requests, model, guide, methods })
     }
 
     /// Tells texts that are written by this order from those by any other, by what goes into them and not by where it lies. What
@@ -182,31 +169,20 @@ impl Order {
     /// # Errors
     /// If a file cannot be read.
     pub fn identity(&self) -> Result<String> {
-        let writer = match &self.writer {
-            OrderedWriter::Flow(flow) => {
-                // Of a guide its contents count.
-                let named = |setting: &SamplingSetting| SamplingSetting {
-                    guide: setting.guide.as_ref().map(|_| PathBuf::new()),
-                    ..setting.clone()
-                };
-                json!({
-                    "model": flow.model.identity()?,
-                    "guide": flow.guide.as_ref().map(DescribedModel::identity).transpose()?,
-                    "settings": flow.settings.iter().map(named).collect::<Vec<_>>(),
-                })
-            }
-            OrderedWriter::Baseline(baseline) => baseline.identity()?,
-        };
-        let whole = serde_json::to_vec(&json!({ "requests": self.requests, "writer": writer }))?;
-        Ok(blake3::hash(&whole).to_hex().to_string())
+        let mut silent = Silent;
+        let host = &hub::host(&mut silent);
+        let identity = json!({
+            "requests": self.requests,
+            "model": self.model.identity(host)?,
+            "guide": self.guide.as_ref().map(|guide| guide.identity(host)).transpose()?,
+            "methods": self.methods.iter().map(Method::name).collect::<Vec<_>>(),
+        });
+        Ok(blake3::hash(&serde_json::to_vec(&identity)?).to_hex().to_string())
     }
 
     /// How many settings it writes under, with a file for each if there are several.
     pub fn settings(&self) -> usize {
-        match &self.writer {
-            OrderedWriter::Flow(flow) => flow.settings.len(),
-            OrderedWriter::Baseline(_) => 1,
-        }
+        self.methods.len()
     }
 
     /// The same, written to a file, with no text printed.
@@ -219,43 +195,28 @@ impl Order {
     ///
     /// # Errors
     /// If a network cannot be loaded, or the texts cannot be written.
-    pub fn carry_out(self, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
-        let Self { args, requests, writer } = self;
-        match writer {
-            OrderedWriter::Flow(flow) => flow.write(&args, &requests, device, comm),
-            OrderedWriter::Baseline(baseline) => baseline.write(&args, &requests, device, comm),
-        }
-    }
-}
-
-impl Flow {
-    fn write(self, args: &SampleArgs, requests: &[TextRequest], device: Device, comm: &dyn Comm) -> Result<ExitCode> {
-        let precision = precision(args.model.f32, device);
-        let (model, guide) = self.model.load_with_guide(self.guide, &args.model.source(), device, precision)?;
-        let generator = TextGenerator {
-            net: &model.net,
-            plan: &model.plan,
-            guide: guide.as_ref().map(LoadedModel::as_guide),
-            tokenizer: &model.tokenizer,
-            latents: model.latents.as_ref(),
-            grid_seed: args.seed,
-            batch_rows: args.batch_size,
-            comm,
-            one_shape: !args.ragged,
-        };
-        let networks = [Some(model.net.params()), guide.as_ref().map(|guide| guide.net.params())];
-        let mut writing = Writing::new(args, &model.plan, requests, device, comm)?;
-        writing.made_by(networks.into_iter().flatten())?;
-        for setting in &self.settings {
-            let output = args.output.as_ref().map(|path| match self.settings.len() {
+    pub fn carry_out(self, comm: &dyn Comm) -> Result<ExitCode> {
+        let Self { args, requests, model, guide, methods } = self;
+        let mut terminal = Terminal::default();
+        let host = &hub::host(&mut terminal);
+        let model = model.load(host)?;
+        let guide = guide.map(DescribedModel::load_guide).transpose()?;
+        let DescribedModel { plan, tokenizer, .. } = &model.described;
+        let mut writing = Writing::new(&args, &model.described, &requests, comm)?;
+        writing.made_by([Some(model.net.params()), guide.as_ref().map(Guide::params)].into_iter().flatten())?;
+        let one_shape = !args.ragged;
+        let trace: &[f64] = if args.trace { &TRACE } else { &[] };
+        for method in &methods {
+            let output = args.output.as_ref().map(|path| match methods.len() {
                 1 => path.clone(),
-                _ => named(path, &setting.name()),
+                _ => named(path, &method.name()),
             });
-            let made =
-                writing.write(&setting.name(), serde_json::to_string(setting)?, output, &mut |kept, progress| {
-                    let trace: &[f64] = if args.trace { &TRACE } else { &[] };
-                    generator.generate_keeping(setting, requests, trace, kept, progress)
-                })?;
+            let pad_to = one_shape.then_some(args.batch_size);
+            let writer = model.writer(method, guide.as_ref(), args.seed, pad_to, host.samplers())?;
+            let texts = TextLoop { writer: &*writer, plan, tokenizer, comm };
+            let options = BatchOptions { rows: args.batch_size, one_shape, candidates: method.candidates(), trace };
+            let made = writing
+                .write(&method.name(), output, &mut |kept, watch| texts.generate(&requests, options, kept, watch))?;
             if made == Made::Interrupted {
                 return Ok(ExitCode::from(130));
             }
@@ -271,7 +232,7 @@ fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<
     if let Some(path) = &args.data {
         let mut dataset = Dataset::open(&[hub::locate(path, What::Dataset)?])?;
         dataset.check_tokenizer(tokenizer).with_context(|| path.display().to_string())?;
-        return TextRequest::of_rows(args.seed, &dataset, args.limit.unwrap_or(usize::MAX), tokenizer);
+        return Ok(TextRequest::of_rows(args.seed, &dataset, args.limit.unwrap_or(usize::MAX), tokenizer)?);
     }
     let with_seeds = |texts: Vec<(String, Option<String>)>| {
         let request = |(i, (condition, reference))| TextRequest {

@@ -1,28 +1,30 @@
 //! How texts are sampled, as a user says it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-
-use elf_lm::config::{
-    RunPlan, SAMPLING, SamplingSetting, TimeScheduleName, check_names, check_own_guide, read_own_sampling_settings,
-    read_sampling_settings,
-};
+use elf_lm::config::SamplingOf;
+use elf_lm::model::DescribedModel;
+use elf_lm::{Host, Sampling, SamplingPatch};
+use serde::Serialize;
 
 /// Settings of a flow's sampler.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub struct SamplingArgs {
     /// A file of sampling settings; every combination in it is run. The options below override one setting each.
     /// Default: the sampling.yml in the model's folder, if there is one.
     #[arg(long)]
+    #[serde(skip)]
     pub sampling_config: Option<PathBuf>,
-    /// The sampler: euler (or ode), heun, sde. Default: sde; ode with an input text.
+    /// The sampler, with settings of its own as NAME:SETTING=VALUE,...: euler (or ode), heun, sde and others. Default: sde;
+    /// ode with an input text.
     #[arg(long)]
     pub sampler: Option<String>,
     /// Sampling steps of a flow or of masked diffusion. Default: 32; 64 with an input text; for a distilled model, the
     /// number it was distilled for.
     #[arg(long)]
+    #[serde(rename = "num_sampling_steps")]
     pub steps: Option<usize>,
     /// Self-conditioning guidance scale w; 1 disables guidance. Default: 3; 1 with an input text.
     #[arg(long)]
@@ -35,6 +37,7 @@ pub struct SamplingArgs {
     pub sde_gamma: Option<f64>,
     /// Use a uniform time grid instead of a logit-normal one.
     #[arg(long)]
+    #[serde(skip)]
     pub uniform_grid: bool,
     /// Autoguidance: a weaker version of the model to guide sampling away from, such as an earlier checkpoint or a
     /// shorter run on the same latents. Doubles the cost.
@@ -61,96 +64,31 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// What is asked for: what a file says, the one named or the one that comes with the model at `model`, or what suits the model; with what these
+    /// The settings of the file that is named, of the one that comes with the model, or what suits the model; with what these
     /// options change.
     ///
     /// # Errors
     /// If the file cannot be used, or an option has no effect.
-    pub fn settings(&self, model: &Path, plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
-        let beside = Some(model.join(SAMPLING)).filter(|path| self.sampling_config.is_none() && path.is_file());
-        let mut settings: Vec<SamplingSetting> = match (&self.sampling_config, &beside) {
-            (Some(path), _) => {
-                eprintln!("sampling settings: {}", path.display());
-                read_sampling_settings(path)?
-            }
-            (None, Some(path)) => {
-                eprintln!("sampling settings: {}", path.display());
-                read_own_sampling_settings(model)?
-            }
-            (None, None) => {
-                if let Some(path) = &plan.config.sampling_configs_path {
-                    eprintln!(
-                        "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
-                    );
-                }
-                vec![SamplingSetting::default_for(plan)]
-            }
-        };
-        for setting in &mut settings {
-            if let Some(sampler) = &self.sampler {
-                setting.sampling_method.clone_from(sampler);
-            }
-            setting.num_sampling_steps = self.steps.unwrap_or(setting.num_sampling_steps);
-            setting.self_cond_cfg_scale = self.self_cond_cfg_scale.unwrap_or(setting.self_cond_cfg_scale);
-            setting.cfg = self.cfg.unwrap_or(setting.cfg);
-            if self.sde_gamma.is_some() && setting.sampling_method != "sde" {
-                bail!(
-                    "--sde-gamma has no effect on the sampler `{}`: leave it out, or take --sampler sde",
-                    setting.sampling_method
-                );
-            }
-            setting.sde_gamma = self.sde_gamma.unwrap_or(setting.sde_gamma);
-            if self.uniform_grid {
-                setting.time_schedule = TimeScheduleName::Uniform;
-            }
-            setting.guide = self.guide.clone().or(setting.guide.take());
-            if self.guide_scale.is_some() && setting.guide.is_none() {
-                bail!("--guide-scale has no effect without a guide: name a lesser version of the model with --guide");
-            }
-            setting.guide_scale = self.guide_scale.unwrap_or(setting.guide_scale);
-            if setting.guide_scale == 1.0 {
-                setting.guide = None;
-            }
-            if let (Some(guide), Some(_), None) = (&setting.guide, &beside, &self.guide) {
-                check_own_guide(model, guide)?;
-            }
-            setting.decode_at = self.decode_at.unwrap_or(setting.decode_at);
-            setting.temperature = self.temperature.unwrap_or(setting.temperature);
-            setting.top_p = self.top_p.unwrap_or(setting.top_p);
-            setting.best_of = self.best_of.unwrap_or(setting.best_of);
-        }
-        // Where an option takes the place of a file's list, what was several is one.
-        let mut different: Vec<SamplingSetting> = Vec::new();
-        for setting in settings {
-            if !different.contains(&setting) {
-                different.push(setting);
+    pub fn settings(&self, model: &DescribedModel, host: &Host) -> Result<Vec<Sampling>> {
+        // JSON, through which they go, has no such numbers.
+        for (key, value) in [
+            ("self_cond_cfg_scale", self.self_cond_cfg_scale),
+            ("cfg", self.cfg),
+            ("sde_gamma", self.sde_gamma),
+            ("guide_scale", self.guide_scale),
+            ("decode_at", self.decode_at),
+            ("temperature", self.temperature),
+            ("top_p", self.top_p),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_finite()) {
+                bail!("{key} is {value}; it must be a number");
             }
         }
-        check_names(&different)?;
-        Ok(different)
+        let mut patch = SamplingPatch::of(self)?;
+        if self.uniform_grid {
+            patch = patch.with("time_schedule", "uniform");
+        }
+        let of = SamplingOf { folder: model.folder(), plan: &model.plan, samplers: host.samplers() };
+        Ok(of.settings(self.sampling_config.as_deref(), &patch, host)?)
     }
-}
-
-/// What a user should know of settings that are possible, but not what this model has learned.
-pub fn notes(plan: &RunPlan, settings: &[SamplingSetting]) -> impl Iterator<Item = String> {
-    [fewer_steps_than_learned(plan, settings), guided_by_what_is_not_learned(plan, settings)].into_iter().flatten()
-}
-
-/// What a user should know who asks a distilled model for longer steps than it has learned.
-fn fewer_steps_than_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Option<String> {
-    let learned = plan.distillation.as_ref()?.step.student_steps();
-    let fewest = settings.iter().map(|s| s.num_sampling_steps).min().filter(|&steps| steps < learned)?;
-    Some(format!(
-        "note: this model was distilled for {learned} steps; with {fewest} its steps are longer than any that it has learned"
-    ))
-}
-
-/// What a user should know who asks for guidance by a condition that was never left out in training.
-fn guided_by_what_is_not_learned(plan: &RunPlan, settings: &[SamplingSetting]) -> Option<String> {
-    let unlearned = plan.span.max_input_length.is_some() && plan.label_drop_prob == 0.0;
-    let scale = settings.iter().map(|s| s.cfg).find(|&scale| unlearned && scale != 1.0)?;
-    Some(format!(
-        "note: this model never wrote without a condition in training (label_drop_prob 0), so condition guidance of {scale} leads away \
-         from texts that it has not learned; --cfg 1 does without"
-    ))
 }

@@ -42,7 +42,9 @@ pub struct TrainTokenizerArgs {
 
 pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
     let TokenizerCommand::Train(args) = command;
-    let mut sources: Vec<Source> = args.text.iter().map(TextColumn::open).collect::<Result<_>>()?;
+    let mut silent = elf_lm::Silent;
+    let host = hub::host(&mut silent);
+    let mut sources: Vec<Source> = args.text.iter().map(|text| text.open(&host)).collect::<elf_lm::Result<_>>()?;
     if !args.input.is_empty() {
         let files = hub::locate_all(&args.input, What::Dataset)?;
         sources.push(Source::open(&files, &[&args.column], PlainText::Lines)?);

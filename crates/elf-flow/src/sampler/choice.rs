@@ -66,7 +66,7 @@ impl SamplerChoice {
     }
 }
 
-/// `NAME` or `NAME:SETTING=VALUE,SETTING=VALUE`. A value is JSON; what is not JSON is a text.
+/// `NAME` or `NAME:SETTING=VALUE,SETTING=VALUE`. A value is JSON, or else a text.
 impl FromStr for SamplerChoice {
     type Err = Error;
 

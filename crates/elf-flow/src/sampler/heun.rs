@@ -9,7 +9,7 @@ use crate::{Field, Result};
 /// Steps along the mean of the velocities at both ends of an Euler step: second order, two evaluations per step, no noise.
 ///
 /// The estimate of the first evaluation is the hint of the second, and that of the second the hint of the next step. Near
-/// t = 1 a network's velocity is clamped (see [`Path`](crate::Path)), so the last steps are of first order only.
+/// t = 1 a network's velocity is clamped (see [`FlowPath`](crate::FlowPath)), so the last steps are of first order only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Heun {}

@@ -120,7 +120,8 @@ pub fn euler_step(field: &dyn Field, state: State, span: Span) -> Result<State> 
 
 /// Carries a start over all `times` (ascending): [`Sampler::step`] between each two, [`Sampler::finish`] for the last.
 ///
-/// `after` is called after each step with the step's index and the new state.
+/// `after` is called after each step with the step's index and the new state. (Six arguments, because a run consists of just these
+/// six parts, which no two callers group in the same way.)
 ///
 /// # Errors
 /// If there are fewer than two times, or the sampler or `after` fails.

@@ -169,7 +169,7 @@ pub struct ConfiguredSampler {
 }
 
 impl ConfiguredSampler {
-    /// The name that was asked for and the values of all settings, those with their defaults included: what is stored with a run.
+    /// The chosen name and the values of all settings, those with their defaults included. Store this with a run.
     pub fn choice(&self) -> &SamplerChoice {
         &self.choice
     }

@@ -11,7 +11,7 @@ use crate::{Error, Field, Result};
 ///
 /// g0 is [`gamma_start`](Self::gamma_start), g1 is [`gamma_end`](Self::gamma_end), p is [`power`](Self::power). Equal gammas
 /// are `sde` with that gamma, bit for bit and draw for draw. Much noise early and little late lets the first steps explore and
-/// the last ones settle; like `sde`, it gains likelihood at the cost of variety, so report entropy beside it.
+/// the last ones settle; like `sde`, it gains likelihood at the cost of variety, so report entropy with it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduledSde {

@@ -1,4 +1,4 @@
-//! Texts from a masked model.
+//! The ancestral sampler of masked diffusion.
 
 use elf_core::device::upload;
 use elf_core::{Noise, Seeded, TokenDraw, TokenNetwork};
@@ -8,16 +8,15 @@ use tch::{Device, Kind, Tensor};
 use super::masked_diffusion::mask_id;
 use crate::{Error, Result};
 
-/// Logits that are turned into tokens at a time.
+/// The largest number of logits that exist at a time.
 const LOGITS_AT_A_TIME: i64 = 1 << 24;
 
 /// The ancestral sampler of masked diffusion (Sahoo et al. 2024) with the schedule `alpha_t = 1 - t`: from t = 1, where everything
 /// but the condition is hidden, in equal steps to t = 0. Between t and s a hidden position is disclosed with probability
-/// `(t - s) / t`, with a token drawn from what the network says there; a disclosed token stays.
+/// `(t - s) / t`, with a token drawn from the network's prediction; a disclosed token stays.
 ///
-/// So the time at which a position is disclosed is uniform in (0, 1], whatever the network says. Here it is drawn first: then it
-/// is known which steps disclose nothing in the whole batch, where the network's last answer still holds (the authors' cache), and
-/// at which positions logits are needed.
+/// So the time at which a position is disclosed is uniform in (0, 1] for any prediction. Here it is drawn first, so that steps which
+/// disclose nothing in the whole batch need no pass (the authors' cache), and logits are computed only where they are needed.
 ///
 /// Draws, by row: `disclose` `[B, S]`; `token` `[B, S]` twice, for numbers fine enough for the tails of a large vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,14 +26,14 @@ pub struct AncestralSampler {
     pub steps: usize,
 }
 
-/// What to sample: one batch.
+/// One batch to sample.
 #[derive(Debug)]
 pub struct MaskedRequest<'a> {
-    /// One seed a row: equal seeds and conditions give equal rows, whatever stands beside them in batches of one shape.
+    /// One seed per row: equal seeds and conditions give equal rows in all batches of one shape.
     pub seeds: &'a [u64],
     /// Ids `[B, S]`, int64, on the CPU; only the conditions matter.
     pub ids: &'a Tensor,
-    /// Where each row's text begins, `[B]`.
+    /// The position at which each row's text begins, `[B]`.
     pub starts: &'a [i64],
 }
 
@@ -43,7 +42,7 @@ pub struct MaskedRequest<'a> {
 pub struct MaskedSample {
     /// Ids `[B, S]`, int64, on the CPU, conditions included.
     pub ids: Tensor,
-    /// Passes through the network; at most as many as there are steps.
+    /// Passes through the network, at most one per step.
     pub passes: u64,
 }
 
@@ -58,7 +57,7 @@ impl AncestralSampler {
             return Err(Error::setting("steps", "at least one is needed"));
         }
         if request.seeds.len() as i64 != b || request.starts.len() as i64 != b {
-            return Err(Error::setting("seeds and starts", format!("{b} rows need one of each a row")));
+            return Err(Error::setting("seeds and starts", format!("{b} rows need one of each per row")));
         }
         let mut noise = Seeded::new(request.seeds.to_vec(), Device::Cpu);
         tch::no_grad(|| self.sample_with_noise(net, request, (b, s), &mut noise))
@@ -72,7 +71,7 @@ impl AncestralSampler {
         noise: &mut dyn Noise,
     ) -> Result<MaskedSample> {
         let flat = |x: Tensor| -> Result<Vec<f64>> { Ok(Vec::try_from(x.f_to_kind(Kind::Double)?.f_reshape([-1])?)?) };
-        // u is uniform in [0, 1), and 1 - u the time of disclosure: step floor(u N) goes over it.
+        // u is uniform in [0, 1), and 1 - u the time of disclosure, which lies in step floor(u N).
         let disclose = flat(noise.uniform("disclose", &[b, s])?)?;
         let token = flat(noise.fine_uniform("token", &[b, s])?)?;
         let mut by_step: Vec<Vec<i64>> = vec![Vec::new(); self.steps];

@@ -1,4 +1,4 @@
-//! Rows of token ids and where their texts begin and end.
+//! Batches of token ids, the input of a token objective.
 
 use elf_core::Error as CoreError;
 use tch::{Device, Kind, Tensor};
@@ -7,14 +7,14 @@ use crate::Result;
 
 /// A batch of token ids, `condition ++ text ++ filling` in each row, ready for an objective.
 ///
-/// It stays on the CPU: which positions need which work is decided there, and only those go to the network's device.
+/// It stays on the CPU, where it is decided which positions need which work; only those are sent to the network's device.
 #[derive(Debug)]
 pub struct TokenBatch {
     /// Token ids, `[B, S]`, i64, on the CPU.
     pub ids: Tensor,
-    /// Where each row's text begins, `[B]`: the length of its condition.
+    /// The position at which each row's text begins, `[B]`: the length of its condition.
     pub starts: Vec<i64>,
-    /// One past each row's last token that belongs to the text, its first EOS included, `[B]`. What follows is filling.
+    /// One past the last token of each row's text, its first EOS included, `[B]`. Later tokens are filling.
     pub ends: Vec<i64>,
 }
 

@@ -9,18 +9,17 @@ use super::{NLL, TokenBatch, TokenObjective, dropout};
 use crate::{Error, Loss, LossTerm, Result};
 
 /// Masked diffusion language modelling (MDLM; Sahoo et al. 2024, arXiv 2406.07524): at time t each token of a text is hidden with
-/// probability t (`alpha_t = 1 - t`, the log-linear schedule), and the network says what the hidden ones are.
+/// probability t (`alpha_t = 1 - t`, the log-linear schedule), and the network predicts the hidden ones.
 ///
-/// Their SUBS parameterisation holds by construction: the hiding symbol is no entry of the vocabulary, so it has probability 0;
-/// tokens that are seen are what they are, so they carry no loss. What is left of the negative evidence lower bound is a
+/// Their SUBS parameterisation holds by construction: the mask symbol is no entry of the vocabulary, so it has probability 0;
+/// visible tokens are known, so they carry no loss. The negative evidence lower bound is then a
 /// cross-entropy at the hidden positions with weight 1/t. Conditions are never hidden; filling is learned like any text.
 ///
 /// The loss is the bound in nats per learned position; its part `nll` is the same bound over the tokens of the texts, the
-/// first EOS of each included. What the filling costs is in it too, so it is an upper bound of what an autoregressive model's
-/// `nll` is.
+/// first EOS of each included. It includes the cost of the filling, so it is an upper bound of the `nll` of an autoregressive model.
 ///
-/// Draws: `mask_time` (host; one a row, spread evenly over a global micro-batch as the authors' code spreads it over a rank's, but so
-/// that a row's own does not depend on how rows are batched), `mask` `[B, S]`.
+/// Draws: `mask_time` (host; one per row, spread evenly over a global micro-batch, where the authors' code spreads it over that of a
+/// rank, and so that a row's draw does not depend on how rows are batched), `mask` `[B, S]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaskedDiffusion {
@@ -29,7 +28,7 @@ pub struct MaskedDiffusion {
 }
 
 impl Default for MaskedDiffusion {
-    /// As the authors' code has it.
+    /// The value of the authors' code.
     fn default() -> Self {
         Self { t_min: 1e-3 }
     }
@@ -47,7 +46,7 @@ impl MaskedDiffusion {
         }
     }
 
-    /// Times from [`MaskedDiffusion::t_min`] to 1 out of numbers in [0, 1).
+    /// Times from [`MaskedDiffusion::t_min`] to 1, from numbers in [0, 1).
     fn times(&self, numbers: &[f64]) -> Vec<f64> {
         numbers.iter().map(|u| self.t_min + (1.0 - self.t_min) * u).collect()
     }
@@ -82,7 +81,7 @@ impl TokenObjective for MaskedDiffusion {
     }
 }
 
-/// The symbol that hides a word.
+/// The id of the mask symbol.
 pub(super) fn mask_id(net: &dyn TokenNetwork) -> Result<i64> {
     net.mask_id().ok_or_else(|| Error::setting("network", "masked diffusion needs one with a symbol that hides a word"))
 }

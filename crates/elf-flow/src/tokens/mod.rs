@@ -1,8 +1,8 @@
-//! What the flow is held against, on the same rows: models of token ids instead of latents.
+//! Baselines that the flow is compared with on the same rows: models of token ids instead of latents.
 //!
 //! * [`TokenObjective`]: a training loss over a [`TokenBatch`]; [`NextToken`] is that of autoregressive models,
-//!   [`MaskedDiffusion`] that of masked ones.
-//! * [`AncestralSampler`]: texts from a masked model.
+//!   [`MaskedDiffusion`] that of masked diffusion.
+//! * [`AncestralSampler`]: the sampler of masked diffusion.
 
 mod ancestral;
 mod batch;
@@ -18,7 +18,7 @@ use elf_core::{Dropout, Noise, TokenNetwork};
 
 use crate::{Loss, Result};
 
-/// The name under which both objectives report what a text costs in nats per token, up to and including its first EOS.
+/// The name under which both objectives report the cost of a text in nats per token, up to and including its first EOS.
 pub const NLL: &str = "nll";
 
 /// A training loss over token ids. All randomness comes from `noise`, so equal draws give equal losses.

@@ -8,15 +8,15 @@ use tch::{Kind, Tensor};
 use super::{NLL, TokenBatch, TokenObjective, dropout};
 use crate::{Loss, LossTerm, Result};
 
-/// Each token of a text from all before it: the mean negative log-likelihood in nats over the texts' tokens, the first EOS of
-/// each included, for that is where the model learns to stop. Conditions are read and not predicted; what follows EOS is neither.
+/// The loss of predicting each token of a text from all before it: the mean negative log-likelihood in nats over the texts' tokens, the
+/// first EOS of each included, from which the model learns to stop. Conditions are read and not predicted; tokens after EOS are neither.
 ///
-/// The network must be causal. It reads `bos ++ row` without the row's last token, so that a text without a condition has something
-/// to begin from.
+/// The network must be causal. It reads `bos ++ row` without the row's last token, so that a text without a condition has a
+/// first input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NextToken {
-    /// The token that stands before each row; EOS, as in GPT-2, which ends one text and begins the next.
+    /// The token before each row; EOS in GPT-2, which ends one text and begins the next.
     pub bos: i64,
 }
 
@@ -24,7 +24,7 @@ impl TokenObjective for NextToken {
     fn loss(&self, net: &dyn TokenNetwork, batch: &TokenBatch, noise: &mut dyn Noise) -> Result<Loss> {
         let (b, s) = batch.sizes()?;
         let device = net.device();
-        // What comes after the longest text changes nothing before it.
+        // Positions after the longest text are left out: the network is causal, so they change nothing.
         let length = batch.ends.iter().copied().max().unwrap_or(0);
         let mut places = Vec::new();
         for (row, (&start, &end)) in (0..).zip(batch.starts.iter().zip(&batch.ends)) {

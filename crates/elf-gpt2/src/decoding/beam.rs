@@ -7,9 +7,9 @@ use crate::{Error, Result};
 
 /// Beam search with length normalisation.
 ///
-/// In each step the likeliest continuations of all live texts are kept, as many as the beam is wide; each that ends is set
-/// aside and makes the beam narrower by one. So a beam of 1 is greedy search, and a beam as wide as there are texts finds the
-/// best of them all. What has not ended when there is no room left counts as it stands.
+/// In each step the likeliest continuations of all live texts are kept, as many as the beam is wide; one that ends is moved to the
+/// results and makes the beam narrower by one. So a beam of 1 is greedy search, and a beam as wide as the number of possible texts
+/// finds the best of all. Texts that have not ended at the largest length are results as they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BeamSearch {
     /// Texts that are kept at a time.
@@ -33,17 +33,17 @@ pub struct Hypothesis {
     pub tokens: Vec<i64>,
     /// Its natural log-probability.
     pub log_probability: f64,
-    /// What it is ranked by: the log-probability over the length to the power of the penalty.
+    /// The score by which it is ranked: the log-probability over the length to the power of the penalty.
     pub score: f64,
 }
 
 /// One continuation: a row, a token, a log-probability.
 type Candidate = (i64, i64, f64);
 
-/// The texts that grow out of one prompt.
+/// The texts that continue one prompt.
 #[derive(Debug, Default)]
 struct Beam {
-    /// Texts in the making, with their log-probabilities.
+    /// Unfinished texts, with their log-probabilities.
     live: Vec<(Vec<i64>, f64)>,
     found: Vec<Hypothesis>,
 }
@@ -71,7 +71,7 @@ impl BeamSearch {
         Hypothesis { tokens, log_probability, score }
     }
 
-    /// All that was found after each prompt, the best first.
+    /// All results for each prompt, the best first.
     ///
     /// # Errors
     /// If a setting is out of its range, or the model fails.
@@ -88,7 +88,7 @@ impl BeamSearch {
             beam.live.push((Vec::new(), 0.0));
         }
         let mut logits = model.begin(prompts)?;
-        // The rows of the model that stand for each prompt: one at first, then as many as the beam is wide.
+        // Rows of the model per prompt: one at first, then as many as the beam is wide.
         let mut rows_each = 1;
         for place in 1..=ending.most {
             let candidates = tch::no_grad(|| self.candidates(&logits, &beams, rows_each))?;
@@ -96,7 +96,7 @@ impl BeamSearch {
             for (number, (beam, candidates)) in (0..).zip(beams.iter_mut().zip(candidates)) {
                 let first_row = number * rows_each as i64;
                 let rows = self.grow(beam, candidates, ending, place == ending.most);
-                // Rows without a text go along, so that shapes stay.
+                // Rows without a text stay in the batch, so that shapes do not change.
                 let idle = std::iter::repeat((0, ending.eos));
                 for (row, token) in rows.into_iter().chain(idle).take(self.width) {
                     parents.push(first_row + row);
@@ -145,13 +145,13 @@ impl BeamSearch {
         Ok(each.chunks(most as usize).map(<[Candidate]>::to_vec).collect())
     }
 
-    /// Takes over the best continuations and gives the rows and tokens that the live ones go on from.
+    /// Adds the best continuations to the beam and returns the row and token of each live one.
     fn grow(&self, beam: &mut Beam, candidates: Vec<Candidate>, ending: Ending, is_last: bool) -> Vec<(i64, i64)> {
         let room = self.width - beam.found.len().min(self.width);
         let before = std::mem::take(&mut beam.live);
         let mut rows = Vec::new();
         for (row, token, log_p) in candidates.into_iter().take(room) {
-            // Continuations of rows without a text, and of texts that cannot be.
+            // Leaves out continuations of rows without a text, and impossible ones.
             let Some((text, _)) = before.get(row as usize).filter(|_| log_p > f64::NEG_INFINITY) else { continue };
             let mut text = text.clone();
             text.push(token);

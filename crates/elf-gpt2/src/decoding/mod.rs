@@ -1,27 +1,30 @@
-//! Texts from a model that says what comes next: by drawing, or by search.
+//! Texts from a model that predicts the next token: by drawing, or by search.
 //!
-//! Both work on any [`Incremental`], so a model of your own, or a table for a test, fits as well as
-//! [`Gpt2Session`](crate::Gpt2Session).
+//! Both work on any [`Incremental`]: [`Gpt2Session`](crate::Gpt2Session), another model, or a table for a test.
 
 mod beam;
-mod sampling;
+mod token_sampling;
 
 pub use beam::{BeamSearch, Hypothesis};
-pub use sampling::Sampling;
+pub use token_sampling::TokenSampling;
+// Old name, until all call sites use the new one.
+#[doc(hidden)]
+pub use token_sampling::TokenSampling as Sampling;
 
 use tch::Tensor;
 
 use crate::{Error, Result};
 
-/// A model that reads texts token by token and says what comes next in each.
+/// A model that reads texts token by token and predicts the next token of each.
 pub trait Incremental {
-    /// Reads prompts, at least one token each, and gives the next token's logits after each, `[rows, V]`.
+    /// Reads prompts, at least one token each, and returns the logits of the next token after each, `[rows, V]`.
     ///
     /// # Errors
     /// If a prompt is too long, or the model fails.
     fn begin(&mut self, prompts: &[Vec<i64>]) -> Result<Tensor>;
 
-    /// Goes on: row i becomes what row `parents[i]` was, followed by `tokens[i]`. Gives the next token's logits, `[rows, V]`.
+    /// Appends a token to each row: row i becomes the old row `parents[i]` followed by `tokens[i]`. Returns the logits of the next
+    /// token, `[rows, V]`.
     ///
     /// # Errors
     /// If a text becomes too long, or the model fails.
@@ -33,7 +36,7 @@ pub trait Incremental {
 pub struct Ending {
     /// The token that ends a text.
     pub eos: i64,
-    /// Most tokens of a text, EOS included.
+    /// The largest number of tokens of a text, EOS included.
     pub most: usize,
 }
 

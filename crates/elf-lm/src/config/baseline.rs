@@ -1,6 +1,7 @@
 //! What is trained instead of ELF, to hold ELF against.
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_flow::tokens::MaskedDiffusion;
 use elf_gpt2::Gpt2Config;
 use elf_model::{ElfConfig, MaskedConfig};
@@ -45,11 +46,14 @@ impl BaselinePlan {
         Ok(match config.objective {
             ObjectiveName::Elf => None,
             ObjectiveName::Gpt2 => {
-                if config.gradient_checkpointing {
-                    bail!("gradient_checkpointing is not available with objective gpt2: set it to false");
+                if config.compute.gradient_checkpointing {
+                    fail!(
+                        setting("gradient_checkpointing"),
+                        "gradient_checkpointing is not available with objective gpt2: set it to false"
+                    );
                 }
                 // The token before a row takes the place of the row's last one, which is not read.
-                let positions = config.max_length as i64;
+                let positions = config.data.max_length as i64;
                 let sizes = Gpt2Config::like(elf.vocab_size, positions, elf.hidden_size, elf.depth, elf.num_heads);
                 sizes.check()?;
                 Some(Self::Gpt2(sizes))

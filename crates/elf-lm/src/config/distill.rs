@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use crate::Result;
+use crate::error::Context;
 use elf_flow::DistillStep;
 use elf_train::Round;
 use serde::de::Error as _;
@@ -67,7 +68,11 @@ pub struct DistillConfig {
 
 impl Default for DistillConfig {
     fn default() -> Self {
-        let run = RunConfig { epochs: 1.0, warmup_epochs: Some(0.1), eval_freq: 1.0, ..RunConfig::default() };
+        let run = RunConfig::default().with(|c| {
+            c.length.epochs = 1.0;
+            c.length.warmup_epochs = Some(0.1);
+            c.evaluation.eval_freq = 1.0;
+        });
         Self { run, keys: DistillKeys::default(), given: BTreeSet::new() }
     }
 }
@@ -205,19 +210,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("distill.yml");
         std::fs::write(&path, text).unwrap();
-        read_yaml(Some(&path), &Overrides(options.iter().map(|o| o.to_string()).collect()), |_| {})
+        read_yaml(Some(&path), &Overrides::parse(options)?, |_| {})
     }
 
     #[test]
     fn what_is_left_out_is_as_in_the_released_recipe() {
         let config = read("data_path: somewhere\n", &[]).unwrap();
-        assert_eq!((config.run.epochs, config.run.warmup_epochs, config.run.blr), (1.0, Some(0.1), 1e-3));
-        assert_eq!(config.run.data_path.as_deref(), Some("somewhere"));
+        assert_eq!(
+            (config.run.length.epochs, config.run.length.warmup_epochs, config.run.optimization.blr),
+            (1.0, Some(0.1), 1e-3)
+        );
+        assert_eq!(config.run.data.data_path.as_deref(), Some("somewhere"));
         assert_eq!(config.keys, DistillKeys::default());
         let config =
             read("epochs: 2\npd_step_size: 0.25\n", &["pd_teacher_steps=16", "teacher_use_ema=false"]).unwrap();
         assert_eq!(
-            (config.run.epochs, config.keys.pd_step_size, config.keys.pd_teacher_steps),
+            (config.run.length.epochs, config.keys.pd_step_size, config.keys.pd_teacher_steps),
             (2.0, Some(0.25), Some(16))
         );
         assert!(!config.keys.teacher_use_ema && config.says("epochs") && !config.says("blr"));
@@ -225,26 +233,28 @@ mod tests {
 
     #[test]
     fn misspelt_keys_and_values_are_named() {
-        let message = format!("{:#}", read("pd_step_sise: 1\n", &[]).unwrap_err());
+        let message = read("pd_step_sise: 1\n", &[]).unwrap_err().report();
         assert!(message.contains("`pd_step_sise`") && message.contains("`pd_step_size`"), "{message}");
-        let message = format!("{:#}", read("epochs: many\n", &[]).unwrap_err());
+        let message = read("epochs: many\n", &[]).unwrap_err().report();
         assert!(message.contains("does not fit") && message.contains("distill.yml"), "{message}");
-        assert!(format!("{:#}", read("pd_teacher_schedule: cosine\n", &[]).unwrap_err()).contains("cosine"));
+        assert!(read("pd_teacher_schedule: cosine\n", &[]).unwrap_err().report().contains("cosine"));
     }
 
     #[test]
     fn a_student_inherits_what_it_is_not_told() {
-        let teacher = RunConfig {
-            max_length: 64,
-            depth: Some(3),
-            data_path: Some("texts".into()),
-            epochs: 7.0,
-            ..RunConfig::default()
-        };
+        let teacher = RunConfig::default().with(|c| {
+            c.data.max_length = 64;
+            c.network.depth = Some(3);
+            c.data.data_path = Some("texts".into());
+            c.length.epochs = 7.0;
+        });
         let mut config = read("depth: 5\n", &[]).unwrap();
         config.inherit(&teacher).unwrap();
-        assert_eq!((config.run.max_length, config.run.depth, config.run.epochs), (64, Some(5), 1.0));
-        assert_eq!(config.run.data_path.as_deref(), Some("texts"));
+        assert_eq!(
+            (config.run.data.max_length, config.run.network.depth, config.run.length.epochs),
+            (64, Some(5), 1.0)
+        );
+        assert_eq!(config.run.data.data_path.as_deref(), Some("texts"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Setting keys in a YAML file as a careful person would: everything else in it stays as it is written.
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use serde_json::Value;
 
 use super::keys::parse_yaml;
@@ -25,7 +26,7 @@ pub fn with_numbers(text: &str, numbers: &[(&str, f64)], beside: &[&str]) -> Res
         Ok(found) if found == expected => Ok(edited),
         _ => {
             let keys: Vec<String> = numbers.iter().map(|(key, number)| format!("{key}: {number:?}")).collect();
-            bail!("it is written so that no line of it can be exchanged; set by hand: {}", keys.join(", "))
+            fail!(request, "it is written so that no line of it can be exchanged; set by hand: {}", keys.join(", "))
         }
     }
 }
@@ -34,7 +35,7 @@ fn mapping(text: &str) -> Result<serde_json::Map<String, Value>> {
     match parse_yaml(text)? {
         Value::Object(map) => Ok(map),
         Value::Null => Ok(serde_json::Map::new()),
-        _ => bail!("it must be a mapping of keys to values"),
+        _ => fail!(request, "it must be a mapping of keys to values"),
     }
 }
 

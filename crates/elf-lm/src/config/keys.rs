@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use crate::error::{Context, fail};
+use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -27,20 +28,40 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
 const DISTILLATION: &str = "about distillation only";
 const ENCODER_WEIGHTS: &str = "encoder_checkpoint";
 
-/// `key=value` settings from the command line, in order; the value is YAML.
+/// Settings over those of a file, in order; later values win.
 #[derive(Debug, Clone, Default)]
-pub struct Overrides(pub Vec<String>);
+pub struct Overrides(Vec<(String, Value)>);
 
 impl Overrides {
-    fn apply(&self, map: &mut Map<String, Value>) -> Result<()> {
-        for text in &self.0 {
+    /// Reads texts of the form `key=value`, whose values are YAML.
+    ///
+    /// # Errors
+    /// Names the text that is not of that form.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self> {
+        let mut all = Vec::with_capacity(texts.len());
+        for text in texts.iter().map(T::as_ref) {
             let Some((key, value)) = text.split_once('=') else {
-                bail!("the override `{text}` is not of the form key=value");
+                fail!(setting(text), "the override `{text}` is not of the form key=value");
             };
             let value = parse_yaml(value).with_context(|| format!("the override `{text}`: its value is no YAML"))?;
-            map.insert(key.trim().to_owned(), value);
+            all.push((key.trim().to_owned(), value));
         }
-        Ok(())
+        Ok(Self(all))
+    }
+
+    /// Adds a setting, if there is a value for it.
+    ///
+    /// # Errors
+    /// If the value has no form in YAML, such as a path that is not Unicode.
+    pub fn with(mut self, key: &str, value: Option<impl Serialize>) -> Result<Self> {
+        if let Some(value) = value {
+            self.0.push((key.to_owned(), serde_json::to_value(value).with_context(|| format!("the value of {key}"))?));
+        }
+        Ok(self)
+    }
+
+    fn apply(&self, map: &mut Map<String, Value>) {
+        map.extend(self.0.iter().cloned());
     }
 }
 
@@ -49,7 +70,7 @@ pub(crate) fn parse_yaml(text: &str) -> Result<Value> {
     serde_saphyr::from_str(text).map_err(|e| {
         let message = e.to_string();
         let first = message.lines().next().unwrap_or_default();
-        anyhow!("{}", first.trim_start_matches("error: "))
+        Error::request(first.trim_start_matches("error: "))
     })
 }
 
@@ -111,18 +132,18 @@ fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(String, Map<Strin
             match parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))? {
                 Value::Object(map) => map,
                 Value::Null => Map::new(),
-                _ => bail!("{origin} must be a mapping of keys to values"),
+                _ => fail!(request, "{origin} must be a mapping of keys to values"),
             }
         }
     };
-    overrides.apply(&mut map)?;
+    overrides.apply(&mut map);
     Ok((origin, map))
 }
 
 fn keys_of<T: Default + Serialize>() -> Result<Map<String, Value>> {
     match serde_json::to_value(T::default())? {
         Value::Object(known) => Ok(known),
-        _ => bail!("a configuration must be a mapping"),
+        _ => fail!(request, "a configuration must be a mapping"),
     }
 }
 
@@ -151,20 +172,23 @@ fn take_meaningless<T: Default + Serialize>(map: &mut Map<String, Value>) -> Res
     Ok(ignored)
 }
 
-/// Refuses unknown keys by name, with the nearest known one: the released code ignores them silently, which costs days.
-pub(crate) fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origin: &str) -> Result<()> {
+/// Refuses keys that `T` does not have; see [`check_known`].
+fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origin: &str) -> Result<()> {
     let known = keys_of::<T>()?;
+    check_known(map, &known.keys().map(String::as_str).collect::<Vec<_>>(), origin)
+}
+
+/// Refuses unknown keys by name, with the nearest known one: the released code ignores them silently, which costs days.
+pub(crate) fn check_known(map: &Map<String, Value>, known: &[&str], origin: &str) -> Result<()> {
     for key in map.keys() {
-        if known.contains_key(key) {
+        if known.contains(&key.as_str()) {
             continue;
         }
-        let nearest = known.keys().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
-        match nearest.filter(|n| strsim::jaro_winkler(key, n) > 0.85) {
-            Some(nearest) => bail!("{origin}: there is no key `{key}`; did you mean `{nearest}`?"),
-            None => bail!(
-                "{origin}: there is no key `{key}`; the keys are: {}",
-                known.keys().cloned().collect::<Vec<_>>().join(", ")
-            ),
+        let likeness = |known: &str| strsim::jaro_winkler(key, known);
+        let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        match nearest.filter(|nearest| likeness(nearest) > 0.85) {
+            Some(nearest) => fail!(setting(key), "{origin}: there is no key `{key}`; did you mean `{nearest}`?"),
+            None => fail!(setting(key), "{origin}: there is no key `{key}`; the keys are: {}", known.join(", ")),
         }
     }
     Ok(())
@@ -177,8 +201,8 @@ mod tests {
 
     fn read(overrides: &[&str]) -> (Result<RunConfig>, Vec<String>) {
         let mut warnings = Vec::new();
-        let overrides = Overrides(overrides.iter().map(|s| s.to_string()).collect());
-        (read_yaml(None, &overrides, |w| warnings.push(w)), warnings)
+        let config = Overrides::parse(overrides).and_then(|given| read_yaml(None, &given, |w| warnings.push(w)));
+        (config, warnings)
     }
 
     #[test]
@@ -186,8 +210,8 @@ mod tests {
         let (config, _) =
             read(&["max_length=64", "denoiser_p_mean=-1", "max_length=96", "warmup_steps=-1", "model=ELF-L"]);
         let config = config.unwrap();
-        assert_eq!((config.max_length, config.denoiser_p_mean, config.warmup_steps), (96, -1.0, -1));
-        assert_eq!(config.model, "ELF-L");
+        assert_eq!((config.data.max_length, config.flow.denoiser_p_mean, config.length.warmup_steps), (96, -1.0, -1));
+        assert_eq!(config.network.model, "ELF-L");
     }
 
     #[test]
@@ -196,7 +220,7 @@ mod tests {
         assert!(message.contains("`denoiser_p_maen`") && message.contains("`denoiser_p_mean`"), "{message}");
         let message = read(&["xyzzy=0"]).0.unwrap_err().to_string();
         assert!(message.contains("the keys are") && message.contains("max_length"), "{message}");
-        let message = format!("{:#}", read(&["max_length=many"]).0.unwrap_err());
+        let message = read(&["max_length=many"]).0.unwrap_err().report();
         assert!(message.contains("does not fit"), "{message}");
         assert!(read(&["max_length"]).0.unwrap_err().to_string().contains("key=value"));
     }

@@ -1,6 +1,7 @@
 //! How long the texts of a model are: the lengths of its training rows.
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_core::{Noise, Seeded};
 use serde::{Deserialize, Serialize};
 use tch::Device;
@@ -21,7 +22,7 @@ impl LengthLaw {
     pub fn of(lengths: &[u32]) -> Result<Self> {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         if longest == 0 {
-            bail!("all rows of the training data are empty: there are no lengths to draw from");
+            fail!(setting("data_path"), "all rows of the training data are empty: there are no lengths to draw from");
         }
         let mut counts = vec![0; longest as usize + 1];
         lengths.iter().filter(|&&length| length > 0).for_each(|&length| counts[length as usize] += 1);

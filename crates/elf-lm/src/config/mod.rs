@@ -6,6 +6,7 @@
 mod baseline;
 mod distill;
 mod edit;
+mod groups;
 mod keys;
 mod length_law;
 mod plan;
@@ -16,13 +17,15 @@ mod template;
 pub use baseline::{BaselinePlan, ObjectiveName};
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
+pub use groups::{
+    AverageConfig, BatchConfig, ComputeConfig, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, FlowConfig,
+    GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
+};
 pub use keys::{Overrides, read_record, read_yaml};
 pub use length_law::LengthLaw;
-pub use plan::{EncoderRecord, Facts, RunInputs, RunPlan};
+pub use plan::{EncoderRecord, Facts, OTHER_ENCODER, OTHER_STATS, RunInputs, RunPlan};
 pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName, VocabHeadStart};
-pub use sampling::{
-    SAMPLING, SamplingSetting, check_names, check_own_guide, read_own_sampling_settings, read_sampling_settings,
-};
+pub use sampling::{SAMPLING, Sampling, SamplingOf, SamplingPatch, read_own_sampling, read_sampling};
 pub use template::template;
 
 #[cfg(test)]

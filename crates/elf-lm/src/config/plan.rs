@@ -1,10 +1,11 @@
 //! What follows from a configuration, checked.
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_core::PrecisionPolicy;
 use elf_data::{CollateConfig, Collator, PadToken, Tokenizer};
 use elf_encoder::LatentStats;
-use elf_flow::{ElfObjective, GuidanceLaw, LogitNormal, Path as FlowPath};
+use elf_flow::{ElfObjective, FlowPath, GuidanceLaw, LogitNormal};
 use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use tch::Device;
@@ -92,6 +93,12 @@ pub struct EncoderRecord {
     pub stats: LatentStats,
 }
 
+/// What differs between two plans with other encoders, in words that follow "another".
+pub const OTHER_ENCODER: &str = "text encoder (encoder_model_name, encoder_checkpoint)";
+
+/// What differs between two plans whose latents are normalised otherwise, in words that follow "another".
+pub const OTHER_STATS: &str = "latent_mean, latent_std or latent_stats.json of the text encoder";
+
 /// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunPlan {
@@ -135,7 +142,7 @@ impl RunPlan {
     /// # Errors
     /// Names the setting that is impossible, and why.
     pub fn new(config: &RunConfig, facts: Facts, device: Device) -> Result<Self> {
-        let conditional = config.max_input_length.is_some();
+        let conditional = config.data.max_input_length.is_some();
         check_numbers(config)?;
         check_combinations(config)?;
         let model = model(config, facts.latent_dim, facts.vocab_size)?;
@@ -144,18 +151,18 @@ impl RunPlan {
         let objective = objective(config);
         objective.check()?;
         let batch_rows = batch_rows(config, facts.ranks)?;
-        let rows_per_step = batch_rows.saturating_mul(config.grad_accum_steps);
+        let rows_per_step = batch_rows.saturating_mul(config.optimization.grad_accum_steps);
         let precision = config.precision(device);
         Ok(Self {
             config: config.clone(),
             model,
             objective,
             span: Span {
-                max_length: config.max_length,
-                max_input_length: config.max_input_length,
+                max_length: config.data.max_length,
+                max_input_length: config.data.max_input_length,
                 pad_token: config.pad_token(),
             },
-            label_drop_prob: match (&baseline, config.label_drop_prob) {
+            label_drop_prob: match (&baseline, config.guidance.label_drop_prob) {
                 // No guidance away from the condition is done with baselines, so none learns to do without it.
                 (Some(_), _) => 0.0,
                 (None, Some(given)) => given,
@@ -167,13 +174,13 @@ impl RunPlan {
                     }
                 }
             },
-            condition_eos: config.condition_eos.unwrap_or(facts.condition_eos),
-            precision: match config.heads_bf16 {
+            condition_eos: config.data.condition_eos.unwrap_or(facts.condition_eos),
+            precision: match config.compute.heads_bf16 {
                 true => PrecisionPolicy::uniform(precision),
                 false => PrecisionPolicy::with_blocks(precision),
             },
             batch_rows,
-            lr: config.lr.unwrap_or(config.blr * rows_per_step as f64 / 256.0),
+            lr: config.optimization.lr.unwrap_or(config.optimization.blr * rows_per_step as f64 / 256.0),
             length: length(config, facts.rows, rows_per_step)?,
             baseline,
             inputs: None,
@@ -191,9 +198,9 @@ impl RunPlan {
     pub fn other_encoder(&self, other: &Self) -> Option<&'static str> {
         let (one, other) = self.encoder().zip(other.encoder())?;
         if one.blake3 != other.blake3 {
-            return Some("text encoder (encoder_model_name, encoder_checkpoint)");
+            return Some(OTHER_ENCODER);
         }
-        (one.stats != other.stats).then_some("latent_mean, latent_std or latent_stats.json of the text encoder")
+        (one.stats != other.stats).then_some(OTHER_STATS)
     }
 
     /// What makes batches.
@@ -206,7 +213,7 @@ impl RunPlan {
 
     /// Whether training batches have rows of equal length and no filling, and texts a length of their own.
     pub fn has_rows_of_equal_length(&self) -> bool {
-        self.config.group_by_length && self.config.block_size.is_none()
+        self.config.batches.group_by_length && self.config.network.block_size.is_none()
     }
 
     /// Numbers over all parameters of what is trained.
@@ -217,102 +224,126 @@ impl RunPlan {
 
 /// Refuses numbers that mean nothing by themselves.
 fn check_numbers(config: &RunConfig) -> Result<()> {
-    if config.max_length == 0 {
-        bail!("max_length must be at least 1");
+    if config.data.max_length == 0 {
+        fail!(setting("max_length"), "max_length must be at least 1");
     }
-    if let Some(longest) = config.max_input_length.filter(|&n| n >= config.max_length) {
-        bail!(
+    if let Some(longest) = config.data.max_input_length.filter(|&n| n >= config.data.max_length) {
+        fail!(
+            setting("max_input_length"),
             "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
-            config.max_length
+            config.data.max_length
         );
     }
     for (key, value) in [
-        ("blr", config.blr),
-        ("ema_decay1", 1.0 - config.ema_decay1),
-        ("epochs", config.epochs),
-        ("save_freq", config.save_freq),
-        ("eval_freq", config.eval_freq),
+        ("blr", config.optimization.blr),
+        ("ema_decay1", 1.0 - config.averages.ema_decay1),
+        ("epochs", config.length.epochs),
+        ("save_freq", config.output.save_freq),
+        ("eval_freq", config.evaluation.eval_freq),
     ] {
         if !(value > 0.0 && value.is_finite()) {
-            bail!("{key} is out of its range");
+            fail!(setting(key), "{key} is out of its range");
         }
     }
     for (key, value) in [
-        ("global_batch_size", config.global_batch_size),
-        ("grad_accum_steps", config.grad_accum_steps),
-        ("batch_size", config.batch_size.unwrap_or(1)),
-        ("log_freq", config.log_freq as usize),
-        ("keep_checkpoints", config.keep_checkpoints),
+        ("global_batch_size", config.batches.global_batch_size),
+        ("grad_accum_steps", config.optimization.grad_accum_steps),
+        ("batch_size", config.batches.batch_size.unwrap_or(1)),
+        ("log_freq", config.output.log_freq as usize),
+        ("keep_checkpoints", config.output.keep_checkpoints),
     ] {
         if value == 0 {
-            bail!("{key} must be at least 1");
+            fail!(setting(key), "{key} must be at least 1");
         }
     }
-    if let Some(minutes) = config.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
-        bail!("max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes");
+    if let Some(minutes) = config.length.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
+        fail!(
+            setting("max_minutes"),
+            "max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes"
+        );
     }
-    if let Some(share) = config.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
-        bail!("label_drop_prob {share} is not a probability");
+    if let Some(share) = config.guidance.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
+        fail!(setting("label_drop_prob"), "label_drop_prob {share} is not a probability");
     }
     Ok(())
 }
 
 /// Refuses settings that are at odds with each other.
 fn check_combinations(config: &RunConfig) -> Result<()> {
-    let conditional = config.max_input_length.is_some();
-    match config.early_stopping {
-        Some(0) => bail!("early_stopping 0 would stop at once: name a number of evaluations, or null for never"),
-        Some(_) if config.eval_data_path.is_none() => {
-            bail!("early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null")
+    let conditional = config.data.max_input_length.is_some();
+    match config.output.early_stopping {
+        Some(0) => fail!(
+            setting("early_stopping"),
+            "early_stopping 0 would stop at once: name a number of evaluations, or null for never"
+        ),
+        Some(_) if config.data.eval_data_path.is_none() => {
+            fail!(
+                setting("early_stopping"),
+                "early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null"
+            )
         }
         _ => {}
     }
-    if let Some(share) = config.label_drop_prob.filter(|&share| share > 0.0 && !conditional) {
-        bail!("label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0");
+    if let Some(share) = config.guidance.label_drop_prob.filter(|&share| share > 0.0 && !conditional) {
+        fail!(
+            setting("label_drop_prob"),
+            "label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0"
+        );
     }
-    if config.learned_latents && conditional {
-        bail!(
+    if config.network.learned_latents && conditional {
+        fail!(
+            setting("learned_latents"),
             "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
         );
     }
-    if config.learned_latents && config.vocab_head_start == VocabHeadStart::LinearReader {
-        bail!(
+    if config.network.learned_latents && config.network.vocab_head_start == VocabHeadStart::LinearReader {
+        fail!(
+            setting("vocab_head_start"),
             "vocab_head_start: linear_reader reads an encoder's latents, and learned_latents takes none: leave one of them out"
         );
     }
-    if config.learned_latents && config.causal_latents {
-        bail!("causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out");
+    if config.network.learned_latents && config.network.causal_latents {
+        fail!(
+            setting("causal_latents"),
+            "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
+        );
     }
-    if config.block_size.is_some() && !config.causal_latents {
-        bail!(
+    if config.network.block_size.is_some() && !config.network.causal_latents {
+        fail!(
+            setting("block_size"),
             "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
         );
     }
-    if config.context_table && config.block_size.is_none() {
-        bail!(
+    if config.network.context_table && config.network.block_size.is_none() {
+        fail!(
+            setting("context_table"),
             "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
         );
     }
-    if config.group_by_length && config.block_size.is_none() && conditional {
-        bail!(
+    if config.batches.group_by_length && config.network.block_size.is_none() && conditional {
+        fail!(
+            setting("group_by_length"),
             "group_by_length without a block_size is for unconditional text: the length of an answer is not known before it is written. Leave it out"
         );
     }
-    if config.group_by_length && config.pad_token() == PadTokenName::Eos {
-        bail!("group_by_length needs pad_token: pad, since filling that is learned cannot be cut off");
+    if config.batches.group_by_length && config.pad_token() == PadTokenName::Eos {
+        fail!(
+            setting("group_by_length"),
+            "group_by_length needs pad_token: pad, since filling that is learned cannot be cut off"
+        );
     }
     if config.objective != ObjectiveName::Elf {
         for (key, set) in [
-            ("learned_latents", config.learned_latents),
-            ("causal_latents", config.causal_latents),
-            ("block_size", config.block_size.is_some()),
-            ("context_table", config.context_table),
-            ("vocab_head_norm", config.vocab_head_norm),
-            ("vocab_head_start", config.vocab_head_start != VocabHeadStart::Random),
-            ("decoder_clean_condition", config.decoder_clean_condition),
+            ("learned_latents", config.network.learned_latents),
+            ("causal_latents", config.network.causal_latents),
+            ("block_size", config.network.block_size.is_some()),
+            ("context_table", config.network.context_table),
+            ("vocab_head_norm", config.network.vocab_head_norm),
+            ("vocab_head_start", config.network.vocab_head_start != VocabHeadStart::Random),
+            ("decoder_clean_condition", config.decoder.decoder_clean_condition),
         ] {
             if set {
-                bail!("{key} belongs to objective elf: the baselines have no latents. Leave it out");
+                fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");
             }
         }
     }
@@ -320,26 +351,31 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
 }
 
 fn objective(config: &RunConfig) -> ElfObjective {
-    let conditional = config.max_input_length.is_some();
+    let conditional = config.data.max_input_length.is_some();
     ElfObjective {
-        path: FlowPath { noise_scale: config.denoiser_noise_scale, t_eps: config.t_eps, prediction: config.prediction },
-        time: config.time_schedule.law(config),
-        guidance: GuidanceLaw { min: config.self_cond_cfg_min, max: config.self_cond_cfg_max },
-        self_cond_prob: config.self_cond_prob,
-        decoder_prob: config.decoder_prob,
-        decoder_noise_scale: config.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
-        decoder: LogitNormal { mean: config.decoder_p_mean, std: config.decoder_p_std },
-        decoder_clean_condition: config.decoder_clean_condition,
-        block_size: config.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
+        path: FlowPath {
+            noise_scale: config.flow.denoiser_noise_scale,
+            t_eps: config.flow.t_eps,
+            prediction: config.flow.prediction,
+        },
+        time: config.flow.time_schedule.law(config),
+        guidance: GuidanceLaw { min: config.guidance.self_cond_cfg_min, max: config.guidance.self_cond_cfg_max },
+        self_cond_prob: config.guidance.self_cond_prob,
+        decoder_prob: config.decoder.decoder_prob,
+        decoder_noise_scale: config.decoder.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
+        decoder: LogitNormal { mean: config.decoder.decoder_p_mean, std: config.decoder.decoder_p_std },
+        decoder_clean_condition: config.decoder.decoder_clean_condition,
+        block_size: config.network.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
     }
 }
 
 /// Rows of one batch over all ranks. As in the released code: batch_size is what one device takes at once, global_batch_size what
 /// all take together.
 fn batch_rows(config: &RunConfig, ranks: usize) -> Result<usize> {
-    let rows = config.batch_size.map_or(config.global_batch_size, |rows| rows.saturating_mul(ranks));
+    let rows = config.batches.batch_size.map_or(config.batches.global_batch_size, |rows| rows.saturating_mul(ranks));
     if !rows.is_multiple_of(ranks) {
-        bail!(
+        fail!(
+            setting("global_batch_size"),
             "{ranks} ranks cannot share batches of {rows} rows evenly: choose a global_batch_size that is a multiple of {ranks}"
         );
     }
@@ -348,7 +384,8 @@ fn batch_rows(config: &RunConfig, ranks: usize) -> Result<usize> {
 
 fn length(config: &RunConfig, rows: u64, rows_per_step: usize) -> Result<TrainLength> {
     if rows < rows_per_step as u64 {
-        bail!(
+        fail!(
+            setting("batch_size"),
             "the data has {rows} rows, but one optimiser step takes {rows_per_step}: lower batch_size (or global_batch_size) or grad_accum_steps"
         );
     }
@@ -356,34 +393,35 @@ fn length(config: &RunConfig, rows: u64, rows_per_step: usize) -> Result<TrainLe
     let steps = |epochs: f64| (epochs * steps_per_epoch).round() as u64;
     Ok(TrainLength {
         steps_per_epoch,
-        total: config.max_steps.unwrap_or(steps(config.epochs)).max(1),
-        warmup: u64::try_from(config.warmup_steps).unwrap_or(steps(config.warmup_epochs.unwrap_or(0.0))),
-        eval_every: steps(config.eval_freq).max(1),
-        save_every: steps(config.save_freq).max(1),
+        total: config.length.max_steps.unwrap_or(steps(config.length.epochs)).max(1),
+        warmup: u64::try_from(config.length.warmup_steps).unwrap_or(steps(config.length.warmup_epochs.unwrap_or(0.0))),
+        eval_every: steps(config.evaluation.eval_freq).max(1),
+        save_every: steps(config.output.save_freq).max(1),
     })
 }
 
 fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConfig> {
-    let Some((_, preset)) = Preset::ALL.iter().find(|(name, _)| *name == config.model) else {
+    let Some((_, preset)) = Preset::ALL.iter().find(|(name, _)| *name == config.network.model) else {
         let names: Vec<_> = Preset::ALL.iter().map(|(name, _)| *name).collect();
-        bail!(
+        fail!(
+            setting("model"),
             "there is no model `{}`: use one of {}, with hidden_size, depth and num_heads for other sizes",
-            config.model,
+            config.network.model,
             names.join(", ")
         );
     };
     let mut model = preset.config(latent_dim, vocab_size);
-    model.hidden_size = config.hidden_size.unwrap_or(model.hidden_size);
-    model.depth = config.depth.unwrap_or(model.depth);
-    model.num_heads = config.num_heads.unwrap_or(model.num_heads);
-    model.bottleneck_dim = config.bottleneck_dim;
-    model.num_time_tokens = config.num_time_tokens;
-    model.num_self_cond_cfg_tokens = config.num_self_cond_cfg_tokens;
-    model.num_model_mode_tokens = config.num_model_mode_tokens;
-    model.proj_dropout = config.proj_dropout;
-    model.learned_latents = config.learned_latents;
-    model.context_table = config.context_table;
-    model.vocab_head_norm = config.vocab_head_norm;
+    model.hidden_size = config.network.hidden_size.unwrap_or(model.hidden_size);
+    model.depth = config.network.depth.unwrap_or(model.depth);
+    model.num_heads = config.network.num_heads.unwrap_or(model.num_heads);
+    model.bottleneck_dim = config.network.bottleneck_dim;
+    model.num_time_tokens = config.network.num_time_tokens;
+    model.num_self_cond_cfg_tokens = config.network.num_self_cond_cfg_tokens;
+    model.num_model_mode_tokens = config.network.num_model_mode_tokens;
+    model.proj_dropout = config.network.proj_dropout;
+    model.learned_latents = config.network.learned_latents;
+    model.context_table = config.network.context_table;
+    model.vocab_head_norm = config.network.vocab_head_norm;
     Ok(model)
 }
 
@@ -405,7 +443,7 @@ mod tests {
             (free.objective.decoder_noise_scale, free.label_drop_prob, free.span.pad_token),
             (5.0, 0.0, PadTokenName::Pad)
         );
-        let task = plan(|c| c.max_input_length = Some(64)).unwrap();
+        let task = plan(|c| c.data.max_input_length = Some(64)).unwrap();
         assert_eq!(
             (task.objective.decoder_noise_scale, task.label_drop_prob, task.span.pad_token),
             (1.0, 0.1, PadTokenName::Eos)
@@ -415,10 +453,10 @@ mod tests {
     #[test]
     fn lengths_follow_from_epochs_and_rows() {
         let plan = plan(|c| {
-            c.batch_size = Some(50);
-            c.grad_accum_steps = 2;
-            c.warmup_steps = -1;
-            c.save_freq = 0.1;
+            c.batches.batch_size = Some(50);
+            c.optimization.grad_accum_steps = 2;
+            c.length.warmup_steps = -1;
+            c.output.save_freq = 0.1;
         })
         .unwrap();
         assert_eq!(
@@ -436,22 +474,28 @@ mod tests {
             let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 10_000, condition_eos: false, ranks };
             RunPlan::new(&config, facts, Device::Cpu)
         };
-        let alone = plan(|c| c.global_batch_size = 60, 1).unwrap();
-        assert_eq!(plan(|c| c.global_batch_size = 60, 3).unwrap(), alone, "the plan does not depend on the ranks");
-        let each = plan(|c| c.batch_size = Some(20), 3).unwrap();
+        let alone = plan(|c| c.batches.global_batch_size = 60, 1).unwrap();
+        assert_eq!(
+            plan(|c| c.batches.global_batch_size = 60, 3).unwrap(),
+            alone,
+            "the plan does not depend on the ranks"
+        );
+        let each = plan(|c| c.batches.batch_size = Some(20), 3).unwrap();
         assert_eq!((each.batch_rows, each.length, each.lr), (60, alone.length, alone.lr));
-        assert!(plan(|c| c.global_batch_size = 64, 3).unwrap_err().to_string().contains("3 ranks cannot share"));
+        assert!(
+            plan(|c| c.batches.global_batch_size = 64, 3).unwrap_err().to_string().contains("3 ranks cannot share")
+        );
     }
 
     #[test]
     fn impossible_combinations_are_named() {
         let message = |change: fn(&mut RunConfig)| plan(change).unwrap_err().to_string();
-        assert!(message(|c| c.max_input_length = Some(1024)).contains("max_input_length 1024"));
-        assert!(message(|c| c.global_batch_size = 20_000).contains("10000 rows"));
-        assert!(message(|c| c.model = "ELF-X".into()).contains("ELF-B, ELF-M, ELF-L"));
-        assert!(message(|c| c.num_heads = Some(7)).contains("num_heads 7"));
-        assert!(message(|c| c.label_drop_prob = Some(0.2)).contains("max_input_length"));
-        assert!(message(|c| c.decoder_prob = 2.0).contains("decoder_prob"));
-        assert!(message(|c| c.grad_accum_steps = 0).contains("grad_accum_steps"));
+        assert!(message(|c| c.data.max_input_length = Some(1024)).contains("max_input_length 1024"));
+        assert!(message(|c| c.batches.global_batch_size = 20_000).contains("10000 rows"));
+        assert!(message(|c| c.network.model = "ELF-X".into()).contains("ELF-B, ELF-M, ELF-L"));
+        assert!(message(|c| c.network.num_heads = Some(7)).contains("num_heads 7"));
+        assert!(message(|c| c.guidance.label_drop_prob = Some(0.2)).contains("max_input_length"));
+        assert!(message(|c| c.decoder.decoder_prob = 2.0).contains("decoder_prob"));
+        assert!(message(|c| c.optimization.grad_accum_steps = 0).contains("grad_accum_steps"));
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use elf_flow::sampler::Registry;
 use elf_train::Curriculum;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::Device;
 
-use super::{DistillConfig, Facts, Overrides, RunConfig, RunPlan, read_sampling_settings, read_yaml};
+use super::{DistillConfig, Facts, Overrides, RunConfig, RunPlan, read_sampling, read_yaml};
 
 /// Every key that the released code knows.
 const EVERY_KEY: &str = r#"
@@ -101,7 +102,7 @@ fn plan(config: &RunConfig) -> RunPlan {
 fn load<T: Default + Serialize + DeserializeOwned>(path: &Path) -> (T, Vec<String>) {
     let mut warnings = Vec::new();
     let config = read_yaml(Some(path), &Overrides::default(), |line| warnings.push(line));
-    (config.unwrap_or_else(|e| panic!("{}: {e:#}", path.display())), warnings)
+    (config.unwrap_or_else(|e| panic!("{}: {}", path.display(), e.report())), warnings)
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn every_key_of_the_released_code_is_known() {
 
     std::fs::write(&path, format!("{EVERY_KEY}\nwarmup_step: 3\n")).unwrap();
     let error = read_yaml::<RunConfig>(Some(&path), &Overrides::default(), |_| {}).unwrap_err();
-    assert!(format!("{error:#}").contains("warmup_steps"), "{error:#}");
+    assert!(error.report().contains("warmup_steps"), "{}", error.report());
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn sampling_lists_give_every_combination() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sampling.yml");
     std::fs::write(&path, SAMPLING).unwrap();
-    assert_eq!(read_sampling_settings(&path).unwrap().len(), 2 * 2 * 3 + 1);
+    assert_eq!(read_sampling(&path, &Registry::builtin()).unwrap().len(), 2 * 2 * 3 + 1);
 }
 
 #[test]
@@ -161,11 +162,11 @@ fn every_shipped_configuration_makes_a_plan() {
     }
     for (path, config) in configs {
         plan(&config);
-        if let Some(sampling) = &config.sampling_configs_path {
+        if let Some(sampling) = &config.evaluation.sampling_configs_path {
             assert!(root.join(sampling).is_file(), "{} names {sampling}", path.display());
         }
     }
     for path in sampling {
-        assert!(!read_sampling_settings(&path).unwrap().is_empty(), "{}", path.display());
+        assert!(!read_sampling(&path, &Registry::builtin()).unwrap().is_empty(), "{}", path.display());
     }
 }

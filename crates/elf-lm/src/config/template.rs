@@ -1,6 +1,6 @@
 //! A configuration written out with every key and what it means.
 
-use anyhow::{Context, Result};
+use crate::{Error, Result};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -28,7 +28,8 @@ pub fn template<T: JsonSchema + Serialize>(config: &T) -> Result<String> {
         for line in textwrap::wrap(&meaning, WIDTH) {
             file.push_str(&format!("# {line}\n"));
         }
-        let value = serde_saphyr::to_string(&value).with_context(|| format!("the value of {key}"))?;
+        let value =
+            serde_saphyr::to_string(&value).map_err(|e| Error::setting(&key, format!("the value of {key}: {e}")))?;
         file.push_str(&format!("{key}: {}\n", value.trim_end()));
     }
     Ok(file)
@@ -64,13 +65,12 @@ mod tests {
     fn what_is_written_is_read_again() {
         let default = RunConfig::default();
         assert_eq!(read(&template(&default).unwrap()), default);
-        let other = RunConfig {
-            data_path: Some("a: b # c".into()),
-            output_dir: Some("null".into()),
-            lr: Some(1e-7),
-            max_steps: Some(3),
-            ..RunConfig::default()
-        };
+        let other = RunConfig::default().with(|c| {
+            c.data.data_path = Some("a: b # c".into());
+            c.output.output_dir = Some("null".into());
+            c.optimization.lr = Some(1e-7);
+            c.length.max_steps = Some(3);
+        });
         assert_eq!(read(&template(&other).unwrap()), other);
     }
 

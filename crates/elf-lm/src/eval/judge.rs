@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use crate::Result;
+use crate::error::{Context, fail};
 use elf_core::{ParamBuilder, Precision, PrecisionPolicy};
 use elf_gpt2::{Gpt2, Gpt2Scorer, ScorerSettings};
 use tch::Device;
 
 use crate::config::BaselinePlan;
-use crate::model::run_folder::FoundModel;
+use crate::model::run_folder::RunModel;
 
 /// Which judge, and how it reads.
 #[derive(Debug, Clone)]
@@ -34,7 +35,8 @@ impl JudgeSettings {
     /// If there is none.
     pub fn check(&self) -> Result<()> {
         if !self.folder.is_dir() {
-            bail!(
+            fail!(
+                place(&self.folder),
                 "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
                 self.folder.display()
             );
@@ -77,11 +79,11 @@ impl Judge {
 }
 
 fn scorer(folder: &Path, reading: &ScorerSettings) -> Result<Gpt2Scorer> {
-    if !FoundModel::is_at(folder) {
+    if !RunModel::is_at(folder) {
         return Ok(Gpt2Scorer::load(folder, reading)?);
     }
-    let found = FoundModel::at(folder)?;
-    let model = trained_gpt2(&found, false, reading.precision, reading.device)?;
+    let found = RunModel::at(folder)?;
+    let model = trained_gpt2(&found, true, reading.precision, reading.device)?;
     Ok(Gpt2Scorer::new(model, &found.run.tokenizer_path(), reading)?)
 }
 
@@ -89,10 +91,11 @@ fn scorer(folder: &Path, reading: &ScorerSettings) -> Result<Gpt2Scorer> {
 ///
 /// # Errors
 /// If the run trained something else, or its checkpoint is damaged.
-pub fn trained_gpt2(found: &FoundModel, as_trained: bool, policy: PrecisionPolicy, device: Device) -> Result<Gpt2> {
+pub fn trained_gpt2(found: &RunModel, averaged: bool, policy: PrecisionPolicy, device: Device) -> Result<Gpt2> {
     let Some(BaselinePlan::Gpt2(sizes)) = &found.plan.baseline else {
         let what = found.plan.baseline.as_ref().map_or("an embedded language flow", BaselinePlan::describe);
-        bail!(
+        fail!(
+            place(found.checkpoint.path()),
             "{} holds {what}, which is no GPT-2: name a run that was trained with objective gpt2",
             found.checkpoint.path().display()
         );
@@ -100,6 +103,9 @@ pub fn trained_gpt2(found: &FoundModel, as_trained: bool, policy: PrecisionPolic
     let eos_token_id = Some(i64::from(found.run.tokenizer()?.eos_id()?));
     let sizes = elf_gpt2::Gpt2Config { eos_token_id, ..sizes.clone() };
     let model = Gpt2::new(&sizes, ParamBuilder::unset(device), policy)?;
-    found.load_into(model.params(), as_trained)?;
+    match averaged {
+        true => found.checkpoint.load_averages(model.params())?,
+        false => found.checkpoint.load_params(model.params())?,
+    }
     Ok(model)
 }

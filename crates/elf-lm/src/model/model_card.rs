@@ -7,8 +7,8 @@ use elf_eval::evaluation::Evaluation;
 use elf_train::Round;
 use serde_json::Value;
 
-use crate::config::{DistillationPlan, RunPlan, SAMPLING, SamplingSetting, StudentStart};
-use crate::model::run_folder::FoundModel;
+use crate::config::{DistillationPlan, RunPlan, SAMPLING, Sampling, StudentStart};
+use crate::model::run_folder::RunModel;
 
 /// The card of a distilled model, in Markdown; its front matter holds the step count for programs.
 pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
@@ -23,7 +23,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         StudentStart::Checkpoint(place) => format!("the averaged parameters of `{}`", place.display()),
         StudentStart::Random => "a network at random".to_owned(),
     };
-    let setting = SamplingSetting::default_for(plan);
+    let setting = Sampling::default_for(plan);
     let averaged = if teacher.averaged { "averaged" } else { "as trained" };
     format!(
         "---\n\
@@ -58,7 +58,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         plan.span.max_input_length.map_or(String::new(), |n| format!(", of which up to {n} are the input")),
         teacher.name,
         plan.length.total,
-        plan.batch_rows * plan.config.grad_accum_steps,
+        plan.batch_rows * plan.config.optimization.grad_accum_steps,
     )
 }
 
@@ -79,9 +79,9 @@ pub struct ExportedCard<'a> {
     /// The kind of the numbers.
     pub stored_as: &'static str,
     /// The run.
-    pub found: &'a FoundModel,
+    pub found: &'a RunModel,
     /// A lesser version that goes with it, and its folder.
-    pub guide: Option<(&'static str, &'a FoundModel)>,
+    pub guide: Option<(&'static str, &'a RunModel)>,
     /// Numbers in the network.
     pub parameters: i64,
     /// What it was judged by.
@@ -94,7 +94,7 @@ impl ExportedCard<'_> {
         let Self { found, parameters, .. } = *self;
         let (plan, config) = (&found.plan, &found.plan.config);
         let step = found.checkpoint.state().step;
-        let rows = (plan.batch_rows * config.grad_accum_steps) as u64;
+        let rows = (plan.batch_rows * config.optimization.grad_accum_steps) as u64;
         let span = &plan.span;
         let task = match span.max_input_length {
             Some(input) => format!("text from text: up to {input} tokens in, {} out", span.max_length - input),
@@ -124,13 +124,13 @@ impl ExportedCard<'_> {
             self.stored_as,
             self.encoder,
             plan.model.text_encoder_dim,
-            config.data_path.as_deref().unwrap_or("unknown"),
+            config.data.data_path.as_deref().unwrap_or("unknown"),
             self.data_note.unwrap_or("not stated; it applies to what is made from the data"),
             step as f64 / plan.length.steps_per_epoch.max(1.0),
-            config.optimizer,
+            config.optimization.optimizer,
             plan.lr,
-            config.lr_schedule,
-            config.ema_decay1,
+            config.optimization.lr_schedule,
+            config.averages.ema_decay1,
             config.seed,
         );
         let metrics = fs::read_to_string(found.run.root().join("metrics.jsonl")).unwrap_or_default();
@@ -141,11 +141,11 @@ impl ExportedCard<'_> {
             let tokens = if size == 1 { "1 token".to_owned() } else { format!("{size} tokens") };
             let _ = writeln!(card, "| written in | blocks of {tokens}, each knowing all before it; not in the paper |");
         }
-        if let Some(first) = &config.init_from {
+        if let Some(first) = &config.output.init_from {
             let _ = writeln!(card, "| begun as | `{first}` |");
         }
         if let Some(DistillationPlan { step, teacher, .. }) = &plan.distillation {
-            let (steps, setting) = (step.student_steps(), SamplingSetting::default_for(plan));
+            let (steps, setting) = (step.student_steps(), Sampling::default_for(plan));
             let _ = writeln!(
                 card,
                 "| distilled | for {steps} step{}, each as long as {} of its teacher `{}`; made to be sampled as `{}` |",
@@ -180,7 +180,7 @@ impl ExportedCard<'_> {
                 "\n## Guide\n\n`{folder}` holds a lesser version of the model, {} optimiser steps of {:?}, which sampling leads away from \
              (autoguidance; see `{SAMPLING}`).",
                 guide.checkpoint.state().step,
-                guide.plan.config.optimizer
+                guide.plan.config.optimization.optimizer
             );
         }
         card

@@ -8,8 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use elf_core::ParamSet;
+use crate::Result;
+use crate::error::{Context, fail};
 use elf_data::Tokenizer;
 use elf_files::Held;
 use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
@@ -104,7 +104,7 @@ impl RunFolder {
 /// A network's parameters and the plan that it was trained by, found from what a user may name: a run's folder, a
 /// checkpoint's folder, or a file in one.
 #[derive(Debug)]
-pub struct FoundModel {
+pub struct RunModel {
     /// The run's folder.
     pub run: RunFolder,
     /// The checkpoint.
@@ -113,7 +113,7 @@ pub struct FoundModel {
     pub plan: RunPlan,
 }
 
-impl FoundModel {
+impl RunModel {
     /// Whether a path is a run of this program, a checkpoint of one, or a file in such a checkpoint. Another file that lies in a run's
     /// folder, such as a checkpoint that was converted into it, is none of these.
     pub fn is_at(path: &Path) -> bool {
@@ -126,21 +126,13 @@ impl FoundModel {
             || path.join("checkpoints").is_dir()
     }
 
-    /// [`FoundModel::at`] a path that may also be that of a model from elsewhere: then `None`.
-    ///
-    /// # Errors
-    /// If nothing is there, or a run without a checkpoint, or a damaged one.
-    pub fn find(path: &Path) -> Result<Option<Self>> {
-        (Self::is_at(path) || !path.exists()).then(|| Self::at(path)).transpose()
-    }
-
     /// Finds the latest checkpoint of a run, or the one named; in a folder of distillation rounds that of the last round.
     ///
     /// # Errors
     /// If there is none, or it is damaged.
     pub fn at(path: &Path) -> Result<Self> {
         if !path.exists() {
-            bail!("there is no {}: name a run's folder, or one of its checkpoints", path.display());
+            fail!(place(path), "there is no {}: name a run's folder, or one of its checkpoints", path.display());
         }
         let folder = match path.parent() {
             // A file beside us has an empty parent, which is no name for a folder.
@@ -159,7 +151,8 @@ impl FoundModel {
         } else {
             let run = last_round(folder)?.unwrap_or_else(|| RunFolder::new(folder));
             let Some(checkpoint) = run.checkpoints().latest()? else {
-                bail!(
+                fail!(
+                    place(folder),
                     "{} holds no checkpoint: train one with `elf train`, or name a folder that `elf train` wrote",
                     folder.display()
                 );
@@ -170,27 +163,16 @@ impl FoundModel {
         Ok(Self { run, checkpoint, plan })
     }
 
-    /// Reads the running averages into a network's parameters, or the parameters as trained.
+    /// Refuses a baseline.
     ///
     /// # Errors
-    /// If the checkpoint is damaged or of another network.
-    pub fn load_into(&self, params: &ParamSet, as_trained: bool) -> Result<()> {
-        match as_trained {
-            true => self.checkpoint.load_params(params)?,
-            false => self.checkpoint.load_averages(params)?,
-        }
-        Ok(())
-    }
-
-    /// The same, if it is an embedded language flow.
-    ///
-    /// # Errors
-    /// If it is a baseline, which `purpose` has no use for.
+    /// If it is one: `purpose` says what it is of no use for.
     pub fn elf_only(self, purpose: &str) -> Result<Self> {
         match &self.plan.baseline {
             None => Ok(self),
             Some(baseline) => {
-                bail!("{} holds {}, {purpose}", self.checkpoint.path().display(), baseline.describe())
+                let place = self.checkpoint.path();
+                fail!(place(place), "{} holds {}, {purpose}", place.display(), baseline.describe())
             }
         }
     }
@@ -217,14 +199,6 @@ fn last_round(folder: &Path) -> Result<Option<RunFolder>> {
         }
     }
     Ok(None)
-}
-
-/// What to say of a place that is no run of this program and turns out to be no checkpoint of another one either.
-pub fn no_run(path: &Path) -> String {
-    format!(
-        "{} holds no checkpoint: it is no folder that `elf train` wrote, and no checkpoint from elsewhere",
-        path.display()
-    )
 }
 
 /// Writes JSON, aside and renamed.

@@ -9,8 +9,14 @@ use tch::{Device, Tensor};
 use crate::config::{EncoderRecord, RunConfig};
 use crate::text::text_latents::stats;
 
-/// Names of an encoder's table of words.
-const WORDS: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
+/// Names of an encoder's table of words: T5's, then those of the BERT family.
+const WORDS: [&str; 5] = [
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "embeddings.word_embeddings.weight",
+    "bert.embeddings.word_embeddings.weight",
+    "distilbert.embeddings.word_embeddings.weight",
+];
 
 /// What a model's latents are, as far as it is known.
 #[derive(Debug, Clone, Copy)]
@@ -34,14 +40,14 @@ impl LatentsOf<'_> {
         let encoders = self.encoder.zip(other.encoder);
         let (own, other) = (self.config?, other.config?);
         for (key, a, b) in [
-            ("learned_latents", own.learned_latents, other.learned_latents),
-            ("causal_latents", own.causal_latents, other.causal_latents),
+            ("learned_latents", own.network.learned_latents, other.network.learned_latents),
+            ("causal_latents", own.network.causal_latents, other.network.causal_latents),
         ] {
             if a != b {
                 return Some(format!("its {key} is {b}, and that of the model {a}"));
             }
         }
-        if own.learned_latents {
+        if own.network.learned_latents {
             return None;
         }
         if let Some((one, another)) = encoders {
@@ -78,7 +84,7 @@ fn difference_of_stats(own: &LatentStats, other: &LatentStats) -> Option<String>
 
 /// Where the encoder's weights are looked for.
 fn encoder(config: &RunConfig) -> &str {
-    config.encoder_checkpoint.as_ref().unwrap_or(&config.encoder_model_name)
+    config.encoder.encoder_checkpoint.as_ref().unwrap_or(&config.encoder.encoder_model_name)
 }
 
 fn short(fingerprint: &str) -> &str {
@@ -124,7 +130,7 @@ mod tests {
         let file = path.join("model.safetensors");
         elf_core::tensorfile::write(&file, [("shared.weight", &words)], Default::default()).unwrap();
         std::fs::write(path.join(crate::text::text_latents::STATS_FILE), stats).unwrap();
-        RunConfig { encoder_model_name: path.to_str().unwrap().to_owned(), ..RunConfig::default() }
+        RunConfig::default().with(|c| c.encoder.encoder_model_name = path.to_str().unwrap().to_owned())
     }
 
     #[test]
@@ -141,24 +147,38 @@ mod tests {
         // A copy, in full and in half precision; the same numbers as a setting; and an encoder that is not here.
         assert_eq!(difference(&of("copy", 0.0, Kind::Float, plain)), None);
         assert_eq!(difference(&of("half", 0.0, Kind::Half, plain)), None);
-        assert_eq!(difference(&RunConfig { latent_mean: Some(0.0), latent_std: Some(0.2), ..own.clone() }), None);
-        let elsewhere = RunConfig { encoder_model_name: "someone/encoder".into(), ..own.clone() };
+        assert_eq!(
+            difference(&own.clone().with(|c| {
+                c.encoder.latent_mean = Some(0.0);
+                c.encoder.latent_std = Some(0.2);
+            })),
+            None
+        );
+        let elsewhere = own.clone().with(|c| c.encoder.encoder_model_name = "someone/encoder".into());
         assert_eq!(difference(&elsewhere), None);
         // Of a file without settings only the tokenizer is known.
         assert_eq!(known(Some(&own)).difference(&known(None)), None);
 
         let other = of("other", 0.5, Kind::Float, plain);
         let message = difference(&other).unwrap();
-        assert!(message.contains(&own.encoder_model_name) && message.contains(&other.encoder_model_name), "{message}");
+        assert!(
+            message.contains(&own.encoder.encoder_model_name) && message.contains(&other.encoder.encoder_model_name),
+            "{message}"
+        );
         let wide = difference(&of("wide", 0.0, Kind::Float, r#"{"mean": 0.0, "std": 0.3}"#)).unwrap();
         assert!(wide.contains("0.3") && wide.contains("0.2"), "{wide}");
-        let causal = difference(&RunConfig { causal_latents: true, ..own.clone() }).unwrap();
+        let causal = difference(&own.clone().with(|c| c.network.causal_latents = true)).unwrap();
         assert!(causal.contains("causal_latents is true") && causal.contains("false"), "{causal}");
         let words =
             known(None).difference(&LatentsOf { tokenizer: "fedcba9876543210", config: None, encoder: None }).unwrap();
         assert!(words.contains("fedcba987654") && words.contains("0123456789ab"), "{words}");
         // And on the hub: the same name, other settings.
-        let remote = |std| RunConfig { encoder_model_name: "t5-small".into(), latent_std: Some(std), ..own.clone() };
+        let remote = |std| {
+            own.clone().with(|c| {
+                c.encoder.encoder_model_name = "t5-small".into();
+                c.encoder.latent_std = Some(std);
+            })
+        };
         let (a, b) = (remote(0.2), remote(0.4));
         assert!(known(Some(&a)).difference(&known(Some(&b))).unwrap().contains("0.4"));
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use crate::Result;
+use crate::error::Context;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{StatusCode, header};
@@ -22,7 +23,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::queue::Job;
-use crate::text::text_generation::{TAKES_NO_INPUT, TextRequest};
+use crate::text::conditions::TAKES_NO_INPUT;
+use crate::text::generated::TextRequest;
 
 /// Bytes of a request's body.
 const LARGEST_BODY: usize = 1 << 20;

@@ -1,9 +1,9 @@
 //! What waits for the model, and how it is dealt with: requests that wait together are made together.
 
-use anyhow::Result;
+use crate::Result;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::text::text_generation::{GeneratedText, TextRequest};
+use crate::text::generated::{GeneratedText, TextRequest};
 
 /// The texts that one client waits for.
 pub struct Job {
@@ -49,7 +49,7 @@ fn answer(batch: Vec<Job>, write: &mut Write) {
         Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| answer(vec![job], write)),
         Err(error) => {
             for job in batch {
-                let _ = job.reply.send(Err(format!("{error:#}")));
+                let _ = job.reply.send(Err(error.report()));
             }
         }
     }
@@ -58,14 +58,14 @@ fn answer(batch: Vec<Job>, write: &mut Write) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::bail;
+    use crate::error::fail;
 
     /// The condition in capitals; `bad` cannot be written.
     fn shout(requests: &[TextRequest]) -> Result<Vec<GeneratedText>> {
         let text = |(index, request): (usize, &TextRequest)| {
             let text = request.condition.clone().unwrap_or_default();
             if text == "bad" {
-                bail!("no such text");
+                fail!(request, "no such text");
             }
             let text = text.to_uppercase();
             Ok(GeneratedText {

@@ -1,7 +1,11 @@
 //! Text in and out: latents of texts, generated texts and the files they go to.
 
-pub mod text_batches;
+pub mod baseline_writer;
+pub mod conditions;
+pub mod flow_writer;
+pub mod generated;
+mod text_batches;
 pub mod text_column;
 pub mod text_file;
-pub mod text_generation;
 pub mod text_latents;
+pub mod text_loop;

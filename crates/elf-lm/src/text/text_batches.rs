@@ -1,9 +1,8 @@
 //! Which texts are generated together: batches of requests whose rows have one length.
 
-use anyhow::Result;
-
+use super::generated::TextRequest;
+use crate::Result;
 use crate::config::RunPlan;
-use crate::text::text_generation::TextRequest;
 
 /// Requests that are generated together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +44,7 @@ mod tests {
 
     fn plan(lengths: Option<LengthLaw>) -> RunPlan {
         let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: false, ranks: 1 };
-        let config = RunConfig { max_length: 16, ..RunConfig::default() };
+        let config = RunConfig::default().with(|c| c.data.max_length = 16);
         RunPlan { lengths, ..RunPlan::new(&config, facts, Device::Cpu).unwrap() }
     }
 

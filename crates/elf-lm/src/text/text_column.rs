@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::Result;
+use crate::{Host, Result};
 use elf_data::source::{PlainText, Source};
 use elf_hub::What;
-
-use crate::hub;
 
 /// One column of one file, folder or Hugging Face id of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +40,8 @@ impl TextColumn {
     ///
     /// # Errors
     /// If there is no such file or no such column.
-    pub fn open(&self) -> Result<Source> {
-        open_columns(&self.input, &[&self.column])
+    pub fn open(&self, host: &Host) -> Result<Source> {
+        open_columns(&self.input, &[&self.column], host)
     }
 }
 
@@ -51,8 +49,8 @@ impl TextColumn {
 ///
 /// # Errors
 /// If there is no such file or one of the columns is missing.
-pub fn open_columns(input: &PathBuf, columns: &[&str]) -> Result<Source> {
-    let files = hub::locate_all(std::slice::from_ref(input), What::Dataset)?;
+pub fn open_columns(input: &PathBuf, columns: &[&str], host: &Host) -> Result<Source> {
+    let files = host.locate_all(std::slice::from_ref(input), What::Dataset)?;
     Ok(Source::open(&files, columns, PlainText::Lines)?)
 }
 

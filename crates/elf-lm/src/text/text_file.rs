@@ -1,16 +1,17 @@
 //! The file that generated texts are written to, and what is kept beside it while they are made.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use crate::Result;
+use crate::error::{Context, fail};
 use serde::{Deserialize, Serialize};
 
-use crate::text::text_generation::{GeneratedText, Generation};
+use crate::model::{Difference, Fingerprint};
+use crate::text::generated::{GeneratedText, Generation};
 
 /// Writes one JSON object a line, aside and renamed.
 ///
@@ -38,7 +39,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
         return Ok(());
     }
     if path.is_dir() {
-        bail!("{}: it is a folder; name a file in it", cannot(path));
+        fail!(place(path), "{}: it is a folder; name a file in it", cannot(path));
     }
     let folder = elf_files::folder_of(path);
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
@@ -46,14 +47,11 @@ pub fn check_writable(path: &Path) -> Result<()> {
     beside.map(drop).with_context(|| cannot(path))
 }
 
-/// What decides on texts, by name: two calls that agree in all of it write the same.
-pub type Origin = BTreeMap<String, String>;
-
 /// The first line of a file of unfinished texts.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
-    texts_of: Origin,
+    texts_of: Fingerprint,
 }
 
 /// Finished batches of texts that are not all made yet: `texts.jsonl.partial` beside `texts.jsonl`, of which the same call, made again, goes on.
@@ -74,7 +72,7 @@ impl Unfinished {
     ///
     /// # Errors
     /// If it cannot be read or written, is in use, or holds texts of another origin.
-    pub fn beside(output: &Path, origin: Origin, stop: Arc<AtomicBool>) -> Result<Option<Self>> {
+    pub fn beside(output: &Path, origin: Fingerprint, stop: Arc<AtomicBool>) -> Result<Option<Self>> {
         if elf_files::is_special(output) {
             return Ok(None);
         }
@@ -92,7 +90,11 @@ impl Unfinished {
             .open(&path)
             .with_context(|| cannot(&path))?;
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            bail!("another process is writing {}: wait for it or end it, or choose another --output", output.display());
+            fail!(
+                place(output),
+                "another process is writing {}: wait for it or end it, or choose another --output",
+                output.display()
+            );
         }
         let mut text = Vec::new();
         file.read_to_end(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
@@ -103,9 +105,9 @@ impl Unfinished {
         if let Some(first) = lines.next() {
             let Head { texts_of } = serde_json::from_slice(first)
                 .with_context(|| format!("{} holds no unfinished texts of this program: remove it", path.display()))?;
-            let mut names = origin.keys().chain(texts_of.keys());
-            if let Some(name) = names.find(|&name| origin.get(name) != texts_of.get(name)) {
-                bail!(
+            if let Some(Difference { name, .. }) = origin.first_difference(&texts_of) {
+                fail!(
+                    place(&path),
                     "{} holds unfinished texts of another call, which differs in {name}: make that call again to go on with them, or \
                      remove the file",
                     path.display()
@@ -186,7 +188,7 @@ mod tests {
     }
 
     fn open(output: &Path, seed: &str) -> Result<Unfinished> {
-        let origin = Origin::from([("--seed".to_owned(), seed.to_owned())]);
+        let origin = Fingerprint::default().with("--seed", seed);
         Unfinished::beside(output, origin, Arc::default()).map(Option::unwrap)
     }
 

@@ -2,22 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_core::device::upload;
 use elf_data::{Batch, PadToken};
-use elf_encoder::{EncoderMask, LatentStats, PerChannel, T5Encoder, TextEncoder};
+use elf_encoder::{EncoderMask, EncoderSource, LatentStats, PerChannel, TextEncoder, open_encoder};
 use elf_flow::{LatentBatch, Reencode};
 use elf_hub::What;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{EncoderRecord, RunConfig, RunPlan};
-use crate::hub;
 use crate::model::run_folder::write_json;
+use crate::{Host, Result};
 
 /// The file beside an encoder's weights that says by what its output is normalised.
 pub const STATS_FILE: &str = "latent_stats.json";
+
+/// [`STATS_FILE`] of a layer's output: each layer has latents, and a file, of its own.
+pub fn stats_file(layer: Option<usize>) -> String {
+    layer.map_or_else(|| STATS_FILE.to_owned(), |layer| format!("latent_stats.layer-{layer}.json"))
+}
 
 /// Means and standard deviations of the released recipes for T5-small.
 const RELEASED_MEAN: f64 = 0.0;
@@ -28,15 +33,14 @@ pub struct TextLatents {
     encoder: Box<dyn TextEncoder>,
     stats: LatentStats,
     device: Device,
-    parameters: u64,
     causal: bool,
     /// Where its parameters were read and what they are; nothing for one that was made in memory.
-    source: Option<EncoderSource>,
+    source: Option<KnownSource>,
 }
 
 /// Which encoder it is, wherever it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct EncoderSource {
+struct KnownSource {
     files: EncoderFiles,
     blake3: String,
 }
@@ -57,9 +61,9 @@ impl EncoderFiles {
     ///
     /// # Errors
     /// If one is neither here nor on the hub.
-    pub fn find(config: &RunConfig) -> Result<Self> {
-        let weights = config.encoder_checkpoint.as_ref().map(|name| hub::locate(name, What::Encoder));
-        Ok(Self { folder: encoder_folder(config)?, weights: weights.transpose().context("encoder_checkpoint")? })
+    pub fn find(config: &RunConfig, host: &Host) -> Result<Self> {
+        let weights = config.encoder.encoder_checkpoint.as_ref().map(|name| host.locate(name, What::Encoder));
+        Ok(Self { folder: encoder_folder(config, host)?, weights: weights.transpose().context("encoder_checkpoint")? })
     }
 
     fn are_there(&self) -> bool {
@@ -72,9 +76,9 @@ impl EncoderFiles {
         Ok(Self { folder: absolute(&self.folder)?, weights: self.weights.as_ref().map(absolute).transpose()? })
     }
 
-    fn load(&self, device: Device, precision: Precision) -> Result<T5Encoder> {
-        let weights = self.weights.as_ref().unwrap_or(&self.folder);
-        T5Encoder::load_with(&self.folder, weights, device, precision).with_context(|| {
+    fn open(&self, layer: Option<usize>, device: Device, precision: Precision) -> Result<Box<dyn TextEncoder>> {
+        let source = EncoderSource { folder: self.folder.clone(), weights: self.weights.clone(), layer };
+        open_encoder(&source, device, precision).with_context(|| {
             format!(
                 "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
                  model.safetensors, such as `elf encoder init` makes",
@@ -88,11 +92,11 @@ impl TextLatents {
     /// Loads the encoder that a configuration names.
     ///
     /// # Errors
-    /// If its folder is missing, incomplete, or no T5.
-    pub fn load(config: &RunConfig, device: Device, precision: Precision) -> Result<Self> {
-        let files = EncoderFiles::find(config)?;
+    /// If its folder is missing, incomplete, or of no family of encoders that is known.
+    pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
+        let files = EncoderFiles::find(config, host)?;
         let stats = stats(config, &files.folder)?;
-        Self::of_files(files, stats, config.causal_latents, device, precision)
+        Self::of_files(files, stats, config, device, precision)
     }
 
     /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
@@ -100,37 +104,44 @@ impl TextLatents {
     ///
     /// # Errors
     /// If none of these is there, or it is another one.
-    pub fn of_run(plan: &RunPlan, named: Option<&Path>, device: Device, precision: Precision) -> Result<Self> {
+    pub fn of_run(
+        plan: &RunPlan,
+        named: Option<&Path>,
+        device: Device,
+        precision: Precision,
+        host: &Host,
+    ) -> Result<Self> {
         let config = &plan.config;
         let record = plan.encoder();
-        let named = named.map(|name| hub::locate(name, What::Encoder).context("--encoder")).transpose()?;
+        let named = named.map(|name| host.locate(name, What::Encoder).context("--encoder")).transpose()?;
         let named = named.map(|folder| EncoderFiles { folder, weights: None });
         let Some(record) = record else {
             // Of a model from elsewhere, or an older run, nothing is known but names.
-            let Some(files) = named else { return Self::load(config, device, precision) };
+            let Some(files) = named else { return Self::load(config, device, precision, host) };
             let stats = stats(config, &files.folder)?;
-            return Self::of_files(files, stats, config.causal_latents, device, precision);
+            return Self::of_files(files, stats, config, device, precision);
         };
         let as_written = EncoderFiles {
-            folder: config.encoder_model_name.clone().into(),
-            weights: config.encoder_checkpoint.as_ref().map(PathBuf::from),
+            folder: config.encoder.encoder_model_name.clone().into(),
+            weights: config.encoder.encoder_checkpoint.as_ref().map(PathBuf::from),
         };
         let candidates = match named {
             Some(files) => vec![files],
             None => [as_written, record.files.clone()].into_iter().filter(EncoderFiles::are_there).collect(),
         };
-        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config)?] } else { candidates };
+        let candidates = if candidates.is_empty() { vec![EncoderFiles::find(config, host)?] } else { candidates };
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
-            let found = Self::of_files(files, record.stats.clone(), config.causal_latents, device, precision)?;
+            let found = Self::of_files(files, record.stats.clone(), config, device, precision)?;
             if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
                 return Ok(found);
             }
             others.push(folder);
         }
         others.dedup();
-        bail!(
+        fail!(
+            mismatch("the text encoder"),
             "the weights in {} are not those of the text encoder that the model was trained with, which was {}: bring it back, or \
              name it with --encoder",
             others.join(" and "),
@@ -141,13 +152,14 @@ impl TextLatents {
     fn of_files(
         files: EncoderFiles,
         stats: LatentStats,
-        causal: bool,
+        config: &RunConfig,
         device: Device,
         precision: Precision,
     ) -> Result<Self> {
-        let encoder = files.load(device, precision)?;
+        let encoder = files.open(config.encoder.encoder_layer, device, precision)?;
         let blake3 = elf_train::fingerprint(encoder.params())?;
-        Ok(Self { causal, source: Some(EncoderSource { files, blake3 }), ..Self::new(encoder, stats, device)? })
+        let source = Some(KnownSource { files, blake3 });
+        Ok(Self { causal: config.network.causal_latents, source, ..Self::new(encoder, stats, device)? })
     }
 
     /// What tells it from others.
@@ -155,7 +167,7 @@ impl TextLatents {
     /// # Errors
     /// If this machine cannot say in which folder it is.
     pub fn record(&self) -> Result<Option<EncoderRecord>> {
-        let record = |source: &EncoderSource| -> Result<_> {
+        let record = |source: &KnownSource| -> Result<_> {
             let files = source.files.absolute()?;
             Ok(EncoderRecord { files, blake3: source.blake3.clone(), stats: self.stats.clone() })
         };
@@ -166,15 +178,14 @@ impl TextLatents {
     ///
     /// # Errors
     /// If they do not fit together.
-    pub fn new(encoder: T5Encoder, stats: LatentStats, device: Device) -> Result<Self> {
+    pub fn new(encoder: Box<dyn TextEncoder>, stats: LatentStats, device: Device) -> Result<Self> {
         stats.check_dim(encoder.dim())?;
-        let parameters = encoder.params().numel();
-        Ok(Self { encoder: Box::new(encoder), stats, device, parameters, causal: false, source: None })
+        Ok(Self { encoder, stats, device, causal: false, source: None })
     }
 
     /// Numbers in the encoder's parameters.
     pub fn parameters(&self) -> u64 {
-        self.parameters
+        self.encoder.params().numel()
     }
 
     /// C, channels of a latent.
@@ -311,8 +322,8 @@ impl Masks {
 ///
 /// # Errors
 /// If it is neither here nor on the hub.
-pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
-    hub::locate(&config.encoder_model_name, What::Encoder).context("encoder_model_name")
+pub fn encoder_folder(config: &RunConfig, host: &Host) -> Result<PathBuf> {
+    host.locate(&config.encoder.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
 /// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
@@ -320,7 +331,7 @@ pub fn encoder_folder(config: &RunConfig) -> Result<PathBuf> {
 /// # Errors
 /// If the file beside it is damaged, or the settings are no numbers to normalise by.
 pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
-    let path = folder.join(STATS_FILE);
+    let path = folder.join(stats_file(config.encoder.encoder_layer));
     let measured = match std::fs::read_to_string(&path) {
         Ok(text) => {
             Some(serde_json::from_str::<LatentStats>(&text).with_context(|| format!("{} is damaged", path.display()))?)
@@ -328,7 +339,7 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
     };
-    Ok(match (config.latent_mean, config.latent_std, measured) {
+    Ok(match (config.encoder.latent_mean, config.encoder.latent_std, measured) {
         (None, None, Some(measured)) => measured,
         (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
             .context("latent_mean and latent_std")?,
@@ -339,8 +350,8 @@ pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_stats(folder: &Path, stats: &LatentStats) -> Result<()> {
-    write_json(&folder.join(STATS_FILE), stats)
+pub fn write_stats(folder: &Path, layer: Option<usize>, stats: &LatentStats) -> Result<()> {
+    write_json(&folder.join(stats_file(layer)), stats)
 }
 
 /// One line about a normalisation.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::{Noise, Seeded, key_of};
 use elf_data::Tokenizer;
 use elf_data::source::Source;
@@ -11,6 +11,7 @@ use elf_encoder::SpanCorruption;
 use tch::Device;
 
 use crate::text::text_column::{TextColumn, open_columns};
+use crate::{Host, Result};
 
 /// Texts tokenised at a time.
 const TEXTS_AT_A_TIME: usize = 8192;
@@ -78,9 +79,9 @@ impl CorpusText {
         self.form == Form::Task
     }
 
-    fn open(&self) -> Result<Source> {
+    fn open(&self, host: &Host) -> Result<Source> {
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-        open_columns(&self.input, &columns)
+        open_columns(&self.input, &columns, host)
     }
 }
 
@@ -124,13 +125,14 @@ impl Corpus {
         columns: &[CorpusText],
         tokenizer: &Tokenizer,
         longest: usize,
+        host: &Host,
         mut told: impl FnMut(usize),
     ) -> Result<Self> {
         let mut corpus = Self::default();
         let eos = tokenizer.eos_id()?;
         for (origin, column) in columns.iter().enumerate() {
             corpus.origin = origin;
-            let mut rows = column.open()?.rows();
+            let mut rows = column.open(host)?.rows();
             let mut reversed = false;
             loop {
                 let some: Vec<Vec<String>> = rows.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<_, _>>()?;
@@ -151,7 +153,7 @@ impl Corpus {
         }
         if corpus.len() == 0 {
             let names = columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            bail!("there is no text of at least {} tokens in {names}", SpanCorruption::SHORTEST);
+            fail!(request, "there is no text of at least {} tokens in {names}", SpanCorruption::SHORTEST);
         }
         Ok(corpus)
     }

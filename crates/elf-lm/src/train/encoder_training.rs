@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::error::{Context, fail};
 use elf_core::{ParamSet, Precision, Seeded, key_of};
 use elf_encoder::{Corrupted, DenoisingBatch, SpanCorruption, T5Pretraining};
 use elf_train::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
@@ -13,9 +13,10 @@ use elf_train::{Checkpoint, CheckpointFolder, CheckpointState, KeepPolicy, clip_
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::Reporter;
 use crate::model::encoder_card::Point;
+use crate::model::{Difference, Fingerprint};
 use crate::train::encoder_corpus::Corpus;
+use crate::{Host, Result};
 
 /// Share of the budget in which learning rates rise.
 const WARM_UP: f64 = 0.03;
@@ -104,7 +105,7 @@ pub struct Progress {
 pub struct TrainingStore {
     folder: CheckpointFolder,
     /// What may not differ when the training goes on, by the names of flags.
-    settings: BTreeMap<String, String>,
+    settings: Fingerprint,
 }
 
 impl TrainingStore {
@@ -112,7 +113,7 @@ impl TrainingStore {
     ///
     /// # Errors
     /// If `output` has no name.
-    pub fn beside(output: &Path, settings: BTreeMap<String, String>) -> Result<Self> {
+    pub fn beside(output: &Path, settings: Fingerprint) -> Result<Self> {
         let name = output.file_name().with_context(|| format!("--output {} names no folder", output.display()))?;
         let mut name = name.to_owned();
         name.push(".training");
@@ -127,12 +128,12 @@ impl TrainingStore {
     /// The newest checkpoint, if it is one of the same training.
     fn latest(&self) -> Result<Option<Checkpoint>> {
         let Some(checkpoint) = self.folder.latest()? else { return Ok(None) };
-        let before: BTreeMap<String, String> = serde_json::from_value(checkpoint.state().plan.clone())
+        let before: Fingerprint = serde_json::from_value(checkpoint.state().plan.clone())
             .with_context(|| format!("{} is not of an encoder's training", checkpoint.path().display()))?;
-        let names = self.settings.keys().chain(before.keys());
-        if let Some(name) = names.into_iter().find(|name| self.settings.get(*name) != before.get(*name)) {
-            let [then, now] = [&before, &self.settings].map(|all| all.get(name).map_or("none", String::as_str));
-            bail!(
+        if let Some(Difference { name, own, other }) = self.settings.first_difference(&before) {
+            let [then, now] = [other, own].map(|value| value.unwrap_or_else(|| "none".to_owned()));
+            fail!(
+                place(self.path()),
                 "{} was begun with another {name} ({then}, now {now}): set it back, or remove that folder to begin anew",
                 self.path().display()
             );
@@ -270,10 +271,10 @@ impl Pretrainer {
     ///
     /// # Errors
     /// If the checkpoint is damaged or of another training, one cannot be written, the loss is no number, or libtorch fails.
-    pub fn train(&self, store: &TrainingStore, stop: &AtomicBool, events: &Reporter) -> Result<Option<Progress>> {
+    pub fn train(&self, store: &TrainingStore, host: &Host) -> Result<Option<Progress>> {
         let recipe = &self.recipe;
         let mut optimizers = Optimizers::new(recipe, self.model.params(), self.device)?;
-        let mut progress = self.resume(store, &mut optimizers, events)?;
+        let mut progress = self.resume(store, &mut optimizers, host)?;
         let (before, start) = (progress.seconds, Instant::now());
         let mut saved = Instant::now();
         let mut window = LossWindow::new();
@@ -289,7 +290,7 @@ impl Pretrainer {
                 progress.next_validation = (done * f64::from(VALIDATIONS)) as u32 + 1;
                 let held_out = self.validate()?;
                 if let Some((loss, of_each)) = &held_out {
-                    events.note(format!(
+                    host.note(format!(
                         "step {}: held-out loss {loss:.4}{of_each} after {minutes:.1} minutes",
                         progress.steps
                     ));
@@ -300,12 +301,12 @@ impl Pretrainer {
             if over {
                 return Ok(Some(progress));
             }
-            let stopped = stop.load(Ordering::SeqCst);
+            let stopped = host.stop().load(Ordering::SeqCst);
             if stopped || saved.elapsed().as_secs_f64() >= recipe.save_minutes * 60.0 {
                 let path = store.save(&progress, recipe.seed, self.model.params(), &optimizers)?;
                 saved = Instant::now();
                 if stopped {
-                    events.note(format!("saved {}", path.display()));
+                    host.note(format!("saved {}", path.display()));
                     return Ok(None);
                 }
             }
@@ -316,24 +317,26 @@ impl Pretrainer {
             };
             let rate = rate_at(done);
             let (loss, norm) = self.step(texts, progress.pass, rate, &mut optimizers)?;
-            ensure!(
-                loss.is_finite() && norm.is_finite(),
-                "the loss is {loss} and the gradient's norm {norm} at step {}: train with lower learning rates",
-                progress.steps
-            );
+            if !(loss.is_finite() && norm.is_finite()) {
+                fail!(
+                    request,
+                    "the loss is {loss} and the gradient's norm {norm} at step {}: train with lower learning rates",
+                    progress.steps
+                );
+            }
             let in_batch = texts.iter().map(|&i| self.corpus.tokens_of(i) as u64).sum::<u64>();
             progress.steps += 1;
             progress.batch += 1;
             progress.tokens += in_batch;
             window.add(loss, norm, in_batch);
             if progress.steps.is_multiple_of(recipe.log_every.max(1)) {
-                window.tell(progress.steps, progress.pass, rate * recipe.lr(), events);
+                window.tell(progress.steps, progress.pass, rate * recipe.lr(), host);
             }
         }
     }
 
     /// Takes over what the newest checkpoint has; without one, a start.
-    fn resume(&self, store: &TrainingStore, optimizers: &mut Optimizers, events: &Reporter) -> Result<Progress> {
+    fn resume(&self, store: &TrainingStore, optimizers: &mut Optimizers, host: &Host) -> Result<Progress> {
         let Some(checkpoint) = store.latest()? else { return Ok(Progress::default()) };
         checkpoint.verify()?;
         let (origin, state) = checkpoint.optimizer()?;
@@ -341,7 +344,7 @@ impl Pretrainer {
         checkpoint.load_params(self.model.params())?;
         let progress: Progress = serde_json::from_value(checkpoint.state().cursor.clone())
             .with_context(|| format!("{} is from another version of this program", checkpoint.path().display()))?;
-        events.note(format!("resuming from {}", checkpoint.path().display()));
+        host.note(format!("resuming from {}", checkpoint.path().display()));
         Ok(progress)
     }
 
@@ -430,11 +433,11 @@ impl LossWindow {
         if self.steps > 0 { Some(self.loss / self.steps as f64) } else { self.last }
     }
 
-    fn tell(&mut self, steps: u64, pass: u64, lr: f64, events: &Reporter) {
+    fn tell(&mut self, steps: u64, pass: u64, lr: f64, host: &Host) {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
         let n = self.steps.max(1) as f64;
         let (loss, norm) = (self.loss / n, self.norm / n);
-        events.note(format!(
+        host.note(format!(
             "step {steps}: loss {loss:.4}, gradient {norm:.2}, learning rate {lr:.2e}, pass {}, {:.0} tokens/s",
             pass + 1,
             self.tokens as f64 / seconds

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use crate::Result;
+use crate::error::{Context, fail};
 use elf_files::Held;
 
 /// Holds a folder, which is made if it is not there, until that is dropped or the process ends, however it ends.
@@ -12,7 +13,8 @@ use elf_files::Held;
 pub fn lock(folder: &Path) -> Result<Held> {
     match Held::take(folder).with_context(|| format!("cannot write in the folder {}", folder.display()))? {
         Some(held) => Ok(held),
-        None => bail!(
+        None => fail!(
+            place(folder),
             "another process is training in {}: wait for it or end it, or choose another folder",
             folder.display()
         ),

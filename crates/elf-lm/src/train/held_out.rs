@@ -1,21 +1,27 @@
 //! What a run is judged by while it is trained: losses on held-out rows, and texts.
 
 use std::cell::OnceCell;
+use std::ops::ControlFlow;
 
-use anyhow::{Context, Result, anyhow, bail};
+use crate::error::{Context, fail};
 use elf_data::{Dataset, Tokenizer};
 use elf_eval::evaluation::{Evaluator, SampleSet};
+use elf_flow::sampler::Registry;
 use elf_hub::What;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 use tch::Device;
 
 use super::{Materials, Subject};
-use crate::config::{BaselinePlan, RunConfig, RunPlan, SamplingSetting, read_sampling_settings};
+use crate::config::{BaselinePlan, RunConfig, RunPlan, Sampling, read_sampling};
 use crate::eval::judge::{Judge, JudgeSettings};
-use crate::hub;
+use crate::model::loaded::Method;
 use crate::model::run_folder::RunFolder;
+use crate::text::baseline_writer::Decoding;
+use crate::text::flow_writer::check_sampling;
+use crate::text::generated::{GeneratedText, MOST_TEXTS, TextRequest};
 use crate::text::text_file::write_texts;
-use crate::text::text_generation::{GeneratedText, MOST_TEXTS, TextGenerator, TextRequest};
+use crate::text::text_loop::{BatchOptions, TextLoop};
+use crate::{Error, Host, Result};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
@@ -39,6 +45,8 @@ pub struct HeldOut<'a, S: Subject> {
     pub judge: Option<&'a TrainingJudge>,
     /// Where texts are written.
     pub folder: &'a RunFolder,
+    /// The samplers that there are.
+    pub samplers: &'a Registry,
 }
 
 /// The judge of generative perplexity that a configuration names: found before training begins, loaded by the first
@@ -55,25 +63,29 @@ impl TrainingJudge {
     ///
     /// # Errors
     /// If there is no such folder, here or on the hub, or a setting is impossible.
-    pub fn find(config: &RunConfig, device: Device) -> Result<Option<Self>> {
-        let Some(name) =
-            config.eval_ppl_model.as_ref().filter(|_| config.online_eval && config.max_input_length.is_none())
+    pub fn find(config: &RunConfig, device: Device, host: &Host) -> Result<Option<Self>> {
+        let Some(name) = config
+            .evaluation
+            .eval_ppl_model
+            .as_ref()
+            .filter(|_| config.evaluation.online_eval && config.data.max_input_length.is_none())
         else {
             return Ok(None);
         };
-        for (key, value) in
-            [("eval_ppl_batch_size", config.eval_ppl_batch_size), ("eval_ppl_max_length", config.eval_ppl_max_length)]
-        {
+        for (key, value) in [
+            ("eval_ppl_batch_size", config.evaluation.eval_ppl_batch_size),
+            ("eval_ppl_max_length", config.evaluation.eval_ppl_max_length),
+        ] {
             if value == 0 {
-                bail!("{key} must be at least 1");
+                fail!(setting(key), "{key} must be at least 1");
             }
         }
-        let folder = hub::locate(name, What::Gpt2).context("eval_ppl_model")?;
+        let folder = host.locate(name, What::Gpt2).context("eval_ppl_model")?;
         let settings = JudgeSettings {
             name: name.clone(),
             folder,
-            max_length: config.eval_ppl_max_length,
-            batch_size: Some(config.eval_ppl_batch_size),
+            max_length: config.evaluation.eval_ppl_max_length,
+            batch_size: Some(config.evaluation.eval_ppl_batch_size),
             device,
             precision: config.precision(device),
         };
@@ -99,10 +111,21 @@ impl TrainingJudge {
 ///
 /// # Errors
 /// If the file of sampling settings is missing, or a key or value in it is wrong.
-pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
-    Ok(match &plan.config.sampling_configs_path {
-        Some(path) => read_sampling_settings(path.as_ref()).context("sampling_configs_path")?,
-        None => vec![SamplingSetting::default_for(plan)],
+fn sampling_settings(plan: &RunPlan, samplers: &Registry) -> Result<Vec<Sampling>> {
+    Ok(match &plan.config.evaluation.sampling_configs_path {
+        Some(path) => read_sampling(path.as_ref(), samplers).context("sampling_configs_path")?,
+        None => vec![Sampling::default_for(plan)],
+    })
+}
+
+/// The ways in which evaluations in training generate.
+fn methods(plan: &RunPlan, samplers: &Registry) -> Result<Vec<Method>> {
+    let settings = sampling_settings(plan, samplers)?;
+    Ok(match &plan.baseline {
+        None => settings.into_iter().map(Method::Flow).collect(),
+        Some(baseline) => {
+            Decoding::at_evaluations(plan, baseline, &settings).into_iter().map(Method::Baseline).collect()
+        }
     })
 }
 
@@ -110,33 +133,37 @@ pub fn sampling_settings(plan: &RunPlan) -> Result<Vec<SamplingSetting>> {
 ///
 /// # Errors
 /// Names the key whose value makes no sense, alone, with this model or with these held-out rows.
-pub fn check_evaluations(plan: &RunPlan, materials: &Materials) -> Result<()> {
+pub fn check_evaluations(plan: &RunPlan, materials: &Materials, samplers: &Registry) -> Result<()> {
     let config = &plan.config;
-    if config.eval_rows == 0 {
-        bail!("eval_rows is 0, and must be at least 1: to do without held-out rows, set eval_data_path to null");
+    if config.evaluation.eval_rows == 0 {
+        fail!(
+            setting("eval_rows"),
+            "eval_rows is 0, and must be at least 1: to do without held-out rows, set eval_data_path to null"
+        );
     }
-    if !config.online_eval {
+    if !config.evaluation.online_eval {
         return Ok(());
     }
-    if !(1..=MOST_TEXTS).contains(&config.num_samples) {
-        bail!(
+    if !(1..=MOST_TEXTS).contains(&config.evaluation.num_samples) {
+        fail!(
+            setting("num_samples"),
             "num_samples is {}, and must be at least 1 and at most {MOST_TEXTS}: without texts at evaluations, set online_eval to false",
-            config.num_samples
+            config.evaluation.num_samples
         );
     }
     if plan.span.max_input_length.is_some() && materials.held_out.as_ref().is_none_or(Dataset::is_empty) {
-        bail!(NO_INPUTS);
+        fail!(request, "{}", NO_INPUTS);
     }
-    let settings = sampling_settings(plan)?;
+    let settings = sampling_settings(plan, samplers)?;
     let checked = match &plan.baseline {
-        None => settings.iter().try_for_each(|setting| TextGenerator::check_setting(plan, setting)),
+        None => settings.iter().try_for_each(|setting| check_sampling(plan, setting, samplers)),
         // Of a file of settings, masked diffusion takes the steps alone, and a GPT-2 nothing.
         Some(BaselinePlan::Mdlm { .. }) if settings.iter().any(|setting| setting.num_sampling_steps == 0) => {
-            Err(anyhow!("num_sampling_steps is 0: at least one step is needed"))
+            Err(Error::setting("num_sampling_steps", "num_sampling_steps is 0: at least one step is needed"))
         }
         Some(_) => Ok(()),
     };
-    match plan.config.sampling_configs_path {
+    match plan.config.evaluation.sampling_configs_path {
         Some(_) => checked.context("sampling_configs_path"),
         None => checked,
     }
@@ -150,18 +177,35 @@ impl<S: Subject> HeldOut<'_, S> {
     /// If data, network or disk fail, or a rank is gone.
     pub fn judge(&self, net: &S::Net, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         let mut metrics = self.losses(net, comm)?;
-        if self.plan.config.online_eval {
-            for (name, texts) in self.subject.texts(net, comm, &self.requests()?)? {
-                metrics.extend(self.judge_texts(&name, texts, comm, step)?);
+        if self.plan.config.evaluation.online_eval {
+            let requests = self.requests()?;
+            for method in methods(self.plan, self.samplers)? {
+                let texts = self.texts(net, comm, &requests, &method)?;
+                metrics.extend(self.judge_texts(&method.name(), texts, comm, step)?);
             }
         }
         Ok(metrics)
     }
 
+    /// Texts that are made in one way. The ranks share the work, and all get the same.
+    fn texts(
+        &self,
+        net: &S::Net,
+        comm: &dyn Comm,
+        requests: &[TextRequest],
+        method: &Method,
+    ) -> Result<Vec<GeneratedText>> {
+        let rows = self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE);
+        let writer = self.subject.writer(net, method, rows, self.samplers)?;
+        let options = BatchOptions { rows, one_shape: true, candidates: method.candidates(), trace: &[] };
+        let texts = TextLoop { writer: &*writer, plan: self.plan, tokenizer: self.tokenizer, comm };
+        Ok(texts.generate(requests, options, None, &mut |_| ControlFlow::Continue(()))?.texts)
+    }
+
     fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
         let Some(dataset) = self.rows else { return Ok(Vec::new()) };
         let collator = self.plan.collator(self.tokenizer)?;
-        let mut rows: Vec<usize> = (0..dataset.len().min(self.plan.config.eval_rows)).collect();
+        let mut rows: Vec<usize> = (0..dataset.len().min(self.plan.config.evaluation.eval_rows)).collect();
         let (rank, world) = (comm.rank() as usize, comm.world() as usize);
         let size = (self.plan.batch_rows / world).max(1);
         let lengths = match self.plan.has_rows_of_equal_length() {
@@ -210,12 +254,12 @@ impl<S: Subject> HeldOut<'_, S> {
 
     /// What to generate: as many texts as the configuration says, conditional ones from held-out rows.
     fn requests(&self) -> Result<Vec<TextRequest>> {
-        let (count, seed) = (self.plan.config.num_samples, self.plan.config.seed);
+        let (count, seed) = (self.plan.config.evaluation.num_samples, self.plan.config.seed);
         if self.plan.span.max_input_length.is_none() {
             return Ok(TextRequest::unconditional(seed, count));
         }
         let Some(dataset) = self.rows else {
-            bail!(NO_INPUTS);
+            fail!(request, "{}", NO_INPUTS);
         };
         TextRequest::of_rows(seed, dataset, count, self.tokenizer)
     }

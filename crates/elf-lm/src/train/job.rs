@@ -1,36 +1,39 @@
 //! One run from its first step, or the checkpoint that it goes on from, to its end.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
 use elf_encoder::{LinearReader, WordMoments};
-use elf_flow::{LatentBatch, Trained};
+use elf_flow::{LatentBatch, TrainedFlow};
 use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, ReleasedCheckpoint, Run, RunControl, Schedule, Trainer,
-    TrainerConfig, TrainingObjective,
+    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Trainer, TrainerConfig,
+    TrainingObjective,
 };
+use serde_json::Value;
 use tch::Device;
 
 use super::held_out::HeldOut;
 use super::log::TrainingLog;
 use super::subject::SubjectBatches;
-use super::{ElfSubject, InitialWeights, Materials, Subject};
-use crate::Reporter;
-use crate::config::{BaselinePlan, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart};
-use crate::hub;
-use crate::model::run_folder::{FoundModel, RunFolder, no_run, plan_of};
+use super::{ElfSubject, Materials, Subject, begin_as};
+use crate::config::{
+    BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart,
+};
+use crate::model::run_folder::{RunFolder, plan_of};
+use crate::model::{Difference, Fingerprint, ModelRef, Resumable};
+use crate::{Host, Result};
 
 /// One run to be carried out.
-pub struct Job<'a> {
+pub struct Job<'a, 'h> {
     /// What is to be done.
     pub plan: &'a RunPlan,
     /// With what.
@@ -38,15 +41,13 @@ pub struct Job<'a> {
     /// Where to.
     pub folder: &'a RunFolder,
     /// What its network begins as, if not as it is given.
-    pub initial: Option<&'a InitialWeights>,
+    pub initial: Option<&'a ModelRef>,
     /// Who shares in the work.
     pub comm: &'a Rc<dyn Comm>,
-    /// Set from outside to stop and save.
-    pub stop: Arc<AtomicBool>,
     /// When to stop and save.
     pub deadline: Option<Instant>,
     /// Who hears how it goes.
-    pub events: &'a Reporter<'a>,
+    pub host: &'a Host<'h>,
 }
 
 /// How a run came to its end.
@@ -91,7 +92,7 @@ const READER_NOISE: f64 = 0.5;
 
 /// When the minutes that a configuration gives are over; never, if a clock does not go as far.
 pub fn deadline(config: &RunConfig) -> Option<Instant> {
-    Instant::now().checked_add(Duration::try_from_secs_f64(config.max_minutes? * 60.0).ok()?)
+    Instant::now().checked_add(Duration::try_from_secs_f64(config.length.max_minutes? * 60.0).ok()?)
 }
 
 /// Trains `net`, or what its folder's latest checkpoint makes of it, to the end of the plan, and tells the user how it went.
@@ -99,18 +100,18 @@ pub fn deadline(config: &RunConfig) -> Option<Instant> {
 ///
 /// # Errors
 /// If anything fails; what was saved before stands.
-pub fn train<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
+pub fn train_flow<O>(job: Job, objective: O, mut net: Elf) -> Result<Ended>
 where
     O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
 {
-    net.set_recompute(job.plan.config.gradient_checkpointing);
-    let begins = job.initial.is_none() && job.plan.config.resume.is_none();
-    if job.plan.config.vocab_head_start == VocabHeadStart::LinearReader
+    net.set_recompute(job.plan.config.compute.gradient_checkpointing);
+    let begins = job.initial.is_none() && job.plan.config.output.resume.is_none();
+    if job.plan.config.network.vocab_head_start == VocabHeadStart::LinearReader
         && begins
         && job.folder.checkpoints().latest()?.is_none()
     {
         let reader = linear_reader(job.plan, job.materials)?;
-        net.start_vocab_head(reader.weight(), reader.bias())?;
+        net.start_vocab_head(&reader.directions()?, reader.prior())?;
     }
     let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
     train_subject(job, &subject, objective, net)
@@ -136,7 +137,7 @@ fn linear_reader(plan: &RunPlan, materials: &Materials) -> Result<LinearReader> 
     Ok(moments.reader(READER_NOISE)?)
 }
 
-/// [`train`], for any kind of model.
+/// [`train_flow`], for any kind of model.
 ///
 /// # Errors
 /// As there.
@@ -144,18 +145,19 @@ pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::
 where
     S: Subject<Objective: Copy>,
 {
-    let Job { plan, materials, folder, initial, comm, stop, deadline, events } = job;
+    let Job { plan, materials, folder, initial, comm, deadline, host } = job;
+    let stop = host.stop();
     let first = comm.rank() == 0;
     let say = |line: String| {
         if first {
-            events.note(line);
+            host.note(line);
         }
     };
     let config = trainer_config(plan, materials.device)?;
-    let resume = resume_from(plan, folder)?;
+    let resume = resume_from(plan, folder, host)?;
     // A run that has checkpoints has begun already.
     if let Some(initial) = initial.filter(|_| resume.is_none()) {
-        initial.load_into(objective.params(&net))?;
+        begin_as(initial, objective.params(&net))?;
         say(format!("beginning as {}", initial.path().display()));
     }
     let mut trainer = Trainer::new(net, objective, config, Rc::clone(comm))?;
@@ -175,7 +177,7 @@ where
     };
     let mut source = SubjectBatches::start(plan, materials, subject, share, cursor)?;
     let mut observer =
-        TrainingLog::new(plan, events, metrics, Rc::clone(comm), trainer.steps_done(), deadline, Arc::clone(&stop));
+        TrainingLog::new(plan, host, metrics, Rc::clone(comm), trainer.steps_done(), deadline, Arc::clone(stop));
     let held_out = HeldOut {
         plan,
         objective: &objective,
@@ -184,14 +186,15 @@ where
         rows: materials.held_out.as_ref(),
         judge: materials.judge.as_ref(),
         folder,
+        samplers: host.samplers(),
     };
     let mut evaluator = |net: &S::Net, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
     let control = RunControl {
         total_steps: plan.length.total,
         save_every: plan.length.save_every,
         evaluate_every: plan.length.eval_every,
-        keep: KeepPolicy { last: Some(plan.config.keep_checkpoints as u64), every: None, pinned: None },
-        patience: plan.config.early_stopping.unwrap_or(0),
+        keep: KeepPolicy { last: Some(plan.config.output.keep_checkpoints as u64), every: None, pinned: None },
+        patience: plan.config.output.early_stopping.unwrap_or(0),
     };
     let run = Run {
         source: &mut source,
@@ -200,7 +203,7 @@ where
         plan: serde_json::to_value(plan)?,
         evaluator: Some(&mut evaluator),
         observer: &mut observer,
-        stop: &stop,
+        stop,
     };
     let outcome = elf_train::run(&mut trainer, run)?;
     // Clocks differ: the run is out of time if any rank says so.
@@ -232,13 +235,13 @@ where
 /// Makes the trainer what the run goes on from, if it does, and says where in the data that is.
 fn begin<N, O: TrainingObjective<N>>(
     trainer: &mut Trainer<N, O>,
-    resume: Option<Resume>,
+    resume: Option<Resumable>,
     plan: &RunPlan,
     rows: u64,
     say: impl Fn(String),
 ) -> Result<Cursor> {
     Ok(match resume {
-        Some(Resume::Released(checkpoint)) => {
+        Some(Resumable::Released(checkpoint)) => {
             trainer.restore_released(&checkpoint)?;
             let step = trainer.steps_done();
             let (path, epoch) = (checkpoint.path().display(), checkpoint.epoch()?);
@@ -247,12 +250,12 @@ fn begin<N, O: TrainingObjective<N>>(
                 say("warning: it was saved between the micro-batches of a step; their gradients are not taken over"
                     .to_owned());
             }
-            let rows_a_step = (plan.batch_rows * plan.config.grad_accum_steps) as u64;
+            let rows_a_step = (plan.batch_rows * plan.config.optimization.grad_accum_steps) as u64;
             // The same place in the data; its order is this program's own from here on.
             let per_epoch = (rows / rows_a_step).max(1);
             Cursor { epoch: step / per_epoch, position: step % per_epoch * rows_a_step }
         }
-        Some(Resume::Own(checkpoint)) => {
+        Some(Resumable::Own(checkpoint)) => {
             trainer.restore(&checkpoint)?;
             say(format!("resuming from {} (step {})", checkpoint.path().display(), trainer.steps_done()));
             serde_json::from_value(checkpoint.state().cursor.clone())
@@ -272,142 +275,133 @@ fn begin<N, O: TrainingObjective<N>>(
 pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
     let config = &plan.config;
     Ok(TrainerConfig {
-        optimizer: match config.optimizer {
+        optimizer: match config.optimization.optimizer {
             OptimizerName::Muon => {
-                if config.weight_decay != 0.0 {
-                    bail!(
+                if config.optimization.weight_decay != 0.0 {
+                    fail!(
+                        setting("weight_decay"),
                         "weight_decay {} has no effect on Muon: set it to 0, or optimizer to adamw",
-                        config.weight_decay
+                        config.optimization.weight_decay
                     );
                 }
                 OptimizerConfig::Muon(MuonConfig {
-                    precision: if config.muon_bf16 { Precision::native(device) } else { Precision::F32 },
+                    precision: if config.optimization.muon_bf16 { Precision::native(device) } else { Precision::F32 },
                     ..MuonConfig::default()
                 })
             }
             OptimizerName::Adamw => OptimizerConfig::Adamw(AdamWConfig {
-                b1: config.adam_b1,
-                b2: config.adam_b2,
-                weight_decay: config.weight_decay,
+                b1: config.optimization.adam_b1,
+                b2: config.optimization.adam_b2,
+                weight_decay: config.optimization.weight_decay,
                 ..AdamWConfig::default()
             }),
         },
         schedule: Schedule {
             lr: plan.lr,
             warmup_steps: plan.length.warmup,
-            decay: match config.lr_schedule {
+            decay: match config.optimization.lr_schedule {
                 ScheduleName::Constant => Decay::Constant,
                 ScheduleName::Cosine => Decay::Cosine,
             },
-            min_lr: config.min_lr,
+            min_lr: config.optimization.min_lr,
             total_steps: plan.length.total,
         },
         clip_norm: Some(1.0),
-        ema_decay: config.ema_decay1,
-        accumulation: u32::try_from(config.grad_accum_steps)?.try_into().context("grad_accum_steps")?,
+        ema_decay: config.averages.ema_decay1,
+        accumulation: u32::try_from(config.optimization.grad_accum_steps).ok().and_then(NonZeroU32::new).with_context(
+            || format!("grad_accum_steps {} is out of its range", config.optimization.grad_accum_steps),
+        )?,
         seed: config.seed,
     })
 }
 
-/// What to go on from.
-enum Resume {
-    /// A checkpoint of this program.
-    Own(Checkpoint),
-    /// A training checkpoint of the released code.
-    Released(ReleasedCheckpoint),
-}
-
 /// The checkpoint to go on from: the latest in the output folder or, if there is none yet, the one that is named.
-fn resume_from(plan: &RunPlan, folder: &RunFolder) -> Result<Option<Resume>> {
+fn resume_from(plan: &RunPlan, folder: &RunFolder, host: &Host) -> Result<Option<Resumable>> {
     let own = folder.checkpoints().latest()?;
-    let checkpoint = match (&plan.config.resume, own) {
+    let checkpoint = match (&plan.config.output.resume, own) {
         (None, None) => return Ok(None),
         (None, Some(own)) => own,
         (Some(name), own) => {
-            let place = hub::locate(name, What::ElfCheckpoint)?;
+            let place = host.locate(name, What::ElfCheckpoint)?;
             match own {
                 Some(own) => latest_since(&place, own, plan, folder)?,
-                None => match FoundModel::find(&place)? {
-                    Some(found) => found.checkpoint,
-                    None => {
-                        let released = ReleasedCheckpoint::open(&place).with_context(|| no_run(&place))?;
-                        return Ok(Some(Resume::Released(released)));
-                    }
+                None => match ModelRef::open(&place)?.into_resumable()? {
+                    Resumable::Own(checkpoint) => checkpoint,
+                    released => return Ok(Some(released)),
                 },
             }
         }
     };
     let before = plan_of(&checkpoint)?;
-    if let Some(what) = what_differs(&before, plan) {
+    let (before, now) = (lineage(&before)?, lineage(plan)?);
+    if let Some(Difference { name: what, .. }) = before.known_to(&now).first_difference(&now.known_to(&before)) {
         let path = checkpoint.path().display();
-        bail!(
+        fail!(
+            mismatch(&what),
             "{path} was trained with another {what}: bring that back, or choose another output_dir to start anew (with --init-from \
              {path} as that model)"
         );
     }
-    Ok(Some(Resume::Own(checkpoint)))
+    Ok(Some(Resumable::Own(checkpoint)))
 }
 
 /// The latest checkpoint `own` of a run that is told to go on from `place`: since it began so, or is there itself. Going back would
 /// lose what comes after.
 fn latest_since(place: &Path, own: Checkpoint, plan: &RunPlan, folder: &RunFolder) -> Result<Checkpoint> {
     let (name, root) = (place.display(), folder.root().display());
-    if plan_of(&own)?.config.resume == plan.config.resume {
+    if plan_of(&own)?.config.output.resume == plan.config.output.resume {
         return Ok(own);
     }
-    let named = FoundModel::find(place)?.map(|found| found.checkpoint);
+    let named = ModelRef::open(place)?;
+    let named = named.run().map(|run| &run.checkpoint);
     let same =
         |one: &Path, other: &Path| one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-    if named.as_ref().is_some_and(|named| same(named.path(), own.path())) {
+    if named.is_some_and(|named| same(named.path(), own.path())) {
         return Ok(own);
     }
     if named.is_some_and(|named| named.path().parent().is_some_and(|parent| same(parent, folder.checkpoints().root())))
     {
-        bail!(
+        fail!(
+            place(own.path()),
             "{root} has gone on since {name}, up to {}: leave resume out to go on from there, or choose another output_dir",
             own.path().display()
         );
     }
-    bail!(
+    fail!(
+        place(folder.root()),
         "{root} holds a run that did not begin from {name}: leave resume out to go on with it, or choose another output_dir"
     )
 }
 
-/// What must be the same in both plans, so that the one goes on with what the other began, and is not.
-fn what_differs(before: &RunPlan, plan: &RunPlan) -> Option<&'static str> {
-    let kind = |plan: &RunPlan| plan.baseline.as_ref().map(BaselinePlan::name);
-    let flow = |plan: &RunPlan| (Trained::from(&plan.objective), plan.config.causal_latents);
-    // Of runs of older versions less is known.
-    let inputs = before.inputs.as_ref().zip(plan.inputs.as_ref());
-    let encoder = before.other_encoder(plan);
-    let stays = [
-        ("objective", kind(before) == kind(plan)),
-        ("size of the model", before.model == plan.model && before.baseline == plan.baseline),
-        ("max_length, max_input_length or pad_token", before.span == plan.span),
-        ("tokenizer", inputs.is_none_or(|(one, other)| one.tokenizer == other.tokenizer)),
-        (
-            "set of training data (data_path)",
-            inputs.is_none_or(|(one, other)| one.training_data == other.training_data),
-        ),
-        (encoder.unwrap_or_default(), encoder.is_none()),
-        ("end of conditions (condition_eos)", before.condition_eos == plan.condition_eos),
-        (
+/// Everything that must be the same in two plans for the one to go on with what the other began. Of runs of older versions less is
+/// known: only facts that both have are to be compared.
+fn lineage(plan: &RunPlan) -> Result<Fingerprint> {
+    let json = |value: serde_json::Result<Value>| value.map(|value| value.to_string());
+    let kind = plan.baseline.as_ref().map(BaselinePlan::name);
+    let mut facts = Fingerprint::default()
+        .with("objective", kind.unwrap_or("elf"))
+        .with("size of the model", json(serde_json::to_value((&plan.model, &plan.baseline)))?)
+        .with("max_length, max_input_length or pad_token", json(serde_json::to_value(plan.span))?);
+    if let Some(inputs) = &plan.inputs {
+        facts =
+            facts.with("tokenizer", &inputs.tokenizer).with("set of training data (data_path)", &inputs.training_data);
+    }
+    if let Some(encoder) = plan.encoder() {
+        facts =
+            facts.with(OTHER_ENCODER, &encoder.blake3).with(OTHER_STATS, json(serde_json::to_value(&encoder.stats))?);
+    }
+    facts = facts.with("end of conditions (condition_eos)", plan.condition_eos);
+    if kind.is_none() {
+        let flow = (TrainedFlow::from(&plan.objective), plan.config.network.causal_latents);
+        facts = facts.with(
             "flow (denoiser_noise_scale, t_eps, prediction, self_cond_prob, block_size or causal_latents)",
-            kind(plan).is_some() || flow(before) == flow(plan),
-        ),
-        ("seed", before.config.seed == plan.config.seed),
-        ("optimizer", before.config.optimizer == plan.config.optimizer),
-        ("teacher, or step that is learned from it", same_lessons(before, plan)),
-        (
-            "batch size or grad_accum_steps",
-            before.batch_rows * before.config.grad_accum_steps == plan.batch_rows * plan.config.grad_accum_steps,
-        ),
-    ];
-    stays.iter().find(|(_, same)| !same).map(|(what, _)| *what)
-}
-
-/// Whether both learn the same from the same teacher, or both from none.
-fn same_lessons(one: &RunPlan, other: &RunPlan) -> bool {
-    let lessons = |plan: &RunPlan| plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.clone()));
-    lessons(one) == lessons(other)
+            format!("{flow:?}"),
+        );
+    }
+    let lesson = plan.distillation.as_ref().map(|d| (d.step, d.teacher.blake3.as_str()));
+    Ok(facts
+        .with("seed", plan.config.seed)
+        .with("optimizer", json(serde_json::to_value(plan.config.optimization.optimizer))?)
+        .with("teacher, or step that is learned from it", json(serde_json::to_value(lesson))?)
+        .with("batch size or grad_accum_steps", plan.batch_rows * plan.config.optimization.grad_accum_steps))
 }

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
 use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics, TermSums};
 use serde_json::{Map, Value, json};
 
 use crate::config::RunPlan;
 use crate::model::run_folder::append_json;
-use crate::{Event, Reporter};
+use crate::{Error, Event, Host, Result};
 
 /// Shows progress, writes metrics, and stops the run when its time is over.
-pub struct TrainingLog<'a> {
-    events: &'a Reporter<'a>,
+pub struct TrainingLog<'a, 'h> {
+    host: &'a Host<'h>,
     /// Only on the rank that writes.
     metrics: Option<File>,
     comm: Rc<dyn Comm>,
@@ -27,7 +26,7 @@ pub struct TrainingLog<'a> {
     /// Whether the deadline was what stopped the run.
     pub out_of_time: bool,
     window: Window,
-    failed: Option<anyhow::Error>,
+    failed: Option<crate::Error>,
 }
 
 /// Sums since the last line of metrics.
@@ -75,11 +74,11 @@ impl Window {
     }
 }
 
-impl<'a> TrainingLog<'a> {
+impl<'a, 'h> TrainingLog<'a, 'h> {
     /// Begins at `steps_done`; `stop` is set when `deadline` is over. The rank without a file shows nothing.
     pub fn new(
         plan: &RunPlan,
-        events: &'a Reporter<'a>,
+        host: &'a Host<'h>,
         metrics: Option<File>,
         comm: Rc<dyn Comm>,
         steps_done: u64,
@@ -87,14 +86,14 @@ impl<'a> TrainingLog<'a> {
         stop: Arc<AtomicBool>,
     ) -> Self {
         if metrics.is_some() {
-            events.send(Event::Started { unit: "steps", done: steps_done, total: plan.length.total });
+            host.send(Event::Started { unit: "steps", done: steps_done, total: plan.length.total });
         }
         let started = Instant::now();
         Self {
-            events,
+            host,
             metrics,
             comm,
-            log_freq: plan.config.log_freq,
+            log_freq: plan.config.output.log_freq,
             started,
             deadline,
             stop,
@@ -113,7 +112,7 @@ impl<'a> TrainingLog<'a> {
         }
     }
 
-    fn fail(&mut self, error: anyhow::Error) {
+    fn fail(&mut self, error: crate::Error) {
         if self.failed.is_none() {
             self.failed = Some(error);
             self.stop.store(true, Ordering::SeqCst);
@@ -132,22 +131,22 @@ impl<'a> TrainingLog<'a> {
     /// If metrics could not be written.
     pub fn finish(self) -> Result<()> {
         if self.metrics.is_some() {
-            self.events.send(Event::Ended);
+            self.host.send(Event::Ended);
         }
         match self.failed {
-            Some(error) => Err(anyhow!("{error:#}; the run stopped and saved a checkpoint")),
+            Some(error) => Err(Error::request(format!("{}; the run stopped and saved a checkpoint", error.report()))),
             None => Ok(()),
         }
     }
 }
 
-impl Observer for TrainingLog<'_> {
+impl Observer for TrainingLog<'_, '_> {
     fn stepped(&mut self, step: &StepMetrics) {
         self.window.add(step);
         let done = step.step + 1;
         if self.metrics.is_some() {
             let message = (done.is_multiple_of(self.log_freq) || self.window.steps == 1).then(|| self.message());
-            self.events.send(Event::Progress { done, message: message.as_deref() });
+            self.host.send(Event::Progress { done, message: message.as_deref() });
         }
         if done.is_multiple_of(self.log_freq) {
             if let Err(error) = self.window.add_other_ranks(self.comm.as_ref()) {
@@ -188,7 +187,7 @@ impl Observer for TrainingLog<'_> {
         let text = losses.map(|m| format!("{} {:.3}", m.name, m.value)).collect::<Vec<_>>().join(", ");
         // Said once, by the rank that writes.
         if self.metrics.is_some() {
-            self.events.note(format!("step {steps_done}: {text}"));
+            self.host.note(format!("step {steps_done}: {text}"));
         }
         // Evaluation is not training: its time does not count in the rate.
         self.window.since = Instant::now();
@@ -196,6 +195,6 @@ impl Observer for TrainingLog<'_> {
     }
 
     fn saved(&mut self, checkpoint: &Checkpoint, _removed: &[u64]) {
-        self.events.note(format!("saved {}", checkpoint.path().display()));
+        self.host.note(format!("saved {}", checkpoint.path().display()));
     }
 }

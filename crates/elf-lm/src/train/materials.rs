@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use crate::error::{Context, fail};
 use elf_core::device::describe;
 use elf_data::{Dataset, Tokenizer, evaluation};
 use elf_hub::What;
@@ -13,8 +13,9 @@ use tch::Device;
 use super::held_out::TrainingJudge;
 use super::memory_plan::MemoryPlan;
 use crate::config::{Facts, LengthLaw, ObjectiveName, RunConfig, RunInputs, RunPlan};
-use crate::hub;
+use crate::model::Fingerprint;
 use crate::text::text_latents::{self, TextLatents, encoder_folder};
+use crate::{Host, Result};
 
 /// What training needs beside settings.
 pub struct Materials {
@@ -37,30 +38,31 @@ impl Materials {
     ///
     /// # Errors
     /// Names the key whose value cannot be used.
-    pub fn load(config: &RunConfig, device: Device) -> Result<Self> {
-        let Some(data_path) = &config.data_path else {
-            bail!("data_path is not set: which token shards should be trained on?")
+    pub fn load(config: &RunConfig, device: Device, host: &Host) -> Result<Self> {
+        let Some(data_path) = &config.data.data_path else {
+            fail!(setting("data_path"), "data_path is not set: which token shards should be trained on?")
         };
-        let tokenizer_path = match &config.tokenizer_name {
-            Some(name) => hub::locate(name, What::Tokenizer).context("tokenizer_name")?,
-            None => encoder_folder(config)?,
+        let tokenizer_path = match &config.data.tokenizer_name {
+            Some(name) => host.locate(name, What::Tokenizer).context("tokenizer_name")?,
+            None => encoder_folder(config, host)?,
         };
         let tokenizer = Tokenizer::load(&tokenizer_path)
             .with_context(|| format!("the tokenizer {} (tokenizer_name) cannot be used", tokenizer_path.display()))?;
         let open = |path: &String, key: &str| -> Result<Dataset> {
-            let place = hub::locate(path, What::Dataset).with_context(|| key.to_owned())?;
+            let place = host.locate(path, What::Dataset).with_context(|| key.to_owned())?;
             let mut dataset = Dataset::open(&[place]).with_context(|| format!("{key} {path}"))?;
             dataset.check_tokenizer(&tokenizer).with_context(|| format!("{key} {path}"))?;
-            if config.max_input_length.is_some() && !dataset.is_conditional() {
-                bail!(
+            if config.data.max_input_length.is_some() && !dataset.is_conditional() {
+                fail!(
+                    setting(key),
                     "{key} {path} has no conditions, but max_input_length is set: prepare it with --condition-column, or set max_input_length to null"
                 );
             }
             Ok(dataset)
         };
         let train = Arc::new(open(data_path, "data_path")?);
-        let held_out = match &config.eval_data_path {
-            Some(path) if evaluation::is_pairs(path.as_ref()) && config.max_input_length.is_some() => {
+        let held_out = match &config.data.eval_data_path {
+            Some(path) if evaluation::is_pairs(path.as_ref()) && config.data.max_input_length.is_some() => {
                 let pairs = evaluation::read_pairs(path.as_ref())?;
                 Some(Dataset::from_pairs(pairs, &tokenizer, train.eos_options(&tokenizer)?)?)
             }
@@ -68,10 +70,10 @@ impl Materials {
             None => None,
         };
         let latents = match config.objective {
-            ObjectiveName::Elf => Some(encoder(config, &tokenizer, device)?),
+            ObjectiveName::Elf => Some(encoder(config, &tokenizer, device, host)?),
             ObjectiveName::Gpt2 | ObjectiveName::Mdlm => None,
         };
-        let judge = TrainingJudge::find(config, device)?;
+        let judge = TrainingJudge::find(config, device, host)?;
         Ok(Self { tokenizer, train, latents, device, held_out, judge })
     }
 
@@ -103,9 +105,10 @@ impl Materials {
             ranks,
         };
         if let Some(wanted) =
-            config.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
+            config.data.condition_eos.filter(|&wanted| self.train.is_conditional() && wanted != facts.condition_eos)
         {
-            bail!(
+            fail!(
+                setting("condition_eos"),
                 "condition_eos is {wanted}, but the conditions of the training data {} in EOS: leave the key out, or prepare the data {}",
                 if wanted { "do not end" } else { "end" },
                 if wanted { "with --eos-condition" } else { "without --eos-condition" }
@@ -128,7 +131,7 @@ impl Materials {
     /// What will be trained on what, in lines for a user.
     pub fn describe(&self, plan: &RunPlan, device: Device, ranks: u64) -> String {
         let (model, length) = (&plan.model, &plan.length);
-        let rows = plan.batch_rows * plan.config.grad_accum_steps;
+        let rows = plan.batch_rows * plan.config.optimization.grad_accum_steps;
         let kind = match &plan.baseline {
             None => format!("latents of {} channels", model.text_encoder_dim),
             Some(baseline) => format!("{} of {} parameters", baseline.describe(), baseline.parameter_count()),
@@ -156,7 +159,7 @@ impl Materials {
             length.total as f64 / length.steps_per_epoch,
             length.warmup,
             plan.lr,
-            plan.config.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
+            plan.config.length.max_minutes.map_or(String::new(), |m| format!("; at most {m} minutes")),
             self.memory(plan, device, ranks),
             describe(device),
             ranks,
@@ -166,10 +169,11 @@ impl Materials {
 }
 
 /// The encoder that a configuration names, for ids of this tokenizer.
-fn encoder(config: &RunConfig, tokenizer: &Tokenizer, device: Device) -> Result<TextLatents> {
-    let latents = TextLatents::load(config, device, config.precision(device))?;
+fn encoder(config: &RunConfig, tokenizer: &Tokenizer, device: Device, host: &Host) -> Result<TextLatents> {
+    let latents = TextLatents::load(config, device, config.precision(device), host)?;
     if latents.vocab_size() < tokenizer.vocab_size() as i64 {
-        bail!(
+        fail!(
+            mismatch("the tokenizer"),
             "the encoder knows {} token ids, but the tokenizer has {}: they do not belong together",
             latents.vocab_size(),
             tokenizer.vocab_size()
@@ -183,21 +187,24 @@ pub fn agree(plan: &RunPlan, materials: &Materials, comm: &dyn Comm) -> Result<(
     let inputs = plan.inputs.clone();
     // What it is known by is compared below, as places may differ.
     let Value::Object(plan) = serde_json::to_value(RunPlan { inputs: None, ..plan.clone() })? else {
-        bail!("a plan is no object")
+        fail!(request, "a plan is no object")
     };
-    let Some(Value::Object(config)) = plan.get("config") else { bail!("a plan has no configuration") };
-    let mut facts = vec![("the program", program_fingerprint()?)];
-    facts.extend(config.iter().map(|(key, value)| (key.as_str(), value.to_string())));
-    facts.extend(plan.iter().filter(|(key, _)| *key != "config").map(|(key, value)| (key.as_str(), value.to_string())));
+    let Some(Value::Object(config)) = plan.get("config") else { fail!(request, "a plan has no configuration") };
+    let mut facts = Fingerprint::default().with("the program", program_fingerprint()?);
+    for (key, value) in config.iter().chain(plan.iter().filter(|(key, _)| *key != "config")) {
+        facts = facts.with(key, value);
+    }
     if let Some(RunInputs { tokenizer, training_data, encoder }) = inputs {
-        facts.extend([("the tokenizer", tokenizer), ("the training data", training_data)]);
-        let encoder =
-            encoder.map(|encoder| Ok::<_, anyhow::Error>((encoder.blake3, serde_json::to_string(&encoder.stats)?)));
-        let (weights, stats) = encoder.transpose()?.unwrap_or_default();
-        facts.extend([("the text encoder's weights", weights), ("the normalisation of latents", stats)]);
+        facts = facts.with("the tokenizer", tokenizer).with("the training data", training_data);
+        if let Some(encoder) = encoder {
+            let stats = serde_json::to_string(&encoder.stats)?;
+            facts =
+                facts.with("the text encoder's weights", encoder.blake3).with("the normalisation of latents", stats);
+        }
     }
     let held_out = materials.held_out.as_ref().map(data_fingerprint).transpose()?;
-    facts.push(("the held-out data", held_out.unwrap_or_else(|| "none".into())));
+    facts = facts.with("the held-out data", held_out.unwrap_or_else(|| "none".into()));
+    let facts: Vec<(&str, String)> = facts.iter().map(|(name, value)| (name, value.to_owned())).collect();
     Ok(comm.agree(&facts)?)
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use crate::Result;
+use crate::error::fail;
 use elf_core::Precision;
 use tch::Device;
 
@@ -31,7 +32,7 @@ impl MemoryPlan {
     pub fn new(plan: &RunPlan, encoder_parameters: u64, device: Device) -> Self {
         let n = plan.parameter_count();
         let size = |n: i64| n.max(0) as u64;
-        let averages = match plan.config.optimizer {
+        let averages = match plan.config.optimization.optimizer {
             OptimizerName::Muon => 1,
             OptimizerName::Adamw => 2,
         };
@@ -47,7 +48,7 @@ impl MemoryPlan {
         let head = 2 * LOGITS_IN_HAND * 4 + 2 * c * v * 4;
         Self {
             state: 4 * n * (3 + averages) + low + teacher,
-            activations: match plan.config.gradient_checkpointing {
+            activations: match plan.config.compute.gradient_checkpointing {
                 true => plan.model.activation_bytes_recomputed(rows, positions, plan.precision, on_cpu),
                 false => plan.model.activation_bytes(rows, positions, plan.precision, on_cpu),
             },
@@ -80,7 +81,7 @@ impl MemoryPlan {
                 plan.parameter_count()
             ),
             false => {
-                let recompute = match plan.config.gradient_checkpointing {
+                let recompute = match plan.config.compute.gradient_checkpointing {
                     true => "",
                     false => "set gradient_checkpointing to true, or ",
                 };
@@ -90,7 +91,7 @@ impl MemoryPlan {
                 )
             }
         };
-        bail!("this run needs about {self} of memory, and has {}: {remedy}", Size(there))
+        fail!(setting("batch_size"), "this run needs about {self} of memory, and has {}: {remedy}", Size(there))
     }
 }
 
@@ -124,7 +125,10 @@ mod tests {
     use crate::config::{Facts, RunConfig};
 
     fn plan(change: impl FnOnce(&mut RunConfig)) -> RunPlan {
-        let mut config = RunConfig { batch_size: Some(8), max_length: 256, ..RunConfig::default() };
+        let mut config = RunConfig::default().with(|c| {
+            c.batches.batch_size = Some(8);
+            c.data.max_length = 256;
+        });
         change(&mut config);
         let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 100_000, condition_eos: false, ranks: 1 };
         RunPlan::new(&config, facts, Device::Cpu).unwrap()
@@ -136,16 +140,16 @@ mod tests {
 
     #[test]
     fn more_rows_take_more_activations_and_nothing_else_of_note() {
-        let (one, two) = (estimate(&plan(|_| {})), estimate(&plan(|c| c.batch_size = Some(16))));
+        let (one, two) = (estimate(&plan(|_| {})), estimate(&plan(|c| c.batches.batch_size = Some(16))));
         assert_eq!((one.state, 2 * one.activations), (two.state, two.activations));
-        let recomputed = estimate(&plan(|c| c.gradient_checkpointing = true));
+        let recomputed = estimate(&plan(|c| c.compute.gradient_checkpointing = true));
         assert!(recomputed.activations < one.activations / 4, "{recomputed} instead of {one}");
-        assert!(estimate(&plan(|c| c.optimizer = OptimizerName::Adamw)).state > one.state);
+        assert!(estimate(&plan(|c| c.optimization.optimizer = OptimizerName::Adamw)).state > one.state);
     }
 
     #[test]
     fn the_setting_to_change_is_named() {
-        let plan = plan(|c| c.batch_size = Some(64));
+        let plan = plan(|c| c.batches.batch_size = Some(64));
         let memory = estimate(&plan);
         memory.check_against(memory.total(), &plan).unwrap();
         let message = memory.check_against(memory.total() - 1, &plan).unwrap_err().to_string();

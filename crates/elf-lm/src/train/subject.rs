@@ -3,18 +3,21 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use anyhow::Result;
+use crate::Result;
 use elf_data::{Batch, Cursor, Grouping, Loader, LoaderConfig, Order, OrderConfig, Share, Tokenizer};
 use elf_flow::LatentBatch;
+use elf_flow::sampler::Registry;
 use elf_model::Elf;
-use elf_train::{BatchSource, Comm, TrainingObjective};
+use elf_train::{BatchSource, TrainingObjective};
 use serde_json::{Value, json};
 
-use super::held_out::ROWS_AT_ONCE;
-use super::{Materials, sampling_settings};
-use crate::config::{RunPlan, SamplingSetting};
-use crate::text::text_generation::{GeneratedText, TextGenerator, TextRequest};
+use super::Materials;
+use crate::config::RunPlan;
+use crate::error::fail;
+use crate::model::loaded::Method;
+use crate::text::flow_writer::{FlowParts, FlowWriter};
 use crate::text::text_latents::TextLatents;
+use crate::text::text_loop::BatchWriter;
 
 /// A kind of model: how token rows become what its loss is a function of, and how it writes texts.
 pub trait Subject {
@@ -29,16 +32,17 @@ pub trait Subject {
     /// If ids and model do not fit together, or libtorch fails.
     fn batch(&self, batch: Batch) -> Result<BatchOf<Self>>;
 
-    /// Texts at an evaluation, under the name of each setting that they were made with. The ranks share the work, and all get the same.
+    /// A writer of texts in batches of `rows`.
     ///
     /// # Errors
-    /// If a setting makes no sense for this model, the network fails, or a rank is gone.
-    fn texts(
-        &self,
-        net: &Self::Net,
-        comm: &dyn Comm,
-        requests: &[TextRequest],
-    ) -> Result<Vec<(String, Vec<GeneratedText>)>>;
+    /// If the method makes no sense for this model.
+    fn writer<'n>(
+        &'n self,
+        net: &'n Self::Net,
+        method: &Method,
+        rows: usize,
+        samplers: &Registry,
+    ) -> Result<Box<dyn BatchWriter + 'n>>;
 }
 
 /// What a subject's loss is a function of.
@@ -64,35 +68,52 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     type Objective = O;
 
     fn batch(&self, batch: Batch) -> Result<LatentBatch> {
-        // In blocks, no token sees the filling of a row; in batches of equal length there is none.
-        match self.plan.objective.block_size.is_some() || self.plan.has_rows_of_equal_length() {
-            true => self.latents.encode(&batch.trimmed()),
-            false => self.latents.encode(&batch),
-        }
+        encoded(self.plan, self.latents, batch)
     }
 
-    fn texts(&self, net: &Elf, comm: &dyn Comm, requests: &[TextRequest]) -> Result<Vec<(String, Vec<GeneratedText>)>> {
-        let generator = TextGenerator {
-            net,
-            plan: self.plan,
-            guide: None,
-            tokenizer: self.tokenizer,
-            latents: Some(self.latents),
-            grid_seed: self.plan.config.seed,
-            batch_rows: rows_at_once(self.plan, requests),
-            comm,
-            one_shape: true,
+    fn writer<'n>(
+        &'n self,
+        net: &'n Elf,
+        method: &Method,
+        rows: usize,
+        samplers: &Registry,
+    ) -> Result<Box<dyn BatchWriter + 'n>> {
+        let Method::Flow(sampling) = method else {
+            fail!(request, "{} is no way for a flow to generate", method.name());
         };
-        let written = |setting: &SamplingSetting| {
-            Ok((setting.name(), generator.generate(setting, requests, &[], &mut |_| {})?.texts))
-        };
-        sampling_settings(self.plan)?.iter().map(written).collect()
+        let Self { plan, tokenizer, latents, .. } = *self;
+        let parts = FlowParts { net, plan, tokenizer, latents: Some(latents), guide: None };
+        Ok(Box::new(FlowWriter::new(parts, sampling, plan.config.seed, Some(rows), samplers)?))
     }
 }
 
-/// How many texts an evaluation makes at once.
-pub fn rows_at_once(plan: &RunPlan, requests: &[TextRequest]) -> usize {
-    plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE)
+/// The latents of a batch of token rows as a plan's objective takes them.
+///
+/// # Errors
+/// If ids and encoder do not fit together, or libtorch fails.
+pub fn encoded(plan: &RunPlan, latents: &TextLatents, batch: Batch) -> Result<LatentBatch> {
+    // In blocks, no token sees the filling of a row; in batches of equal length there is none.
+    match plan.objective.block_size.is_some() || plan.has_rows_of_equal_length() {
+        true => latents.encode(&batch.trimmed()),
+        false => latents.encode(&batch),
+    }
+}
+
+/// The token rows of a plan in the order of its seed, from `from` on.
+///
+/// # Errors
+/// If the data cannot be shared out so, or read.
+pub fn loader(plan: &RunPlan, materials: &Materials, share: Share, from: Cursor) -> Result<Loader> {
+    let rows_per_step = plan.batch_rows * plan.config.optimization.grad_accum_steps;
+    let rows = materials.train.len();
+    let collator = plan.collator(&materials.tokenizer)?;
+    let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
+    if plan.config.batches.group_by_length {
+        let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
+        order = order.grouped_by_length(grouping, materials.train.lengths(collator.config())?.into())?;
+    }
+    let config = LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() };
+    Ok(Loader::start(Arc::clone(&materials.train), collator, order, from, config)?)
 }
 
 /// Token batches from the loader as a subject takes them.
@@ -108,22 +129,7 @@ impl<'a, S: Subject> SubjectBatches<'a, S> {
     /// # Errors
     /// If the data cannot be shared out so, or read.
     pub fn start(plan: &RunPlan, materials: &Materials, subject: &'a S, share: Share, from: Cursor) -> Result<Self> {
-        let rows_per_step = plan.batch_rows * plan.config.grad_accum_steps;
-        let rows = materials.train.len();
-        let collator = plan.collator(&materials.tokenizer)?;
-        let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
-        if plan.config.group_by_length {
-            let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
-            order = order.grouped_by_length(grouping, materials.train.lengths(collator.config())?.into())?;
-        }
-        let loader = Loader::start(
-            Arc::clone(&materials.train),
-            collator,
-            order,
-            from,
-            LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() },
-        )?;
-        Ok(Self { loader, subject, after: from })
+        Ok(Self { loader: loader(plan, materials, share, from)?, subject, after: from })
     }
 }
 

@@ -2,25 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use elf_core::weights::{self, ParamKind, Weights};
+use crate::error::{Context, fail};
 use elf_core::{Network, PrecisionPolicy};
 use elf_hub::What;
 use elf_model::Elf;
 use tch::Device;
 
 use crate::config::{RunPlan, StudentStart, TeacherRecord};
-use crate::hub;
-use crate::model::run_folder::{FoundModel, TEACHER, no_run, write_json};
-use crate::train::InitialWeights;
+use crate::model::ModelRef;
+use crate::model::run_folder::{TEACHER, write_json};
+use crate::{Host, Result};
 
 /// A teacher that has been found, but not yet loaded.
 #[derive(Debug)]
 pub struct FoundTeacher {
     name: String,
     averaged: bool,
+    found: ModelRef,
     place: PathBuf,
-    run: Option<FoundModel>,
     recorded: Option<TeacherRecord>,
 }
 
@@ -30,13 +29,14 @@ impl FoundTeacher {
     ///
     /// # Errors
     /// If there is none, or another one is recorded.
-    pub fn find(name: &str, averaged: bool, root: &Path) -> Result<Self> {
+    pub fn find(name: &str, averaged: bool, root: &Path, host: &Host) -> Result<Self> {
         let recorded = recorded(root)?;
         if let Some(record) = &recorded
             && (record.name != name || record.averaged != averaged)
         {
             let which = |averaged| if averaged { "averaged" } else { "as trained" };
-            bail!(
+            fail!(
+                mismatch("the teacher"),
                 "the students in {} learn from {} ({}), not from {name} ({}): set it back, or choose another output_dir",
                 root.display(),
                 record.name,
@@ -46,22 +46,18 @@ impl FoundTeacher {
         }
         let place = match recorded.as_ref().filter(|record| record.place.exists()) {
             Some(record) => record.place.clone(),
-            None => hub::locate(name, What::ElfCheckpoint).context("teacher_path")?,
+            None => host.locate(name, What::ElfCheckpoint).context("teacher_path")?,
         };
-        let run = FoundModel::find(&place)?.map(|found| found.elf_only("which cannot be distilled"));
-        let run = run.transpose().context("teacher_path")?;
-        let place = match &run {
-            Some(run) => run.checkpoint.path().to_owned(),
-            None => weights::find(&place).with_context(|| no_run(&place))?,
-        };
+        let found = ModelRef::open(&place).and_then(|found| found.elf_only("which cannot be distilled"));
+        let found = found.context("teacher_path")?;
         // Another day it may be started from another folder.
-        let place = std::path::absolute(&place).with_context(|| place.display().to_string())?;
-        Ok(Self { name: name.to_owned(), averaged, place, run, recorded })
+        let place = std::path::absolute(found.path()).with_context(|| found.path().display())?;
+        Ok(Self { name: name.to_owned(), averaged, found, place, recorded })
     }
 
     /// How it was trained, if that was done by this program.
     pub fn plan(&self) -> Option<&RunPlan> {
-        self.run.as_ref().map(|run| &run.plan)
+        self.found.plan()
     }
 
     /// The network, without gradients.
@@ -69,18 +65,8 @@ impl FoundTeacher {
     /// # Errors
     /// If it is damaged or no ELF.
     pub fn load(&self, policy: PrecisionPolicy, device: Device) -> Result<Elf> {
-        let Some(FoundModel { checkpoint, plan, .. }) = &self.run else {
-            let which = if self.averaged { ParamKind::Averaged } else { ParamKind::Trained };
-            let weights = Weights::open(&self.place, which).with_context(|| no_run(&self.place))?;
-            return Ok(Elf::of_weights(&weights, policy, device)?);
-        };
-        checkpoint.verify()?;
-        let net = Elf::unset(plan.model.clone(), policy, device)?;
-        match self.averaged {
-            true => checkpoint.load_averages(net.params())?,
-            false => checkpoint.load_params(net.params())?,
-        }
-        Ok(net)
+        self.found.verify()?;
+        self.found.network(self.averaged, policy, device)
     }
 
     /// What is to be recorded of it, after loading.
@@ -95,7 +81,8 @@ impl FoundTeacher {
             blake3: elf_train::fingerprint(net.params())?,
         };
         if let Some(before) = self.recorded.as_ref().filter(|before| before.blake3 != record.blake3) {
-            bail!(
+            fail!(
+                mismatch("the teacher"),
                 "{} has changed since the students in {} began to learn from it: bring the old one back, or choose another output_dir",
                 before.place.display(),
                 root.display()
@@ -138,11 +125,9 @@ pub fn student(start: &StudentStart, plan: &RunPlan, teacher: &Elf, device: Devi
     let net = Elf::unset(plan.model.clone(), plan.precision, device)?;
     match start {
         StudentStart::Checkpoint(place) => {
-            let initial = match FoundModel::find(place)? {
-                Some(found) => InitialWeights::Run(Box::new(found.elf_only("which no student can begin as")?)),
-                None => InitialWeights::File(place.clone()),
-            };
-            initial.read_into(net.params())?;
+            let initial = ModelRef::open(place)?.elf_only("which no student can begin as")?;
+            initial.verify()?;
+            initial.load_into(net.params(), true)?;
         }
         StudentStart::Teacher | StudentStart::Random => {
             net.params().load("the teacher", teacher.params().iter().map(|(name, p)| (name, &p.tensor)))?;

@@ -1,4 +1,4 @@
-//! Many processes, on PyTorch's own engine.
+//! Several processes, on PyTorch's c10d library.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,45 +13,45 @@ use super::packing::{packed, packs, unpack};
 use super::{Comm, GradientSum};
 use crate::{Error, Result};
 
-/// Where the processes of a run meet.
+/// The address at which the processes of a run meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeetingPoint {
     /// Host name or address.
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Whether rank 0 opens it; otherwise whoever started the processes has done so, as torchrun does.
+    /// Whether rank 0 opens the port; otherwise the program that started the processes has done so, as torchrun does.
     pub opened_by_rank_0: bool,
-    /// Keeps runs apart that use one meeting point one after the other, as torchrun's restarts do.
+    /// A prefix of all keys, which separates runs that use one meeting point one after the other, as torchrun's restarts do.
     pub prefix: String,
 }
 
-/// All that a process must know to take part.
+/// Everything that a process needs to join a run.
 #[derive(Debug, Clone)]
 pub struct Meeting {
     /// This process's number, from 0.
     pub rank: usize,
-    /// How many processes there are.
+    /// The number of processes.
     pub world: usize,
-    /// Where they meet.
+    /// The address at which they meet.
     pub point: MeetingPoint,
-    /// How long any operation waits for the others before the run is given up. It must be longer than the longest thing that
-    /// one rank does alone: writing a checkpoint.
+    /// The time for which any operation waits for the other ranks before the run fails. It must be longer than the longest work of
+    /// one rank alone, which is writing a checkpoint.
     pub timeout: Duration,
-    /// The network interface that the others reach this host by; `None` for what its name resolves to.
+    /// The network interface at which other hosts reach this one; `None` for the address that its name resolves to.
     pub interface: Option<String>,
-    /// Where the tensors are.
+    /// The device of the tensors.
     pub device: Device,
-    /// The library that makes NCCL groups (`cargo xtask nccl`), for GPUs.
+    /// The library for NCCL groups (`cargo xtask nccl`), for GPUs.
     pub nccl_library: PathBuf,
 }
 
-/// The processes of a run on c10d: Gloo for what is in memory, NCCL for what is on GPUs.
+/// The processes of a run on c10d: Gloo for tensors in memory, NCCL for tensors on GPUs.
 pub struct C10d {
     rank: u64,
     world: u64,
     lifeline: Arc<Lifeline>,
-    // Never freed after a failure: taking a group down waits for operations that cannot end any more.
+    // Never freed after a failure: freeing a group waits for operations, which may never end then.
     host: Option<Arc<Group>>,
     device: Option<Arc<Group>>,
 }
@@ -60,7 +60,7 @@ impl C10d {
     /// Meets the other processes.
     ///
     /// # Errors
-    /// If they do not all come within the timeout: names those that are missing.
+    /// If some do not join within the timeout; the message names them.
     pub fn meet(meeting: &Meeting) -> Result<Self> {
         let Meeting { rank, world, ref point, timeout, .. } = *meeting;
         let bad = |e: elf_c10d::Error| Error::Comm(e.to_string());
@@ -114,7 +114,7 @@ impl C10d {
         })
     }
 
-    /// The group that moves a tensor.
+    /// The group for tensors on `device`.
     fn group(&self, device: Device) -> Result<&Arc<Group>> {
         let group = match device {
             Device::Cpu => self.host.as_ref(),
@@ -123,7 +123,7 @@ impl C10d {
         group.ok_or_else(|| Error::Comm(format!("the ranks did not meet for tensors on {device:?}")))
     }
 
-    /// Begins an operation on each pack of tensors, then ends them all.
+    /// Begins an operation on each pack of tensors, then waits for all of them.
     fn on_packs(
         &self,
         tensors: &[Tensor],

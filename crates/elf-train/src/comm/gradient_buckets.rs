@@ -1,4 +1,4 @@
-//! Gradients travel while the backward pass still makes others.
+//! Gradients that are exchanged while the backward pass still computes others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +10,11 @@ use super::lifeline::Lifeline;
 use super::packing::{packed, packs, unpack};
 use crate::{Error, Result};
 
-/// Gradients in flat buckets, each summed over the ranks as soon as the last gradient in it is there.
+/// Gradients in flat buckets, each summed over the ranks as soon as all its gradients are complete.
 ///
 /// Buckets are filled in the reverse order of the parameters, which is about the order in which a backward pass completes
-/// them. They are sent in that order on every rank, whatever order a rank's own pass took: one that is complete waits for
-/// those before it, and one that the pass never reached (its gradient stays what it was) is sent at the end.
+/// them. They are sent in that order on every rank, even if a rank's own pass completes them in another order: a complete bucket
+/// waits for those before it, and one that the pass did not reach (its gradient stays as it was) is sent at the end.
 pub(super) struct GradientBuckets {
     shared: Arc<Mutex<Shared>>,
     lifeline: Arc<Lifeline>,
@@ -26,13 +26,13 @@ struct Shared {
     lifeline: Arc<Lifeline>,
     leaves: Vec<Tensor>,
     buckets: Vec<Bucket>,
-    /// Which bucket each leaf is in.
+    /// The bucket of each leaf.
     bucket_of: Vec<usize>,
-    /// Which leaves this pass has completed.
+    /// Whether this pass has completed the gradient of each leaf.
     complete: Vec<bool>,
-    /// Whether complete gradients are to be sent.
+    /// Whether complete gradients are sent.
     armed: bool,
-    /// The first bucket that is not under way.
+    /// The first bucket that has not been sent.
     next: usize,
     failed: Option<Error>,
 }
@@ -85,7 +85,7 @@ impl Shared {
             return;
         }
         if std::mem::replace(&mut self.complete[leaf], true) {
-            // Its bucket may have left without this part. No network of ours does that: better stopped than wrong.
+            // The bucket may have been sent without this part. None of our networks does that; an error is better than a wrong sum.
             let reason =
                 "a backward pass added to the gradient of a parameter twice, which ranks cannot sum as they go";
             self.failed = Some(Error::Comm(reason.to_owned()));

@@ -1,4 +1,4 @@
-//! Who is alive, who is late, and why somebody stopped: what each rank tells the meeting point beside its work.
+//! Signs of life of all ranks, from which a failed operation can be explained: which rank stopped, which is late, and why.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,18 +9,18 @@ use elf_c10d::Store;
 
 use crate::Error;
 
-/// Between two signs of life.
+/// The time between two signs of life.
 const BEAT: Duration = Duration::from_millis(500);
-/// Beats between two looks at the others. One that gives no sign meanwhile is dead or stopped.
+/// Beats between two readings of the other ranks' signs. A rank without a new sign in that time is dead or stopped.
 const PATIENCE: u32 = 4;
 
 const FAULT: &str = "fault";
 
-/// Signs of life of this rank, and what can be learnt from those of the others when an operation has failed.
+/// Signs of life of this rank, and the explanation of a failed operation by those of the others.
 ///
-/// A thread of its own, on a connection of its own, writes a counter and the number of operations begun: a rank that is dead
-/// or stopped no longer counts, and one that hangs in its work counts but falls behind in operations, of which all ranks
-/// begin equally many.
+/// A separate thread, on a separate connection, writes a counter and the number of operations begun. The counter of a rank that is
+/// dead or stopped does not change; a rank that hangs in its work counts but falls behind in operations, of which all ranks begin
+/// equally many.
 pub(super) struct Lifeline {
     store: Arc<Store>,
     rank: usize,
@@ -40,7 +40,7 @@ struct Sign {
 }
 
 impl Lifeline {
-    /// Starts giving signs of life. `store` and `own_connection` lead to the same keys.
+    /// Starts the thread. `store` and `own_connection` are two connections to the same keys.
     pub(super) fn start(store: Store, own_connection: Store, rank: usize, world: usize) -> Self {
         let operations = Arc::new(AtomicU64::new(0));
         let end = Arc::new((Mutex::new(false), Condvar::new()));
@@ -51,7 +51,7 @@ impl Lifeline {
                 let (ended, waker) = &*stop;
                 for beat in 1u64.. {
                     let sign = format!("{beat} {}", count.load(Ordering::Relaxed));
-                    // Where the meeting point is gone there is nobody left to tell.
+                    // An error means that the meeting point is gone, and no other rank can read signs.
                     if own_connection.set(&sign_of(rank), sign.as_bytes()).is_err() {
                         return;
                     }
@@ -68,12 +68,12 @@ impl Lifeline {
         Self { store, rank, world, operations, failed, told: Mutex::new(None), end, thread: Mutex::new(thread) }
     }
 
-    /// One more operation is begun.
+    /// Counts an operation that begins.
     pub(super) fn count_operation(&self) {
         self.operations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether an operation has failed: the group cannot be used, nor taken down in good order.
+    /// Whether an operation has failed: then the group can neither be used nor freed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
@@ -90,8 +90,8 @@ impl Lifeline {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves word of why this rank stops, unless that is a lost rank. The first word of all ranks stays. Operations may be
-    /// under way that the others never join: from now on the group counts as failed.
+    /// Stores the reason why this rank stops, unless the reason is another rank. The first reason of all ranks is kept. The other ranks
+    /// may never join operations that have begun, so from now on the group counts as failed.
     pub(super) fn leave_word(&self, reason: &str) {
         if self.failed.swap(true, Ordering::Relaxed) {
             return;
@@ -99,24 +99,24 @@ impl Lifeline {
         let _ = self.store.set_once(FAULT, format!("rank {}: {reason}", self.rank).as_bytes());
     }
 
-    /// What a failed operation means: who stopped and why, as far as it can be found out.
+    /// The explanation of a failed operation: which rank stopped and why, as far as that can be found out.
     pub(super) fn lost(&self, error: &elf_c10d::Error) -> Error {
         self.failed.store(true, Ordering::Relaxed);
         let mut told = self.told();
         if let Some(text) = &*told {
             return Error::Comm(text.clone());
         }
-        // On a thread, because a meeting point whose keeper was stopped takes a question and never answers.
+        // On a thread, because a meeting point whose process was stopped (not killed) never answers.
         let inquiry =
             Inquiry { store: Arc::clone(&self.store), rank: self.rank, world: self.world, error: error.to_string() };
         let (sender, receiver) = std::sync::mpsc::channel();
         let asked = std::thread::Builder::new().spawn(move || sender.send(inquiry.explain()));
-        // In small portions: a machine that sleeps meanwhile takes away one of them, not all.
+        // In small portions, so that a machine that sleeps meanwhile uses up only one of them.
         let answer = || (0..PATIENCE * 3).find_map(|_| receiver.recv_timeout(BEAT).ok());
         let text = asked.ok().and_then(|_| answer()).unwrap_or_else(|| {
             format!("the meeting point does not answer; the rank that keeps it was stopped or cut off ({error})")
         });
-        // This rank ends now too: those that notice later shall hear of the first cause, not of us.
+        // This rank ends now too. Stored so that ranks that notice later report the first cause, not this rank.
         let (store, word) = (Arc::clone(&self.store), text.clone());
         let _ = std::thread::Builder::new().spawn(move || store.set_once(FAULT, word.as_bytes())).map(|t| {
             let until = std::time::Instant::now() + BEAT;
@@ -129,7 +129,7 @@ impl Lifeline {
     }
 }
 
-/// The questions that are asked at the meeting point after a failure.
+/// The search for the cause of a failure at the meeting point.
 struct Inquiry {
     store: Arc<Store>,
     rank: usize,
@@ -161,7 +161,7 @@ impl Inquiry {
         Some(String::from_utf8_lossy(&word).into_owned())
     }
 
-    /// Everyone's sign; `None` if the meeting point does not answer.
+    /// The signs of all ranks; `None` if the meeting point does not answer.
     fn signs(&self) -> Option<Vec<Option<Sign>>> {
         (0..self.world)
             .map(|rank| match self.store.has(&sign_of(rank)) {

@@ -1,18 +1,18 @@
-//! Many tensors as few: small ones travel together.
+//! Packs of small tensors that are sent as one.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 
-/// Bytes from which a tensor travels alone, and to which others are packed: large enough that the fixed cost of an operation
-/// does not count, small enough that several are under way. PyTorch's own value.
+/// Largest size of a pack; a larger tensor is sent alone. Large enough that the fixed cost of an operation is negligible, small enough
+/// that several operations run at the same time. PyTorch uses the same value.
 pub const PACK_BYTES: usize = 25 << 20;
 
 fn bytes(t: &Tensor) -> usize {
     t.numel() * t.kind().elt_size_in_bytes()
 }
 
-/// Places of tensors that travel together, in order: of one kind and one owner, up to [`PACK_BYTES`].
+/// The packs, each a list of indices of tensors of one kind and one owner, in order, up to [`PACK_BYTES`].
 pub(super) fn packs(tensors: &[Tensor], owners: &[u64]) -> Vec<Vec<usize>> {
     let mut packs: Vec<(u64, Kind, usize, Vec<usize>)> = Vec::new();
     for (i, t) in tensors.iter().enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn packs(tensors: &[Tensor], owners: &[u64]) -> Vec<Vec<usize>> {
     packs.into_iter().map(|(.., members)| members).collect()
 }
 
-/// The members of a pack as one flat tensor: the tensor itself if it is alone and without gaps, a copy otherwise.
+/// The members of a pack as one flat tensor: a single contiguous tensor itself, a copy otherwise.
 pub(super) fn packed(tensors: &[Tensor], pack: &[usize]) -> Result<Tensor> {
     if let [only] = pack
         && tensors[*only].is_contiguous()
@@ -40,7 +40,7 @@ pub(super) fn packed(tensors: &[Tensor], pack: &[usize]) -> Result<Tensor> {
     Ok(Tensor::f_cat(&flat, 0)?)
 }
 
-/// Puts a flat tensor's numbers back to where [`packed`] took them from.
+/// Copies the numbers of a flat tensor back into the tensors that [`packed`] took them from.
 pub(super) fn unpack(flat: &Tensor, tensors: &[Tensor], pack: &[usize]) -> Result<()> {
     let mut from = 0;
     for &i in pack {

@@ -24,7 +24,7 @@ impl Moments {
         })
     }
 
-    /// Takes a gradient in and moves the parameter.
+    /// Updates the moments by a gradient, and the parameter by the moments.
     fn update(&self, index: usize, p: &Param, step: AdamStep) -> Result<()> {
         let (mut m, mut v) = (self.first.get(index), self.second.get(index));
         Ok(elf_kernels::adam(&mut p.tensor.shallow_clone(), &gradient(p)?, &mut m, &mut v, step)?)
@@ -66,7 +66,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser for all of `params`, its moments 0.
+    /// Makes an optimiser for all of `params`, with moments of 0.
     ///
     /// # Errors
     /// If a setting is out of its range or there are no parameters.
@@ -75,7 +75,7 @@ impl AdamW {
         Self::for_share(config, params)
     }
 
-    /// [`AdamW::new`] for one rank's share of the parameters, which may be empty.
+    /// Does the same as [`AdamW::new`] for one rank's share of the parameters, which may be empty.
     pub(super) fn for_share(config: AdamWConfig, params: &ParamSet) -> Result<Self> {
         check_decay("adam_b1", config.b1)?;
         check_decay("adam_b2", config.b2)?;
@@ -143,7 +143,7 @@ impl Optimizer for AdamW {
     }
 }
 
-/// Settings of the Nesterov-Adam that moves what Muon does not.
+/// Settings of the Nesterov-Adam that updates the parameters that Muon does not.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NesterovAdamConfig {
@@ -227,7 +227,7 @@ mod tests {
         (x(set) * grad).sum(Kind::Float).backward();
     }
 
-    /// The textbook's scalar recursion, in f64.
+    /// The scalar recursion of the literature, in f64.
     #[test]
     fn adamw_follows_the_textbook() {
         let set = one_number(1.0);

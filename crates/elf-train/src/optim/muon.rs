@@ -11,8 +11,8 @@ use super::state::{Averages, check_decay, gradient, param, restore_with_steps, s
 use super::{Group, Optimizer};
 use crate::{Error, Result};
 
-/// Most numbers in one stack of matrices. Small matrices of equal shape are orthogonalised together, which is two to three times
-/// faster; large ones fill the processor alone, and a stack of them would only take memory.
+/// Largest number of elements in one stack of matrices. Small matrices of equal shape are orthogonalised together, which is two to
+/// three times faster; a large matrix keeps the processor busy alone, and a stack of them would only take memory.
 const STACK: i64 = 1 << 20;
 
 /// Settings of [`Muon`].
@@ -23,11 +23,11 @@ pub struct MuonConfig {
     pub momentum: f64,
     /// Newton-Schulz iterations.
     pub iterations: usize,
-    /// In which precision they run. The reference numbers hold for f32. With bf16 the updates' directions differ by less
+    /// The precision of the iterations. The reference numbers are for f32. With bf16 the updates' directions differ by less
     /// than a thousandth (one minus the cosine) and a step costs several times less on a CPU with bf16 matrix units; momenta, updates
     /// and parameters are fp32 either way.
     pub precision: Precision,
-    /// For parameters that are no matrices.
+    /// Settings for parameters that are not matrices.
     pub adam: NesterovAdamConfig,
 }
 
@@ -39,13 +39,13 @@ impl Default for MuonConfig {
 
 /// Muon for every two-dimensional parameter, Nesterov-Adam for the rest; no weight decay.
 ///
-/// With momentum `m <- d m + (1 - d) g` a matrix moves by `lr sqrt(max(1, fan_out / fan_in))` times the orthogonalised
+/// With momentum `m <- d m + (1 - d) g` a matrix changes by `lr sqrt(max(1, fan_out / fan_in))` times the orthogonalised
 /// `d m / (1 - d^(k+1)) + (1 - d) g / (1 - d^k)`, k counting from 1.
 #[derive(Debug)]
 pub struct Muon {
     config: MuonConfig,
     names: Vec<String>,
-    /// Indices into `names` that are orthogonalised together.
+    /// Indices into `names` of the matrices that are orthogonalised together.
     stacks: Vec<Vec<usize>>,
     momentum: Averages,
     rest: NesterovAdam,
@@ -54,7 +54,7 @@ pub struct Muon {
 }
 
 impl Muon {
-    /// An optimiser for all of `params`, its averages 0.
+    /// Makes an optimiser for all of `params`, with averages of 0.
     ///
     /// # Errors
     /// If a setting is out of its range, or there is no matrix among the parameters.
@@ -63,7 +63,7 @@ impl Muon {
         Self::for_share(config, params)
     }
 
-    /// [`Muon::new`] for one rank's share of the parameters, which may be without a matrix.
+    /// Does the same as [`Muon::new`] for one rank's share of the parameters, which may have no matrix.
     pub(super) fn for_share(config: MuonConfig, params: &ParamSet) -> Result<Self> {
         check_decay("momentum", config.momentum)?;
         if config.iterations == 0 {
@@ -77,7 +77,7 @@ impl Muon {
         Ok(Self { config, names, stacks, momentum, rest, groups, steps: 0 })
     }
 
-    /// Moves the matrices of one stack; `k` counts from 1.
+    /// Updates the matrices of one stack; `k` counts from 1.
     fn move_stack(&self, params: &ParamSet, stack: &[usize], k: i64, lr: f64) -> Result<()> {
         let decay = self.config.momentum;
         let step = MomentumStep {
@@ -109,7 +109,7 @@ impl Muon {
     }
 }
 
-/// Names of the matrices, and of everything else.
+/// The groups of the matrices and of all other parameters.
 fn by_rule(params: &ParamSet) -> (Vec<String>, Vec<String>) {
     let names_of = |matrices: bool| {
         params.iter().filter(|(_, p)| is_matrix(p) == matrices).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
@@ -121,11 +121,11 @@ fn groups_of(params: &ParamSet, matrices: &[String], others: &[String]) -> [Grou
     [Group::new("muon", params, matrices), Group::new("nesterov-adam", params, others)]
 }
 
-/// Which of a whole network's parameters are orthogonalised.
+/// The parameters of a whole network that are orthogonalised.
 pub(super) fn groups(params: &ParamSet) -> Result<[Group; 2]> {
     let (matrices, others) = by_rule(params);
     if matrices.is_empty() {
-        return Err(Error::setting("optimizer", "muon moves matrices, and the network has none; use adamw"));
+        return Err(Error::setting("optimizer", "muon updates matrices, and the network has none; use adamw"));
     }
     Ok(groups_of(params, &matrices, &others))
 }
@@ -138,7 +138,7 @@ fn is_tall(matrix: &Tensor) -> bool {
     matches!(matrix.size()[..], [rows, columns] if rows > columns)
 }
 
-/// `sqrt(max(1, fan_out / fan_in))`; a matrix that does not say what it maps is taken as stored (out, in).
+/// `sqrt(max(1, fan_out / fan_in))`; a matrix without fans is taken as stored (out, in).
 fn scale(p: &Param) -> f64 {
     let size = p.tensor.size();
     let Fans { fan_in, fan_out } = p.fans.unwrap_or(Fans { fan_in: size[1], fan_out: size[0] });

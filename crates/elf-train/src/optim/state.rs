@@ -1,4 +1,4 @@
-//! Averages by parameter name, and strict loading of whatever has names.
+//! Averages by parameter name, and strict loading of named tensors.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
 
-/// One average for each of some parameters.
+/// One average for each parameter of a set.
 #[derive(Debug)]
 pub(super) struct Averages {
     what: &'static str,
@@ -21,7 +21,7 @@ impl Averages {
         Ok(Self { what, tensors: tensors.collect::<Result<_>>()? })
     }
 
-    /// The average of the `index`-th parameter; shares its storage.
+    /// The average of the `index`-th parameter; it shares storage with this set.
     pub(super) fn get(&self, index: usize) -> Tensor {
         self.tensors[index].shallow_clone()
     }
@@ -31,12 +31,12 @@ impl Averages {
     }
 }
 
-/// The optimiser's count of steps, as a tensor among its state.
+/// The optimiser's count of steps, as a tensor of its state.
 pub(super) fn steps_entry(steps: i64) -> (String, Tensor) {
     ("steps".to_owned(), Tensor::from_slice(&[steps]))
 }
 
-/// Loads averages (which share their storage with the optimiser) and gives back the count of steps.
+/// Loads averages (which share storage with the optimiser) and returns the count of steps.
 pub(super) fn restore_with_steps(
     origin: &str,
     mut expected: Vec<(String, Tensor)>,
@@ -53,7 +53,7 @@ pub(super) fn restore_with_steps(
     Ok(steps)
 }
 
-/// Copies `given` into the tensors of `expected`, by name. Nothing is changed unless names, shapes and kinds are all equal.
+/// Copies `given` into the tensors of `expected`, by name, if all names, shapes and kinds are equal; else changes nothing.
 pub(crate) fn restore(origin: &str, expected: &[(String, Tensor)], given: &[(String, Tensor)]) -> Result<()> {
     let found: BTreeMap<&str, &Tensor> = given.iter().map(|(name, t)| (name.as_str(), t)).collect();
     let mut table = String::new();
@@ -85,14 +85,14 @@ pub(crate) fn restore(origin: &str, expected: &[(String, Tensor)], given: &[(Str
     })
 }
 
-/// A parameter that the optimiser was made for.
+/// The parameter of a name.
 pub(super) fn param<'a>(params: &'a ParamSet, name: &str) -> Result<&'a Param> {
     params
         .get(name)
         .ok_or_else(|| Error::setting("optimizer", format!("it was made for another network, which has a {name}")))
 }
 
-/// The gradient of a parameter, with 0 for one that has none.
+/// The gradient of a parameter; 0 if it has none.
 pub(super) fn gradient(p: &Param) -> Result<Tensor> {
     let grad = p.tensor.f_grad()?;
     match grad.defined() {

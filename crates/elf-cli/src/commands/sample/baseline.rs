@@ -1,21 +1,13 @@
-//! `elf sample` of a baseline.
-
-use std::process::ExitCode;
+//! The flags of `elf sample` that some kinds of models know and others do not.
 
 use anyhow::{Result, bail};
-use elf_core::{ParamBuilder, TokenDraw};
+use elf_core::TokenDraw;
 use elf_flow::tokens::AncestralSampler;
 use elf_gpt2::decoding::{BeamSearch, Sampling};
-use elf_train::Comm;
-use serde_json::{Value, json};
-use tch::Device;
-
-use super::{Made, SampleArgs, Writing};
 use elf_lm::config::{BaselinePlan, RunPlan};
-use elf_lm::gpt2::{BaselineGenerator, Decoding, Writer, gpt2, masked};
-use elf_lm::model::loaded_model::precision;
-use elf_lm::model::run_folder::FoundModel;
-use elf_lm::text::text_generation::TextRequest;
+use elf_lm::text::baseline_writer::Decoding;
+
+use super::SampleArgs;
 
 impl SampleArgs {
     /// Flags that only an autoregressive model knows, and whether they were given.
@@ -56,7 +48,7 @@ impl SampleArgs {
     }
 
     /// How a baseline is to write.
-    fn decoding(&self, baseline: &BaselinePlan, plan: &RunPlan) -> Result<Decoding> {
+    pub(super) fn decoding(&self, baseline: &BaselinePlan, plan: &RunPlan) -> Result<Decoding> {
         refuse(&self.of_elf(), baseline.describe())?;
         let default = Decoding::default_for(baseline, plan);
         let BaselinePlan::Gpt2(_) = baseline else {
@@ -93,85 +85,5 @@ fn refuse(flags: &[(&'static str, bool)], model: &str) -> Result<()> {
     match given.is_empty() {
         true => Ok(()),
         false => bail!("{} has no meaning for this model, {model}: leave it out", given.join(", ")),
-    }
-}
-
-/// A run that holds a baseline, and how it is to write.
-#[derive(Debug)]
-pub(super) struct Baseline {
-    found: FoundModel,
-    kind: BaselinePlan,
-    decoding: Decoding,
-}
-
-impl Baseline {
-    /// Reads how a run that holds a baseline is to write.
-    pub(super) fn new(found: FoundModel, args: &SampleArgs) -> Result<Self> {
-        let Some(kind) = found.plan.baseline.clone() else {
-            bail!("{} holds no baseline", found.checkpoint.path().display());
-        };
-        let decoding = args.decoding(&kind, &found.plan)?;
-        Ok(Self { found, kind, decoding })
-    }
-
-    /// How it was trained.
-    pub(super) fn plan(&self) -> &RunPlan {
-        &self.found.plan
-    }
-
-    /// Tells it, and how it is to write, from any other.
-    pub(super) fn identity(&self) -> Result<Value> {
-        let tokenizer = self.found.run.tokenizer()?;
-        Ok(json!({
-            "model": self.found.checkpoint.state(),
-            "tokenizer": tokenizer.fingerprint(),
-            "decoding": self.decoding.name(),
-        }))
-    }
-
-    /// Samples from it.
-    pub(super) fn write(
-        self,
-        args: &SampleArgs,
-        requests: &[TextRequest],
-        device: Device,
-        comm: &dyn Comm,
-    ) -> Result<ExitCode> {
-        let Self { found, kind, decoding } = self;
-        let plan = &found.plan;
-        let tokenizer = found.run.tokenizer()?;
-        let policy = args.model.source().policy(precision(args.model.f32, device));
-        let builder = ParamBuilder::unset(device);
-        let mut writing = Writing::new(args, plan, requests, device, comm)?;
-        let net: Box<dyn Writer> = match &kind {
-            BaselinePlan::Gpt2(sizes) => {
-                let net = gpt2(sizes, plan, policy, builder)?;
-                found.load_into(net.params(), args.model.no_ema)?;
-                writing.made_by(std::iter::once(net.params()))?;
-                Box::new(net)
-            }
-            BaselinePlan::Mdlm { network, .. } => {
-                let net = masked(network, plan, policy, builder)?;
-                let params = elf_core::TokenNetwork::params(&net);
-                found.load_into(params, args.model.no_ema)?;
-                writing.made_by(std::iter::once(params))?;
-                Box::new(net)
-            }
-        };
-        let generator = BaselineGenerator {
-            net: net.as_ref(),
-            plan,
-            tokenizer: &tokenizer,
-            batch_rows: args.batch_size,
-            comm,
-            one_shape: !args.ragged,
-        };
-        let made = writing.write(&decoding.name(), decoding.name(), args.output.clone(), &mut |kept, progress| {
-            generator.generate_keeping(&decoding, requests, kept, progress)
-        })?;
-        match made {
-            Made::All => writing.finish(),
-            Made::Interrupted => Ok(ExitCode::from(130)),
-        }
     }
 }

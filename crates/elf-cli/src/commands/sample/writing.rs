@@ -1,6 +1,7 @@
 //! The texts of one call, from the first batch to the terminal or their file.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,14 +12,13 @@ use anyhow::{Result, bail};
 use elf_core::ParamSet;
 use elf_train::Comm;
 use serde::Serialize;
-use tch::Device;
 
 use super::SampleArgs;
 use crate::progress;
-use elf_lm::config::RunPlan;
-use elf_lm::model::loaded_model::precision;
-use elf_lm::text::text_file::{Origin, Unfinished, write_texts};
-use elf_lm::text::text_generation::{GeneratedText, Generation, TextRequest};
+use elf_lm::model::DescribedModel;
+use elf_lm::model::Fingerprint;
+use elf_lm::text::text_file::{Unfinished, write_texts};
+use elf_lm::{GeneratedText, Generation, TextEvent, TextRequest, TextWatch};
 
 /// How a call came to the end of one of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +30,14 @@ pub enum Made {
 }
 
 /// Makes texts: with what there is to keep them in, and whom to tell of their number.
-pub type Make<'a> = dyn FnMut(Option<&mut Unfinished>, &mut dyn FnMut(usize)) -> Result<Generation> + 'a;
+pub type Make<'a> = dyn FnMut(Option<&mut Unfinished>, &mut TextWatch) -> elf_lm::Result<Generation> + 'a;
 
 /// Shows texts or writes them, and keeps them while they are made.
 pub struct Writing<'a> {
     args: &'a SampleArgs,
     comm: &'a dyn Comm,
     texts: usize,
-    origin: Origin,
+    origin: Fingerprint,
     /// Set by Ctrl-C; none where nothing is kept.
     stop: Option<Arc<AtomicBool>>,
     /// Of files that are written: they stay until all are, so that no texts are made anew after an interruption.
@@ -45,34 +45,33 @@ pub struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    /// For the texts of `requests` from a model with this plan.
+    /// For the texts of `requests` from this model.
     ///
     /// # Errors
     /// If the system does not let it listen for Ctrl-C.
     pub fn new(
         args: &'a SampleArgs,
-        plan: &RunPlan,
+        model: &DescribedModel,
         requests: &[TextRequest],
-        device: Device,
         comm: &'a dyn Comm,
     ) -> Result<Self> {
         let keeps = args.output.is_some() && comm.world() == 1;
         let origin = [
             ("the version of this program", env!("CARGO_PKG_VERSION").to_owned()),
-            ("the model's plan", hash(plan)?),
+            ("the model's plan", hash(&model.plan)?),
             ("what is to be generated (--num, --text, --input, --data)", hash(requests)?),
             ("--seed", args.seed.to_string()),
             ("--batch-size", args.batch_size.to_string()),
             ("--ragged", args.ragged.to_string()),
             ("--trace", args.trace.to_string()),
             ("--heads-bf16", args.model.heads_bf16.to_string()),
-            ("device or precision", format!("{device:?} in {}", precision(args.model.f32, device))),
+            ("device or precision", format!("{:?} in {}", model.source().device, model.source().block_precision())),
         ];
         Ok(Self {
             args,
             comm,
             texts: requests.len(),
-            origin: origin.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            origin: origin.into_iter().fold(Fingerprint::default(), |all, (name, value)| all.with(name, value)),
             stop: keeps.then(progress::stop_on_interrupt).transpose()?,
             written: Vec::new(),
         })
@@ -87,7 +86,7 @@ impl<'a> Writing<'a> {
             return Ok(());
         }
         let parameters = networks.map(elf_train::fingerprint).collect::<elf_train::Result<Vec<_>>>()?;
-        self.origin.insert("the model's parameters".to_owned(), parameters.join(" "));
+        self.origin = self.origin.clone().with("the model's parameters", parameters.join(" "));
         Ok(())
     }
 
@@ -95,11 +94,10 @@ impl<'a> Writing<'a> {
     ///
     /// # Errors
     /// If they cannot be made or written.
-    pub fn write(&mut self, name: &str, setting: String, output: Option<PathBuf>, make: &mut Make) -> Result<Made> {
+    pub fn write(&mut self, name: &str, output: Option<PathBuf>, make: &mut Make) -> Result<Made> {
         let mut kept = match (&output, &self.stop) {
             (Some(path), Some(stop)) => {
-                let mut origin = self.origin.clone();
-                origin.insert("the sampling setting".to_owned(), setting);
+                let origin = self.origin.clone().with("the sampling setting", name);
                 Unfinished::beside(path, origin, Arc::clone(stop))?
             }
             _ => None,
@@ -111,7 +109,12 @@ impl<'a> Writing<'a> {
         // Rank 0 shows its own part, which is about that of everyone.
         let bar = progress::bar(self.texts as u64 / self.comm.world(), "texts");
         let started = Instant::now();
-        let generation = make(kept.as_mut(), &mut |n| bar.set_position(n as u64))?;
+        let generation = make(kept.as_mut(), &mut |event| {
+            if let TextEvent::Finished { done, .. } = event {
+                bar.set_position(done as u64);
+            }
+            ControlFlow::Continue(())
+        })?;
         bar.finish_and_clear();
         if let Some(kept) = kept.as_ref().filter(|kept| kept.was_interrupted()) {
             let told =

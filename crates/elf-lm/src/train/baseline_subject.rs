@@ -2,19 +2,22 @@
 
 use std::marker::PhantomData;
 
-use anyhow::Result;
+use crate::Result;
 use elf_core::{ParamBuilder, PrecisionPolicy, TokenNetwork};
 use elf_data::{Batch, PadToken, Tokenizer};
+use elf_flow::sampler::Registry;
 use elf_flow::tokens::{TokenBatch, TokenObjective};
 use elf_gpt2::{Gpt2, Gpt2Config};
 use elf_model::{MaskedConfig, MaskedTransformer};
-use elf_train::{Comm, OverTokens};
+use elf_train::OverTokens;
 use tch::Tensor;
 
-use super::{BaselineGenerator, Decoding, Writer};
+use super::Subject;
 use crate::config::RunPlan;
-use crate::text::text_generation::{GeneratedText, TextRequest};
-use crate::train::{Subject, rows_at_once};
+use crate::error::fail;
+use crate::model::loaded::Method;
+use crate::text::baseline_writer::{BaselineWriter, Writer};
+use crate::text::text_loop::BatchWriter;
 
 /// A model of type `N` that is learned by `O`.
 pub struct BaselineSubject<'a, N, O> {
@@ -45,18 +48,18 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
         }
     }
 
-    fn texts(&self, net: &N, comm: &dyn Comm, requests: &[TextRequest]) -> Result<Vec<(String, Vec<GeneratedText>)>> {
-        let generator = BaselineGenerator {
-            net,
-            plan: self.plan,
-            tokenizer: self.tokenizer,
-            batch_rows: rows_at_once(self.plan, requests),
-            comm,
-            one_shape: true,
+    fn writer<'n>(
+        &'n self,
+        net: &'n N,
+        method: &Method,
+        _rows: usize,
+        _samplers: &Registry,
+    ) -> Result<Box<dyn BatchWriter + 'n>> {
+        let Method::Baseline(decoding) = method else {
+            fail!(request, "{} is no way for a baseline to generate", method.name());
         };
-        let written =
-            |decoding: &Decoding| Ok((decoding.name(), generator.generate(decoding, requests, &mut |_| {})?.texts));
-        Decoding::at_evaluations(self.plan)?.iter().map(written).collect()
+        let Self { plan, tokenizer, .. } = *self;
+        Ok(Box::new(BaselineWriter { net, decoding: *decoding, plan, tokenizer }))
     }
 }
 
@@ -84,7 +87,7 @@ fn token_batch(batch: &Batch, eos: i64) -> Result<TokenBatch> {
 /// If the sizes make no model, or libtorch fails.
 pub fn gpt2(sizes: &Gpt2Config, plan: &RunPlan, policy: PrecisionPolicy, builder: ParamBuilder) -> Result<Gpt2> {
     let mut net = Gpt2::new(sizes, builder, policy)?;
-    net.set_dropout(plan.config.proj_dropout)?;
+    net.set_dropout(plan.config.network.proj_dropout)?;
     Ok(net)
 }
 
@@ -99,7 +102,7 @@ pub fn masked(
     builder: ParamBuilder,
 ) -> Result<MaskedTransformer> {
     let mut net = MaskedTransformer::new(sizes.clone(), policy, builder)?;
-    net.set_recompute(plan.config.gradient_checkpointing);
+    net.set_recompute(plan.config.compute.gradient_checkpointing);
     Ok(net)
 }
 

@@ -1,4 +1,4 @@
-//! Texts by drawing each token from what the model says.
+//! Texts by drawing each token from the model's prediction.
 
 use elf_core::{Noise, Seeded, TokenDraw};
 use tch::{Device, Tensor};
@@ -8,13 +8,13 @@ use crate::{Error, Result};
 
 /// Draws each token, as a [`TokenDraw`] says, until a text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Sampling(pub TokenDraw);
+pub struct TokenSampling(pub TokenDraw);
 
-impl Sampling {
+impl TokenSampling {
     /// One text after each prompt, EOS included if it was reached. Draws are a function of each row's seed.
     ///
     /// # Errors
-    /// If a setting is out of its range, there is not one seed a prompt, or the model fails.
+    /// If a setting is out of its range, the number of seeds is not that of the prompts, or the model fails.
     pub fn texts(
         &self,
         model: &mut dyn Incremental,

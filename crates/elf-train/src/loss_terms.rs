@@ -1,19 +1,19 @@
-//! The parts of a loss, added up by name.
+//! The named parts of a loss, added up over micro-batches, steps and ranks.
 
 use serde::{Deserialize, Serialize};
 
 /// The mean of one part of a loss.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TermMean {
-    /// What it is: `l2`, `ce`, ...
+    /// The part's name: `l2`, `ce`, ...
     pub name: String,
-    /// Its mean over the positions that it counts.
+    /// The mean over the positions that it counts.
     pub mean: f64,
-    /// How many positions that is.
+    /// The number of those positions.
     pub count: f64,
 }
 
-/// Sums and counts of the parts of a loss by name, in the order in which they were met first: over micro-batches, steps or ranks.
+/// Sums and counts of the parts of a loss by name, over micro-batches, steps or ranks, in the order of their first appearance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TermSums {
@@ -30,17 +30,17 @@ impl TermSums {
         }
     }
 
-    /// Adds all parts of another.
+    /// Adds all parts of `other`.
     pub fn merge(&mut self, other: &Self) {
         other.sums.iter().for_each(|(name, sum, count)| self.add(name, *sum, *count));
     }
 
-    /// Puts the parts into an order that does not depend on which was met first.
+    /// Sorts the parts by name, so that their order does not depend on which came first.
     pub(crate) fn sort(&mut self) {
         self.sums.sort_by(|a, b| b.0.cmp(&a.0));
     }
 
-    /// Each part's sum over its count; 0 for one that counts nothing.
+    /// Each part's sum divided by its count; 0 for a part without positions.
     pub fn means(&self) -> Vec<TermMean> {
         let mean = |(name, sum, count): &(String, f64, f64)| TermMean {
             name: name.clone(),

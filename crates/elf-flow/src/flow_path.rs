@@ -7,22 +7,22 @@ use crate::{Error, Prediction, Result};
 
 /// `z_t = t x0 + (1 - t) sigma eps`: pure noise of scale sigma at t = 0, data at t = 1.
 ///
-/// The network predicts x0, and velocities follow from it, or the other way round. Both the predicted and the target velocity
+/// The network predicts x0, from which velocities follow, or the other way round. Both the predicted and the target velocity
 /// divide by `max(1 - t, t_eps)`: the clamp is in the released code, not in the paper.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Path {
+pub struct FlowPath {
     /// sigma, the standard deviation of the noise at t = 0.
     pub noise_scale: f64,
     /// The smallest remaining time that a velocity is divided by.
     pub t_eps: f64,
-    /// What the network's head says.
+    /// The quantity that the network's head predicts.
     #[serde(default)]
     pub prediction: PredictionTarget,
 }
 
-/// What a network's head says of a noisy point. The loss is that of the velocity in both cases (the paper's ablation of x- against
-/// v-prediction).
+/// The quantity that a network's head predicts at a noisy point. The loss is that of the velocity in both cases (the paper's ablation
+/// of x- against v-prediction).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PredictionTarget {
     /// The clean latents, as ELF does.
@@ -34,20 +34,20 @@ pub enum PredictionTarget {
     Velocity,
 }
 
-impl Default for Path {
+impl Default for FlowPath {
     /// The released recipes' values.
     fn default() -> Self {
         Self { noise_scale: 2.0, t_eps: 0.05, prediction: PredictionTarget::Clean }
     }
 }
 
-impl Path {
+impl FlowPath {
     /// Checks the settings.
     ///
     /// # Errors
     /// If the noise scale is not positive or `t_eps` is not in (0, 1].
     pub fn check(&self) -> Result<()> {
-        // Tensors are fp32: a larger number would not fit beside them.
+        // Tensors are fp32 and cannot hold a larger number.
         if !(self.noise_scale > 0.0 && (self.noise_scale as f32).is_finite()) {
             return Err(Error::setting(
                 "denoiser_noise_scale",
@@ -71,12 +71,12 @@ impl Path {
         (x - z) / left.clamp_min(self.t_eps)
     }
 
-    /// [`Path::velocity`] at one time for all rows.
+    /// [`FlowPath::velocity`] at one time for all rows.
     pub fn velocity_at(&self, x: &Tensor, z: &Tensor, t: f64) -> Tensor {
         (x - z) / (1.0 - t).max(self.t_eps)
     }
 
-    /// The clean latents that a network's `head` says `z` leads to at time `t`; all three broadcast.
+    /// The clean latents that follow from a network's `head` at `z` and time `t`; all three broadcast.
     pub fn clean_of(&self, head: Tensor, z: &Tensor, t: &Tensor) -> Tensor {
         match self.prediction {
             PredictionTarget::Clean => head,
@@ -87,7 +87,7 @@ impl Path {
         }
     }
 
-    /// The velocity that a network's `head` says `z` has at time `t`; all three broadcast.
+    /// The velocity that follows from a network's `head` at `z` and time `t`; all three broadcast.
     pub fn velocity_of(&self, head: Tensor, z: &Tensor, t: &Tensor) -> Tensor {
         match self.prediction {
             PredictionTarget::Clean => self.velocity(&head, z, t),
@@ -95,7 +95,7 @@ impl Path {
         }
     }
 
-    /// Both, at one time for all rows.
+    /// Clean latents and velocity, at one time for all rows.
     pub(crate) fn resolve_at(&self, head: Tensor, z: &Tensor, t: f64) -> Prediction {
         match self.prediction {
             PredictionTarget::Clean => Prediction { v: self.velocity_at(&head, z, t), x: head },
@@ -108,13 +108,13 @@ impl Path {
 mod tests {
     use super::*;
 
-    /// The two forms of a head say the same where they are made from one another, at the clamp too.
+    /// A head of clean latents and the head of the same velocities give the same results, at the clamp too.
     #[test]
     fn heads_of_either_kind_agree() {
         let x = Tensor::from_slice(&[0.5f32, -1.0, 2.0]);
         let z = Tensor::from_slice(&[1.0f32, 0.25, -3.0]);
-        let clean = Path::default();
-        let velocity = Path { prediction: PredictionTarget::Velocity, ..clean };
+        let clean = FlowPath::default();
+        let velocity = FlowPath { prediction: PredictionTarget::Velocity, ..clean };
         for t in [0.0, 0.3, 0.97, 1.0] {
             let time = Tensor::from(t).to_kind(tch::Kind::Float);
             let v = clean.velocity_of(x.shallow_clone(), &z, &time);
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn settings_without_a_prediction_are_of_the_clean_kind() {
-        let path: Path = serde_json::from_str(r#"{"noise_scale": 2.0, "t_eps": 0.05}"#).unwrap();
-        assert_eq!(path, Path::default());
+        let path: FlowPath = serde_json::from_str(r#"{"noise_scale": 2.0, "t_eps": 0.05}"#).unwrap();
+        assert_eq!(path, FlowPath::default());
     }
 }

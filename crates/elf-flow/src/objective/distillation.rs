@@ -8,23 +8,25 @@ use elf_core::{Network, Noise, TrunkInput};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::objective::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk, pin};
-use crate::{ElfObjective, Error, LatentBatch, Loss, LossTerm, Objective, Path, Result, TimeLaw};
+use super::elf_objective::ElfObjective;
+use super::rows::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk, pin};
+use super::{Loss, LossTerm, Objective};
+use crate::{Error, FlowPath, LatentBatch, Result, TimeLaw};
 
 /// The shortest step that can be learned: the target divides by it.
 const SHORTEST_STEP: f64 = 1e-3;
 
-/// One step of a student, and how its teacher goes the same way.
+/// One step of a student, and the teacher's steps over the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistillStep {
     /// How much time a step of the student covers: 1/N for a student of N steps (`pd_step_size`).
     pub step_size: f64,
-    /// K, Euler steps of the teacher on the same way (`pd_teacher_steps`).
+    /// K, Euler steps of the teacher over the same time (`pd_teacher_steps`).
     pub substeps: usize,
     /// The law of u in the time `u (1 - step_size)` at which a step begins (`pd_student_schedule`).
     pub student_times: TimeLaw,
-    /// The law of the places within a step at which the teacher's steps meet (`pd_teacher_schedule`).
+    /// The law of the places within a step at which one step of the teacher ends and the next begins (`pd_teacher_schedule`).
     pub teacher_times: TimeLaw,
 }
 
@@ -53,12 +55,12 @@ impl DistillStep {
 
     /// The times `[B]` at which each row's step begins. Draws `student_t_normal` or `student_t_uniform` `[B]`.
     fn starts(&self, rows: i64, noise: &mut dyn Noise) -> Result<Tensor> {
-        // A step that covers all of the time would leave one start only; the released code keeps a trace of a second.
+        // A step that covers all of the time has one possible start, t = 0; the released code draws from [0, 1e-6).
         let room = (1.0 - self.step_size).max(1e-6);
         Ok(self.student_times.draw_named("student_t", &[rows], noise)? * room)
     }
 
-    /// The K + 1 times `[B, K + 1]` of the teacher's way, ascending, from `starts` `[B]` to one step later. Draws
+    /// The K + 1 times `[B, K + 1]` of the teacher's steps, ascending, from `starts` `[B]` to one step later. Draws
     /// `teacher_t_normal` or `teacher_t_uniform` `[B, K - 1]` if K > 1.
     fn teacher_grid(&self, starts: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
         let first = starts.f_unsqueeze(-1)?;
@@ -74,7 +76,7 @@ impl DistillStep {
     }
 }
 
-/// Where a teacher sets out, and by which times: R rows on its device.
+/// The start and the times of a teacher's steps: R rows on its device.
 #[derive(Debug, Clone, Copy)]
 pub struct TeacherStart<'a> {
     /// Noisy latents at the first times, `[R, S, C]`.
@@ -86,7 +88,7 @@ pub struct TeacherStart<'a> {
     pub guidance: &'a Tensor,
     /// Times, `[R, K + 1]`, ascending within each row.
     pub times: &'a Tensor,
-    /// Clean latents `[R, S, C]`, and 1 on the condition positions `[R, S, 1]` that they are held at all the way.
+    /// Clean latents `[R, S, C]`, and 1 on the condition positions `[R, S, 1]`, where latents stay clean in all steps.
     pub condition: Option<(&'a Tensor, &'a Tensor)>,
 }
 
@@ -97,7 +99,7 @@ pub struct TeacherStart<'a> {
 ///
 /// # Errors
 /// If the shapes do not fit together, or the teacher fails.
-pub fn teacher_target(teacher: &dyn Network, path: &Path, start: &TeacherStart) -> Result<Tensor> {
+pub fn teacher_target(teacher: &dyn Network, path: &FlowPath, start: &TeacherStart) -> Result<Tensor> {
     let (rows, columns) = start.times.size2()?;
     if columns < 2 || rows != start.z.size3()?.0 {
         let (found, expected) = (start.times.size(), format!("[{}, 2 or more]", start.z.size3()?.0));
@@ -119,11 +121,11 @@ pub fn teacher_target(teacher: &dyn Network, path: &Path, start: &TeacherStart) 
             }
             let span = start.times.f_select(1, k + 1)?.f_view([-1, 1, 1])? - &t;
             z = &z + path.velocity(&x, &z, &t) * span;
-            let (held, x) = match start.condition {
+            let (pinned, x) = match start.condition {
                 Some((clean, condition)) => (pin(&z, clean, condition), pin(&x, clean, condition)),
                 None => (z, x),
             };
-            z = held;
+            z = pinned;
             x_prev = x_prev.map(|_| x);
         }
         let first = start.times.f_select(1, 0)?.f_view([-1, 1, 1])?;
@@ -133,7 +135,7 @@ pub fn teacher_target(teacher: &dyn Network, path: &Path, start: &TeacherStart) 
     })
 }
 
-/// What a batch's denoise rows are to predict.
+/// The targets of a batch's denoise rows.
 #[derive(Debug)]
 pub struct Targets {
     /// The denoise rows' places in the batch, in the order of `target`.
@@ -142,12 +144,12 @@ pub struct Targets {
     pub target: Tensor,
 }
 
-/// A batch with all that the student needs, in the order of the row plan.
-struct Lesson {
+/// The student's inputs and targets, in the order of the row plan.
+struct StudentInputs {
     prepared: Prepared,
     /// The previous estimate, `[B, S, C]`.
     x_prev: Option<Tensor>,
-    /// What denoise rows are to predict, `[rows, S, C]`.
+    /// Clean latents that denoise rows learn to predict, `[rows, S, C]`.
     target: Tensor,
 }
 
@@ -155,8 +157,8 @@ struct Lesson {
 /// prediction against [`teacher_target`], or a *decode* row as in [`ElfObjective`].
 ///
 /// On self-conditioned rows the teacher's prediction without a previous estimate is the previous estimate of both. The loss of a
-/// row is the mean over its loss positions; the loss of a batch the mean over its rows. There is no guidance in the target
-/// beside that which the teacher has learned.
+/// row is the mean over its loss positions; the loss of a batch the mean over its rows. The target has no guidance other than
+/// that which the teacher has learned.
 ///
 /// Draws: `decoder_coin`, `self_cond_u` (host), `student_t_normal` or `student_t_uniform` `[B]`, `teacher_t_normal` or
 /// `teacher_t_uniform` `[B, K - 1]`, `cfg_scale_u` `[B]`, `noise` `[B, S, C]`, `decoder_lambda_normal` `[B, S]`,
@@ -196,17 +198,18 @@ impl<'t> DistillObjective<'t> {
         (1.0 - self.base.decoder_prob) * (self.step.substeps as f64 + self.base.self_cond_prob)
     }
 
-    /// What the denoise rows of a batch are to predict, by the draws that [`Objective::loss`] takes.
+    /// The targets of a batch's denoise rows, by the same draws as [`Objective::loss`].
     ///
     /// # Errors
     /// As [`Objective::loss`].
     pub fn targets(&self, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Targets> {
         let plan = self.base.plan_rows(batch.sizes()?.0, noise)?;
-        let target = tch::no_grad(|| self.lesson(batch, &plan, noise))?.target;
+        let target = tch::no_grad(|| self.inputs(batch, &plan, noise))?.target;
         Ok(Targets { rows: plan.order[..plan.denoise as usize].to_vec(), target })
     }
 
-    fn lesson(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<Lesson> {
+    /// Corrupts the rows of a batch and lets the teacher make its steps.
+    fn inputs(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<StudentInputs> {
         let (b, s, c) = batch.sizes()?;
         if c != self.teacher.shape().latent_dim {
             let expected = format!("[B, S, {}], as the teacher's latents have", self.teacher.shape().latent_dim);
@@ -227,7 +230,7 @@ impl<'t> DistillObjective<'t> {
                     Some(condition) => x0 * condition,
                     None => z.f_zeros_like()?,
                 };
-                // ... and where the coin says so what the teacher makes of that.
+                // ... and the teacher's estimate given that, in self-conditioned rows.
                 Some(prepared.previous_estimate(self.teacher, &self.base.path, start, u)?.0)
             }
         };
@@ -248,7 +251,7 @@ impl<'t> DistillObjective<'t> {
             };
             teacher_target(self.teacher, &self.base.path, &start)?
         };
-        Ok(Lesson { prepared, x_prev, target })
+        Ok(StudentInputs { prepared, x_prev, target })
     }
 }
 
@@ -259,8 +262,8 @@ impl Objective for DistillObjective<'_> {
         let device = batch.latents.device();
         let plan = self.base.plan_rows(b, noise)?;
         let (n, d) = (plan.denoise, plan.decode);
-        let Lesson { prepared: Prepared { z, t, w, .. }, x_prev, target } =
-            tch::no_grad(|| self.lesson(batch, &plan, noise))?;
+        let StudentInputs { prepared: Prepared { z, t, w, .. }, x_prev, target } =
+            tch::no_grad(|| self.inputs(batch, &plan, noise))?;
 
         let dropout = dropout(net, &plan, s, noise)?;
         let input = TrunkInput {

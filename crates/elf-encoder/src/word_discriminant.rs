@@ -1,0 +1,277 @@
+//! Which words can be told from noisy latents without any context: linear discriminant analysis of latents by their token.
+//!
+//! A flow's point at time t is `z = t x + (1 - t) sigma eps`. Up to its size that is `x + q eps` with the noise ratio
+//! `q = sigma (1 - t) / t`, and nothing else of time and noise matters to what can be told.
+
+use elf_core::{Noise, Seeded, key_of};
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, LatentStats, Result};
+
+/// Rows that are classified at once: their scores for all words are in memory together.
+const CHUNK: i64 = 512;
+
+/// Latents of single tokens, gathered to be analysed.
+#[derive(Debug, Default)]
+pub struct LatentSample {
+    latents: Vec<Tensor>,
+    ids: Vec<Tensor>,
+    tokens: i64,
+}
+
+impl LatentSample {
+    /// Adds latents `[B, S, C]` of `ids` `[B, S]` at the positions where `valid` `[B, S]` is not 0.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or libtorch fails.
+    pub fn add(&mut self, latents: &Tensor, ids: &Tensor, valid: &Tensor) -> Result<()> {
+        let (b, s, _) = latents.size3()?;
+        for (what, tensor) in [("the ids", ids), ("the validity mask", valid)] {
+            if tensor.size() != [b, s] {
+                return Err(Error::shape(what, tensor, format!("[{b}, {s}]")));
+            }
+        }
+        let valid = valid.f_to_device(Device::Cpu)?.f_ne(0)?;
+        let chosen = |t: &Tensor| t.f_detach()?.f_to_device(Device::Cpu)?.f_index(&[Some(valid.shallow_clone())]);
+        let ids = chosen(ids)?;
+        self.tokens += ids.size1()?;
+        self.latents.push(chosen(latents)?.f_to_kind(Kind::Float)?);
+        self.ids.push(ids);
+        Ok(())
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> i64 {
+        self.tokens
+    }
+
+    /// The same tokens with latents as `stats` normalises them.
+    ///
+    /// # Errors
+    /// If the statistics are for another number of channels, or libtorch fails.
+    pub fn normalised(&self, stats: &LatentStats) -> Result<Self> {
+        let latents = self.latents.iter().map(|x| stats.normalise(x)).collect::<Result<_>>()?;
+        Ok(Self { latents, ids: self.ids.iter().map(Tensor::shallow_clone).collect(), tokens: self.tokens })
+    }
+
+    /// `[N, C]` in f64, and `[N]`.
+    fn whole(&self) -> Result<(Tensor, Tensor)> {
+        if self.tokens == 0 {
+            return Err(Error::Stats("nothing was measured: there was no valid position".into()));
+        }
+        Ok((Tensor::f_cat(&self.latents, 0)?.f_to_kind(Kind::Double)?, Tensor::f_cat(&self.ids, 0)?))
+    }
+
+    /// The participation ratio of the covariance, `(sum of eigenvalues)^2 / sum of their squares`: C for latents that vary
+    /// equally in all directions, 1 for those that vary along a line.
+    ///
+    /// # Errors
+    /// If there are fewer than two tokens, or libtorch fails.
+    pub fn effective_dimensions(&self) -> Result<f64> {
+        let (x, _) = self.whole()?;
+        let x = x.f_sub(&x.f_mean_dim(0, true, Kind::Double)?)?;
+        let covariance = x.f_tr()?.f_matmul(&x)?;
+        // The sum of the eigenvalues is the trace; that of their squares is the sum of all squared entries.
+        let (trace, squares) =
+            (covariance.f_trace()?.f_double_value(&[])?, covariance.f_square()?.f_sum(Kind::Double)?);
+        match squares.f_double_value(&[])? {
+            squares if squares > 0.0 => Ok(trace * trace / squares),
+            _ => Err(Error::Stats("all latents are the same".into())),
+        }
+    }
+}
+
+/// How many held-out tokens were recognised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Told {
+    /// Share of the tokens that the fit has seen that are told right.
+    pub share: f64,
+    /// Share of the tokens that the fit has not seen, and that nothing is said about.
+    pub unseen: f64,
+}
+
+/// A mean for each word, and one covariance around it.
+///
+/// Means of rare words are drawn towards the mean of all (empirical Bayes: by the variances within and between words), and the
+/// covariance is drawn a little towards a multiple of the identity, since it may be of more channels than there are tokens.
+#[derive(Debug)]
+pub struct WordDiscriminant {
+    /// Ids, sorted `[K]`.
+    words: Tensor,
+    /// `[K, C]`, f64.
+    means: Tensor,
+    /// `[C, C]`, f64.
+    covariance: Tensor,
+    /// Logarithms of the words' shares `[K]`, f64.
+    prior: Tensor,
+}
+
+impl WordDiscriminant {
+    /// Measures words.
+    ///
+    /// # Errors
+    /// If no word occurs twice with different latents, or libtorch fails.
+    pub fn fit(sample: &LatentSample) -> Result<Self> {
+        let (x, ids) = sample.whole()?;
+        let (n, c) = x.size2()?;
+        let (words, word_of, counts) = ids.f_internal_unique2(true, true, true)?;
+        let k = words.size1()?;
+        let counts = counts.f_to_kind(Kind::Double)?;
+        let each = counts.f_unsqueeze(-1)?;
+        let sums = Tensor::f_zeros([k, c], (Kind::Double, Device::Cpu))?.f_index_add(0, &word_of, &x)?;
+        let means = sums.f_div(&each)?;
+        let around = x.f_sub(&means.f_index_select(0, &word_of)?)?;
+        let freedom = (n - k) as f64;
+        let within = around.f_tr()?.f_matmul(&around)?.f_div_scalar(freedom.max(1.0))?;
+        let variance = within.f_trace()?.f_double_value(&[])? / c as f64;
+        if !(variance > 0.0 && variance.is_finite()) {
+            return Err(Error::Stats("words cannot be told apart by latents that never differ within a word".into()));
+        }
+        let centre = x.f_mean_dim(0, true, Kind::Double)?;
+        let apart = means.f_sub(&centre)?;
+        let squares = apart.f_square()?.f_mul(&each)?.f_sum(Kind::Double)?.f_double_value(&[])? / c as f64;
+        let total = n as f64;
+        let effective = total - counts.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])? / total;
+        let between = ((squares - (k - 1) as f64 * variance) / effective.max(1.0)).max(1e-3 * variance);
+        let kept = each.f_div(&each.f_add_scalar(variance / between)?)?;
+        let shrinkage = c as f64 / (freedom + c as f64);
+        let round = Tensor::f_eye(c, (Kind::Double, Device::Cpu))?.f_mul_scalar(variance * shrinkage)?;
+        Ok(Self {
+            words,
+            means: centre.f_add(&apart.f_mul(&kept)?)?,
+            covariance: within.f_mul_scalar(1.0 - shrinkage)?.f_add(&round)?,
+            prior: counts.f_div_scalar(total)?.f_log()?,
+        })
+    }
+
+    /// The share of tokens that are told right from `x + q eps`, with draws of `seed`. The noise is known to the analysis.
+    ///
+    /// # Errors
+    /// If the tokens have other channels, there is none that the fit has seen, or libtorch fails.
+    pub fn told(&self, held_out: &LatentSample, noise_ratio: f64, seed: u64) -> Result<Told> {
+        let (x, ids) = held_out.whole()?;
+        let (n, c) = x.size2()?;
+        if self.means.size()[1] != c {
+            return Err(Error::Stats(format!("latents of {} channels were fitted, not of {c}", self.means.size()[1])));
+        }
+        let noise = Seeded::new(vec![key_of(&[seed])], Device::Cpu).normal("noise", &[1, n, c])?.f_squeeze_dim(0)?;
+        let z = x.f_add(&noise.f_to_kind(Kind::Double)?.f_mul_scalar(noise_ratio)?)?;
+        let eye = Tensor::f_eye(c, (Kind::Double, Device::Cpu))?.f_mul_scalar(noise_ratio * noise_ratio)?;
+        let root = self.covariance.f_add(&eye)?.f_linalg_cholesky(false)?;
+        let weights = self.means.f_tr()?.f_cholesky_solve(&root, false)?;
+        let bias = self.prior.f_sub(
+            &weights.f_tr()?.f_mul(&self.means)?.f_sum_dim_intlist(1, false, Kind::Double)?.f_mul_scalar(0.5)?,
+        )?;
+        // Centred means keep the sums short, so that fp32 is enough for them; a word's score counts relative to the others'.
+        let (z, weights, bias) =
+            (z.f_to_kind(Kind::Float)?, weights.f_to_kind(Kind::Float)?, bias.f_to_kind(Kind::Float)?);
+        let (mut right, mut seen) = (0, 0);
+        for start in (0..n).step_by(CHUNK as usize) {
+            let length = CHUNK.min(n - start);
+            let found = z.f_narrow(0, start, length)?.f_matmul(&weights)?.f_add(&bias)?.f_argmax(-1, false)?;
+            let ids = ids.f_narrow(0, start, length)?;
+            right += self.words.f_index_select(0, &found)?.f_eq_tensor(&ids)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            seen += Tensor::f_isin(&ids, &self.words, false, false)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+        }
+        if seen == 0 {
+            return Err(Error::Stats("none of the words to be told was seen in the fit: measure more rows".into()));
+        }
+        Ok(Told { share: right as f64 / seen as f64, unseen: 1.0 - seen as f64 / n as f64 })
+    }
+
+    /// The largest noise ratio at which at least `share` of the tokens are told, by bisection within 2%; 0 if even clean latents
+    /// fall short of it.
+    ///
+    /// # Errors
+    /// As [`WordDiscriminant::told`].
+    pub fn noise_ratio_of(&self, held_out: &LatentSample, share: f64, seed: u64) -> Result<f64> {
+        if self.told(held_out, 0.0, seed)?.share < share {
+            return Ok(0.0);
+        }
+        let (mut low, mut high) = (1e-3f64, 1e3f64);
+        while high / low > 1.02 {
+            let middle = (low * high).sqrt();
+            match self.told(held_out, middle, seed)?.share >= share {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        Ok(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The normal distribution, by its series.
+    fn below(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= x * x / f64::from(2 * n + 1);
+            sum += term;
+        }
+        0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+    }
+
+    /// Tokens of two words, 5 and 9, equally often, around `+-middle` with deviations `around`.
+    fn two_words(seed: u64, rows: i64, middle: [f32; 3], around: [f32; 3]) -> LatentSample {
+        let noise = Seeded::new(vec![seed], Device::Cpu).normal("x", &[1, rows * 2, 3]).unwrap().view([rows, 2, 3]);
+        let sides = Tensor::from_slice(&[1f32, -1.0]).view([1, 2, 1]);
+        let x = noise * Tensor::from_slice(&around) + sides * Tensor::from_slice(&middle);
+        let ids = Tensor::from_slice(&[5i64, 9]).view([1, 2]).expand([rows, 2], false);
+        let mut sample = LatentSample::default();
+        sample.add(&x, &ids, &Tensor::ones([rows, 2], (Kind::Bool, Device::Cpu))).unwrap();
+        sample
+    }
+
+    #[test]
+    fn two_gaussian_words_are_told_as_often_as_theory_says() {
+        let (middle, around) = ([0.5, 0.3, 0.0], [0.4, 1.0, 0.2]);
+        let fit = WordDiscriminant::fit(&two_words(1, 20_000, middle, around)).unwrap();
+        let held_out = two_words(2, 20_000, middle, around);
+        let expected = |q: f64| {
+            let distance = middle.iter().zip(around).map(|(m, s)| f64::from(m * m) / (f64::from(s * s) + q * q));
+            below(distance.sum::<f64>().sqrt())
+        };
+        for q in [0.0, 0.3, 1.0, 4.0] {
+            let told = fit.told(&held_out, q, 7).unwrap();
+            // Three standard deviations of a share of 40,000.
+            assert!((told.share - expected(q)).abs() < 0.008, "{told:?} instead of {} at {q}", expected(q));
+            assert_eq!(told.unseen, 0.0);
+        }
+        let q = fit.noise_ratio_of(&held_out, 0.75, 7).unwrap();
+        assert!((expected(q) - 0.75).abs() < 0.01, "{q}");
+        assert_eq!(fit.noise_ratio_of(&held_out, 0.999, 7).unwrap(), 0.0, "not even without noise");
+    }
+
+    #[test]
+    fn words_that_were_not_seen_are_counted_apart() {
+        let fit = WordDiscriminant::fit(&two_words(1, 500, [5.0, 0.0, 0.0], [0.1; 3])).unwrap();
+        let mut held_out = two_words(2, 30, [5.0, 0.0, 0.0], [0.1; 3]);
+        let other = Tensor::from_slice(&[6i64, 7]).view([1, 2]);
+        let x = Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu));
+        held_out.add(&x, &other, &Tensor::from_slice(&[true, true]).view([1, 2])).unwrap();
+        let told = fit.told(&held_out, 0.1, 0).unwrap();
+        assert_eq!((told.share, held_out.tokens()), (1.0, 62));
+        assert!((told.unseen - 2.0 / 62.0).abs() < 1e-12);
+        let mut strangers = LatentSample::default();
+        strangers.add(&x, &other, &Tensor::from_slice(&[false, true]).view([1, 2])).unwrap();
+        assert_eq!(strangers.tokens(), 1, "only valid positions count");
+        assert!(fit.told(&strangers, 0.1, 0).unwrap_err().to_string().contains("more rows"));
+        assert!(WordDiscriminant::fit(&strangers).unwrap_err().to_string().contains("never differ"));
+        assert!(WordDiscriminant::fit(&LatentSample::default()).is_err());
+    }
+
+    #[test]
+    fn effective_dimensions_are_those_of_the_spectrum() {
+        // One word, deviations 0.4, 1 and 0.2: (0.16 + 1 + 0.04)^2 / (0.16^2 + 1 + 0.04^2).
+        let found = two_words(3, 40_000, [0.0; 3], [0.4, 1.0, 0.2]).effective_dimensions().unwrap();
+        assert!((found - 1.44 / 1.0272).abs() < 0.02, "{found}");
+        assert!((two_words(3, 40_000, [0.0; 3], [0.7; 3]).effective_dimensions().unwrap() - 3.0).abs() < 0.01);
+        let mut same = LatentSample::default();
+        let valid = Tensor::ones([1, 4], (Kind::Bool, Device::Cpu));
+        same.add(&Tensor::ones([1, 4, 3], (Kind::Float, Device::Cpu)), &valid.to_kind(Kind::Int64), &valid).unwrap();
+        assert!(same.effective_dimensions().is_err());
+    }
+}

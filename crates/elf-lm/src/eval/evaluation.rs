@@ -1,0 +1,176 @@
+//! Judging texts that are in files.
+
+use std::path::{Path, PathBuf};
+
+use elf_data::source::{PlainText, Source, TEXT_COLUMN};
+use elf_eval::bleu::Bleu;
+use elf_eval::diversity;
+use elf_eval::evaluation::{Evaluation, Evaluator, SampleSet};
+use elf_eval::stats::Bootstrap;
+use elf_hub::What;
+
+use super::judge::{Judge, JudgeSettings};
+use crate::error::fail;
+use crate::{Host, Result, Silent};
+
+/// Texts to judge, and what they are held against.
+#[derive(Debug, Clone)]
+pub struct Evaluating {
+    /// JSONL files of texts; several are several seeds of one system.
+    pub samples: Vec<PathBuf>,
+    /// Reference texts, as a file or `FILE:COLUMN`. If samples were generated from an input, or with `paired`, they are the references of
+    /// the samples, in order; otherwise their entropy is what that of the samples is compared with.
+    pub references: Option<PathBuf>,
+    /// Whether the references have one text for each sample, in order, and replace those that the samples contain.
+    pub paired: bool,
+    /// Training texts to find copies of, as files or `FILE:COLUMN`.
+    pub training: Vec<PathBuf>,
+    /// The column of training files that name none.
+    pub training_column: String,
+    /// Words of the training texts in which copies are searched.
+    pub training_words: usize,
+    /// A copied run of more words than this is long.
+    pub long_run: usize,
+    /// How BLEU splits and counts words.
+    pub bleu: Bleu,
+    /// Whether chrF is computed, too, which compares characters and needs no words.
+    pub chrf: bool,
+    /// The judge of perplexity.
+    pub judge: Option<JudgeSettings>,
+    /// Bootstrap resamples for intervals; 0 for none.
+    pub bootstrap: usize,
+    /// The title; by default that of the first file.
+    pub title: Option<String>,
+}
+
+impl Evaluating {
+    /// These files, with nothing to hold them against but the references that they contain.
+    pub fn new(samples: Vec<PathBuf>) -> Self {
+        let usual = Evaluator::default();
+        Self {
+            samples,
+            references: None,
+            paired: false,
+            training: Vec::new(),
+            training_column: TEXT_COLUMN.to_owned(),
+            training_words: usual.training_words,
+            long_run: usual.long_run,
+            bleu: usual.bleu,
+            chrf: usual.chrf,
+            judge: None,
+            bootstrap: 0,
+            title: None,
+        }
+    }
+}
+
+/// Judges texts.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("texts.jsonl");
+/// std::fs::write(&file, "{\"prediction\": \"a red house\", \"reference\": \"the red house\"}\n")?;
+/// let found = elf_lm::evaluate(&elf_lm::eval::Evaluating::new(vec![file]))?;
+/// assert!(found.metrics().iter().any(|metric| metric.name == "BLEU"));
+/// # Ok::<(), elf_lm::Error>(())
+/// ```
+///
+/// # Errors
+/// If a file cannot be read, texts and references do not go in pairs, or the judge fails.
+pub fn evaluate(asked: &Evaluating) -> Result<Evaluation> {
+    evaluate_for(asked, &Host::new(&mut Silent))
+}
+
+/// [`evaluate`], with notes to `host`.
+///
+/// # Errors
+/// As there.
+pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
+    let mut sets = asked.samples.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
+    let references = asked.references.as_deref().map(|name| references(name, host)).transpose()?;
+    let mut data: Option<Vec<String>> =
+        references.as_ref().map(|rows| rows.iter().filter_map(|texts| texts.first().cloned()).collect());
+    let have_references = sets.iter().any(|set| set.references.is_some());
+    if asked.paired && have_references {
+        host.note("note: --references and --paired take the place of the references that the samples bring along");
+    }
+    if asked.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
+        data = None;
+        sets.iter_mut().for_each(|set| set.references.clone_from(&references));
+    }
+    let training = training(asked, host)?;
+    let judge = asked.judge.as_ref().map(Judge::load).transpose()?;
+    let evaluator = Evaluator {
+        judge: judge.as_ref().map(Judge::named),
+        data: data.as_deref(),
+        training: (!training.is_empty()).then_some(training.as_slice()),
+        training_words: asked.training_words,
+        long_run: asked.long_run,
+        bleu: asked.bleu,
+        chrf: asked.chrf,
+        bootstrap: (asked.bootstrap > 0).then(|| Bootstrap { resamples: asked.bootstrap, ..Bootstrap::default() }),
+    };
+    let title = asked.title.clone().unwrap_or_else(|| match sets.as_slice() {
+        [first, .., _] => format!("{} and {} more", first.name, sets.len() - 1),
+        [only] => only.name.clone(),
+        [] => String::new(),
+    });
+    Ok(evaluator.evaluate(&title, &sets)?)
+}
+
+/// The references of FILE:COLUMN, one or several per row. Every line of a plain text file is a row.
+fn references(name: &Path, host: &Host) -> Result<Vec<Vec<String>>> {
+    let (file, column) = file_and_column(name, TEXT_COLUMN);
+    let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::EveryLine)?;
+    let references = source.text_lists().collect::<Result<Vec<_>, _>>()?;
+    if references.is_empty() {
+        fail!(place(&file), "{} holds no texts", file.display());
+    }
+    Ok(references)
+}
+
+/// The training texts, as far as copies are looked for in them: no more need to be in memory.
+fn training(asked: &Evaluating, host: &Host) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let mut words = 0;
+    for name in &asked.training {
+        if words > asked.training_words {
+            break;
+        }
+        all.extend(texts(name, &asked.training_column, host, &mut |text| {
+            // A text counts one more than its words, as in the index, which is to see that there is one too many.
+            let more = words <= asked.training_words;
+            words += diversity::words(text).len() + 1;
+            more
+        })?);
+    }
+    Ok(all)
+}
+
+/// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
+fn texts(name: &Path, otherwise: &str, host: &Host, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
+    let (file, column) = file_and_column(name, otherwise);
+    let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::Lines)?;
+    let mut texts = Vec::new();
+    for text in source.texts() {
+        let text = text?;
+        if !wanted(&text) {
+            return Ok(texts);
+        }
+        texts.push(text);
+    }
+    if texts.is_empty() {
+        fail!(place(&file), "{} holds no texts", file.display());
+    }
+    Ok(texts)
+}
+
+/// The parts of FILE:COLUMN; without a column, `otherwise`.
+fn file_and_column(name: &Path, otherwise: &str) -> (PathBuf, String) {
+    match name.to_string_lossy().rsplit_once(':') {
+        Some((file, column)) if !name.exists() && !column.is_empty() && !column.contains(['/', '\\']) => {
+            (file.into(), column.to_owned())
+        }
+        _ => (name.to_owned(), otherwise.to_owned()),
+    }
+}

@@ -1,0 +1,194 @@
+//! A run as one small folder for others: parameters, settings, tokenizer, model card.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use elf_core::tensorfile;
+use elf_core::weights::{ParamKind, Weights};
+use elf_eval::evaluation::Evaluation;
+use serde_json::{Map, Value};
+use tch::{Device, Kind};
+
+use super::model_card::ExportedCard;
+use super::run_folder::RunModel;
+use crate::config::{RunConfig, RunPlan, SAMPLING, Sampling, read_sampling};
+use crate::error::{Context, fail};
+use crate::{Host, Result};
+
+/// What is exported, and where to.
+#[derive(Debug, Clone)]
+pub struct Exporting {
+    /// A run's folder (its latest checkpoint is used) or a checkpoint's.
+    pub run: PathBuf,
+    /// The folder to write, which must not exist yet.
+    pub output: PathBuf,
+    /// Where to look for the encoder, if not where the run did.
+    pub encoder: Option<String>,
+    /// Whether the running averages of the parameters are exported, and not the parameters as trained.
+    pub averaged: bool,
+    /// The kind of the numbers in the file.
+    pub stored_as: Kind,
+    /// The model's name on the model card.
+    pub title: Option<String>,
+    /// What the model card says about the texts and their licence.
+    pub data_note: Option<String>,
+    /// Evaluations for the model card, as files.
+    pub evaluations: Vec<PathBuf>,
+    /// A file of sampling settings to ship with the model.
+    pub sampling: Option<PathBuf>,
+    /// A weaker version of the model for autoguidance, a run's folder.
+    pub guide: Option<PathBuf>,
+}
+
+/// What was exported.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// Tensors that were written.
+    pub tensors: usize,
+    /// The checkpoint that they are from.
+    pub from: PathBuf,
+}
+
+/// Settings that are about the place where a run was made, or need what lay there, and not about the model.
+const OF_THE_PLACE: [&str; 8] = [
+    "data_path",
+    "eval_data_path",
+    "early_stopping",
+    "output_dir",
+    "resume",
+    "init_from",
+    "max_minutes",
+    "sampling_configs_path",
+];
+
+/// The folder of a guide in that of its model.
+const GUIDE: &str = "guide";
+
+/// Writes a run's model as a folder that [`Model::load`](crate::Model::load) accepts.
+///
+/// # Errors
+/// If there is no such run, the folder is there already, or something cannot be read or written.
+pub fn export(asked: &Exporting, host: &Host) -> Result<Exported> {
+    let elf = |run: &Path, purpose: &str| RunModel::at(run)?.elf_only(purpose);
+    let found = elf(&asked.run, "of which `elf convert RUN FOLDER` makes a folder for others")?;
+    if asked.output.exists() {
+        fail!(place(&asked.output), "{} is there already; choose another folder, or remove it", asked.output.display());
+    }
+    let guide = asked.guide.as_ref().map(|run| elf(run, "which cannot guide a flow")).transpose()?;
+    let sampling = match &asked.sampling {
+        Some(file) => Some(sampling(file, guide.is_some(), host)?),
+        // Settings do not say that a model was distilled, so that its steps would be forgotten.
+        None if found.plan.distillation.is_some() => Some(Sampling::default_for(&found.plan).to_yaml(host.samplers())?),
+        None => None,
+    };
+    let evaluations = asked.evaluations.iter().map(|file| evaluation(file)).collect::<Result<Vec<_>>>()?;
+    let cannot = || format!("cannot write {}", asked.output.display());
+    let aside = elf_files::begin_folder(&asked.output).with_context(cannot)?;
+
+    let size = write_model(aside.path(), &found, asked)?;
+    if let Some(guide) = &guide {
+        let folder = aside.path().join(GUIDE);
+        fs::create_dir(&folder).with_context(cannot)?;
+        write_model(&folder, guide, asked)?;
+    }
+    if let Some(sampling) = &sampling {
+        fs::write(aside.path().join(SAMPLING), sampling).with_context(cannot)?;
+    }
+    let card = ExportedCard {
+        title: asked.title.as_deref(),
+        encoder: asked.encoder.as_deref().unwrap_or(&found.plan.config.encoder.encoder_model_name),
+        data_note: asked.data_note.as_deref(),
+        as_trained: !asked.averaged,
+        stored_as: if asked.stored_as == Kind::BFloat16 { "bf16" } else { "fp32" },
+        found: &found,
+        guide: guide.as_ref().map(|guide| (GUIDE, guide)),
+        parameters: size.parameters,
+        evaluations: &evaluations,
+    };
+    fs::write(aside.path().join("README.md"), card.to_markdown()).with_context(cannot)?;
+
+    elf_files::finish_folder(aside, &asked.output).with_context(cannot)?;
+    Ok(Exported { tensors: size.tensors, from: found.checkpoint.path().to_owned() })
+}
+
+/// How large a model is.
+struct Size {
+    tensors: usize,
+    parameters: i64,
+}
+
+/// Parameters, settings and tokenizer of one model.
+fn write_model(folder: &Path, found: &RunModel, asked: &Exporting) -> Result<Size> {
+    let (file, which) = match asked.averaged {
+        true => ("ema.safetensors", ParamKind::Averaged),
+        false => ("model.safetensors", ParamKind::Trained),
+    };
+    let weights = Weights::open(&found.checkpoint.path().join(file), which)?;
+    let kind = asked.stored_as;
+    let mut tensors = Vec::new();
+    for name in weights.names() {
+        tensors.push((name.to_owned(), weights.get(name, Device::Cpu)?.f_to_kind(kind)?));
+    }
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    tensorfile::write(&folder.join("model.safetensors"), named, metadata)?;
+    fs::write(folder.join("config.yml"), settings(&found.plan, asked.encoder.as_deref())?)
+        .with_context(|| format!("cannot write {}", folder.display()))?;
+    found.run.tokenizer()?.save(folder.join("tokenizer.json"))?;
+    Ok(Size { tensors: tensors.len(), parameters: weights.numel() })
+}
+
+/// A file of sampling settings, if they can be read.
+fn sampling(file: &Path, guided: bool, host: &Host) -> Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let settings = read_sampling(file, host.samplers())?;
+    let mut guides = settings.iter().filter_map(|setting| setting.guide.as_ref());
+    let names_guide = guides.clone().next().is_some();
+    // Beside the file there may be one of that name, too.
+    let elsewhere = guides.find(|guide| **guide != Path::new(GUIDE) && **guide != file.with_file_name(GUIDE));
+    match (guided, names_guide) {
+        (true, true) if elsewhere.is_some() => {
+            fail!(
+                place(file),
+                "{} names a guide by another path than its folder in the model: write `guide: {GUIDE}`",
+                file.display()
+            )
+        }
+        (true, false) => fail!(place(file), "{} asks for no guide: write `guide: {GUIDE}` into it", file.display()),
+        (false, true) => fail!(place(file), "{} asks for a guide: name a run for it with --guide", file.display()),
+        _ => Ok(text),
+    }
+}
+
+fn evaluation(file: &Path) -> Result<Evaluation> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Evaluation::from_json(&text).with_context(|| format!("{} is no evaluation of `elf eval --output`", file.display()))
+}
+
+/// The settings that differ from the defaults, as YAML.
+fn settings(plan: &RunPlan, encoder: Option<&str>) -> Result<String> {
+    let map = |config: &RunConfig| -> Result<Map<String, Value>> {
+        match serde_json::to_value(config)? {
+            Value::Object(map) => Ok(map),
+            _ => fail!(request, "settings are a mapping"),
+        }
+    };
+    let (mut own, defaults) = (map(&plan.config)?, map(&RunConfig::default())?);
+    if let Some(encoder) = encoder {
+        own.insert("encoder_model_name".to_owned(), encoder.into());
+    }
+    if plan.span.max_input_length.is_some() {
+        // What the run knew from its data.
+        own.insert("condition_eos".to_owned(), plan.condition_eos.into());
+    }
+    own.retain(|key, value| !OF_THE_PLACE.contains(&key.as_str()) && defaults.get(key) != Some(value));
+    // The tokenizer lies beside.
+    own.remove("tokenizer_name");
+    // Scalars read the same in JSON and in YAML.
+    Ok(own.iter().fold(String::new(), |mut text, (key, value)| {
+        let _ = writeln!(text, "{key}: {value}");
+        text
+    }))
+}

@@ -1,0 +1,156 @@
+//! Everything that generating needs, in memory.
+
+use elf_core::{Network, ParamBuilder, ParamSet, PrecisionPolicy};
+use elf_data::Tokenizer;
+use elf_flow::TrainedFlow;
+use elf_flow::sampler::Registry;
+use elf_gpt2::{Gpt2, Gpt2Config};
+use elf_model::{Elf, MaskedTransformer};
+use tch::Device;
+
+use super::{DescribedModel, ModelRef};
+use crate::Result;
+use crate::config::{BaselinePlan, RunPlan, Sampling};
+use crate::error::fail;
+use crate::text::baseline_writer::{BaselineWriter, Decoding};
+use crate::text::flow_writer::{FlowParts, FlowWriter};
+use crate::text::text_latents::TextLatents;
+use crate::text::text_loop::BatchWriter;
+
+/// A trained network of any kind.
+pub enum Net {
+    /// Of an embedded language flow.
+    Flow(Box<Elf>),
+    /// An autoregressive baseline.
+    Gpt2(Box<Gpt2>),
+    /// A masked-diffusion baseline.
+    Masked(Box<MaskedTransformer>),
+}
+
+impl Net {
+    /// Reads the network that a plan describes: its running averages, or its parameters as trained.
+    ///
+    /// # Errors
+    /// If they are damaged, or those of another network.
+    pub fn load(
+        found: &ModelRef,
+        tokenizer: &Tokenizer,
+        averaged: bool,
+        policy: PrecisionPolicy,
+        device: Device,
+    ) -> Result<Self> {
+        let net = match found.plan().and_then(|plan| plan.baseline.as_ref()) {
+            None => return Ok(Self::Flow(Box::new(found.network(averaged, policy, device)?))),
+            Some(BaselinePlan::Gpt2(sizes)) => {
+                let eos_token_id = Some(i64::from(tokenizer.eos_id()?));
+                let sizes = Gpt2Config { eos_token_id, ..sizes.clone() };
+                Self::Gpt2(Box::new(Gpt2::new(&sizes, ParamBuilder::unset(device), policy)?))
+            }
+            Some(BaselinePlan::Mdlm { network, .. }) => {
+                Self::Masked(Box::new(MaskedTransformer::new(network.clone(), policy, ParamBuilder::unset(device))?))
+            }
+        };
+        found.load_into(net.params(), averaged)?;
+        Ok(net)
+    }
+
+    /// The parameters by name.
+    pub fn params(&self) -> &ParamSet {
+        match self {
+            Self::Flow(net) => net.params(),
+            Self::Gpt2(net) => net.params(),
+            Self::Masked(net) => elf_core::TokenNetwork::params(net.as_ref()),
+        }
+    }
+}
+
+/// A lesser version of a flow, for autoguidance.
+pub struct Guide {
+    pub(super) plan: RunPlan,
+    pub(super) net: Net,
+}
+
+impl Guide {
+    /// The parameters by name.
+    pub fn params(&self) -> &ParamSet {
+        self.net.params()
+    }
+
+    fn parts(&self) -> Option<(&dyn Network, TrainedFlow)> {
+        match &self.net {
+            Net::Flow(net) => Some((net.as_ref(), TrainedFlow::from(&self.plan.objective))),
+            Net::Gpt2(_) | Net::Masked(_) => None,
+        }
+    }
+}
+
+/// One way for a model to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Method {
+    /// Of a flow.
+    Flow(Sampling),
+    /// Of a baseline.
+    Baseline(Decoding),
+}
+
+impl Method {
+    /// A short name for files.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Flow(sampling) => sampling.name(),
+            Self::Baseline(decoding) => decoding.name(),
+        }
+    }
+
+    /// Candidates per text.
+    pub fn candidates(&self) -> usize {
+        match self {
+            Self::Flow(sampling) => sampling.best_of,
+            Self::Baseline(_) => 1,
+        }
+    }
+}
+
+/// Everything that generating needs, in memory.
+pub struct Loaded {
+    /// How the model was trained, its tokenizer, and where it lies.
+    pub described: DescribedModel,
+    /// The network.
+    pub net: Net,
+    /// The encoder, for conditional flows and those that write block after block.
+    pub latents: Option<TextLatents>,
+}
+
+impl Loaded {
+    /// A writer for one way of generating. All texts share the grid of times of `grid_seed`; batches of a flow are filled up to
+    /// `pad_to` rows.
+    ///
+    /// # Errors
+    /// If the method makes no sense for this model.
+    pub fn writer<'a>(
+        &'a self,
+        method: &Method,
+        guide: Option<&'a Guide>,
+        grid_seed: u64,
+        pad_to: Option<usize>,
+        samplers: &Registry,
+    ) -> Result<Box<dyn BatchWriter + 'a>> {
+        let DescribedModel { plan, tokenizer, .. } = &self.described;
+        Ok(match (&self.net, method) {
+            (Net::Flow(net), Method::Flow(sampling)) => {
+                let guide = guide.and_then(Guide::parts);
+                let parts = FlowParts { net: net.as_ref(), plan, tokenizer, latents: self.latents.as_ref(), guide };
+                Box::new(FlowWriter::new(parts, sampling, grid_seed, pad_to, samplers)?)
+            }
+            (Net::Gpt2(net), Method::Baseline(decoding)) => {
+                Box::new(BaselineWriter { net: net.as_ref(), decoding: *decoding, plan, tokenizer })
+            }
+            (Net::Masked(net), Method::Baseline(decoding)) => {
+                Box::new(BaselineWriter { net: net.as_ref(), decoding: *decoding, plan, tokenizer })
+            }
+            (_, method) => {
+                fail!(request, "{} is no way for this model to generate", method.name())
+            }
+        })
+    }
+}

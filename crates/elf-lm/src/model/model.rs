@@ -1,0 +1,247 @@
+//! A model in memory: text in, text out.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use elf_core::key_of;
+use elf_data::Tokenizer;
+use elf_flow::sampler::Registry;
+use elf_train::Solo;
+
+use super::loaded::{Guide, Loaded, Method};
+use super::{DescribedModel, ModelSource};
+use crate::config::{RunPlan, Sampling, SamplingOf, SamplingPatch};
+use crate::error::fail;
+use crate::hub::Hub;
+use crate::text::baseline_writer::Decoding;
+use crate::text::generated::{Generation, TextRequest};
+use crate::text::text_loop::{BatchOptions, TextLoop, TextWatch};
+use crate::{Host, Result, Silent};
+
+/// A model that generates text: an embedded language flow, or a baseline that was trained like one.
+///
+/// ```
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
+/// let model = elf_lm::Model::load(folder)?; // a folder, run, checkpoint, released file or hub id
+/// let texts = model.generate(&["Ein Programm zum Zeichnen"], &model.sampling()?.steps(2))?;
+/// assert_eq!(texts.len(), 1);
+/// # Ok::<(), elf_lm::Error>(())
+/// ```
+pub struct Model {
+    loaded: Loaded,
+    samplers: Registry,
+    hub: Hub,
+    /// Guides that settings named, each loaded once.
+    guides: RefCell<Vec<(PathBuf, Rc<Guide>)>>,
+}
+
+/// What [`Model::generate_watched`] takes besides texts and setting.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// Texts generated at once.
+    pub batch_size: usize,
+    /// Whether the last batch is filled up, so that a text depends on its seed and input alone, down to the last rounding.
+    pub one_shape: bool,
+    /// Seed of a random grid of times, which all texts share.
+    pub grid_seed: u64,
+    /// Times in [0, 1] at which the texts of the first batch are shown as they form; each costs a pass.
+    pub trace: Vec<f64>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self { batch_size: 8, one_shape: true, grid_seed: 0, trace: Vec::new() }
+    }
+}
+
+impl Model {
+    /// Loads a model by path or Hugging Face id, as [`ModelSource::new`] takes it.
+    ///
+    /// # Errors
+    /// If there is no such model, or a file is missing, damaged, or of another model.
+    pub fn load(name: impl AsRef<Path>) -> Result<Self> {
+        ModelSource::new(name).open()
+    }
+
+    pub(super) fn new(loaded: Loaded, host: &Host) -> Self {
+        Self { loaded, samplers: host.samplers().clone(), hub: host.hub().clone(), guides: RefCell::default() }
+    }
+
+    /// Offers these samplers to settings.
+    ///
+    /// ```
+    /// use elf_flow::sampler::Registry;
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
+    /// // A program's own sampler is added with `Registry::builtin().with(Entry::of::<Mine>())`.
+    /// let model = elf_lm::Model::load(folder)?.with_samplers(Registry::builtin());
+    /// let sampling = model.sampling_with(&elf_lm::SamplingPatch::default().with("sampler", "heun"))?;
+    /// assert!(sampling.name().starts_with("heun"));
+    /// # Ok::<(), elf_lm::Error>(())
+    /// ```
+    pub fn with_samplers(self, samplers: Registry) -> Self {
+        Self { samplers, ..self }
+    }
+
+    /// How the model was trained.
+    pub fn plan(&self) -> &RunPlan {
+        &self.described().plan
+    }
+
+    /// The tokenizer it was trained with.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.described().tokenizer
+    }
+
+    /// Where it lies, and what it was trained with.
+    pub fn described(&self) -> &DescribedModel {
+        &self.loaded.described
+    }
+
+    /// Whether it generates from an input text.
+    pub fn takes_input(&self) -> bool {
+        self.plan().span.max_input_length.is_some()
+    }
+
+    /// The setting that comes with the model, or what suits it.
+    ///
+    /// # Errors
+    /// If the model's sampling file cannot be used, or has several settings.
+    pub fn sampling(&self) -> Result<Sampling> {
+        self.sampling_with(&SamplingPatch::default())
+    }
+
+    /// [`Model::sampling`] with changes.
+    ///
+    /// # Errors
+    /// As there, or if a change has no effect or makes no sense.
+    pub fn sampling_with(&self, patch: &SamplingPatch) -> Result<Sampling> {
+        let (folder, plan) = (self.described().folder(), self.plan());
+        let mut silent = Silent;
+        let host = Host::new(&mut silent);
+        let mut settings = SamplingOf { folder, plan, samplers: &self.samplers }.settings(None, patch, &host)?;
+        match (settings.pop(), settings.len()) {
+            (Some(setting), 0) => Ok(setting),
+            (_, others) => fail!(
+                place(folder),
+                "the model in {} comes with {} sampling settings: take one of those that `read_sampling` reads",
+                folder.display(),
+                others + 1
+            ),
+        }
+    }
+
+    /// Reads ahead of time all that a setting needs, and checks it.
+    ///
+    /// # Errors
+    /// If the setting makes no sense for the model, or its guide cannot be used.
+    pub fn prepare(&self, sampling: &Sampling) -> Result<()> {
+        let guide = self.guide(sampling)?;
+        self.loaded.writer(&self.method(sampling), guide.as_deref(), 0, None, &self.samplers).map(drop)
+    }
+
+    fn method(&self, sampling: &Sampling) -> Method {
+        match &self.plan().baseline {
+            None => Method::Flow(sampling.clone()),
+            Some(baseline) => Method::Baseline(Decoding::of(sampling, baseline, self.plan())),
+        }
+    }
+
+    /// Generates a text from each input, the same for the same input at the same place.
+    ///
+    /// # Errors
+    /// If this model takes no input, an input is empty, the setting makes no sense for the model, or libtorch fails.
+    pub fn generate<T: AsRef<str>>(&self, inputs: &[T], sampling: &Sampling) -> Result<Vec<String>> {
+        let request = |(i, text): (usize, &T)| TextRequest {
+            seed: key_of(&[0, i as u64]),
+            condition: Some(text.as_ref().to_owned()),
+            ..TextRequest::default()
+        };
+        self.texts(&inputs.iter().enumerate().map(request).collect::<Vec<_>>(), sampling)
+    }
+
+    /// Generates texts from nothing, for models of unconditional text; the same for the same seed.
+    ///
+    /// # Errors
+    /// If this model needs an input, the setting makes no sense for it, or libtorch fails.
+    pub fn generate_freely(&self, count: usize, seed: u64, sampling: &Sampling) -> Result<Vec<String>> {
+        self.texts(&TextRequest::unconditional(seed, count), sampling)
+    }
+
+    fn texts(&self, requests: &[TextRequest], sampling: &Sampling) -> Result<Vec<String>> {
+        let ignore = &mut |_: crate::TextEvent<'_>| ControlFlow::Continue(());
+        let made = self.generate_watched(requests, sampling, &GenerateOptions::default(), ignore)?;
+        Ok(made.texts.into_iter().map(|text| text.text).collect())
+    }
+
+    /// Generates texts, and tells `watch` of every step, of the texts as they form, and of each batch that is finished; `watch`
+    /// breaks to cancel.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use elf_lm::{GenerateOptions, TextEvent, TextRequest};
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
+    /// let model = elf_lm::Model::load(folder)?;
+    /// let requests = [TextRequest::from_input(7, "Ein Programm zum Zeichnen")];
+    /// let options = GenerateOptions { batch_size: 1, trace: vec![0.0], ..GenerateOptions::default() };
+    /// let mut steps = 0;
+    /// let made = model.generate_watched(&requests, &model.sampling()?.steps(2), &options, &mut |event| {
+    ///     if let TextEvent::Step { .. } = event {
+    ///         steps += 1;
+    ///     }
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert!(steps > 0 && made.texts.len() == 1 && !made.frames.is_empty());
+    ///
+    /// let stop = &mut |_: TextEvent| ControlFlow::Break(());
+    /// let cancelled = model.generate_watched(&requests, &model.sampling()?, &options, stop);
+    /// assert!(matches!(cancelled, Err(elf_lm::Error::Cancelled)));
+    /// # Ok::<(), elf_lm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the requests or the setting make no sense for this model, libtorch fails, or `watch` cancels
+    /// ([`Error::Cancelled`](crate::Error::Cancelled)).
+    pub fn generate_watched(
+        &self,
+        requests: &[TextRequest],
+        sampling: &Sampling,
+        options: &GenerateOptions,
+        watch: &mut TextWatch,
+    ) -> Result<Generation> {
+        let (plan, method) = (self.plan(), self.method(sampling));
+        let guide = self.guide(sampling)?;
+        let pad_to = options.one_shape.then_some(options.batch_size);
+        let writer = self.loaded.writer(&method, guide.as_deref(), options.grid_seed, pad_to, &self.samplers)?;
+        let batches = BatchOptions {
+            rows: options.batch_size,
+            one_shape: options.one_shape,
+            candidates: method.candidates(),
+            trace: &options.trace,
+        };
+        let texts = TextLoop { writer: &*writer, plan, tokenizer: self.tokenizer(), comm: &Solo };
+        texts.generate(requests, batches, None, watch)
+    }
+
+    /// The guide that a setting names, loaded once.
+    fn guide(&self, sampling: &Sampling) -> Result<Option<Rc<Guide>>> {
+        let Some(path) = &sampling.guide else { return Ok(None) };
+        if let Some((_, guide)) = self.guides.borrow().iter().find(|(known, _)| known == path) {
+            return Ok(Some(Rc::clone(guide)));
+        }
+        let mut silent = Silent;
+        let host = Host::new(&mut silent).with_hub(self.hub.clone());
+        let described = self.described().guide(std::slice::from_ref(sampling), &host)?;
+        let Some(guide) = described.map(DescribedModel::load_guide).transpose()? else { return Ok(None) };
+        let guide = Rc::new(guide);
+        self.guides.borrow_mut().push((path.clone(), Rc::clone(&guide)));
+        Ok(Some(guide))
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Model").field("described", self.described()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,197 @@
+//! Baselines as writers of texts.
+
+use std::ops::ControlFlow;
+
+use elf_core::TokenDraw;
+use elf_data::Tokenizer;
+use elf_flow::Trim;
+use elf_flow::tokens::{AncestralSampler, MaskedRequest};
+use elf_gpt2::decoding::{BeamSearch, Ending, Sampling as Drawing};
+use elf_gpt2::{Gpt2, Gpt2Session};
+use elf_model::MaskedTransformer;
+use tch::Tensor;
+
+use super::text_loop::{BatchEvent, BatchWriter, TextBatchRequest, WrittenBatch, WrittenRow};
+use crate::config::{BaselinePlan, RunPlan, Sampling};
+use crate::error::fail;
+use crate::{Error, Result};
+
+/// How a baseline writes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Decoding {
+    /// An autoregressive model: the likeliest text, searched for.
+    Beam(BeamSearch),
+    /// An autoregressive model: a text drawn token by token.
+    Sampling(Drawing),
+    /// A masked model.
+    Ancestral(AncestralSampler),
+}
+
+impl Decoding {
+    /// What suits a model when nothing else is said: unconditional texts are drawn from the model's own distribution, conditional
+    /// ones searched for greedily; a masked model takes as many steps as ELF would.
+    pub fn default_for(baseline: &BaselinePlan, plan: &RunPlan) -> Self {
+        match baseline {
+            BaselinePlan::Gpt2(_) if plan.span.max_input_length.is_some() => Self::Beam(BeamSearch::default()),
+            BaselinePlan::Gpt2(_) => Self::Sampling(Drawing::default()),
+            BaselinePlan::Mdlm { .. } => {
+                Self::Ancestral(AncestralSampler { steps: Sampling::default_for(plan).num_sampling_steps })
+            }
+        }
+    }
+
+    /// What a setting for flows means here: of a masked model the steps, of an autoregressive one the temperature and top-p by which
+    /// texts are drawn, if it draws words at all; else what suits the model.
+    pub fn of(sampling: &Sampling, baseline: &BaselinePlan, plan: &RunPlan) -> Self {
+        match baseline {
+            BaselinePlan::Mdlm { .. } => Self::Ancestral(AncestralSampler { steps: sampling.num_sampling_steps }),
+            BaselinePlan::Gpt2(_) if sampling.temperature > 0.0 => {
+                Self::Sampling(Drawing(TokenDraw { temperature: sampling.temperature, top_p: sampling.top_p }))
+            }
+            BaselinePlan::Gpt2(_) => Self::default_for(baseline, plan),
+        }
+    }
+
+    /// What evaluations in training use: the default, or of a masked model the step counts in the file of sampling settings.
+    pub fn at_evaluations(plan: &RunPlan, baseline: &BaselinePlan, settings: &[Sampling]) -> Vec<Self> {
+        match baseline {
+            BaselinePlan::Mdlm { .. } => {
+                let mut steps: Vec<usize> = settings.iter().map(|s| s.num_sampling_steps).collect();
+                steps.sort_unstable();
+                steps.dedup();
+                steps.into_iter().map(|steps| Self::Ancestral(AncestralSampler { steps })).collect()
+            }
+            BaselinePlan::Gpt2(_) => vec![Self::default_for(baseline, plan)],
+        }
+    }
+
+    /// A short name for files: `mdlm-32`, `beam-4`, `sample-t1-p0.9`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Beam(search) if search.length_penalty == 1.0 => format!("beam-{}", search.width),
+            Self::Beam(search) => format!("beam-{}-a{}", search.width, search.length_penalty),
+            Self::Sampling(Drawing(TokenDraw { temperature, top_p })) => format!("sample-t{temperature}-p{top_p}"),
+            Self::Ancestral(AncestralSampler { steps }) => format!("mdlm-{steps}"),
+        }
+    }
+}
+
+/// One batch of texts to write.
+pub struct Prompts<'a> {
+    /// A seed a row.
+    seeds: &'a [u64],
+    /// Ids `[B, S]`, of which only the conditions matter.
+    ids: &'a Tensor,
+    /// How long each row's condition is, `[B]`.
+    starts: &'a [i64],
+    /// The longest condition that there can be.
+    longest: usize,
+    /// The token that ends a text.
+    eos: i64,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Each row's text, with or without what comes after its EOS.
+    texts: Vec<Vec<i64>>,
+    /// Passes through the network.
+    passes: u64,
+    /// Positions in them.
+    positions: u64,
+}
+
+/// A network that writes texts.
+pub trait Writer {
+    /// Writes one batch.
+    ///
+    /// # Errors
+    /// If it cannot write in this way, or fails.
+    fn write(&self, decoding: &Decoding, prompts: &Prompts) -> Result<Written>;
+}
+
+impl Writer for MaskedTransformer {
+    fn write(&self, decoding: &Decoding, prompts: &Prompts) -> Result<Written> {
+        let Decoding::Ancestral(sampler) = decoding else {
+            fail!(request, "a masked diffusion model is sampled in steps, not token by token");
+        };
+        let Prompts { seeds, ids, starts, .. } = *prompts;
+        let (b, s) = ids.size2()?;
+        let sample = sampler.sample(self, &MaskedRequest { seeds, ids, starts })?;
+        let rows = Vec::<i64>::try_from(sample.ids.f_reshape([-1])?)?;
+        let texts = rows.chunks(s as usize).zip(starts).map(|(row, &start)| row[start as usize..].to_vec()).collect();
+        Ok(Written { texts, passes: sample.passes, positions: sample.passes * (b * s) as u64 })
+    }
+}
+
+impl Writer for Gpt2 {
+    fn write(&self, decoding: &Decoding, prompts: &Prompts) -> Result<Written> {
+        let Prompts { seeds, ids, starts, longest, eos } = *prompts;
+        let (_, s) = ids.size2()?;
+        let ids = Vec::<i64>::try_from(ids.f_reshape([-1])?)?;
+        // As in training: what ended the text before begins this one.
+        let with_bos = |(row, &start): (&[i64], &i64)| [&[eos], &row[..start as usize]].concat();
+        let begun: Vec<Vec<i64>> = ids.chunks(s as usize).zip(starts).map(with_bos).collect();
+        let most = s as usize - longest;
+        let ending = Ending { eos, most };
+        let mut session = Gpt2Session::new(self, 1 + longest, most)?;
+        let texts = match decoding {
+            Decoding::Sampling(sampling) => sampling.texts(&mut session, &begun, seeds, ending)?,
+            Decoding::Beam(search) => {
+                let found = search.texts(&mut session, &begun, ending)?;
+                found.into_iter().map(|best| best.into_iter().next().map_or(Vec::new(), |h| h.tokens)).collect()
+            }
+            Decoding::Ancestral(_) => fail!(request, "an autoregressive model writes token by token, not in steps"),
+        };
+        Ok(Written { texts, passes: session.passes(), positions: session.positions() })
+    }
+}
+
+/// A baseline that writes in one way.
+pub struct BaselineWriter<'a> {
+    /// The network.
+    pub net: &'a dyn Writer,
+    /// The way.
+    pub decoding: Decoding,
+    /// How it was trained.
+    pub plan: &'a RunPlan,
+    /// The tokenizer it was trained with.
+    pub tokenizer: &'a Tokenizer,
+}
+
+impl BatchWriter for BaselineWriter<'_> {
+    fn write(
+        &self,
+        batch: &TextBatchRequest,
+        watch: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
+    ) -> Result<WrittenBatch> {
+        let (asked, b, s) = (batch.requests.len(), batch.rows.max(batch.requests.len()), batch.length);
+        let longest = self.plan.span.max_input_length;
+        let (ids, starts) = match batch.conditions {
+            Some(conditions) => {
+                let batch = conditions.collate(self.plan, self.tokenizer, b)?;
+                (batch.input_ids, batch.cond_len.iter().map(|&n| n as i64).collect())
+            }
+            None => (vec![0; b * s], vec![0; b]),
+        };
+        let ids = Tensor::f_from_slice(&ids)?.f_view([b as i64, s as i64])?;
+        let mut seeds: Vec<u64> = batch.requests.iter().map(|request| request.seed).collect();
+        seeds.resize(b, seeds.last().copied().unwrap_or_default());
+        let trim = Trim {
+            eos: i64::from(self.tokenizer.eos_id()?),
+            pad: i64::from(self.tokenizer.pad_id()?),
+            max_input_length: 0,
+        };
+        let prompts =
+            Prompts { seeds: &seeds, ids: &ids, starts: &starts, longest: longest.unwrap_or(0), eos: trim.eos };
+        let Written { mut texts, passes, positions } = self.net.write(&self.decoding, &prompts)?;
+        if watch(BatchEvent::Step(1, 1)).is_break() {
+            return Err(Error::Cancelled);
+        }
+        texts.truncate(asked);
+        // Cut as those of a flow are.
+        let longest = self.plan.span.max_length - longest.unwrap_or(0);
+        let row = |text: Vec<i64>| WrittenRow { ids: trim.row(&text[..text.len().min(longest)], 0), confidence: None };
+        Ok(WrittenBatch { rows: texts.into_iter().map(row).collect(), passes, context_passes: 0, positions })
+    }
+}

@@ -1,0 +1,126 @@
+//! Conditions as the model reads them: in token ids, made once.
+
+use elf_data::{Batch, Example, Tokenizer};
+
+use super::generated::TextRequest;
+use crate::Result;
+use crate::config::RunPlan;
+use crate::error::fail;
+
+/// The message to someone who gives a model of unconditional text an input.
+pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
+
+/// The conditions of some requests in ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conditions {
+    ids: Vec<Vec<i32>>,
+    longest: usize,
+}
+
+impl Conditions {
+    /// Tokenises the conditions of requests, with the EOS that the model saw in training; `None` for models of unconditional text.
+    ///
+    /// # Errors
+    /// If a condition is missing, empty or superfluous, or the tokenizer fails.
+    pub fn of(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[&TextRequest]) -> Result<Option<Self>> {
+        let Some(longest) = plan.span.max_input_length else {
+            if requests.iter().any(|request| request.condition.is_some()) {
+                fail!(request, "{TAKES_NO_INPUT}");
+            }
+            return Ok(None);
+        };
+        let eos = plan.condition_eos.then(|| tokenizer.eos_id()).transpose()?;
+        let mut ids = Vec::with_capacity(requests.len());
+        for request in requests {
+            let own: Vec<i32> = match (&request.condition_ids, &request.condition) {
+                (Some(ids), _) => ids.clone(),
+                (None, Some(text)) => tokenizer.encode(text)?.into_iter().chain(eos).collect(),
+                (None, None) => {
+                    fail!(request, "this model generates from an input text: give one with --text or --input")
+                }
+            };
+            if own.is_empty() {
+                fail!(request, "an input text is empty");
+            }
+            ids.push(own);
+        }
+        Ok(Some(Self { ids, longest }))
+    }
+
+    /// Whether the condition of a row is longer than the model reads.
+    pub fn is_cut(&self, row: usize) -> bool {
+        self.ids[row].len() > self.longest
+    }
+
+    /// The conditions as rows without targets, the last one repeated up to `rows`.
+    ///
+    /// # Errors
+    /// If the tokenizer lacks the filling.
+    pub fn collate(&self, plan: &RunPlan, tokenizer: &Tokenizer, rows: usize) -> Result<Batch> {
+        let example = |ids: &Vec<i32>| Example { input_ids: Vec::new(), condition_ids: Some(ids.clone()) };
+        let mut examples: Vec<Example> = self.ids.iter().map(example).collect();
+        if let Some(last) = self.ids.last().filter(|_| rows > examples.len()) {
+            examples.resize_with(rows, || example(last));
+        }
+        Ok(plan.collator(tokenizer)?.collate(&examples)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Facts, RunConfig};
+    use std::path::Path;
+    use tch::Device;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tokenizers/t5/tokenizer.json")).unwrap()
+    }
+
+    fn plan(set: Option<bool>, found: bool) -> RunPlan {
+        let config = RunConfig::default().with(|c| {
+            c.data.condition_eos = set;
+            c.data.max_length = 16;
+            c.data.max_input_length = Some(8);
+        });
+        let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: found, ranks: 1 };
+        RunPlan::new(&config, facts, Device::Cpu).unwrap()
+    }
+
+    fn collate(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> Result<Batch> {
+        Conditions::of(plan, tokenizer, &[request])?.unwrap().collate(plan, tokenizer, 1)
+    }
+
+    #[test]
+    fn conditions_end_as_those_of_the_training_data() {
+        let tokenizer = tokenizer();
+        let request = TextRequest { condition: Some("ein Haus".into()), ..TextRequest::default() };
+        let plain = tokenizer.encode("ein Haus").unwrap();
+        let eos = tokenizer.eos_id().unwrap();
+        for (set, found, ends) in
+            [(None, false, false), (None, true, true), (Some(true), false, true), (Some(false), true, false)]
+        {
+            let batch = collate(&plan(set, found), &tokenizer, &request).unwrap();
+            let mut expected: Vec<i64> = plain.iter().map(|&id| i64::from(id)).collect();
+            expected.extend(ends.then_some(i64::from(eos)));
+            assert_eq!(batch.cond_len, [expected.len()]);
+            assert_eq!(batch.input_ids[..expected.len()], expected);
+        }
+        // A text without a token is one of EOS alone, if conditions end so.
+        let empty = TextRequest { condition: Some(String::new()), ..TextRequest::default() };
+        assert_eq!(collate(&plan(None, true), &tokenizer, &empty).unwrap().cond_len, [1]);
+        assert!(collate(&plan(None, false), &tokenizer, &empty).unwrap_err().to_string().contains("empty"));
+    }
+
+    #[test]
+    fn ids_of_data_are_taken_as_they_are() {
+        let tokenizer = tokenizer();
+        let ids = vec![42, 7, 13];
+        let request =
+            TextRequest { condition: Some("x".into()), condition_ids: Some(ids.clone()), ..TextRequest::default() };
+        for found in [false, true] {
+            let batch = collate(&plan(None, found), &tokenizer, &request).unwrap();
+            assert_eq!((batch.cond_len.as_slice(), &batch.input_ids[..3]), (&[3][..], &[42, 7, 13][..]));
+        }
+    }
+}

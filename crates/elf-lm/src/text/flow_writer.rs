@@ -1,0 +1,191 @@
+//! An embedded language flow as a writer of texts.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use elf_core::{Network, NetworkShape, TokenDraw};
+use elf_data::{Batch, Tokenizer};
+use elf_flow::sampler::Registry;
+use elf_flow::{
+    Condition, Cost, Frame, GenerateConfig, Generator, Guide, Next, Reencode, Request, SamplingObserver, Step,
+    TrainedFlow, Trim,
+};
+
+use super::conditions::Conditions;
+use super::text_latents::{TextLatents, TextSoFar};
+use super::text_loop::{BatchEvent, BatchWriter, TextBatchRequest, WrittenBatch, WrittenRow, check_candidates};
+use crate::config::{RunPlan, Sampling};
+use crate::error::fail;
+use crate::{Error, Result};
+
+/// A flow with everything around it.
+#[derive(Clone, Copy)]
+pub struct FlowParts<'a> {
+    /// The network.
+    pub net: &'a dyn Network,
+    /// How it was trained.
+    pub plan: &'a RunPlan,
+    /// The tokenizer it was trained with.
+    pub tokenizer: &'a Tokenizer,
+    /// The encoder, needed for conditions and for writing block after block.
+    pub latents: Option<&'a TextLatents>,
+    /// A lesser version of the network and how that was trained, for settings that name a guide.
+    pub guide: Option<(&'a dyn Network, TrainedFlow)>,
+}
+
+/// A flow that samples in one way.
+pub struct FlowWriter<'a> {
+    parts: FlowParts<'a>,
+    generator: Generator<'a>,
+    trim: Trim,
+}
+
+/// The flow's settings.
+fn generate_config(sampling: &Sampling, grid_seed: u64, plan: &RunPlan) -> GenerateConfig {
+    GenerateConfig {
+        sampler: sampling.sampler.clone(),
+        steps: sampling.num_sampling_steps,
+        grid: sampling.time_schedule.law(&plan.config),
+        grid_seed,
+        self_conditioning_guidance: sampling.self_cond_cfg_scale,
+        condition_guidance: sampling.cfg,
+        decode_at: sampling.decode_at,
+        draw: TokenDraw { temperature: sampling.temperature, top_p: sampling.top_p },
+        ..GenerateConfig::default()
+    }
+}
+
+/// The message to someone who names a guide where none is loaded.
+fn no_guide(path: &Path) -> String {
+    format!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display())
+}
+
+/// Refuses a setting with which a model of this plan could not write, before there is a network.
+///
+/// # Errors
+/// Names the setting.
+pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) -> Result<()> {
+    check_candidates(sampling.best_of)?;
+    if let Some(path) = &sampling.guide {
+        fail!(setting("guide"), "{}", no_guide(path));
+    }
+    let config = generate_config(sampling, 0, plan);
+    let sizes = &plan.model;
+    let shape = NetworkShape {
+        latent_dim: sizes.text_encoder_dim,
+        hidden_size: sizes.hidden_size,
+        vocab_size: sizes.vocab_size,
+        guidance_input: sizes.num_self_cond_cfg_tokens > 0,
+        stochastic: false,
+    };
+    Ok(config.check(&shape, &TrainedFlow::from(&plan.objective), samplers)?)
+}
+
+impl<'a> FlowWriter<'a> {
+    /// Checks the setting and fixes the times. All texts of a run share the grid of `grid_seed`; batches are filled up to `pad_to` rows.
+    ///
+    /// # Errors
+    /// Names the setting that makes no sense for this model.
+    pub fn new(
+        parts: FlowParts<'a>,
+        sampling: &Sampling,
+        grid_seed: u64,
+        pad_to: Option<usize>,
+        samplers: &Registry,
+    ) -> Result<Self> {
+        let FlowParts { net, plan, tokenizer, .. } = parts;
+        let config = GenerateConfig { pad_to, ..generate_config(sampling, grid_seed, plan) };
+        let mut generator = Generator::new(net, TrainedFlow::from(&plan.objective), config, samplers)?;
+        if let Some(path) = &sampling.guide {
+            let Some((net, trained)) = parts.guide else {
+                fail!(setting("guide"), "{}", no_guide(path));
+            };
+            generator = generator.with_guide(Guide { net, trained, scale: sampling.guide_scale })?;
+        }
+        let trim = Trim {
+            eos: i64::from(tokenizer.eos_id()?),
+            pad: i64::from(tokenizer.pad_id()?),
+            max_input_length: plan.span.max_input_length.unwrap_or(0),
+        };
+        Ok(Self { parts, generator, trim })
+    }
+
+    /// The conditions of a batch in ids and encoded.
+    fn condition(&self, conditions: &Conditions, rows: usize) -> Result<(Batch, Condition)> {
+        let FlowParts { plan, tokenizer, latents, .. } = self.parts;
+        let Some(latents) = latents else {
+            fail!(request, "this model generates from an input text, for which its text encoder is needed");
+        };
+        let batch = conditions.collate(plan, tokenizer, rows)?;
+        let encoded = latents.encode(&batch)?;
+        match encoded.condition {
+            Some(mask) => Ok((batch, Condition::new(&encoded.latents, &encoded.ids, &mask)?)),
+            None => fail!(request, "the input text is empty"),
+        }
+    }
+}
+
+/// Steps and frames of a batch on their way to whoever watches.
+struct Watching<'w> {
+    watch: &'w mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
+    trim: Trim,
+    /// Positions of each row's condition.
+    given: Vec<usize>,
+    /// Whether a frame was answered by a break, which takes effect at the next step.
+    cancelled: bool,
+}
+
+impl SamplingObserver for Watching<'_> {
+    fn step(&mut self, step: &Step) -> Next {
+        let broken = (self.watch)(BatchEvent::Step(step.done, step.steps)).is_break();
+        if broken || self.cancelled { Next::Cancel } else { Next::Continue }
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        let rows = frame.ids.iter().zip(&self.given).map(|(ids, &given)| self.trim.row(ids, given)).collect();
+        self.cancelled |= (self.watch)(BatchEvent::Frame(frame.t, rows)).is_break();
+    }
+}
+
+impl BatchWriter for FlowWriter<'_> {
+    fn write(
+        &self,
+        batch: &TextBatchRequest,
+        watch: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
+    ) -> Result<WrittenBatch> {
+        let asked = batch.requests.len();
+        let conditions = batch.conditions.map(|conditions| self.condition(conditions, asked)).transpose()?;
+        let condition = conditions.as_ref().map(|(_, condition)| condition);
+        let seeds: Vec<u64> = batch.requests.iter().map(|request| request.seed).collect();
+        let ids = conditions.as_ref().map(|(ids, _)| ids);
+        let so_far = self.parts.latents.map(|latents| TextSoFar::new(latents, ids, self.trim.eos));
+        let request = Request {
+            condition,
+            reencoding: so_far.as_ref().map(|so_far| so_far as &dyn Reencode),
+            end: Some(self.trim.eos),
+            trace: batch.trace,
+            ..Request::new(&seeds, batch.length as i64)
+        };
+        let given = condition.map_or_else(|| vec![0; asked], |condition| condition.lengths().to_vec());
+        let mut watching = Watching { watch, trim: self.trim, given: given.clone(), cancelled: false };
+        let generated = match self.generator.generate(&request, &mut watching) {
+            Err(elf_flow::Error::Cancelled { .. }) => return Err(Error::Cancelled),
+            generated => generated?,
+        };
+        let Cost { passes, context_passes, positions, .. } = generated.cost;
+        let mut rows = Vec::with_capacity(asked);
+        for ((ids, log_probs), &given) in generated.ids.iter().zip(&generated.log_probs).zip(&given) {
+            let ids = self.trim.row(ids, given);
+            let tokens = ids.iter().filter(|&&id| id != self.trim.pad).count();
+            rows.push(WrittenRow { ids, confidence: Some(confidence(log_probs, given, tokens)) });
+        }
+        Ok(WrittenBatch { rows, passes, context_passes, positions })
+    }
+}
+
+/// The mean over a text's tokens and its end, if it has one, of what a row was read with, after `given` positions of condition.
+fn confidence(log_probs: &[f32], given: usize, tokens: usize) -> f64 {
+    let read = log_probs.get(given..).unwrap_or_default();
+    let read = &read[..read.len().min(tokens + 1)];
+    read.iter().map(|&p| f64::from(p)).sum::<f64>() / read.len().max(1) as f64
+}

@@ -1,0 +1,206 @@
+//! Requests for texts, and what came of them.
+
+use std::fmt;
+
+use elf_core::key_of;
+use elf_data::{Dataset, Example, Tokenizer};
+use elf_train::Comm;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::error::Context;
+
+/// Most texts of one call, those counted of which only the surest are kept; a mistyped number must not exhaust memory.
+pub const MOST_TEXTS: usize = 1_000_000;
+
+/// One text to generate.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TextRequest {
+    /// Its seed: the same seed gives the same text, whatever else is asked for beside it.
+    pub seed: u64,
+    /// What to generate from, for conditional models.
+    pub condition: Option<String>,
+    /// The same as the data has it in ids, which are then taken as they are.
+    pub condition_ids: Option<Vec<i32>>,
+    /// What a good answer would be; carried along for evaluation.
+    pub reference: Option<String>,
+}
+
+impl TextRequest {
+    /// A request to generate from an input.
+    pub fn from_input(seed: u64, input: impl Into<String>) -> Self {
+        Self { seed, condition: Some(input.into()), ..Self::default() }
+    }
+
+    /// `count` unconditional requests under one seed.
+    pub fn unconditional(seed: u64, count: usize) -> Vec<Self> {
+        (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), ..Self::default() }).collect()
+    }
+
+    /// This request and `count - 1` like it under seeds of their own.
+    pub(super) fn candidates(&self, count: usize) -> impl Iterator<Item = Self> {
+        (0..count as u64).map(|i| match i {
+            0 => self.clone(),
+            _ => Self { seed: key_of(&[self.seed, i]), ..self.clone() },
+        })
+    }
+
+    /// Requests from the conditions of the first `count` rows of token data, and what was expected of them.
+    ///
+    /// # Errors
+    /// If the data has no conditions, or cannot be read.
+    pub fn of_rows(seed: u64, dataset: &Dataset, count: usize, tokenizer: &Tokenizer) -> Result<Vec<Self>> {
+        let mut requests = Self::unconditional(seed, count.min(dataset.len()));
+        let carried = dataset.carried(0..requests.len())?;
+        for (i, (request, carried)) in requests.iter_mut().zip(carried).enumerate() {
+            let Example { input_ids, condition_ids } = dataset.example(i)?;
+            let condition_ids = condition_ids.context("the data has no conditions to generate from")?;
+            // The texts themselves where the data has them: decoded ids may be cut, and differ in spaces.
+            let text = |carried: Option<String>, ids: &[i32]| carried.map_or_else(|| tokenizer.decode(ids), Ok);
+            request.condition = Some(text(carried.input, &condition_ids)?);
+            request.reference = Some(text(carried.target, &input_ids)?);
+            request.condition_ids = Some(condition_ids);
+        }
+        Ok(requests)
+    }
+}
+
+/// One generated text, as it is written to a JSONL file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GeneratedText {
+    /// Its place among the requests.
+    pub index: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// What it was generated from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Whether that was longer than the model reads, and its end was left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input_cut: bool,
+    /// The generated text.
+    #[serde(rename = "prediction")]
+    pub text: String,
+    /// The reference, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The generated tokens, without padding.
+    pub tokens: Vec<i64>,
+    /// How sure a flow's network is of having read them rightly: the mean natural log-probability of the tokens and of the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
+}
+
+/// What generation cost, on all ranks together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TotalCost {
+    /// Batches.
+    pub batches: u64,
+    /// Passes through the network, decoding included, over all batches.
+    pub passes: u64,
+    /// Passes over what stood before a block, to remember it.
+    pub context_passes: u64,
+    /// Positions that were written, in rows that fill up a batch too.
+    pub positions: u64,
+}
+
+impl TotalCost {
+    fn add(&mut self, other: &Self) {
+        self.batches += other.batches;
+        self.passes += other.passes;
+        self.context_passes += other.context_passes;
+        self.positions += other.positions;
+    }
+
+    /// Adds what one more batch cost.
+    pub fn add_batch(&mut self, passes: u64, context_passes: u64, positions: u64) {
+        self.add(&Self { batches: 1, passes, context_passes, positions });
+    }
+}
+
+/// Passes for each batch, on average where their number differs: batches of blocks end when their texts do.
+impl fmt::Display for TotalCost {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let each = |passes: u64| {
+            let batches = self.batches.max(1);
+            let decimals = if passes.is_multiple_of(batches) { 0 } else { 1 };
+            format!("{:.decimals$}", passes as f64 / batches as f64)
+        };
+        write!(f, "{} passes", each(self.passes))?;
+        if self.context_passes > 0 {
+            write!(f, " and {} over what stood before", each(self.context_passes))?;
+        }
+        write!(f, " for each of {} batch(es)", self.batches)
+    }
+}
+
+/// What came of a list of requests.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Generation {
+    /// The texts, in the order of the requests.
+    pub texts: Vec<GeneratedText>,
+    /// The first text as it formed: time and words.
+    pub frames: Vec<(f64, String)>,
+    /// What it cost.
+    pub cost: TotalCost,
+}
+
+impl Generation {
+    /// What came of the list on all ranks, the same on each.
+    ///
+    /// # Errors
+    /// If a rank is gone.
+    pub fn over_ranks(self, comm: &dyn Comm) -> Result<Self> {
+        let mut all = Self::default();
+        for bytes in comm.gather_bytes(&serde_json::to_vec(&self)?)? {
+            all.add(serde_json::from_slice(&bytes)?);
+        }
+        all.texts.sort_by_key(|text| text.index);
+        Ok(all)
+    }
+
+    /// Adds what came of further requests.
+    pub fn add(&mut self, Self { texts, frames, cost }: Self) {
+        self.texts.extend(texts);
+        self.frames.extend(frames);
+        self.cost.add(&cost);
+    }
+
+    /// The surest text of every `candidates` that follow one another; the first of equals.
+    pub(super) fn best_of(self, candidates: usize) -> Self {
+        let mut best: Vec<GeneratedText> = Vec::with_capacity(self.texts.len() / candidates);
+        for text in self.texts {
+            let index = text.index / candidates;
+            match best.last_mut().filter(|kept| kept.index == index) {
+                Some(kept) if text.confidence <= kept.confidence => {}
+                Some(kept) => *kept = GeneratedText { index, ..text },
+                None => best.push(GeneratedText { index, ..text }),
+            }
+        }
+        Self { texts: best, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_averages_over_batches() {
+        let mut cost = TotalCost::default();
+        cost.add_batch(33, 0, 1024);
+        cost.add_batch(33, 0, 1024);
+        assert_eq!((cost.to_string().as_str(), cost.positions), ("33 passes for each of 2 batch(es)", 2048));
+        // Of blocks, one batch writes more of them than the other.
+        let mut of_blocks = TotalCost::default();
+        of_blocks.add_batch(18, 2, 24);
+        let mut other_rank = TotalCost::default();
+        other_rank.add_batch(6, 0, 8);
+        other_rank.add_batch(12, 1, 16);
+        of_blocks.add(&other_rank);
+        assert_eq!(of_blocks.to_string(), "12 passes and 1 over what stood before for each of 3 batch(es)");
+        of_blocks.add_batch(6, 0, 8);
+        assert_eq!(of_blocks.to_string(), "10.5 passes and 0.8 over what stood before for each of 4 batch(es)");
+        assert_eq!(of_blocks.positions, 56);
+    }
+}
