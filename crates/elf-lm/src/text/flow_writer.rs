@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use elf_core::{Network, NetworkShape, TokenDraw};
+use elf_core::{Network, TokenDraw};
 use elf_data::{Batch, Tokenizer};
 use elf_flow::sampler::Registry;
 use elf_flow::{
