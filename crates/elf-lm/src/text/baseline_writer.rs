@@ -70,7 +70,9 @@ impl Decoding {
         match self {
             Self::Beam(search) if search.length_penalty == 1.0 => format!("beam-{}", search.width),
             Self::Beam(search) => format!("beam-{}-a{}", search.width, search.length_penalty),
-            Self::Sampling(Drawing(TokenDraw { temperature, top_p })) => format!("sample-t{temperature}-p{top_p}"),
+            Self::Sampling(Drawing(TokenDraw { temperature, top_p })) => {
+                format!("sample-t{temperature}-p{top_p}")
+            }
             Self::Ancestral(AncestralSampler { steps }) => format!("mdlm-{steps}"),
         }
     }
