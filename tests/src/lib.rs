@@ -1,8 +1,9 @@
-//! What the parity tests share: where the reference numbers lie, how they are read, and how numbers are compared.
+//! Shared parts of the parity tests: the folder of reference numbers, their reading, and comparisons.
 //!
 //! The root is `ELF_PARITY_DIR`, or the copy in this package. Every size comes from the files there, never from a literal,
 //! so that the same tests run on reference numbers of other shapes.
 
+pub mod blocks;
 pub mod recorded;
 pub mod small;
 
@@ -111,7 +112,7 @@ pub fn assert_close_relative(what: &str, got: &Tensor, want: &Tensor, tolerance:
     );
 }
 
-/// Every leaf of a tree in words: path, and dtype and shape or the value.
+/// Every leaf of a tree in words: its path, and its dtype and shape or its value.
 pub fn leaves(value: &Value<TensorRef>) -> Vec<String> {
     fn walk(path: &str, value: &Value<TensorRef>, out: &mut Vec<String>) {
         out.push(match value {

@@ -1,4 +1,4 @@
-//! The smallest training that has everything in it: the reference network, and batches with a condition.
+//! Small networks and batches: the reference networks, and batches with a condition.
 
 use elf_core::{Network, Noise, PrecisionPolicy, Seeded, key_of};
 use elf_flow::LatentBatch;
@@ -12,7 +12,16 @@ use crate::parity_path;
 /// # Panics
 /// If it is missing or damaged.
 pub fn network() -> Elf {
-    Elf::load(&parity_path("model.safetensors"), PrecisionPolicy::F32, Device::Cpu).unwrap_or_else(|e| panic!("{e}"))
+    network_of("model")
+}
+
+/// The network of another file of the reference numbers, in fp32 on the CPU.
+///
+/// # Panics
+/// If it is missing or damaged.
+pub fn network_of(weights: &str) -> Elf {
+    let path = parity_path(&format!("{weights}.safetensors"));
+    Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Batch number `index` for a network: `rows` rows of `length` positions, the first two of them the condition. Every third row's

@@ -1,7 +1,6 @@
-//! A checkpoint of ELF-B's size, in the released code's layout: loading takes little more memory than the file is long.
+//! A checkpoint of ELF-B's size, in the released code's layout: loading takes little more memory than the file's size.
 //!
-//! The file is loaded by a process of its own, so that memory that was used to make it does not count. How long it takes is
-//! printed (`cargo test --release -p elf-tests --test full_size_checkpoint -- --nocapture`), not asserted.
+//! The file is loaded by a process of its own, so that the memory for making it does not count. The time is printed (`cargo test --release -p elf-tests --test full_size_checkpoint -- --nocapture`), not asserted.
 
 use elf_core::pytorch::{Value, write};
 use elf_core::{Network, PrecisionPolicy};
@@ -16,7 +15,7 @@ fn resident(field: &str) -> u64 {
     line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
 }
 
-/// Names the file to load in the process of its own.
+/// The variable that names the file for that process.
 const FILE: &str = "ELF_TEST_LOAD";
 
 #[cfg(target_os = "linux")]

@@ -1,5 +1,5 @@
-//! Safetensors files and their indices with bytes, numbers and names changed: refused or read, never a panic, and never more
-//! memory than the files have bytes.
+//! Safetensors files and their indices with bytes, numbers and names changed: each is refused or
+//! read, without a panic, and without more memory than the files have bytes.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -37,13 +37,13 @@ fn files() -> &'static [(&'static str, Vec<u8>); 3] {
 
 #[derive(Debug, Clone)]
 enum Change {
-    /// One byte anywhere.
+    /// One byte at any place.
     Byte(prop::sample::Index, u8),
-    /// One of the numbers in the text, and what stands there instead.
+    /// One of the numbers in the text, and its replacement.
     Number(prop::sample::Index, &'static str),
-    /// Some text, put in anywhere.
+    /// Text inserted at any place.
     Insert(prop::sample::Index, &'static str),
-    /// The end.
+    /// The end, cut off.
     Cut(prop::sample::Index),
     /// The length of the header, which a safetensors file begins with.
     Header(u64),
@@ -64,7 +64,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// The part of a file that is text: the index as a whole, of a shard the header.
+/// The part of a file that is text: a whole index, or the header of a shard.
 fn text_of(name: &str, bytes: &[u8]) -> std::ops::Range<usize> {
     match (name == INDEX, bytes.first_chunk::<8>()) {
         (true, _) => 0..bytes.len(),
@@ -94,7 +94,7 @@ fn apply(name: &str, bytes: &mut Vec<u8>, change: &Change) {
             let last = (first..text.end).find(|&i| !bytes[i].is_ascii_digit()).unwrap_or(text.end);
             let before = bytes.len();
             bytes.splice(first..last, new.bytes());
-            // The header's length is kept right in half of the cases, so that not it alone is found wrong.
+            // The header's length is right in half of the cases, so that the reader finds other faults as well.
             if name != INDEX && from.is_multiple_of(2) {
                 let length = (text.len() + bytes.len() - before) as u64;
                 bytes[..8].copy_from_slice(&length.to_le_bytes());
@@ -103,7 +103,7 @@ fn apply(name: &str, bytes: &mut Vec<u8>, change: &Change) {
     }
 }
 
-/// Opens the folder, reads all that is said to be there, and makes a network of it.
+/// Opens the folder, reads all tensors that it lists, and makes a network of them.
 fn read(folder: &Path) -> Result<(), Error> {
     let weights = Weights::open(folder, ParamKind::Averaged)?;
     let bytes: u64 = SHARDS.iter().filter_map(|s| std::fs::metadata(folder.join(s)).ok()).map(|m| m.len()).sum();

@@ -1,5 +1,5 @@
-//! What would make the host wait for a GPU: numbers that are read, and tensors whose size depends on numbers. Counted on a CPU, among
-//! libtorch's operations. Masks, which are on the CPU everywhere, are read without any.
+//! Operations that would make the host wait for a GPU: reading numbers, and tensors whose size depends on numbers. They are counted
+//! on a CPU, among libtorch's operations. Masks are on the CPU in every run, so that reading them needs no such operation.
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -14,8 +14,8 @@ use elf_train::{Schedule, Solo, Trainer, TrainerConfig};
 const ROWS: i64 = 6;
 const LENGTH: i64 = 8;
 
-/// Which of them there were, for a message.
-fn told(seen: &Operations) -> Vec<(&str, u64)> {
+/// The operations that were seen, for a message.
+fn named(seen: &Operations) -> Vec<(&str, u64)> {
     seen.iter().filter(|(name, _)| HOST_WAITS.contains(name)).collect()
 }
 
@@ -36,8 +36,8 @@ fn a_training_step_waits_for_nothing() {
             let batches = [0, 1].map(|micro| Ok(batch(trainer.net(), 2 * step + micro, ROWS, LENGTH)));
             let (report, seen) = operations(|| trainer.step(batches).unwrap().unwrap());
             assert!(seen.total() > 100, "a step is seen: {} operations", seen.total());
-            assert_eq!(seen.host_waits(), 0, "step {step}: {:?}", told(&seen));
-            // The loss is read when the caller wants it, which may be after the next step has been queued.
+            assert_eq!(seen.host_waits(), 0, "step {step}: {:?}", named(&seen));
+            // The caller decides when the loss is read; that may be after the next step has been queued.
             report.read().unwrap();
         }
     }
@@ -60,7 +60,7 @@ fn sampling_waits_for_nothing_from_step_to_step() {
         };
         let (short, long) = (waits(3), waits(11));
         assert!(long.total() > 2 * short.total(), "steps are seen");
-        assert_eq!(long.host_waits(), short.host_waits(), "{sampler}: {:?}, {:?}", told(&short), told(&long));
-        assert_eq!(short.host_waits(), 0, "{sampler}: {:?}", told(&short));
+        assert_eq!(long.host_waits(), short.host_waits(), "{sampler}: {:?}, {:?}", named(&short), named(&long));
+        assert_eq!(short.host_waits(), 0, "{sampler}: {:?}", named(&short));
     }
 }

@@ -1,11 +1,12 @@
-//! One step of progressive distillation against the released code's numbers: what the teacher makes the student predict,
-//! losses, clipped gradients; for every recorded count of the teacher's steps.
+//! One step of progressive distillation against the released code's numbers: the student's targets, losses and clipped
+//! gradients, for every recorded number of the teacher's steps.
 
 use elf_core::{Network, Noise, Precision, PrecisionPolicy, Replay};
 use elf_encoder::{EncoderMask, LatentStats, T5Encoder, TextEncoder};
 use elf_flow::{DistillObjective, DistillStep, ElfObjective, FlowPath, GuidanceLaw, LatentBatch, LogitNormal, TimeLaw};
 use elf_model::{Elf, ElfConfig};
 use elf_tests::recorded::{Metrics, Recorded};
+use elf_tests::small::network_of;
 use elf_tests::{Reference, assert_close_relative, max_difference, parity_json, parity_path};
 use elf_train::optim::{AdamWConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, Trainer, TrainerConfig};
@@ -13,11 +14,11 @@ use serde::Deserialize;
 use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
-/// Absolute.
+/// Absolute tolerance of targets.
 const TARGETS: f64 = 1e-4;
-/// Relative.
+/// Relative tolerance of losses.
 const LOSSES: f64 = 1e-5;
-/// A share of each gradient's largest element.
+/// Tolerance of gradients, as a share of each one's largest element.
 const GRADIENTS: f64 = 1e-4;
 /// The released code's limit of the gradient norm.
 const CLIP_NORM: f64 = 1.0;
@@ -100,22 +101,18 @@ impl Case {
         let mut replay = Replay::new();
         for (name, tensor) in reference.under(&format!("{}.draw.", self.name)) {
             match name {
-                // Recorded are outcomes, 1 for yes; the objective wants a number that is below the probability then.
+                // The recording holds outcomes, 1 for yes; the objective takes a number that is below the probability in that case.
                 "decoder_coin" => replay.push(name, &(1.0 - tensor)),
                 "self_cond_coin" => replay.push("self_cond_u", &(1.0 - tensor)),
                 _ => replay.push(name, tensor),
             };
         }
-        // Where there is one scale only, the released code draws none: 0 is the smallest one.
+        // If there is only one scale, the released code draws none: 0 is the smallest one.
         if reference.find(&format!("{}.draw.cfg_scale_u", self.name)).is_none() {
             replay.push("cfg_scale_u", &reference.get(&format!("{}.draw.decoder_coin", self.name)).zeros_like());
         }
         replay
     }
-}
-
-fn load(name: &str) -> Elf {
-    Elf::load(&parity_path(&format!("{name}.safetensors")), PrecisionPolicy::F32, Device::Cpu).unwrap()
 }
 
 /// The recorded student, of the teacher's sizes.
@@ -138,7 +135,7 @@ fn open() -> (Vec<Case>, Reference, T5Encoder) {
 fn parity_distillation_targets() {
     let (cases, reference, encoder) = open();
     for case in cases {
-        let teacher = load(&case.teacher);
+        let teacher = network_of(&case.teacher);
         let batch = case.batch(&reference, &encoder);
         let targets = case.objective(&teacher).targets(&batch, &mut case.draws(&reference)).unwrap();
         let decoded = reference.get(&format!("{}.draw.decoder_coin", case.name)).sum(Kind::Float).double_value(&[]);
@@ -162,7 +159,7 @@ fn parity_distillation_targets() {
 fn parity_distillation_losses_and_gradients() {
     let (cases, reference, encoder) = open();
     for case in cases {
-        let teacher = load(&case.teacher);
+        let teacher = network_of(&case.teacher);
         let student = student(&case, teacher.config(), &reference);
         let config = TrainerConfig {
             optimizer: OptimizerConfig::Adamw(AdamWConfig::default()),
@@ -188,7 +185,7 @@ fn parity_distillation_losses_and_gradients() {
             let part = part.terms.iter().find(|(term, ..)| *term == name);
             compare(name, part.map_or(0.0, |(_, sum, count)| sum.double_value(&[]) / count), expected);
         }
-        // Gradients stay where they are until the next step begins, clipped.
+        // The clipped gradients are kept until the next step begins.
         let prefix = format!("{}.grad_clipped.", case.name);
         let clipped = reference.under(&prefix);
         let params = trainer.net().params();
@@ -197,7 +194,7 @@ fn parity_distillation_losses_and_gradients() {
             let what = format!("{}: gradient of {name}", case.name);
             assert_close_relative(&what, &p.tensor.grad(), clipped[name], GRADIENTS);
         }
-        // The teacher is as it was.
+        // The teacher has not changed.
         assert!(teacher.params().iter().all(|(_, p)| !p.tensor.requires_grad()));
     }
 }

@@ -7,7 +7,7 @@ use elf_encoder::{EncoderMask, T5Encoder, TextEncoder};
 use elf_tests::parity_path;
 use tch::{Device, Kind, Tensor};
 
-/// Absolute, in fp32: what the reference meets between two machines.
+/// Absolute tolerance in fp32: that of the reference between two machines.
 const TOLERANCE: f64 = 1e-5;
 
 fn check(folder: &str) -> Result<()> {
@@ -33,7 +33,7 @@ fn check(folder: &str) -> Result<()> {
         println!("{}: {name}: largest difference {worst:.1e}", folder.display());
         ensure!(worst <= TOLERANCE, "{name}: differs by {worst:e}");
     }
-    // The masks must matter, or the comparison above shows little.
+    // The masks change the result; otherwise the comparison above would show little.
     let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
     ensure!(apart(&get("hidden.no_mask")?, &get("hidden.mask_3d")?) > 100.0 * TOLERANCE);
     Ok(())

@@ -1,15 +1,12 @@
 //! One pass of the network against the released code's numbers: 1e-5 absolute.
 
-use elf_core::{Network, PrecisionPolicy, TrunkInput};
+use elf_core::{Network, TrunkInput};
 use elf_model::{Elf, Rope, sinusoidal_features};
-use elf_tests::{Reference, assert_close, assert_close_relative, parity_path};
+use elf_tests::small::network_of;
+use elf_tests::{Reference, assert_close, assert_close_relative};
 use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = 1e-5;
-
-fn network(weights: &str) -> Elf {
-    Elf::load(&parity_path(&format!("{weights}.safetensors")), PrecisionPolicy::F32, Device::Cpu).unwrap()
-}
 
 struct Case {
     reference: Reference,
@@ -52,7 +49,7 @@ impl Case {
 
 #[test]
 fn parity_denoise_and_decode() {
-    let (case, net) = (Case::open(), network("model"));
+    let (case, net) = (Case::open(), network_of("model"));
     case.check(&net, "denoise", &case.input());
     let gate = case.t.ones_like();
     case.check(&net, "decode", &TrunkInput { decode: Some(&gate), ..case.input() });
@@ -60,34 +57,34 @@ fn parity_denoise_and_decode() {
 
 #[test]
 fn parity_rows_of_mixed_mode() {
-    let (case, net) = (Case::open(), network("model"));
+    let (case, net) = (Case::open(), network_of("model"));
     let gate = case.reference.get("in.gate");
     case.check(&net, "mixed", &TrunkInput { decode: Some(gate), ..case.input() });
 }
 
 #[test]
 fn parity_padding_mask() {
-    let (case, net) = (Case::open(), network("model"));
+    let (case, net) = (Case::open(), network_of("model"));
     let mask = case.reference.get("in.attention_mask");
     case.check_hidden(&net, "masked", net.trunk_with_mask(&case.input(), mask).unwrap());
 }
 
 #[test]
 fn parity_input_without_self_conditioning() {
-    let (case, net) = (Case::open(), network("model"));
+    let (case, net) = (Case::open(), network_of("model"));
     case.check(&net, "plain", &TrunkInput { x_prev: None, ..case.input() });
 }
 
 #[test]
 fn parity_network_without_guidance_tokens() {
-    let (case, net) = (Case::open(), network("model_no_sc_tokens"));
+    let (case, net) = (Case::open(), network_of("model_no_sc_tokens"));
     assert!(!net.shape().guidance_input);
     case.check(&net, "no_sc_tokens", &case.input());
 }
 
 #[test]
 fn parity_scalar_features_and_rotary_tables() {
-    let (case, net) = (Case::open(), network("model"));
+    let (case, net) = (Case::open(), network_of("model"));
     let want = case.reference.get("timestep_embedding");
     assert_close("timestep_embedding", &sinusoidal_features(&case.t), want, TOLERANCE);
 
@@ -97,10 +94,10 @@ fn parity_scalar_features_and_rotary_tables() {
     assert_close("rope.sin", &sin, case.reference.get("rope.sin"), TOLERANCE);
 }
 
-/// The chunked loss with its closed-form gradient equals what autograd makes of all logits at once.
+/// The chunked loss with its closed-form gradient equals the loss and gradient of autograd over all logits at once.
 #[test]
 fn parity_of_the_chunked_cross_entropy_with_autograd() {
-    let (case, net) = (Case::open(), network("model"));
+    let (case, net) = (Case::open(), network_of("model"));
     net.params().set_requires_grad(true);
     let gate = case.t.ones_like();
     let input = TrunkInput { decode: Some(&gate), ..case.input() };
@@ -118,7 +115,7 @@ fn parity_of_the_chunked_cross_entropy_with_autograd() {
             let log_p = net.logits(&hidden).unwrap().log_softmax(-1, Kind::Float);
             -(log_p.gather(-1, &ids.unsqueeze(-1), false).squeeze_dim(-1) * &weights).sum(Kind::Float)
         };
-        // A factor stands for the normalisation that comes after.
+        // The normalisation comes after, so that a factor remains.
         (loss.shallow_clone() * 0.25).backward();
         let of = |grad: Tensor, like: &Tensor| if grad.defined() { grad.copy() } else { like.detach().zeros_like() };
         let grads: Vec<_> = net.params().iter().map(|(n, p)| (n.to_owned(), of(p.tensor.grad(), &p.tensor))).collect();

@@ -9,7 +9,7 @@ use elf_tests::{parity_json, parity_path};
 use serde::Deserialize;
 use tch::{Device, Tensor};
 
-/// Relative, in fp32: what the reference meets between two machines.
+/// Relative tolerance in fp32: that of the reference between two machines.
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
@@ -19,7 +19,7 @@ struct Reference {
     context_size: usize,
     batch_size: usize,
     ppl: f64,
-    /// Null where nothing of a sample could be scored.
+    /// Null for a sample without a scored token.
     per_sample_ppl: Vec<Option<f64>>,
     mean_entropy: f64,
     first_text_ids: Vec<u32>,
@@ -104,7 +104,7 @@ fn parity_gen_ppl() -> Result<()> {
 
 #[test]
 fn parity_gen_ppl_of_an_evaluation() -> Result<()> {
-    // The way of the program, with intervals and a judge that only splits the references.
+    // As the program does it, with intervals and a judge that only tokenises the references.
     let reference = reference();
     let scorer = judge(&reference)?;
     let set = SampleSet { name: "texts".into(), texts: reference.texts.clone(), ..SampleSet::default() };

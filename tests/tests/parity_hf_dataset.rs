@@ -1,5 +1,5 @@
-//! The same rows as Hugging Face `save_to_disk` folders, as Parquet shards and as evaluation JSONL: all must give what
-//! `rows.json` says in clear.
+//! The same rows as Hugging Face `save_to_disk` folders, as Parquet shards and as evaluation JSONL: all must give the
+//! rows of `rows.json`.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ fn same_rows(path: &str, rows: &[Row]) {
         assert_eq!(dataset.len(), rows.len(), "{path}");
         assert!(dataset.is_conditional());
         let carried = dataset.carried(0..rows.len()).unwrap();
-        // Backwards, so that no reader gets by with what it has just read.
+        // Backwards, so that a reader cannot rely on the rows that it has just read.
         for (i, row) in rows.iter().enumerate().rev() {
             let expected =
                 Example { input_ids: row.input_ids.clone(), condition_ids: Some(row.condition_input_ids.clone()) };

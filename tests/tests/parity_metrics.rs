@@ -9,7 +9,7 @@ use elf_eval::stats::Spread;
 use elf_tests::parity_json;
 use serde::Deserialize;
 
-/// What the reference implementations agree on between machines.
+/// The tolerance within which the reference implementations agree between machines.
 const TOLERANCE: f64 = 1e-6;
 
 #[derive(Deserialize)]
@@ -106,7 +106,7 @@ fn parity_rouge() {
     ] {
         close(mean, m.rouge_mean[name], name);
         let spread = Spread::of_sample(&values).unwrap();
-        // The released code divides squares by n, as if there were no other examples.
+        // The released code divides squares by n, not by n - 1.
         let (n, released) = (values.len() as f64, |deviation: f64, n: f64| deviation * ((n - 1.0) / n).sqrt());
         close(released(spread.std, n), m.rouge_spread[&format!("{name}_std")], &format!("deviation of {name}"));
         let sem = m.rouge_spread[&format!("{name}_sem")];
@@ -116,7 +116,7 @@ fn parity_rouge() {
 
 #[test]
 fn parity_bleu_from_a_jsonl_file() {
-    // The way of the program: pairs written to a file and read back give the same number.
+    // As the program does it: pairs written to a file and read back give the same number.
     let m: TextMetrics = parity_json("text_metrics.json");
     let lines: Vec<String> = m
         .hypotheses

@@ -1,5 +1,5 @@
-//! A checkpoint as the released PyTorch code writes it: every number in it, training continued from it, and files like it
-//! written here.
+//! A checkpoint of the released PyTorch code: every number in it, training that continues from it, and files of the same form
+//! that are written here.
 
 use elf_core::pytorch::{self, PyTorchFile, TensorRef, Value};
 use elf_core::weights::{ParamKind, Weights};
@@ -14,9 +14,9 @@ use elf_train::{ReleasedCheckpoint, Solo, Trainer};
 use std::rc::Rc;
 use tch::{Device, Tensor};
 
-/// Absolute, for parameters after all steps.
+/// Absolute tolerance of parameters after all steps.
 const TOLERANCE: f64 = 1e-4;
-/// The run that the checkpoint was saved at the end of.
+/// The run whose last state the checkpoint holds.
 const RUN: &str = "muon_uncond";
 
 fn recorded() -> Recorded {
@@ -99,7 +99,7 @@ fn parity_training_continues_from_the_official_checkpoint() {
 
 #[test]
 fn parity_optimiser_state_is_needed_to_continue() {
-    // The same steps from the same parameters with a fresh optimiser end elsewhere: the test above can fail.
+    // The same steps from the same parameters with a fresh optimiser give other parameters: the test above can fail.
     let checkpoint = ReleasedCheckpoint::open(&folder()).unwrap();
     let net = || {
         Elf::of_weights(&checkpoint.weights(ParamKind::Trained).unwrap(), PrecisionPolicy::F32, Device::Cpu).unwrap()

@@ -1,5 +1,5 @@
-//! The recorded training runs with their rows split over two and three processes: the same parameters and averages as one
-//! process gives, and as the released code gave; and checkpoints that any number of ranks goes on from.
+//! The recorded training runs with their rows split over two and three processes: the same parameters and averages as those
+//! of one process and of the released code; and checkpoints that any number of ranks can resume from.
 
 #[path = "../../crates/elf-c10d/tests/ranks/mod.rs"]
 mod ranks;
@@ -18,13 +18,13 @@ use ranks::{Place, Ranks, in_ranks, rank_body};
 use serde_json::json;
 use tch::{Device, Tensor};
 
-/// Absolute, between one process and several.
+/// Absolute tolerance between one process and several.
 const BETWEEN_WORLDS: f64 = 1e-5;
-/// Absolute, to the released code's numbers.
+/// Absolute tolerance to the released code's numbers.
 const TO_REFERENCE: f64 = 1e-4;
 const LONG: Duration = Duration::from_secs(60);
 
-/// Meets under a name of its own: several meetings at one point are kept apart by it.
+/// A group of ranks under a name of its own, which tells several groups at one meeting point apart.
 fn meet(place: &Place, name: &str) -> Box<dyn Comm> {
     elf_c10d::hush_libtorch();
     let point = MeetingPoint {
@@ -96,7 +96,7 @@ impl Run {
     }
 }
 
-/// Some rows' part of draws for all rows.
+/// The draws of some rows, out of the draws for all rows.
 struct RowsOf {
     all: i64,
     rows: Vec<i64>,
@@ -142,7 +142,7 @@ fn of_rows(batch: &LatentBatch, rows: &[i64]) -> LatentBatch {
     }
 }
 
-/// Parameters and averages at this moment, on every rank all of them.
+/// The current parameters and averages; every rank gets all of them.
 fn state(trainer: &mut Trainer<Elf, ElfObjective>) -> [Vec<(String, Tensor)>; 2] {
     let params = trainer.net().params().snapshot();
     let averages = trainer.with_averages(|net, _| net.params().snapshot()).unwrap();
@@ -172,7 +172,7 @@ fn all_runs(place: Place) {
         for (a, b) in losses.iter().zip(&expected_losses) {
             assert!((a - b).abs() <= BETWEEN_WORLDS * b.abs(), "{name}: losses {losses:?} and {expected_losses:?}");
         }
-        // Each rank keeps only a part, and the parts are the whole.
+        // Each rank keeps only a part, and the parts together are all of it.
         let mut kept = [together.ema().averages().count() as f64];
         assert!((kept[0] as usize) < together.net().params().len());
         together.comm().sum_numbers(&mut kept).unwrap();
@@ -201,7 +201,7 @@ fn parity_three_ranks() {
     in_ranks("parity_three_ranks", 3, all_runs);
 }
 
-/// One session of a run that goes from rank to rank: from a checkpoint, if there is one, to an update, and a checkpoint.
+/// One session of a run on several ranks: from a checkpoint, if there is one, to an update and the next checkpoint.
 fn session(run: &Run, comm: Box<dyn Comm>, folder: &CheckpointFolder, until: usize) -> [Vec<(String, Tensor)>; 2] {
     let mut trainer = run.trainer(comm);
     if let Some(checkpoint) = folder.latest().unwrap() {
@@ -215,7 +215,7 @@ fn session(run: &Run, comm: Box<dyn Comm>, folder: &CheckpointFolder, until: usi
     state(&mut trainer)
 }
 
-/// Two ranks begin; the test goes on from their checkpoint with one and with three.
+/// Two ranks begin; one rank and three ranks resume from their checkpoint.
 #[test]
 fn parity_checkpoints_do_not_depend_on_the_number_of_ranks() {
     let name = "parity_checkpoints_do_not_depend_on_the_number_of_ranks";
@@ -244,7 +244,7 @@ fn parity_checkpoints_do_not_depend_on_the_number_of_ranks() {
             let three = Place { folder: place.folder.clone(), ..place };
             let resumed = session(&run, meet(&three, &format!("three-{recorded}")), &folder, run.updates());
             assert_same(&resumed, &expected, "two ranks, then three");
-            // And from three back to one: what three wrote is what one reads.
+            // One rank reads the checkpoint that three wrote.
             let mut back = run.trainer(Box::new(Solo));
             store.add(&format!("{recorded}/three"), 1).unwrap();
             while store.add(&format!("{recorded}/three"), 0).unwrap() < 3 {

@@ -1,5 +1,5 @@
-//! Checkpoints of our own runs in the released code's form: the tree of the official checkpoint, and training that goes on
-//! from it as it does in place, bit for bit.
+//! Checkpoints of our own runs in the released code's form: the tree of the official checkpoint, and training that
+//! resumes from it bit for bit as without the conversion.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -16,9 +16,9 @@ use elf_train::{CheckpointFolder, ReleasedCheckpoint, ReleasedForm, Solo, Traine
 use serde_json::json;
 use tch::{Device, Tensor};
 
-/// The run that the official checkpoint was saved at the end of.
+/// The run whose last state the official checkpoint holds.
 const OFFICIAL: &str = "muon_uncond";
-/// Epochs done, as the tests say; the official checkpoint says its own.
+/// Finished epochs of our checkpoints in these tests; the official checkpoint has its own number.
 const EPOCH: u64 = 3;
 
 fn recorded(name: &str) -> Recorded {
@@ -30,7 +30,7 @@ fn trainer(recorded: &Recorded) -> Trainer<Elf, ElfObjective> {
     Trainer::new(net, recorded.objective(), recorded.config(), Rc::new(Solo)).unwrap()
 }
 
-/// Optimiser steps out of the recording's first batches.
+/// Optimiser steps of the recording's first batches.
 fn advance(trainer: &mut Trainer<Elf, ElfObjective>, recorded: &Recorded, steps: usize) {
     let reference = Reference::open(&format!("train_{}.safetensors", recorded.name));
     let encoder = T5Encoder::load(&parity_path(&recorded.encoder), Device::Cpu, Precision::F32).unwrap();
@@ -45,7 +45,7 @@ fn advance(trainer: &mut Trainer<Elf, ElfObjective>, recorded: &Recorded, steps:
     }
 }
 
-/// Saves a trainer as a checkpoint of ours and that one in the released form.
+/// Saves a trainer as a checkpoint of ours, and that checkpoint in the released form.
 fn write_released(trainer: &Trainer<Elf, ElfObjective>, folder: &Path, epoch: u64) -> std::path::PathBuf {
     let checkpoint = trainer.save(&CheckpointFolder::new(folder.join("ours")), json!({}), json!({})).unwrap().unwrap();
     let order = trainer.net().config().released_order().unwrap();
@@ -65,7 +65,7 @@ fn parity_our_own_run_becomes_the_official_tree() {
     let path = write_released(&trainer, folder.path(), official.epoch().unwrap());
     let ours = PyTorchFile::open(&path).unwrap();
     let theirs = PyTorchFile::open(official.path()).unwrap();
-    // Keys in their order, kinds, shapes, and every number that is no tensor: steps, learning rates, settings.
+    // Keys in their order, kinds, shapes, and every number outside of tensors: steps, learning rates, settings.
     assert_eq!(leaves(ours.value()), leaves(theirs.value()));
 }
 
@@ -80,7 +80,7 @@ fn named<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Vec<(Strin
     tensors.map(|(name, t)| (name.to_owned(), t.copy())).collect()
 }
 
-/// Trains, converts, restores, and trains on in both places.
+/// Trains, converts and restores, and continues both the original and the restored run.
 fn goes_on_bit_for_bit(name: &str) {
     let recorded = recorded(name);
     let folder = tempfile::tempdir().unwrap();

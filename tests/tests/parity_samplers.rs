@@ -1,13 +1,12 @@
 //! Rollouts, decoded tokens and their trimming against the reference numbers.
 
-use elf_core::{Counting, PrecisionPolicy, Replay};
+use elf_core::{Counting, Replay};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, FlowPath, GenerateConfig, Generator, Request, TimeLaw, TrainedFlow, Trim, pad_from_eos, shift_left,
 };
-use elf_model::Elf;
-use elf_tests::small::network;
-use elf_tests::{Reference, assert_close, parity_json, parity_path};
+use elf_tests::small::{network, network_of};
+use elf_tests::{Reference, assert_close, parity_json};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -49,13 +48,13 @@ impl Rollout {
         let two_pass_guidance =
             self.self_conditioned() && self.num_self_cond_cfg_tokens == 0 && self.self_cond_cfg_scale != 1.0;
         let condition_guidance = self.conditional && self.cfg_scale != 1.0;
-        // The first step has no estimate to be guided by.
+        // The first step has no earlier estimate, and so no guidance.
         let evaluations = if two_pass_guidance { 2 * steps - 1 } else { steps };
         evaluations * if condition_guidance { 2 } else { 1 } + 1
     }
 }
 
-/// The recorded condition. Its words are not recorded, and no sampler of the paper asks for them.
+/// The recorded condition. Its token ids are not recorded, and no sampler of the paper needs them.
 fn condition(reference: &Reference) -> Condition {
     let (latents, mask) = (reference.get("cond.latent"), reference.get("cond.mask"));
     Condition::new(latents, &Tensor::full(mask.size(), -1, (Kind::Int64, Device::Cpu)), mask).unwrap()
@@ -73,8 +72,7 @@ fn parity_rollouts() {
     let mut wrong = Vec::new();
     for rollout in &rollouts {
         let get = |what: &str| reference.get(&format!("{}.{what}", rollout.name));
-        let path = parity_path(&format!("{}.safetensors", rollout.weights));
-        let net = Counting::new(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap());
+        let net = Counting::new(network_of(&rollout.weights));
         let trained = TrainedFlow {
             path: FlowPath { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..FlowPath::default() },
             self_conditioned: rollout.self_conditioned(),
@@ -130,7 +128,7 @@ fn parity_trimming() {
             pad_from_eos(&mut got, eos, pad);
             assert_eq!(got, rows(masked)[i]);
             assert_eq!(shift_left(row, shift[i] as usize, pad), shifted[i]);
-            // Both together are what a text is made of.
+            // A text is made of both together.
             let trim = Trim { eos, pad, max_input_length: 0 };
             let mut expected = shifted[i].clone();
             pad_from_eos(&mut expected, eos, pad);
@@ -145,9 +143,7 @@ fn parity_sde_without_noise_is_the_ode() {
     let reference = Reference::open("samplers.safetensors");
     for rollout in rollouts.iter().filter(|r| r.method == "ode") {
         let get = |what: &str| reference.get(&format!("{}.{what}", rollout.name));
-        let net =
-            Elf::load(&parity_path(&format!("{}.safetensors", rollout.weights)), PrecisionPolicy::F32, Device::Cpu)
-                .unwrap();
+        let net = network_of(&rollout.weights);
         let trained = TrainedFlow {
             path: FlowPath { noise_scale: rollout.noise_scale, t_eps: rollout.t_eps, ..FlowPath::default() },
             self_conditioned: rollout.self_conditioned(),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::rc::Rc;
 use tch::Device;
 
-/// Relative, for losses and gradients; absolute, for parameters after all steps.
+/// Relative tolerance of losses and gradients; absolute tolerance of parameters after all steps.
 const TOLERANCE: f64 = 1e-4;
 
 fn train(name: &str) {
@@ -48,7 +48,7 @@ fn train(name: &str) {
         }
         check_sum(&report.read().unwrap(), &recorded.metrics[first..first + parts]);
         if first == 0 {
-            // They stay where they are until the next step begins.
+            // They are kept until the next step begins.
             let params = trainer.net().params();
             assert_eq!(clipped.len(), params.len());
             for (name, p) in params.iter() {
@@ -74,7 +74,7 @@ fn compare(what: &str, step: usize, got: f64, want: f64) {
     assert!((got - want).abs() <= TOLERANCE * want.abs(), "step {step}: {what} is {got}, should be {want}");
 }
 
-/// What is logged for a step follows from its micro-batches.
+/// The logged figures of a step follow from its micro-batches.
 fn check_sum(metrics: &StepMetrics, recorded: &[Metrics]) {
     let mean = recorded.iter().map(|m| m.loss).sum::<f64>() / recorded.len() as f64;
     assert!((metrics.loss - mean).abs() <= TOLERANCE * mean);

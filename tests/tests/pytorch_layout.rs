@@ -1,4 +1,4 @@
-//! What `torch.load(weights_only=True)` asks of a file, checked without PyTorch and without this project's reader: the zip
+//! The requirements of `torch.load(weights_only=True)` on a file, checked without PyTorch and without this project's reader: the zip
 //! entry by entry, the pickle opcode by opcode. The same checks pass on the file that PyTorch itself wrote.
 
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ fn crc(bytes: &[u8]) -> u32 {
     })
 }
 
-/// The entries by the central directory, each held against its local header.
+/// The entries by the central directory, each compared with its local header.
 fn entries(file: &[u8]) -> Vec<Entry<'_>> {
     // No comment: the end of the directory is the end of the file.
     let end = file.len() - 22;
@@ -56,7 +56,7 @@ fn entries(file: &[u8]) -> Vec<Entry<'_>> {
         found.push((name, content));
         at += 46 + name_len + extra_len + comment_len;
     }
-    // PyTorch repeats the directory's end in 64 bits: a record and where it lies.
+    // PyTorch repeats the directory's end in 64 bits: a record and its place.
     let repeated = if file[at..].starts_with(b"PK\x06\x06") { 56 + 20 } else { 0 };
     assert_eq!(at + repeated, end, "nothing else between the directory and its end");
     found
@@ -70,60 +70,78 @@ struct Storage {
     numbers: usize,
 }
 
-/// Goes over a pickle as the careful unpickler of PyTorch does: only its opcodes, and of globals only these.
-fn storages(pickle: &[u8]) -> Result<Vec<Storage>, String> {
-    let classes = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"];
-    let allowed = |global: &str| {
-        ["torch._utils _rebuild_tensor_v2", "collections OrderedDict"].contains(&global)
-            || classes.iter().any(|class| global == format!("torch {class}Storage"))
-    };
-    let mut at = 0;
-    let mut take = |n: usize| {
-        let taken = pickle.get(at..at + n).ok_or("it ends in the middle");
-        at += n;
-        taken
-    };
-    if take(2)? != [0x80, 2] {
-        return Err("it does not begin as protocol 2".into());
+/// A pickle, read opcode by opcode.
+struct Pickle<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Pickle<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = self.rest.split_at_checked(n).ok_or("it ends in the middle")?;
+        self.rest = rest;
+        Ok(taken)
     }
-    // The last values, which are all that a storage's tuple is made of.
-    let (mut recent, mut found): (Vec<String>, Vec<Storage>) = (Vec::new(), Vec::new());
-    // Texts and globals that were put there; whatever else was is of no use to a storage.
-    let mut memo: HashMap<usize, String> = HashMap::new();
-    let mut before = 0;
-    loop {
-        let code = take(1)?[0];
-        let was_value = matches!(std::mem::replace(&mut before, code), b'c' | b'X');
-        let value = match code {
-            b'.' => return if take(1).is_err() { Ok(found) } else { Err("something follows its end".into()) },
+
+    fn line(&mut self) -> Result<String, String> {
+        let end = self.rest.iter().position(|&byte| byte == b'\n').ok_or("it ends in the middle")?;
+        let line = self.take(end)?.to_vec();
+        self.take(1)?;
+        String::from_utf8(line).map_err(|_| "no text".to_owned())
+    }
+
+    /// The value that an opcode carries itself, if it carries one; a global must be among those that PyTorch allows.
+    fn value(&mut self, code: u8) -> Result<Option<String>, String> {
+        Ok(Some(match code {
             b'c' => {
-                let mut line = || -> Result<String, &str> {
-                    let mut text = Vec::new();
-                    loop {
-                        match take(1)? {
-                            b"\n" => return String::from_utf8(text).map_err(|_| "no text"),
-                            byte => text.extend_from_slice(byte),
-                        }
-                    }
-                };
-                let global = format!("{} {}", line()?, line()?);
-                if !allowed(&global) {
+                let global = format!("{} {}", self.line()?, self.line()?);
+                if !is_allowed(&global) {
                     return Err(format!("it asks for {global}"));
                 }
                 global
             }
             b'X' => {
-                let n = u32_at(take(4)?, 0);
-                String::from_utf8(take(n)?.to_vec()).map_err(|e| e.to_string())?
+                let n = u32_at(self.take(4)?, 0);
+                String::from_utf8(self.take(n)?.to_vec()).map_err(|e| e.to_string())?
             }
-            b'K' => take(1)?[0].to_string(),
-            b'M' => u16_at(take(2)?, 0).to_string(),
-            b'J' => i32::from_le_bytes(take(4)?.try_into().map_err(|_| "no number")?).to_string(),
+            b'K' => self.take(1)?[0].to_string(),
+            b'M' => u16_at(self.take(2)?, 0).to_string(),
+            b'J' => i32::from_le_bytes(self.take(4)?.try_into().map_err(|_| "no number")?).to_string(),
             0x8a => {
-                let n = usize::from(take(1)?[0]);
-                format!("{:?}", take(n)?)
+                let n = usize::from(self.take(1)?[0]);
+                format!("{:?}", self.take(n)?)
             }
-            b'G' => format!("{:?}", take(8)?),
+            b'G' => format!("{:?}", self.take(8)?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+fn is_allowed(global: &str) -> bool {
+    let classes = ["Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"];
+    ["torch._utils _rebuild_tensor_v2", "collections OrderedDict"].contains(&global)
+        || classes.iter().any(|class| global == format!("torch {class}Storage"))
+}
+
+/// The storages of a pickle, read as PyTorch's restricted unpickler does: only its opcodes, and only its globals.
+fn storages(pickle: &[u8]) -> Result<Vec<Storage>, String> {
+    let mut pickle = Pickle { rest: pickle };
+    if pickle.take(2)? != [0x80, 2] {
+        return Err("it does not begin as protocol 2".into());
+    }
+    // The last values, which hold everything that a storage's tuple is made of.
+    let (mut recent, mut found): (Vec<String>, Vec<Storage>) = (Vec::new(), Vec::new());
+    // Texts and globals that were put there; a storage uses no other values.
+    let mut memo: HashMap<usize, String> = HashMap::new();
+    let mut before = 0;
+    loop {
+        let code = pickle.take(1)?[0];
+        let was_value = matches!(std::mem::replace(&mut before, code), b'c' | b'X');
+        if let Some(value) = pickle.value(code)? {
+            recent.push(value);
+            continue;
+        }
+        match code {
+            b'.' => return if pickle.rest.is_empty() { Ok(found) } else { Err("something follows its end".into()) },
             b'Q' => {
                 // ('storage', class, key, device, numbers), in the tuple before.
                 let [.., marker, class, key, device, numbers] = recent.as_slice() else {
@@ -134,23 +152,20 @@ fn storages(pickle: &[u8]) -> Result<Vec<Storage>, String> {
                 }
                 let numbers = numbers.parse().map_err(|_| format!("{numbers} numbers"))?;
                 found.push(Storage { class: class.clone(), key: key.clone(), numbers });
-                continue;
             }
             // MARK, TUPLE and its short forms, lists, dicts, items, REDUCE, BUILD, None, bools.
-            b'(' | b't' | 0x85..=0x89 | b')' | b']' | b'a' | b'e' | b'}' | b's' | b'u' | b'R' | b'b' | b'N' => continue,
+            b'(' | b't' | 0x85..=0x89 | b')' | b']' | b'a' | b'e' | b'}' | b's' | b'u' | b'R' | b'b' | b'N' => {}
             b'q' | b'r' => {
-                let index = if code == b'q' { usize::from(take(1)?[0]) } else { u32_at(take(4)?, 0) };
+                let index = if code == b'q' { usize::from(pickle.take(1)?[0]) } else { u32_at(pickle.take(4)?, 0) };
                 let value = if was_value { recent.last().cloned() } else { None };
                 memo.insert(index, value.unwrap_or_default());
-                continue;
             }
             b'h' | b'j' => {
-                let index = if code == b'h' { usize::from(take(1)?[0]) } else { u32_at(take(4)?, 0) };
-                memo.get(&index).cloned().ok_or("it fetches what was never put")?
+                let index = if code == b'h' { usize::from(pickle.take(1)?[0]) } else { u32_at(pickle.take(4)?, 0) };
+                recent.push(memo.get(&index).cloned().ok_or("it fetches an entry that was never put")?);
             }
             other => return Err(format!("the opcode {other:#x} is not among those allowed")),
-        };
-        recent.push(value);
+        }
     }
 }
 
@@ -163,7 +178,7 @@ fn width(class: &str) -> usize {
     }
 }
 
-/// All that is asked of a whole file; gives the number of storages.
+/// All requirements on a whole file; returns the number of storages.
 fn check(file: &[u8]) -> usize {
     let entries = entries(file);
     let folder = entries[0].0.strip_suffix("/data.pkl").expect("the pickle comes first").to_owned();

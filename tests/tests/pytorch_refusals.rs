@@ -1,4 +1,5 @@
-//! Damaged and hostile PyTorch checkpoints: each is refused by name, nothing is run, nothing panics.
+//! Damaged and hostile PyTorch checkpoints: each is refused by name, without a panic, and without running
+//! anything from the file.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ fn unpacked(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// A zip file of these entries, checksums and all.
+/// A zip file of these entries, with their checksums.
 fn packed(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, content) in entries {
@@ -116,7 +117,7 @@ fn code_in_a_pickle_is_refused_by_name_and_not_run() {
         pickle.extend_from_slice(b"\x93.");
         refused(&with_pickle(&pickle), &[&format!("`{module}.{name}`")]);
     }
-    // A state for something that is no OrderedDict would be an object's.
+    // A state that is set on anything but an OrderedDict would belong to an object.
     refused(&with_pickle(b"\x80\x02}}b."), &["BUILD"]);
 }
 
@@ -159,7 +160,7 @@ fn every_opcode_that_no_checkpoint_needs_is_refused_by_name() {
         let pickle = [0x80, 2, b'}', b'}', code, b'0', b'\n', b'.'];
         refused(&with_pickle(&pickle), &[&format!("opcode {name},")]);
     }
-    // All bytes in the place of an opcode: what is not refused by name is known or no opcode.
+    // All bytes in the place of an opcode: a byte that is not refused by name is a known opcode or none.
     for code in 0..=255u8 {
         let _ = read(&with_pickle(&[0x80, 2, code]));
     }
@@ -222,7 +223,7 @@ fn a_compressed_entry_is_not_unpacked() {
 
 #[test]
 fn a_small_pickle_cannot_describe_a_huge_tree() {
-    // Each level holds the one before sixteen times.
+    // Each level holds the previous one sixteen times.
     let mut pickle = b"\x80\x02]q\x00".to_vec();
     for level in 0..20u8 {
         pickle.extend_from_slice(b"](");
@@ -231,7 +232,7 @@ fn a_small_pickle_cannot_describe_a_huge_tree() {
     }
     pickle.push(b'.');
     refused(&with_pickle(&pickle), &["repeats values"]);
-    // A list in itself.
+    // A list that holds itself.
     refused(&with_pickle(b"\x80\x02]q\x00h\x00a."), &["nested"]);
     let deep: Vec<u8> = [&b"\x80\x02"[..], &[b']'; 500], &[b'a'; 499], b"."].concat();
     refused(&with_pickle(&deep), &["nested"]);
@@ -248,7 +249,7 @@ fn other_and_damaged_files_are_named() {
     }
     let big = packed(&[("x/data.pkl".into(), b"\x80\x02N.".to_vec()), ("x/byteorder".into(), b"big".to_vec())]);
     refused(&big, &["big-endian"]);
-    // One bit of a storage.
+    // One bit of a storage changed.
     let mut flipped = whole;
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
@@ -257,7 +258,7 @@ fn other_and_damaged_files_are_named() {
     }
 }
 
-/// What reads trees reads a damaged one, too: parameters by name, the optimiser's state, counts.
+/// Everything that reads a tree, given a damaged one: parameters by name, the optimiser's state, counts.
 fn use_as_checkpoint(bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = written(folder.path(), bytes);
@@ -305,7 +306,7 @@ proptest! {
 
     #[test]
     fn fuzz_the_official_pickle(changes in changes(), cut in prop::option::of(any::<prop::sample::Index>())) {
-        // Packed again, so that no checksum stands before the machine.
+        // Packed again with the right checksum, so that the damaged pickle reaches the interpreter.
         let mut entries = unpacked(&official());
         let pickle = &mut entries.iter_mut().find(|(name, _)| name.ends_with("data.pkl")).unwrap().1;
         let n = pickle.len();

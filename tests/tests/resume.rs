@@ -44,7 +44,7 @@ impl TrainingObserver for StopIn<'_> {
     }
 }
 
-/// Continues a run, or begins it, and gives back all parameters and averages at its end.
+/// Continues a run, or begins it, and returns all parameters and averages at its end.
 fn session(
     optimizer: OptimizerConfig,
     folder: &CheckpointFolder,

@@ -1,4 +1,4 @@
-//! Tests, benches, and what continuous integration checks. Everything is built in the release
+//! Tests, benches, and the checks of continuous integration. Everything is built in the release
 //! profile, so that dependencies, the C++ bridge to libtorch above all, are compiled once for all.
 
 use anyhow::Result;
@@ -25,15 +25,15 @@ pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What the names of all tests begin with that change files at random.
+/// The beginning of the names of all tests that change files at random.
 const FUZZ: &str = "fuzz_";
-/// The packages that have such tests.
+/// The packages with these tests.
 const FUZZED: [&str; 2] = ["elf-tests", "elf-data"];
 
 /// The fuzz tests of all readers, each with so many cases.
 ///
 /// # Errors
-/// If set-up fails, or a reader does: what it was given is printed.
+/// If set-up or a reader fails; the file that made the reader fail is printed.
 pub fn fuzz(workspace: &Workspace, cases: u32) -> Result<()> {
     let start = std::time::Instant::now();
     let libtorch = setup(workspace, SetUp::Once)?;
@@ -44,11 +44,11 @@ pub fn fuzz(workspace: &Workspace, cases: u32) -> Result<()> {
     }
     command.arg(FUZZ);
     Steps::default().run("fuzz tests", &mut command)?;
-    println!("\nall readers stood {cases} cases of each kind, in {}", clock(start.elapsed()));
+    println!("\nall readers passed {cases} cases of each kind, in {}", clock(start.elapsed()));
     Ok(())
 }
 
-/// Whether cargo is told which packages to take; `--workspace` would overrule that.
+/// Whether the arguments choose packages; `--workspace` would override the choice.
 fn chooses_packages(arguments: &[String]) -> bool {
     arguments
         .iter()
@@ -63,8 +63,7 @@ fn chooses_packages(arguments: &[String]) -> bool {
 pub fn bench(workspace: &Workspace, package: Option<&str>, arguments: &[String]) -> Result<()> {
     let libtorch = setup(workspace, SetUp::Once)?;
     let mut command = workspace.cargo_with(&libtorch);
-    // Without this, cargo would also start the test programs of libraries, which know no options
-    // of benches.
+    // Without this, cargo would also start the test programs of libraries, which do not accept the options of benches.
     command.args(["bench", "--bench", "*"]);
     match package {
         Some(package) => command.args(["--package", package]),

@@ -1,4 +1,4 @@
-//! The demo: what the models in `models/` write, then the way from the texts in `data/` to a small model of one's own and its text.
+//! The demo: texts of the models in `models/`, then all steps from the texts in `data/` to a small model of one's own and its text.
 //! Every step is a call of the program `elf` that a reader can repeat by hand.
 
 use std::fs;
@@ -13,7 +13,7 @@ use crate::steps::Steps;
 use crate::training_figures as figures;
 use crate::workspace::Workspace;
 
-/// What can be chosen about the demo.
+/// Settings of the demo.
 #[derive(Debug, Args)]
 pub struct Options {
     /// How long to train, in minutes.
@@ -31,24 +31,23 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What a few minutes on two cores can and cannot show.
+/// What a few minutes of training on two cores can and cannot show.
 const HONESTLY: &str = "\
-What this shows: both losses fall on held-out text, and noise turns into words of the corpus, several of them in an order
-that occurs in it. What it cannot show: grammar, sense or variety, which take hours on this machine or minutes on a GPU. The
-encoder's weights are random, and the perplexity of such text says nothing yet. The models of the repository, which wrote the first
+This shows that both losses fall on held-out text, and that noise turns into words of the corpus, several of them in an order
+that occurs in it. It cannot show grammar, sense or variety, which take hours on this machine or minutes on a GPU. The
+encoder's weights are random, and the perplexity of this text is not meaningful. The models of the repository, which wrote the first
 texts above, were trained for longer and on an encoder that was trained: `cargo xtask reproduce mini` makes them.";
 
 /// One call of `elf`.
 struct Call {
     title: &'static str,
     arguments: Vec<String>,
-    /// The file that the call writes last. If it is there, the call is not repeated. None where
-    /// `elf` itself goes on from what it finds.
+    /// The file that the call writes last. If it is there, the call is not repeated. None if `elf` itself resumes.
     leaves: Option<PathBuf>,
 }
 
 impl Call {
-    /// Of a command line without quotes.
+    /// From a command line without quotes.
     fn new(title: &'static str, leaves: Option<PathBuf>, line: &str) -> Self {
         Self { title, arguments: line.split_whitespace().map(str::to_owned).collect(), leaves }
     }
@@ -57,7 +56,7 @@ impl Call {
 /// The texts of the demo: the one-line descriptions of Debian's packages. Short texts show most after a few minutes.
 const COLUMN: &str = "synopsis";
 
-/// What the models of the repository do. It takes seconds, so it is done every time.
+/// Texts of the repository's models. They take seconds, so they are generated every time.
 fn ready_models() -> [Call; 3] {
     let call = |title, line| Call::new(title, None, line);
     [
@@ -99,7 +98,7 @@ fn calls(out: &Path, minutes: f64) -> Vec<Call> {
         call("token shards to train on", None, prepare("train")),
         call("token shards to validate on", None, prepare("validation")),
         call(
-            "a small T5 encoder with random weights, which stay as they are",
+            "a small T5 encoder with random weights, which are not trained",
             Some("encoder/tokenizer.json"),
             format!(
                 "encoder init --tokenizer {at}/tokenizer --d-model 64 --d-kv 16 --d-ff 128 --num-layers 2 --num-heads 4 \
@@ -120,14 +119,14 @@ fn calls(out: &Path, minutes: f64) -> Vec<Call> {
             ),
         ),
         call(
-            "text from noise, 32 SDE steps: one text as it forms, and what a user would see",
+            "text from noise, 32 SDE steps: one text as it forms, and the results",
             None,
             format!(
                 "sample {at}/run --sampler sde --steps 32 --num 64 --batch-size 64 --trace --output {at}/samples.jsonl"
             ),
         ),
         call(
-            "what the texts are like",
+            "an evaluation of the texts",
             None,
             format!(
                 "eval --samples {at}/samples.jsonl --training data/descriptions-train.parquet --training-column {COLUMN} \
@@ -137,7 +136,7 @@ fn calls(out: &Path, minutes: f64) -> Vec<Call> {
     ]
 }
 
-/// Builds `elf`, runs all calls and sums up what they have written.
+/// Builds `elf`, runs all calls and prints a summary of their results.
 ///
 /// # Errors
 /// At the first step that fails, with the command line that repeats it.
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_written_lies_in_the_output_folder() {
+    fn all_files_are_written_to_the_output_folder() {
         let out = Path::new("runs/elsewhere");
         for call in calls(out, 1.5) {
             if let Some(path) = &call.leaves {
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_demo_reads_is_in_the_repository() {
+    fn files_that_the_demo_reads_are_in_the_repository() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let all = ready_models().into_iter().chain(calls(Path::new("out"), 1.0));
         let words: Vec<String> = all.flat_map(|call| call.arguments).collect();

@@ -1,4 +1,4 @@
-//! What the machine has and lacks, each problem with its remedy.
+//! A report of this machine's tools, libraries and hardware; each problem comes with its remedy.
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -13,7 +13,7 @@ use crate::machine::{self, Processor};
 use crate::python::Python;
 use crate::workspace::Workspace;
 
-/// How one thing stands.
+/// The state of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Fine,

@@ -27,7 +27,7 @@ pub struct Gpus {
 }
 
 impl Gpus {
-    /// Asks the driver's own program; none where it is missing or fails.
+    /// Asks the driver's own program; none if it is missing or fails.
     pub fn here() -> Option<Self> {
         let ask = |arguments: &[&str]| {
             let output = Command::new("nvidia-smi").args(arguments).output().ok()?;

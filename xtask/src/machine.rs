@@ -1,4 +1,4 @@
-//! What the machine is made of: processor, memory, disks, and what its loader can find.
+//! The machine: processor, memory, disks, and the libraries that its loader finds.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl Processor {
         FEATURES.iter().filter(|(_, flag)| has(flag)).map(|(name, _)| *name).collect()
     }
 
-    /// What is to be expected of training in bf16.
+    /// The speed to expect of training in bf16.
     pub fn bf16(&self) -> &'static str {
         let names = self.features();
         if names.contains(&"AMX bf16") {
@@ -99,8 +99,8 @@ pub fn free_space(path: &Path) -> Option<u64> {
         .map(|disk| disk.available_space())
 }
 
-/// What the loader would not find for a shared library, in the words of `ldd`. Empty as well where
-/// there is no `ldd` to ask.
+/// The libraries that a shared library needs and the loader does not find, in the words of `ldd`. Empty as well if there is
+/// no `ldd`.
 pub fn unresolved_libraries(library: &Path) -> Vec<String> {
     let Ok(output) = Command::new("ldd").arg(library).output() else {
         return Vec::new();

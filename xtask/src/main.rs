@@ -1,5 +1,5 @@
-//! `cargo xtask`: the project's only script language. It finds or fetches libtorch, reports what
-//! the machine has, runs the demo, the experiments, the tests, the checks of continuous integration and the benches.
+//! `cargo xtask`: the project's only script language. It finds or fetches libtorch, examines the machine, and runs the demo, the
+//! experiments, the tests, the checks of continuous integration and the benches.
 //!
 //! It deliberately knows nothing of tensors or models and never links libtorch: it has to build in
 //! seconds on a machine that has nothing but Rust, and it runs the program `elf` as a child process.
@@ -14,6 +14,8 @@ mod compiler;
 mod demo;
 mod doctor;
 mod gpu;
+#[cfg(test)]
+mod house_rules;
 mod libtorch;
 mod machine;
 mod metrics;
@@ -44,7 +46,7 @@ enum Task {
         #[arg(long)]
         again: bool,
     },
-    /// Show what this machine has and lacks, each problem with its remedy.
+    /// Examine this machine's tools, libraries and hardware, and print each problem with its remedy.
     Doctor {
         /// Print one JSON object instead of text.
         #[arg(long)]
@@ -64,10 +66,10 @@ enum Task {
     Nccl(nccl::Options),
     /// Print figures of the source: lines, public items and dependencies of each package, the longest files and functions.
     Metrics(metrics::Options),
-    /// Run what continuous integration checks before the tests: format, lints, documentation, benches.
+    /// Run the checks of continuous integration except the tests: format, lints, documentation, benches.
     Ci,
-    /// Fuzz the readers of checkpoints, indices and Arrow files with many thousands of random changes to real ones. The
-    /// tests do the same a few hundred times.
+    /// Fuzz the readers of checkpoints, indices and Arrow files with thousands of random changes to real files. The tests
+    /// do the same with a few hundred.
     Fuzz {
         /// Number of changed files of each kind.
         #[arg(long, default_value_t = 10_000)]

@@ -49,7 +49,7 @@ struct PackageMetrics {
     own_dependencies: Vec<String>,
     /// Other packages that it is built with.
     other_dependencies: Vec<String>,
-    /// Packages that its tests and build script need besides.
+    /// Packages for its tests and its build script.
     further_dependencies: Vec<String>,
 }
 

@@ -12,7 +12,7 @@ use crate::libtorch::{Libtorch, SetUp, setup};
 use crate::steps;
 use crate::workspace::Workspace;
 
-/// Headers that are looked for, and the package of libtorch's own version that has them.
+/// Headers that are needed, and the packages that have them in the versions of libtorch.
 const HEADERS: [(&str, &str); 4] = [
     ("nccl.h", "nvidia-nccl-cu13==2.28.9"),
     ("cuda_runtime_api.h", "nvidia-cuda-runtime==13.0.96"),
@@ -37,7 +37,7 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let libtorch = setup(workspace, SetUp::Once)?;
     let mut folders = options.include.clone();
-    folders.extend(beside(&libtorch));
+    folders.extend(installed_headers(&libtorch));
     missing(&folders)?;
     let sources = workspace.root.join("crates/elf-c10d/cpp");
     let output = match &options.output {
@@ -57,19 +57,19 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for folder in [include.clone(), include.join("torch/csrc/api/include")].iter().chain(&folders) {
         command.arg("-I").arg(folder);
     }
-    // Stand-ins for what is named in passing, where the real ones are not there.
+    // Declarations in place of CUDA's own headers, for types that are only named.
     command.arg("-idirafter").arg(sources.join("cuda_declarations"));
     command.arg(sources.join("nccl.cpp")).arg("-o").arg(&output).arg("-L").arg(libtorch.libraries());
     command.args(["-ltorch_cuda", "-lc10_cuda", "-ltorch_cpu", "-lc10"]);
-    // libtorch_cuda's own needs are found when it is loaded, on the machine with GPUs.
+    // The libraries that libtorch_cuda needs are found when it is loaded, on the machine with GPUs.
     command.arg("-Wl,--allow-shlib-undefined").arg(format!("-Wl,-rpath,{}", libtorch.libraries().display()));
     steps::run(&mut command).context("the NCCL library cannot be compiled")?;
     println!("{}", output.display());
     Ok(())
 }
 
-/// Folders of headers where pip installs them: beside torch's own.
-fn beside(libtorch: &Libtorch) -> Vec<PathBuf> {
+/// Folders in which pip installs headers: next to torch's own.
+fn installed_headers(libtorch: &Libtorch) -> Vec<PathBuf> {
     let Some(packages) = libtorch.root.parent() else { return Vec::new() };
     ["nvidia/nccl/include", "nvidia/cu13/include"].iter().map(|f| packages.join(f)).filter(|f| f.is_dir()).collect()
 }

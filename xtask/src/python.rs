@@ -1,4 +1,4 @@
-//! The Python on this machine: it fetches libtorch, nothing else in the project needs it.
+//! The Python on this machine. It fetches libtorch; nothing else in the project needs it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -36,7 +36,7 @@ impl Python {
         Self { program: program.to_owned() }
     }
 
-    /// What a short program prints, without the line's end.
+    /// The output of a short program, without the last newline.
     ///
     /// # Errors
     /// If it cannot be started or fails.

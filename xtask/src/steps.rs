@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often Ctrl-C (or a request to terminate) has come.
+/// The number of interrupts: Ctrl-C, or a request to terminate.
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a child may take to save its work after an interrupt.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Ctrl-C reaches the children as well, for they share our process group. We wait for them, so that
-/// what they save and say on their way out is complete before the prompt returns.
+/// Keeps this program running at Ctrl-C until its children have ended. Ctrl-C reaches them as well, since they share our process
+/// group; waiting lets them save and print everything before the prompt returns.
 ///
 /// # Errors
-/// If the system lets no handler be installed.
+/// If no handler can be installed.
 pub fn outlive_children_on_interrupt() -> Result<()> {
     ctrlc::set_handler(|| {
-        // Between children there is nothing to wait for, and a second interrupt means it.
+        // Children check this number before they start; a second interrupt ends the running one.
         INTERRUPTS.fetch_add(1, Ordering::SeqCst);
     })
     .context("no handler for Ctrl-C can be installed")
@@ -48,7 +48,7 @@ impl Steps {
         result.with_context(|| format!("stopped at \"{title}\""))
     }
 
-    /// Runs one child process as a step; what it prints goes straight to the terminal.
+    /// Runs one child process as a step; its output goes straight to the terminal.
     ///
     /// # Errors
     /// If it cannot be started or fails; the message has the command line that repeats it.
@@ -109,10 +109,10 @@ fn wait(mut child: Child) -> Result<ExitStatus> {
     }
 }
 
-/// Variables that a command line typed by hand does without: cargo's configuration has them.
+/// Variables that a command line typed by hand does not need: cargo's configuration has them.
 const CONFIGURED: [&str; 2] = ["LIBTORCH", "CARGO_ENCODED_RUSTFLAGS"];
 
-/// The command as one would type it into a shell, with the folder and variables that were set.
+/// The command in the form for a shell, with the folder and variables that were set.
 pub fn command_line(command: &Command) -> String {
     let mut words = Vec::new();
     let here = env::current_dir().unwrap_or_default();
@@ -130,8 +130,7 @@ pub fn command_line(command: &Command) -> String {
         }
     }
     let program = Path::new(command.get_program());
-    // Cargo hands us the full path of itself, and tells us those of the programs that it builds;
-    // anyone else types the short form.
+    // The paths of cargo and of the programs that it builds are full ones; a person types the short form.
     let program = match program.file_name() {
         Some(name) if name == "cargo" => Path::new("cargo"),
         _ => program.strip_prefix(&here).unwrap_or(program),

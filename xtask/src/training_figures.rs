@@ -1,4 +1,4 @@
-//! What a run has written to its `metrics.jsonl`, condensed to a line for each figure.
+//! The figures of a run's `metrics.jsonl`, condensed to a line each.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Words in the names of figures that a reader wants to see at the end.
+/// Words in the names of the figures that the summary shows.
 const SHOWN: [&str; 7] = ["loss", "validation", "entropy", "distinct", "perplexity", "ppl", "accuracy"];
 
 /// The course of one figure over a run.
@@ -43,8 +43,8 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The figures of one file by name, those of nested objects with a dot. A last line that was cut
-/// off when the run was interrupted is passed over.
+/// The figures of one file by name, those of nested objects with a dot. An incomplete last line, from an interrupted run, is
+/// skipped.
 ///
 /// # Errors
 /// If the file cannot be read.

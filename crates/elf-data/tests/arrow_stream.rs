@@ -1,4 +1,4 @@
-//! Arrow files and the folders of `save_to_disk`: types, faults, and mutations of real files.
+//! Arrow files: types, faults, and mutations of real files.
 
 mod support;
 

@@ -69,7 +69,7 @@ fn a_wordpiece_tokenizer_has_its_own_special_tokens() {
     let words = special.into_iter().chain(["a", "round", "knife", "##s", ",", "un", "##screw"]);
     let json = serde_json::json!({
         "version": "1.0", "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
-        "padding": null, "added_tokens": special.iter().enumerate().map(|(id, token)| added(id, token)).collect::<Vec<_>>(),
+        "padding": null, "added_tokens": special.iter().enumerate().map(|(id, &token)| added(id, token)).collect::<Vec<_>>(),
         "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
             "lowercase": true},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -83,7 +83,7 @@ fn a_wordpiece_tokenizer_has_its_own_special_tokens() {
     assert_eq!((tokenizer.pad_id().unwrap(), tokenizer.eos_id().unwrap(), tokenizer.unk_id()), (0, 3, Some(1)));
     let ids = tokenizer.encode("A round knife, Unscrews spoons").unwrap();
     assert_eq!(ids, [5, 6, 7, 9, 10, 11, 8, 1], "lower-cased, in pieces, neither cut nor wrapped in [CLS] and [SEP]");
-    let row = [&[2], &ids[..7], &[3, 0, 0]].concat();
+    let row = [&[2][..], &ids[..7], &[3, 0, 0]].concat();
     assert_eq!(tokenizer.decode(&row).unwrap(), "a round knife, unscrews");
 }
 

@@ -11,6 +11,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::bert_config::{BertConfig, BertLayout};
 use crate::bert_layers::{INITIAL_STD, Layer};
+use crate::growing_rows::{Extent, GrowingRows};
+use crate::key_values::KeyValues;
 use crate::open::EncoderSource;
 use crate::text_encoder::{EncoderMask, TextEncoder, check_ids};
 use crate::{Error, Result};
@@ -161,23 +163,34 @@ impl BertEncoder {
         Ok(Some(with_cls.f_unsqueeze(1)?))
     }
 
-    fn hidden(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
-        let (b, s) = check_ids(ids, self.config.vocab_size)?;
+    /// The embeddings of ids `[B, N]` at the positions from `from` on, normalised: those of [CLS] in front if `from` is 0.
+    fn embed(&self, ids: &Tensor, from: i64) -> Result<Tensor> {
+        let (b, n) = ids.size2()?;
+        let end = from + n + 1;
         let most = self.config.max_position_embeddings;
-        if s + 1 > most {
-            return Err(Error::TooLong { tokens: s, most: most - 1 });
+        if end > most {
+            return Err(Error::TooLong { tokens: end - 1, most: most - 1 });
         }
-        let visible = self.visible(b, s, mask)?;
-        let cls = Tensor::f_full([b, 1], self.cls, (Kind::Int64, self.device))?;
-        let ids = Tensor::f_cat(&[cls, upload(ids, self.device)?], 1)?;
+        let mut ids = upload(ids, self.device)?;
+        if from == 0 {
+            let cls = Tensor::f_full([b, 1], self.cls, (Kind::Int64, self.device))?;
+            ids = Tensor::f_cat(&[cls, ids], 1)?;
+        }
+        let length = ids.size2()?.1;
         let mut x = self.words.forward(&ids);
         if let Some(types) = &self.types {
             x = x.f_add(&types.weight().master().f_narrow(0, 0, 1)?)?;
         }
-        x = x.f_add(&self.positions.weight().master().f_narrow(0, 0, s + 1)?)?;
-        x = self.norm.forward(&x);
+        x = x.f_add(&self.positions.weight().master().f_narrow(0, end - length, length)?)?;
+        Ok(self.norm.forward(&x))
+    }
+
+    fn hidden(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
+        let (b, s) = check_ids(ids, self.config.vocab_size)?;
+        let visible = self.visible(b, s, mask)?;
+        let mut x = self.embed(ids, 0)?;
         for layer in &self.layers {
-            x = layer.forward(&x, visible.as_ref(), self.precision.kind())?;
+            x = layer.forward(&x, visible.as_ref(), self.precision.kind(), None)?;
         }
         Ok(x.f_narrow(1, 1, s)?.f_contiguous()?)
     }
@@ -210,6 +223,44 @@ impl TextEncoder for BertEncoder {
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         tch::no_grad(|| self.hidden(ids, mask))
+    }
+
+    fn growing(&self, rows: i64, capacity: i64) -> Option<Box<dyn GrowingRows + '_>> {
+        // And [CLS].
+        let layers = self.layers.iter().map(|_| KeyValues::new(capacity + 1)).collect();
+        Some(Box::new(GrowingBert { encoder: self, layers, extent: Extent::new(rows, capacity) }))
+    }
+}
+
+/// Rows that grow, [CLS] in front.
+struct GrowingBert<'a> {
+    encoder: &'a BertEncoder,
+    /// Of each layer.
+    layers: Vec<KeyValues>,
+    extent: Extent,
+}
+
+impl GrowingRows for GrowingBert<'_> {
+    fn encode(&mut self, from: i64, ids: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let Self { encoder, layers, extent } = self;
+        let n = extent.check(from, ids, mask, encoder.config.vocab_size)?;
+        let (b, columns) = (ids.size()[0], from + n);
+        tch::no_grad(|| {
+            let mut x = encoder.embed(ids, from)?;
+            let visible = match from {
+                0 => encoder.visible(b, n, EncoderMask::Pairs(mask))?,
+                _ => {
+                    let cls = Tensor::f_ones([b, n, 1], (Kind::Bool, encoder.device))?;
+                    let others = mask.f_to_device(encoder.device)?.f_ne(0)?;
+                    Some(Tensor::f_cat(&[cls, others], -1)?.f_unsqueeze(1)?)
+                }
+            };
+            let new = x.size3()?.1;
+            for (layer, memory) in encoder.layers.iter().zip(layers) {
+                x = layer.forward(&x, visible.as_ref(), encoder.precision.kind(), Some((memory, columns + 1 - new)))?;
+            }
+            Ok(x.f_narrow(1, new - n, n)?.f_contiguous()?)
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::bert_config::{BertConfig, BertLayout};
+use crate::key_values::KeyValues;
 
 /// Standard deviation of a random start, as in the released configurations.
 pub(crate) const INITIAL_STD: f64 = 0.02;
@@ -69,12 +70,22 @@ impl Layer {
     }
 
     /// `x` `[B, S, C]` fp32, to the same; matrix products in `kind`. `visible`, `[B, 1, 1 or S, S]` of bool, must show every row
-    /// at least one position.
-    pub(crate) fn forward(&self, x: &Tensor, visible: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
+    /// at least one position. With `memory`, which knows the positions before `from`, the rows of `x` are those from there on, and
+    /// `visible` is `[B, 1, S, from + S]`.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        visible: Option<&Tensor>,
+        kind: Kind,
+        memory: Option<(&mut KeyValues, i64)>,
+    ) -> Result<Tensor> {
         let (b, s, c) = x.size3()?;
         let y = x.f_to_kind(kind)?;
         let heads = |z: Tensor| z.f_view([b, s, self.heads, c / self.heads])?.f_transpose(1, 2);
-        let (q, k, v) = (heads(self.q.forward(&y))?, heads(self.k.forward(&y))?, heads(self.v.forward(&y))?);
+        let (q, mut k, mut v) = (heads(self.q.forward(&y))?, heads(self.k.forward(&y))?, heads(self.v.forward(&y))?);
+        if let Some((memory, from)) = memory {
+            (k, v) = memory.put(from, &k, &v)?;
+        }
         let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, visible, 0.0, false, None, false)?;
         let mixed = self.mixed.forward(&mixed.f_transpose(1, 2)?.f_reshape([b, s, c])?);
         let x = self.attention_norm.forward(&x.f_add(&mixed)?);

@@ -9,6 +9,8 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{ParamBuilder, ParamSet, Precision, Weight};
 use tch::{Device, Tensor};
 
+use crate::growing_rows::{Extent, GrowingRows};
+use crate::key_values::KeyValues;
 use crate::t5_config::T5Config;
 use crate::t5_layers::{Attention, Dense, Direction, PositionBias, least_finite};
 use crate::text_encoder::{EncoderMask, TextEncoder, check_ids};
@@ -216,7 +218,7 @@ impl T5Encoder {
         let Some(positions) = &self.positions else { return Ok(self.final_norm.forward(&x)) };
         let bias = self.score_bias(positions, b, s, mask)?;
         for block in &self.blocks {
-            x = x.f_add(&block.attention.forward(&x, &bias, kind)?)?;
+            x = x.f_add(&block.attention.forward(&x, &bias, kind, None)?)?;
             x = x.f_add(&block.feed_forward.forward(&x, kind)?)?;
         }
         Ok(self.final_norm.forward(&x))
@@ -246,6 +248,41 @@ impl TextEncoder for T5Encoder {
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         tch::no_grad(|| self.hidden(ids, mask))
+    }
+
+    fn growing(&self, rows: i64, capacity: i64) -> Option<Box<dyn GrowingRows + '_>> {
+        let layers = self.blocks.iter().map(|_| KeyValues::new(capacity)).collect();
+        Some(Box::new(GrowingT5 { encoder: self, layers, extent: Extent::new(rows, capacity) }))
+    }
+}
+
+/// Rows of a T5 that grow.
+struct GrowingT5<'a> {
+    encoder: &'a T5Encoder,
+    /// Of each block.
+    layers: Vec<KeyValues>,
+    extent: Extent,
+}
+
+impl GrowingRows for GrowingT5<'_> {
+    fn encode(&mut self, from: i64, ids: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let Self { encoder, layers, extent } = self;
+        let n = extent.check(from, ids, mask, encoder.config.vocab_size)?;
+        let kind = encoder.precision.kind();
+        tch::no_grad(|| {
+            let mut x = encoder.embedding.forward(&upload(ids, encoder.device)?);
+            let Some(positions) = &encoder.positions else { return Ok(encoder.final_norm.forward(&x)) };
+            let hidden = mask.f_to_device(encoder.device)?.f_eq(0)?.f_unsqueeze(1)?;
+            // Of the greatest length, so that it is made once.
+            let bias = positions.get(extent.capacity(), kind, encoder.device)?;
+            let bias = bias.f_narrow(2, from, n)?.f_narrow(3, 0, from + n)?;
+            let bias = bias.f_masked_fill(&hidden, least_finite(kind))?;
+            for (block, memory) in encoder.blocks.iter().zip(layers) {
+                x = x.f_add(&block.attention.forward(&x, &bias, kind, Some((memory, from)))?)?;
+                x = x.f_add(&block.feed_forward.forward(&x, kind)?)?;
+            }
+            Ok(encoder.final_norm.forward(&x))
+        })
     }
 }
 

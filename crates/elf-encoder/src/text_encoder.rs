@@ -3,6 +3,7 @@
 use elf_core::{ParamSet, id_outside};
 use tch::{Kind, Tensor};
 
+use crate::growing_rows::GrowingRows;
 use crate::{Error, Result};
 
 /// Which columns (keys) each row (query) of a sequence may attend to; 1 (anything but 0) is attend.
@@ -42,6 +43,12 @@ pub trait TextEncoder: Send {
     /// [`Error::Vocabulary`] if an id is negative or not below [`TextEncoder::vocab_size`]; a shape error if ids or mask
     /// do not fit; libtorch's own errors.
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor>;
+
+    /// Encodes `rows` rows of at most `capacity` positions piece by piece, without encoding again what was encoded before;
+    /// `None` if this encoder cannot.
+    fn growing(&self, _rows: i64, _capacity: i64) -> Option<Box<dyn GrowingRows + '_>> {
+        None
+    }
 }
 
 impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
@@ -67,6 +74,10 @@ impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {
         (**self).encode(ids, mask)
+    }
+
+    fn growing(&self, rows: i64, capacity: i64) -> Option<Box<dyn GrowingRows + '_>> {
+        (**self).growing(rows, capacity)
     }
 }
 

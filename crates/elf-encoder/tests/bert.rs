@@ -258,3 +258,39 @@ fn ids_and_lengths_that_cannot_be_are_refused() {
     std::fs::write(t5.path().join("config.json"), r#"{"model_type": "t5"}"#).unwrap();
     assert!(open(t5.path(), Some(1)).map(|_| ()).unwrap_err().to_string().contains("encoder_layer 1"));
 }
+
+/// A text behind a condition that sees itself whole, written piece by piece.
+#[test]
+fn rows_that_grow_have_the_latents_of_whole_rows() {
+    let s = 14;
+    let at = Tensor::arange(s, (Kind::Int64, Device::Cpu));
+    let [condition_lengths, valid_lengths] = [[3i64, 1], [14, 9]].map(|n| Tensor::from_slice(&n).view([2, 1, 1]));
+    let (rows, columns) = (at.view([1, s, 1]), at.view([1, 1, s]));
+    let in_condition = columns.lt_tensor(&condition_lengths);
+    let past = columns.le_tensor(&rows).logical_and(&columns.lt_tensor(&valid_lengths));
+    let mask = in_condition.where_self(&rows.lt_tensor(&condition_lengths), &past);
+    for layout in [BertLayout::Bert, BertLayout::DistilBert] {
+        let encoder = encoder(7, layout, Precision::F32);
+        let ids = ids(4, 2, s);
+        let whole = encoder.encode(&ids, EncoderMask::Pairs(&mask)).unwrap();
+        let mut growing = encoder.growing(2, s).unwrap();
+        let mut piece = |from: i64, n: i64| {
+            let mask = mask.narrow(1, from, n).narrow(2, 0, from + n);
+            let found = growing.encode(from, &ids.narrow(1, from, n), &mask)?;
+            assert!(apart(&found, &whole.narrow(1, from, n)) < 1e-5, "{layout:?} from {from}");
+            Ok::<_, Error>(())
+        };
+        // One piece overlaps the one before it.
+        for (from, n) in [(0, 4), (4, 1), (3, 4), (7, 7)] {
+            piece(from, n).unwrap();
+        }
+        assert!(piece(13, 1).is_ok(), "written over once more");
+        let mut growing = encoder.growing(2, s).unwrap();
+        let gap =
+            growing.encode(1, &ids.narrow(1, 1, 2), &mask.narrow(1, 1, 2).narrow(2, 0, 3)).unwrap_err().to_string();
+        assert!(gap.contains("behind at most 0 positions"), "{gap}");
+        let narrow = growing.encode(0, &ids.narrow(1, 0, 2), &mask.narrow(1, 0, 2)).unwrap_err().to_string();
+        assert!(narrow.contains("[2, 2, 2]"), "{narrow}");
+        assert!(growing.encode(0, &self::ids(4, 2, s + 1), &mask).unwrap_err().to_string().contains("of 14 in all"));
+    }
+}

@@ -303,3 +303,26 @@ fn a_token_table_knows_no_context_and_survives_its_file() {
     let normal = &row / (row.square().mean(Kind::Float) + config.layer_norm_epsilon).sqrt();
     assert!((latents.select(1, 0) - normal).abs().max().double_value(&[]) < 1e-5);
 }
+
+#[test]
+fn rows_that_grow_have_the_latents_of_whole_rows() {
+    // Longer than the buckets that are exact, of a table whose greatest distance lies within the row.
+    let s = 24;
+    let mask = Tensor::ones([s, s], (Kind::Bool, Device::Cpu)).tril(0).expand([2, s, s], false);
+    for kind in [FeedForward::Relu, FeedForward::GatedGelu] {
+        let encoder = encoder(7, kind);
+        let ids = ids(4, 2, s);
+        let whole = encoder.encode(&ids, EncoderMask::Pairs(&mask)).unwrap();
+        let mut growing = encoder.growing(2, s).unwrap();
+        for (from, n) in [(0, 4), (4, 1), (3, 4), (7, 16), (23, 1)] {
+            let mask = mask.narrow(1, from, n).narrow(2, 0, from + n);
+            let found = growing.encode(from, &ids.narrow(1, from, n), &mask).unwrap();
+            assert!(apart(&found, &whole.narrow(1, from, n)) < 1e-5, "from {from}");
+        }
+    }
+    let table = encoder(7, FeedForward::Relu).token_table().unwrap();
+    let ids = ids(4, 1, 3);
+    let all = Tensor::ones([1, 3, 3], (Kind::Bool, Device::Cpu));
+    let found = table.growing(1, 3).unwrap().encode(0, &ids, &all).unwrap();
+    assert!(found.equal(&table.encode(&ids, EncoderMask::None).unwrap()));
+}

@@ -10,13 +10,13 @@ pub trait References: Sync {
 
 impl References for String {
     fn texts(&self) -> Vec<&str> {
-        vec![self]
+        vec![self.as_str()]
     }
 }
 
 impl References for &str {
     fn texts(&self) -> Vec<&str> {
-        vec![self]
+        vec![*self]
     }
 }
 

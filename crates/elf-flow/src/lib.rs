@@ -50,10 +50,3 @@ pub use probe::{EstimateErrors, Probe};
 pub use sampling_observer::{Frame, Next, SamplingObserver, Step};
 pub use time::{GuidanceLaw, LogitNormal, TimeLaw};
 pub use trim::{Trim, pad_from_eos, shift_left};
-
-// Old names, until all call sites use the new ones.
-#[doc(hidden)]
-pub use {
-    field::TrainedFlow as Trained, flow_path::FlowPath as Path, probe::EstimateErrors as Knowledge,
-    sampling_observer::SamplingObserver as Observer,
-};

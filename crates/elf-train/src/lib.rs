@@ -57,7 +57,3 @@ pub use step_report::{MicroReport, StepMetrics, StepReport, StepTimes};
 pub use trainer::{Trainer, TrainerConfig};
 pub use training_objective::{EndToEnd, OverTokens, TrainingBatch, TrainingObjective};
 pub use validation::{Validation, validation_loss, validation_loss_over_ranks};
-
-// Old name, until all call sites use the new one.
-#[doc(hidden)]
-pub use run::TrainingObserver as Observer;

@@ -33,7 +33,7 @@ impl Libtorch {
     /// the libraries have the sizes that the package's own list states.
     ///
     /// # Errors
-    /// What is missing or wrong, in a form that completes "cannot be used: ...".
+    /// The reason why it cannot be used, in a form that completes "cannot be used: ...".
     pub fn inspect(root: &Path) -> Result<Self> {
         let (version, cuda) = version(root)?;
         let release = version.split('+').next().unwrap_or_default();

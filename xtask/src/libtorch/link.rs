@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 const FILE: &str = ".cargo/libtorch.toml";
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Link {
     /// The folder that `LIBTORCH` is set to.
@@ -39,7 +39,7 @@ pub fn read(workspace: &Path) -> Option<Link> {
 /// Writes the link aside and renames it into place; returns its path.
 ///
 /// # Errors
-/// If the folder's path cannot stand in a linker's command line, or the file cannot be written.
+/// If the folder's path cannot be used in a linker's command line, or the file cannot be written.
 pub fn write(workspace: &Path, libtorch: &Path) -> Result<PathBuf> {
     let shown = libtorch.display();
     let Some(root) = libtorch.to_str() else {

@@ -108,8 +108,8 @@ impl Results<'_> {
         let other_revision =
             (record.revision != self.runner.revision).then(|| format!("at revision {}", record.revision));
         let other_host = (record.host != self.runner.host).then(|| format!("on {}", record.host));
-        let beside = (record.jobs > 1).then(|| format!("{} stages at once", record.jobs));
-        [other_revision, other_host, beside].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let at_once = (record.jobs > 1).then(|| format!("{} stages at once", record.jobs));
+        [other_revision, other_host, at_once].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// All figures of all stages, for programs: evaluations whole, of trainings the last of each figure.

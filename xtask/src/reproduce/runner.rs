@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A stand-in for `elf`: appends its words to a file, and fails if one of them is `fail` and no file `mended` is there.
+    /// A script in place of `elf`: appends its words to a file, and fails if one of them is `fail` and no file `mended` is there.
     fn runner(root: &Path) -> Runner {
         let elf = root.join("elf.sh");
         fs::write(
@@ -366,7 +366,7 @@ mod tests {
         let at = |name: &str| calls.iter().position(|call| call.starts_with(name)).unwrap();
         assert!(calls.len() == 5 && at("a") < at("b") && at("b") < at("d") && at("c") < at("d"), "{calls:?}");
 
-        // What fails stops the rest, and says where its output is.
+        // A stage that fails stops the rest; the error names the file with its output.
         let all = [stage("f"), Stage::new("g", "").call(line("g fail")).making("made"), stage("h").after("g")];
         let chosen: Vec<&Stage> = all.iter().collect();
         let error = format!("{:#}", runner.run(&all, &chosen, 1.0).unwrap_err());

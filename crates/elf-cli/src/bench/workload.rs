@@ -12,7 +12,7 @@ use elf_data::{
 };
 use elf_encoder::{EncoderMask, LatentStats, T5Config, T5Encoder, TextEncoder};
 use elf_flow::sampler::Registry;
-use elf_flow::{Decoder, ElfObjective, GenerateConfig, Generator, LatentBatch, Request, Trained};
+use elf_flow::{Decoder, ElfObjective, GenerateConfig, Generator, LatentBatch, Request, TrainedFlow};
 use elf_model::{Elf, ElfConfig};
 use elf_train::optim::{MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, StepTimes, Trainer, TrainerConfig};
@@ -237,11 +237,11 @@ impl Workload {
     /// The same, with a network that is there.
     pub fn sample_with(&self, net: &Elf) -> Result<Measured> {
         let config = GenerateConfig { steps: self.sampling_steps, ..GenerateConfig::default() };
-        let generator = Generator::new(net, Trained::from(&Self::objective()), config, &Registry::builtin())?;
+        let generator = Generator::new(net, TrainedFlow::from(&Self::objective()), config, &Registry::builtin())?;
         let seeds = self.seeds();
         let request = Request::new(&seeds, self.seq as i64);
         let warm = GenerateConfig { steps: 1, ..GenerateConfig::default() };
-        Generator::new(net, Trained::from(&Self::objective()), warm, &Registry::builtin())?
+        Generator::new(net, TrainedFlow::from(&Self::objective()), warm, &Registry::builtin())?
             .generate(&request, &mut ())?;
         device::wait(self.device);
         let begun = Instant::now();
@@ -258,7 +258,7 @@ impl Workload {
     /// The last pass alone: latents to tokens.
     pub fn decode(&self) -> Result<Measured> {
         let net = self.net()?;
-        let decoder = Decoder::new(&net, Trained::from(&Self::objective()), 1.0);
+        let decoder = Decoder::new(&net, TrainedFlow::from(&Self::objective()), 1.0);
         let (rows, s) = (self.batch as u64, self.seq as u64);
         let shape = [self.batch as i64, self.seq as i64, self.model.text_encoder_dim];
         let z = Seeded::new(self.seeds(), self.device).normal("z", &shape)?;

@@ -71,7 +71,13 @@ fn config(value: &Value) -> Result<Config, String> {
         ),
         files => Files::Named(vec![("train".to_owned(), patterns(files)?)]),
     };
-    Ok(Config { default: name == "default" || value["default"] == true, name, data_dir: text("data_dir"), files })
+    let data_dir = text("data_dir");
+    if let Some(folder) =
+        data_dir.as_ref().filter(|folder| folder.starts_with('/') || folder.split('/').any(|part| part == ".."))
+    {
+        return Err(format!("`data_dir: {folder}` leads out of the data set's folder"));
+    }
+    Ok(Config { default: name == "default" || value["default"] == true, name, data_dir, files })
 }
 
 fn patterns(value: &Value) -> Result<Vec<Pattern>, String> {

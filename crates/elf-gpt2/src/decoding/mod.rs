@@ -7,9 +7,6 @@ mod token_sampling;
 
 pub use beam::{BeamSearch, Hypothesis};
 pub use token_sampling::TokenSampling;
-// Old name, until all call sites use the new one.
-#[doc(hidden)]
-pub use token_sampling::TokenSampling as Sampling;
 
 use tch::Tensor;
 

@@ -6,7 +6,7 @@ use elf_core::TokenDraw;
 use elf_data::Tokenizer;
 use elf_flow::Trim;
 use elf_flow::tokens::{AncestralSampler, MaskedRequest};
-use elf_gpt2::decoding::{BeamSearch, Ending, Sampling as Drawing};
+use elf_gpt2::decoding::{BeamSearch, Ending, TokenSampling};
 use elf_gpt2::{Gpt2, Gpt2Session};
 use elf_model::MaskedTransformer;
 use tch::Tensor;
@@ -22,7 +22,7 @@ pub enum Decoding {
     /// An autoregressive model: the likeliest text, searched for.
     Beam(BeamSearch),
     /// An autoregressive model: a text drawn token by token.
-    Sampling(Drawing),
+    Sampling(TokenSampling),
     /// A masked model.
     Ancestral(AncestralSampler),
 }
@@ -33,7 +33,7 @@ impl Decoding {
     pub fn default_for(baseline: &BaselinePlan, plan: &RunPlan) -> Self {
         match baseline {
             BaselinePlan::Gpt2(_) if plan.span.max_input_length.is_some() => Self::Beam(BeamSearch::default()),
-            BaselinePlan::Gpt2(_) => Self::Sampling(Drawing::default()),
+            BaselinePlan::Gpt2(_) => Self::Sampling(TokenSampling::default()),
             BaselinePlan::Mdlm { .. } => {
                 Self::Ancestral(AncestralSampler { steps: Sampling::default_for(plan).num_sampling_steps })
             }
@@ -46,7 +46,7 @@ impl Decoding {
         match baseline {
             BaselinePlan::Mdlm { .. } => Self::Ancestral(AncestralSampler { steps: sampling.num_sampling_steps }),
             BaselinePlan::Gpt2(_) if sampling.temperature > 0.0 => {
-                Self::Sampling(Drawing(TokenDraw { temperature: sampling.temperature, top_p: sampling.top_p }))
+                Self::Sampling(TokenSampling(TokenDraw { temperature: sampling.temperature, top_p: sampling.top_p }))
             }
             BaselinePlan::Gpt2(_) => Self::default_for(baseline, plan),
         }
@@ -70,7 +70,7 @@ impl Decoding {
         match self {
             Self::Beam(search) if search.length_penalty == 1.0 => format!("beam-{}", search.width),
             Self::Beam(search) => format!("beam-{}-a{}", search.width, search.length_penalty),
-            Self::Sampling(Drawing(TokenDraw { temperature, top_p })) => {
+            Self::Sampling(TokenSampling(TokenDraw { temperature, top_p })) => {
                 format!("sample-t{temperature}-p{top_p}")
             }
             Self::Ancestral(AncestralSampler { steps }) => format!("mdlm-{steps}"),

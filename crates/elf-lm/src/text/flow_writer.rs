@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use elf_core::{Network, NetworkShape, TokenDraw};
+use elf_core::{Network, TokenDraw};
 use elf_data::{Batch, Tokenizer};
 use elf_flow::sampler::Registry;
 use elf_flow::{
@@ -70,15 +70,7 @@ pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) 
         fail!(setting("guide"), "{}", no_guide(path));
     }
     let config = generate_config(sampling, 0, plan);
-    let sizes = &plan.model;
-    let shape = NetworkShape {
-        latent_dim: sizes.text_encoder_dim,
-        hidden_size: sizes.hidden_size,
-        vocab_size: sizes.vocab_size,
-        guidance_input: sizes.num_self_cond_cfg_tokens > 0,
-        stochastic: false,
-    };
-    Ok(config.check(&shape, &TrainedFlow::from(&plan.objective), samplers)?)
+    Ok(config.check(&plan.model.network_shape(), &TrainedFlow::from(&plan.objective), samplers)?)
 }
 
 impl<'a> FlowWriter<'a> {
@@ -135,15 +127,21 @@ struct Watching<'w> {
     cancelled: bool,
 }
 
+impl Watching<'_> {
+    fn send(&mut self, event: BatchEvent) {
+        self.cancelled |= (self.watch)(event).is_break();
+    }
+}
+
 impl SamplingObserver for Watching<'_> {
     fn step(&mut self, step: &Step) -> Next {
-        let broken = (self.watch)(BatchEvent::Step(step.done, step.steps)).is_break();
-        if broken || self.cancelled { Next::Cancel } else { Next::Continue }
+        self.send(BatchEvent::Step(step.done, step.steps));
+        if self.cancelled { Next::Cancel } else { Next::Continue }
     }
 
     fn frame(&mut self, frame: Frame) {
         let rows = frame.ids.iter().zip(&self.given).map(|(ids, &given)| self.trim.row(ids, given)).collect();
-        self.cancelled |= (self.watch)(BatchEvent::Frame(frame.t, rows)).is_break();
+        self.send(BatchEvent::Frame(frame.t, rows));
     }
 }
 

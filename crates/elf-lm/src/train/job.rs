@@ -15,8 +15,8 @@ use elf_hub::What;
 use elf_model::Elf;
 use elf_train::optim::{AdamWConfig, MuonConfig, OptimizerConfig};
 use elf_train::{
-    Checkpoint, Comm, Decay, KeepPolicy, Observer, Outcome, Run, RunControl, Schedule, Trainer, TrainerConfig,
-    TrainingObjective,
+    Checkpoint, Comm, Decay, KeepPolicy, Outcome, Run, RunControl, Schedule, Trainer, TrainerConfig, TrainingObjective,
+    TrainingObserver,
 };
 use serde_json::Value;
 use tch::Device;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use elf_train::{Checkpoint, Comm, Metric, Observer, StepMetrics, TermSums};
+use elf_train::{Checkpoint, Comm, Metric, StepMetrics, TermSums, TrainingObserver};
 use serde_json::{Map, Value, json};
 
 use crate::config::RunPlan;
@@ -140,7 +140,7 @@ impl<'a, 'h> TrainingLog<'a, 'h> {
     }
 }
 
-impl Observer for TrainingLog<'_, '_> {
+impl TrainingObserver for TrainingLog<'_, '_> {
     fn stepped(&mut self, step: &StepMetrics) {
         self.window.add(step);
         let done = step.step + 1;

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use elf_core::TokenDraw;
 use elf_flow::tokens::AncestralSampler;
-use elf_gpt2::decoding::{BeamSearch, Sampling};
+use elf_gpt2::decoding::{BeamSearch, TokenSampling};
 use elf_lm::config::{BaselinePlan, RunPlan};
 use elf_lm::text::baseline_writer::Decoding;
 
@@ -66,7 +66,7 @@ impl SampleArgs {
         let draw = TokenDraw::default();
         let search = BeamSearch::default();
         Ok(match (drawn, searched) {
-            (true, _) => Decoding::Sampling(Sampling(TokenDraw {
+            (true, _) => Decoding::Sampling(TokenSampling(TokenDraw {
                 temperature: self.sampling.temperature.unwrap_or(draw.temperature),
                 top_p: self.sampling.top_p.unwrap_or(draw.top_p),
             })),

@@ -1,0 +1,58 @@
+//! Rows that are encoded piece by piece, for texts that are being written.
+
+use tch::Tensor;
+
+use crate::text_encoder::check_ids;
+use crate::{Error, Result};
+
+/// Rows of ids that grow at their end: what was encoded before is kept as keys and values, so that a piece costs what is new in it.
+///
+/// It gives the latents of [`crate::TextEncoder::encode`] with a mask of pairs, as long as no position sees one that is
+/// encoded later: with causal masks, or where what sees one another is encoded together.
+pub trait GrowingRows {
+    /// Latents `[B, N, C]`, fp32, of the positions `from..from + N`. `ids` `[B, N]` (int64) are theirs alone; `mask`
+    /// `[B, N, from + N]` says which columns each of them sees. Positions from `from` on that were encoded before are
+    /// replaced.
+    ///
+    /// # Errors
+    /// If positions between those before and `from` were left out, the rows become too long, shapes do not fit, an id is not
+    /// in the vocabulary, or libtorch fails.
+    fn encode(&mut self, from: i64, ids: &Tensor, mask: &Tensor) -> Result<Tensor>;
+}
+
+/// How many rows there are, how long they are and may become.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    rows: i64,
+    capacity: i64,
+    encoded: i64,
+}
+
+impl Extent {
+    pub(crate) fn new(rows: i64, capacity: i64) -> Self {
+        Self { rows, capacity, encoded: 0 }
+    }
+
+    /// The most positions.
+    pub(crate) fn capacity(&self) -> i64 {
+        self.capacity
+    }
+
+    /// Checks a piece; returns N.
+    pub(crate) fn check(&mut self, from: i64, ids: &Tensor, mask: &Tensor, vocab_size: i64) -> Result<i64> {
+        let (b, n) = check_ids(ids, vocab_size)?;
+        let end = from.saturating_add(n);
+        if b != self.rows || !(0..=self.encoded).contains(&from) || end > self.capacity {
+            let expected = format!(
+                "[{}, N] behind at most {} positions encoded before, of {} in all; it is for positions from {from} on",
+                self.rows, self.encoded, self.capacity
+            );
+            return Err(Error::shape("a piece of growing rows", ids, expected));
+        }
+        if mask.size() != [b, n, end] {
+            return Err(Error::shape("the encoder's mask", mask, format!("[{b}, {n}, {end}]")));
+        }
+        self.encoded = end;
+        Ok(n)
+    }
+}
