@@ -60,7 +60,9 @@ impl Hub {
                     settings.attempts = 1;
                 }
                 self.fetcher_with(settings)?.locate(text, what).with_context(|| match beside {
-                    Some(names) => format!("the {}: the folder it would be in has {names}", noun(what)),
+                    Some(names) => {
+                        format!("the {}: the folder it would be in has {names}", noun(what))
+                    }
                     None => format!("the {}", noun(what)),
                 })
             }

@@ -6,8 +6,11 @@
 pub mod config;
 mod error;
 pub mod eval;
+mod fingerprint;
+pub mod folder_lock;
 mod host;
 pub mod hub;
+pub mod json_files;
 pub mod model;
 #[cfg(feature = "serve")]
 pub mod serve;
@@ -17,6 +20,7 @@ pub mod train;
 pub use config::{RunConfig, Sampling, SamplingPatch};
 pub use error::{Error, Result};
 pub use eval::evaluate;
+pub use fingerprint::{Difference, Fingerprint};
 pub use host::{Event, Events, Host, Silent};
 pub use model::{GenerateOptions, Model, ModelSource};
 pub use text::generated::{GeneratedText, Generation, TextRequest};

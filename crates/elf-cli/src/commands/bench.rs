@@ -16,7 +16,7 @@ use super::at_least_one;
 use crate::bench::ceiling;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
-use elf_lm::model::run_folder::write_json;
+use elf_lm::json_files::write_json;
 use elf_lm::train::system_memory;
 
 /// Everything is generated at random on the spot: no files, no downloads.

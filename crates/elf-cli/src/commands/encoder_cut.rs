@@ -14,7 +14,7 @@ use tch::Device;
 
 use super::encoder_train::{StoredAs, command_line};
 use crate::hub;
-use elf_lm::model::run_folder::write;
+use elf_lm::json_files::write;
 use elf_lm::text::text_column::TextColumn;
 
 /// Texts that are counted together.

@@ -18,7 +18,7 @@ use tch::{Device, Tensor};
 use super::{at_least_one, at_most};
 use crate::{hub, progress};
 use elf_lm::config::{Overrides, RunConfig, read_yaml, with_numbers};
-use elf_lm::model::run_folder::write;
+use elf_lm::json_files::write;
 use elf_lm::text::text_latents::{describe, stats_file, write_stats};
 
 #[derive(Debug, Args)]

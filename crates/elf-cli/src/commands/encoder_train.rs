@@ -15,12 +15,12 @@ use tch::{Kind, Tensor};
 use crate::commands::encoder::EncoderSizes;
 use crate::{hub, progress};
 use elf_lm::Event;
-use elf_lm::model::Fingerprint;
-use elf_lm::model::encoder_card::EncoderCard;
+use elf_lm::Fingerprint;
+use elf_lm::folder_lock;
 use elf_lm::text::text_latents::{describe, write_stats};
+use elf_lm::train::encoder_card::EncoderCard;
 use elf_lm::train::encoder_corpus::{Corpus, CorpusText};
 use elf_lm::train::encoder_training::{Pretrainer, Progress, Recipe, Rule, TrainingStore};
-use elf_lm::train::folder_lock;
 
 /// Texts that the latents' statistics are measured on, at most.
 const STATISTICS_TEXTS: usize = 8192;

@@ -15,7 +15,8 @@ use elf_eval::stats::Bootstrap;
 use elf_hub::What;
 use elf_lm::eval::judge::JudgeSettings;
 use elf_lm::eval::{Evaluating, evaluate_for};
-use elf_lm::model::run_folder::{RunModel, write_json};
+use elf_lm::json_files::write_json;
+use elf_lm::model::run_folder::RunModel;
 
 use super::output_file;
 use super::sample::{Order, SampleArgs};

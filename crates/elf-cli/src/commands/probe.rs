@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use elf_hub::What;
 use elf_lm::eval::probe::{AtTime, Findings, Probing, Shares, probe};
-use elf_lm::model::run_folder::write_json;
+use elf_lm::json_files::write_json;
 use elf_lm::model::{DescribedModel, ModelRef};
 
 use super::model_args::ModelArgs;

@@ -5,22 +5,9 @@ use crate::error::fail;
 use elf_flow::tokens::MaskedDiffusion;
 use elf_gpt2::Gpt2Config;
 use elf_model::{ElfConfig, MaskedConfig};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::RunConfig;
-
-/// What a run learns, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ObjectiveName {
-    /// An embedded language flow.
-    Elf,
-    /// An autoregressive language model: a GPT-2 on the run's own tokens.
-    Gpt2,
-    /// Masked diffusion.
-    Mdlm,
-}
+use super::{ObjectiveName, RunConfig};
 
 /// A baseline's network, of the depth, width and heads that the configuration gives ELF.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

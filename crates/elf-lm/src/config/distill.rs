@@ -152,8 +152,8 @@ impl DistillConfig {
         let step = DistillStep {
             step_size,
             substeps,
-            student_times: self.keys.pd_student_schedule.law(&self.run),
-            teacher_times: self.keys.pd_teacher_schedule.law(&self.run),
+            student_times: self.run.flow.law(self.keys.pd_student_schedule),
+            teacher_times: self.run.flow.law(self.keys.pd_teacher_schedule),
         };
         step.check()?;
         Ok(step)

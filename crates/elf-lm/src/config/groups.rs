@@ -1,10 +1,10 @@
 //! The keys of a training configuration, group by group.
 
-use elf_flow::PredictionTarget;
+use elf_flow::{LogitNormal, PredictionTarget, TimeLaw};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{OptimizerName, PadTokenName, ScheduleName, TimeScheduleName, VocabHeadStart};
+use super::names::{OptimizerName, PadTokenName, ScheduleName, TimeScheduleName, VocabHeadStart};
 
 /// Which rows are trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -404,6 +404,18 @@ impl Default for OutputConfig {
             log_freq: 100,
             resume: None,
             init_from: None,
+        }
+    }
+}
+
+impl FlowConfig {
+    /// The law of times of that name; a logit-normal one is that of the training's times.
+    pub fn law(&self, schedule: TimeScheduleName) -> TimeLaw {
+        match schedule {
+            TimeScheduleName::LogitNormal => {
+                TimeLaw::LogitNormal(LogitNormal { mean: self.denoiser_p_mean, std: self.denoiser_p_std })
+            }
+            TimeScheduleName::Uniform => TimeLaw::Uniform,
         }
     }
 }

@@ -4,17 +4,20 @@
 //! from one: everything derived, everything checked, stored with the run.
 
 mod baseline;
+mod checks;
 mod distill;
 mod edit;
 mod groups;
 mod keys;
 mod length_law;
+mod names;
 mod plan;
 mod run;
 mod sampling;
+mod sampling_files;
 mod template;
 
-pub use baseline::{BaselinePlan, ObjectiveName};
+pub use baseline::BaselinePlan;
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use groups::{
@@ -23,9 +26,11 @@ pub use groups::{
 };
 pub use keys::{Overrides, read_record, read_yaml};
 pub use length_law::LengthLaw;
-pub use plan::{EncoderRecord, Facts, OTHER_ENCODER, OTHER_STATS, RunInputs, RunPlan};
-pub use run::{OptimizerName, PadTokenName, RunConfig, ScheduleName, TimeScheduleName, VocabHeadStart};
-pub use sampling::{SAMPLING, Sampling, SamplingOf, SamplingPatch, read_own_sampling, read_sampling};
+pub use names::{ObjectiveName, OptimizerName, PadTokenName, ScheduleName, TimeScheduleName, VocabHeadStart};
+pub use plan::{EncoderFiles, EncoderRecord, Facts, OTHER_ENCODER, OTHER_STATS, RunInputs, RunPlan};
+pub use run::RunConfig;
+pub use sampling::{SAMPLING, Sampling, SamplingPatch};
+pub use sampling_files::{SamplingOf, read_own_sampling, read_sampling};
 pub use template::template;
 
 #[cfg(test)]

@@ -1,80 +1,17 @@
 //! The keys of a training configuration.
 
 use elf_core::Precision;
-use elf_flow::{LogitNormal, TimeLaw};
 use schemars::JsonSchema;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use tch::Device;
 
-use super::ObjectiveName;
 use super::groups::{
     AverageConfig, BatchConfig, ComputeConfig, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, FlowConfig,
     GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
 };
-
-/// How rows are padded, and whether the padding is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PadTokenName {
-    /// `<pad>`, without loss.
-    Pad,
-    /// `</s>`, with loss.
-    Eos,
-}
-
-/// A distribution of times by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeScheduleName {
-    /// Logit-normal.
-    LogitNormal,
-    /// Uniform.
-    Uniform,
-}
-
-impl TimeScheduleName {
-    /// The law of that name; a logit-normal one is that of the training's times.
-    pub fn law(self, config: &RunConfig) -> TimeLaw {
-        match self {
-            Self::LogitNormal => {
-                TimeLaw::LogitNormal(LogitNormal { mean: config.flow.denoiser_p_mean, std: config.flow.denoiser_p_std })
-            }
-            Self::Uniform => TimeLaw::Uniform,
-        }
-    }
-}
-
-/// What the vocabulary head is before training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum VocabHeadStart {
-    /// Random, as in the released code.
-    Random,
-    /// A linear reader of the encoder's latents.
-    LinearReader,
-}
-
-/// A learning-rate schedule by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleName {
-    /// Constant after warm-up.
-    Constant,
-    /// Cosine to `min_lr` after warm-up.
-    Cosine,
-}
-
-/// An optimiser by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// Muon for matrices, Nesterov-Adam for the rest.
-    Muon,
-    /// AdamW.
-    Adamw,
-}
+use super::names::{ObjectiveName, PadTokenName};
 
 /// A run as its author writes it, in groups of keys. In a file all keys are in one mapping: keys and their meaning are those of the
 /// released code; values that are left out are those of the released recipes. `null` means: derived from the others.

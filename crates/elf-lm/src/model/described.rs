@@ -9,14 +9,13 @@ use elf_model::ElfConfig;
 use serde_json::{Value, json};
 
 use super::content_hash::hash_of_folder;
-use super::loaded::{Guide, Loaded, Net};
 use super::model_ref::hash_of_weights;
 use super::same_latents::LatentsOf;
-use super::{Model, ModelRef, ModelSource};
-use crate::config::{Facts, Overrides, RunConfig, RunPlan, Sampling, read_record, read_yaml};
+use super::{ModelRef, ModelSource};
+use crate::config::{EncoderFiles, Facts, Overrides, RunConfig, RunPlan, Sampling, read_record, read_yaml};
 use crate::error::{Context, fail};
-use crate::text::text_latents::{EncoderFiles, TextLatents, encoder_folder};
-use crate::{Host, Result};
+use crate::text::text_latents::{TextLatents, encoder_folder};
+use crate::{Host, Result, Silent};
 
 /// The name of the settings that the released code leaves beside its checkpoints.
 const RECORD: &str = "config.yml";
@@ -40,7 +39,9 @@ impl DescribedModel {
     /// # Errors
     /// Says what is missing beside the file, or does not fit it.
     pub fn of(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
-        let Some(run) = found.run() else { return Self::from_elsewhere(found, source, host) };
+        let Some(run) = found.run() else {
+            return Self::from_elsewhere(found, source, host);
+        };
         if source.config.is_some()
             || source.tokenizer.is_some()
             || source.length.is_some()
@@ -106,7 +107,9 @@ impl DescribedModel {
     /// If there are two, it cannot be found, or its latents are others than this model's.
     pub fn guide(&self, settings: &[Sampling], host: &Host) -> Result<Option<Self>> {
         let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
-        let Some(path) = paths.next() else { return Ok(None) };
+        let Some(path) = paths.next() else {
+            return Ok(None);
+        };
         if let Some(other) = paths.find(|other| *other != path) {
             fail!(setting("guide"), "{} and {} cannot both be the guide of one call", path.display(), other.display());
         }
@@ -140,43 +143,6 @@ impl DescribedModel {
     fn latents_of(&self) -> LatentsOf<'_> {
         let config = self.settings_known.then_some(&self.plan.config);
         LatentsOf { tokenizer: self.tokenizer.fingerprint(), config, encoder: self.plan.encoder() }
-    }
-
-    /// Reads the parameters; of the encoder nothing.
-    ///
-    /// # Errors
-    /// If they are damaged, or those of another network.
-    pub fn load_network(&self) -> Result<Net> {
-        let ModelSource { averaged, device, .. } = self.source;
-        Net::load(&self.found, &self.tokenizer, averaged, self.source.policy(), device)
-    }
-
-    /// Reads everything that is needed to generate.
-    ///
-    /// # Errors
-    /// If something is damaged, or of another model.
-    pub fn open(self, host: &Host) -> Result<Model> {
-        let loaded = self.load(host)?;
-        Ok(Model::new(loaded, host))
-    }
-
-    /// Reads the parameters, and the encoder if generating needs one.
-    ///
-    /// # Errors
-    /// If one of them is damaged, or another than the model was trained with.
-    pub fn load(self, host: &Host) -> Result<Loaded> {
-        let net = self.load_network()?;
-        let latents = if needs_encoder(&self.plan) { Some(self.text_latents(host)?) } else { None };
-        Ok(Loaded { described: self, net, latents })
-    }
-
-    /// Reads the parameters of a guide.
-    ///
-    /// # Errors
-    /// If they are damaged.
-    pub fn load_guide(self) -> Result<Guide> {
-        let net = self.load_network().context("the guide")?;
-        Ok(Guide { plan: self.plan, net })
     }
 
     /// The encoder that it was trained with.
@@ -224,8 +190,27 @@ impl DescribedModel {
     }
 }
 
+impl ModelSource {
+    /// Finds the model and reads how it was trained and its tokenizer, but no parameters.
+    ///
+    /// # Errors
+    /// If there is no such model, or something is missing beside it.
+    pub fn describe(&self) -> Result<DescribedModel> {
+        self.describe_for(&Host::new(&mut Silent))
+    }
+
+    /// [`ModelSource::describe`], with notes to `host`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn describe_for(&self, host: &Host) -> Result<DescribedModel> {
+        let path = host.locate(&self.path, What::ElfCheckpoint)?;
+        DescribedModel::of(ModelRef::open(&path)?, Self { path, ..self.clone() }, host)
+    }
+}
+
 /// Whether conditions go through an encoder, or finished blocks do.
-fn needs_encoder(plan: &RunPlan) -> bool {
+pub(super) fn needs_encoder(plan: &RunPlan) -> bool {
     plan.baseline.is_none() && (plan.span.max_input_length.is_some() || plan.objective.block_size.is_some())
 }
 

@@ -8,14 +8,15 @@ use elf_gpt2::{Gpt2, Gpt2Config};
 use elf_model::{Elf, MaskedTransformer};
 use tch::Device;
 
-use super::{DescribedModel, ModelRef};
-use crate::Result;
+use super::described::needs_encoder;
+use super::{DescribedModel, ModelRef, ModelSource};
 use crate::config::{BaselinePlan, RunPlan, Sampling};
-use crate::error::fail;
+use crate::error::{Context, fail};
 use crate::text::baseline_writer::{BaselineWriter, Decoding};
 use crate::text::flow_writer::{FlowParts, FlowWriter};
 use crate::text::text_latents::TextLatents;
 use crate::text::text_loop::BatchWriter;
+use crate::{Host, Result};
 
 /// A trained network of any kind.
 pub enum Net {
@@ -40,7 +41,9 @@ impl Net {
         device: Device,
     ) -> Result<Self> {
         let net = match found.plan().and_then(|plan| plan.baseline.as_ref()) {
-            None => return Ok(Self::Flow(Box::new(found.network(averaged, policy, device)?))),
+            None => {
+                return Ok(Self::Flow(Box::new(found.network(averaged, policy, device)?)));
+            }
             Some(BaselinePlan::Gpt2(sizes)) => {
                 let eos_token_id = Some(i64::from(tokenizer.eos_id()?));
                 let sizes = Gpt2Config { eos_token_id, ..sizes.clone() };
@@ -66,8 +69,8 @@ impl Net {
 
 /// A lesser version of a flow, for autoguidance.
 pub struct Guide {
-    pub(super) plan: RunPlan,
-    pub(super) net: Net,
+    plan: RunPlan,
+    net: Net,
 }
 
 impl Guide {
@@ -108,6 +111,36 @@ impl Method {
             Self::Flow(sampling) => sampling.best_of,
             Self::Baseline(_) => 1,
         }
+    }
+}
+
+impl DescribedModel {
+    /// Reads the parameters; of the encoder nothing.
+    ///
+    /// # Errors
+    /// If they are damaged, or those of another network.
+    pub fn load_network(&self) -> Result<Net> {
+        let ModelSource { averaged, device, .. } = *self.source();
+        Net::load(self.found(), &self.tokenizer, averaged, self.source().policy(), device)
+    }
+
+    /// Reads the parameters, and the encoder if generating needs one.
+    ///
+    /// # Errors
+    /// If one of them is damaged, or another than the model was trained with.
+    pub fn load(self, host: &Host) -> Result<Loaded> {
+        let net = self.load_network()?;
+        let latents = if needs_encoder(&self.plan) { Some(self.text_latents(host)?) } else { None };
+        Ok(Loaded { described: self, net, latents })
+    }
+
+    /// Reads the parameters of a guide.
+    ///
+    /// # Errors
+    /// If they are damaged.
+    pub fn load_guide(self) -> Result<Guide> {
+        let net = self.load_network().context("the guide")?;
+        Ok(Guide { plan: self.plan, net })
     }
 }
 

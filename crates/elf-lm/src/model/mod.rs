@@ -2,9 +2,7 @@
 
 mod content_hash;
 mod described;
-pub mod encoder_card;
 pub mod export;
-mod fingerprint;
 pub mod loaded;
 #[expect(clippy::module_inception, reason = "the file of the type that the module is about")]
 mod model;
@@ -15,7 +13,6 @@ pub mod same_latents;
 mod source;
 
 pub use described::DescribedModel;
-pub use fingerprint::{Difference, Fingerprint};
 pub use model::{GenerateOptions, Model};
 pub use model_ref::{ModelRef, Resumable};
 pub use source::ModelSource;

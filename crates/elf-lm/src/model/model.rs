@@ -65,7 +65,7 @@ impl Model {
         ModelSource::new(name).open()
     }
 
-    pub(super) fn new(loaded: Loaded, host: &Host) -> Self {
+    fn new(loaded: Loaded, host: &Host) -> Self {
         Self { loaded, samplers: host.samplers().clone(), hub: host.hub().clone(), guides: RefCell::default() }
     }
 
@@ -226,17 +226,44 @@ impl Model {
 
     /// The guide that a setting names, loaded once.
     fn guide(&self, sampling: &Sampling) -> Result<Option<Rc<Guide>>> {
-        let Some(path) = &sampling.guide else { return Ok(None) };
+        let Some(path) = &sampling.guide else {
+            return Ok(None);
+        };
         if let Some((_, guide)) = self.guides.borrow().iter().find(|(known, _)| known == path) {
             return Ok(Some(Rc::clone(guide)));
         }
         let mut silent = Silent;
         let host = Host::new(&mut silent).with_hub(self.hub.clone());
         let described = self.described().guide(std::slice::from_ref(sampling), &host)?;
-        let Some(guide) = described.map(DescribedModel::load_guide).transpose()? else { return Ok(None) };
+        let Some(guide) = described.map(DescribedModel::load_guide).transpose()? else {
+            return Ok(None);
+        };
         let guide = Rc::new(guide);
         self.guides.borrow_mut().push((path.clone(), Rc::clone(&guide)));
         Ok(Some(guide))
+    }
+}
+
+impl ModelSource {
+    /// Reads everything that is needed to generate.
+    ///
+    /// # Errors
+    /// If there is no such model, or a file is missing, damaged, or of another model.
+    pub fn open(&self) -> Result<Model> {
+        let mut silent = Silent;
+        let host = Host::new(&mut silent);
+        self.describe_for(&host)?.open(&host)
+    }
+}
+
+impl DescribedModel {
+    /// Reads everything that is needed to generate.
+    ///
+    /// # Errors
+    /// If something is damaged, or of another model.
+    pub fn open(self, host: &Host) -> Result<Model> {
+        let loaded = self.load(host)?;
+        Ok(Model::new(loaded, host))
     }
 }
 

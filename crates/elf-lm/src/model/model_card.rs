@@ -20,7 +20,9 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
     };
     let began = match start {
         StudentStart::Teacher => "the teacher".to_owned(),
-        StudentStart::Checkpoint(place) => format!("the averaged parameters of `{}`", place.display()),
+        StudentStart::Checkpoint(place) => {
+            format!("the averaged parameters of `{}`", place.display())
+        }
         StudentStart::Random => "a network at random".to_owned(),
     };
     let setting = Sampling::default_for(plan);

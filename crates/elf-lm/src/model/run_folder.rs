@@ -5,7 +5,7 @@
 //! `teacher.json` beside them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::Result;
@@ -16,8 +16,9 @@ use elf_train::{Checkpoint, CheckpointFolder, Curriculum};
 use serde_json::Value;
 
 use crate::config::RunPlan;
+use crate::folder_lock;
+use crate::json_files::{write, write_json};
 use crate::model::model_card;
-use crate::train::folder_lock;
 
 /// The file that says whom all students in a folder learn from.
 pub const TEACHER: &str = "teacher.json";
@@ -199,30 +200,4 @@ fn last_round(folder: &Path) -> Result<Option<RunFolder>> {
         }
     }
     Ok(None)
-}
-
-/// Writes JSON, aside and renamed.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    write(path, serde_json::to_vec_pretty(value)?)
-}
-
-/// Writes a file, aside and renamed.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    elf_files::write(path, content).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Appends one line of JSON.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn append_json(file: &mut File, value: &Value) -> Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    file.write_all(&line).context("cannot write metrics.jsonl")
 }

@@ -4,11 +4,7 @@ use std::path::{Path, PathBuf};
 
 use elf_core::device::DeviceChoice;
 use elf_core::{Precision, PrecisionPolicy};
-use elf_hub::What;
 use tch::Device;
-
-use super::{DescribedModel, Model, ModelRef};
-use crate::{Host, Result, Silent};
 
 /// A model by path or Hugging Face id, with all that decides on how it is read and how it computes.
 ///
@@ -90,32 +86,5 @@ impl ModelSource {
             true => PrecisionPolicy::uniform(self.block_precision()),
             false => PrecisionPolicy::with_blocks(self.block_precision()),
         }
-    }
-
-    /// Finds the model and reads how it was trained and its tokenizer, but no parameters.
-    ///
-    /// # Errors
-    /// If there is no such model, or something is missing beside it.
-    pub fn describe(&self) -> Result<DescribedModel> {
-        self.describe_for(&Host::new(&mut Silent))
-    }
-
-    /// [`ModelSource::describe`], with notes to `host`.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn describe_for(&self, host: &Host) -> Result<DescribedModel> {
-        let path = host.locate(&self.path, What::ElfCheckpoint)?;
-        DescribedModel::of(ModelRef::open(&path)?, Self { path, ..self.clone() }, host)
-    }
-
-    /// Reads everything that is needed to generate.
-    ///
-    /// # Errors
-    /// If there is no such model, or a file is missing, damaged, or of another model.
-    pub fn open(&self) -> Result<Model> {
-        let mut silent = Silent;
-        let host = Host::new(&mut silent);
-        self.describe_for(&host)?.open(&host)
     }
 }

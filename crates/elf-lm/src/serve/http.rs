@@ -114,7 +114,9 @@ impl Wanted {
         let count = match (service.conditional, &self.inputs, self.num) {
             (true, Some(inputs), None) => inputs.len(),
             (false, None, num) => num.unwrap_or(1),
-            (true, None, _) => return Err(Refusal::bad("this model writes from input texts: give them as `inputs`")),
+            (true, None, _) => {
+                return Err(Refusal::bad("this model writes from input texts: give them as `inputs`"));
+            }
             (true, Some(_), Some(_)) => {
                 return Err(Refusal::bad(
                     "`num` is for models of unconditional text: this one writes one text for each of `inputs`",

@@ -45,7 +45,7 @@ fn generate_config(sampling: &Sampling, grid_seed: u64, plan: &RunPlan) -> Gener
     GenerateConfig {
         sampler: sampling.sampler.clone(),
         steps: sampling.num_sampling_steps,
-        grid: sampling.time_schedule.law(&plan.config),
+        grid: plan.config.flow.law(sampling.time_schedule),
         grid_seed,
         self_conditioning_guidance: sampling.self_cond_cfg_scale,
         condition_guidance: sampling.cfg,

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::error::{Context, fail};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Difference, Fingerprint};
+use crate::fingerprint::{Difference, Fingerprint};
 use crate::text::generated::{GeneratedText, Generation};
 
 /// Writes one JSON object a line, aside and renamed.
@@ -115,7 +115,9 @@ impl Unfinished {
             }
             whole = first.len();
             for line in lines {
-                let Ok(batch) = serde_json::from_slice::<Generation>(line) else { break };
+                let Ok(batch) = serde_json::from_slice::<Generation>(line) else {
+                    break;
+                };
                 before.push(batch);
                 whole += line.len();
             }

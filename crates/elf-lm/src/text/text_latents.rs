@@ -9,11 +9,10 @@ use elf_data::{Batch, PadToken};
 use elf_encoder::{EncoderMask, EncoderSource, LatentStats, PerChannel, TextEncoder, open_encoder};
 use elf_flow::{LatentBatch, Reencode};
 use elf_hub::What;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{EncoderRecord, RunConfig, RunPlan};
-use crate::model::run_folder::write_json;
+use crate::config::{EncoderFiles, EncoderRecord, RunConfig, RunPlan};
+use crate::json_files::write_json;
 use crate::{Host, Result};
 
 /// The file beside an encoder's weights that says by what its output is normalised.
@@ -43,17 +42,6 @@ pub struct TextLatents {
 struct KnownSource {
     files: EncoderFiles,
     blake3: String,
-}
-
-/// Where an encoder lies.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EncoderFiles {
-    /// The folder of config.json and, usually, of everything else.
-    pub folder: PathBuf,
-    /// Where the weights are, if elsewhere.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
 }
 
 impl EncoderFiles {
@@ -117,7 +105,9 @@ impl TextLatents {
         let named = named.map(|folder| EncoderFiles { folder, weights: None });
         let Some(record) = record else {
             // Of a model from elsewhere, or an older run, nothing is known but names.
-            let Some(files) = named else { return Self::load(config, device, precision, host) };
+            let Some(files) = named else {
+                return Self::load(config, device, precision, host);
+            };
             let stats = stats(config, &files.folder)?;
             return Self::of_files(files, stats, config, device, precision);
         };

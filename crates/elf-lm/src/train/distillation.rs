@@ -94,7 +94,9 @@ impl Distillation {
     /// The latest checkpoint of a round, and its optimiser steps; all of them for a round that ended before.
     fn latest_of(&self, round: &Round) -> Result<Option<(Checkpoint, u64)>> {
         let checkpoints = RunFolder::new(self.folder_of(round)).checkpoints();
-        let Some(latest) = checkpoints.latest()? else { return Ok(None) };
+        let Some(latest) = checkpoints.latest()? else {
+            return Ok(None);
+        };
         let is_over = self.plan.config.output.early_stopping.is_some() && checkpoints.ended_early()?;
         let steps = if is_over { self.plan.length.total } else { latest.state().step };
         Ok(Some((latest, steps)))
@@ -236,7 +238,9 @@ impl Distillation {
 
     /// The start of the student of a round: the student before it, by its averages.
     fn start_of(&self, round: &Round, host: &Host) -> Result<StudentStart> {
-        let Some(before) = self.curriculum.before(round) else { return self.first_start(host) };
+        let Some(before) = self.curriculum.before(round) else {
+            return self.first_start(host);
+        };
         if let Some((checkpoint, done)) = self.latest_of(&before)? {
             let total = self.plan.length.total;
             if done < total {

@@ -13,8 +13,8 @@ use elf_train::{Checkpoint, CheckpointFolder, CheckpointState, KeepPolicy, clip_
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::model::encoder_card::Point;
-use crate::model::{Difference, Fingerprint};
+use crate::fingerprint::{Difference, Fingerprint};
+use crate::train::encoder_card::Point;
 use crate::train::encoder_corpus::Corpus;
 use crate::{Host, Result};
 
@@ -127,7 +127,9 @@ impl TrainingStore {
 
     /// The newest checkpoint, if it is one of the same training.
     fn latest(&self) -> Result<Option<Checkpoint>> {
-        let Some(checkpoint) = self.folder.latest()? else { return Ok(None) };
+        let Some(checkpoint) = self.folder.latest()? else {
+            return Ok(None);
+        };
         let before: Fingerprint = serde_json::from_value(checkpoint.state().plan.clone())
             .with_context(|| format!("{} is not of an encoder's training", checkpoint.path().display()))?;
         if let Some(Difference { name, own, other }) = self.settings.first_difference(&before) {
@@ -337,7 +339,9 @@ impl Pretrainer {
 
     /// Takes over what the newest checkpoint has; without one, a start.
     fn resume(&self, store: &TrainingStore, optimizers: &mut Optimizers, host: &Host) -> Result<Progress> {
-        let Some(checkpoint) = store.latest()? else { return Ok(Progress::default()) };
+        let Some(checkpoint) = store.latest()? else {
+            return Ok(Progress::default());
+        };
         checkpoint.verify()?;
         let (origin, state) = checkpoint.optimizer()?;
         optimizers.load_state(&origin, &state)?;

@@ -1,19 +1,17 @@
 //! What a run is judged by while it is trained: losses on held-out rows, and texts.
 
-use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 use crate::error::{Context, fail};
 use elf_data::{Dataset, Tokenizer};
 use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_flow::sampler::Registry;
-use elf_hub::What;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
-use tch::Device;
 
+use super::training_judge::TrainingJudge;
 use super::{Materials, Subject};
-use crate::config::{BaselinePlan, RunConfig, RunPlan, Sampling, read_sampling};
-use crate::eval::judge::{Judge, JudgeSettings};
+use crate::config::{BaselinePlan, RunPlan, Sampling, read_sampling};
+use crate::eval::judge::Judge;
 use crate::model::loaded::Method;
 use crate::model::run_folder::RunFolder;
 use crate::text::baseline_writer::Decoding;
@@ -21,7 +19,7 @@ use crate::text::flow_writer::check_sampling;
 use crate::text::generated::{GeneratedText, MOST_TEXTS, TextRequest};
 use crate::text::text_file::write_texts;
 use crate::text::text_loop::{BatchOptions, TextLoop};
-use crate::{Error, Host, Result};
+use crate::{Error, Result};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
@@ -47,64 +45,6 @@ pub struct HeldOut<'a, S: Subject> {
     pub folder: &'a RunFolder,
     /// The samplers that there are.
     pub samplers: &'a Registry,
-}
-
-/// The judge of generative perplexity that a configuration names: found before training begins, loaded by the first
-/// evaluation, and kept for the others.
-#[derive(Debug)]
-pub struct TrainingJudge {
-    settings: JudgeSettings,
-    loaded: OnceCell<Judge>,
-}
-
-impl TrainingJudge {
-    /// The judge, if evaluations generate unconditional texts and one is named: as in the released code, conditional tasks are
-    /// held against references only.
-    ///
-    /// # Errors
-    /// If there is no such folder, here or on the hub, or a setting is impossible.
-    pub fn find(config: &RunConfig, device: Device, host: &Host) -> Result<Option<Self>> {
-        let Some(name) = config
-            .evaluation
-            .eval_ppl_model
-            .as_ref()
-            .filter(|_| config.evaluation.online_eval && config.data.max_input_length.is_none())
-        else {
-            return Ok(None);
-        };
-        for (key, value) in [
-            ("eval_ppl_batch_size", config.evaluation.eval_ppl_batch_size),
-            ("eval_ppl_max_length", config.evaluation.eval_ppl_max_length),
-        ] {
-            if value == 0 {
-                fail!(setting(key), "{key} must be at least 1");
-            }
-        }
-        let folder = host.locate(name, What::Gpt2).context("eval_ppl_model")?;
-        let settings = JudgeSettings {
-            name: name.clone(),
-            folder,
-            max_length: config.evaluation.eval_ppl_max_length,
-            batch_size: Some(config.evaluation.eval_ppl_batch_size),
-            device,
-            precision: config.precision(device),
-        };
-        settings.check().context("eval_ppl_model")?;
-        Ok(Some(Self { settings, loaded: OnceCell::new() }))
-    }
-
-    /// What the configuration calls it.
-    pub fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    fn judge(&self) -> Result<&Judge> {
-        if let Some(judge) = self.loaded.get() {
-            return Ok(judge);
-        }
-        let judge = Judge::load(&self.settings).context("eval_ppl_model")?;
-        Ok(self.loaded.get_or_init(|| judge))
-    }
 }
 
 /// How evaluations in training generate texts.
@@ -203,7 +143,9 @@ impl<S: Subject> HeldOut<'_, S> {
     }
 
     fn losses(&self, net: &S::Net, comm: &dyn Comm) -> Result<Vec<Metric>> {
-        let Some(dataset) = self.rows else { return Ok(Vec::new()) };
+        let Some(dataset) = self.rows else {
+            return Ok(Vec::new());
+        };
         let collator = self.plan.collator(self.tokenizer)?;
         let mut rows: Vec<usize> = (0..dataset.len().min(self.plan.config.evaluation.eval_rows)).collect();
         let (rank, world) = (comm.rank() as usize, comm.world() as usize);

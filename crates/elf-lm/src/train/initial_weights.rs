@@ -17,7 +17,9 @@ const KEY: &str = "init_from";
 /// # Errors
 /// If there is nothing, or it is a model of another kind or with another tokenizer.
 pub fn initial_model(plan: &RunPlan, tokenizer: &Tokenizer, host: &Host) -> Result<Option<ModelRef>> {
-    let Some(name) = &plan.config.output.init_from else { return Ok(None) };
+    let Some(name) = &plan.config.output.init_from else {
+        return Ok(None);
+    };
     if plan.config.output.resume.is_some() {
         fail!(setting(KEY), "{KEY} and resume are both set: the one begins a run, the other goes on with one");
     }

@@ -28,8 +28,9 @@ use super::{ElfSubject, Materials, Subject, begin_as};
 use crate::config::{
     BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart,
 };
+use crate::fingerprint::{Difference, Fingerprint};
 use crate::model::run_folder::{RunFolder, plan_of};
-use crate::model::{Difference, Fingerprint, ModelRef, Resumable};
+use crate::model::{ModelRef, Resumable};
 use crate::{Host, Result};
 
 /// One run to be carried out.

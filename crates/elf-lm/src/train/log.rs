@@ -10,7 +10,7 @@ use elf_train::{Checkpoint, Comm, Metric, StepMetrics, TermSums, TrainingObserve
 use serde_json::{Map, Value, json};
 
 use crate::config::RunPlan;
-use crate::model::run_folder::append_json;
+use crate::json_files::append_json;
 use crate::{Error, Event, Host, Result};
 
 /// Shows progress, writes metrics, and stops the run when its time is over.

@@ -10,10 +10,10 @@ use elf_train::Comm;
 use serde_json::Value;
 use tch::Device;
 
-use super::held_out::TrainingJudge;
 use super::memory_plan::MemoryPlan;
+use super::training_judge::TrainingJudge;
 use crate::config::{Facts, LengthLaw, ObjectiveName, RunConfig, RunInputs, RunPlan};
-use crate::model::Fingerprint;
+use crate::fingerprint::Fingerprint;
 use crate::text::text_latents::{self, TextLatents, encoder_folder};
 use crate::{Host, Result};
 

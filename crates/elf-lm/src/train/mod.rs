@@ -3,9 +3,9 @@
 mod baseline_subject;
 pub mod conversion;
 mod distillation;
+pub mod encoder_card;
 pub mod encoder_corpus;
 pub mod encoder_training;
-pub mod folder_lock;
 mod held_out;
 mod initial_weights;
 mod job;
@@ -17,6 +17,7 @@ mod rounds;
 mod subject;
 pub mod system_memory;
 pub mod teacher;
+mod training_judge;
 mod training_run;
 
 pub use distillation::{Distillation, distill};

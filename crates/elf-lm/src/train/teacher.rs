@@ -9,8 +9,9 @@ use elf_model::Elf;
 use tch::Device;
 
 use crate::config::{RunPlan, StudentStart, TeacherRecord};
+use crate::json_files::write_json;
 use crate::model::ModelRef;
-use crate::model::run_folder::{TEACHER, write_json};
+use crate::model::run_folder::TEACHER;
 use crate::{Host, Result};
 
 /// A teacher that has been found, but not yet loaded.

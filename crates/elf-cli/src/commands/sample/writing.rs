@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::SampleArgs;
 use crate::progress;
+use elf_lm::Fingerprint;
 use elf_lm::model::DescribedModel;
-use elf_lm::model::Fingerprint;
 use elf_lm::text::text_file::{Unfinished, write_texts};
 use elf_lm::{GeneratedText, Generation, TextEvent, TextRequest, TextWatch};
 

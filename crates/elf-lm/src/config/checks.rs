@@ -1,0 +1,144 @@
+//! Settings of a run that mean nothing, alone or together.
+
+use super::{ObjectiveName, PadTokenName, RunConfig, VocabHeadStart};
+use crate::Result;
+use crate::error::fail;
+
+impl RunConfig {
+    /// Refuses settings that mean nothing, as far as that is seen without data and encoder.
+    ///
+    /// # Errors
+    /// Names the setting that is impossible, and why.
+    pub fn check(&self) -> Result<()> {
+        check_numbers(self)?;
+        check_combinations(self)
+    }
+}
+
+/// Refuses numbers that mean nothing by themselves.
+fn check_numbers(config: &RunConfig) -> Result<()> {
+    if config.data.max_length == 0 {
+        fail!(setting("max_length"), "max_length must be at least 1");
+    }
+    if let Some(longest) = config.data.max_input_length.filter(|&n| n >= config.data.max_length) {
+        fail!(
+            setting("max_input_length"),
+            "max_input_length {longest} leaves no room for a target in max_length {}: make it smaller",
+            config.data.max_length
+        );
+    }
+    for (key, value) in [
+        ("blr", config.optimization.blr),
+        ("ema_decay1", 1.0 - config.averages.ema_decay1),
+        ("epochs", config.length.epochs),
+        ("save_freq", config.output.save_freq),
+        ("eval_freq", config.evaluation.eval_freq),
+    ] {
+        if !(value > 0.0 && value.is_finite()) {
+            fail!(setting(key), "{key} is out of its range");
+        }
+    }
+    for (key, value) in [
+        ("global_batch_size", config.batches.global_batch_size),
+        ("grad_accum_steps", config.optimization.grad_accum_steps),
+        ("batch_size", config.batches.batch_size.unwrap_or(1)),
+        ("log_freq", config.output.log_freq as usize),
+        ("keep_checkpoints", config.output.keep_checkpoints),
+    ] {
+        if value == 0 {
+            fail!(setting(key), "{key} must be at least 1");
+        }
+    }
+    if let Some(minutes) = config.length.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
+        fail!(
+            setting("max_minutes"),
+            "max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes"
+        );
+    }
+    if let Some(share) = config.guidance.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
+        fail!(setting("label_drop_prob"), "label_drop_prob {share} is not a probability");
+    }
+    Ok(())
+}
+
+/// Refuses settings that are at odds with each other.
+fn check_combinations(config: &RunConfig) -> Result<()> {
+    let conditional = config.data.max_input_length.is_some();
+    match config.output.early_stopping {
+        Some(0) => fail!(
+            setting("early_stopping"),
+            "early_stopping 0 would stop at once: name a number of evaluations, or null for never"
+        ),
+        Some(_) if config.data.eval_data_path.is_none() => {
+            fail!(
+                setting("early_stopping"),
+                "early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null"
+            )
+        }
+        _ => {}
+    }
+    if let Some(share) = config.guidance.label_drop_prob.filter(|&share| share > 0.0 && !conditional) {
+        fail!(
+            setting("label_drop_prob"),
+            "label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0"
+        );
+    }
+    if config.network.learned_latents && conditional {
+        fail!(
+            setting("learned_latents"),
+            "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
+        );
+    }
+    if config.network.learned_latents && config.network.vocab_head_start == VocabHeadStart::LinearReader {
+        fail!(
+            setting("vocab_head_start"),
+            "vocab_head_start: linear_reader reads an encoder's latents, and learned_latents takes none: leave one of them out"
+        );
+    }
+    if config.network.learned_latents && config.network.causal_latents {
+        fail!(
+            setting("causal_latents"),
+            "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
+        );
+    }
+    if config.network.block_size.is_some() && !config.network.causal_latents {
+        fail!(
+            setting("block_size"),
+            "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
+        );
+    }
+    if config.network.context_table && config.network.block_size.is_none() {
+        fail!(
+            setting("context_table"),
+            "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
+        );
+    }
+    if config.batches.group_by_length && config.network.block_size.is_none() && conditional {
+        fail!(
+            setting("group_by_length"),
+            "group_by_length without a block_size is for unconditional text: the length of an answer is not known before it is written. Leave it out"
+        );
+    }
+    if config.batches.group_by_length && config.pad_token() == PadTokenName::Eos {
+        fail!(
+            setting("group_by_length"),
+            "group_by_length needs pad_token: pad, since filling that is learned cannot be cut off"
+        );
+    }
+    if config.objective != ObjectiveName::Elf {
+        for (key, set) in [
+            ("learned_latents", config.network.learned_latents),
+            ("causal_latents", config.network.causal_latents),
+            ("block_size", config.network.block_size.is_some()),
+            ("context_table", config.network.context_table),
+            ("vocab_head_norm", config.network.vocab_head_norm),
+            ("vocab_head_start", config.network.vocab_head_start != VocabHeadStart::Random),
+            ("decoder_clean_condition", config.decoder.decoder_clean_condition),
+        ] {
+            if set {
+                fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");
+            }
+        }
+    }
+    Ok(())
+}

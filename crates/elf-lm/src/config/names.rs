@@ -1,0 +1,66 @@
+//! Choices in a training configuration, by name.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a run learns, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveName {
+    /// An embedded language flow.
+    Elf,
+    /// An autoregressive language model: a GPT-2 on the run's own tokens.
+    Gpt2,
+    /// Masked diffusion.
+    Mdlm,
+}
+
+/// How rows are padded, and whether the padding is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PadTokenName {
+    /// `<pad>`, without loss.
+    Pad,
+    /// `</s>`, with loss.
+    Eos,
+}
+
+/// A distribution of times by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeScheduleName {
+    /// Logit-normal.
+    LogitNormal,
+    /// Uniform.
+    Uniform,
+}
+
+/// What the vocabulary head is before training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VocabHeadStart {
+    /// Random, as in the released code.
+    Random,
+    /// A linear reader of the encoder's latents.
+    LinearReader,
+}
+
+/// A learning-rate schedule by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleName {
+    /// Constant after warm-up.
+    Constant,
+    /// Cosine to `min_lr` after warm-up.
+    Cosine,
+}
+
+/// An optimiser by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// Muon for matrices, Nesterov-Adam for the rest.
+    Muon,
+    /// AdamW.
+    Adamw,
+}
