@@ -127,7 +127,8 @@ impl Weights {
             ));
         }
         let names = std::mem::take(&mut self.names);
-        let unwrapped = names.into_iter().filter_map(|(name, at)| Some((name.strip_prefix(prefix)?.to_owned(), at)));
+        let unwrapped =
+            names.into_iter().filter_map(|(name, at)| Some((unwrapped(name.strip_prefix(prefix)?).to_owned(), at)));
         self.names = unwrapped.collect();
     }
 

@@ -214,7 +214,7 @@ fn contradictory_settings_are_refused() {
     refuse(&|c| (c.packing, c.eos.target) = (Packing::Concat { max_length: 0 }, true), "max_length 0");
     refuse(
         &|c| (c.packing, c.condition_column) = (Packing::Concat { max_length: 8 }, Some("synopsis".to_owned())),
-        "conditions",
+        "cannot have a condition",
     );
     refuse(&|c| c.eos.condition = true, "no condition column");
     refuse(&|c| c.documents_per_shard = 0, "documents_per_shard");

@@ -11,10 +11,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::bert_config::{BertConfig, BertLayout};
 use crate::bert_layers::{INITIAL_STD, Layer};
-use crate::growing_rows::{Extent, GrowingRows};
+use crate::growing_rows::Extent;
 use crate::key_values::KeyValues;
 use crate::open::EncoderSource;
-use crate::text_encoder::{EncoderMask, TextEncoder, check_ids};
+use crate::text_encoder::{EncoderMask, GrowingRows, TextEncoder, check_ids};
 use crate::{Error, Result};
 
 /// The token table's name.

@@ -1,24 +1,9 @@
-//! Rows that are encoded piece by piece, for texts that are being written.
+//! The extent of rows that are encoded piece by piece, for texts that are being written.
 
 use tch::Tensor;
 
 use crate::text_encoder::check_ids;
 use crate::{Error, Result};
-
-/// Rows of ids that grow at their end: what was encoded before is kept as keys and values, so that a piece costs what is new in it.
-///
-/// It gives the latents of [`crate::TextEncoder::encode`] with a mask of pairs, as long as no position sees one that is
-/// encoded later: with causal masks, or where what sees one another is encoded together.
-pub trait GrowingRows {
-    /// Latents `[B, N, C]`, fp32, of the positions `from..from + N`. `ids` `[B, N]` (int64) are theirs alone; `mask`
-    /// `[B, N, from + N]` says which columns each of them sees. Positions from `from` on that were encoded before are
-    /// replaced.
-    ///
-    /// # Errors
-    /// If positions between those before and `from` were left out, the rows become too long, shapes do not fit, an id is not
-    /// in the vocabulary, or libtorch fails.
-    fn encode(&mut self, from: i64, ids: &Tensor, mask: &Tensor) -> Result<Tensor>;
-}
 
 /// How many rows there are, how long they are and may become.
 #[derive(Debug)]

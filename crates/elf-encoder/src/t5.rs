@@ -9,11 +9,11 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{ParamBuilder, ParamSet, Precision, Weight};
 use tch::{Device, Tensor};
 
-use crate::growing_rows::{Extent, GrowingRows};
+use crate::growing_rows::Extent;
 use crate::key_values::KeyValues;
 use crate::t5_config::T5Config;
 use crate::t5_layers::{Attention, Dense, Direction, PositionBias, least_finite};
-use crate::text_encoder::{EncoderMask, TextEncoder, check_ids};
+use crate::text_encoder::{EncoderMask, GrowingRows, TextEncoder, check_ids};
 use crate::{Error, Result};
 
 const EMBEDDING: &str = "shared.weight";

@@ -3,7 +3,6 @@
 use elf_core::{ParamSet, id_outside};
 use tch::{Kind, Tensor};
 
-use crate::growing_rows::GrowingRows;
 use crate::{Error, Result};
 
 /// Which columns (keys) each row (query) of a sequence may attend to; 1 (anything but 0) is attend.
@@ -79,6 +78,21 @@ impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
     fn growing(&self, rows: i64, capacity: i64) -> Option<Box<dyn GrowingRows + '_>> {
         (**self).growing(rows, capacity)
     }
+}
+
+/// Rows of ids that grow at their end: what was encoded before is kept as keys and values, so that a piece costs what is new in it.
+///
+/// It gives the latents of [`TextEncoder::encode`] with a mask of pairs, as long as no position sees one that is
+/// encoded later: with causal masks, or where what sees one another is encoded together.
+pub trait GrowingRows {
+    /// Latents `[B, N, C]`, fp32, of the positions `from..from + N`. `ids` `[B, N]` (int64) are theirs alone; `mask`
+    /// `[B, N, from + N]` says which columns each of them sees. Positions from `from` on that were encoded before are
+    /// replaced.
+    ///
+    /// # Errors
+    /// If positions between those before and `from` were left out, the rows become too long, shapes do not fit, an id is not
+    /// in the vocabulary, or libtorch fails.
+    fn encode(&mut self, from: i64, ids: &Tensor, mask: &Tensor) -> Result<Tensor>;
 }
 
 /// Checks that `ids` is an int64 `[B, S]` with every id in `0..vocab_size`, and returns `(B, S)`. For implementors.

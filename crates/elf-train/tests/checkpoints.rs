@@ -94,7 +94,7 @@ fn damage_is_named_with_a_remedy() {
     *flipped.last_mut().unwrap() ^= 1;
     fs::write(path.join("ema.safetensors"), &flipped).unwrap();
     assert!(Checkpoint::open(&path).is_ok(), "opening is quick and looks at lengths only");
-    refused(&["ema.safetensors is not what was written"]);
+    refused(&["ema.safetensors is not the file that was written"]);
     let message =
         trainer(OptimizerConfig::default()).restore(&Checkpoint::open(&path).unwrap()).unwrap_err().to_string();
     assert!(message.contains("ema.safetensors"), "{message}");

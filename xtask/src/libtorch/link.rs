@@ -23,7 +23,7 @@ impl Link {
             return false;
         };
         let [_, flag] = run_path_flags(root);
-        self.libtorch == libtorch && self.text.contains(&toml_string(&flag))
+        self.libtorch == libtorch && self.text.contains(&toml_string(&flag)) && self.text.contains("rustdocflags = ")
     }
 }
 
@@ -55,10 +55,12 @@ pub fn write(workspace: &Path, libtorch: &Path) -> Result<PathBuf> {
     let text = format!(
         "# Written by `cargo xtask setup`: where libtorch lies, and the run path of our programs.\n\
          # Delete this file to have it sought again.\n\
-         [env]\nLIBTORCH = {}\n\n[build]\nrustflags = [{}, {}]\n",
+         [env]\nLIBTORCH = {}\n\n[build]\nrustflags = [{first}, {second}]\n\
+         # Examples in documentation are programs too.\n\
+         rustdocflags = [{first}, {second}]\n",
         toml_string(root),
-        toml_string(&first),
-        toml_string(&second),
+        first = toml_string(&first),
+        second = toml_string(&second),
     );
     let path = workspace.join(FILE);
     elf_files::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;

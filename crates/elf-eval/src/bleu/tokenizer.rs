@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn another_tokeniser_is_advised_for_other_scripts() {
         let hint = |tokenizer: Tokenizer, text: &str| tokenizer.hint(&[text.to_owned()]);
-        assert!(hint(Tokenizer::V13a, "我想买手机 iPhone").unwrap().contains("zh"));
+        assert!(hint(Tokenizer::V13a, "我想买手机 TV").unwrap().contains("zh"));
         assert!(hint(Tokenizer::V13a, "ฉันอยากซื้อ").unwrap().contains("char"));
         assert!(hint(Tokenizer::V13a, "Я хочу купить").unwrap().contains("intl"));
         for (tokenizer, text) in [

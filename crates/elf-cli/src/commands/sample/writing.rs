@@ -59,8 +59,9 @@ impl<'a> Writing<'a> {
         let origin = [
             ("the version of this program", env!("CARGO_PKG_VERSION").to_owned()),
             ("the model's plan", hash(&model.plan)?),
-            ("what is to be generated (--num, --text, --input, --data)", hash(requests)?),
+            // Before the requests, which hold seeds that follow from it.
             ("--seed", args.seed.to_string()),
+            ("what is to be generated (--num, --text, --input, --data)", hash(requests)?),
             ("--batch-size", args.batch_size.to_string()),
             ("--ragged", args.ragged.to_string()),
             ("--trace", args.trace.to_string()),
