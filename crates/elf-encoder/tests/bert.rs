@@ -70,7 +70,7 @@ fn saved(encoder: &BertEncoder) -> tempfile::TempDir {
 fn every_layer_equals_transformers() {
     for name in ["bert", "distilbert"] {
         let folder = fixture(name);
-        let states = TensorFile::open(&folder.join("states.safetensors")).unwrap();
+        let states = TensorFile::open(folder.join("states.safetensors")).unwrap();
         let given = |name: &str| states.get(name, Device::Cpu).unwrap();
         let (ids, mask) = (given("ids").narrow(1, 1, 8), given("mask").narrow(1, 1, 8));
         for layer in 0..4 {

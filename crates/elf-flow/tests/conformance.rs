@@ -322,7 +322,8 @@ fn sde_samples_have_the_moments_that_the_formula_gives() {
     let n = 40_000;
     let schedule = |gamma_start, gamma_end, power| SamplerChoice::of(&ScheduledSde { gamma_start, gamma_end, power });
     let constant = |gamma| SamplerChoice::of(&Sde { gamma });
-    let cases: [(SamplerChoice, &dyn Fn(f64) -> f64, usize); 7] = [
+    type Case<'a> = (SamplerChoice, &'a dyn Fn(f64) -> f64, usize);
+    let cases: [Case; 7] = [
         (constant(0.0), &|_| 0.0, 16),
         (constant(1.0), &|_| 1.0, 64),
         (constant(1.5), &|_| 1.5, 32),

@@ -12,11 +12,14 @@ use elf_hub::{Event, Fetcher, Settings, What};
 /// wait for a network.
 const OTHER_EXTENSIONS: [&str; 4] = ["yml", "yaml", "safetensors", "pt"];
 
+/// What is told of downloads.
+type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
+
 /// The way from names to local files, with a listener for what is fetched.
 #[derive(Clone, Default)]
 pub struct Hub {
     settings: Option<Settings>,
-    listener: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+    listener: Option<Listener>,
 }
 
 impl std::fmt::Debug for Hub {

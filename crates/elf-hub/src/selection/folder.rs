@@ -154,7 +154,7 @@ impl<'a> Folder<'a> {
             &["test", "testing", "eval", "evaluation"],
         ];
         let split = name.rsplit('/').next().unwrap_or(name);
-        let synonyms: Option<&[&str]> = SYNONYMS.into_iter().find(|words| words.iter().any(|word| *word == split));
+        let synonyms: Option<&[&str]> = SYNONYMS.into_iter().find(|words| words.contains(&split));
         let words = synonyms.unwrap_or(std::slice::from_ref(&split));
         let has_word = |path: &str| path.split(|c: char| !c.is_ascii_alphabetic()).any(|word| words.contains(&word));
         let data = self.data().unwrap_or_default();

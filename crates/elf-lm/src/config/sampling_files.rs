@@ -187,7 +187,8 @@ impl SamplingOf<'_> {
         }
         let accepted = self.samplers.entry(&setting.sampler.name)?.released_keys();
         for entry in self.samplers.entries() {
-            for (key, _) in entry.released_keys().iter().filter(|key| patch.has(key.0) && !accepted.contains(key)) {
+            if let Some((key, _)) = entry.released_keys().iter().find(|key| patch.has(key.0) && !accepted.contains(key))
+            {
                 fail!(
                     setting(*key),
                     "--{} has no effect on the sampler `{}`: leave it out, or take --sampler {}",
@@ -314,7 +315,7 @@ mod tests {
         let own = Sampling { sampler: SamplerChoice::of(&Sde { gamma: 2.0 }), ..Sampling::default() };
         let merged = |patch: SamplingPatch| own.merged(&patch, &samplers).unwrap();
         let patch = SamplingPatch::default;
-        assert_eq!(merged(patch()), [own.clone()]);
+        assert_eq!(merged(patch()), std::slice::from_ref(&own));
         assert_eq!(names(&merged(patch().with("sampler", "sde"))), ["sde-32-w3-cfg1-gamma2"]);
         assert_eq!(names(&merged(patch().with("sampler", "heun").with("cfg", 2.0))), ["heun-32-w3-cfg2"]);
         assert_eq!(names(&merged(patch().with("sde_gamma", 1.0))), ["sde-32-w3-cfg1-gamma1"]);

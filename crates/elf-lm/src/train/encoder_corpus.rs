@@ -189,6 +189,11 @@ impl Corpus {
         self.places.len()
     }
 
+    /// Whether there are no texts.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Tokens in all texts.
     pub fn tokens(&self) -> usize {
         self.ids.len()
