@@ -151,7 +151,7 @@ impl Corpus {
                 told(corpus.len());
             }
         }
-        if corpus.len() == 0 {
+        if corpus.is_empty() {
             let names = columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             fail!(request, "there is no text of at least {} tokens in {names}", SpanCorruption::SHORTEST);
         }
