@@ -22,8 +22,8 @@ const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// A frozen encoder of the BERT family.
 ///
-/// [CLS] is put before every row inside, and its output is dropped, so that callers see one latent for each of their ids.
-/// Every position sees [CLS]. [CLS] sees what is visible to the whole row ([`EncoderMask::Columns`], [`EncoderMask::None`]);
+/// `[CLS]` is put before every row inside, and its output is dropped, so that callers see one latent for each of their ids.
+/// Every position sees `[CLS]`. `[CLS]` sees what is visible to the whole row ([`EncoderMask::Columns`], [`EncoderMask::None`]);
 /// with a mask of pairs it sees itself alone, since it would otherwise carry hidden positions to those they are hidden from.
 #[derive(Debug)]
 pub struct BertEncoder {
@@ -42,7 +42,7 @@ pub struct BertEncoder {
 
 impl BertEncoder {
     /// An encoder whose parameters come from `builder`: seeded, with the standard deviation of Hugging Face's own start, or
-    /// unset, to be loaded. `cls` is the id of [CLS]. `precision` is that of the layers' matrix products; residual stream, norms
+    /// unset, to be loaded. `cls` is the id of `[CLS]`. `precision` is that of the layers' matrix products; residual stream, norms
     /// and softmax are fp32 always.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl BertEncoder {
         Ok(Self { config: config.clone(), cls, precision, device, params, words, positions, types, norm, layers })
     }
 
-    /// Reads `config.json`, `tokenizer.json` (for the id of [CLS]) and the weights (safetensors, also in shards, or
+    /// Reads `config.json`, `tokenizer.json` (for the id of `[CLS]`) and the weights (safetensors, also in shards, or
     /// `pytorch_model.bin`) as Hugging Face writes them. Only the layers up to [`EncoderSource::layer`] are made; the others,
     /// heads and pooler are ignored.
     ///
@@ -104,7 +104,7 @@ impl BertEncoder {
     /// The encoder with a smaller token table: of the rows `kept`, in that order, which become ids 0, 1, ...
     ///
     /// # Errors
-    /// If an id is not in the vocabulary, [CLS] is not kept, or libtorch fails.
+    /// If an id is not in the vocabulary, `[CLS]` is not kept, or libtorch fails.
     pub fn with_words(&self, kept: &[i64]) -> Result<Self> {
         let vocab_size = self.config.vocab_size;
         if let Some(&id) = kept.iter().find(|id| !(0..vocab_size).contains(*id)) {
@@ -142,7 +142,7 @@ impl BertEncoder {
         &self.config
     }
 
-    /// The mask of rows with [CLS] in front, `[B, 1, 1 or S + 1, S + 1]`, true where a position may be seen.
+    /// The mask of rows with `[CLS]` in front, `[B, 1, 1 or S + 1, S + 1]`, true where a position may be seen.
     fn visible(&self, b: i64, s: i64, mask: EncoderMask) -> Result<Option<Tensor>> {
         let ones = |shape: [i64; 3]| Tensor::f_ones(shape, (Kind::Bool, self.device));
         let on_device = |m: &Tensor| m.f_to_device(self.device)?.f_ne(0);
@@ -163,7 +163,7 @@ impl BertEncoder {
         Ok(Some(with_cls.f_unsqueeze(1)?))
     }
 
-    /// The embeddings of ids `[B, N]` at the positions from `from` on, normalised: those of [CLS] in front if `from` is 0.
+    /// The embeddings of ids `[B, N]` at the positions from `from` on, normalised: those of `[CLS]` in front if `from` is 0.
     fn embed(&self, ids: &Tensor, from: i64) -> Result<Tensor> {
         let (b, n) = ids.size2()?;
         let end = from + n + 1;
@@ -232,7 +232,7 @@ impl TextEncoder for BertEncoder {
     }
 }
 
-/// Rows that grow, [CLS] in front.
+/// Rows that grow, `[CLS]` in front.
 struct GrowingBert<'a> {
     encoder: &'a BertEncoder,
     /// Of each layer.
@@ -278,7 +278,7 @@ fn own_name(config: &BertConfig, name: &str) -> Option<String> {
     made.then(renamed)
 }
 
-/// The id of [CLS] in a `tokenizer.json`.
+/// The id of `[CLS]` in a `tokenizer.json`.
 fn cls_of(path: &Path) -> Result<i64> {
     let bad = |reason: String| Error::TokenizerFile { path: path.to_owned(), reason };
     let bytes = std::fs::read(path).map_err(|e| bad(format!("it cannot be read ({e})")))?;

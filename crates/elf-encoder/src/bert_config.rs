@@ -31,7 +31,7 @@ pub struct BertConfig {
     pub num_hidden_layers: i64,
     /// Attention heads of a layer.
     pub num_attention_heads: i64,
-    /// Longest row, [CLS] included.
+    /// Longest row, `[CLS]` included.
     pub max_position_embeddings: i64,
     /// Entries of the table of token types, of which the first is used; 0 in DistilBERT, which has no such table.
     pub type_vocab_size: i64,
@@ -170,7 +170,7 @@ impl BertConfig {
     }
 
     /// Floating-point operations of encoding one row of `tokens` ids: matrix products alone, a multiplication and an addition
-    /// counting as two, [CLS] included. A layer takes `2 (4 C C + 2 C F) + 4 S C` a position.
+    /// counting as two, `[CLS]` included. A layer takes `2 (4 C C + 2 C F) + 4 S C` a position.
     pub fn encode_flops(&self, tokens: u64) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let (c, f, positions) = (size(self.hidden_size), size(self.intermediate_size), tokens + 1);

@@ -1,5 +1,5 @@
 //! The workspace's Rust source as data: packages with their dependencies, and the files of every build target as its
-//! `mod` declarations name them. The figures of [`crate::metrics`] and the rules of [`crate::house_rules`] are read from it.
+//! `mod` declarations name them. The figures of [`crate::metrics`] and the rules of `house_rules` are read from it.
 
 pub mod functions;
 pub mod imports;

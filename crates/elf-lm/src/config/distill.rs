@@ -52,7 +52,7 @@ impl Default for DistillKeys {
 }
 
 /// A distillation as its author writes it: the keys of a training run, which here is one round, and those of
-/// [`DistillKeys`]. What is left out is as in the released recipe.
+/// `DistillKeys`. What is left out is as in the released recipe.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DistillConfig {
     /// Each round's training.
