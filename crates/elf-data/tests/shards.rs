@@ -216,7 +216,7 @@ fn contradictory_settings_are_refused() {
         &|c| (c.packing, c.condition_column) = (Packing::Concat { max_length: 8 }, Some("synopsis".to_owned())),
         "cannot have a condition",
     );
-    refuse(&|c| c.eos.condition = true, "no condition column");
+    refuse(&|c| c.eos.condition = true, "needs a condition column");
     refuse(&|c| c.documents_per_shard = 0, "documents_per_shard");
     refuse(&|c| c.target_column = "descriptions".to_owned(), "did you mean `description`?");
     write_parquet(&folder.path().join("empty.parquet"), &[("description", &[String::new()])]);

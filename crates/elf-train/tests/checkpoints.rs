@@ -116,7 +116,7 @@ fn damage_is_named_with_a_remedy() {
     refused(&["state.json cannot be read"]);
     fs::write(path.join("state.json"), &state).unwrap();
     edit(&|v| v["files"]["../../secret"] = json!({"bytes": 1, "blake3": "00"}));
-    refused(&["../../secret is not what was written"]);
+    refused(&["../../secret is not the file that was written"]);
 }
 
 #[test]
