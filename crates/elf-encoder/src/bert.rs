@@ -128,7 +128,7 @@ impl BertEncoder {
     /// Face's names.
     ///
     /// # Errors
-    /// If a file cannot be written; the one that was there before is kept then.
+    /// If a file cannot be written. An earlier file of this name is then kept.
     pub fn save(&self, folder: &Path, kind: Kind) -> Result<()> {
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let stored = |p: &Param| tch::no_grad(|| p.tensor.f_to_kind(kind));
@@ -145,20 +145,16 @@ impl BertEncoder {
     /// The mask of rows with `[CLS]` in front, `[B, 1, 1 or S + 1, S + 1]`, true where a position may be seen.
     fn visible(&self, b: i64, s: i64, mask: EncoderMask) -> Result<Option<Tensor>> {
         let ones = |shape: [i64; 3]| Tensor::f_ones(shape, (Kind::Bool, self.device));
-        let on_device = |m: &Tensor| m.f_to_device(self.device)?.f_ne(0);
+        let Some(visible) = mask.visible(b, s, self.device)? else { return Ok(None) };
+        let rows = visible.size()[1];
+        let with_cls = Tensor::f_cat(&[ones([b, rows, 1])?, visible], -1)?;
         let with_cls = match mask {
-            EncoderMask::None => return Ok(None),
-            EncoderMask::Columns(m) if m.size() == [b, s] => {
-                Tensor::f_cat(&[ones([b, 1, 1])?, on_device(m)?.f_unsqueeze(1)?], -1)?
-            }
-            EncoderMask::Pairs(m) if m.size() == [b, s, s] => {
-                let rows = Tensor::f_cat(&[ones([b, s, 1])?, on_device(m)?], -1)?;
+            EncoderMask::Pairs(_) => {
                 let hidden = Tensor::f_zeros([b, 1, s], (Kind::Bool, self.device))?;
                 let cls = Tensor::f_cat(&[ones([b, 1, 1])?, hidden], -1)?;
-                Tensor::f_cat(&[cls, rows], 1)?
+                Tensor::f_cat(&[cls, with_cls], 1)?
             }
-            EncoderMask::Columns(m) => return Err(Error::shape("the encoder's mask", m, format!("[{b}, {s}]"))),
-            EncoderMask::Pairs(m) => return Err(Error::shape("the encoder's mask", m, format!("[{b}, {s}, {s}]"))),
+            _ => with_cls,
         };
         Ok(Some(with_cls.f_unsqueeze(1)?))
     }

@@ -180,7 +180,7 @@ impl BertConfig {
     /// Writes a `config.json` that [`BertConfig::load`] and Hugging Face's `BertModel` or `DistilBertModel` read.
     ///
     /// # Errors
-    /// If the file cannot be written; a file that was there before is kept then.
+    /// If the file cannot be written. An earlier file of this name is then kept.
     pub fn save(&self, path: &Path) -> Result<()> {
         let value = match self.layout {
             BertLayout::Bert => json!({

@@ -184,7 +184,7 @@ impl T5Pretraining {
     /// (fp32, bf16 or fp16). Neither the decoder nor rows for sentinels that the tokenizer lacks are in it.
     ///
     /// # Errors
-    /// If a file cannot be written; the one that was there before is kept then.
+    /// If a file cannot be written. An earlier file of this name is then kept.
     pub fn save_encoder(&self, folder: &Path, kind: Kind) -> Result<()> {
         let tensors = self.shipped_tensors(kind)?;
         let metadata = [("format".to_owned(), "pt".to_owned())].into();

@@ -106,7 +106,7 @@ impl T5Encoder {
     /// [`T5Encoder::load`] with the weights of another folder or file.
     ///
     /// # Errors
-    /// As there.
+    /// As [`T5Encoder::load`].
     pub fn load_with(folder: &Path, weights: &Path, device: Device, precision: Precision) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = T5Config::load(&config_path)?;
@@ -135,7 +135,7 @@ impl T5Encoder {
     /// Writes `config.json` and `model.safetensors` into a folder, each aside and renamed, under Hugging Face's names.
     ///
     /// # Errors
-    /// If a file cannot be written; the one that was there before is kept then.
+    /// If a file cannot be written. An earlier file of this name is then kept.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         tensorfile::write(
@@ -174,14 +174,8 @@ impl T5Encoder {
     fn score_bias(&self, positions: &PositionBias, b: i64, s: i64, mask: EncoderMask) -> Result<Tensor> {
         let kind = self.precision.kind();
         let positions = positions.get(s, kind, self.device)?;
-        let mask = match mask {
-            EncoderMask::None => return Ok(positions),
-            EncoderMask::Columns(m) if m.size() == [b, s] => m.f_view([b, 1, 1, s]),
-            EncoderMask::Pairs(m) if m.size() == [b, s, s] => m.f_unsqueeze(1),
-            EncoderMask::Columns(m) => return Err(Error::shape("the encoder's mask", m, format!("[{b}, {s}]"))),
-            EncoderMask::Pairs(m) => return Err(Error::shape("the encoder's mask", m, format!("[{b}, {s}, {s}]"))),
-        }?;
-        let hidden = mask.f_to_device(self.device)?.f_eq(0)?;
+        let Some(visible) = mask.visible(b, s, self.device)? else { return Ok(positions) };
+        let hidden = visible.f_logical_not()?.f_unsqueeze(1)?;
         // The least finite number rather than -inf, as in the released encoders: a row that may see nothing then sees
         // everything evenly (all scores are equal after rounding), where -inf would make it NaN.
         Ok(positions.f_masked_fill(&hidden, least_finite(kind))?)

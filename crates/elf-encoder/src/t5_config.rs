@@ -208,7 +208,7 @@ impl T5Config {
     /// Writes a `config.json` that [`T5Config::load`] and Hugging Face's `T5EncoderModel` read.
     ///
     /// # Errors
-    /// If the file cannot be written; a file that was there before is kept then.
+    /// If the file cannot be written. An earlier file of this name is then kept.
     pub fn save(&self, path: &Path) -> Result<()> {
         let gated = self.feed_forward_proj == FeedForward::GatedGelu;
         let value = json!({

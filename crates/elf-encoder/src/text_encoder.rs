@@ -1,7 +1,7 @@
 //! What the rest of the system needs of a text encoder.
 
 use elf_core::{ParamSet, id_outside};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
@@ -14,6 +14,24 @@ pub enum EncoderMask<'a> {
     Columns(&'a Tensor),
     /// `[B, S, S]`: visible columns for each row of its own, such as "a condition sees only the condition".
     Pairs(&'a Tensor),
+}
+
+impl EncoderMask<'_> {
+    /// The mask on `device`, true where a position may be seen: `[B, 1, S]` of columns, `[B, S, S]` of pairs, none where
+    /// everything is visible.
+    ///
+    /// # Errors
+    /// If it is not of `b` rows of `s` positions, or libtorch fails.
+    pub(crate) fn visible(self, b: i64, s: i64, device: Device) -> Result<Option<Tensor>> {
+        let mask = match self {
+            Self::None => return Ok(None),
+            Self::Columns(m) if m.size() == [b, s] => m.f_unsqueeze(1)?,
+            Self::Pairs(m) if m.size() == [b, s, s] => m.shallow_clone(),
+            Self::Columns(m) => return Err(Error::shape("the encoder's mask", m, format!("[{b}, {s}]"))),
+            Self::Pairs(m) => return Err(Error::shape("the encoder's mask", m, format!("[{b}, {s}, {s}]"))),
+        };
+        Ok(Some(mask.f_to_device(device)?.f_ne(0)?))
+    }
 }
 
 /// A frozen map from token ids to latents.

@@ -84,7 +84,7 @@ impl LatentSample {
 /// How many held-out tokens were recognised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Told {
-    /// Share of the tokens that the fit has seen that are told right.
+    /// Share of recognised tokens, among those of words that the fit has seen.
     pub share: f64,
     /// Share of the tokens that the fit has not seen, and that nothing is said about.
     pub unseen: f64,
@@ -144,7 +144,7 @@ impl WordDiscriminant {
         })
     }
 
-    /// The share of tokens that are told right from `x + q eps`, with draws of `seed`. The noise is known to the analysis.
+    /// The share of tokens that are recognised in `x + q eps`, with draws of `seed`. The analysis knows how strong the noise is.
     ///
     /// # Errors
     /// If the tokens have other channels, there is none that the fit has seen, or libtorch fails.
@@ -179,7 +179,7 @@ impl WordDiscriminant {
         Ok(Told { share: right as f64 / seen as f64, unseen: 1.0 - seen as f64 / n as f64 })
     }
 
-    /// The largest noise ratio at which at least `share` of the tokens are told, by bisection within 2%; 0 if even clean latents
+    /// The largest noise ratio at which at least `share` of the tokens are recognised, by bisection within 2%; 0 if even clean latents
     /// fall short of it.
     ///
     /// # Errors

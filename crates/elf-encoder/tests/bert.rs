@@ -1,5 +1,7 @@
 //! Encoders of the BERT family as their users see them: transformers' numbers, files, masks, precision and errors.
 
+mod laws;
+
 use std::path::{Path, PathBuf};
 
 use elf_core::tensorfile::{self, TensorFile};
@@ -7,6 +9,8 @@ use elf_core::{ParamBuilder, Precision};
 use elf_encoder::{BertConfig, BertEncoder, BertLayout, EncoderMask, EncoderSource, Error, TextEncoder, open_encoder};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
+
+use laws::{apart, ids};
 
 const CLS: i64 = 2;
 
@@ -34,16 +38,6 @@ fn encoder(seed: u64, layout: BertLayout, precision: Precision) -> BertEncoder {
     });
     encoder.params().changed();
     encoder
-}
-
-fn ids(seed: i64, b: i64, s: i64) -> Tensor {
-    // Spread over the vocabulary without a generator: primes, so that rows differ.
-    ((Tensor::arange(b * s, (Kind::Int64, Device::Cpu)) + seed.rem_euclid(1009)) * 7919).remainder(50).view([b, s])
-}
-
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.size(), b.size());
-    (a - b).abs().max().double_value(&[])
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -92,21 +86,7 @@ proptest! {
 
     #[test]
     fn hidden_columns_do_not_reach_visible_rows(seed in any::<u8>(), s in 2i64..20, keep in 1i64..19, other in 0i64..50) {
-        let keep = keep.min(s - 1);
-        let encoder = encoder(seed.into(), BertLayout::Bert, Precision::F32);
-        let before = ids(seed.into(), 2, s);
-        let after = before.copy();
-        let _ = after.narrow(1, keep, s - keep).fill_(other);
-        let columns = Tensor::arange(s, (Kind::Int64, Device::Cpu)).lt(keep).to_kind(Kind::Int64).expand([2, s], false);
-        let pairs = columns.unsqueeze(1).expand([2, s, s], false);
-        for mask in [EncoderMask::Columns(&columns), EncoderMask::Pairs(&pairs)] {
-            let (a, b) = (encoder.encode(&before, mask).unwrap(), encoder.encode(&after, mask).unwrap());
-            prop_assert!(a.narrow(1, 0, keep).equal(&b.narrow(1, 0, keep)));
-        }
-        // A padded row is the row alone.
-        let short = encoder.encode(&before.narrow(1, 0, keep), EncoderMask::None).unwrap();
-        let long = encoder.encode(&before, EncoderMask::Columns(&columns)).unwrap();
-        prop_assert!(apart(&short, &long.narrow(1, 0, keep)) < 1e-5);
+        laws::hidden_columns_do_not_reach_visible_rows(&encoder(seed.into(), BertLayout::Bert, Precision::F32), seed, s, keep, other);
     }
 
     /// Neither directly nor by way of [CLS].
@@ -291,6 +271,6 @@ fn rows_that_grow_have_the_latents_of_whole_rows() {
         assert!(gap.contains("behind at most 0 positions"), "{gap}");
         let narrow = growing.encode(0, &ids.narrow(1, 0, 2), &mask.narrow(1, 0, 2)).unwrap_err().to_string();
         assert!(narrow.contains("[2, 2, 2]"), "{narrow}");
-        assert!(growing.encode(0, &self::ids(4, 2, s + 1), &mask).unwrap_err().to_string().contains("of 14 in all"));
+        assert!(growing.encode(0, &laws::ids(4, 2, s + 1), &mask).unwrap_err().to_string().contains("of 14 in all"));
     }
 }

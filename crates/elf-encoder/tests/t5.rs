@@ -1,5 +1,7 @@
 //! The T5 encoder as its users see it: files, masks, independence, precision and errors.
 
+mod laws;
+
 use std::path::Path;
 
 use elf_core::tensorfile::{self, TensorFile};
@@ -7,6 +9,8 @@ use elf_core::{ParamBuilder, Precision};
 use elf_encoder::{EncoderMask, FeedForward, T5Config, T5Encoder, TextEncoder};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
+
+use laws::{apart, ids};
 
 fn config(feed_forward_proj: FeedForward) -> T5Config {
     T5Config {
@@ -28,36 +32,12 @@ fn encoder(seed: u64, kind: FeedForward) -> T5Encoder {
     T5Encoder::new(&config(kind), ParamBuilder::seeded(seed, Device::Cpu), Precision::F32).unwrap()
 }
 
-fn ids(seed: i64, b: i64, s: i64) -> Tensor {
-    // Spread over the vocabulary without a generator: primes, so that rows differ.
-    ((Tensor::arange(b * s, (Kind::Int64, Device::Cpu)) + seed.rem_euclid(1009)) * 7919).remainder(50).view([b, s])
-}
-
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.size(), b.size());
-    (a - b).abs().max().double_value(&[])
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn hidden_columns_do_not_reach_visible_rows(seed in any::<u8>(), s in 2i64..20, keep in 1i64..19, other in 0i64..50) {
-        let keep = keep.min(s - 1);
-        let encoder = encoder(seed.into(), FeedForward::GatedGelu);
-        let before = ids(seed.into(), 2, s);
-        let after = before.copy();
-        let _ = after.narrow(1, keep, s - keep).fill_(other);
-        let columns = Tensor::arange(s, (Kind::Int64, Device::Cpu)).lt(keep).to_kind(Kind::Int64).expand([2, s], false);
-        let pairs = columns.unsqueeze(1).expand([2, s, s], false);
-        for mask in [EncoderMask::Columns(&columns), EncoderMask::Pairs(&pairs)] {
-            let (a, b) = (encoder.encode(&before, mask).unwrap(), encoder.encode(&after, mask).unwrap());
-            prop_assert!(a.narrow(1, 0, keep).equal(&b.narrow(1, 0, keep)));
-        }
-        // Visible rows are those of the short sequence alone: padding and hiding change nothing.
-        let short = encoder.encode(&before.narrow(1, 0, keep), EncoderMask::None).unwrap();
-        let long = encoder.encode(&before, EncoderMask::Columns(&columns)).unwrap();
-        prop_assert!(apart(&short, &long.narrow(1, 0, keep)) < 1e-5);
+        laws::hidden_columns_do_not_reach_visible_rows(&encoder(seed.into(), FeedForward::GatedGelu), seed, s, keep, other);
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Lines {
         self.number
     }
 
-    /// Reads the next line into `self.line`, without its end. Returns whether the end was there; `None` after the last line.
+    /// Reads the next line into `self.line`, without its end. Returns whether the line had an end; `None` after the last line.
     fn advance(&mut self) -> Result<Option<bool>, LineError> {
         self.line.clear();
         // One byte more than a line may have, with its end, distinguishes a line that is too long from one that just fits.

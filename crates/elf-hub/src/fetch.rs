@@ -131,7 +131,7 @@ impl Fetcher {
     /// file.
     ///
     /// A branch is looked up every time, a commit that is complete in the cache never. If the hub cannot be reached and the
-    /// cache holds a complete earlier copy, the copy is used, and the listener is told. A checkpoint for JAX is replaced by
+    /// cache holds a complete earlier copy, the copy is used, and the listener gets an event. A checkpoint for JAX is replaced by
     /// its PyTorch sibling, if the hub has it.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use elf_hub::{Event, Fetcher, Settings, What};
 /// wait for a network.
 const OTHER_EXTENSIONS: [&str; 4] = ["yml", "yaml", "safetensors", "pt"];
 
-/// What is told of downloads.
+/// A callback for each event of a download.
 type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// The way from names to local files, with a listener for what is fetched.
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// With these settings instead of those that `elf_hub` finds when something is first fetched.
+    /// A hub with these settings. By default `elf_hub` reads them from the environment at the first fetch.
     pub fn new(settings: Settings) -> Self {
         Self { settings: Some(settings), listener: None }
     }

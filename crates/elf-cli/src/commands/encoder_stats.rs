@@ -72,7 +72,7 @@ const HELD_OUT_EVERY: usize = 8;
 /// Most tokens that word means are taken from, and most that are to be told.
 const FITTED_TOKENS: i64 = 60_000;
 const TOLD_TOKENS: i64 = 3_000;
-/// Times at which the share of words that are told is printed.
+/// Times at which the share of recognised words is printed.
 const TIMES: [f64; 6] = [0.2, 0.3, 0.4, 0.5, 0.7, 1.0];
 /// Below this share at t = 0.5 a warning is due: the paper's times hardly reach the times above.
 const ENOUGH_AT_HALF: f64 = 2.0 / 3.0;

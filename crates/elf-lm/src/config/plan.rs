@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::error::fail;
 use elf_core::PrecisionPolicy;
-use elf_data::{CollateConfig, Collator, PadToken, Tokenizer};
+use elf_data::{Batch, CollateConfig, Collator, PadToken, Tokenizer};
 use elf_encoder::LatentStats;
 use elf_flow::{ElfObjective, FlowPath, GuidanceLaw, LogitNormal};
 use elf_model::{ElfConfig, Preset};
@@ -223,6 +223,15 @@ impl RunPlan {
     /// Whether training batches have rows of equal length and no filling, and texts a length of their own.
     pub fn has_rows_of_equal_length(&self) -> bool {
         self.config.batches.group_by_length && self.config.network.block_size.is_none()
+    }
+
+    /// A batch of token rows without the filling that this plan's models never see: in blocks, no token sees the filling of a
+    /// row; in batches of equal length there is none.
+    pub fn without_filling(&self, batch: Batch) -> Batch {
+        match self.config.network.block_size.is_some() || self.has_rows_of_equal_length() {
+            true => batch.trimmed(),
+            false => batch,
+        }
     }
 
     /// Numbers over all parameters of what is trained.

@@ -84,7 +84,7 @@ pub fn evaluate(asked: &Evaluating) -> Result<Evaluation> {
 /// [`evaluate`], with notes to `host`.
 ///
 /// # Errors
-/// As there.
+/// As [`evaluate`].
 pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
     let mut sets = asked.samples.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
     let references = asked.references.as_deref().map(|name| references(name, host)).transpose()?;

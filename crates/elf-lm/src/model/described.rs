@@ -114,7 +114,7 @@ impl DescribedModel {
             fail!(setting("guide"), "{} and {} cannot both be the guide of one call", path.display(), other.display());
         }
         let guide = || format!("the guide {}", path.display());
-        // What the model is told beside its file is about the model alone.
+        // Settings that describe the model say nothing of its guide.
         let source = ModelSource {
             path: host.locate(path, What::ElfCheckpoint).with_context(guide)?,
             config: None,
@@ -202,7 +202,7 @@ impl ModelSource {
     /// [`ModelSource::describe`], with notes to `host`.
     ///
     /// # Errors
-    /// As there.
+    /// As [`ModelSource::describe`].
     pub fn describe_for(&self, host: &Host) -> Result<DescribedModel> {
         let path = host.locate(&self.path, What::ElfCheckpoint)?;
         DescribedModel::of(ModelRef::open(&path)?, Self { path, ..self.clone() }, host)

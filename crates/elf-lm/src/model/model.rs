@@ -184,7 +184,9 @@ impl Model {
     /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
     /// let model = elf_lm::Model::load(folder)?;
     /// let requests = [TextRequest::from_input(7, "Ein Programm zum Zeichnen")];
-    /// let options = GenerateOptions { batch_size: 1, ..GenerateOptions::default() };
+    /// // In blocks, times are shares of a row: the input takes the first of them, and a text may end before the last.
+    /// let trace = (0..=100).map(|i| f64::from(i) / 100.0).collect();
+    /// let options = GenerateOptions { batch_size: 1, trace, ..GenerateOptions::default() };
     /// let mut steps = 0;
     /// let made = model.generate_watched(&requests, &model.sampling()?.steps(2), &options, &mut |event| {
     ///     if let TextEvent::Step { .. } = event {
@@ -192,7 +194,7 @@ impl Model {
     ///     }
     ///     ControlFlow::Continue(())
     /// })?;
-    /// assert!(steps > 0 && made.texts.len() == 1);
+    /// assert!(steps > 0 && made.texts.len() == 1 && !made.frames.is_empty());
     ///
     /// let stop = &mut |_: TextEvent| ControlFlow::Break(());
     /// let cancelled = model.generate_watched(&requests, &model.sampling()?, &options, stop);

@@ -42,10 +42,7 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
     type Objective = OverTokens<O>;
 
     fn batch(&self, batch: Batch) -> Result<TokenBatch> {
-        match self.plan.has_rows_of_equal_length() {
-            true => token_batch(&batch.trimmed(), self.eos),
-            false => token_batch(&batch, self.eos),
-        }
+        token_batch(&self.plan.without_filling(batch), self.eos)
     }
 
     fn writer<'n>(

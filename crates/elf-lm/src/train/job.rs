@@ -141,7 +141,7 @@ fn linear_reader(plan: &RunPlan, materials: &Materials) -> Result<LinearReader> 
 /// [`train_flow`], for any kind of model.
 ///
 /// # Errors
-/// As there.
+/// As [`train_flow`].
 pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::Net) -> Result<Ended>
 where
     S: Subject<Objective: Copy>,

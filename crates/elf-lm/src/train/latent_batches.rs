@@ -55,7 +55,7 @@ impl LatentData {
     /// [`LatentData::open`], on a device of choice and with what `host` offers.
     ///
     /// # Errors
-    /// As there.
+    /// As [`LatentData::open`].
     pub fn open_on(config: &RunConfig, device: Device, host: &Host) -> Result<Self> {
         let materials = Materials::load(config, device, host)?;
         let plan = materials.plan(config, device, 1)?;

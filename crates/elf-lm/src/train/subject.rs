@@ -92,11 +92,7 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
 /// # Errors
 /// If ids and encoder do not fit together, or libtorch fails.
 pub fn encoded(plan: &RunPlan, latents: &TextLatents, batch: Batch) -> Result<LatentBatch> {
-    // In blocks, no token sees the filling of a row; in batches of equal length there is none.
-    match plan.objective.block_size.is_some() || plan.has_rows_of_equal_length() {
-        true => latents.encode(&batch.trimmed()),
-        false => latents.encode(&batch),
-    }
+    latents.encode(&plan.without_filling(batch))
 }
 
 /// The token rows of a plan in the order of its seed, from `from` on.
