@@ -59,6 +59,31 @@ fn texts_are_written_and_depend_on_their_seeds_alone() {
     }
 }
 
+/// Of several candidates, one of the texts that the seeds of the candidates give is kept, whatever the batches.
+#[test]
+fn the_candidate_of_least_risk_is_kept() {
+    let folder = TempDir::new().unwrap();
+    for (model, settings) in [
+        (Runs::all().path("mdlm", "free"), &["--steps", "5"][..]),
+        (Runs::all().path("gpt2", "free"), &["--temperature", "1"]),
+        (Materials::unconditional().path("run"), &["--steps", "4"]),
+    ] {
+        let texts = |name: &str, more: &[&str]| {
+            let output = within(&folder, name);
+            std::fs::remove_file(&output).ok();
+            sample(&model, &output, &[settings, &["-n", "4"], more].concat()).well();
+            field(&output, "prediction")
+        };
+        let kept = texts("5.jsonl", &["--mbr", "5"]);
+        assert_eq!(kept.len(), 4);
+        assert_eq!(kept, texts("5-3.jsonl", &["--mbr", "5", "--batch-size", "3"]));
+        assert_eq!(texts("1.jsonl", &["--mbr", "1"]), texts("alone.jsonl", &[]));
+    }
+    let model = Materials::unconditional().path("run");
+    sample(&model, &within(&folder, "x.jsonl"), &["--mbr", "2", "--best-of", "2"]).badly(&["mbr 2", "best_of 2"]);
+    sample(&model, &within(&folder, "x.jsonl"), &["--mbr", "0"]).badly(&["mbr is 0", "1000"]);
+}
+
 #[test]
 fn conditional_models_answer_inputs_and_carry_references() {
     let folder = TempDir::new().unwrap();

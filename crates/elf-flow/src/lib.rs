@@ -26,12 +26,15 @@ mod field;
 mod flow_path;
 mod generate;
 mod guidance;
+mod network_field;
 mod objective;
+mod prediction;
 mod probe;
 pub mod sampler;
 mod sampling_observer;
 mod time;
 pub mod tokens;
+mod trained_flow;
 mod trim;
 
 pub use batch::LatentBatch;
@@ -39,14 +42,17 @@ pub use blocks::Reencode;
 pub use condition::{Condition, Conditioned};
 pub use decode::{Decoder, Reading};
 pub use error::{Error, Result};
-pub use field::{Field, NetworkField, Prediction, TrainedFlow};
+pub use field::Field;
 pub use flow_path::{FlowPath, PredictionTarget};
 pub use generate::{Cost, GenerateConfig, Generated, Generator, Guide, Request};
 pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
+pub use network_field::NetworkField;
 pub use objective::{
     DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, Targets, TeacherStart, teacher_target,
 };
+pub use prediction::Prediction;
 pub use probe::{EstimateErrors, Probe};
 pub use sampling_observer::{Frame, Next, SamplingObserver, Step};
 pub use time::{GuidanceLaw, LogitNormal, TimeLaw};
+pub use trained_flow::TrainedFlow;
 pub use trim::{Trim, pad_from_eos, shift_left};

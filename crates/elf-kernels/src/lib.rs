@@ -14,6 +14,7 @@
 //!
 //! The crate deliberately does not know parameters, layers, models, or the optimisers' rules beyond one element.
 
+mod arguments;
 mod ffi;
 pub mod mkl;
 pub mod observe;
@@ -21,8 +22,6 @@ mod ops;
 pub mod plain;
 mod recompute;
 
-pub use ops::{
-    AdamStep, Heads, MomentumStep, Turned, adam, add_scaled, cross_entropy, heads, instruction_set, momentum, rms_norm,
-    softmax, swiglu,
-};
+pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
+pub use ops::{adam, add_scaled, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu};
 pub use recompute::recompute;

@@ -4,6 +4,7 @@ use std::ptr::{null, null_mut};
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::arguments::{AdamStep, Heads, MomentumStep, Turned};
 use crate::{ffi, plain};
 
 /// The variant of the loops on this processor: `avx512`, `avx2` or `base`.
@@ -47,34 +48,6 @@ pub fn swiglu(h: &Tensor) -> Result<Tensor, TchError> {
     // SAFETY: the tensor lives through the call; `out` is set if there is no error.
     ffi::check(unsafe { ffi::elf_swiglu(h.as_ptr(), &mut out) })?;
     Ok(ffi::taken(out))
-}
-
-/// Settings of the queries and keys between a joint projection and attention.
-#[derive(Debug)]
-pub struct Heads<'a> {
-    /// Weight of the queries' normalisation, `[dim]`, fp32.
-    pub q_weight: &'a Tensor,
-    /// Weight of the keys' normalisation, `[dim]`, fp32.
-    pub k_weight: &'a Tensor,
-    /// Cosines of the rotation, `[N, dim / 2]`, fp32.
-    pub cos: &'a Tensor,
-    /// Sines of the rotation, `[N, dim / 2]`, fp32.
-    pub sin: &'a Tensor,
-    /// Constant added to the mean square before its root.
-    pub eps: f64,
-    /// Factor of the queries: `1 / sqrt(dim)` saves a pass over the scores.
-    pub q_scale: f64,
-}
-
-/// Queries, keys and values by head, each `[B * heads, N, dim]`, contiguous.
-#[derive(Debug)]
-pub struct Turned {
-    /// Queries: normalised, rotated, scaled.
-    pub q: Tensor,
-    /// Keys: normalised, rotated.
-    pub k: Tensor,
-    /// Values, unchanged.
-    pub v: Tensor,
 }
 
 /// Splits a joint projection `[B, N, 3, heads, dim]` into heads, normalises each head of queries and keys by its root mean
@@ -152,17 +125,6 @@ pub fn cross_entropy(
     Ok((ffi::taken(losses), with_slope.then(|| ffi::taken(slope))))
 }
 
-/// Constants of one step of momentum.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MomentumStep {
-    /// Decay of the momentum.
-    pub decay: f64,
-    /// The new momentum's share in the update.
-    pub ahead: f64,
-    /// The gradient's share in the update.
-    pub now: f64,
-}
-
 /// `m <- decay m + (1 - decay) g` in place; returns `ahead m + now g` in `kind`, and its sum of squares as a scalar on the
 /// device. The inputs are fp32 of the same shape.
 ///
@@ -193,27 +155,6 @@ pub fn add_scaled(p: &mut Tensor, d: &Tensor, a: f64) -> Result<(), TchError> {
     }
     // SAFETY: both tensors live through the call.
     ffi::check(unsafe { ffi::elf_add_scaled(p.as_mut_ptr(), d.as_ptr(), a) })
-}
-
-/// Constants of one step of Adam.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamStep {
-    /// Decay of the first moment.
-    pub b1: f64,
-    /// Decay of the second moment.
-    pub b2: f64,
-    /// Constant added to the root of the second moment.
-    pub eps: f64,
-    /// The new first moment's factor.
-    pub of_first: f64,
-    /// The gradient's own factor, for Nesterov's form; 0 for the plain one.
-    pub of_grad: f64,
-    /// The new second moment's factor.
-    pub of_second: f64,
-    /// The learning rate.
-    pub lr: f64,
-    /// Factor of the parameter before the update: 1 minus the decay of this step.
-    pub keep: f64,
 }
 
 /// `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`,

@@ -2,7 +2,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::{AdamStep, Heads, MomentumStep, Turned};
+use crate::arguments::{AdamStep, Heads, MomentumStep, Turned};
 
 /// [`crate::rms_norm`].
 ///

@@ -149,7 +149,10 @@ impl Order {
         let found = ModelRef::open(&args.model.path)?;
         let source = args.model.source(device);
         if let Some((plan, baseline)) = found.plan().and_then(|plan| Some((plan, plan.baseline.as_ref()?))) {
-            let methods = vec![Method::Baseline(args.decoding(baseline, plan)?)];
+            let methods = vec![Method::Baseline {
+                decoding: args.decoding(baseline, plan)?,
+                mbr: args.sampling.mbr.unwrap_or(1),
+            }];
             let model = DescribedModel::of(found, source, host)?;
             let requests = requests(&args, &model.plan, &model.tokenizer)?;
             return Ok(Self { args, requests, model, guide: None, methods });
@@ -214,7 +217,7 @@ impl Order {
             let pad_to = one_shape.then_some(args.batch_size);
             let writer = model.writer(method, guide.as_ref(), args.seed, pad_to, host.samplers())?;
             let texts = TextLoop { writer: &*writer, plan, tokenizer, comm };
-            let options = BatchOptions { rows: args.batch_size, one_shape, candidates: method.candidates(), trace };
+            let options = BatchOptions { rows: args.batch_size, one_shape, candidates: method.candidates()?, trace };
             let made = writing
                 .write(&method.name(), output, &mut |kept, watch| texts.generate(&requests, options, kept, watch))?;
             if made == Made::Interrupted {

@@ -61,6 +61,10 @@ pub struct SamplingArgs {
     /// broken texts, less variety. Multiplies the cost.
     #[arg(long)]
     pub best_of: Option<usize>,
+    /// Generate this many candidates per text, and keep the one of minimum Bayes risk: the one most like the others, by
+    /// BLEU. For translation and the like, where candidates agree on what is right. Multiplies the cost.
+    #[arg(long, value_name = "N")]
+    pub mbr: Option<usize>,
 }
 
 impl SamplingArgs {

@@ -4,6 +4,7 @@
 //! from one: everything derived, everything checked, stored with the run.
 
 mod baseline;
+mod candidates;
 mod checks;
 mod distill;
 mod edit;
@@ -18,6 +19,7 @@ mod sampling_files;
 mod template;
 
 pub use baseline::BaselinePlan;
+pub use candidates::Candidates;
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
 pub use groups::{

@@ -6,7 +6,7 @@ use elf_flow::sampler::{Euler, Registry, SamplerChoice, Sde};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{RunPlan, TimeScheduleName};
+use super::{Candidates, RunPlan, TimeScheduleName};
 use crate::Result;
 use crate::error::{Context, fail};
 
@@ -52,6 +52,9 @@ pub struct Sampling {
     pub top_p: f64,
     /// Candidates generated per text, of which the one that is decoded with the highest confidence is kept.
     pub best_of: usize,
+    /// Candidates generated per text, of which the one of minimum Bayes risk is kept: the one with the highest mean BLEU against
+    /// the others. Not in the released code.
+    pub mbr: usize,
 }
 
 impl Default for Sampling {
@@ -68,6 +71,7 @@ impl Default for Sampling {
             temperature: 0.0,
             top_p: 1.0,
             best_of: 1,
+            mbr: 1,
         }
     }
 }
@@ -133,7 +137,15 @@ impl Sampling {
         }
     }
 
-    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-uniform-guide3-at0.6-t0.8-p0.9-best4` where that is asked for.
+    /// Candidates per text, and which of them is kept.
+    ///
+    /// # Errors
+    /// If their number is 0 or very large, or two rules are to choose.
+    pub fn candidates(&self) -> Result<Candidates> {
+        Candidates::new(self.best_of, self.mbr)
+    }
+
+    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-uniform-guide3-at0.6-t0.8-p0.9-best4` and the like where that is asked for.
     pub fn name(&self) -> String {
         let unless = |usual: bool, part: String| if usual { String::new() } else { part };
         [
@@ -146,6 +158,7 @@ impl Sampling {
             unless(self.temperature == 0.0, format!("-t{}", self.temperature)),
             unless(self.top_p == 1.0, format!("-p{}", self.top_p)),
             unless(self.best_of == 1, format!("-best{}", self.best_of)),
+            unless(self.mbr == 1, format!("-mbr{}", self.mbr)),
         ]
         .concat()
     }
@@ -253,7 +266,7 @@ impl Sampling {
 }
 
 /// The keys of a setting but for the sampler; those that come later vary faster.
-pub(super) const ORDER: [&str; 10] = [
+pub(super) const ORDER: [&str; 11] = [
     "num_sampling_steps",
     "cfg",
     "self_cond_cfg_scale",
@@ -264,4 +277,5 @@ pub(super) const ORDER: [&str; 10] = [
     "temperature",
     "top_p",
     "best_of",
+    "mbr",
 ];

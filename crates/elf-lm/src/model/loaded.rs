@@ -10,7 +10,7 @@ use tch::Device;
 
 use super::described::needs_encoder;
 use super::{DescribedModel, ModelRef, ModelSource};
-use crate::config::{BaselinePlan, RunPlan, Sampling};
+use crate::config::{BaselinePlan, Candidates, RunPlan, Sampling};
 use crate::error::{Context, fail};
 use crate::text::baseline_writer::{BaselineWriter, Decoding};
 use crate::text::flow_writer::{FlowParts, FlowWriter};
@@ -93,7 +93,12 @@ pub enum Method {
     /// Of a flow.
     Flow(Sampling),
     /// Of a baseline.
-    Baseline(Decoding),
+    Baseline {
+        /// How one text is made.
+        decoding: Decoding,
+        /// Candidates per text, of which the one of minimum Bayes risk is kept; 1 for none.
+        mbr: usize,
+    },
 }
 
 impl Method {
@@ -101,15 +106,19 @@ impl Method {
     pub fn name(&self) -> String {
         match self {
             Self::Flow(sampling) => sampling.name(),
-            Self::Baseline(decoding) => decoding.name(),
+            Self::Baseline { decoding, mbr: 1 } => decoding.name(),
+            Self::Baseline { decoding, mbr } => format!("{}-mbr{mbr}", decoding.name()),
         }
     }
 
-    /// Candidates per text.
-    pub fn candidates(&self) -> usize {
+    /// Candidates per text, and which of them is kept.
+    ///
+    /// # Errors
+    /// If their number is 0 or very large, or two rules are to choose.
+    pub fn candidates(&self) -> Result<Candidates> {
         match self {
-            Self::Flow(sampling) => sampling.best_of,
-            Self::Baseline(_) => 1,
+            Self::Flow(sampling) => sampling.candidates(),
+            Self::Baseline { mbr, .. } => Candidates::new(1, *mbr),
         }
     }
 }
@@ -175,10 +184,10 @@ impl Loaded {
                 let parts = FlowParts { net: net.as_ref(), plan, tokenizer, latents: self.latents.as_ref(), guide };
                 Box::new(FlowWriter::new(parts, sampling, grid_seed, pad_to, samplers)?)
             }
-            (Net::Gpt2(net), Method::Baseline(decoding)) => {
+            (Net::Gpt2(net), Method::Baseline { decoding, .. }) => {
                 Box::new(BaselineWriter { net: net.as_ref(), decoding: *decoding, plan, tokenizer })
             }
-            (Net::Masked(net), Method::Baseline(decoding)) => {
+            (Net::Masked(net), Method::Baseline { decoding, .. }) => {
                 Box::new(BaselineWriter { net: net.as_ref(), decoding: *decoding, plan, tokenizer })
             }
             (_, method) => {

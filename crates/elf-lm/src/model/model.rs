@@ -144,7 +144,9 @@ impl Model {
     fn method(&self, sampling: &Sampling) -> Method {
         match &self.plan().baseline {
             None => Method::Flow(sampling.clone()),
-            Some(baseline) => Method::Baseline(Decoding::of(sampling, baseline, self.plan())),
+            Some(baseline) => {
+                Method::Baseline { decoding: Decoding::of(sampling, baseline, self.plan()), mbr: sampling.mbr }
+            }
         }
     }
 
@@ -219,7 +221,7 @@ impl Model {
         let batches = BatchOptions {
             rows: options.batch_size,
             one_shape: options.one_shape,
-            candidates: method.candidates(),
+            candidates: method.candidates()?,
             trace: &options.trace,
         };
         let texts = TextLoop { writer: &*writer, plan, tokenizer: self.tokenizer(), comm: &Solo };

@@ -18,7 +18,6 @@ use serde_json::Value;
 use crate::config::RunPlan;
 use crate::folder_lock;
 use crate::json_files::{write, write_json};
-use crate::model::model_card;
 
 /// The file that says whom all students in a folder learn from.
 pub const TEACHER: &str = "teacher.json";
@@ -71,10 +70,6 @@ impl RunFolder {
         let held = folder_lock::lock(&self.root)?;
         write_json(&self.root.join("plan.json"), plan)?;
         tokenizer.save(self.tokenizer_path())?;
-        if let Some(distillation) = &plan.distillation {
-            let card = model_card::distilled(plan, distillation);
-            write(&self.root.join("README.md"), card)?;
-        }
         Ok(held)
     }
 

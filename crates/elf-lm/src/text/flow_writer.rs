@@ -13,7 +13,7 @@ use elf_flow::{
 
 use super::conditions::Conditions;
 use super::text_latents::{TextLatents, TextSoFar};
-use super::text_loop::{BatchEvent, BatchWriter, TextBatchRequest, WrittenBatch, WrittenRow, check_candidates};
+use super::text_loop::{BatchEvent, BatchWriter, TextBatchRequest, WrittenBatch, WrittenRow};
 use crate::config::{RunPlan, Sampling};
 use crate::error::fail;
 use crate::{Error, Result};
@@ -65,7 +65,7 @@ fn no_guide(path: &Path) -> String {
 /// # Errors
 /// Names the setting.
 pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) -> Result<()> {
-    check_candidates(sampling.best_of)?;
+    sampling.candidates()?;
     if let Some(path) = &sampling.guide {
         fail!(setting("guide"), "{}", no_guide(path));
     }

@@ -8,6 +8,7 @@ use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::config::Candidates;
 use crate::error::Context;
 
 /// Most texts of one call, those counted of which only the surest are kept; a mistyped number must not exhaust memory.
@@ -166,18 +167,21 @@ impl Generation {
         self.cost.add(&cost);
     }
 
-    /// The surest text of every `candidates` that follow one another; the first of equals.
-    pub(super) fn best_of(self, candidates: usize) -> Self {
-        let mut best: Vec<GeneratedText> = Vec::with_capacity(self.texts.len() / candidates);
-        for text in self.texts {
-            let index = text.index / candidates;
-            match best.last_mut().filter(|kept| kept.index == index) {
-                Some(kept) if text.confidence <= kept.confidence => {}
-                Some(kept) => *kept = GeneratedText { index, ..text },
-                None => best.push(GeneratedText { index, ..text }),
+    /// The texts that are kept of all candidates, in the order of the requests.
+    pub(super) fn chosen(self, candidates: Candidates) -> Self {
+        let mut kept = Vec::with_capacity(self.texts.len() / candidates.count());
+        let mut texts = self.texts.into_iter().peekable();
+        while let Some(first) = texts.next() {
+            let index = first.index / candidates.count();
+            let mut all = vec![first];
+            while let Some(next) = texts.next_if(|text| text.index / candidates.count() == index) {
+                all.push(next);
             }
+            let views: Vec<_> = all.iter().map(|text| (text.text.as_str(), text.confidence)).collect();
+            let place = candidates.choose(&views);
+            kept.push(GeneratedText { index, ..all.swap_remove(place) });
         }
-        Self { texts: best, ..self }
+        Self { texts: kept, ..self }
     }
 }
 

@@ -9,12 +9,9 @@ use super::conditions::Conditions;
 use super::generated::{GeneratedText, Generation, MOST_TEXTS, TextRequest};
 use super::text_batches::{TextBatch, text_batches};
 use super::text_file::Unfinished;
-use crate::config::RunPlan;
+use crate::config::{Candidates, RunPlan};
 use crate::error::fail;
 use crate::{Error, Result};
-
-/// Most candidates for one text; a mistyped number must not exhaust memory.
-const MAX_CANDIDATES: usize = 1000;
 
 /// Something that happens while texts are generated.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,8 +107,8 @@ pub struct BatchOptions<'a> {
     pub rows: usize,
     /// Whether the last batch is filled up, so that all have one shape and a text depends on its seed and condition alone.
     pub one_shape: bool,
-    /// Candidates per text, of which the surest is kept.
-    pub candidates: usize,
+    /// Candidates per text, and which of them is kept.
+    pub candidates: Candidates,
     /// Times at which the texts of the first request's batch are shown as they form.
     pub trace: &'a [f64],
 }
@@ -129,7 +126,7 @@ pub struct TextLoop<'a> {
 }
 
 impl TextLoop<'_> {
-    /// Generates all texts, each the surest of as many candidates as `options` says. Finished batches go to `kept`, and none is made
+    /// Generates all texts, each chosen among the candidates that `options` asks for. Finished batches go to `kept`, and none is made
     /// that is there already: between two batches this stops where `kept` says so. For one process: several do not know what the
     /// others have.
     ///
@@ -145,18 +142,18 @@ impl TextLoop<'_> {
         kept: Option<&mut Unfinished>,
         watch: &mut TextWatch,
     ) -> Result<Generation> {
-        let candidates = options.candidates;
-        check_candidates(candidates)?;
-        if requests.len() > MOST_TEXTS / candidates {
+        let (candidates, setting) = (options.candidates, options.candidates.setting());
+        let count = candidates.count();
+        if requests.len() > MOST_TEXTS / count {
             fail!(
-                setting("best_of"),
-                "{} texts with best_of {candidates} are more than the {MOST_TEXTS} that one call makes: ask for fewer",
+                setting(setting),
+                "{} texts with {setting} {count} are more than the {MOST_TEXTS} that one call makes: ask for fewer",
                 requests.len()
             );
         }
-        let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(candidates)).collect();
-        let made = self.own_batches(&wanted, options, kept, watch)?;
-        Ok(made.over_ranks(self.comm)?.best_of(candidates))
+        let wanted: Vec<TextRequest> = requests.iter().flat_map(|request| request.candidates(count)).collect();
+        let made = self.own_batches(&wanted, options, kept, watch)?.over_ranks(self.comm)?;
+        Ok(made.chosen(candidates))
     }
 
     /// This rank's batches.
@@ -175,7 +172,7 @@ impl TextLoop<'_> {
         let finished =
             |texts: &[GeneratedText], done: &Generation, watch: &mut TextWatch| match watch(TextEvent::Finished {
                 texts,
-                done: done.texts.len() / options.candidates,
+                done: done.texts.len() / options.candidates.count(),
             }) {
                 ControlFlow::Continue(()) => Ok(()),
                 ControlFlow::Break(()) => Err(Error::Cancelled),
@@ -260,18 +257,4 @@ impl TextLoop<'_> {
         let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
         Ok((self.tokenizer.decode(&narrow)?, tokens))
     }
-}
-
-/// Refuses numbers of candidates that nobody wants.
-///
-/// # Errors
-/// If it is 0 or very large.
-pub fn check_candidates(candidates: usize) -> Result<()> {
-    if !(1..=MAX_CANDIDATES).contains(&candidates) {
-        fail!(
-            setting("best_of"),
-            "best_of is {candidates}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted"
-        );
-    }
-    Ok(())
 }

@@ -52,7 +52,7 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_
         _rows: usize,
         _samplers: &Registry,
     ) -> Result<Box<dyn BatchWriter + 'n>> {
-        let Method::Baseline(decoding) = method else {
+        let Method::Baseline { decoding, .. } = method else {
             fail!(request, "{} is no way for a baseline to generate", method.name());
         };
         let Self { plan, tokenizer, .. } = *self;

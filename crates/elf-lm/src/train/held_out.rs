@@ -64,7 +64,8 @@ fn methods(plan: &RunPlan, samplers: &Registry) -> Result<Vec<Method>> {
     Ok(match &plan.baseline {
         None => settings.into_iter().map(Method::Flow).collect(),
         Some(baseline) => {
-            Decoding::at_evaluations(plan, baseline, &settings).into_iter().map(Method::Baseline).collect()
+            let decodings = Decoding::at_evaluations(plan, baseline, &settings).into_iter();
+            decodings.map(|decoding| Method::Baseline { decoding, mbr: 1 }).collect()
         }
     })
 }
@@ -137,7 +138,7 @@ impl<S: Subject> HeldOut<'_, S> {
     ) -> Result<Vec<GeneratedText>> {
         let rows = self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE);
         let writer = self.subject.writer(net, method, rows, self.samplers)?;
-        let options = BatchOptions { rows, one_shape: true, candidates: method.candidates(), trace: &[] };
+        let options = BatchOptions { rows, one_shape: true, candidates: method.candidates()?, trace: &[] };
         let texts = TextLoop { writer: &*writer, plan: self.plan, tokenizer: self.tokenizer, comm };
         Ok(texts.generate(requests, options, None, &mut |_| ControlFlow::Continue(()))?.texts)
     }

@@ -3,7 +3,6 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, fail};
@@ -22,15 +21,16 @@ use serde_json::Value;
 use tch::Device;
 
 use super::held_out::HeldOut;
-use super::log::TrainingLog;
+use super::log::{LogStart, TrainingLog};
 use super::subject::SubjectBatches;
 use super::{ElfSubject, Materials, Subject, begin_as};
 use crate::config::{
     BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart,
 };
 use crate::fingerprint::{Difference, Fingerprint};
+use crate::json_files::write;
 use crate::model::run_folder::{RunFolder, plan_of};
-use crate::model::{ModelRef, Resumable};
+use crate::model::{ModelRef, Resumable, model_card};
 use crate::{Host, Result};
 
 /// One run to be carried out.
@@ -49,6 +49,19 @@ pub struct Job<'a, 'h> {
     pub deadline: Option<Instant>,
     /// Who hears how it goes.
     pub host: &'a Host<'h>,
+}
+
+impl Job<'_, '_> {
+    fn is_led_by_this(&self) -> bool {
+        self.comm.rank() == 0
+    }
+
+    /// A note to the user, from the first rank alone.
+    fn say(&self, line: String) {
+        if self.is_led_by_this() {
+            self.host.note(line);
+        }
+    }
 }
 
 /// How a run came to its end.
@@ -70,6 +83,16 @@ impl Ended {
     /// Whether there is nothing left to train.
     pub fn is_complete(self) -> bool {
         matches!(self, Self::Finished | Self::NoLongerBetter)
+    }
+
+    fn of(outcome: Outcome, out_of_time: bool) -> Self {
+        match outcome {
+            Outcome::Finished => Self::Finished,
+            Outcome::NoLongerBetter => Self::NoLongerBetter,
+            Outcome::OutOfData => Self::OutOfData,
+            Outcome::Stopped if out_of_time => Self::OutOfTime,
+            Outcome::Stopped => Self::Interrupted,
+        }
     }
 
     fn describe(self) -> &'static str {
@@ -146,39 +169,23 @@ pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::
 where
     S: Subject<Objective: Copy>,
 {
-    let Job { plan, materials, folder, initial, comm, deadline, host } = job;
-    let stop = host.stop();
-    let first = comm.rank() == 0;
-    let say = |line: String| {
-        if first {
-            host.note(line);
-        }
-    };
-    let config = trainer_config(plan, materials.device)?;
-    let resume = resume_from(plan, folder, host)?;
-    // A run that has checkpoints has begun already.
-    if let Some(initial) = initial.filter(|_| resume.is_none()) {
-        begin_as(initial, objective.params(&net))?;
-        say(format!("beginning as {}", initial.path().display()));
-    }
-    let mut trainer = Trainer::new(net, objective, config, Rc::clone(comm))?;
-    for group in trainer.groups() {
-        say(format!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel));
-    }
-    let cursor = begin(&mut trainer, resume, plan, materials.train.len() as u64, say)?;
+    let Job { plan, materials, folder, comm, deadline, host, .. } = job;
+    let (mut trainer, cursor) = begun_trainer(&job, objective, net)?;
     // One writer: the first rank of one process group.
-    let begun = first.then(|| -> Result<_> {
-        Ok((folder.begin(plan, &materials.tokenizer)?, folder.metrics_from(trainer.steps_done())?))
+    let begun = job.is_led_by_this().then(|| -> Result<_> {
+        let held = folder.begin(plan, &materials.tokenizer)?;
+        if let Some(distillation) = &plan.distillation {
+            write(&folder.root().join("README.md"), model_card::distilled(plan, distillation))?;
+        }
+        Ok((held, folder.metrics_from(trainer.steps_done())?))
     });
     let (_held, metrics) = begun.transpose()?.unzip();
-    let share = Share {
-        rank: comm.rank() as usize,
-        world: comm.world() as usize,
-        micro_batch: plan.batch_rows / comm.world() as usize,
-    };
+    let (world, steps_done) = (comm.world() as usize, trainer.steps_done());
+    let share = Share { rank: comm.rank() as usize, world, micro_batch: plan.batch_rows / world };
     let mut source = SubjectBatches::start(plan, materials, subject, share, cursor)?;
-    let mut observer =
-        TrainingLog::new(plan, host, metrics, Rc::clone(comm), trainer.steps_done(), deadline, Arc::clone(stop));
+    let (total_steps, log_freq) = (plan.length.total, plan.config.output.log_freq);
+    let log = LogStart { metrics, steps_done, total_steps, log_freq, deadline };
+    let mut observer = TrainingLog::new(host, Rc::clone(comm), log);
     let held_out = HeldOut {
         plan,
         objective: &objective,
@@ -190,21 +197,14 @@ where
         samplers: host.samplers(),
     };
     let mut evaluator = |net: &S::Net, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
-    let control = RunControl {
-        total_steps: plan.length.total,
-        save_every: plan.length.save_every,
-        evaluate_every: plan.length.eval_every,
-        keep: KeepPolicy { last: Some(plan.config.output.keep_checkpoints as u64), every: None, pinned: None },
-        patience: plan.config.output.early_stopping.unwrap_or(0),
-    };
     let run = Run {
         source: &mut source,
-        control,
+        control: run_control(plan),
         checkpoints: &folder.checkpoints(),
         plan: serde_json::to_value(plan)?,
         evaluator: Some(&mut evaluator),
         observer: &mut observer,
-        stop,
+        stop: host.stop(),
     };
     let outcome = elf_train::run(&mut trainer, run)?;
     // Clocks differ: the run is out of time if any rank says so.
@@ -217,20 +217,42 @@ where
         observer.evaluated(step, &metrics);
     }
     observer.finish()?;
-    let ended = match outcome {
-        Outcome::Finished => Ended::Finished,
-        Outcome::NoLongerBetter => Ended::NoLongerBetter,
-        Outcome::OutOfData => Ended::OutOfData,
-        Outcome::Stopped if out_of_time => Ended::OutOfTime,
-        Outcome::Stopped => Ended::Interrupted,
-    };
-    say(format!(
-        "{} after step {}; everything is in {}",
-        ended.describe(),
-        trainer.steps_done(),
-        folder.root().display()
-    ));
+    let ended = Ended::of(outcome, out_of_time);
+    let (step, place) = (trainer.steps_done(), folder.root().display());
+    job.say(format!("{} after step {step}; everything is in {place}", ended.describe()));
     Ok(ended)
+}
+
+/// The trainer of a job and the place in the data, both where the run goes on from, or at the start.
+fn begun_trainer<N, O>(job: &Job, objective: O, net: N) -> Result<(Trainer<N, O>, Cursor)>
+where
+    O: TrainingObjective<N>,
+{
+    let Job { plan, materials, folder, initial, comm, host, .. } = job;
+    let config = trainer_config(plan, materials.device)?;
+    let resume = resume_from(plan, folder, host)?;
+    // A run that has checkpoints has begun already.
+    if let Some(initial) = initial.filter(|_| resume.is_none()) {
+        begin_as(initial, objective.params(&net))?;
+        job.say(format!("beginning as {}", initial.path().display()));
+    }
+    let mut trainer = Trainer::new(net, objective, config, Rc::clone(comm))?;
+    for group in trainer.groups() {
+        job.say(format!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel));
+    }
+    let cursor = begin(&mut trainer, resume, plan, materials.train.len() as u64, |line| job.say(line))?;
+    Ok((trainer, cursor))
+}
+
+/// When a plan's run saves, evaluates and ends.
+fn run_control(plan: &RunPlan) -> RunControl {
+    RunControl {
+        total_steps: plan.length.total,
+        save_every: plan.length.save_every,
+        evaluate_every: plan.length.eval_every,
+        keep: KeepPolicy { last: Some(plan.config.output.keep_checkpoints as u64), every: None, pinned: None },
+        patience: plan.config.output.early_stopping.unwrap_or(0),
+    }
 }
 
 /// Makes the trainer what the run goes on from, if it does, and says where in the data that is.

@@ -2,14 +2,12 @@
 
 use std::fs::File;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use elf_train::{Checkpoint, Comm, Metric, StepMetrics, TermSums, TrainingObserver};
 use serde_json::{Map, Value, json};
 
-use crate::config::RunPlan;
 use crate::json_files::append_json;
 use crate::{Error, Event, Host, Result};
 
@@ -22,7 +20,6 @@ pub struct TrainingLog<'a, 'h> {
     log_freq: u64,
     started: Instant,
     deadline: Option<Instant>,
-    stop: Arc<AtomicBool>,
     /// Whether the deadline was what stopped the run.
     pub out_of_time: bool,
     window: Window,
@@ -74,29 +71,34 @@ impl Window {
     }
 }
 
+/// What a log begins with.
+pub struct LogStart {
+    /// The file of metrics; only on the rank that writes. The other ranks show nothing.
+    pub metrics: Option<File>,
+    /// Steps that are done already.
+    pub steps_done: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Steps between two lines of metrics.
+    pub log_freq: u64,
+    /// When the run is asked to stop.
+    pub deadline: Option<Instant>,
+}
+
 impl<'a, 'h> TrainingLog<'a, 'h> {
-    /// Begins at `steps_done`; `stop` is set when `deadline` is over. The rank without a file shows nothing.
-    pub fn new(
-        plan: &RunPlan,
-        host: &'a Host<'h>,
-        metrics: Option<File>,
-        comm: Rc<dyn Comm>,
-        steps_done: u64,
-        deadline: Option<Instant>,
-        stop: Arc<AtomicBool>,
-    ) -> Self {
+    /// Begins to show and to write. The host's stop flag is set at the deadline.
+    pub fn new(host: &'a Host<'h>, comm: Rc<dyn Comm>, start: LogStart) -> Self {
+        let LogStart { metrics, steps_done, total_steps, log_freq, deadline } = start;
         if metrics.is_some() {
-            host.send(Event::Started { unit: "steps", done: steps_done, total: plan.length.total });
+            host.send(Event::Started { unit: "steps", done: steps_done, total: total_steps });
         }
-        let started = Instant::now();
         Self {
             host,
             metrics,
             comm,
-            log_freq: plan.config.output.log_freq,
-            started,
+            log_freq,
+            started: Instant::now(),
             deadline,
-            stop,
             out_of_time: false,
             window: Window::new(),
             failed: None,
@@ -115,7 +117,7 @@ impl<'a, 'h> TrainingLog<'a, 'h> {
     fn fail(&mut self, error: crate::Error) {
         if self.failed.is_none() {
             self.failed = Some(error);
-            self.stop.store(true, Ordering::SeqCst);
+            self.host.stop().store(true, Ordering::SeqCst);
         }
     }
 
@@ -165,9 +167,10 @@ impl TrainingObserver for TrainingLog<'_, '_> {
             self.write(Value::Object(line));
             self.window = Window::new();
         }
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) && !self.stop.load(Ordering::SeqCst) {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) && !self.host.stop().load(Ordering::SeqCst)
+        {
             self.out_of_time = true;
-            self.stop.store(true, Ordering::SeqCst);
+            self.host.stop().store(true, Ordering::SeqCst);
         }
     }
 
