@@ -88,7 +88,7 @@ fn an_exported_run_writes_what_the_run_writes_from_wherever_it_lies() {
     run(elf(&[&export[..], &["--dtype", "f32"]].concat())).well();
     run(elf(&export)).badly(&["is there already"]);
     let card = fs::read_to_string(within(&folder, "models/mine/README.md")).unwrap();
-    for part in ["# Mine & <more>", "text from text", "../../encoder"] {
+    for part in ["# Mine & <more>", "conditional text", "../../encoder"] {
         assert!(card.contains(part), "{part} is missing in {card}");
     }
     let (from_export, from_run) = (within(&folder, "export.jsonl"), within(&folder, "run.jsonl"));

@@ -1,104 +1,104 @@
-//! What can go wrong between a text and a text.
+//! The error type of this library.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// The result of everything in this crate.
+/// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of this library. Every message names the thing that is wrong and the remedy; causes are its sources, and
-/// [`Error::report`] has all of them in one line.
+/// An error of this library. Its message says what is wrong and how to correct it. Underlying errors are its sources;
+/// [`Error::report`] joins all messages in one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting out of its range, misspelt, or at odds with another.
+    /// A setting that is out of range, misspelt, or in conflict with another.
     #[error("{reason}")]
     Setting {
         /// The setting's name, as in a configuration file or a call.
         setting: String,
-        /// What is wrong and what would be right.
+        /// What is wrong and how to correct it.
         reason: String,
     },
 
-    /// A file or folder that is missing, damaged, in use, or of another kind than is needed.
+    /// A file or folder that is missing, damaged, in use, or of the wrong kind.
     #[error("{reason}")]
     Place {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong and how to correct it.
         reason: String,
     },
 
-    /// Things that do not belong together, such as a model and the tokenizer of another.
+    /// Two parts that do not fit together, such as a model and another model's tokenizer.
     #[error("{reason}")]
     Mismatch {
-        /// The thing that does not fit.
+        /// The part that does not fit.
         what: String,
-        /// What it does not fit, and what to do.
+        /// What it does not fit, and how to correct it.
         reason: String,
     },
 
-    /// Something that was asked for and cannot be done, such as texts that this model cannot write.
+    /// A request that cannot be fulfilled, such as an input text for an unconditional model.
     #[error("{reason}")]
     Request {
-        /// Why not, and what it can do.
+        /// Why it cannot be fulfilled, and what can be requested instead.
         reason: String,
     },
 
-    /// The work was cancelled by whoever asked for it.
+    /// The caller cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 
-    /// What was being done when something below failed.
+    /// An error with a description of the operation that failed.
     #[error("{context}")]
     Context {
-        /// What was being done, or to what.
+        /// The operation that failed, or its object.
         context: String,
-        /// What failed.
+        /// The underlying error.
         source: Box<Error>,
     },
 
-    /// The operating system refused to read or write.
+    /// An operating-system error while reading or writing.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 
-    /// Data is no JSON of the expected form.
+    /// JSON that is invalid or of an unexpected form.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 
-    /// A number does not fit where it is needed.
+    /// An integer outside the range of its target type.
     #[error(transparent)]
     Number(#[from] std::num::TryFromIntError),
 
-    /// Networks, noise or tensor files failed.
+    /// An error of networks, noise or tensor files.
     #[error(transparent)]
     Core(#[from] elf_core::Error),
 
-    /// Token data or a tokenizer failed.
+    /// An error of token data or a tokenizer.
     #[error(transparent)]
     Data(#[from] elf_data::Error),
 
-    /// A text encoder failed.
+    /// An error of a text encoder.
     #[error(transparent)]
     Encoder(#[from] elf_encoder::Error),
 
-    /// An evaluation failed.
+    /// An error of an evaluation.
     #[error(transparent)]
     Eval(#[from] elf_eval::Error),
 
-    /// The flow failed.
+    /// An error of the flow.
     #[error(transparent)]
     Flow(#[from] elf_flow::Error),
 
-    /// A GPT-2 failed.
+    /// An error of a GPT-2.
     #[error(transparent)]
     Gpt2(#[from] elf_gpt2::Error),
 
-    /// Something could not be fetched from the Hugging Face hub.
+    /// An error of the Hugging Face hub.
     #[error(transparent)]
     Hub(#[from] elf_hub::Error),
 
-    /// Training or a checkpoint failed.
+    /// An error of training or a checkpoint.
     #[error(transparent)]
     Train(#[from] elf_train::Error),
 }
@@ -124,7 +124,7 @@ impl Error {
         Self::Request { reason: reason.into() }
     }
 
-    /// The message and those of all causes in one line, each told once.
+    /// The messages of this error and of all its sources in one line, without repetitions.
     pub fn report(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -145,12 +145,12 @@ impl From<tch::TchError> for Error {
     }
 }
 
-/// Adds to an error what was being done.
+/// Adds a description of the failed operation to an error.
 pub(crate) trait Context<T> {
-    /// Says what was being done, or to what.
+    /// Adds the operation that failed, or its object.
     fn context(self, context: impl Display) -> Result<T>;
 
-    /// As [`Context::context`], with words that are made only where they are needed.
+    /// [`Context::context`] with a description that is computed only on error.
     fn with_context<C: Display>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
@@ -174,8 +174,8 @@ impl<T> Context<T> for Option<T> {
     }
 }
 
-/// Returns an error of a kind: `fail!(setting("max_length"), "{n} is too long")`, `fail!(place(path), ...)`,
-/// `fail!(mismatch("tokenizer"), ...)`, `fail!(request, ...)`.
+/// Returns early with an error of the given kind: `fail!(setting("max_length"), "{n} is too long")`,
+/// `fail!(place(path), ...)`, `fail!(mismatch("tokenizer"), ...)`, `fail!(request, ...)`.
 macro_rules! fail {
     (request, $($text:tt)+) => {
         return Err($crate::Error::request(format!($($text)+)))

@@ -1,43 +1,44 @@
-//! Everything that decides on a piece of work, by name.
+//! Fingerprints: named values that determine the result of an operation.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-/// Named facts; equal facts give equal results. Two pieces of work with the same fingerprint may go on with one another's files.
+/// Named values that determine a result. Operations with equal fingerprints give equal results, so that one can
+/// continue with the files of the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(IndexMap<String, String>);
 
-/// A fact that differs.
+/// An entry in which two fingerprints differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The fact's name.
+    /// The entry's name.
     pub name: String,
-    /// Its value here; `None` if there is no such fact.
+    /// Its value in this fingerprint; `None` if it has no such entry.
     pub own: Option<String>,
-    /// Its value there.
+    /// Its value in the other fingerprint; `None` if it has no such entry.
     pub other: Option<String>,
 }
 
 impl Fingerprint {
-    /// Adds a fact.
+    /// Adds an entry.
     pub fn with(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.0.insert(name.into(), value.to_string());
         self
     }
 
-    /// The facts in the order in which they were added.
+    /// The entries in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The first fact that differs, in the order of this fingerprint, or `None` if all are the same.
+    /// The first entry that differs, in the order of this fingerprint, or `None` if the two are equal.
     pub fn first_difference(&self, other: &Self) -> Option<Difference> {
         let name = self.0.keys().chain(other.0.keys()).find(|&name| self.0.get(name) != other.0.get(name))?;
         Some(Difference { name: name.clone(), own: self.0.get(name).cloned(), other: other.0.get(name).cloned() })
     }
 
-    /// Only the facts that `other` has, too: what one of them does not know cannot differ.
+    /// The entries whose names `other` has as well, for a comparison with a fingerprint of fewer entries.
     pub fn known_to(&self, other: &Self) -> Self {
         let known = self.0.iter().filter(|(name, _)| other.0.contains_key(*name));
         Self(known.map(|(name, value)| (name.clone(), value.clone())).collect())
@@ -56,7 +57,7 @@ mod tests {
         let difference = own.first_difference(&other).unwrap();
         assert_eq!((difference.name.as_str(), difference.own.as_deref()), ("data", Some("a")));
         assert_eq!(difference.other.as_deref(), Some("b"));
-        // A fact that is missing on either side is one, too, unless only what both know is asked for.
+        // An entry that one side lacks is a difference, unless only common entries are compared.
         let less = Fingerprint::default().with("seed", 1).with("data", "a");
         assert_eq!(own.first_difference(&less).unwrap().other, None);
         assert_eq!(less.first_difference(&own).unwrap().own, None);

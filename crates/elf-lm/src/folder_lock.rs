@@ -1,4 +1,4 @@
-//! One process at a time in a folder that is written over hours.
+//! A lock that lets one process at a time write to a folder.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use crate::Result;
 use crate::error::{Context, fail};
 use elf_files::Held;
 
-/// Holds a folder, which is made if it is not there, until that is dropped or the process ends, however it ends.
+/// Locks a folder, which is created if necessary, until the returned value is dropped or the process ends.
 ///
 /// # Errors
-/// If another process holds it, or it cannot be made.
+/// If another process holds the lock, or the folder cannot be created.
 pub fn lock(folder: &Path) -> Result<Held> {
     match Held::take(folder).with_context(|| format!("cannot write in the folder {}", folder.display()))? {
         Some(held) => Ok(held),

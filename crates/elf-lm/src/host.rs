@@ -1,4 +1,4 @@
-//! The program around the library: who hears of notes and progress, and what the library takes from it.
+//! The interface to the calling program: the events that it receives, and the services and settings that it provides.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -11,37 +11,37 @@ use elf_hub::What;
 use crate::Result;
 use crate::hub::Hub;
 
-/// Something worth showing.
+/// A note, a warning or progress, to show to the user.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A line for the user.
     Note(&'a str),
-    /// A line that points at a likely mistake.
+    /// A warning of a likely mistake.
     Warning(&'a str),
-    /// Work begins: `done` of `total` units are finished already.
+    /// The start of a task of `total` units, `done` of which are finished already.
     Started {
-        /// Name of a unit, in the plural.
+        /// The unit's name, in the plural.
         unit: &'a str,
-        /// Units finished before.
+        /// Number of units finished before.
         done: u64,
-        /// Units in all.
+        /// Total number of units.
         total: u64,
     },
-    /// Work goes on.
+    /// Progress of the current task.
     Progress {
-        /// Units finished.
+        /// Number of finished units.
         done: u64,
         /// Latest measurements, if there are new ones.
         message: Option<&'a str>,
     },
-    /// The work that the latest [`Event::Started`] announced is over.
+    /// The end of the task that the latest [`Event::Started`] announced.
     Ended,
 }
 
-/// A receiver of events. Every `FnMut(Event)` is one.
+/// A receiver of events, implemented by every `FnMut(Event)`.
 pub trait Events {
-    /// Takes one event.
+    /// Handles one event.
     fn on(&mut self, event: Event<'_>);
 }
 
@@ -51,8 +51,8 @@ impl<F: FnMut(Event<'_>)> Events for F {
     }
 }
 
-/// The program around the library, as all parts of one piece of work see it: where notes and progress go, how names become local
-/// files, which samplers there are, and whether to stop.
+/// What the calling program provides for one operation: a receiver of events, access to the hub, the registered
+/// samplers and a flag to stop.
 pub struct Host<'a> {
     events: RefCell<&'a mut dyn Events>,
     hub: Hub,
@@ -61,38 +61,38 @@ pub struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// A program that takes `events`, fetches with the hub's own settings, has the built-in samplers and never stops early.
+    /// A host that sends events to `events`, with the default hub, the built-in samplers and a flag that nobody sets.
     pub fn new(events: &'a mut dyn Events) -> Self {
         let (hub, samplers, stop) = (Hub::default(), Registry::builtin(), Arc::default());
         Self { events: RefCell::new(events), hub, samplers, stop }
     }
 
-    /// Fetches with this hub.
+    /// Sets the hub to fetch from.
     pub fn with_hub(self, hub: Hub) -> Self {
         Self { hub, ..self }
     }
 
-    /// Offers these samplers.
+    /// Sets the registered samplers.
     pub fn with_samplers(self, samplers: Registry) -> Self {
         Self { samplers, ..self }
     }
 
-    /// Stops long work soon after this flag is set; what is worth keeping is saved before.
+    /// Sets the flag to stop. Long operations save their state and end soon after it is set.
     pub fn with_stop(self, stop: Arc<AtomicBool>) -> Self {
         Self { stop, ..self }
     }
 
-    /// The samplers that there are.
+    /// The registered samplers.
     pub fn samplers(&self) -> &Registry {
         &self.samplers
     }
 
-    /// The flag that is set to stop.
+    /// The flag to stop.
     pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.stop
     }
 
-    /// What fetches by id.
+    /// The hub to fetch from.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
@@ -100,7 +100,7 @@ impl<'a> Host<'a> {
     /// [`Hub::locate`].
     ///
     /// # Errors
-    /// If the name is neither that of a local file or folder nor on the hub.
+    /// If the name is neither a local path nor on the hub.
     pub fn locate(&self, name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
         self.hub.locate(name, what)
     }
@@ -108,7 +108,7 @@ impl<'a> Host<'a> {
     /// [`Hub::locate_all`].
     ///
     /// # Errors
-    /// If one is neither here nor on the hub.
+    /// If a name is neither a local path nor on the hub.
     pub fn locate_all(&self, names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
         self.hub.locate_all(names, what)
     }
@@ -118,12 +118,12 @@ impl<'a> Host<'a> {
         self.events.borrow_mut().on(event);
     }
 
-    /// Sends a line for the user.
+    /// Sends an [`Event::Note`].
     pub fn note(&self, line: impl AsRef<str>) {
         self.send(Event::Note(line.as_ref()));
     }
 
-    /// Sends a line that points at a likely mistake.
+    /// Sends an [`Event::Warning`].
     pub fn warning(&self, line: impl AsRef<str>) {
         self.send(Event::Warning(line.as_ref()));
     }
@@ -135,7 +135,7 @@ impl std::fmt::Debug for Host<'_> {
     }
 }
 
-/// A receiver that ignores everything.
+/// A receiver that ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

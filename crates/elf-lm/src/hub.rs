@@ -1,4 +1,4 @@
-//! Places that a user names by a path or by a Hugging Face id: local ones first, others are fetched.
+//! Local paths of files and folders that a user names by a path or by a Hugging Face id.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use crate::error::{Context, fail};
 use elf_data::source::DATA_EXTENSIONS;
 use elf_hub::{Event, Fetcher, Settings, What};
 
-/// Besides those of [`DATA_EXTENSIONS`]: names that end so are of files. Nobody gives them to a repository, and a mistyped path should not
-/// wait for a network.
+/// Extensions of file names, in addition to [`DATA_EXTENSIONS`]. A name that ends in one is never looked up on the hub,
+/// so that a mistyped path fails at once.
 const OTHER_EXTENSIONS: [&str; 4] = ["yml", "yaml", "safetensors", "pt"];
 
 /// A callback for each event of a download.
 type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// The way from names to local files, with a listener for what is fetched.
+/// Finds local files and folders by name, and fetches missing ones.
 #[derive(Clone, Default)]
 pub struct Hub {
     settings: Option<Settings>,
@@ -29,23 +29,24 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// A hub with these settings. By default `elf_hub` reads them from the environment at the first fetch.
+    /// A hub with these settings. The default hub reads them from the environment at the first fetch.
     pub fn new(settings: Settings) -> Self {
         Self { settings: Some(settings), listener: None }
     }
 
-    /// Hands what happens while something is fetched to a listener.
+    /// Sets a listener for the events of downloads.
     pub fn with_listener(self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         Self { listener: Some(Arc::new(listener)), ..self }
     }
 
-    /// The place of a name: a local path if there is one, otherwise a file or folder fetched from the hub.
+    /// The local path of a name: the name itself if it is an existing path, otherwise that of what is fetched from the
+    /// hub.
     ///
     /// # Errors
-    /// If it is neither.
+    /// If the name is neither a local path nor on the hub.
     pub fn locate(&self, name: impl AsRef<Path>, what: What) -> Result<PathBuf> {
         let path = name.as_ref();
-        // Settings are not even looked for with local paths; and a name that is no Unicode is no id.
+        // Local paths need no hub settings, and a name that is not Unicode is not an id.
         match path.to_str() {
             // A split of a local folder: `FOLDER/SPLIT`.
             Some(_) if what == What::Dataset && !path.exists() && elf_data::is_split(path) => Ok(path.to_owned()),
@@ -54,17 +55,17 @@ impl Hub {
                     .extension()
                     .is_some_and(|ending| DATA_EXTENSIONS.iter().chain(&OTHER_EXTENSIONS).any(|known| ending == *known))
                 {
-                    fail!(place(path), "the {} {} is not there: there is no such file", noun(what), path.display());
+                    fail!(place(path), "the {} {}: there is no such file", noun(what), path.display());
                 }
                 let mut settings = self.settings()?;
-                let beside = beside(path);
-                if beside.is_some() {
-                    // More likely a mistyped path than an id: no long waits for a network that may not be there.
+                let siblings = sibling_names(path);
+                if siblings.is_some() {
+                    // The parent folder exists, so the name is probably a mistyped path: no retries.
                     settings.attempts = 1;
                 }
-                self.fetcher_with(settings)?.locate(text, what).with_context(|| match beside {
+                self.fetcher_with(settings)?.locate(text, what).with_context(|| match siblings {
                     Some(names) => {
-                        format!("the {}: the folder it would be in has {names}", noun(what))
+                        format!("the {}: its parent folder has {names}", noun(what))
                     }
                     None => format!("the {}", noun(what)),
                 })
@@ -76,15 +77,15 @@ impl Hub {
     /// [`Hub::locate`] for each.
     ///
     /// # Errors
-    /// If one is neither here nor on the hub.
+    /// If a name is neither a local path nor on the hub.
     pub fn locate_all(&self, names: &[PathBuf], what: What) -> Result<Vec<PathBuf>> {
         names.iter().map(|name| self.locate(name, what)).collect()
     }
 
-    /// What fetches by id.
+    /// A fetcher with these settings.
     ///
     /// # Errors
-    /// If a setting makes no sense.
+    /// If a setting is invalid.
     pub fn fetcher(&self) -> Result<Fetcher> {
         self.fetcher_with(self.settings()?)
     }
@@ -105,9 +106,9 @@ impl Hub {
     }
 }
 
-/// What the folder has in which `path` would be, the names most like it first; none if that folder is not there either, or
-/// is not named.
-fn beside(path: &Path) -> Option<String> {
+/// The names in the parent folder of `path`, the most similar first, for an error message; `None` if `path` names no
+/// parent or it does not exist.
+fn sibling_names(path: &Path) -> Option<String> {
     const SHOWN: usize = 6;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
     let wanted = path.file_name()?.to_string_lossy();

@@ -1,4 +1,4 @@
-//! Files that are written whole, and lines of JSON.
+//! Files written atomically, and lines of JSON.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::Result;
 use crate::error::Context;
 
-/// Writes JSON, aside and renamed.
+/// Writes a value as JSON to a temporary file and renames it.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -17,7 +17,7 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write(path, serde_json::to_vec_pretty(value)?)
 }
 
-/// Writes a file, aside and renamed.
+/// Writes a temporary file and renames it.
 ///
 /// # Errors
 /// If it cannot be written.

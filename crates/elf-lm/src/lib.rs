@@ -1,7 +1,8 @@
-//! From text to text with embedded language flows: configurations and plans, models by path or id, text in and out, training,
+//! Embedded language flows from text to text: configurations and plans, models by path or id, generation, training,
 //! distillation, evaluation and, with the feature `serve`, an HTTP server.
 //!
-//! It knows no arguments, no terminal and no environment: notes and progress leave through [`Events`].
+//! The library reads no arguments or environment variables and prints nothing: notes and progress are sent as
+//! [`Events`].
 
 pub mod config;
 mod error;

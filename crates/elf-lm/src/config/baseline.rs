@@ -1,4 +1,4 @@
-//! What is trained instead of ELF, to hold ELF against.
+//! Baselines to compare ELF with.
 
 use crate::Result;
 use crate::error::fail;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ObjectiveName, RunConfig};
 
-/// A baseline's network, of the depth, width and heads that the configuration gives ELF.
+/// A baseline's network, with the depth, width and heads that the configuration gives ELF.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BaselinePlan {
@@ -25,10 +25,10 @@ pub enum BaselinePlan {
 }
 
 impl BaselinePlan {
-    /// The baseline that a configuration names, if it does; `elf` are the sizes that ELF would have.
+    /// The baseline that a configuration names, or `None` for ELF; `elf` has the sizes to use.
     ///
     /// # Errors
-    /// Names the setting that it cannot have.
+    /// If a setting is not available for the baseline; the message names it.
     pub fn new(config: &RunConfig, elf: &ElfConfig) -> Result<Option<Self>> {
         Ok(match config.objective {
             ObjectiveName::Elf => None,
@@ -39,7 +39,7 @@ impl BaselinePlan {
                         "gradient_checkpointing is not available with objective gpt2: set it to false"
                     );
                 }
-                // The token before a row takes the place of the row's last one, which is not read.
+                // The input is EOS and all tokens of the row but the last, which is only predicted.
                 let positions = config.data.max_length as i64;
                 let sizes = Gpt2Config::like(elf.vocab_size, positions, elf.hidden_size, elf.depth, elf.num_heads);
                 sizes.check()?;
@@ -53,7 +53,7 @@ impl BaselinePlan {
         })
     }
 
-    /// As a configuration names it.
+    /// Its name in a configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Gpt2(_) => "gpt2",
@@ -61,7 +61,7 @@ impl BaselinePlan {
         }
     }
 
-    /// What it is, for a user.
+    /// Its description in messages.
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Gpt2(_) => "an autoregressive language model (gpt2)",
@@ -69,7 +69,7 @@ impl BaselinePlan {
         }
     }
 
-    /// Numbers over all parameters.
+    /// Number of parameters.
     pub fn parameter_count(&self) -> u64 {
         match self {
             Self::Gpt2(sizes) => sizes.parameter_count().max(0) as u64,

@@ -1,21 +1,21 @@
-//! Settings of a run that mean nothing, alone or together.
+//! Checks of a training configuration.
 
 use super::{ObjectiveName, PadTokenName, RunConfig, VocabHeadStart};
 use crate::Result;
 use crate::error::fail;
 
 impl RunConfig {
-    /// Refuses settings that mean nothing, as far as that is seen without data and encoder.
+    /// Refuses invalid settings, as far as they can be recognised without data and encoder.
     ///
     /// # Errors
-    /// Names the setting that is impossible, and why.
+    /// If a setting is invalid; the message names it and the reason.
     pub fn check(&self) -> Result<()> {
         check_numbers(self)?;
         check_combinations(self)
     }
 }
 
-/// Refuses numbers that mean nothing by themselves.
+/// Refuses numbers outside their range.
 fn check_numbers(config: &RunConfig) -> Result<()> {
     if config.data.max_length == 0 {
         fail!(setting("max_length"), "max_length must be at least 1");
@@ -52,7 +52,7 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
     if let Some(minutes) = config.length.max_minutes.filter(|minutes| !(minutes.is_finite() && *minutes >= 0.0)) {
         fail!(
             setting("max_minutes"),
-            "max_minutes {minutes} is no time: name a number of minutes, or null for as long as it takes"
+            "max_minutes {minutes} is not a duration: give a number of minutes, or null for no limit"
         );
     }
     if let Some(share) = config.guidance.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
@@ -61,18 +61,18 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-/// Refuses settings that are at odds with each other.
+/// Refuses settings that conflict with each other.
 fn check_combinations(config: &RunConfig) -> Result<()> {
     let conditional = config.data.max_input_length.is_some();
     match config.output.early_stopping {
         Some(0) => fail!(
             setting("early_stopping"),
-            "early_stopping 0 would stop at once: name a number of evaluations, or null for never"
+            "early_stopping 0 would stop at once: give a number of evaluations, or null for never"
         ),
         Some(_) if config.data.eval_data_path.is_none() => {
             fail!(
                 setting("early_stopping"),
-                "early_stopping goes by the validation loss: set eval_data_path, or early_stopping to null"
+                "early_stopping needs a validation loss: set eval_data_path, or early_stopping to null"
             )
         }
         _ => {}
@@ -92,25 +92,25 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
     if config.network.learned_latents && config.network.vocab_head_start == VocabHeadStart::LinearReader {
         fail!(
             setting("vocab_head_start"),
-            "vocab_head_start: linear_reader reads an encoder's latents, and learned_latents takes none: leave one of them out"
+            "vocab_head_start: linear_reader needs an encoder's latents, and learned_latents uses none: leave one of them out"
         );
     }
     if config.network.learned_latents && config.network.causal_latents {
         fail!(
             setting("causal_latents"),
-            "causal_latents is about an encoder's latents, and learned_latents takes none: leave one of them out"
+            "causal_latents applies to an encoder's latents, and learned_latents uses none: leave one of them out"
         );
     }
     if config.network.block_size.is_some() && !config.network.causal_latents {
         fail!(
             setting("block_size"),
-            "block_size needs causal_latents: true, since latents that know what follows would give each block away to the one before it"
+            "block_size needs causal_latents: true, since other latents of a block contain information about later blocks"
         );
     }
     if config.network.context_table && config.network.block_size.is_none() {
         fail!(
             setting("context_table"),
-            "context_table is about the words before a block, and there are no blocks: set block_size, or leave it out"
+            "context_table applies to the tokens before a block, and there are no blocks: set block_size, or leave it out"
         );
     }
     if config.batches.group_by_length && config.network.block_size.is_none() && conditional {
@@ -122,7 +122,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
     if config.batches.group_by_length && config.pad_token() == PadTokenName::Eos {
         fail!(
             setting("group_by_length"),
-            "group_by_length needs pad_token: pad, since filling that is learned cannot be cut off"
+            "group_by_length needs pad_token: pad, since padding that is learned cannot be cut off"
         );
     }
     if config.objective != ObjectiveName::Elf {

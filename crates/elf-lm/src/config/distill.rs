@@ -1,4 +1,4 @@
-//! The keys of a distillation, and what follows from them.
+//! The configuration of a distillation, and its records in a plan.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{RunConfig, TimeScheduleName};
 
-/// The keys of a distillation besides those of any training run. Keys and their meaning are those of the released code.
+/// The keys of a distillation in addition to those of a training run, as in the released code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DistillKeys {
@@ -51,17 +51,17 @@ impl Default for DistillKeys {
     }
 }
 
-/// A distillation as its author writes it: the keys of a training run, which here is one round, and those of
-/// `DistillKeys`. What is left out is as in the released recipe.
+/// The configuration of a distillation: the keys of a training run, which apply to each round, and `DistillKeys`.
+/// Defaults are those of the released recipe.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DistillConfig {
-    /// Each round's training.
+    /// The training of each round.
     #[serde(flatten)]
     pub run: RunConfig,
-    /// What is distilled.
+    /// Teacher and steps.
     #[serde(flatten)]
     pub keys: DistillKeys,
-    /// The keys that were written.
+    /// The keys that were set in the file or on the command line.
     #[serde(skip)]
     given: BTreeSet<String>,
 }
@@ -82,7 +82,7 @@ fn mapping(value: &impl Serialize) -> serde_json::Result<Map<String, Value>> {
 }
 
 impl<'de> Deserialize<'de> for DistillConfig {
-    /// Keys that are left out are those of [`DistillConfig::default`], which differ from a run's.
+    /// Missing keys get the values of [`DistillConfig::default`], which differ from those of a run.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let written = Map::<String, Value>::deserialize(deserializer)?;
         let given = written.keys().cloned().collect();
@@ -98,8 +98,8 @@ impl<'de> Deserialize<'de> for DistillConfig {
     }
 }
 
-/// Keys of a run that are about how long and how it is trained, and where to: a student has its own.
-const OF_THE_TRAINING: &[&str] = &[
+/// Keys about the length, optimisation and output of a run, which a student does not inherit.
+const NOT_INHERITED: &[&str] = &[
     "epochs",
     "max_steps",
     "max_minutes",
@@ -124,19 +124,19 @@ const OF_THE_TRAINING: &[&str] = &[
 ];
 
 impl DistillConfig {
-    /// Whether a key was written, in the file or on the command line.
+    /// Whether a key was set in the file or on the command line.
     pub fn says(&self, key: &str) -> bool {
         self.given.contains(key)
     }
 
-    /// Takes the keys about data, encoder, network and flow that were not written from the run that trained the teacher.
+    /// Takes the keys about data, encoder, network and flow that were not set from the teacher's run.
     ///
     /// # Errors
-    /// If a configuration cannot be taken apart, which is a defect.
+    /// If a configuration cannot be converted, which is a bug.
     pub fn inherit(&mut self, teacher: &RunConfig) -> Result<()> {
         let mut run = mapping(&self.run)?;
         for (key, value) in mapping(teacher)? {
-            if !self.says(&key) && !OF_THE_TRAINING.contains(&key.as_str()) {
+            if !self.says(&key) && !NOT_INHERITED.contains(&key.as_str()) {
                 run.insert(key, value);
             }
         }
@@ -144,7 +144,7 @@ impl DistillConfig {
         Ok(())
     }
 
-    /// The student's step that covers `step_size` of the time while the teacher takes `substeps`.
+    /// The student's step: it covers `step_size` of the time, for which the teacher takes `substeps` steps.
     ///
     /// # Errors
     /// If a setting is out of its range.
@@ -160,43 +160,43 @@ impl DistillConfig {
     }
 }
 
-/// Which teacher it is, so that it stays the same over all rounds and all interruptions.
+/// The identity of the teacher, which stays the same in all rounds and after interruptions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherRecord {
-    /// As the user named it.
+    /// The path or id that the user gave.
     pub name: String,
-    /// Where it was found: of a run the checkpoint that was the latest then.
+    /// Its local path; for a run, that of the checkpoint that was the latest at the start.
     pub place: PathBuf,
-    /// Whether its averaged parameters were taken.
+    /// Whether its averaged parameters are used.
     pub averaged: bool,
-    /// The fingerprint of its parameters.
+    /// The hash of its parameters.
     pub blake3: String,
 }
 
-/// What a student begins as.
+/// The initial parameters of a student.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StudentStart {
-    /// The teacher.
+    /// Those of the teacher.
     Teacher,
     /// The averaged parameters of this checkpoint.
     Checkpoint(PathBuf),
-    /// At random.
+    /// Random parameters.
     Random,
 }
 
-/// What a distilled model was made for and by; a part of its plan.
+/// How a model was distilled; a part of its plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistillationPlan {
-    /// The round of the curriculum; `None` for a round of its own.
+    /// The round of the curriculum; `None` for a single round.
     pub round: Option<Round>,
     /// The step that the student learns.
     pub step: DistillStep,
     /// Its teacher.
     pub teacher: TeacherRecord,
-    /// What it began as.
+    /// Its initial parameters.
     pub start: StudentStart,
 }
 
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn every_key_of_the_training_is_one() {
         let known = mapping(&RunConfig::default()).unwrap();
-        for key in OF_THE_TRAINING {
+        for key in NOT_INHERITED {
             assert!(known.contains_key(*key), "{key}");
         }
     }

@@ -1,4 +1,4 @@
-//! Setting keys in a YAML file as a careful person would: everything else in it stays as it is written.
+//! Setting keys in the text of a YAML file, with everything else left as it is.
 
 use crate::Result;
 use crate::error::fail;
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::keys::parse_yaml;
 
-/// The text of a YAML mapping with some of its keys set to numbers. Comments, order, spacing and line ends stay; a key that is
-/// not there is put behind the first of `beside` that is, or at the end.
+/// The text of a YAML mapping with some of its keys set to numbers. Comments, order, spacing and line ends are kept. A
+/// missing key is added after the first key of `beside` that is present, or at the end.
 ///
 /// # Errors
-/// If the text is no mapping, or is written so that a line cannot be exchanged (a mapping in braces, a value of several
-/// lines): then nothing is gained by guessing.
+/// If the text is not a mapping, or a key cannot be set by replacing one line (a mapping in braces, a value of several
+/// lines).
 pub fn with_numbers(text: &str, numbers: &[(&str, f64)], beside: &[&str]) -> Result<String> {
     let mut edited = text.to_owned();
     for (at, (key, number)) in numbers.iter().enumerate() {
@@ -26,7 +26,7 @@ pub fn with_numbers(text: &str, numbers: &[(&str, f64)], beside: &[&str]) -> Res
         Ok(found) if found == expected => Ok(edited),
         _ => {
             let keys: Vec<String> = numbers.iter().map(|(key, number)| format!("{key}: {number:?}")).collect();
-            fail!(request, "it is written so that no line of it can be exchanged; set by hand: {}", keys.join(", "))
+            fail!(request, "it cannot be edited line by line; set by hand: {}", keys.join(", "))
         }
     }
 }
@@ -39,7 +39,7 @@ fn mapping(text: &str) -> Result<serde_json::Map<String, Value>> {
     }
 }
 
-/// Whether a line sets a key of the outermost mapping; gives where its value begins.
+/// The byte position of the value in a line that sets `key` in the outermost mapping; `None` for other lines.
 fn value_of(line: &str, key: &str) -> Option<usize> {
     let quoted = [key.to_owned(), format!("\"{key}\""), format!("'{key}'")];
     quoted.iter().find_map(|key| {
@@ -52,13 +52,13 @@ fn value_of(line: &str, key: &str) -> Option<usize> {
 
 fn with_number<'a>(text: &str, key: &str, number: f64, beside: impl Iterator<Item = &'a str>) -> String {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    // Digits with a point, which no YAML reader takes for anything but a number.
+    // Digits with a point, which every YAML reader takes for a number.
     let number = format!("{number:?}");
     if let Some(at) = lines.iter().position(|line| value_of(line, key).is_some()) {
         let line = lines[at];
         let begin = value_of(line, key).unwrap_or(line.len());
         let value = &line[begin..];
-        // What stays: a comment with the spaces before it, and the line's end.
+        // The end of the line to keep: a comment with the spaces before it, and the line end.
         let kept = value.find(" #").or_else(|| value.find("\t#")).unwrap_or(value.trim_end().len());
         let kept = value[..kept].trim_end().len();
         let new = format!("{} {number}{}", &line[..begin], &value[kept..]);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{OptimizerName, PadTokenName, ScheduleName, TimeScheduleName, VocabHeadStart};
 
-/// Which rows are trained on.
+/// Training and validation data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
@@ -42,7 +42,7 @@ impl Default for DataConfig {
     }
 }
 
-/// Which text encoder makes the latents, and how they are normalised.
+/// The text encoder and the normalisation of its latents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EncoderConfig {
@@ -102,13 +102,13 @@ pub struct NetworkConfig {
     /// Generate text in blocks of this many tokens, each conditioned on all before it; `null`: all tokens at once, as
     /// in the paper. Needs `causal_latents`.
     pub block_size: Option<usize>,
-    /// Feed in the words before a block through a learned embedding table as well as through their latents. For models
+    /// Feed in the tokens before a block through a learned embedding table as well as through their latents. For models
     /// with a `block_size`, which learn to follow a source many times faster with it. Not in the paper.
     pub context_table: bool,
     /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
-    /// What the vocabulary head is before training: `random`, or `linear_reader`, which tells words from latents by
-    /// their means in the training data; rare words are then known from the start. Not in the paper.
+    /// Initialisation of the vocabulary head: `random`, or `linear_reader`, which recognises each token by the mean of
+    /// its latents in the training data, so that rare tokens are known from the start. Not in the paper.
     pub vocab_head_start: VocabHeadStart,
 }
 
@@ -144,7 +144,7 @@ pub struct FlowConfig {
     pub denoiser_p_std: f64,
     /// Standard deviation of the noise at t = 0.
     pub denoiser_noise_scale: f64,
-    /// Lower bound on the remaining time by which a velocity is divided.
+    /// Lower bound on the divisor 1 - t of the velocity (x - z) / (1 - t).
     pub t_eps: f64,
     /// What the network predicts: `x`, the clean latents, or `v`, the velocity.
     #[schemars(with = "String")]
@@ -166,7 +166,7 @@ impl Default for FlowConfig {
     }
 }
 
-/// How decoding into words is trained.
+/// The training of decoding, from latents to tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
@@ -195,7 +195,7 @@ impl Default for DecoderConfig {
     }
 }
 
-/// What is left out in training, so that sampling can be guided.
+/// The inputs that are dropped in training, for guidance in sampling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GuidanceConfig {
@@ -215,7 +215,7 @@ impl Default for GuidanceConfig {
     }
 }
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LengthConfig {
@@ -237,7 +237,7 @@ impl Default for LengthConfig {
     }
 }
 
-/// How rows become batches.
+/// The sizes of batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchConfig {
@@ -246,7 +246,7 @@ pub struct BatchConfig {
     /// Rows per batch over all devices.
     pub global_batch_size: usize,
     /// Put rows of similar length into the same batch, and cut each batch to its longest row. With a `block_size` this
-    /// only saves work. Without one, for unconditional text, batches have rows of equal length and no filling, and
+    /// only saves work. Without one, for unconditional text, batches have rows of equal length and no padding, and
     /// sampling draws each text's length from the training data's lengths.
     pub group_by_length: bool,
 }
@@ -257,7 +257,7 @@ impl Default for BatchConfig {
     }
 }
 
-/// How parameters are moved.
+/// Optimiser and learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizationConfig {
@@ -300,7 +300,7 @@ impl Default for OptimizationConfig {
     }
 }
 
-/// In which precision, and with how much memory.
+/// Precision and memory use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ComputeConfig {
@@ -333,7 +333,7 @@ impl Default for AverageConfig {
     }
 }
 
-/// What a run is judged by while it is trained.
+/// Evaluation during training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
@@ -371,7 +371,7 @@ impl Default for EvaluationConfig {
     }
 }
 
-/// Where a run is written to, and where it begins.
+/// Output, checkpoints and initial weights of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputConfig {
@@ -409,7 +409,7 @@ impl Default for OutputConfig {
 }
 
 impl FlowConfig {
-    /// The law of times of that name; a logit-normal one is that of the training's times.
+    /// The distribution of times of that name; a logit-normal one has the parameters of the training times.
     pub fn law(&self, schedule: TimeScheduleName) -> TimeLaw {
         match schedule {
             TimeScheduleName::LogitNormal => {

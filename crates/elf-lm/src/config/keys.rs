@@ -1,4 +1,4 @@
-//! Reading YAML with overrides from the command line, and refusing keys that do not exist.
+//! Reading configurations from YAML with overrides. Unknown keys are refused.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Keys of the released code that have no meaning here, each with the reason: one warning line names them.
-const WITHOUT_MEANING: &[(&str, &str)] = &[
+/// Keys of the released code without a counterpart here, with the reason; a warning names them.
+const NO_COUNTERPART: &[(&str, &str)] = &[
     ("use_compile", "nothing is compiled at run time"),
     ("use_wandb", "metrics go to metrics.jsonl"),
     ("hf_repo_id", "nothing is uploaded"),
@@ -28,31 +28,31 @@ const WITHOUT_MEANING: &[(&str, &str)] = &[
 const DISTILLATION: &str = "about distillation only";
 const ENCODER_WEIGHTS: &str = "encoder_checkpoint";
 
-/// Settings over those of a file, in order; later values win.
+/// Settings that take precedence over a file's, in order; later values win.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides(Vec<(String, Value)>);
 
 impl Overrides {
-    /// Reads texts of the form `key=value`, whose values are YAML.
+    /// Parses texts of the form `key=value`, whose values are YAML.
     ///
     /// # Errors
-    /// Names the text that is not of that form.
+    /// If a text does not have that form; the message names it.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self> {
         let mut all = Vec::with_capacity(texts.len());
         for text in texts.iter().map(T::as_ref) {
             let Some((key, value)) = text.split_once('=') else {
                 fail!(setting(text), "the override `{text}` is not of the form key=value");
             };
-            let value = parse_yaml(value).with_context(|| format!("the override `{text}`: its value is no YAML"))?;
+            let value = parse_yaml(value).with_context(|| format!("the override `{text}`: its value is not YAML"))?;
             all.push((key.trim().to_owned(), value));
         }
         Ok(Self(all))
     }
 
-    /// Adds a setting, if there is a value for it.
+    /// Adds a setting, unless `value` is `None`.
     ///
     /// # Errors
-    /// If the value has no form in YAML, such as a path that is not Unicode.
+    /// If the value cannot be written as YAML, such as a path that is not Unicode.
     pub fn with(mut self, key: &str, value: Option<impl Serialize>) -> Result<Self> {
         if let Some(value) = value {
             self.0.push((key.to_owned(), serde_json::to_value(value).with_context(|| format!("the value of {key}"))?));
@@ -65,7 +65,7 @@ impl Overrides {
     }
 }
 
-/// Any YAML value. The parser's picture of the place, of many lines, is left out: its first line says where and what.
+/// Parses any YAML value. An error has only the first line of the parser's message, which states position and problem.
 pub(crate) fn parse_yaml(text: &str) -> Result<Value> {
     serde_saphyr::from_str(text).map_err(|e| {
         let message = e.to_string();
@@ -74,17 +74,17 @@ pub(crate) fn parse_yaml(text: &str) -> Result<Value> {
     })
 }
 
-/// Reads a YAML mapping into a configuration: defaults, then the file, then the overrides. Keys without a meaning here are
-/// handed to `warn` in one line; unknown ones are refused with the nearest right one.
+/// Reads a YAML mapping into a configuration: defaults, then the file, then the overrides. Keys of the released code
+/// without a counterpart are passed to `warn` in one line. Other unknown keys are refused, with the nearest known one.
 ///
 /// # Errors
-/// Names file, key and remedy.
+/// If the file or a value is invalid, or a key is unknown; the message names file, key and remedy.
 pub fn read_yaml<T>(path: Option<&Path>, overrides: &Overrides, warn: impl FnOnce(String)) -> Result<T>
 where
     T: Default + Serialize + DeserializeOwned,
 {
     let (origin, mut map) = load(path, overrides)?;
-    let ignored = take_meaningless::<T>(&mut map)?;
+    let ignored = take_without_counterpart::<T>(&mut map)?;
     if !ignored.is_empty() {
         warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
     }
@@ -92,11 +92,11 @@ where
     serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
 }
 
-/// [`read_yaml`] of a file that another program left beside its checkpoint: what it holds beyond the known keys is handed to
-/// `warn`, too. Overrides are this program's user's, so they may not be misspelt.
+/// [`read_yaml`] for a file that another program wrote beside its checkpoint: its unknown keys are passed to `warn`,
+/// too, instead of being refused. Unknown keys in the overrides are still refused.
 ///
 /// # Errors
-/// As [`read_yaml`], but for unknown keys in the file.
+/// As [`read_yaml`], except for unknown keys in the file.
 pub fn read_record<T>(path: &Path, overrides: &Overrides, warn: impl FnOnce(String)) -> Result<T>
 where
     T: Default + Serialize + DeserializeOwned,
@@ -104,7 +104,7 @@ where
     let (_, given) = load(None, overrides)?;
     check_keys::<T>(&given, "the command line")?;
     let (origin, mut map) = load(Some(path), overrides)?;
-    let mut ignored: Vec<String> = take_meaningless::<T>(&mut map)?;
+    let mut ignored: Vec<String> = take_without_counterpart::<T>(&mut map)?;
     let known = keys_of::<T>()?;
     let unknown: Vec<String> = map.keys().filter(|key| !known.contains_key(*key)).cloned().collect();
     for key in unknown {
@@ -116,12 +116,12 @@ where
     }
     serde_json::from_value(Value::Object(map)).with_context(|| {
         format!(
-            "{origin}, which lies beside the checkpoint: a value does not fit its key; name another file with --config"
+            "{origin}, the file beside the checkpoint: a value does not fit its key; name another file with --config"
         )
     })
 }
 
-/// What to call the source, and the file's mapping with the overrides in it.
+/// The name of the source for messages, and the file's mapping after the overrides.
 fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(String, Map<String, Value>)> {
     let origin = path.map_or("the command line".to_owned(), |p| p.display().to_string());
     let mut map = match path {
@@ -147,11 +147,11 @@ fn keys_of<T: Default + Serialize>() -> Result<Map<String, Value>> {
     }
 }
 
-/// Takes out what has no meaning here and gives it back by name, with reasons.
-fn take_meaningless<T: Default + Serialize>(map: &mut Map<String, Value>) -> Result<Vec<String>> {
+/// Removes the keys without a counterpart, and returns them with their reasons.
+fn take_without_counterpart<T: Default + Serialize>(map: &mut Map<String, Value>) -> Result<Vec<String>> {
     let known = keys_of::<T>()?;
     let mut ignored = Vec::new();
-    for (key, why) in WITHOUT_MEANING {
+    for (key, why) in NO_COUNTERPART {
         if !known.contains_key(*key) && map.remove(*key).is_some() {
             ignored.push(format!("{key} ({why})"));
         }
@@ -172,13 +172,13 @@ fn take_meaningless<T: Default + Serialize>(map: &mut Map<String, Value>) -> Res
     Ok(ignored)
 }
 
-/// Refuses keys that `T` does not have; see [`check_known`].
+/// Refuses keys that `T` does not have.
 fn check_keys<T: Default + Serialize>(map: &Map<String, Value>, origin: &str) -> Result<()> {
     let known = keys_of::<T>()?;
     check_known(map, &known.keys().map(String::as_str).collect::<Vec<_>>(), origin)
 }
 
-/// Refuses unknown keys by name, with the nearest known one: the released code ignores them silently, which costs days.
+/// Refuses unknown keys with the nearest known one: the released code ignores a misspelt key silently.
 pub(crate) fn check_known(map: &Map<String, Value>, known: &[&str], origin: &str) -> Result<()> {
     for key in map.keys() {
         if known.contains(&key.as_str()) {

@@ -1,4 +1,4 @@
-//! How long the texts of a model are: the lengths of its training rows.
+//! The distribution of text lengths: that of the training rows.
 
 use crate::Result;
 use crate::error::fail;
@@ -6,16 +6,16 @@ use elf_core::{Noise, Seeded};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-/// A distribution of row lengths, in tokens with the end token: how many training rows have each length.
+/// A distribution of row lengths, in tokens including EOS: the number of training rows of each length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LengthLaw {
-    /// The number of rows of length `i` at place `i`.
+    /// `counts[i]` is the number of rows of length `i`.
     counts: Vec<u64>,
 }
 
 impl LengthLaw {
-    /// The law of these lengths. Rows without a token are left out: there is nothing in them to generate.
+    /// The distribution of these lengths. Rows without a token are left out: there is nothing in them to generate.
     ///
     /// # Errors
     /// If no row has a token.

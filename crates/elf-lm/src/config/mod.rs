@@ -1,7 +1,7 @@
-//! Configuration as users write it, and the checked plan that is made of it.
+//! Configurations as users write them, and the checked plans derived from them.
 //!
-//! A [`RunConfig`] has the key names of the released code, so that its files load unchanged; a [`RunPlan`] is what follows
-//! from one: everything derived, everything checked, stored with the run.
+//! A [`RunConfig`] has the key names of the released code, so that its files load unchanged. A [`RunPlan`] is derived
+//! from it, checked, and stored with the run.
 
 mod baseline;
 mod candidates;

@@ -1,9 +1,9 @@
-//! Choices in a training configuration, by name.
+//! Enumerations in a training configuration.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a run learns, by name.
+/// What a run trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveName {
@@ -25,7 +25,7 @@ pub enum PadTokenName {
     Eos,
 }
 
-/// A distribution of times by name.
+/// A distribution of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScheduleName {
@@ -35,7 +35,7 @@ pub enum TimeScheduleName {
     Uniform,
 }
 
-/// What the vocabulary head is before training.
+/// Initialisation of the vocabulary head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VocabHeadStart {
@@ -45,7 +45,7 @@ pub enum VocabHeadStart {
     LinearReader,
 }
 
-/// A learning-rate schedule by name.
+/// A learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleName {
@@ -55,7 +55,7 @@ pub enum ScheduleName {
     Cosine,
 }
 
-/// An optimiser by name.
+/// An optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerName {

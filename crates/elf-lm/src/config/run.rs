@@ -13,17 +13,17 @@ use super::groups::{
 };
 use super::names::{ObjectiveName, PadTokenName};
 
-/// A run as its author writes it, in groups of keys. In a file all keys are in one mapping: keys and their meaning are those of the
-/// released code; values that are left out are those of the released recipes. `null` means: derived from the others.
+/// The configuration of a training run, in groups of keys. A file has all keys in one mapping, with the names and
+/// meanings of the released code; defaults are those of the released recipes. `null` means: derived from other keys.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RunConfig {
     /// What to train: `elf`, or a baseline to compare it with, `gpt2` (autoregressive) or `mdlm` (masked diffusion).
     /// Keys about latents, noise, guidance and encoder have no effect on a baseline.
     pub objective: ObjectiveName,
-    /// Which rows are trained on.
+    /// Training and validation data.
     #[serde(flatten)]
     pub data: DataConfig,
-    /// Which text encoder makes the latents, and how they are normalised.
+    /// The text encoder and the normalisation of its latents.
     #[serde(flatten)]
     pub encoder: EncoderConfig,
     /// The sizes and parts of the network.
@@ -32,22 +32,22 @@ pub struct RunConfig {
     /// The path from noise to latents, and its times.
     #[serde(flatten)]
     pub flow: FlowConfig,
-    /// How decoding into words is trained.
+    /// The training of decoding, from latents to tokens.
     #[serde(flatten)]
     pub decoder: DecoderConfig,
-    /// What is left out in training, so that sampling can be guided.
+    /// The inputs that are dropped in training, for guidance in sampling.
     #[serde(flatten)]
     pub guidance: GuidanceConfig,
-    /// How long a run is.
+    /// The length of a run.
     #[serde(flatten)]
     pub length: LengthConfig,
-    /// How rows become batches.
+    /// The sizes of batches.
     #[serde(flatten)]
     pub batches: BatchConfig,
-    /// How parameters are moved.
+    /// Optimiser and learning rate.
     #[serde(flatten)]
     pub optimization: OptimizationConfig,
-    /// In which precision, and with how much memory.
+    /// Precision and memory use.
     #[serde(flatten)]
     pub compute: ComputeConfig,
     /// Running averages of the parameters.
@@ -55,10 +55,10 @@ pub struct RunConfig {
     pub averages: AverageConfig,
     /// Seed of parameters, data order and noise.
     pub seed: u64,
-    /// What a run is judged by while it is trained.
+    /// Evaluation during training.
     #[serde(flatten)]
     pub evaluation: EvaluationConfig,
-    /// Where a run is written to, and where it begins.
+    /// Output, checkpoints and initial weights of a run.
     #[serde(flatten)]
     pub output: OutputConfig,
 }
@@ -86,7 +86,7 @@ impl Default for RunConfig {
 }
 
 impl<'de> Deserialize<'de> for RunConfig {
-    /// Gives each group the keys that it has, and refuses those that no group has.
+    /// Distributes the keys over the groups, and refuses unknown ones.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut keys = Map::<String, Value>::deserialize(deserializer)?;
         let config = Self {
@@ -131,19 +131,19 @@ where
 }
 
 impl RunConfig {
-    /// The same with changes: `RunConfig::default().with(|config| config.data.max_length = 64)`.
+    /// This configuration with changes: `RunConfig::default().with(|config| config.data.max_length = 64)`.
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
     }
 
-    /// How rows are filled up.
+    /// How rows are padded: as set, or the default for the task.
     pub fn pad_token(&self) -> PadTokenName {
         let usual = if self.data.max_input_length.is_some() { PadTokenName::Eos } else { PadTokenName::Pad };
         self.data.pad_token.unwrap_or(usual)
     }
 
-    /// What matrix products are done in.
+    /// The precision of matrix products.
     pub fn precision(&self, device: Device) -> Precision {
         if self.compute.use_bf16 { Precision::native(device) } else { Precision::F32 }
     }

@@ -1,4 +1,4 @@
-//! How texts are sampled: one setting, changes to it, and files of settings with lists of which every combination is run.
+//! Sampling settings, and changes to them. A change may list several values, of which every combination is used.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use super::{Candidates, RunPlan, TimeScheduleName};
 use crate::Result;
 use crate::error::{Context, fail};
 
-/// The file in a model's folder that says how it is best sampled from.
+/// The file of sampling settings in a model's folder.
 pub const SAMPLING: &str = "sampling.yml";
 
-/// The released code's names of keys, whose values are lists there.
+/// Key names of the released code, where values are lists, and the names here.
 pub(super) const RELEASED: [(&str, &str); 4] = [
     (METHOD, SAMPLER),
     ("cfgs", "cfg"),
@@ -39,18 +39,20 @@ pub struct Sampling {
     pub self_cond_cfg_scale: f64,
     /// The distribution of the time grid.
     pub time_schedule: TimeScheduleName,
-    /// A weaker version of the model that autoguidance steers away from. In a file: a path relative to the file or to the working
-    /// directory; in the file of a model's own folder, only a path within that folder. Not in the released code.
+    /// A weaker version of the model that autoguidance steers away from. In a file: a path relative to the file or to
+    /// the working directory; in the file of a model's own folder, only a path within that folder. Not in the released
+    /// code.
     pub guide: Option<PathBuf>,
     /// Autoguidance scale, if there is a guide; 1 is none.
     pub guide_scale: f64,
     /// The time at which integration ends and the text is decoded. The released code always uses 1.
     pub decode_at: f64,
-    /// Temperature by which logits are divided before each word is drawn; 0 takes the likeliest word, as the released code does.
+    /// Temperature by which logits are divided before each token is drawn; 0 takes the likeliest, as the released code
+    /// does.
     pub temperature: f64,
-    /// Top-p (nucleus) sampling: words are drawn among the likeliest that together have this probability; 1 is all.
+    /// Top-p (nucleus) sampling: tokens are drawn among the likeliest that together have this probability; 1 is all.
     pub top_p: f64,
-    /// Candidates generated per text, of which the one that is decoded with the highest confidence is kept.
+    /// Candidates generated per text, of which the one decoded with the highest confidence is kept.
     pub best_of: usize,
     /// Candidates generated per text, of which the one of minimum Bayes risk is kept: the one with the highest mean BLEU against
     /// the others. Not in the released code.
@@ -81,10 +83,10 @@ impl Default for Sampling {
 pub struct SamplingPatch(pub(super) Map<String, Value>);
 
 impl SamplingPatch {
-    /// All fields of `keys` that are not null.
+    /// A change for every field of `keys` that is not null.
     ///
     /// # Errors
-    /// If it is no mapping.
+    /// If `keys` is not a mapping.
     pub fn of(keys: &impl Serialize) -> Result<Self> {
         let mut keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(keys)?)?;
         keys.retain(|_, value| !value.is_null());
@@ -104,22 +106,22 @@ impl SamplingPatch {
 }
 
 impl Sampling {
-    /// The same in another number of steps.
+    /// This setting with another number of steps.
     pub fn steps(self, steps: usize) -> Self {
         Self { num_sampling_steps: steps, ..self }
     }
 
-    /// The setting that suits this model when nothing else is said: the paper's; for a distilled model the steps that it was
-    /// made for, and what the released distilled model is sampled with.
+    /// The default setting for a model: the paper's; for a distilled model, the number of steps that it was trained for
+    /// and the guidance and noise of the released distilled model.
     pub fn default_for(plan: &RunPlan) -> Self {
         let conditional = plan.span.max_input_length.is_some();
         let guided = plan.objective.self_conditioned();
-        // By the name that the released code and its files have for it.
+        // The name in the released code.
         let euler = || SamplerChoice { name: "ode".into(), ..SamplerChoice::of(&Euler {}) };
         let setting = Self {
             sampler: if conditional { euler() } else { SamplerChoice::of(&Sde::default()) },
             num_sampling_steps: if conditional { 64 } else { 32 },
-            // Only conditional tasks leave conditions out, and one that never did has not learned what to lead away from.
+            // Condition guidance needs a model that was also trained without conditions.
             cfg: if plan.label_drop_prob > 0.0 { 2.0 } else { 1.0 },
             self_cond_cfg_scale: if conditional || !guided { 1.0 } else { 3.0 },
             ..Self::default()
@@ -137,15 +139,16 @@ impl Sampling {
         }
     }
 
-    /// Candidates per text, and which of them is kept.
+    /// Candidates per text, and the rule by which one is kept.
     ///
     /// # Errors
-    /// If their number is 0 or very large, or two rules are to choose.
+    /// If their number is 0 or too large, or two rules are given.
     pub fn candidates(&self) -> Result<Candidates> {
         Candidates::new(self.best_of, self.mbr)
     }
 
-    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, and `-uniform-guide3-at0.6-t0.8-p0.9-best4` and the like where that is asked for.
+    /// A short name for files: `sde-32-w3-cfg1-gamma1.5`, with `-uniform-guide3-at0.6-t0.8-p0.9-best4` and others where
+    /// not the default.
     pub fn name(&self) -> String {
         let unless = |usual: bool, part: String| if usual { String::new() } else { part };
         [
@@ -163,7 +166,8 @@ impl Sampling {
         .concat()
     }
 
-    /// Every combination of the values in `patch`, over this setting. A sampler that is named again keeps its settings.
+    /// This setting with every combination of the values in `patch`. If a patch names the same sampler again, the
+    /// sampler keeps its settings.
     ///
     /// # Errors
     /// If there is no such sampler, a value does not fit its key, or a list is empty.
@@ -180,7 +184,7 @@ impl Sampling {
                 RELEASED.iter().find(|(released, _)| released == written).map_or(written.as_str(), |(_, key)| key);
             let into = if samplers.released_keys().any(|(known, _)| known == key) { &mut of_sampler } else { &mut own };
             if into.insert(key.to_owned(), value.clone()).is_some() {
-                fail!(setting(written), "{written} says anew what {key} says: leave one of them out");
+                fail!(setting(written), "{written} and another key both set {key}: leave one of them out");
             }
         }
         let mut all = Vec::new();
@@ -188,7 +192,7 @@ impl Sampling {
             all.push(Self { sampler, ..self.clone() });
         }
         let guided = own.get(GUIDE).map_or(self.guide.is_some(), |guide| !guide.is_null());
-        // The keys of this type in their order, so that those that come later vary faster.
+        // In this order, later keys vary faster.
         let keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
         for key in ORDER.iter().copied() {
             debug_assert!(keys.contains_key(key));
@@ -213,7 +217,8 @@ impl Sampling {
         serde_json::from_value(Value::Object(keys)).context("a value does not fit its key")
     }
 
-    /// The samplers of the value of `sampler`, or this one's, with what flat keys of the released form say of them.
+    /// The samplers in the value `named` of the key `sampler`, by default the present one, each with the flat keys of
+    /// the released code, such as `sde_gamma`, that apply to it.
     fn samplers(
         &self,
         named: Option<Value>,
@@ -239,10 +244,10 @@ impl Sampling {
         Ok(all)
     }
 
-    /// A sampling file that asks for this setting alone, without a guide; in the released code's keys as far as it has them.
+    /// A sampling file with this setting alone, without a guide, in the released code's keys where they exist.
     ///
     /// # Errors
-    /// If there is no such sampler.
+    /// If the sampler is not registered.
     pub fn to_yaml(&self, samplers: &Registry) -> Result<String> {
         let mut keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
         keys.retain(|key, _| ![SAMPLER, GUIDE, GUIDE_SCALE].contains(&key.as_str()));
@@ -258,14 +263,14 @@ impl Sampling {
             }
             None => lines.push(format!("{SAMPLER}: {}", serde_json::to_value(&self.sampler)?)),
         }
-        // Values read the same in JSON and in YAML.
+        // JSON values are valid YAML.
         lines.extend(ORDER.iter().filter_map(|key| Some(format!("{key}: {}", keys.get(*key)?))));
         let line = |(i, line): (usize, &String)| format!("{} {line}\n", if i == 0 { "-" } else { " " });
         Ok(lines.iter().enumerate().map(line).collect())
     }
 }
 
-/// The keys of a setting but for the sampler; those that come later vary faster.
+/// The keys of a setting except the sampler. In combinations, later keys vary faster.
 pub(super) const ORDER: [&str; 11] = [
     "num_sampling_steps",
     "cfg",

@@ -1,4 +1,4 @@
-//! Files of sampling settings, and the settings that a model is sampled with.
+//! Files of sampling settings, and the choice of settings for a model.
 
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -12,26 +12,26 @@ use super::sampling::{GUIDE, GUIDE_SCALE, ORDER, RELEASED, SAMPLER, SAMPLING, Sa
 use crate::error::{Context, fail};
 use crate::{Host, Result};
 
-/// Refuses settings of one name: the texts of each are kept under its name, so that one would replace the other.
+/// Refuses settings with the same name: each one's texts are stored under its name.
 ///
 /// # Errors
-/// Names the first name that two settings have.
+/// If two settings have the same name; the message has the first such name.
 pub fn check_names(settings: &[Sampling]) -> Result<()> {
     let mut names = HashSet::new();
     match settings.iter().map(Sampling::name).find(|name| !names.insert(name.clone())) {
         Some(name) => fail!(
             setting(&name),
-            "two sampling settings are both {name}, and their texts would replace one another: leave one out"
+            "two sampling settings have the name {name}, and their texts would overwrite one another: leave one out"
         ),
         None => Ok(()),
     }
 }
 
-/// All settings of a sampling file, in its order. A guide is looked for beside the file, and otherwise in the working directory or
-/// on the hub.
+/// All settings of a sampling file, in order. A guide's path counts from the file's folder if it exists there;
+/// otherwise it is a path from the working directory or a Hugging Face id.
 ///
 /// # Errors
-/// If it cannot be read, a key or value is wrong, it has none, or two of one name.
+/// If the file cannot be read, a key or value is invalid, there is no setting, or two settings have the same name.
 pub fn read_sampling(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> {
     let mut settings = parsed(path, samplers)?;
     for setting in &mut settings {
@@ -42,8 +42,8 @@ pub fn read_sampling(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> 
     Ok(settings)
 }
 
-/// All settings of the sampling file in a model's own folder. A guide is looked for in that folder alone, and need not be there:
-/// whoever wrote the model may have meant another place, where somebody else's model lies by now.
+/// All settings of the sampling file in a model's own folder. A guide's path counts from that folder only: in the
+/// working directory, the same name may belong to an unrelated model. The guide need not exist.
 ///
 /// # Errors
 /// As [`read_sampling`].
@@ -60,7 +60,7 @@ pub fn read_own_sampling(folder: &Path, samplers: &Registry) -> Result<Vec<Sampl
 /// Checks that a guide which a model's own sampling file names is in the model's folder.
 ///
 /// # Errors
-/// If it is elsewhere, or nowhere.
+/// If it is outside the folder, or does not exist.
 pub fn check_own_guide(folder: &Path, guide: &Path) -> Result<()> {
     let inside = guide.strip_prefix(folder).is_ok_and(|path| {
         path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
@@ -68,7 +68,7 @@ pub fn check_own_guide(folder: &Path, guide: &Path) -> Result<()> {
     if !inside || !guide.exists() {
         fail!(
             place(guide),
-            "{} names the guide {}, which is not in that folder: name a lesser version of the model with --guide, or do \
+            "{} names the guide {}, which is not in that folder: name a weaker version of the model with --guide, or do \
              without one with --guide-scale 1",
             folder.join(SAMPLING).display(),
             guide.display()
@@ -77,7 +77,7 @@ pub fn check_own_guide(folder: &Path, guide: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The settings of a sampling file, with guides as they are written.
+/// The settings of a sampling file, with the paths of guides as written.
 fn parsed(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> {
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the sampling settings {origin}"))?;
@@ -101,22 +101,23 @@ fn parsed(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> {
     Ok(settings)
 }
 
-/// What a model can be sampled with, and where that may be written.
+/// A model for which to choose sampling settings.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplingOf<'a> {
-    /// The model's folder, whose own file counts if no other is named.
+    /// The model's folder, whose own sampling file is used if no other is named.
     pub folder: &'a Path,
-    /// How the model was trained.
+    /// The plan that the model was trained by.
     pub plan: &'a RunPlan,
-    /// The samplers that there are.
+    /// The registered samplers.
     pub samplers: &'a Registry,
 }
 
 impl SamplingOf<'_> {
-    /// The settings of `file`, or of the file that comes with the model, or what suits the model; with the changes of `patch`.
+    /// The settings in `file`, or those in the model's own sampling file, or the default for the model; with the
+    /// changes of `patch`.
     ///
     /// # Errors
-    /// If the file cannot be used, or a change has no effect.
+    /// If the file is invalid, or a change has no effect.
     pub fn settings(&self, file: Option<&Path>, patch: &SamplingPatch, host: &Host) -> Result<Vec<Sampling>> {
         let own = Some(self.folder.join(SAMPLING)).filter(|path| file.is_none() && path.is_file());
         if let Some(path) = file.or(own.as_deref()) {
@@ -128,13 +129,13 @@ impl SamplingOf<'_> {
             (None, None) => {
                 if let Some(path) = &self.plan.config.evaluation.sampling_configs_path {
                     host.note(format!(
-                        "note: the training of this model names {path} for its evaluations; --sampling-config {path} samples so, too"
+                        "note: evaluations in this model's training used {path}; --sampling-config {path} uses the same settings"
                     ));
                 }
                 vec![Sampling::default_for(self.plan)]
             }
         };
-        // Where a change takes the place of a file's list, what was several is one.
+        // A change that replaces a file's list makes several settings equal.
         let mut different: Vec<Sampling> = Vec::new();
         for setting in settings {
             for mut setting in setting.merged(patch, self.samplers)? {
@@ -151,29 +152,29 @@ impl SamplingOf<'_> {
             }
         }
         check_names(&different)?;
-        [self.fewer_steps_than_learned(&different), self.guided_by_what_is_not_learned(&different)]
+        [self.note_on_few_steps(&different), self.note_on_condition_guidance(&different)]
             .into_iter()
             .flatten()
             .for_each(|note| host.note(note));
         Ok(different)
     }
 
-    /// A note to someone who asks a distilled model for longer steps than it has learned.
-    fn fewer_steps_than_learned(&self, settings: &[Sampling]) -> Option<String> {
+    /// A note if a distilled model is to take fewer, longer steps than it was trained for.
+    fn note_on_few_steps(&self, settings: &[Sampling]) -> Option<String> {
         let learned = self.plan.distillation.as_ref()?.step.student_steps();
         let fewest = settings.iter().map(|s| s.num_sampling_steps).min().filter(|&steps| steps < learned)?;
         Some(format!(
-            "note: this model was distilled for {learned} steps; with {fewest} its steps are longer than any that it has learned"
+            "note: this model was distilled for {learned} steps; with {fewest} its steps are longer than any it was trained on"
         ))
     }
 
-    /// A note to someone who asks for guidance by a condition that was never left out in training.
-    fn guided_by_what_is_not_learned(&self, settings: &[Sampling]) -> Option<String> {
+    /// A note if condition guidance is on and the model was never trained without a condition.
+    fn note_on_condition_guidance(&self, settings: &[Sampling]) -> Option<String> {
         let unlearned = self.plan.span.max_input_length.is_some() && self.plan.label_drop_prob == 0.0;
         let scale = settings.iter().map(|s| s.cfg).find(|&scale| unlearned && scale != 1.0)?;
         Some(format!(
-            "note: this model never wrote without a condition in training (label_drop_prob 0), so condition guidance of {scale} leads away \
-             from texts that it has not learned; --cfg 1 does without"
+            "note: this model was never trained without a condition (label_drop_prob 0), so condition guidance of {scale} relies on \
+             estimates that it has not learned; --cfg 1 turns guidance off"
         ))
     }
 
@@ -182,7 +183,7 @@ impl SamplingOf<'_> {
         if patch.has(GUIDE_SCALE) && setting.guide.is_none() {
             fail!(
                 setting(GUIDE_SCALE),
-                "--guide-scale has no effect without a guide: name a lesser version of the model with --guide"
+                "--guide-scale has no effect without a guide: name a weaker version of the model with --guide"
             );
         }
         let accepted = self.samplers.entry(&setting.sampler.name)?.released_keys();

@@ -1,4 +1,4 @@
-//! A configuration written out with every key and what it means.
+//! Configurations as YAML files with a comment for every key.
 
 use crate::{Error, Result};
 use indexmap::IndexMap;
@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-/// Columns of a comment.
+/// Maximum width of a comment, in columns.
 const WIDTH: usize = 100;
 
-/// `config` as a YAML file: every key in its order with its value, below a comment that says what it means and, if there are few values to
-/// choose from, which. Read again, it is `config`.
+/// `config` as a YAML file: every key with its value, after a comment with its description and, for an enumeration, its
+/// values. Reading the file gives `config`.
 ///
 /// # Errors
 /// If a value cannot be written as YAML.
@@ -35,7 +35,7 @@ pub fn template<T: JsonSchema + Serialize>(config: &T) -> Result<String> {
     Ok(file)
 }
 
-/// The names among which a value of this schema is chosen, where it is a choice. `root` is the schema that references are looked up in.
+/// The values of an enumeration, or nothing for other schemas. References are resolved in `root`.
 fn choices(schema: &Value, root: &Value) -> Vec<String> {
     if let Some(path) = schema["$ref"].as_str() {
         return root

@@ -1,4 +1,4 @@
-//! Judging texts that are in files.
+//! Evaluation of texts in files.
 
 use std::path::{Path, PathBuf};
 
@@ -13,38 +13,38 @@ use super::judge::{Judge, JudgeSettings};
 use crate::error::fail;
 use crate::{Host, Result, Silent};
 
-/// Texts to judge, and what they are held against.
+/// The texts to evaluate, and what to compare them with.
 #[derive(Debug, Clone)]
 pub struct Evaluating {
-    /// JSONL files of texts; several are several seeds of one system.
+    /// JSONL files of texts; several files are several seeds of one system.
     pub samples: Vec<PathBuf>,
-    /// Reference texts, as a file or `FILE:COLUMN`. If samples were generated from an input, or with `paired`, they are the references of
-    /// the samples, in order; otherwise their entropy is what that of the samples is compared with.
+    /// Reference texts, as a file or `FILE:COLUMN`. If samples were generated from an input, or with `paired`, they are
+    /// the references of the samples, in order. Otherwise their entropy is compared with that of the samples.
     pub references: Option<PathBuf>,
     /// Whether the references have one text for each sample, in order, and replace those that the samples contain.
     pub paired: bool,
     /// Training texts to find copies of, as files or `FILE:COLUMN`.
     pub training: Vec<PathBuf>,
-    /// The column of training files that name none.
+    /// The column of training files given without one.
     pub training_column: String,
-    /// Words of the training texts in which copies are searched.
+    /// Number of words of the training texts to search for copies.
     pub training_words: usize,
-    /// A copied run of more words than this is long.
+    /// A copied passage of more words than this counts as long.
     pub long_run: usize,
     /// How BLEU splits and counts words.
     pub bleu: Bleu,
-    /// Whether chrF is computed, too, which compares characters and needs no words.
+    /// Whether to compute chrF as well, which compares characters instead of words.
     pub chrf: bool,
     /// The judge of perplexity.
     pub judge: Option<JudgeSettings>,
     /// Bootstrap resamples for intervals; 0 for none.
     pub bootstrap: usize,
-    /// The title; by default that of the first file.
+    /// The title; by default the name of the first file.
     pub title: Option<String>,
 }
 
 impl Evaluating {
-    /// These files, with nothing to hold them against but the references that they contain.
+    /// An evaluation of these files against the references that they contain, without a judge.
     pub fn new(samples: Vec<PathBuf>) -> Self {
         let usual = Evaluator::default();
         Self {
@@ -64,7 +64,7 @@ impl Evaluating {
     }
 }
 
-/// Judges texts.
+/// Evaluates texts.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -76,7 +76,7 @@ impl Evaluating {
 /// ```
 ///
 /// # Errors
-/// If a file cannot be read, texts and references do not go in pairs, or the judge fails.
+/// If a file cannot be read, the numbers of texts and references differ, or the judge fails.
 pub fn evaluate(asked: &Evaluating) -> Result<Evaluation> {
     evaluate_for(asked, &Host::new(&mut Silent))
 }
@@ -92,7 +92,7 @@ pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
         references.as_ref().map(|rows| rows.iter().filter_map(|texts| texts.first().cloned()).collect());
     let have_references = sets.iter().any(|set| set.references.is_some());
     if asked.paired && have_references {
-        host.note("note: --references and --paired take the place of the references that the samples bring along");
+        host.note("note: --references and --paired replace the references that the samples contain");
     }
     if asked.paired || (!have_references && sets.iter().any(|set| set.has_inputs)) {
         data = None;
@@ -129,7 +129,7 @@ fn references(name: &Path, host: &Host) -> Result<Vec<Vec<String>>> {
     Ok(references)
 }
 
-/// The training texts, as far as copies are looked for in them: no more need to be in memory.
+/// The training texts in which copies are searched; the rest is not read into memory.
 fn training(asked: &Evaluating, host: &Host) -> Result<Vec<String>> {
     let mut all = Vec::new();
     let mut words = 0;
@@ -138,7 +138,8 @@ fn training(asked: &Evaluating, host: &Host) -> Result<Vec<String>> {
             break;
         }
         all.extend(texts(name, &asked.training_column, host, &mut |text| {
-            // A text counts one more than its words, as in the index, which is to see that there is one too many.
+            // As in the index, each text counts its words and one more. One text too many is read, so that the index
+            // sees it.
             let more = words <= asked.training_words;
             words += diversity::words(text).len() + 1;
             more
@@ -147,7 +148,7 @@ fn training(asked: &Evaluating, host: &Host) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// The texts of FILE:COLUMN, or of a file's column `otherwise`, as long as `wanted` says so.
+/// The texts of FILE:COLUMN, or of a file's column `otherwise`, until `wanted` returns `false`.
 fn texts(name: &Path, otherwise: &str, host: &Host, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
     let (file, column) = file_and_column(name, otherwise);
     let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::Lines)?;

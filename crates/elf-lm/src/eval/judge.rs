@@ -11,33 +11,33 @@ use tch::Device;
 use crate::config::BaselinePlan;
 use crate::model::run_folder::RunModel;
 
-/// Which judge, and how it reads.
+/// The judge's model and its options.
 #[derive(Debug, Clone)]
 pub struct JudgeSettings {
-    /// As the user calls it, for the report.
+    /// The judge's name in the report.
     pub name: String,
-    /// A folder with a GPT-2, or a run that trained one, whose averages are taken.
+    /// A folder with a GPT-2, or a run that trained one, of which the averaged parameters are used.
     pub folder: PathBuf,
     /// Longest text, in the judge's tokens.
     pub max_length: usize,
-    /// Longest texts that it reads at once, at most; none for as many as suit the device.
+    /// Maximum batch size for texts of the maximum length; `None` for a size that suits the device.
     pub batch_size: Option<usize>,
-    /// Where it runs.
+    /// The device to compute on.
     pub device: Device,
-    /// In which precision.
+    /// The precision to compute in.
     pub precision: Precision,
 }
 
 impl JudgeSettings {
-    /// Checks that there is a folder to load a judge from, which takes longer.
+    /// Checks that the judge's folder exists, without loading it.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it does not exist.
     pub fn check(&self) -> Result<()> {
         if !self.folder.is_dir() {
             fail!(
                 place(&self.folder),
-                "the judge {} is no folder: name one with config.json, model.safetensors and tokenizer.json",
+                "the judge {} is not a folder: name one with config.json, model.safetensors and tokenizer.json",
                 self.folder.display()
             );
         }
@@ -65,14 +65,14 @@ impl Judge {
             ..ScorerSettings::new(settings.device)
         };
         let batch_tokens = settings.batch_size.map_or(reading.batch_tokens, |n| n.saturating_mul(settings.max_length));
-        // A larger batch than the device is known to like only costs memory.
+        // A larger batch than the device's default only costs memory.
         let reading = ScorerSettings { batch_tokens: reading.batch_tokens.min(batch_tokens), ..reading };
         let scorer = scorer(&settings.folder, &reading)
             .with_context(|| format!("the judge {} cannot be used", settings.folder.display()))?;
         Ok(Self { name: settings.name.clone(), scorer })
     }
 
-    /// The same, as evaluations take it.
+    /// This judge in the form that `elf-eval` takes.
     pub fn named(&self) -> elf_eval::evaluation::Judge<'_> {
         elf_eval::evaluation::Judge { name: &self.name, scorer: &self.scorer }
     }
@@ -87,7 +87,7 @@ fn scorer(folder: &Path, reading: &ScorerSettings) -> Result<Gpt2Scorer> {
     Ok(Gpt2Scorer::new(model, &found.run.tokenizer_path(), reading)?)
 }
 
-/// The GPT-2 that a run trained: its averages, or its parameters as trained.
+/// The GPT-2 that a run trained, with its averaged parameters or those as trained.
 ///
 /// # Errors
 /// If the run trained something else, or its checkpoint is damaged.

@@ -1,4 +1,4 @@
-//! Judging what models write, and looking into them.
+//! Evaluation of generated texts, and analysis of trained flows.
 
 mod evaluation;
 pub mod judge;

@@ -1,4 +1,5 @@
-//! Looking into a trained flow: at each time, how close its estimates are to true texts, and how many words are decoded rightly.
+//! Accuracy of a trained flow at each time: the error of its clean estimates, and the share of tokens decoded
+//! correctly.
 
 use std::path::PathBuf;
 
@@ -14,15 +15,15 @@ use crate::model::DescribedModel;
 use crate::model::loaded::Net;
 use crate::{Event, Host, Result};
 
-/// Times to look at unless others are given; denser where the released recipe trains and samples most.
+/// Default times; denser where the released recipe trains and samples most.
 const TIMES: [f64; 12] = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 
-/// How a flow is looked into.
+/// Options of [`probe`].
 #[derive(Debug, Clone)]
 pub struct Probing {
-    /// Token data with true texts, or its Hugging Face id.
+    /// Token data to compare with, or its Hugging Face id.
     pub data: PathBuf,
-    /// Texts to look at, at most.
+    /// Maximum number of texts.
     pub limit: usize,
     /// Times in [0, 1]; empty for 12 of them.
     pub times: Vec<f64>,
@@ -34,38 +35,38 @@ pub struct Probing {
     pub batch_size: usize,
 }
 
-/// What was found, for programs.
+/// The result of [`probe`], in machine-readable form.
 #[derive(Debug, Serialize)]
 pub struct Findings {
-    /// Texts looked at.
+    /// Number of texts.
     pub texts: usize,
-    /// Words in them, conditions and padding not counted.
+    /// Number of their tokens, without conditions, EOS and padding.
     pub words: f64,
-    /// Share of words that are read rightly from the clean latents themselves.
+    /// Share of tokens decoded correctly from the true clean latents.
     pub accuracy_of_clean_latents: f64,
     /// At each time, ascending.
     pub times: Vec<AtTime>,
 }
 
-/// What is known at one time.
+/// Accuracy at one time.
 #[derive(Debug, Serialize)]
 pub struct AtTime {
     /// The time.
     pub t: f64,
-    /// What is known from a network that sees everything.
+    /// Accuracy with all inputs.
     #[serde(flatten)]
     pub known: Shares,
-    /// The same without the condition; none for unconditional models.
+    /// Accuracy without the condition; `None` for unconditional models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub without_condition: Option<Shares>,
 }
 
-/// [`EstimateErrors`] for readers.
+/// [`EstimateErrors`] as averages.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Shares {
-    /// Mean squared error of the clean estimate, a channel.
+    /// Mean squared error of the clean estimate, per channel.
     pub error: f64,
-    /// Share of words that are read rightly from it.
+    /// Share of tokens decoded correctly from it.
     pub accuracy: f64,
 }
 
@@ -75,10 +76,11 @@ impl From<EstimateErrors> for Shares {
     }
 }
 
-/// Looks into a flow.
+/// Measures the accuracy of a flow's clean estimates at each time.
 ///
 /// # Errors
-/// If it is no flow of an encoder's latents that writes all tokens together, the data does not fit it, or libtorch fails.
+/// If the model is not a flow on an encoder's latents, or generates in blocks; if the data does not fit it; or if
+/// libtorch fails.
 pub fn probe(model: &DescribedModel, asked: &Probing, host: &Host) -> Result<Findings> {
     let mut times = if asked.times.is_empty() { TIMES.to_vec() } else { asked.times.clone() };
     if let Some(t) = times.iter().find(|t| !(0.0..=1.0).contains(*t)) {
@@ -125,7 +127,7 @@ fn findings(model: &DescribedModel, asked: &Probing, times: &[f64], host: &Host)
     for rows in texts.chunks(asked.batch_size) {
         let batch = latents.encode(&collator.collate(&dataset.examples(rows)?)?)?;
         let counted = words_of(&batch, eos)?;
-        // The same noise at all times: differences between them are the network's.
+        // The same noise at all times, so that differences come from the network.
         let noise = || Seeded::new(rows.iter().map(|&row| key_of(&[asked.seed, row as u64])).collect(), device);
         clean += probe.of_clean_latents(&batch, &counted)?;
         for (&t, (with, without)) in times.iter().zip(&mut known) {
@@ -154,7 +156,7 @@ fn findings(model: &DescribedModel, asked: &Probing, times: &[f64], host: &Host)
     })
 }
 
-/// 1 at the words of a batch `[B, S]`: where the loss counts, without the end of the text and what fills it up.
+/// A mask `[B, S]` with 1 at the tokens of the texts: the loss mask without EOS.
 fn words_of(batch: &LatentBatch, eos: i64) -> Result<Tensor> {
     Ok(batch.loss_mask.f_mul(&batch.ids.f_ne(eos)?.f_to_kind(batch.loss_mask.kind())?)?)
 }

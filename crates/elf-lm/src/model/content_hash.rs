@@ -1,11 +1,11 @@
-//! Hashes of files and folders by their contents.
+//! Content hashes of files and folders, in hexadecimal digits.
 
 use std::path::Path;
 
 use crate::Result;
 use crate::error::Context;
 
-/// The hash of a file.
+/// The hash of a file's content.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -15,7 +15,7 @@ pub fn hash_of_file(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The hash of the files that lie in a folder under names that are `wanted`.
+/// The hash of the names and contents of a folder's files whose names are `wanted`.
 ///
 /// # Errors
 /// If one cannot be read.

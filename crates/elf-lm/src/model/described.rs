@@ -1,4 +1,4 @@
-//! A model whose parameters are not read yet: how it was trained, and where it lies.
+//! A model's location, plan and tokenizer, read before its parameters.
 
 use std::path::{Path, PathBuf};
 
@@ -17,30 +17,30 @@ use crate::error::{Context, fail};
 use crate::text::text_latents::{TextLatents, encoder_folder};
 use crate::{Host, Result, Silent};
 
-/// The name of the settings that the released code leaves beside its checkpoints.
-const RECORD: &str = "config.yml";
+/// The configuration file that the released code writes beside its checkpoints.
+const CONFIG_FILE: &str = "config.yml";
 
-/// A model whose parameters are not read yet.
+/// A model's location, plan and tokenizer; its parameters are not read yet.
 #[derive(Debug)]
 pub struct DescribedModel {
-    /// How it was trained.
+    /// The plan that the model was trained by.
     pub plan: RunPlan,
-    /// The tokenizer it was trained with.
+    /// The tokenizer that the model was trained with.
     pub tokenizer: Tokenizer,
     source: ModelSource,
     found: ModelRef,
-    /// Whether `plan` says how the model was trained: of a file without settings beside it nothing is known.
+    /// Whether `plan` is that of the training; for an external file without a configuration it consists of defaults.
     settings_known: bool,
 }
 
 impl DescribedModel {
-    /// Reads how a model was trained; `source` says of files from elsewhere what lies not beside them.
+    /// Reads a model's plan and tokenizer. For an external file, `source` provides what is not stored beside it.
     ///
     /// # Errors
-    /// Says what is missing beside the file, or does not fit it.
+    /// If a file is missing or does not fit the model.
     pub fn of(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
         let Some(run) = found.run() else {
-            return Self::from_elsewhere(found, source, host);
+            return Self::of_external(found, source, host);
         };
         if source.config.is_some()
             || source.tokenizer.is_some()
@@ -57,7 +57,7 @@ impl DescribedModel {
         Ok(Self { plan, tokenizer, source, found, settings_known: true })
     }
 
-    fn from_elsewhere(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
+    fn of_external(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
         let weights = found.weights(source.averaged)?;
         let model = ElfConfig::of_checkpoint(&weights)?;
         let (config, settings_known) = config_of(&weights, &source, host)?;
@@ -72,12 +72,12 @@ impl DescribedModel {
                 model.vocab_size
             );
         }
-        // How many rows it was trained on makes no difference to sampling.
+        // The number of training rows has no effect on sampling.
         let facts = Facts {
             latent_dim: model.text_encoder_dim,
             vocab_size: model.vocab_size,
             rows: 1 << 40,
-            // The released conditional models were trained on ids that end so.
+            // The released conditional models were trained on conditions that end in EOS.
             condition_eos: true,
             ranks: 1,
         };
@@ -86,25 +86,25 @@ impl DescribedModel {
         Ok(Self { plan, tokenizer, source, found, settings_known })
     }
 
-    /// Which model it is, and how it computes.
+    /// The options that the model is read with.
     pub fn source(&self) -> &ModelSource {
         &self.source
     }
 
-    /// Where it lies.
+    /// The model's location.
     pub fn found(&self) -> &ModelRef {
         &self.found
     }
 
-    /// The folder of the sampling file that comes with the model: a run's, whichever of its checkpoints is named.
+    /// The folder of the model's sampling file; for every checkpoint of a run, the run's folder.
     pub fn folder(&self) -> &Path {
         self.found.run().map_or(self.source.path.as_path(), |run| run.run.root())
     }
 
-    /// The guide of this model that settings name, if any does.
+    /// The guide that the settings name, or `None`.
     ///
     /// # Errors
-    /// If there are two, it cannot be found, or its latents are others than this model's.
+    /// If the settings name several guides, the guide cannot be read, or its latents differ from this model's.
     pub fn guide(&self, settings: &[Sampling], host: &Host) -> Result<Option<Self>> {
         let mut paths = settings.iter().filter_map(|setting| setting.guide.as_ref());
         let Some(path) = paths.next() else {
@@ -114,7 +114,7 @@ impl DescribedModel {
             fail!(setting("guide"), "{} and {} cannot both be the guide of one call", path.display(), other.display());
         }
         let guide = || format!("the guide {}", path.display());
-        // Settings that describe the model say nothing of its guide.
+        // The options that describe this model do not apply to its guide.
         let source = ModelSource {
             path: host.locate(path, What::ElfCheckpoint).with_context(guide)?,
             config: None,
@@ -126,7 +126,7 @@ impl DescribedModel {
         };
         let found = ModelRef::open(&source.path).and_then(|found| found.elf_only("which cannot guide a flow"));
         let described = found.and_then(|found| Self::of(found, source, host)).with_context(guide)?;
-        // A guide that does not write in the same blocks is refused for that, and has other latents for that alone.
+        // A guide with another block size is refused for that later, and may have other latents for that reason only.
         if described.plan.objective.block_size == self.plan.objective.block_size
             && let Some(difference) = self.latents_of().difference(&described.latents_of())
         {
@@ -145,26 +145,26 @@ impl DescribedModel {
         LatentsOf { tokenizer: self.tokenizer.fingerprint(), config, encoder: self.plan.encoder() }
     }
 
-    /// The encoder that it was trained with.
+    /// Loads the encoder that the model was trained with.
     ///
     /// # Errors
-    /// If it cannot be loaded, or is another one.
+    /// If it cannot be loaded, or is another encoder.
     pub fn text_latents(&self, host: &Host) -> Result<TextLatents> {
         let ModelSource { device, .. } = self.source;
         TextLatents::of_run(&self.plan, self.named_encoder(), device, self.source.block_precision(), host)
     }
 
-    /// The encoder that the caller names. Of a file from elsewhere the configuration has it already.
+    /// The encoder that the caller names for a run; for an external file, the configuration already has it.
     fn named_encoder(&self) -> Option<&Path> {
         self.source.encoder.as_deref().filter(|_| self.found.run().is_some())
     }
 
-    /// Tells it, and the encoder that it needs, from any other by their contents, wherever they lie.
+    /// An identifier of the model and the encoder that it needs, which depends on their content, not their location.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub fn identity(&self, host: &Host) -> Result<Value> {
-        // A run that knows its encoder by content takes no other.
+        // A run that recorded its encoder's hash accepts no other encoder.
         let known = self.plan.encoder().is_some();
         let encoder = (needs_encoder(&self.plan) && !known).then(|| self.hash_of_encoder(host)).transpose()?;
         Ok(json!({
@@ -191,10 +191,10 @@ impl DescribedModel {
 }
 
 impl ModelSource {
-    /// Finds the model and reads how it was trained and its tokenizer, but no parameters.
+    /// Locates the model and reads its plan and tokenizer, but not its parameters.
     ///
     /// # Errors
-    /// If there is no such model, or something is missing beside it.
+    /// If there is no such model, or a file is missing.
     pub fn describe(&self) -> Result<DescribedModel> {
         self.describe_for(&Host::new(&mut Silent))
     }
@@ -209,16 +209,16 @@ impl ModelSource {
     }
 }
 
-/// Whether conditions go through an encoder, or finished blocks do.
+/// Whether generation needs the encoder: for conditions or for finished blocks.
 pub(super) fn needs_encoder(plan: &RunPlan) -> bool {
     plan.baseline.is_none() && (plan.span.max_input_length.is_some() || plan.objective.block_size.is_some())
 }
 
-/// The configuration of a model from elsewhere, and whether there is one that says how it was trained.
+/// The configuration of an external model, and whether it is that of the training rather than the defaults.
 fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(RunConfig, bool)> {
     let warn = |line: String| host.warning(line);
     let options = Overrides::parse(&source.options)?;
-    let beside = weights.path().with_file_name(RECORD);
+    let beside = weights.path().with_file_name(CONFIG_FILE);
     let mut config: RunConfig = match &source.config {
         None if beside.is_file() => {
             host.note(format!("settings: {}", beside.display()));
@@ -231,7 +231,7 @@ fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(Ru
         config.data.tokenizer_name = Some(text(path)?);
     }
     config.data.max_length = source.length.unwrap_or(config.data.max_length);
-    // A model that was exported beside its encoder is found together with it from anywhere, whatever lies there.
+    // A relative encoder path counts from the model's folder first, so that both can be moved together.
     let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder.encoder_model_name);
     if let Some(named) = &source.encoder {
         config.encoder.encoder_model_name = text(named)?;
@@ -254,7 +254,7 @@ fn tokenizer_of(weights: &Weights, config: &RunConfig, source: &ModelSource, hos
     let path = tokenizer_path(weights, config, host)?;
     Tokenizer::load(&path).with_context(|| {
         format!(
-            "the tokenizer {} cannot be used; {} brings none, so name one with --tokenizer",
+            "the tokenizer {} cannot be used; {} has none of its own: name one with --tokenizer",
             path.display(),
             source.path.display()
         )

@@ -1,4 +1,4 @@
-//! A run as one small folder for others: parameters, settings, tokenizer, model card.
+//! The export of a run's model: a folder with parameters, settings, tokenizer and model card.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -17,42 +17,42 @@ use crate::config::{RunConfig, RunPlan, SAMPLING, Sampling, read_sampling};
 use crate::error::{Context, fail};
 use crate::{Host, Result};
 
-/// What is exported, and where to.
+/// Options of [`export`].
 #[derive(Debug, Clone)]
 pub struct Exporting {
     /// A run's folder (its latest checkpoint is used) or a checkpoint's.
     pub run: PathBuf,
     /// The folder to write, which must not exist yet.
     pub output: PathBuf,
-    /// Where to look for the encoder, if not where the run did.
+    /// The encoder's folder or Hugging Face id to store, if not that of the run.
     pub encoder: Option<String>,
-    /// Whether the running averages of the parameters are exported, and not the parameters as trained.
+    /// Whether to export the running averages of the parameters instead of the parameters as trained.
     pub averaged: bool,
-    /// The kind of the numbers in the file.
+    /// The number format of the stored parameters.
     pub stored_as: Kind,
     /// The model's name on the model card.
     pub title: Option<String>,
-    /// What the model card says about the texts and their licence.
+    /// The model card's line about the training texts and their licence.
     pub data_note: Option<String>,
-    /// Evaluations for the model card, as files.
+    /// Files of evaluations for the model card.
     pub evaluations: Vec<PathBuf>,
-    /// A file of sampling settings to ship with the model.
+    /// A file of sampling settings to include.
     pub sampling: Option<PathBuf>,
-    /// A weaker version of the model for autoguidance, a run's folder.
+    /// The run of a weaker version of the model, to include as a guide for autoguidance.
     pub guide: Option<PathBuf>,
 }
 
-/// What was exported.
+/// The result of [`export`].
 #[derive(Debug, Clone)]
 pub struct Exported {
-    /// Tensors that were written.
+    /// Number of tensors written.
     pub tensors: usize,
-    /// The checkpoint that they are from.
+    /// The checkpoint they come from.
     pub from: PathBuf,
 }
 
-/// Settings that are about the place where a run was made, or need what lay there, and not about the model.
-const OF_THE_PLACE: [&str; 8] = [
+/// Settings that depend on files of the training machine or say nothing about the model.
+const NOT_EXPORTED: [&str; 8] = [
     "data_path",
     "eval_data_path",
     "early_stopping",
@@ -63,23 +63,23 @@ const OF_THE_PLACE: [&str; 8] = [
     "sampling_configs_path",
 ];
 
-/// The folder of a guide in that of its model.
+/// The subfolder of an exported guide.
 const GUIDE: &str = "guide";
 
-/// Writes a run's model as a folder that [`Model::load`](crate::Model::load) accepts.
+/// Writes a run's model to a folder that [`Model::load`](crate::Model::load) accepts.
 ///
 /// # Errors
-/// If there is no such run, the folder is there already, or something cannot be read or written.
+/// If there is no such run, the folder exists already, or a file cannot be read or written.
 pub fn export(asked: &Exporting, host: &Host) -> Result<Exported> {
     let elf = |run: &Path, purpose: &str| RunModel::at(run)?.elf_only(purpose);
-    let found = elf(&asked.run, "of which `elf convert RUN FOLDER` makes a folder for others")?;
+    let found = elf(&asked.run, "which `elf convert RUN FOLDER` exports")?;
     if asked.output.exists() {
         fail!(place(&asked.output), "{} is there already; choose another folder, or remove it", asked.output.display());
     }
     let guide = asked.guide.as_ref().map(|run| elf(run, "which cannot guide a flow")).transpose()?;
     let sampling = match &asked.sampling {
         Some(file) => Some(sampling(file, guide.is_some(), host)?),
-        // Settings do not say that a model was distilled, so that its steps would be forgotten.
+        // The exported settings do not mention distillation, so the number of steps goes into a sampling file.
         None if found.plan.distillation.is_some() => Some(Sampling::default_for(&found.plan).to_yaml(host.samplers())?),
         None => None,
     };
@@ -113,13 +113,13 @@ pub fn export(asked: &Exporting, host: &Host) -> Result<Exported> {
     Ok(Exported { tensors: size.tensors, from: found.checkpoint.path().to_owned() })
 }
 
-/// How large a model is.
+/// The size of a written model.
 struct Size {
     tensors: usize,
     parameters: i64,
 }
 
-/// Parameters, settings and tokenizer of one model.
+/// Writes parameters, settings and tokenizer of one model.
 fn write_model(folder: &Path, found: &RunModel, asked: &Exporting) -> Result<Size> {
     let (file, which) = match asked.averaged {
         true => ("ema.safetensors", ParamKind::Averaged),
@@ -140,13 +140,13 @@ fn write_model(folder: &Path, found: &RunModel, asked: &Exporting) -> Result<Siz
     Ok(Size { tensors: tensors.len(), parameters: weights.numel() })
 }
 
-/// A file of sampling settings, if they can be read.
+/// The text of a sampling file, after a check of its settings and of whether it names a guide.
 fn sampling(file: &Path, guided: bool, host: &Host) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let settings = read_sampling(file, host.samplers())?;
     let mut guides = settings.iter().filter_map(|setting| setting.guide.as_ref());
     let names_guide = guides.clone().next().is_some();
-    // Beside the file there may be one of that name, too.
+    // `read_sampling` resolves the name to a path if the folder exists beside the file.
     let elsewhere = guides.find(|guide| **guide != Path::new(GUIDE) && **guide != file.with_file_name(GUIDE));
     match (guided, names_guide) {
         (true, true) if elsewhere.is_some() => {
@@ -180,13 +180,13 @@ fn settings(plan: &RunPlan, encoder: Option<&str>) -> Result<String> {
         own.insert("encoder_model_name".to_owned(), encoder.into());
     }
     if plan.span.max_input_length.is_some() {
-        // What the run knew from its data.
+        // The run took this from its data.
         own.insert("condition_eos".to_owned(), plan.condition_eos.into());
     }
-    own.retain(|key, value| !OF_THE_PLACE.contains(&key.as_str()) && defaults.get(key) != Some(value));
-    // The tokenizer lies beside.
+    own.retain(|key, value| !NOT_EXPORTED.contains(&key.as_str()) && defaults.get(key) != Some(value));
+    // The tokenizer is in the same folder.
     own.remove("tokenizer_name");
-    // Scalars read the same in JSON and in YAML.
+    // JSON scalars are valid YAML.
     Ok(own.iter().fold(String::new(), |mut text, (key, value)| {
         let _ = writeln!(text, "{key}: {value}");
         text

@@ -1,4 +1,4 @@
-//! Everything that generating needs, in memory.
+//! A model's network and encoder, loaded for generation.
 
 use elf_core::{Network, ParamBuilder, ParamSet, PrecisionPolicy};
 use elf_data::Tokenizer;
@@ -20,7 +20,7 @@ use crate::{Host, Result};
 
 /// A trained network of any kind.
 pub enum Net {
-    /// Of an embedded language flow.
+    /// The network of an embedded language flow.
     Flow(Box<Elf>),
     /// An autoregressive baseline.
     Gpt2(Box<Gpt2>),
@@ -29,10 +29,10 @@ pub enum Net {
 }
 
 impl Net {
-    /// Reads the network that a plan describes: its running averages, or its parameters as trained.
+    /// Loads a model's network with the running averages of the parameters, or with the parameters as trained.
     ///
     /// # Errors
-    /// If they are damaged, or those of another network.
+    /// If a file is damaged, or belongs to another network.
     pub fn load(
         found: &ModelRef,
         tokenizer: &Tokenizer,
@@ -67,7 +67,7 @@ impl Net {
     }
 }
 
-/// A lesser version of a flow, for autoguidance.
+/// A weaker version of a flow, for autoguidance.
 pub struct Guide {
     plan: RunPlan,
     net: Net,
@@ -87,16 +87,16 @@ impl Guide {
     }
 }
 
-/// One way for a model to generate.
+/// A method of generation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Method {
-    /// Of a flow.
+    /// Sampling from a flow.
     Flow(Sampling),
-    /// Of a baseline.
+    /// Decoding with a baseline.
     Baseline {
-        /// How one text is made.
+        /// How each text is decoded.
         decoding: Decoding,
-        /// Candidates per text, of which the one of minimum Bayes risk is kept; 1 for none.
+        /// Candidates per text, of which the one of minimum Bayes risk is kept; 1 for a single text.
         mbr: usize,
     },
 }
@@ -124,51 +124,51 @@ impl Method {
 }
 
 impl DescribedModel {
-    /// Reads the parameters; of the encoder nothing.
+    /// Loads the network, without the encoder.
     ///
     /// # Errors
-    /// If they are damaged, or those of another network.
+    /// If a file is damaged, or belongs to another network.
     pub fn load_network(&self) -> Result<Net> {
         let ModelSource { averaged, device, .. } = *self.source();
         Net::load(self.found(), &self.tokenizer, averaged, self.source().policy(), device)
     }
 
-    /// Reads the parameters, and the encoder if generating needs one.
+    /// Loads the network, and the encoder if generation needs one.
     ///
     /// # Errors
-    /// If one of them is damaged, or another than the model was trained with.
+    /// If a file is damaged, or the encoder is not the one that the model was trained with.
     pub fn load(self, host: &Host) -> Result<Loaded> {
         let net = self.load_network()?;
         let latents = if needs_encoder(&self.plan) { Some(self.text_latents(host)?) } else { None };
         Ok(Loaded { described: self, net, latents })
     }
 
-    /// Reads the parameters of a guide.
+    /// Loads the network as a guide.
     ///
     /// # Errors
-    /// If they are damaged.
+    /// If a file is damaged.
     pub fn load_guide(self) -> Result<Guide> {
         let net = self.load_network().context("the guide")?;
         Ok(Guide { plan: self.plan, net })
     }
 }
 
-/// Everything that generating needs, in memory.
+/// A model loaded for generation.
 pub struct Loaded {
-    /// How the model was trained, its tokenizer, and where it lies.
+    /// The model's location, plan and tokenizer.
     pub described: DescribedModel,
     /// The network.
     pub net: Net,
-    /// The encoder, for conditional flows and those that write block after block.
+    /// The encoder, for conditional flows and for flows in blocks.
     pub latents: Option<TextLatents>,
 }
 
 impl Loaded {
-    /// A writer for one way of generating. All texts share the grid of times of `grid_seed`; batches of a flow are filled up to
+    /// A writer for one method of generation. All texts share the time grid of `grid_seed`; a flow pads its batches to
     /// `pad_to` rows.
     ///
     /// # Errors
-    /// If the method makes no sense for this model.
+    /// If the method is invalid for the model.
     pub fn writer<'a>(
         &'a self,
         method: &Method,
@@ -191,7 +191,7 @@ impl Loaded {
                 Box::new(BaselineWriter { net: net.as_ref(), decoding: *decoding, plan, tokenizer })
             }
             (_, method) => {
-                fail!(request, "{} is no way for this model to generate", method.name())
+                fail!(request, "this model cannot generate by the method {}", method.name())
             }
         })
     }

@@ -1,10 +1,10 @@
-//! Models that are there: where they lie, what they are, and their numbers.
+//! Trained models: locating, describing, loading and exporting them.
 
 mod content_hash;
 mod described;
 pub mod export;
 pub mod loaded;
-#[expect(clippy::module_inception, reason = "the file of the type that the module is about")]
+#[expect(clippy::module_inception, reason = "the file of the module's main type")]
 mod model;
 pub mod model_card;
 mod model_ref;

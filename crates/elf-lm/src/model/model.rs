@@ -1,4 +1,4 @@
-//! A model in memory: text in, text out.
+//! A loaded model: text in, text out.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ use crate::text::generated::{Generation, TextRequest};
 use crate::text::text_loop::{BatchOptions, TextLoop, TextWatch};
 use crate::{Host, Result, Silent};
 
-/// A model that generates text: an embedded language flow, or a baseline that was trained like one.
+/// A loaded model that generates text: an embedded language flow or a baseline.
 ///
 /// ```
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
@@ -33,20 +33,21 @@ pub struct Model {
     loaded: Loaded,
     samplers: Registry,
     hub: Hub,
-    /// Guides that settings named, each loaded once.
+    /// The guides loaded so far, by path.
     guides: RefCell<Vec<(PathBuf, Rc<Guide>)>>,
 }
 
-/// What [`Model::generate_watched`] takes besides texts and setting.
+/// Options of [`Model::generate_watched`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
-    /// Texts generated at once.
+    /// Texts per batch.
     pub batch_size: usize,
-    /// Whether the last batch is filled up, so that a text depends on its seed and input alone, down to the last rounding.
+    /// Whether to pad the last batch to `batch_size` rows, so that a text depends on its seed and input alone, even in
+    /// rounding.
     pub one_shape: bool,
-    /// Seed of a random grid of times, which all texts share.
+    /// Seed of the time grid, if it is random. All texts share the grid.
     pub grid_seed: u64,
-    /// Times in [0, 1] at which the texts of the first batch are shown as they form; each costs a pass.
+    /// Times in [0, 1] at which the texts of the first batch are decoded while they form; each costs a pass.
     pub trace: Vec<f64>,
 }
 
@@ -57,10 +58,10 @@ impl Default for GenerateOptions {
 }
 
 impl Model {
-    /// Loads a model by path or Hugging Face id, as [`ModelSource::new`] takes it.
+    /// Loads a model by path or Hugging Face id; see [`ModelSource::path`].
     ///
     /// # Errors
-    /// If there is no such model, or a file is missing, damaged, or of another model.
+    /// If there is no such model, or a file is missing, damaged, or belongs to another model.
     pub fn load(name: impl AsRef<Path>) -> Result<Self> {
         ModelSource::new(name).open()
     }
@@ -69,7 +70,7 @@ impl Model {
         Self { loaded, samplers: host.samplers().clone(), hub: host.hub().clone(), guides: RefCell::default() }
     }
 
-    /// Offers these samplers to settings.
+    /// Sets the samplers that settings may name.
     ///
     /// ```
     /// use elf_flow::sampler::Registry;
@@ -84,30 +85,30 @@ impl Model {
         Self { samplers, ..self }
     }
 
-    /// How the model was trained.
+    /// The plan that the model was trained by.
     pub fn plan(&self) -> &RunPlan {
         &self.described().plan
     }
 
-    /// The tokenizer it was trained with.
+    /// The tokenizer that the model was trained with.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.described().tokenizer
     }
 
-    /// Where it lies, and what it was trained with.
+    /// The model's location, plan and tokenizer.
     pub fn described(&self) -> &DescribedModel {
         &self.loaded.described
     }
 
-    /// Whether it generates from an input text.
+    /// Whether the model generates from an input text.
     pub fn takes_input(&self) -> bool {
         self.plan().span.max_input_length.is_some()
     }
 
-    /// The setting that comes with the model, or what suits it.
+    /// The setting in the model's sampling file, or the default for the model.
     ///
     /// # Errors
-    /// If the model's sampling file cannot be used, or has several settings.
+    /// If the model's sampling file is invalid or has several settings.
     pub fn sampling(&self) -> Result<Sampling> {
         self.sampling_with(&SamplingPatch::default())
     }
@@ -115,7 +116,7 @@ impl Model {
     /// [`Model::sampling`] with changes.
     ///
     /// # Errors
-    /// As there, or if a change has no effect or makes no sense.
+    /// As [`Model::sampling`], or if a change is invalid or has no effect.
     pub fn sampling_with(&self, patch: &SamplingPatch) -> Result<Sampling> {
         let (folder, plan) = (self.described().folder(), self.plan());
         let mut silent = Silent;
@@ -125,17 +126,17 @@ impl Model {
             (Some(setting), 0) => Ok(setting),
             (_, others) => fail!(
                 place(folder),
-                "the model in {} comes with {} sampling settings: take one of those that `read_sampling` reads",
+                "the model in {} has {} sampling settings: read them with `read_sampling` and choose one",
                 folder.display(),
                 others + 1
             ),
         }
     }
 
-    /// Reads ahead of time all that a setting needs, and checks it.
+    /// Checks a setting and loads its guide, before the first generation.
     ///
     /// # Errors
-    /// If the setting makes no sense for the model, or its guide cannot be used.
+    /// If the setting is invalid for the model, or its guide cannot be used.
     pub fn prepare(&self, sampling: &Sampling) -> Result<()> {
         let guide = self.guide(sampling)?;
         self.loaded.writer(&self.method(sampling), guide.as_deref(), 0, None, &self.samplers).map(drop)
@@ -150,10 +151,10 @@ impl Model {
         }
     }
 
-    /// Generates a text from each input, the same for the same input at the same place.
+    /// Generates a text from each input. A text depends on its input and its index alone.
     ///
     /// # Errors
-    /// If this model takes no input, an input is empty, the setting makes no sense for the model, or libtorch fails.
+    /// If the model is unconditional, an input is empty, the setting is invalid for the model, or libtorch fails.
     pub fn generate<T: AsRef<str>>(&self, inputs: &[T], sampling: &Sampling) -> Result<Vec<String>> {
         let request = |(i, text): (usize, &T)| TextRequest {
             seed: key_of(&[0, i as u64]),
@@ -163,10 +164,10 @@ impl Model {
         self.texts(&inputs.iter().enumerate().map(request).collect::<Vec<_>>(), sampling)
     }
 
-    /// Generates texts from nothing, for models of unconditional text; the same for the same seed.
+    /// Generates `count` unconditional texts. The same seed gives the same texts.
     ///
     /// # Errors
-    /// If this model needs an input, the setting makes no sense for it, or libtorch fails.
+    /// If the model is conditional, the setting is invalid for it, or libtorch fails.
     pub fn generate_freely(&self, count: usize, seed: u64, sampling: &Sampling) -> Result<Vec<String>> {
         self.texts(&TextRequest::unconditional(seed, count), sampling)
     }
@@ -177,8 +178,8 @@ impl Model {
         Ok(made.texts.into_iter().map(|text| text.text).collect())
     }
 
-    /// Generates texts, and tells `watch` of every step, of the texts as they form, and of each batch that is finished; `watch`
-    /// breaks to cancel.
+    /// Generates texts, and calls `watch` for every step, for the texts as they form, and for each finished batch;
+    /// `watch` returns `Break` to cancel.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -186,7 +187,7 @@ impl Model {
     /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
     /// let model = elf_lm::Model::load(folder)?;
     /// let requests = [TextRequest::from_input(7, "Ein Programm zum Zeichnen")];
-    /// // In blocks, times are shares of a row: the input takes the first of them, and a text may end before the last.
+    /// // With blocks, a time is a fraction of the row, which begins with the input. A text may end early.
     /// let trace = (0..=100).map(|i| f64::from(i) / 100.0).collect();
     /// let options = GenerateOptions { batch_size: 1, trace, ..GenerateOptions::default() };
     /// let mut steps = 0;
@@ -205,7 +206,7 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// If the requests or the setting make no sense for this model, libtorch fails, or `watch` cancels
+    /// If a request or the setting is invalid for the model, libtorch fails, or `watch` cancels
     /// ([`Error::Cancelled`](crate::Error::Cancelled)).
     pub fn generate_watched(
         &self,
@@ -228,7 +229,7 @@ impl Model {
         texts.generate(requests, batches, None, watch)
     }
 
-    /// The guide that a setting names, loaded once.
+    /// The guide that a setting names, loaded at its first use.
     fn guide(&self, sampling: &Sampling) -> Result<Option<Rc<Guide>>> {
         let Some(path) = &sampling.guide else {
             return Ok(None);
@@ -249,10 +250,10 @@ impl Model {
 }
 
 impl ModelSource {
-    /// Reads everything that is needed to generate.
+    /// Loads the model.
     ///
     /// # Errors
-    /// If there is no such model, or a file is missing, damaged, or of another model.
+    /// If there is no such model, or a file is missing, damaged, or belongs to another model.
     pub fn open(&self) -> Result<Model> {
         let mut silent = Silent;
         let host = Host::new(&mut silent);
@@ -261,10 +262,10 @@ impl ModelSource {
 }
 
 impl DescribedModel {
-    /// Reads everything that is needed to generate.
+    /// Loads the model.
     ///
     /// # Errors
-    /// If something is damaged, or of another model.
+    /// If a file is damaged, or belongs to another model.
     pub fn open(self, host: &Host) -> Result<Model> {
         let loaded = self.load(host)?;
         Ok(Model::new(loaded, host))

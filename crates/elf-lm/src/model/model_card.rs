@@ -1,4 +1,4 @@
-//! What the folders of distilled and of exported models say to whoever finds them.
+//! Model cards of distilled and exported models.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::config::{DistillationPlan, RunPlan, SAMPLING, Sampling, StudentStart};
 use crate::model::run_folder::RunModel;
 
-/// The card of a distilled model, in Markdown; its front matter holds the step count for programs.
+/// The card of a distilled model, in Markdown. Its front matter has the step count in machine-readable form.
 pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
     let DistillationPlan { round, step, teacher, start } = distillation;
     let steps = step.student_steps();
@@ -23,7 +23,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         StudentStart::Checkpoint(place) => {
             format!("the averaged parameters of `{}`", place.display())
         }
-        StudentStart::Random => "a network at random".to_owned(),
+        StudentStart::Random => "random parameters".to_owned(),
     };
     let setting = Sampling::default_for(plan);
     let averaged = if teacher.averaged { "averaged" } else { "as trained" };
@@ -35,15 +35,15 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
          teacher_blake3: {}\n\
          ---\n\n\
          # An ELF for {steps} step{} ({title})\n\n\
-         A step of this student covers {} of the time from noise to text, as {} Euler steps of its teacher do. It is made for\n\
-         {steps} step{}, which is what `elf sample` takes unless told otherwise (`{}`). With fewer steps each is longer than any\n\
-         it has learned.\n\n\
+         One step of this student covers {} of the time from noise to text, as {} Euler steps of its teacher do. It is trained for\n\
+         {steps} step{}, the default of `elf sample` (`{}`). With fewer steps, each step is longer than any it was trained\n\
+         on.\n\n\
          | | |\n\
          | --- | --- |\n\
          | network | {} blocks of width {}, {} heads |\n\
          | text | {} positions{} |\n\
          | teacher | `{}` ({averaged}) |\n\
-         | began as | {began} |\n\
+         | initialised from | {began} |\n\
          | training | {} optimiser steps of {} rows |\n",
         step.step_size,
         step.substeps,
@@ -68,25 +68,25 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// What an exported model's folder says to whoever finds it.
+/// The card of an exported model.
 pub struct ExportedCard<'a> {
-    /// What to call the model.
+    /// The model's name.
     pub title: Option<&'a str>,
-    /// Where its encoder is looked for.
+    /// The encoder's path or Hugging Face id.
     pub encoder: &'a str,
-    /// What is said of the texts and their licence.
+    /// The line about the training texts and their licence.
     pub data_note: Option<&'a str>,
-    /// Whether the parameters are those as trained, and not their running averages.
+    /// Whether the parameters are those as trained instead of their running averages.
     pub as_trained: bool,
-    /// The kind of the numbers.
+    /// The number format of the stored parameters.
     pub stored_as: &'static str,
-    /// The run.
+    /// The exported run.
     pub found: &'a RunModel,
-    /// A lesser version that goes with it, and its folder.
+    /// The guide's subfolder and run, if one is included.
     pub guide: Option<(&'static str, &'a RunModel)>,
-    /// Numbers in the network.
+    /// Number of the network's parameters.
     pub parameters: i64,
-    /// What it was judged by.
+    /// Evaluations of the model.
     pub evaluations: &'a [Evaluation],
 }
 
@@ -99,10 +99,10 @@ impl ExportedCard<'_> {
         let rows = (plan.batch_rows * config.optimization.grad_accum_steps) as u64;
         let span = &plan.span;
         let task = match span.max_input_length {
-            Some(input) => format!("text from text: up to {input} tokens in, {} out", span.max_length - input),
-            None => format!("text from nothing: up to {} tokens", span.max_length),
+            Some(input) => format!("conditional text: up to {input} tokens in, {} out", span.max_length - input),
+            None => format!("unconditional text: up to {} tokens", span.max_length),
         };
-        // For programs, as in the folder of the run.
+        // Machine-readable, as in the run's own card.
         let front = plan.distillation.as_ref().map(|d| format!("student_steps: {}\n", d.step.student_steps()));
         let front = front.unwrap_or_default();
         let mut card = format!(
@@ -138,13 +138,13 @@ impl ExportedCard<'_> {
         let metrics = fs::read_to_string(found.run.root().join("metrics.jsonl")).unwrap_or_default();
         let lines: Vec<Value> = metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let until_here = |line: &&Value| line["step"].as_u64().is_some_and(|at| at <= step);
-        let seconds = over_all_starts(lines.iter().filter(until_here).filter_map(|line| line["seconds"].as_f64()));
+        let seconds = total_seconds(lines.iter().filter(until_here).filter_map(|line| line["seconds"].as_f64()));
         if let Some(size) = plan.objective.block_size {
             let tokens = if size == 1 { "1 token".to_owned() } else { format!("{size} tokens") };
-            let _ = writeln!(card, "| written in | blocks of {tokens}, each knowing all before it; not in the paper |");
+            let _ = writeln!(card, "| blocks | {tokens} each, conditioned on all tokens before; not in the paper |");
         }
         if let Some(first) = &config.output.init_from {
-            let _ = writeln!(card, "| begun as | `{first}` |");
+            let _ = writeln!(card, "| initialised from | `{first}` |");
         }
         if let Some(DistillationPlan { step, teacher, .. }) = &plan.distillation {
             let (steps, setting) = (step.student_steps(), Sampling::default_for(plan));
@@ -179,7 +179,7 @@ impl ExportedCard<'_> {
         if let Some((folder, guide)) = self.guide {
             let _ = writeln!(
                 card,
-                "\n## Guide\n\n`{folder}` holds a lesser version of the model, {} optimiser steps of {:?}, which sampling leads away from \
+                "\n## Guide\n\n`{folder}` holds a weaker version of the model, {} optimiser steps of {:?}, which sampling is guided away from \
              (autoguidance; see `{SAMPLING}`).",
                 guide.checkpoint.state().step,
                 guide.plan.config.optimization.optimizer
@@ -189,8 +189,8 @@ impl ExportedCard<'_> {
     }
 }
 
-/// The time of a run whose clock begins anew whenever it is resumed.
-fn over_all_starts(seconds: impl Iterator<Item = f64>) -> f64 {
+/// The total time of a run whose clock restarts at each resumption.
+fn total_seconds(seconds: impl Iterator<Item = f64>) -> f64 {
     let (earlier, last) = seconds.fold((0.0, 0.0), |(earlier, last), now| match now < last {
         true => (earlier + last, now),
         false => (earlier, now),
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_resumed_run_cost_what_all_its_parts_did() {
-        assert_eq!(over_all_starts([].into_iter()), 0.0);
-        assert_eq!(over_all_starts([1.0, 5.0, 9.0].into_iter()), 9.0);
-        assert_eq!(over_all_starts([1.0, 5.0, 2.0, 3.0, 1.0].into_iter()), 9.0);
+        assert_eq!(total_seconds([].into_iter()), 0.0);
+        assert_eq!(total_seconds([1.0, 5.0, 9.0].into_iter()), 9.0);
+        assert_eq!(total_seconds([1.0, 5.0, 2.0, 3.0, 1.0].into_iter()), 9.0);
     }
 }

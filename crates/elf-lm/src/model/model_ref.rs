@@ -1,4 +1,4 @@
-//! A model that was found by its path and is not read yet.
+//! A model that was located by its path, before anything is read.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::Result;
 use crate::config::RunPlan;
 use crate::error::Context;
 
-/// A model by kind of place.
+/// The location of a model, by kind.
 #[derive(Debug)]
 pub enum ModelRef {
     /// A run of this program: its latest checkpoint.
@@ -30,10 +30,10 @@ pub enum ModelRef {
 }
 
 impl ModelRef {
-    /// Finds the model at a path: a run's folder, a checkpoint, a file of parameters, or a folder with one.
+    /// Locates the model at a path: a run's folder, a checkpoint, a parameter file, or a folder with one.
     ///
     /// # Errors
-    /// If there is nothing, a run without a checkpoint, or a damaged one.
+    /// If there is no model, or its checkpoint is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         if RunModel::is_at(path) || !path.exists() {
             let model = Box::new(RunModel::at(path)?);
@@ -48,7 +48,7 @@ impl ModelRef {
         })
     }
 
-    /// The run and checkpoint, if this program trained it.
+    /// The run and checkpoint, if this program trained the model.
     pub fn run(&self) -> Option<&RunModel> {
         match self {
             Self::Run(model) | Self::Checkpoint(model) => Some(model),
@@ -56,12 +56,12 @@ impl ModelRef {
         }
     }
 
-    /// How it was trained, if this program trained it.
+    /// The plan, if this program trained the model.
     pub fn plan(&self) -> Option<&RunPlan> {
         self.run().map(|run| &run.plan)
     }
 
-    /// The checkpoint's folder, or the file of parameters.
+    /// The checkpoint's folder, or the parameter file.
     pub fn path(&self) -> &Path {
         match self {
             Self::Run(model) | Self::Checkpoint(model) => model.checkpoint.path(),
@@ -69,7 +69,7 @@ impl ModelRef {
         }
     }
 
-    /// The folder in which settings and other files lie that belong to the model.
+    /// The folder of the model's settings and other files.
     pub fn folder(&self) -> &Path {
         match self {
             Self::Run(model) | Self::Checkpoint(model) => model.run.root(),
@@ -80,19 +80,19 @@ impl ModelRef {
     /// Refuses a baseline.
     ///
     /// # Errors
-    /// If it is one: `purpose` says what it is of no use for.
+    /// If it is one. `purpose` ends the message, such as "which cannot guide a flow".
     pub fn elf_only(self, purpose: &str) -> Result<Self> {
         Ok(match self {
             Self::Run(model) => Self::Run(Box::new(model.elf_only(purpose)?)),
             Self::Checkpoint(model) => Self::Checkpoint(Box::new(model.elf_only(purpose)?)),
-            elsewhere => elsewhere,
+            external => external,
         })
     }
 
     /// The training checkpoint to resume from.
     ///
     /// # Errors
-    /// If a file holds parameters and no more.
+    /// If a file holds parameters only.
     pub fn into_resumable(self) -> Result<Resumable> {
         Ok(match self {
             Self::Run(model) | Self::Checkpoint(model) => Resumable::Own(model.checkpoint),
@@ -102,26 +102,26 @@ impl ModelRef {
         })
     }
 
-    /// Checks that no file of a checkpoint is damaged; a file from elsewhere is checked where it is read.
+    /// Checks the hashes of a checkpoint's files. External files are checked when they are read.
     ///
     /// # Errors
-    /// Names the file.
+    /// If a file is damaged; the message names it.
     pub fn verify(&self) -> Result<()> {
         self.run().map_or(Ok(()), |run| Ok(run.checkpoint.verify()?))
     }
 
-    /// The tensors of a file from elsewhere.
+    /// The tensors of an external file.
     ///
     /// # Errors
-    /// If it is damaged, or this is no such file.
+    /// If the file is damaged, or the model is a run.
     pub fn weights(&self, averaged: bool) -> Result<Weights> {
         Weights::open(self.path(), kind(averaged)).with_context(|| no_model(self.path()))
     }
 
-    /// Reads the running averages into parameters, or the parameters as trained; of a file from elsewhere what it has.
+    /// Reads the running averages or the parameters as trained into `params`; from an external file, whichever it has.
     ///
     /// # Errors
-    /// If it is damaged, or of another network.
+    /// If a file is damaged, or belongs to another network.
     pub fn load_into(&self, params: &ParamSet, averaged: bool) -> Result<()> {
         match self.run() {
             Some(run) if averaged => run.checkpoint.load_averages(params)?,
@@ -134,7 +134,7 @@ impl ModelRef {
     /// The network of an embedded language flow.
     ///
     /// # Errors
-    /// If it is damaged, or another kind of network.
+    /// If a file is damaged, or belongs to another kind of network.
     pub fn network(&self, averaged: bool, policy: PrecisionPolicy, device: Device) -> Result<Elf> {
         let Some(plan) = self.plan() else {
             return Ok(Elf::of_weights(&self.weights(averaged)?, policy, device)?);
@@ -144,24 +144,24 @@ impl ModelRef {
         Ok(net)
     }
 
-    /// Tells its parameters from any other's by their contents, wherever they lie.
+    /// An identifier of the parameters that depends on their content, not their location.
     ///
     /// # Errors
     /// If a file cannot be read.
     pub fn identity(&self) -> Result<Value> {
         Ok(match self.run() {
-            // It holds the hashes of the files beside it.
+            // The state holds the hashes of the checkpoint's files.
             Some(run) => json!(run.checkpoint.state()),
             None => json!(hash_of_weights(self.path())?),
         })
     }
 }
 
-/// A checkpoint that training resumes from.
+/// A checkpoint to resume training from.
 pub enum Resumable {
-    /// Of this program.
+    /// A checkpoint of this program.
     Own(Checkpoint),
-    /// Of the released code.
+    /// A checkpoint of the released code.
     Released(ReleasedCheckpoint),
 }
 
@@ -169,7 +169,7 @@ fn kind(averaged: bool) -> ParamKind {
     if averaged { ParamKind::Averaged } else { ParamKind::Trained }
 }
 
-/// The hash of a file of parameters; of an index, with all shards that lie beside it.
+/// The hash of a parameter file; for an index, of the index and all shards in its folder.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -182,10 +182,10 @@ pub fn hash_of_weights(path: &Path) -> Result<String> {
     })
 }
 
-/// The words for a place that is no run of this program and turns out to be no checkpoint of another one either.
+/// The message for a path with neither a run nor an external checkpoint.
 fn no_model(path: &Path) -> String {
     format!(
-        "{} holds no checkpoint: it is no folder that `elf train` wrote, and no checkpoint from elsewhere",
+        "{} holds no checkpoint: it is neither a folder that `elf train` wrote nor an external checkpoint",
         path.display()
     )
 }

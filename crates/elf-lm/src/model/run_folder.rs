@@ -1,8 +1,8 @@
 //! The folder of a training run: everything that sampling and resuming need.
 //!
-//! `plan.json` (the resolved plan), `tokenizer.json` (a copy), `metrics.jsonl`, `checkpoints/step-*`, `samples/`; of a distilled
-//! model `README.md`, which says what it was made for. The rounds of a distillation are such folders in one that holds
-//! `teacher.json` beside them.
+//! It holds `plan.json` (the resolved plan), `tokenizer.json` (a copy), `metrics.jsonl`, `checkpoints/step-*`,
+//! `samples/` and, for a distilled model, its card `README.md`. A distillation in rounds has a folder with
+//! `teacher.json` and one such folder per round.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -19,7 +19,7 @@ use crate::config::RunPlan;
 use crate::folder_lock;
 use crate::json_files::{write, write_json};
 
-/// The file that says whom all students in a folder learn from.
+/// The file with the record of the teacher, in a folder of distillation rounds.
 pub const TEACHER: &str = "teacher.json";
 
 /// A run's folder.
@@ -29,22 +29,22 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A folder by name; nothing is made yet.
+    /// The run's folder at this path; creates nothing.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where checkpoints go.
+    /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> CheckpointFolder {
         CheckpointFolder::new(self.root.join("checkpoints"))
     }
 
-    /// The file of the tokenizer that the run was trained with.
+    /// The path of the tokenizer that the run was trained with.
     pub fn tokenizer_path(&self) -> PathBuf {
         self.root.join("tokenizer.json")
     }
@@ -57,15 +57,16 @@ impl RunFolder {
         Ok(Tokenizer::load(self.tokenizer_path())?)
     }
 
-    /// Where generated text goes.
+    /// The folder of generated texts.
     pub fn samples(&self) -> PathBuf {
         self.root.join("samples")
     }
 
-    /// Makes the folder, writes what does not change in training, and holds it as long as what is returned lives.
+    /// Creates and locks the folder, and writes everything that training does not change: plan, tokenizer and, for a
+    /// distilled model, its card. The lock lasts until the returned value is dropped.
     ///
     /// # Errors
-    /// If another process holds it, or something cannot be written.
+    /// If another process holds the lock, or a file cannot be written.
     pub fn begin(&self, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Held> {
         let held = folder_lock::lock(&self.root)?;
         write_json(&self.root.join("plan.json"), plan)?;
@@ -73,8 +74,8 @@ impl RunFolder {
         Ok(held)
     }
 
-    /// Opens metrics.jsonl for lines of steps from `steps_done` on; lines of later steps, which a crash left behind after
-    /// the checkpoint that is resumed from, are cut off.
+    /// Opens `metrics.jsonl` to append lines after step `steps_done`. Later lines are removed: a crash leaves them
+    /// behind after the checkpoint that is resumed from.
     ///
     /// # Errors
     /// If the file cannot be read or written.
@@ -97,8 +98,7 @@ impl RunFolder {
     }
 }
 
-/// A network's parameters and the plan that it was trained by, found from what a user may name: a run's folder, a
-/// checkpoint's folder, or a file in one.
+/// A checkpoint of a run and its plan.
 #[derive(Debug)]
 pub struct RunModel {
     /// The run's folder.
@@ -110,8 +110,8 @@ pub struct RunModel {
 }
 
 impl RunModel {
-    /// Whether a path is a run of this program, a checkpoint of one, or a file in such a checkpoint. Another file that lies in a run's
-    /// folder, such as a checkpoint that was converted into it, is none of these.
+    /// Whether a path is a run's folder, a checkpoint's folder, or a file in a checkpoint. Other files in a run's
+    /// folder, such as an exported model, do not count.
     pub fn is_at(path: &Path) -> bool {
         if path.is_file() {
             let parent = path.parent().unwrap_or(path);
@@ -122,16 +122,17 @@ impl RunModel {
             || path.join("checkpoints").is_dir()
     }
 
-    /// Finds the latest checkpoint of a run, or the one named; in a folder of distillation rounds that of the last round.
+    /// Opens the checkpoint that is named, or the latest one of a run; in a folder of distillation rounds, of the last
+    /// round that has one.
     ///
     /// # Errors
-    /// If there is none, or it is damaged.
+    /// If there is no checkpoint, or it is damaged.
     pub fn at(path: &Path) -> Result<Self> {
         if !path.exists() {
             fail!(place(path), "there is no {}: name a run's folder, or one of its checkpoints", path.display());
         }
         let folder = match path.parent() {
-            // A file beside us has an empty parent, which is no name for a folder.
+            // The parent of a bare file name is an empty path.
             Some(parent) if path.is_file() => {
                 if parent.as_os_str().is_empty() {
                     Path::new(".")
@@ -159,10 +160,10 @@ impl RunModel {
         Ok(Self { run, checkpoint, plan })
     }
 
-    /// Refuses a baseline.
+    /// Refuses the checkpoint of a baseline.
     ///
     /// # Errors
-    /// If it is one: `purpose` says what it is of no use for.
+    /// If it is one. `purpose` ends the message, such as "which cannot guide a flow".
     pub fn elf_only(self, purpose: &str) -> Result<Self> {
         match &self.plan.baseline {
             None => Ok(self),
@@ -183,7 +184,7 @@ pub fn plan_of(checkpoint: &Checkpoint) -> Result<RunPlan> {
         .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))
 }
 
-/// The last round that has a checkpoint, in a folder of distillation rounds.
+/// In a folder of distillation rounds, the last round that has a checkpoint.
 fn last_round(folder: &Path) -> Result<Option<RunFolder>> {
     if !folder.join(TEACHER).is_file() || folder.join("checkpoints").is_dir() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Whether two models speak of the same latents, as one must that guides the other.
+//! Comparison of two models' latent spaces: a guide must have the same latents as the model that it guides.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use tch::{Device, Tensor};
 use crate::config::{EncoderRecord, RunConfig};
 use crate::text::text_latents::stats;
 
-/// Names of an encoder's table of words: T5's, then those of the BERT family.
-const WORDS: [&str; 5] = [
+/// Tensor names of an encoder's token embeddings: T5's, then those of the BERT family.
+const TOKEN_EMBEDDINGS: [&str; 5] = [
     "shared.weight",
     "encoder.embed_tokens.weight",
     "embeddings.word_embeddings.weight",
@@ -18,20 +18,20 @@ const WORDS: [&str; 5] = [
     "distilbert.embeddings.word_embeddings.weight",
 ];
 
-/// What a model's latents are, as far as it is known.
+/// What is known of a model's latent space.
 #[derive(Debug, Clone, Copy)]
 pub struct LatentsOf<'a> {
     /// The tokenizer's fingerprint.
     pub tokenizer: &'a str,
-    /// The settings that the model was trained with; of a file without any nothing is known.
+    /// The configuration of the model's training, if known.
     pub config: Option<&'a RunConfig>,
-    /// The encoder, where it is known by content.
+    /// The encoder's hash and statistics, if recorded.
     pub encoder: Option<&'a EncoderRecord>,
 }
 
 impl LatentsOf<'_> {
-    /// Where the other's latents are others, with both sides named; `None` if they are the same as far as both are known. Nothing is
-    /// fetched for that: an encoder that is not here is not compared.
+    /// The first known difference between two latent spaces, as a message that names both sides, or `None`. Fetches
+    /// nothing: an encoder that is not stored locally is not compared.
     pub fn difference(&self, other: &LatentsOf) -> Option<String> {
         let (a, b) = (self.tokenizer, other.tokenizer);
         if a != b {
@@ -61,12 +61,12 @@ impl LatentsOf<'_> {
         let (a, b) = (encoder(own), encoder(other));
         let (here, there) = (Path::new(a), Path::new(b));
         let (stats_here, stats_there) = if here.exists() && there.exists() {
-            if same_words(here, there) == Some(false) {
+            if same_token_embeddings(here, there) == Some(false) {
                 return Some(format!("its encoder is {b}, and that of the model {a}"));
             }
             (stats(own, here).ok()?, stats(other, there).ok()?)
         } else if a == b {
-            // Of a name on the hub the numbers beside it are the same; what settings say is not.
+            // The same hub id means the same latent_stats.json, but settings may override it.
             (stats(own, here).ok()?, stats(other, there).ok()?)
         } else {
             return None;
@@ -76,13 +76,13 @@ impl LatentsOf<'_> {
 }
 
 fn difference_of_stats(own: &LatentStats, other: &LatentStats) -> Option<String> {
-    let written = |stats| cut(&serde_json::to_string(stats).unwrap_or_default());
-    let told =
+    let written = |stats| shorten(&serde_json::to_string(stats).unwrap_or_default());
+    let message =
         || format!("its latents are normalised by {}, and those of the model by {}", written(other), written(own));
-    (own != other).then(told)
+    (own != other).then(message)
 }
 
-/// Where the encoder's weights are looked for.
+/// The path or Hugging Face id of the encoder's weights.
 fn encoder(config: &RunConfig) -> &str {
     config.encoder.encoder_checkpoint.as_ref().unwrap_or(&config.encoder.encoder_model_name)
 }
@@ -91,25 +91,26 @@ fn short(fingerprint: &str) -> &str {
     fingerprint.get(..12).unwrap_or(fingerprint)
 }
 
-/// Numbers of all channels are too many for a message.
-fn cut(written: &str) -> String {
+/// The first 80 characters: the statistics of all channels are too long for a message.
+fn shorten(written: &str) -> String {
     match written.char_indices().nth(80) {
         Some((end, _)) => format!("{} ...", &written[..end]),
         None => written.to_owned(),
     }
 }
 
-/// Whether two encoders have the same table of words, but for rounding: one may be kept in 16 bits. `None` if that cannot be seen.
-fn same_words(a: &Path, b: &Path) -> Option<bool> {
+/// Whether two encoders have the same token embeddings up to rounding, as one may be stored in 16 bits. `None` if they
+/// cannot be compared.
+fn same_token_embeddings(a: &Path, b: &Path) -> Option<bool> {
     if a.canonicalize().ok()? == b.canonicalize().ok()? {
         return Some(true);
     }
-    let words = |path: &Path| -> Option<Tensor> {
+    let embeddings = |path: &Path| -> Option<Tensor> {
         let weights = Weights::open(path, ParamKind::Trained).ok()?;
-        let name = WORDS.into_iter().find(|name| weights.shape(name).is_some())?;
+        let name = TOKEN_EMBEDDINGS.into_iter().find(|name| weights.shape(name).is_some())?;
         weights.get(name, Device::Cpu).ok()?.f_to_kind(tch::Kind::Float).ok()
     };
-    let (a, b) = (words(a)?, words(b)?);
+    let (a, b) = (embeddings(a)?, embeddings(b)?);
     if a.size() != b.size() {
         return Some(false);
     }
@@ -122,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// An encoder's folder with a table of words, in a precision of its own.
+    /// Writes an encoder's folder with token embeddings of the given number format.
     fn encoder(folder: &Path, name: &str, shift: f64, kind: Kind, stats: &str) -> RunConfig {
         let path = folder.join(name);
         std::fs::create_dir_all(&path).unwrap();
@@ -144,7 +145,7 @@ mod tests {
         }
         let difference = |guide: &RunConfig| known(Some(&own)).difference(&known(Some(guide)));
 
-        // A copy, in full and in half precision; the same numbers as a setting; and an encoder that is not here.
+        // A copy in full or half precision, the same statistics as settings, an encoder that is not stored locally.
         assert_eq!(difference(&of("copy", 0.0, Kind::Float, plain)), None);
         assert_eq!(difference(&of("half", 0.0, Kind::Half, plain)), None);
         assert_eq!(
@@ -156,7 +157,7 @@ mod tests {
         );
         let elsewhere = own.clone().with(|c| c.encoder.encoder_model_name = "someone/encoder".into());
         assert_eq!(difference(&elsewhere), None);
-        // Of a file without settings only the tokenizer is known.
+        // Without a configuration, only the tokenizer is known.
         assert_eq!(known(Some(&own)).difference(&known(None)), None);
 
         let other = of("other", 0.5, Kind::Float, plain);
@@ -172,7 +173,7 @@ mod tests {
         let words =
             known(None).difference(&LatentsOf { tokenizer: "fedcba9876543210", config: None, encoder: None }).unwrap();
         assert!(words.contains("fedcba987654") && words.contains("0123456789ab"), "{words}");
-        // And on the hub: the same name, other settings.
+        // The same hub id with other settings.
         let remote = |std| {
             own.clone().with(|c| {
                 c.encoder.encoder_model_name = "t5-small".into();

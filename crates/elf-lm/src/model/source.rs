@@ -1,4 +1,4 @@
-//! Which model, and how it computes.
+//! Which model to load, and how it computes.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use elf_core::device::DeviceChoice;
 use elf_core::{Precision, PrecisionPolicy};
 use tch::Device;
 
-/// A model by path or Hugging Face id, with all that decides on how it is read and how it computes.
+/// A model's path or Hugging Face id, with all options for reading it and computing with it.
 ///
 /// ```no_run
 /// use elf_lm::ModelSource;
@@ -15,31 +15,32 @@ use tch::Device;
 /// ```
 #[derive(Debug, Clone)]
 pub struct ModelSource {
-    /// A run's folder (its latest checkpoint is used) or a checkpoint's; or a parameter file from elsewhere: an exported model, a
-    /// PyTorch checkpoint of the released code, safetensors, an index of shards, or a folder with one; or a Hugging Face id.
+    /// A run's folder (its latest checkpoint is used); a checkpoint's folder; an external parameter file, which is an
+    /// exported model, a PyTorch checkpoint of the released code, a safetensors file or an index of shards; a folder
+    /// with such a file; or a Hugging Face id.
     pub path: PathBuf,
-    /// For a file from elsewhere: the configuration it was trained with, if not the `config.yml` beside it.
+    /// For an external file: the configuration it was trained with; by default the `config.yml` beside it.
     pub config: Option<PathBuf>,
-    /// For a file from elsewhere: settings over the configuration's, as `key=value`.
+    /// For an external file: changes to the configuration, as `key=value`.
     pub options: Vec<String>,
-    /// For a file from elsewhere: the tokenizer's file or folder.
+    /// For an external file: the tokenizer's file or folder.
     pub tokenizer: Option<PathBuf>,
-    /// The text encoder's folder or Hugging Face id, if it is not where it was in training.
+    /// The text encoder's folder or Hugging Face id, if it has moved since training.
     pub encoder: Option<PathBuf>,
-    /// For a file from elsewhere: positions per text.
+    /// For an external file: positions per text.
     pub length: Option<usize>,
-    /// Whether the running averages of the parameters are used, and not the parameters as trained.
+    /// Whether to use the running averages of the parameters instead of the parameters as trained.
     pub averaged: bool,
-    /// Where networks compute.
+    /// The device to compute on.
     pub device: Device,
-    /// The precision of blocks and encoder; `None` for the device's own.
+    /// The precision of blocks and encoder; `None` for the device's native one.
     pub precision: Option<Precision>,
-    /// Whether the vocabulary head and the projections between latents and blocks compute in that precision, too, and not in fp32.
+    /// Whether the vocabulary head and the projections between latents and blocks use that precision instead of fp32.
     pub heads_too: bool,
 }
 
 impl ModelSource {
-    /// A model with its averaged parameters, on a GPU if there is one, in the device's own precision.
+    /// A model with its averaged parameters, on a GPU if there is one, in the device's native precision.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().to_owned(),
@@ -55,22 +56,22 @@ impl ModelSource {
         }
     }
 
-    /// Takes the text encoder from another place than in training.
+    /// Sets another folder or Hugging Face id of the text encoder than in training.
     pub fn encoder(self, encoder: impl AsRef<Path>) -> Self {
         Self { encoder: Some(encoder.as_ref().to_owned()), ..self }
     }
 
-    /// Computes on this device.
+    /// Sets the device.
     pub fn device(self, device: Device) -> Self {
         Self { device, ..self }
     }
 
-    /// Computes in this precision.
+    /// Sets the precision of blocks and encoder.
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision: Some(precision), ..self }
     }
 
-    /// Uses the running averages of the parameters, or the parameters as trained.
+    /// Chooses the running averages of the parameters (`true`) or the parameters as trained.
     pub fn averaged(self, averaged: bool) -> Self {
         Self { averaged, ..self }
     }

@@ -1,4 +1,4 @@
-//! The HTTP side: JSON in, JSON out, every refusal with its reason.
+//! The HTTP interface: requests and answers in JSON, every refusal with its reason.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,35 +26,35 @@ use super::queue::Job;
 use crate::text::conditions::TAKES_NO_INPUT;
 use crate::text::generated::TextRequest;
 
-/// Bytes of a request's body.
+/// Maximum size of a request's body, in bytes.
 const LARGEST_BODY: usize = 1 << 20;
 
-/// How often the server looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval between checks of the stop flag.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long, after the last text was made, a server that is ending waits for clients to take their answers, or to end half a request.
+/// How long a stopping server waits, after the last text, for clients to read answers or to complete requests.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What handlers know of the model.
+/// The state that handlers share.
 #[derive(Clone)]
 pub struct Service {
-    /// To the model.
+    /// The queue to the model.
     pub jobs: mpsc::Sender<Job>,
-    /// What the model is, for clients.
+    /// The description of the model for clients.
     pub about: Arc<Value>,
-    /// Whether it writes from an input text.
+    /// Whether the model generates from an input text.
     pub conditional: bool,
-    /// Most texts of one request.
+    /// Maximum number of texts per request.
     pub most_texts: usize,
-    /// The seed of requests that name none.
+    /// The seed of requests without one.
     pub seed: u64,
-    /// How long a client may take to send the head of a request, and its body.
+    /// Time limit for receiving the head of a request, and for its body.
     pub read_timeout: Duration,
-    /// Requests that wait for their texts.
+    /// Number of requests that wait for their texts.
     pub waiting: Arc<AtomicUsize>,
 }
 
-/// One more request that waits for its texts, until it is dropped.
+/// Counts one waiting request in [`Service::waiting`] until it is dropped.
 struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
@@ -70,21 +70,21 @@ impl Drop for Waiting {
     }
 }
 
-/// The body of a request for texts.
+/// The body of `POST /generate`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
-    /// What to write from; for conditional models.
+    /// The input texts, for conditional models.
     #[serde(default)]
     inputs: Option<Vec<String>>,
-    /// How many texts; for models of unconditional text.
+    /// The number of texts, for unconditional models.
     #[serde(default)]
     num: Option<usize>,
     #[serde(default)]
     seed: Option<u64>,
 }
 
-/// A refusal: a status, and its reason for the client.
+/// A refused request: status and reason.
 struct Refusal(StatusCode, String);
 
 impl Refusal {
@@ -108,7 +108,7 @@ impl IntoResponse for Refusal {
 }
 
 impl Wanted {
-    /// One request a text, seeded as `elf sample` seeds them.
+    /// One request per text, with the seeds of `elf sample`.
     fn requests(self, service: &Service) -> Result<Vec<TextRequest>, Refusal> {
         let seed = self.seed.unwrap_or(service.seed);
         let count = match (service.conditional, &self.inputs, self.num) {
@@ -141,7 +141,7 @@ impl Wanted {
 
 async fn generate(State(service): State<Service>, request: Request) -> Result<Json<Value>, Refusal> {
     let body = tokio::time::timeout(service.read_timeout, Bytes::from_request(request, &())).await;
-    let body = body.map_err(|_| Refusal(StatusCode::REQUEST_TIMEOUT, "the request came too slowly".to_owned()))?;
+    let body = body.map_err(|_| Refusal(StatusCode::REQUEST_TIMEOUT, "the request arrived too slowly".to_owned()))?;
     let body = body.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
     let wanted: Wanted = serde_json::from_slice(&body)
         .map_err(|e| Refusal::bad(format!("the body should be JSON such as {}: {e}", example(service.conditional))))?;
@@ -151,11 +151,11 @@ async fn generate(State(service): State<Service>, request: Request) -> Result<Js
     let _waiting = Waiting::of(&service);
     service.jobs.try_send(Job { requests, reply }).map_err(|e| match e {
         TrySendError::Full(_) => Refusal::busy("too many requests are waiting: try again later"),
-        TrySendError::Closed(_) => Refusal::busy("the server is ending"),
+        TrySendError::Closed(_) => Refusal::busy("the server is shutting down"),
     })?;
     let texts = answered
         .await
-        .map_err(|_| Refusal::busy("the server is ending"))?
+        .map_err(|_| Refusal::busy("the server is shutting down"))?
         .map_err(|reason| Refusal(StatusCode::INTERNAL_SERVER_ERROR, reason))?;
     Ok(Json(json!({ "texts": texts, "seconds": begun.elapsed().as_secs_f64() })))
 }
@@ -173,7 +173,7 @@ async fn health(State(service): State<Service>) -> Json<Value> {
     Json(json!({ "status": "ok", "requests_waiting": waiting }))
 }
 
-async fn nowhere() -> Refusal {
+async fn not_found() -> Refusal {
     Refusal(StatusCode::NOT_FOUND, "there are GET /, GET /health and POST /generate".to_owned())
 }
 
@@ -182,16 +182,16 @@ fn router(service: Service) -> Router {
         .route("/", get(about))
         .route("/health", get(health))
         .route("/generate", post(generate))
-        .fallback(nowhere)
-        .method_not_allowed_fallback(nowhere)
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(service)
 }
 
-/// A socket at `address`, such as `127.0.0.1:8080`.
+/// A listening socket at `address`, such as `127.0.0.1:8080`.
 ///
 /// # Errors
-/// Names the address if it cannot be listened at.
+/// If the server cannot listen at the address; the message names it.
 pub fn bind(address: &str) -> Result<std::net::TcpListener> {
     let socket = std::net::TcpListener::bind(address).with_context(|| {
         format!("cannot listen at {address}: give a host and a free port, as --listen 127.0.0.1:8081")
@@ -200,7 +200,8 @@ pub fn bind(address: &str) -> Result<std::net::TcpListener> {
     Ok(socket)
 }
 
-/// Serves until `stop` is set and what was asked for before is answered. Who takes longer than a moment over half a request then is left behind.
+/// Serves until `stop` is set and all complete requests are answered. Clients that have not completed a request soon
+/// after are disconnected.
 ///
 /// # Errors
 /// If the system refuses a thread or the socket.
@@ -213,15 +214,15 @@ pub fn serve(socket: std::net::TcpListener, service: Service, stop: Arc<AtomicBo
         let waiting = Arc::clone(&service.waiting);
         let (router, connections) = (router(service), GracefulShutdown::new());
         while !stop.load(Ordering::SeqCst) {
-            match tokio::time::timeout(LOOK, listener.accept()).await {
+            match tokio::time::timeout(POLL_INTERVAL, listener.accept()).await {
                 Ok(Ok((stream, _))) => {
                     let service = TowerToHyperService::new(router.clone());
                     let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
-                    // What goes wrong with one connection is its client's business.
+                    // A failed connection concerns its client only.
                     tokio::spawn(async { _ = connection.await });
                 }
-                // A client that has gone already, or too many open files: neither ends a server.
-                Ok(Err(_)) => tokio::time::sleep(LOOK).await,
+                // A client that has disconnected, or too many open files: no reason to stop.
+                Ok(Err(_)) => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(_) => {}
             }
         }
@@ -229,7 +230,7 @@ pub fn serve(socket: std::net::TcpListener, service: Service, stop: Arc<AtomicBo
         let ended = connections.shutdown();
         tokio::pin!(ended);
         let mut idle = Instant::now();
-        while tokio::time::timeout(LOOK, &mut ended).await.is_err() && idle.elapsed() < DRAIN {
+        while tokio::time::timeout(POLL_INTERVAL, &mut ended).await.is_err() && idle.elapsed() < DRAIN {
             if waiting.load(Ordering::SeqCst) > 0 {
                 idle = Instant::now();
             }

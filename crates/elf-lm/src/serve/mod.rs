@@ -1,7 +1,7 @@
-//! Texts over HTTP: what many clients ask for, gathered into batches for one model.
+//! Generation over HTTP: requests of many clients, collected into batches for one model.
 //!
-//! The connections live in a thread of their own ([`http`]); the model stays in the one it was loaded in and takes what waits for it
-//! ([`queue`]).
+//! Connections have a thread of their own ([`http`]). The model stays in the thread that loaded it and takes requests
+//! from a queue ([`queue`]).
 
 pub mod http;
 pub mod queue;
@@ -17,30 +17,30 @@ use tokio::sync::mpsc;
 
 use crate::{Error, GenerateOptions, Model, Result, Sampling};
 
-/// How a server works.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// The model's name, for clients.
     pub name: Option<String>,
-    /// Texts generated at once, pooled from waiting requests.
+    /// Texts per batch, collected from waiting requests.
     pub batch_size: usize,
-    /// Whether every batch is filled up, so that a text depends on its seed and input alone.
+    /// Whether to pad every batch to `batch_size` rows, so that a text depends on its seed and input alone.
     pub one_shape: bool,
-    /// Most texts of one request.
+    /// Maximum number of texts per request.
     pub max_texts: usize,
-    /// Most requests that wait.
+    /// Maximum number of waiting requests.
     pub max_waiting: usize,
-    /// How long a client may take to send the head of a request, and its body.
+    /// Time limit for receiving the head of a request, and for its body.
     pub read_timeout: Duration,
-    /// The seed of requests that name none, and of a random grid of times.
+    /// The seed of requests without one, and of the time grid if it is random.
     pub seed: u64,
 }
 
-/// Answers requests at `socket` (see [`http::bind`]) with texts of `model` until `stop` is set and what was asked for before is
-/// answered.
+/// Answers requests at `socket` (see [`http::bind`]) with texts of `model`, until `stop` is set and all complete
+/// requests are answered.
 ///
 /// # Errors
-/// If the setting makes no sense for the model, or the system refuses a thread or the socket.
+/// If the setting is invalid for the model, or the system refuses a thread or the socket.
 pub fn serve(
     socket: TcpListener,
     model: &Model,
@@ -65,14 +65,14 @@ pub fn serve(
         trace: Vec::new(),
     };
     let connections = std::thread::spawn(move || http::serve(socket, service, stop));
-    // Ends when the last connection does.
+    // Returns when the last connection has ended.
     queue::work(waiting, options.batch_size, &mut |requests| {
         Ok(model.generate_watched(requests, sampling, &generate, &mut |_| ControlFlow::Continue(()))?.texts)
     });
-    connections.join().map_err(|_| Error::request("the thread of the connections is gone"))?
+    connections.join().map_err(|_| Error::request("the thread of the connections has panicked"))?
 }
 
-/// What clients are told of the model.
+/// The description of the model for clients.
 fn about(model: &Model, sampling: &Sampling, options: &ServeOptions) -> Value {
     let plan = model.plan();
     json!({

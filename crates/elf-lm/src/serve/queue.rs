@@ -1,22 +1,23 @@
-//! What waits for the model, and how it is dealt with: requests that wait together are made together.
+//! The queue of requests for the model: waiting requests are generated in one batch.
 
 use crate::Result;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::text::generated::{GeneratedText, TextRequest};
 
-/// The texts that one client waits for.
+/// The request of one client.
 pub struct Job {
-    /// What to write.
+    /// The texts to generate.
     pub requests: Vec<TextRequest>,
-    /// Where the texts, in the order of the requests, or the reason for having none are to go.
+    /// The channel for the texts, in the order of the requests, or for an error message.
     pub reply: oneshot::Sender<Result<Vec<GeneratedText>, String>>,
 }
 
-/// Writes texts, one for each request.
+/// Generates one text for each request.
 pub type Write<'a> = dyn FnMut(&[TextRequest]) -> Result<Vec<GeneratedText>> + 'a;
 
-/// Answers jobs until nobody is left who could send one. A batch ends with the job that fills `rows` rows; nobody waits for it to be filled.
+/// Answers jobs until all senders are dropped. A batch takes waiting jobs until it has `rows` rows; it never waits for
+/// more.
 pub fn work(mut jobs: mpsc::Receiver<Job>, rows: usize, write: &mut Write) {
     while let Some(job) = jobs.blocking_recv() {
         let mut batch = vec![job];
@@ -25,7 +26,7 @@ pub fn work(mut jobs: mpsc::Receiver<Job>, rows: usize, write: &mut Write) {
         {
             batch.push(job);
         }
-        // Who has gone away wants no text.
+        // Skip clients that have disconnected.
         batch.retain(|job| !job.reply.is_closed());
         answer(batch, write);
     }
@@ -41,11 +42,11 @@ fn answer(batch: Vec<Job>, write: &mut Write) {
             let mut texts = texts.into_iter();
             for job in batch {
                 let own = texts.by_ref().take(job.requests.len()).enumerate();
-                // A client that has gone away meanwhile is no error.
+                // The client may have disconnected meanwhile.
                 let _ = job.reply.send(Ok(own.map(|(index, text)| GeneratedText { index, ..text }).collect()));
             }
         }
-        // What is wrong with one client's text must not cost the others theirs.
+        // One invalid request must not fail the others: retry each job alone.
         Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| answer(vec![job], write)),
         Err(error) => {
             for job in batch {
@@ -90,7 +91,7 @@ mod tests {
         (Job { requests: texts.iter().map(request).collect(), reply }, answered)
     }
 
-    /// What became of jobs that all wait when work begins, and how many requests each call of the model had.
+    /// Answers jobs that all wait at the start, and returns the number of requests of each call of the model.
     fn worked(rows: usize, jobs: Vec<Job>) -> Vec<usize> {
         let (send, receive) = mpsc::channel(jobs.len().max(1));
         jobs.into_iter().for_each(|job| send.try_send(job).ok().unwrap());

@@ -1,4 +1,4 @@
-//! Baselines as writers of texts.
+//! Generation with the baselines.
 
 use std::ops::ControlFlow;
 
@@ -16,20 +16,20 @@ use crate::config::{BaselinePlan, RunPlan, Sampling};
 use crate::error::fail;
 use crate::{Error, Result};
 
-/// How a baseline writes.
+/// A decoding method of a baseline.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Decoding {
-    /// An autoregressive model: the likeliest text, searched for.
+    /// Beam search with an autoregressive model.
     Beam(BeamSearch),
-    /// An autoregressive model: a text drawn token by token.
+    /// Token by token sampling from an autoregressive model.
     Sampling(TokenSampling),
-    /// A masked model.
+    /// Ancestral sampling from a masked diffusion model.
     Ancestral(AncestralSampler),
 }
 
 impl Decoding {
-    /// What suits a model when nothing else is said: unconditional texts are drawn from the model's own distribution, conditional
-    /// ones searched for greedily; a masked model takes as many steps as ELF would.
+    /// The default for a model. Autoregressive: sampling for unconditional text, greedy search for conditional text.
+    /// Masked diffusion: as many steps as the default for ELF.
     pub fn default_for(baseline: &BaselinePlan, plan: &RunPlan) -> Self {
         match baseline {
             BaselinePlan::Gpt2(_) if plan.span.max_input_length.is_some() => Self::Beam(BeamSearch::default()),
@@ -40,8 +40,8 @@ impl Decoding {
         }
     }
 
-    /// What a setting for flows means here: of a masked model the steps, of an autoregressive one the temperature and top-p by which
-    /// texts are drawn, if it draws words at all; else what suits the model.
+    /// The decoding method for a flow's sampling setting. Masked diffusion takes its number of steps. An autoregressive
+    /// model takes its temperature and top-p if the temperature is above 0, else the default.
     pub fn of(sampling: &Sampling, baseline: &BaselinePlan, plan: &RunPlan) -> Self {
         match baseline {
             BaselinePlan::Mdlm { .. } => Self::Ancestral(AncestralSampler { steps: sampling.num_sampling_steps }),
@@ -52,7 +52,8 @@ impl Decoding {
         }
     }
 
-    /// What evaluations in training use: the default, or of a masked model the step counts in the file of sampling settings.
+    /// The methods for evaluations in training: the default; for masked diffusion, the step counts of the sampling
+    /// settings.
     pub fn at_evaluations(plan: &RunPlan, baseline: &BaselinePlan, settings: &[Sampling]) -> Vec<Self> {
         match baseline {
             BaselinePlan::Mdlm { .. } => {
@@ -78,37 +79,37 @@ impl Decoding {
     }
 }
 
-/// One batch of texts to write.
+/// A batch of prompts.
 pub struct Prompts<'a> {
-    /// A seed a row.
+    /// One seed per row.
     seeds: &'a [u64],
-    /// Ids `[B, S]`, of which only the conditions matter.
+    /// Ids `[B, S]`, of which only the conditions are read.
     ids: &'a Tensor,
-    /// How long each row's condition is, `[B]`.
+    /// Length of each row's condition, `[B]`.
     starts: &'a [i64],
-    /// The longest condition that there can be.
+    /// Maximum length of a condition.
     longest: usize,
     /// The token that ends a text.
     eos: i64,
 }
 
-/// What was written.
+/// The texts of a batch.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// Each row's text, with or without what comes after its EOS.
+    /// The token ids of each row's text; what follows EOS is ignored.
     texts: Vec<Vec<i64>>,
     /// Passes through the network.
     passes: u64,
-    /// Positions in them.
+    /// Positions in these passes.
     positions: u64,
 }
 
-/// A network that writes texts.
+/// A network that generates token ids directly.
 pub trait Writer {
-    /// Writes one batch.
+    /// Generates the texts of one batch.
     ///
     /// # Errors
-    /// If it cannot write in this way, or fails.
+    /// If the decoding method is for another kind of network, or the network fails.
     fn write(&self, decoding: &Decoding, prompts: &Prompts) -> Result<Written>;
 }
 
@@ -131,7 +132,7 @@ impl Writer for Gpt2 {
         let Prompts { seeds, ids, starts, longest, eos } = *prompts;
         let (_, s) = ids.size2()?;
         let ids = Vec::<i64>::try_from(ids.f_reshape([-1])?)?;
-        // As in training: what ended the text before begins this one.
+        // As in training, a row begins with the EOS of the row before it.
         let with_bos = |(row, &start): (&[i64], &i64)| [&[eos], &row[..start as usize]].concat();
         let begun: Vec<Vec<i64>> = ids.chunks(s as usize).zip(starts).map(with_bos).collect();
         let most = s as usize - longest;
@@ -149,15 +150,15 @@ impl Writer for Gpt2 {
     }
 }
 
-/// A baseline that writes in one way.
+/// A baseline with a decoding method.
 pub struct BaselineWriter<'a> {
     /// The network.
     pub net: &'a dyn Writer,
-    /// The way.
+    /// The decoding method.
     pub decoding: Decoding,
-    /// How it was trained.
+    /// The plan that it was trained by.
     pub plan: &'a RunPlan,
-    /// The tokenizer it was trained with.
+    /// The tokenizer that it was trained with.
     pub tokenizer: &'a Tokenizer,
 }
 
@@ -191,7 +192,7 @@ impl BatchWriter for BaselineWriter<'_> {
             return Err(Error::Cancelled);
         }
         texts.truncate(asked);
-        // Cut as those of a flow are.
+        // The same maximum length as for a flow.
         let longest = self.plan.span.max_length - longest.unwrap_or(0);
         let row = |text: Vec<i64>| WrittenRow { ids: trim.row(&text[..text.len().min(longest)], 0), confidence: None };
         Ok(WrittenBatch { rows: texts.into_iter().map(row).collect(), passes, context_passes: 0, positions })

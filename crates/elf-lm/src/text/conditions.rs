@@ -1,4 +1,4 @@
-//! Conditions as the model reads them: in token ids, made once.
+//! The conditions of a batch as token ids.
 
 use elf_data::{Batch, Example, Tokenizer};
 
@@ -7,10 +7,10 @@ use crate::Result;
 use crate::config::RunPlan;
 use crate::error::fail;
 
-/// The message to someone who gives a model of unconditional text an input.
+/// The error message for an input text given to an unconditional model.
 pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
 
-/// The conditions of some requests in ids.
+/// The conditions of some requests as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conditions {
     ids: Vec<Vec<i32>>,
@@ -18,10 +18,11 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// Tokenises the conditions of requests, with the EOS that the model saw in training; `None` for models of unconditional text.
+    /// Tokenises the conditions of requests, with a final EOS if the model was trained with one; `None` for
+    /// unconditional models.
     ///
     /// # Errors
-    /// If a condition is missing, empty or superfluous, or the tokenizer fails.
+    /// If a condition is missing or empty, an unconditional model is given one, or the tokenizer fails.
     pub fn of(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[&TextRequest]) -> Result<Option<Self>> {
         let Some(longest) = plan.span.max_input_length else {
             if requests.iter().any(|request| request.condition.is_some()) {
@@ -47,15 +48,15 @@ impl Conditions {
         Ok(Some(Self { ids, longest }))
     }
 
-    /// Whether the condition of a row is longer than the model reads.
+    /// Whether the condition of a row is cut to the model's maximum length.
     pub fn is_cut(&self, row: usize) -> bool {
         self.ids[row].len() > self.longest
     }
 
-    /// The conditions as rows without targets, the last one repeated up to `rows`.
+    /// A batch of rows with conditions and no targets. The last row is repeated up to `rows`.
     ///
     /// # Errors
-    /// If the tokenizer lacks the filling.
+    /// If the tokenizer has no padding token.
     pub fn collate(&self, plan: &RunPlan, tokenizer: &Tokenizer, rows: usize) -> Result<Batch> {
         let example = |ids: &Vec<i32>| Example { input_ids: Vec::new(), condition_ids: Some(ids.clone()) };
         let mut examples: Vec<Example> = self.ids.iter().map(example).collect();
@@ -106,7 +107,7 @@ mod tests {
             assert_eq!(batch.cond_len, [expected.len()]);
             assert_eq!(batch.input_ids[..expected.len()], expected);
         }
-        // A text without a token is one of EOS alone, if conditions end so.
+        // An empty text becomes a single EOS, if conditions end in EOS.
         let empty = TextRequest { condition: Some(String::new()), ..TextRequest::default() };
         assert_eq!(collate(&plan(None, true), &tokenizer, &empty).unwrap().cond_len, [1]);
         assert!(collate(&plan(None, false), &tokenizer, &empty).unwrap_err().to_string().contains("empty"));

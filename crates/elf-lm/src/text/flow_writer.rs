@@ -1,4 +1,4 @@
-//! An embedded language flow as a writer of texts.
+//! Generation with an embedded language flow.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,29 +18,29 @@ use crate::config::{RunPlan, Sampling};
 use crate::error::fail;
 use crate::{Error, Result};
 
-/// A flow with everything around it.
+/// The parts of a flow that generation needs.
 #[derive(Clone, Copy)]
 pub struct FlowParts<'a> {
     /// The network.
     pub net: &'a dyn Network,
-    /// How it was trained.
+    /// The plan that it was trained by.
     pub plan: &'a RunPlan,
-    /// The tokenizer it was trained with.
+    /// The tokenizer that it was trained with.
     pub tokenizer: &'a Tokenizer,
-    /// The encoder, needed for conditions and for writing block after block.
+    /// The encoder, needed for conditions and for generation in blocks.
     pub latents: Option<&'a TextLatents>,
-    /// A lesser version of the network and how that was trained, for settings that name a guide.
+    /// A weaker version of the network and how it was trained, for settings with a guide.
     pub guide: Option<(&'a dyn Network, TrainedFlow)>,
 }
 
-/// A flow that samples in one way.
+/// A flow with a sampling setting.
 pub struct FlowWriter<'a> {
     parts: FlowParts<'a>,
     generator: Generator<'a>,
     trim: Trim,
 }
 
-/// The flow's settings.
+/// The settings of the flow's generator.
 fn generate_config(sampling: &Sampling, grid_seed: u64, plan: &RunPlan) -> GenerateConfig {
     GenerateConfig {
         sampler: sampling.sampler.clone(),
@@ -55,15 +55,15 @@ fn generate_config(sampling: &Sampling, grid_seed: u64, plan: &RunPlan) -> Gener
     }
 }
 
-/// The message to someone who names a guide where none is loaded.
+/// The error message for a setting with a guide where none is loaded.
 fn no_guide(path: &Path) -> String {
-    format!("the guide {} is for `elf sample`: take it out of the sampling file here", path.display())
+    format!("the guide {} works with `elf sample` only: remove it from the sampling file", path.display())
 }
 
-/// Refuses a setting with which a model of this plan could not write, before there is a network.
+/// Checks a setting for models of this plan, without a network.
 ///
 /// # Errors
-/// Names the setting.
+/// If the setting is invalid; the message names it.
 pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) -> Result<()> {
     sampling.candidates()?;
     if let Some(path) = &sampling.guide {
@@ -74,10 +74,11 @@ pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) 
 }
 
 impl<'a> FlowWriter<'a> {
-    /// Checks the setting and fixes the times. All texts of a run share the grid of `grid_seed`; batches are filled up to `pad_to` rows.
+    /// Checks the setting and draws the time grid. All texts of a run share the grid of `grid_seed`; batches are padded
+    /// to `pad_to` rows.
     ///
     /// # Errors
-    /// Names the setting that makes no sense for this model.
+    /// If the setting is invalid for the model; the message names it.
     pub fn new(
         parts: FlowParts<'a>,
         sampling: &Sampling,
@@ -102,7 +103,7 @@ impl<'a> FlowWriter<'a> {
         Ok(Self { parts, generator, trim })
     }
 
-    /// The conditions of a batch in ids and encoded.
+    /// The conditions of a batch, as token ids and encoded.
     fn condition(&self, conditions: &Conditions, rows: usize) -> Result<(Batch, Condition)> {
         let FlowParts { plan, tokenizer, latents, .. } = self.parts;
         let Some(latents) = latents else {
@@ -117,13 +118,13 @@ impl<'a> FlowWriter<'a> {
     }
 }
 
-/// Steps and frames of a batch on their way to whoever watches.
+/// Passes steps and frames of a batch on to a listener.
 struct Watching<'w> {
     watch: &'w mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
     trim: Trim,
-    /// Positions of each row's condition.
+    /// Length of each row's condition.
     given: Vec<usize>,
-    /// Whether a frame was answered by a break, which takes effect at the next step.
+    /// Whether the listener returned `Break`; after a frame this takes effect at the next step.
     cancelled: bool,
 }
 
@@ -181,7 +182,8 @@ impl BatchWriter for FlowWriter<'_> {
     }
 }
 
-/// The mean over a text's tokens and its end, if it has one, of what a row was read with, after `given` positions of condition.
+/// The mean log-probability of a row's `tokens` tokens and its final EOS, if it has one, after `given` positions of
+/// condition.
 fn confidence(log_probs: &[f32], given: usize, tokens: usize) -> f64 {
     let read = log_probs.get(given..).unwrap_or_default();
     let read = &read[..read.len().min(tokens + 1)];

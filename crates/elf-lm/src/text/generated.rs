@@ -1,4 +1,4 @@
-//! Requests for texts, and what came of them.
+//! Requests for texts, and generated texts.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use crate::Result;
 use crate::config::Candidates;
 use crate::error::Context;
 
-/// Most texts of one call, those counted of which only the surest are kept; a mistyped number must not exhaust memory.
+/// Maximum number of texts of one call, candidates included, so that a mistyped number does not exhaust memory.
 pub const MOST_TEXTS: usize = 1_000_000;
 
 /// One text to generate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextRequest {
-    /// Its seed: the same seed gives the same text, whatever else is asked for beside it.
+    /// The seed. The same seed and condition give the same text, regardless of other requests.
     pub seed: u64,
-    /// What to generate from, for conditional models.
+    /// The input text, for conditional models.
     pub condition: Option<String>,
-    /// The same as the data has it in ids, which are then taken as they are.
+    /// Token ids of the condition, used instead of tokenising `condition`.
     pub condition_ids: Option<Vec<i32>>,
-    /// What a good answer would be; carried along for evaluation.
+    /// A reference answer, passed through for evaluation.
     pub reference: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl TextRequest {
         (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), ..Self::default() }).collect()
     }
 
-    /// This request and `count - 1` like it under seeds of their own.
+    /// This request and `count - 1` copies with seeds derived from its own.
     pub(super) fn candidates(&self, count: usize) -> impl Iterator<Item = Self> {
         (0..count as u64).map(|i| match i {
             0 => self.clone(),
@@ -46,7 +46,7 @@ impl TextRequest {
         })
     }
 
-    /// Requests from the conditions of the first `count` rows of token data, and what was expected of them.
+    /// Requests from the conditions and targets of the first `count` rows of token data.
     ///
     /// # Errors
     /// If the data has no conditions, or cannot be read.
@@ -56,7 +56,7 @@ impl TextRequest {
         for (i, (request, carried)) in requests.iter_mut().zip(carried).enumerate() {
             let Example { input_ids, condition_ids } = dataset.example(i)?;
             let condition_ids = condition_ids.context("the data has no conditions to generate from")?;
-            // The texts themselves where the data has them: decoded ids may be cut, and differ in spaces.
+            // The original texts where the data has them: decoded ids may be cut, and differ in spaces.
             let text = |carried: Option<String>, ids: &[i32]| carried.map_or_else(|| tokenizer.decode(ids), Ok);
             request.condition = Some(text(carried.input, &condition_ids)?);
             request.reference = Some(text(carried.target, &input_ids)?);
@@ -69,14 +69,14 @@ impl TextRequest {
 /// One generated text, as it is written to a JSONL file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GeneratedText {
-    /// Its place among the requests.
+    /// The index of its request.
     pub index: usize,
     /// Its seed.
     pub seed: u64,
-    /// What it was generated from.
+    /// The input text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// Whether that was longer than the model reads, and its end was left out.
+    /// Whether the input was cut to the model's maximum length.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub input_cut: bool,
     /// The generated text.
@@ -87,21 +87,21 @@ pub struct GeneratedText {
     pub reference: Option<String>,
     /// The generated tokens, without padding.
     pub tokens: Vec<i64>,
-    /// How sure a flow's network is of having read them rightly: the mean natural log-probability of the tokens and of the end.
+    /// The decoder's confidence, for flows: the mean natural log-probability of the tokens and the final EOS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
 }
 
-/// What generation cost, on all ranks together.
+/// The cost of generation, over all ranks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotalCost {
-    /// Batches.
+    /// Number of batches.
     pub batches: u64,
-    /// Passes through the network, decoding included, over all batches.
+    /// Passes through the network over all batches, decoding included.
     pub passes: u64,
-    /// Passes over what stood before a block, to remember it.
+    /// Passes over finished prefixes, which compute their cached keys and values.
     pub context_passes: u64,
-    /// Positions that were written, in rows that fill up a batch too.
+    /// Positions generated, padding rows included.
     pub positions: u64,
 }
 
@@ -113,13 +113,13 @@ impl TotalCost {
         self.positions += other.positions;
     }
 
-    /// Adds what one more batch cost.
+    /// Adds the cost of one batch.
     pub fn add_batch(&mut self, passes: u64, context_passes: u64, positions: u64) {
         self.add(&Self { batches: 1, passes, context_passes, positions });
     }
 }
 
-/// Passes for each batch, on average where their number differs: batches of blocks end when their texts do.
+/// Passes per batch: an average, as batches of blocks end with their longest text.
 impl fmt::Display for TotalCost {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let each = |passes: u64| {
@@ -129,28 +129,28 @@ impl fmt::Display for TotalCost {
         };
         write!(f, "{} passes", each(self.passes))?;
         if self.context_passes > 0 {
-            write!(f, " and {} over what stood before", each(self.context_passes))?;
+            write!(f, " and {} over prefixes", each(self.context_passes))?;
         }
         write!(f, " for each of {} batch(es)", self.batches)
     }
 }
 
-/// What came of a list of requests.
+/// The result of a list of requests.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Generation {
     /// The texts, in the order of the requests.
     pub texts: Vec<GeneratedText>,
-    /// The first text as it formed: time and words.
+    /// The first text as it formed: time and decoded text.
     pub frames: Vec<(f64, String)>,
-    /// What it cost.
+    /// The cost.
     pub cost: TotalCost,
 }
 
 impl Generation {
-    /// What came of the list on all ranks, the same on each.
+    /// Gathers the results of all ranks; every rank gets all of them.
     ///
     /// # Errors
-    /// If a rank is gone.
+    /// If a rank has ended.
     pub fn over_ranks(self, comm: &dyn Comm) -> Result<Self> {
         let mut all = Self::default();
         for bytes in comm.gather_bytes(&serde_json::to_vec(&self)?)? {
@@ -160,14 +160,14 @@ impl Generation {
         Ok(all)
     }
 
-    /// Adds what came of further requests.
+    /// Adds the result of further requests.
     pub fn add(&mut self, Self { texts, frames, cost }: Self) {
         self.texts.extend(texts);
         self.frames.extend(frames);
         self.cost.add(&cost);
     }
 
-    /// The texts that are kept of all candidates, in the order of the requests.
+    /// Keeps one text of every group of candidates, in the order of the requests.
     pub(super) fn chosen(self, candidates: Candidates) -> Self {
         let mut kept = Vec::with_capacity(self.texts.len() / candidates.count());
         let mut texts = self.texts.into_iter().peekable();
@@ -195,16 +195,16 @@ mod tests {
         cost.add_batch(33, 0, 1024);
         cost.add_batch(33, 0, 1024);
         assert_eq!((cost.to_string().as_str(), cost.positions), ("33 passes for each of 2 batch(es)", 2048));
-        // Of blocks, one batch writes more of them than the other.
+        // Batches differ in their number of blocks.
         let mut of_blocks = TotalCost::default();
         of_blocks.add_batch(18, 2, 24);
         let mut other_rank = TotalCost::default();
         other_rank.add_batch(6, 0, 8);
         other_rank.add_batch(12, 1, 16);
         of_blocks.add(&other_rank);
-        assert_eq!(of_blocks.to_string(), "12 passes and 1 over what stood before for each of 3 batch(es)");
+        assert_eq!(of_blocks.to_string(), "12 passes and 1over prefixes for each of 3 batch(es)");
         of_blocks.add_batch(6, 0, 8);
-        assert_eq!(of_blocks.to_string(), "10.5 passes and 0.8 over what stood before for each of 4 batch(es)");
+        assert_eq!(of_blocks.to_string(), "10.5 passes and 0.8over prefixes for each of 4 batch(es)");
         assert_eq!(of_blocks.positions, 56);
     }
 }

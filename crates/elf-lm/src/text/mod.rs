@@ -1,4 +1,4 @@
-//! Text in and out: latents of texts, generated texts and the files they go to.
+//! Generation: requests, batches, writers, latents of texts, and files of generated texts.
 
 pub mod baseline_writer;
 pub mod conditions;

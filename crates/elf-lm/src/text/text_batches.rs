@@ -1,4 +1,4 @@
-//! Which texts are generated together: batches of requests whose rows have one length.
+//! Grouping of requests into batches with rows of equal length.
 
 use super::generated::TextRequest;
 use crate::Result;
@@ -9,12 +9,13 @@ use crate::config::RunPlan;
 pub struct TextBatch {
     /// S, positions of each row.
     pub length: usize,
-    /// The requests' places in the list of all requests.
+    /// The indices of the requests in the list of all requests.
     pub places: Vec<usize>,
 }
 
-/// Splits a list of requests into batches of at most `rows`. Models of texts of their own length (`plan.lengths`) get batches
-/// of equal length, each request's length drawn from its seed; all others batches of `max_length` in the requests' order.
+/// Splits a list of requests into batches of at most `rows`. With a length distribution (`plan.lengths`), each
+/// request's length is drawn from its seed, and batches have rows of equal length. Without one, all rows have
+/// `max_length` positions.
 ///
 /// # Errors
 /// If libtorch fails.
@@ -27,7 +28,7 @@ pub fn text_batches(plan: &RunPlan, requests: &[TextRequest], rows: usize) -> Re
         }
     }
     let mut places: Vec<usize> = (0..requests.len()).collect();
-    // A stable sort: the order of the requests is kept among equal lengths.
+    // A stable sort keeps the order of requests of equal length.
     places.sort_by_key(|&place| lengths[place]);
     let of_one_length = places.chunk_by(|&one, &other| lengths[one] == lengths[other]);
     Ok(of_one_length
@@ -63,10 +64,10 @@ mod tests {
         assert!(places.into_iter().eq(0..50));
         for batch in &batches {
             assert!((1..=8).contains(&batch.places.len()));
-            // A length above what a row has room for is cut to that.
+            // Lengths above the row length are cut to it.
             assert!(batch.places.iter().all(|&p| law.draw(requests[p].seed).unwrap().min(16) == batch.length));
         }
-        // A text has its length, whatever else is asked for.
+        // A text's length does not depend on other requests.
         let alone = text_batches(&plan(Some(law)), &requests[7..8], 8).unwrap();
         let among = batches.iter().find(|batch| batch.places.contains(&7)).unwrap();
         assert_eq!(alone[0].length, among.length);

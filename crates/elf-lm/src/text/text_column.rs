@@ -1,4 +1,4 @@
-//! `FILE:COLUMN`, as `--text` takes it: one text column of one file, so that a corpus can be put together from several.
+//! `FILE:COLUMN`, the value of `--text`: one text column of one file. A corpus may consist of several.
 
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The file that generated texts are written to, and what is kept beside it while they are made.
+//! Files of generated texts, and of the finished batches of an interrupted generation.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::fingerprint::{Difference, Fingerprint};
 use crate::text::generated::{GeneratedText, Generation};
 
-/// Writes one JSON object a line, aside and renamed.
+/// Writes texts as JSON lines to a temporary file and renames it.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -30,10 +30,10 @@ fn cannot(path: &Path) -> String {
     format!("the texts could not be written to {}", path.display())
 }
 
-/// Refuses a file that could not be written in the end, before hours are spent on what is to go there. Folders that are not there yet stay so.
+/// Checks that a file can be written, before hours are spent on its content. Creates no folders.
 ///
 /// # Errors
-/// If it is a folder, or nothing can be written beside it.
+/// If it is a folder, or its folder is not writable.
 pub fn check_writable(path: &Path) -> Result<()> {
     if elf_files::is_special(path) {
         return Ok(());
@@ -54,12 +54,12 @@ struct Head {
     texts_of: Fingerprint,
 }
 
-/// Finished batches of texts that are not all made yet: `texts.jsonl.partial` beside `texts.jsonl`, of which the same call, made again, goes on.
-/// A line with all that decides on the texts, then a line a batch.
+/// The finished batches of an incomplete generation, in `texts.jsonl.partial` beside `texts.jsonl`. A later call with
+/// the same fingerprint continues from them. The first line is the fingerprint; each further line is a batch.
 #[derive(Debug)]
 pub struct Unfinished {
     path: PathBuf,
-    /// Locked for as long as it is open.
+    /// Locked while it is open.
     file: File,
     before: Vec<Generation>,
     stop: Arc<AtomicBool>,
@@ -67,11 +67,11 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Begins the file beside `output`, or goes on with it. Batches are made until `stop` is set. None where `output` is no file: nothing can be
-    /// kept beside a pipe.
+    /// Creates the file beside `output`, or opens it to continue. Generation ends early when `stop` is set. `None` if
+    /// `output` is not a regular file, such as a pipe.
     ///
     /// # Errors
-    /// If it cannot be read or written, is in use, or holds texts of another origin.
+    /// If it cannot be read or written, is in use, or has another fingerprint.
     pub fn beside(output: &Path, origin: Fingerprint, stop: Arc<AtomicBool>) -> Result<Option<Self>> {
         if elf_files::is_special(output) {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Unfinished {
         }
         let mut text = Vec::new();
         file.read_to_end(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
-        // What has no end of line was cut off while it was written.
+        // A line without a line end was cut off in writing.
         let mut lines = text.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n"));
         let mut whole = 0;
         let mut before = Vec::new();
@@ -130,33 +130,33 @@ impl Unfinished {
         Ok(Some(unfinished))
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Batches that were made before, in their order; once.
+    /// Takes the batches of earlier calls, in order. A second call returns nothing.
     pub fn take_before(&mut self) -> Vec<Generation> {
         std::mem::take(&mut self.before)
     }
 
-    /// Positions in batches that were made before, as long as they are not taken.
+    /// Number of positions in the batches of earlier calls, before they are taken.
     pub fn positions_before(&self) -> u64 {
         self.before.iter().map(|batch| batch.cost.positions).sum()
     }
 
-    /// Whether another batch is to be made.
+    /// Whether to generate another batch: `false` after `stop` is set.
     pub fn go_on(&mut self) -> bool {
         self.interrupted |= self.stop.load(Ordering::SeqCst);
         !self.interrupted
     }
 
-    /// Whether there were batches to make when it was asked to stop.
+    /// Whether `stop` was set before the last batch.
     pub fn was_interrupted(&self) -> bool {
         self.interrupted
     }
 
-    /// Keeps one more batch.
+    /// Appends a finished batch.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -170,7 +170,7 @@ impl Unfinished {
         self.file.write_all(&line).with_context(|| cannot(&self.path))
     }
 
-    /// Removes it: the texts are where they belong.
+    /// Removes the file, after the texts have been written to the output.
     ///
     /// # Errors
     /// If it cannot be removed.
@@ -213,7 +213,7 @@ mod tests {
         again.keep(&batch(5)).unwrap();
         drop(again);
         assert_eq!(open(&output, "1").unwrap().positions_before(), 12);
-        // A first line that was cut off is no beginning.
+        // A first line that was cut off is ignored.
         std::fs::write(&path, &whole[..5]).unwrap();
         assert_eq!(open(&output, "2").unwrap().positions_before(), 0);
         std::fs::write(&path, "words\n").unwrap();

@@ -1,4 +1,4 @@
-//! From requests for text to text: batch after batch, whatever kind of model writes them.
+//! The loop from requests to texts, batch by batch, for every kind of model.
 
 use std::ops::ControlFlow;
 
@@ -13,56 +13,56 @@ use crate::config::{Candidates, RunPlan};
 use crate::error::fail;
 use crate::{Error, Result};
 
-/// Something that happens while texts are generated.
+/// An event during generation.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TextEvent<'a> {
-    /// The batch in hand has made `done` of `steps` steps.
+    /// A finished step of the current batch.
     Step {
-        /// Steps made.
+        /// Number of finished steps.
         done: usize,
-        /// Steps in all.
+        /// Total number of steps.
         steps: usize,
     },
-    /// The texts of the batch in hand as they would be read at time `t`.
+    /// The texts of the current batch, decoded at time `t`.
     Frame {
-        /// The time, in [0, 1]; of texts in blocks the share of the row that is written.
+        /// The time, in [0, 1]; for models with blocks, the fraction of the row that is generated.
         t: f64,
         /// The text of each row.
         texts: &'a [String],
     },
-    /// A batch is finished.
+    /// A finished batch.
     Finished {
         /// Its texts. With several candidates per text, all of them.
         texts: &'a [GeneratedText],
-        /// Requests that are finished.
+        /// Number of finished requests.
         done: usize,
     },
 }
 
-/// A listener to [`TextEvent`]s, which breaks to cancel.
+/// A listener to [`TextEvent`]s, which returns `Break` to cancel.
 pub type TextWatch<'a> = dyn FnMut(TextEvent<'_>) -> ControlFlow<()> + 'a;
 
 /// One batch for a [`BatchWriter`].
 pub struct TextBatchRequest<'a> {
     /// The requests, one per row.
     pub requests: &'a [&'a TextRequest],
-    /// Their conditions; `None` for models of unconditional text.
+    /// Their conditions; `None` for unconditional models.
     pub conditions: Option<&'a Conditions>,
-    /// S, positions of a row.
+    /// S, positions per row.
     pub length: usize,
-    /// Rows to fill the batch up to.
+    /// Number of rows to pad the batch to.
     pub rows: usize,
-    /// Times at which texts are shown as they form.
+    /// Times at which to decode the texts while they form.
     pub trace: &'a [f64],
 }
 
 /// The text of one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WrittenRow {
-    /// Its tokens, padding included.
+    /// Its token ids, padding included.
     pub ids: Vec<i64>,
-    /// How sure the model is of them, if it says.
+    /// The decoder's confidence, if the model has one.
     pub confidence: Option<f64>,
 }
 
@@ -73,23 +73,23 @@ pub struct WrittenBatch {
     pub rows: Vec<WrittenRow>,
     /// Passes through the network.
     pub passes: u64,
-    /// Passes over finished blocks.
+    /// Passes over finished prefixes.
     pub context_passes: u64,
-    /// Positions that were written.
+    /// Positions generated.
     pub positions: u64,
 }
 
-/// What happens inside a batch.
+/// An event within a batch.
 pub enum BatchEvent {
-    /// Steps made, and steps in all.
+    /// Number of finished steps, and total number of steps.
     Step(usize, usize),
-    /// A time, and the tokens of each row as they would be read then.
+    /// A time, and the token ids of each row decoded at that time.
     Frame(f64, Vec<Vec<i64>>),
 }
 
-/// A model that writes texts in one way.
+/// A model with a method of generation.
 pub trait BatchWriter {
-    /// Writes one batch.
+    /// Generates one batch.
     ///
     /// # Errors
     /// If the model fails, or [`Error::Cancelled`] if `watch` breaks.
@@ -100,41 +100,42 @@ pub trait BatchWriter {
     ) -> Result<WrittenBatch>;
 }
 
-/// How requests become batches.
+/// Options for batches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchOptions<'a> {
-    /// Rows of a batch.
+    /// Rows per batch.
     pub rows: usize,
-    /// Whether the last batch is filled up, so that all have one shape and a text depends on its seed and condition alone.
+    /// Whether to pad the last batch, so that all have one shape and a text depends on its seed and condition alone.
     pub one_shape: bool,
-    /// Candidates per text, and which of them is kept.
+    /// Candidates per text, and the rule by which one is kept.
     pub candidates: Candidates,
-    /// Times at which the texts of the first request's batch are shown as they form.
+    /// Times at which to decode the texts of the first request's batch while they form.
     pub trace: &'a [f64],
 }
 
-/// A writer with everything around it that turns requests into text.
+/// The loop from requests to texts.
 pub struct TextLoop<'a> {
     /// The model.
     pub writer: &'a dyn BatchWriter,
-    /// How it was trained.
+    /// The plan that it was trained by.
     pub plan: &'a RunPlan,
-    /// The tokenizer it was trained with.
+    /// The tokenizer that it was trained with.
     pub tokenizer: &'a Tokenizer,
     /// The processes that share the work.
     pub comm: &'a dyn Comm,
 }
 
 impl TextLoop<'_> {
-    /// Generates all texts, each chosen among the candidates that `options` asks for. Finished batches go to `kept`, and none is made
-    /// that is there already: between two batches this stops where `kept` says so. For one process: several do not know what the
-    /// others have.
+    /// Generates all texts, each chosen among its candidates. With `kept`, generation can be resumed: finished batches
+    /// are saved, saved ones are skipped, and the loop ends early when `kept` says so. Only a single process may use
+    /// `kept`.
     ///
-    /// Batches are dealt out to the ranks in turn. They are the batches that one process would make, so texts do not depend on
-    /// how many ranks there are; every rank gets all of them.
+    /// Batches are distributed over the ranks in turn. They do not depend on the number of ranks, and neither do the
+    /// texts. Every rank returns all texts.
     ///
     /// # Errors
-    /// If a condition is missing or superfluous, the network fails, a batch cannot be kept, a rank is gone, or `watch` cancels.
+    /// If a condition is missing or not expected, the network fails, a batch cannot be saved, a rank has ended, or
+    /// `watch` cancels.
     pub fn generate(
         &self,
         requests: &[TextRequest],
@@ -156,7 +157,7 @@ impl TextLoop<'_> {
         Ok(made.chosen(candidates))
     }
 
-    /// This rank's batches.
+    /// Generates this rank's batches.
     fn own_batches(
         &self,
         requests: &[TextRequest],
@@ -202,7 +203,7 @@ impl TextLoop<'_> {
     ) -> Result<Generation> {
         let own: Vec<&TextRequest> = batch.places.iter().map(|&place| &requests[place]).collect();
         let conditions = Conditions::of(self.plan, self.tokenizer, &own)?;
-        // The first text is the one that is shown as it forms.
+        // Frames are kept of the first request only.
         let shown = batch.places.iter().position(|&place| place == 0);
         let request = TextBatchRequest {
             requests: &own,
@@ -216,7 +217,7 @@ impl TextLoop<'_> {
         let written = self.writer.write(&request, &mut |event| match event {
             BatchEvent::Step(done, steps) => watch(TextEvent::Step { done, steps }),
             BatchEvent::Frame(t, rows) => {
-                let texts: Result<Vec<String>> = rows.iter().map(|ids| Ok(self.words(ids)?.0)).collect();
+                let texts: Result<Vec<String>> = rows.iter().map(|ids| Ok(self.decode(ids)?.0)).collect();
                 match texts {
                     Ok(texts) => {
                         made.frames.extend(shown.map(|row| (t, texts[row].clone())));
@@ -235,7 +236,7 @@ impl TextLoop<'_> {
         let WrittenBatch { rows, passes, context_passes, positions } = written?;
         made.cost.add_batch(passes, context_passes, positions);
         for (row, (written, &index)) in rows.into_iter().zip(&batch.places).enumerate() {
-            let (text, tokens) = self.words(&written.ids)?;
+            let (text, tokens) = self.decode(&written.ids)?;
             made.texts.push(GeneratedText {
                 index,
                 seed: own[row].seed,
@@ -250,8 +251,8 @@ impl TextLoop<'_> {
         Ok(made)
     }
 
-    /// Words and tokens of a row.
-    fn words(&self, ids: &[i64]) -> Result<(String, Vec<i64>)> {
+    /// The text of a row, and its token ids without padding.
+    fn decode(&self, ids: &[i64]) -> Result<(String, Vec<i64>)> {
         let pad = i64::from(self.tokenizer.pad_id()?);
         let tokens: Vec<i64> = ids.iter().copied().filter(|&id| id != pad).collect();
         let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
