@@ -84,7 +84,7 @@ fn configurations_that_are_missing_or_no_yaml() {
     run(elf(&["train"])).badly(&["data_path is not set"]);
     let path = within(&folder, "config.yml");
     fs::write(&path, "max_length: [1,\nepochs: }\n").unwrap();
-    run(elf(&["train", &path])).badly(&["config.yml is no YAML", "line"]);
+    run(elf(&["train", &path])).badly(&["config.yml is not YAML", "line"]);
     fs::write(&path, "just words\n").unwrap();
     run(elf(&["train", &path])).badly(&["config.yml", "keys"]);
 }

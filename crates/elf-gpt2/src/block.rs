@@ -9,7 +9,7 @@ use crate::{Gpt2Config, Result};
 /// The prefix of each name in Hugging Face's language models; its bare models have none.
 pub(crate) const PREFIX: &str = "transformer.";
 
-/// Dropout of one pass, and the share that is dropped.
+/// The dropout of one pass and its rate.
 pub(crate) type Dropped<'a> = Option<(&'a Dropout, f64)>;
 
 /// Applies the dropout of one place in the network to `x` `[B, N, C]`, the first N positions of each row.
@@ -36,7 +36,7 @@ impl Block {
         let name = format!("{PREFIX}h.{index}");
         let (h, inner, eps) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
         let init = Init::Normal(config.initializer_range);
-        // Layers whose output is added to the residual stream start smaller, so that the stream's size does not depend on the depth.
+        // Layers that write to the residual stream start smaller, so that its size does not depend on the depth.
         let closing = Init::Normal(config.initializer_range / (2.0 * config.n_layer as f64).sqrt());
         let fans = |fan_in, fan_out| Fans { fan_in, fan_out };
         Ok(Self {
@@ -74,13 +74,13 @@ impl Block {
     }
 }
 
-/// The largest number of positions whose scores are stored as a whole.
+/// Maximum number of positions for which attention scores are stored.
 const EXPLICIT_UP_TO: i64 = 512;
 
 /// Causal attention; all `[B, heads, S, head_dim]`.
 ///
-/// libtorch's fused attention does not store the scores, but on a CPU its backward pass in bf16 is several times slower than plain
-/// batched products.
+/// libtorch's fused attention does not store the scores, but on a CPU its backward pass in bf16 is several times slower
+/// than plain batched products.
 pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (b, heads, s, dim) = q.size4()?;
     let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
@@ -122,7 +122,8 @@ mod tests {
 
     use super::*;
 
-    /// Scores stored as a whole in bf16 give the same as libtorch's fused attention in fp32, and no position sees a later one.
+    /// Scores stored as a whole in bf16 give the same as libtorch's fused attention in fp32, and no position sees a
+    /// later one.
     #[test]
     fn attention_with_whole_scores_is_causal_attention() {
         let mut noise = Seeded::new(vec![1, 2, 3], Device::Cpu);

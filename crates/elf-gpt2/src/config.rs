@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{Error, Result};
 
-/// The sizes and constants of a GPT-2. Settings that Hugging Face's files may leave out have its defaults.
+/// The sizes and constants of a GPT-2, with Hugging Face's defaults for optional keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpt2Config {
     /// V, entries of the vocabulary.
@@ -32,8 +32,8 @@ pub struct Gpt2Config {
     /// The token that ends a text, if the file has one.
     #[serde(default)]
     pub eos_token_id: Option<i64>,
-    /// Whether the model was trained to read the end-of-text token before each text, so that it also predicts a text's first
-    /// token; the released models were not. A key of our own, which Hugging Face's library ignores.
+    /// Whether the model was trained to read the end-of-text token before each text, so that it also predicts a text's
+    /// first token; the released models were not. A key of our own, which Hugging Face's library ignores.
     #[serde(default, rename = "elf_texts_begin_with_eos")]
     pub texts_begin_with_eos: bool,
 }
@@ -46,8 +46,8 @@ fn default_range() -> f64 {
 }
 
 impl Gpt2Config {
-    /// Settings of a model of these sizes to be trained here, with GPT-2's constants, which reads the end-of-text token before each
-    /// text.
+    /// Settings of a new model of these sizes, with GPT-2's constants, which is trained to read the end-of-text token
+    /// before each text.
     pub fn like(vocab_size: i64, n_positions: i64, n_embd: i64, n_layer: i64, n_head: i64) -> Self {
         Self {
             vocab_size,
@@ -102,7 +102,7 @@ impl Gpt2Config {
         Ok(config)
     }
 
-    /// Checks that a model of these settings is possible.
+    /// Checks the settings.
     ///
     /// # Errors
     /// [`Error::Config`], which names the setting.
@@ -143,7 +143,7 @@ impl Gpt2Config {
         self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
-    /// The number of numbers in all parameters; the head shares the embedding's.
+    /// Number of parameters; the head shares those of the embedding.
     pub fn parameter_count(&self) -> i64 {
         let (h, inner) = (self.n_embd, self.inner());
         let attention = h * 3 * h + 3 * h + h * h + h;

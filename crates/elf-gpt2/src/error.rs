@@ -21,11 +21,11 @@ pub enum Error {
         reason: String,
     },
 
-    /// Settings that contradict each other or with which no model is possible.
+    /// Invalid or contradictory settings.
     #[error("no GPT-2 can have these settings: {0}")]
     Config(String),
 
-    /// The checkpoint has a vocabulary head of its own, which GPT-2 does not.
+    /// The checkpoint has a separate vocabulary head, unlike GPT-2.
     #[error("{}: lm_head.weight differs from the embedding of tokens; GPT-2 uses one table for both, so this is another kind of model", path.display())]
     UntiedHead {
         /// The file.

@@ -1,4 +1,4 @@
-//! The model: causal, pre-norm, learned positions, one table for embedding and head.
+//! The model: causal, pre-norm, learned positions, tied embedding and head.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use tch::{Device, Kind, Reduction, Tensor};
 use crate::block::{Block, Dropped, PREFIX, attend, dropped};
 use crate::{Error, Gpt2Config, Result};
 
-/// The name of the head, which shares the embedding's weights.
+/// The name of the head, which has the embedding's weights.
 const HEAD: &str = "lm_head.weight";
-/// The largest number of logits that exist at a time: 128 MiB of fp32.
+/// Maximum number of logits computed at a time: 128 MiB of fp32.
 const LOGITS_AT_A_TIME: i64 = 1 << 25;
 
 /// A GPT-2.
 ///
-/// Parameters are fp32; matrix products run in the given precision; the residual stream and norms are fp32, in a pass for gradients of
-/// the given precision; losses are fp32. There is dropout in training only, and only after [`Gpt2::set_dropout`]. Keep the head in
-/// fp32: the released models' logits are around -100, where bf16 has only multiples of a half.
+/// Parameters, norms and losses are fp32; matrix products have the given precision. The residual stream is fp32 in
+/// inference and has the given precision in training. Dropout is applied in training only, after [`Gpt2::set_dropout`].
+/// Keep the head in fp32: the released models' logits are around -100, where bf16 has only multiples of a half.
 #[derive(Debug)]
 pub struct Gpt2 {
     config: Gpt2Config,
@@ -35,11 +35,12 @@ pub struct Gpt2 {
 }
 
 impl Gpt2 {
-    /// Makes a model whose parameters come from `builder`: seeded, with the standard deviations of Hugging Face's initialisation, or
-    /// unset, to be loaded. They have no gradients until [`set_requires_grad`](ParamSet::set_requires_grad) on [`Gpt2::params`].
+    /// Makes a model whose parameters come from `builder`: random with the standard deviations of Hugging Face's
+    /// initialisation, or unset, to be loaded. For gradients, call [`set_requires_grad`](ParamSet::set_requires_grad)
+    /// on [`Gpt2::params`].
     ///
     /// # Errors
-    /// If no model is possible with the settings, or libtorch fails.
+    /// If the settings are invalid, or libtorch fails.
     pub fn new(config: &Gpt2Config, mut builder: ParamBuilder, precision: PrecisionPolicy) -> Result<Self> {
         config.check()?;
         let device = builder.device();
@@ -63,8 +64,8 @@ impl Gpt2 {
         })
     }
 
-    /// Sets the share of the embeddings, and of the output of each half of a block, that is dropped in training: GPT-2's `embd_pdrop` and
-    /// `resid_pdrop`. Attention's weights are never dropped.
+    /// Sets the dropout rate in training of the embeddings and of the output of attention and feed-forward layers:
+    /// GPT-2's `embd_pdrop` and `resid_pdrop`. Attention weights have no dropout.
     ///
     /// # Errors
     /// If it is not in [0, 1).
@@ -76,11 +77,12 @@ impl Gpt2 {
         Ok(())
     }
 
-    /// Reads `config.json` and the weights (safetensors, also in shards, or `pytorch_model.bin`) from a folder in Hugging Face's form,
-    /// with names with or without the prefix `transformer.`. Masks stored as buffers and the tied `lm_head.weight` are not needed.
+    /// Reads `config.json` and the weights (safetensors, sharded or not, or `pytorch_model.bin`) from a folder in
+    /// Hugging Face's format; names may have the prefix `transformer.`. Masks stored as buffers and the tied
+    /// `lm_head.weight` are not needed.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or the two do not fit together; the message has every difference.
+    /// If a file is missing or damaged, or the weights do not fit the configuration; the message lists all differences.
     pub fn load(folder: &Path, device: Device, precision: PrecisionPolicy) -> Result<Self> {
         let config_path = folder.join("config.json");
         let config = Gpt2Config::load(&config_path)?;
@@ -110,8 +112,8 @@ impl Gpt2 {
         Ok(model)
     }
 
-    /// Writes `config.json` and `model.safetensors` into a folder, with Hugging Face's names of parameters. Each file is written under
-    /// another name first, then renamed.
+    /// Writes `config.json` and `model.safetensors` to a folder, with Hugging Face's parameter names. Each file is
+    /// written to a temporary file that is then renamed.
     ///
     /// # Errors
     /// If a file cannot be written; then an older one is kept.
@@ -149,7 +151,8 @@ impl Gpt2 {
         let positions = Tensor::f_arange(length, (Kind::Int64, self.device))?;
         let mut x = dropped(self.embedded(ids, &positions)?, dropout, [0, 0])?;
         if x.requires_grad() {
-            // As in ELF's blocks: the rounding is small compared with the noise of a batch, and halves the memory traffic.
+            // As in ELF's blocks: halves the memory traffic, and the rounding is small compared with the noise of a
+            // batch.
             x = x.f_to_kind(self.precision.blocks.kind())?;
         }
         for (number, block) in (1..).zip(&self.blocks) {
@@ -195,8 +198,8 @@ impl Gpt2 {
 
     /// Negative natural log-likelihoods `[N]`, fp32, of `targets` `[N]` after hidden states `[N, H]`.
     ///
-    /// Logits are computed for a limited number of rows at a time: without gradients, `[N, V]` never exists as a whole. With
-    /// gradients, libtorch keeps the results of each part that the backward pass needs.
+    /// Logits are computed for a limited number of rows at a time: without gradients, `[N, V]` never exists as a whole.
+    /// With gradients, libtorch keeps the results of each part that the backward pass needs.
     ///
     /// # Errors
     /// If the shapes do not fit or libtorch fails.
@@ -279,8 +282,8 @@ impl TokenNetwork for Gpt2 {
         Ok(Gpt2::logits(self, hidden)?)
     }
 
-    /// Products for gradients run in the precision of the blocks, since their rounding is small compared with the noise of a batch;
-    /// products for reported numbers run in the policy's precision of heads.
+    /// With gradients, in the precision of the blocks, since the rounding is small compared with the noise of a batch;
+    /// without, in the precision of the vocabulary head.
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
         let precision = if hidden.requires_grad() { self.precision.blocks } else { self.precision.vocab_head };
         let no_bias = Tensor::f_zeros([self.config.vocab_size], (Kind::Float, self.device))?;

@@ -21,15 +21,16 @@ pub struct ScorerSettings {
     pub precision: PrecisionPolicy,
     /// Texts are cut to this many tokens; the published figures use 1,024.
     pub max_length: usize,
-    /// Tokens that are scored in one context, at most the model's positions; `None` is all positions of the model, or `max_length` if
+    /// Tokens scored in one context, at most the model's positions. `None`: the model's positions, or `max_length` if
     /// that is less.
     pub context_size: Option<usize>,
-    /// Tokens of a batch, padding included; it bounds memory and changes no result.
+    /// Tokens per batch, padding included; limits memory and does not affect results.
     pub batch_tokens: usize,
 }
 
 impl ScorerSettings {
-    /// The published evaluation's lengths, with blocks in the precision that is native to `device` and the head in fp32.
+    /// The published evaluation's lengths, with blocks in the precision that is native to `device` and the head in
+    /// fp32.
     pub fn new(device: Device) -> Self {
         let precision = PrecisionPolicy::with_blocks(Precision::native(device));
         // Large enough to use all units of a GPU; small enough for the caches of a CPU.
@@ -60,8 +61,8 @@ impl Gpt2Scorer {
 
     /// A judge from a model and the file of its tokeniser.
     ///
-    /// A model that was trained to read the end-of-text token before a text gets one before each window, and no more tokens of a text
-    /// than it has positions: it would read later ones as another text.
+    /// A model that was trained to read the end-of-text token before a text gets one before each window, and no more
+    /// tokens of a text than it has positions: it would read later ones as another text.
     ///
     /// # Errors
     /// If the file is missing or damaged, tokeniser and model do not belong together, or a setting is out of its range.
@@ -71,7 +72,7 @@ impl Gpt2Scorer {
         let foreign = |reason| Error::ForeignTokenizer { path: path.to_owned(), reason };
         let bytes = std::fs::read(path).map_err(elf_core::Error::io("read", path))?;
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
-        // Windows cut and pad.
+        // `JudgeWindows` cuts and pads.
         tokenizer.with_truncation(None).map_err(unusable)?.with_padding(None);
         let greatest = tokenizer.get_vocab(true).into_values().max();
         if greatest.is_none_or(|id| i64::from(id) >= config.vocab_size) {
@@ -121,7 +122,7 @@ impl Gpt2Scorer {
 
     /// Scores of windows of at least two ids each, in order.
     fn score_windows(&self, windows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
-        // Windows of similar length share a batch, so that there is little padding; the longest come first, so that a lack of memory
+        // Batches of windows of similar length need little padding. The longest come first, so that a lack of memory
         // shows at once.
         let mut order: Vec<usize> = (0..windows.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(windows[i].len()));

@@ -1,17 +1,18 @@
-//! The model one token at a time: keys and values of earlier tokens are cached, so that each new token costs one position.
+//! The model one token at a time, with cached keys and values of earlier tokens, so that a new token costs one
+//! position.
 
 use tch::{Kind, Tensor};
 
 use crate::decoding::Incremental;
 use crate::{Error, Gpt2, Result};
 
-/// Steps in which the number of cached positions that attention reads grows.
+/// The number of cached positions that attention reads is rounded up to a multiple of this, so that few shapes occur.
 const REACH: i64 = 32;
 
 /// A batch of unfinished texts, all of which grow by one token at a time.
 ///
-/// All shapes follow from the settings and the number of texts, not from their tokens, so that a text does not depend on the others of
-/// the batch.
+/// All shapes follow from the settings and the number of texts, not from their tokens, so that a text does not depend
+/// on the others in its batch.
 #[derive(Debug)]
 pub struct Gpt2Session<'a> {
     model: &'a Gpt2,

@@ -1,9 +1,9 @@
-//! Checkpoints: folders that are whole or absent.
+//! Checkpoints: folders that are complete or absent.
 //!
-//! A checkpoint is a folder `step-NNNNNNNN` with `model.safetensors` (parameters under their own names), `ema.safetensors`
-//! (their averages, under the same names), `optimizer.safetensors`, and `state.json` (step, seed, data cursor, run plan, and
-//! the sizes and BLAKE3 hashes of the other files). It is written under another name and renamed when all of it is on
-//! disk: a full disk or a killed process leaves older checkpoints unchanged.
+//! A checkpoint is a folder `step-NNNNNNNN` with `model.safetensors` (parameters under their own names),
+//! `ema.safetensors` (their averages, under the same names), `optimizer.safetensors`, and `state.json` (step, seed,
+//! data cursor, run plan, and the sizes and BLAKE3 hashes of the other files). It is written under another name and
+//! renamed when all of it is on disk: a full disk or a killed process leaves older checkpoints unchanged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ const ASIDE: &str = ".aside-";
 /// Prefix before the own name of a checkpoint that is being replaced.
 const REPLACED: &str = ".aside-replaced-";
 
-/// Length and hash of a file, by which a damaged file is noticed.
+/// Length and hash of a file, which detect damage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileStamp {
@@ -49,11 +49,11 @@ pub struct CheckpointState {
     pub format: u32,
     /// Optimiser steps done.
     pub step: u64,
-    /// The run's seed: all its draws follow from it and the step.
+    /// The run's seed, which together with the step determines all draws.
     pub seed: u64,
-    /// The place in the data at which training continues, as the source of batches wrote it.
+    /// The position in the data at which training continues, in the batch source's own form.
     pub cursor: Value,
-    /// The run's plan, as the program wrote it.
+    /// The run's plan, in the program's own form.
     pub plan: Value,
     /// The other files by name.
     pub files: BTreeMap<String, FileStamp>,
@@ -73,12 +73,12 @@ pub struct CheckpointFolder {
 }
 
 impl CheckpointFolder {
-    /// A folder for checkpoints; it is created with the first checkpoint.
+    /// A folder for checkpoints, created with the first one.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The folder itself.
+    /// The folder's path.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -116,7 +116,8 @@ impl CheckpointFolder {
     }
 
     /// Writes a checkpoint under another name, syncs it and renames it. One of the same step is replaced. A
-    /// [`Trainer`](crate::Trainer) calls this itself; call it from training loops of another kind, which may have no averages.
+    /// [`Trainer`](crate::Trainer) calls this itself; call it from training loops of another kind, which may have no
+    /// averages.
     ///
     /// # Errors
     /// If a file cannot be written; then no part of the checkpoint is left and all others are unchanged.
@@ -144,8 +145,9 @@ impl CheckpointFolder {
         sync_folder(aside.path())?;
 
         let path = root.join(format!("{STEP}{:08}", state.step));
-        let old = put(aside.path(), &path).map_err(CoreError::io("rename", &path))?;
-        // The folder has been renamed. A folder that has its first name now is the replaced checkpoint, which is removed below.
+        let old = rename_over(aside.path(), &path).map_err(CoreError::io("rename", &path))?;
+        // The folder has been renamed. A folder that has its first name now is the replaced checkpoint, which is
+        // removed below.
         let _ = aside.keep();
         sync_folder(root)?;
         if let Some(old) = old {
@@ -164,7 +166,7 @@ impl CheckpointFolder {
         let superfluous = policy.superfluous(&steps);
         for (step, path) in present {
             if superfluous.contains(&step) {
-                // Renamed first, so that half a checkpoint never has the name of a whole one.
+                // Renamed first, so that an incomplete checkpoint never has a checkpoint's name.
                 let old = self.set_aside(&path)?;
                 fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
             }
@@ -188,7 +190,7 @@ impl CheckpointFolder {
         Ok(())
     }
 
-    /// Gives a checkpoint a name that no checkpoint has.
+    /// Renames a checkpoint so that it no longer counts as one.
     fn set_aside(&self, path: &Path) -> Result<PathBuf> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("checkpoint");
         let old = self.root.join(format!("{ASIDE}old-{name}"));
@@ -196,7 +198,8 @@ impl CheckpointFolder {
         Ok(old)
     }
 
-    /// Removes files of a process that was killed while writing, and restores a checkpoint that it was about to replace.
+    /// Removes files of a process that was killed while writing, and restores a checkpoint that it was about to
+    /// replace.
     fn remove_leftovers(&self) -> Result<()> {
         for entry in fs::read_dir(&self.root).map_err(CoreError::io("read", &self.root))? {
             let path = entry.map_err(CoreError::io("read", &self.root))?.path();
@@ -213,11 +216,11 @@ impl CheckpointFolder {
 }
 
 /// Renames the folder `new` to `path`. Returns the new name of a folder that was at `path`, for the caller to remove.
-fn put(new: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+fn rename_over(new: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     if !path.exists() {
         return fs::rename(new, path).map(|()| None);
     }
-    // Exchanges both in one operation where the system and the file system can do so.
+    // Exchanges both atomically where the system and the file system support it.
     #[cfg(target_os = "linux")]
     if rustix::fs::renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).is_ok() {
         return Ok(Some(new.to_owned()));
@@ -233,7 +236,7 @@ fn put(new: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(old))
 }
 
-/// Makes renames within a folder survive a power cut, on systems that can.
+/// Makes renames within a folder survive a power failure, where the system supports it.
 fn sync_folder(path: &Path) -> Result<()> {
     #[cfg(unix)]
     fs::File::open(path).and_then(|f| f.sync_all()).map_err(CoreError::io("write", path))?;
@@ -300,7 +303,7 @@ impl Checkpoint {
     /// Checks the content of every file against the hash that was stored.
     ///
     /// # Errors
-    /// Names the first file that differs from what was written.
+    /// If a file differs from what was written; the message names the first one.
     pub fn verify(&self) -> Result<()> {
         for (name, expected) in &self.state.files {
             // Names come from a file: they must stay within the folder.

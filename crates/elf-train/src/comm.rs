@@ -25,26 +25,25 @@ pub trait Comm {
     /// Replaces each tensor, in place, by its sum over all ranks. Shapes are equal on all ranks.
     ///
     /// # Errors
-    /// If a rank is gone.
+    /// If a rank has failed.
     fn sum_tensors(&self, tensors: &mut [Tensor]) -> Result<()>;
 
     /// Replaces each number on the host by its sum over all ranks.
     ///
     /// # Errors
-    /// If a rank is gone.
+    /// If a rank has failed.
     fn sum_numbers(&self, numbers: &mut [f64]) -> Result<()>;
 
-    /// Gives each tensor, in place, the value that it has on its owner, a rank. Tensors, shapes and owners are equal on all
-    /// ranks.
+    /// Replaces each tensor, in place, by its value on the rank that owns it. Shapes and owners are equal on all ranks.
     ///
     /// # Errors
-    /// If a rank is gone.
+    /// If a rank has failed.
     fn share_tensors(&self, tensors: &[Tensor], owners: &[u64]) -> Result<()>;
 
     /// Every rank's bytes, in order of ranks.
     ///
     /// # Errors
-    /// If a rank is gone.
+    /// If a rank has failed.
     fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
 
     /// Checks that all ranks hold the same bits in `tensors`; `what` names the tensors in the message.
@@ -59,13 +58,15 @@ pub trait Comm {
     /// If libtorch fails.
     fn gradient_sum(&self, leaves: Vec<Tensor>) -> Result<Box<dyn GradientSum>>;
 
-    /// Sends the other ranks the reason why this one stops, for their error messages. Ignores failures, since it is a rank's last call.
+    /// Tells the other ranks why this one stops, for their error messages. Ignores failures, since it is a rank's last
+    /// call.
     fn stopping_for(&self, reason: &str);
 
-    /// Checks that all ranks have the same `facts`, each a name and a value.
+    /// Checks that all ranks have the same `facts`, which are pairs of name and value.
     ///
     /// # Errors
-    /// [`Error::Disagreement`], the same on every rank, with the fact, the ranks and the values; or if a rank is gone.
+    /// [`Error::Disagreement`], the same on every rank, with the name, the ranks and the values; or if a rank has
+    /// failed.
     fn agree(&self, facts: &[(&str, String)]) -> Result<()> {
         let own = serde_json::to_vec(facts).map_err(|e| Error::Comm(e.to_string()))?;
         let all = self.gather_bytes(&own)?;
@@ -81,7 +82,7 @@ pub trait Comm {
     }
 }
 
-/// The first fact that is not the same in both lists.
+/// The first fact that differs between two lists: its name and both values.
 fn difference(a: &[(String, String)], b: &[(String, String)]) -> Option<(String, String, String)> {
     let value = |facts: &[(String, String)], name: &str| {
         facts.iter().find(|(n, _)| n == name).map_or_else(|| "nothing".to_owned(), |(_, v)| v.clone())
@@ -92,17 +93,17 @@ fn difference(a: &[(String, String)], b: &[(String, String)]) -> Option<(String,
 
 /// Sums gradients over ranks while the backward pass still runs.
 pub trait GradientSum {
-    /// Announces that the next backward pass is the last one before the update: complete gradients may be sent.
+    /// Announces that the next backward pass is the last one before the update, so that complete gradients may be sent.
     fn begin(&self);
 
     /// Waits until every gradient has been summed over all ranks.
     ///
     /// # Errors
-    /// If a rank is gone.
+    /// If a rank has failed.
     fn finish(&self) -> Result<()>;
 }
 
-/// One process alone.
+/// A single process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Solo;
 
@@ -154,10 +155,10 @@ impl GradientSum for Solo {
 mod tests {
     use super::*;
 
-    /// Ranks that are not processes but lists of facts.
-    struct Words(Vec<Vec<(String, String)>>);
+    /// Ranks simulated by their lists of facts.
+    struct FactsOfRanks(Vec<Vec<(String, String)>>);
 
-    impl Comm for Words {
+    impl Comm for FactsOfRanks {
         fn rank(&self) -> u64 {
             0
         }
@@ -192,12 +193,12 @@ mod tests {
     #[test]
     fn a_disagreement_names_the_fact_the_rank_and_both_values() {
         let same = facts(&[("version", "1"), ("lr", "0.1")]);
-        Words(vec![same.clone(), same.clone(), same.clone()]).agree(&[]).unwrap();
+        FactsOfRanks(vec![same.clone(), same.clone(), same.clone()]).agree(&[]).unwrap();
         let other = facts(&[("version", "1"), ("lr", "0.2")]);
-        let error = Words(vec![same.clone(), same.clone(), other]).agree(&[]).unwrap_err().to_string();
+        let error = FactsOfRanks(vec![same.clone(), same.clone(), other]).agree(&[]).unwrap_err().to_string();
         assert!(error.contains("lr") && error.contains("rank 2") && error.contains("0.1") && error.contains("0.2"));
         let less = facts(&[("version", "1")]);
-        let error = Words(vec![same, less]).agree(&[]).unwrap_err().to_string();
+        let error = FactsOfRanks(vec![same, less]).agree(&[]).unwrap_err().to_string();
         assert!(error.contains("rank 1") && error.contains("nothing"), "{error}");
     }
 }

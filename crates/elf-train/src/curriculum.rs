@@ -1,8 +1,8 @@
-//! The rounds of progressive distillation as data: the order of students, and the round at which a stopped curriculum continues.
+//! The rounds of progressive distillation: their order, and the round at which an interrupted curriculum continues.
 
 use serde::{Deserialize, Serialize};
 
-/// One round: the numbers of steps of its student and of its teacher.
+/// A round: the step counts of its student and its teacher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Round {
@@ -33,7 +33,7 @@ pub struct Curriculum {
 }
 
 impl Curriculum {
-    /// The released curriculum: students of 16, 8, 4, 2 and 1 steps, with the teacher at a resolution of 64 steps throughout.
+    /// The released curriculum: students of 16, 8, 4, 2 and 1 steps, always with a teacher of 64 steps in total.
     pub fn released() -> Self {
         let round = |(i, student_steps)| Round { number: i + 1, student_steps, teacher_steps: 64 / student_steps };
         Self { rounds: [16, 8, 4, 2, 1].into_iter().enumerate().map(round).collect() }
@@ -61,8 +61,8 @@ impl Curriculum {
         self.rounds.iter().find(is_it).copied()
     }
 
-    /// The next round to train, if any is left. `steps_done` are the optimiser steps of each round's latest checkpoint, `None`
-    /// for a round without one; a round has `total_steps`.
+    /// The next round to train, if any is left. `steps_done` are the optimiser steps of each round's latest checkpoint,
+    /// `None` for a round without one; a round has `total_steps`.
     ///
     /// Rounds before one that has begun count as done, even if they had fewer steps than rounds have now.
     pub fn next(&self, steps_done: &[Option<u64>], total_steps: u64) -> Option<Round> {

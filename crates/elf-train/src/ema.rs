@@ -1,4 +1,4 @@
-//! Averaged parameters, with which models are evaluated and sampled.
+//! Exponential moving averages of the parameters, which models are evaluated and sampled with.
 
 use elf_core::ParamSet;
 use tch::Tensor;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of training: a wrong setting, a checkpoint that cannot be used, a loss that is not finite, lost processes, or a failure
-/// of the objective, the network or libtorch.
+/// An error of training: an invalid setting, an unusable checkpoint, a loss that is not finite, lost processes, or a
+/// failure of the objective, the network or libtorch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting out of its range, or settings that exclude each other.
@@ -67,7 +67,7 @@ pub enum Error {
          with the same program, configuration and data"
     )]
     Disagreement {
-        /// The name of the fact on which they disagree.
+        /// The name of the value on which they disagree.
         what: String,
         /// The first rank that differs from rank 0.
         rank: usize,

@@ -1,4 +1,4 @@
-//! The evaluations of a run: which were made, which was best, and whether the loss on held-out rows has stopped falling.
+//! The evaluations of a run: which were made, which was best, and whether the held-out loss has stopped improving.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ pub const JUDGED_BY: &str = "validation_loss";
 /// The file of past evaluations, in the folder of checkpoints.
 const FILE: &str = "evaluations.json";
 
-/// The content of that file.
+/// The content of [`FILE`].
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     /// Optimiser steps, ascending, each with the metric's value, if there was one.
     evaluations: Vec<(u64, Option<f64>)>,
-    /// Whether the run ended, by its patience or by its length, after its best checkpoint; then it is not continued.
+    /// Whether the run ended later than its best checkpoint, so that it is not continued.
     ended: bool,
 }
 
@@ -30,7 +30,7 @@ impl Record {
         match fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Checkpoint {
                 path: path.to_owned(),
-                reason: format!("it is damaged ({e}); delete it, and the best evaluation is searched for anew"),
+                reason: format!("it is damaged ({e}); delete it, and the search for the best evaluation starts again"),
             }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(CoreError::io("read", path)(e).into()),
@@ -43,18 +43,18 @@ impl Record {
     }
 }
 
-/// The evaluations of a run so far. Every decision depends on them alone, so that every rank and every resumption decides
+/// The evaluations of a run so far. Every decision depends on them alone, so that all ranks and a resumed run decide
 /// the same.
 #[derive(Debug)]
 pub(crate) struct Evaluations {
     path: PathBuf,
-    /// The number of evaluations in a row that may be no better than the best; 0 for any number.
+    /// The number of consecutive evaluations without improvement that ends the run; 0 for no limit.
     patience: usize,
     record: Record,
 }
 
 impl Evaluations {
-    /// Reads the evaluations of a run that has done so many steps. Later evaluations, whose steps were lost, are dropped.
+    /// Reads the evaluations of a run after `steps_done` steps. Later evaluations, whose steps were lost, are dropped.
     pub(crate) fn open(folder: &CheckpointFolder, patience: u64, steps_done: u64) -> Result<Self> {
         let path = folder.root().join(FILE);
         let mut record = Record::read(&path)?;
@@ -63,14 +63,14 @@ impl Evaluations {
         record.evaluations.retain(|(step, _)| *step <= steps_done);
         let mut this = Self { path, patience: usize::try_from(patience).unwrap_or(usize::MAX), record };
         if patience > 0 {
-            this.forget_lost_bests(folder)?;
+            this.drop_bests_without_checkpoint(folder)?;
         }
         Ok(this)
     }
 
-    /// Drops best evaluations whose checkpoints do not exist, because they were pruned while there was no patience, or deleted by
-    /// hand: a run cannot end with them.
-    fn forget_lost_bests(&mut self, folder: &CheckpointFolder) -> Result<()> {
+    /// Drops best evaluations without a checkpoint: a run cannot end with them. Their checkpoints were pruned while
+    /// patience was 0, or deleted by hand.
+    fn drop_bests_without_checkpoint(&mut self, folder: &CheckpointFolder) -> Result<()> {
         let present = folder.list()?;
         while let Some(best) = self.best()
             && present.iter().all(|(step, _)| *step != best)
@@ -99,13 +99,13 @@ impl Evaluations {
     }
 
     /// Adds an evaluation.
-    pub(crate) fn note(&mut self, step: u64, value: Option<f64>) {
+    pub(crate) fn add(&mut self, step: u64, value: Option<f64>) {
         self.record.evaluations.retain(|(known, _)| *known < step);
         self.record.evaluations.push((step, value));
     }
 
-    /// Whether the last `patience` evaluations were all no better than one before them, or the run had already ended.
-    pub(crate) fn are_no_longer_better(&self) -> bool {
+    /// Whether none of the last `patience` evaluations improved on the best, or the run had already ended.
+    pub(crate) fn have_stopped_improving(&self) -> bool {
         let Some(best) = self.best() else { return false };
         let behind = self.record.evaluations.iter().rev().take_while(|(step, _)| *step != best).count();
         self.record.ended || (self.patience > 0 && behind >= self.patience)
@@ -128,8 +128,8 @@ impl Evaluations {
 }
 
 impl CheckpointFolder {
-    /// Whether the run of these checkpoints ended at its best evaluation before all its steps were done, because the loss on
-    /// held-out rows had stopped falling: then its newest checkpoint is its last.
+    /// Whether the run of these checkpoints ended before its last step because the held-out loss had stopped improving.
+    /// Its newest checkpoint is then its best and last.
     ///
     /// # Errors
     /// If the folder cannot be read, or its file of evaluations is damaged.
@@ -148,18 +148,18 @@ mod tests {
         let folder = CheckpointFolder::new("nowhere");
         let mut rule = Evaluations::open(&folder, patience, 0).unwrap();
         for (i, value) in values.iter().enumerate() {
-            rule.note(i as u64 + 1, Some(*value));
+            rule.add(i as u64 + 1, Some(*value));
         }
         rule
     }
 
     #[test]
     fn patience_counts_evaluations_behind_the_best() {
-        assert!(!with(2, &[3.0, 2.0, 2.5]).are_no_longer_better());
-        assert!(with(2, &[3.0, 2.0, 2.5, 2.1]).are_no_longer_better());
-        assert!(!with(2, &[3.0, 2.0, 2.5, 1.9]).are_no_longer_better());
-        assert!(with(1, &[1.0, 1.0]).are_no_longer_better(), "equal is not better");
-        assert!(!with(1, &[]).are_no_longer_better());
+        assert!(!with(2, &[3.0, 2.0, 2.5]).have_stopped_improving());
+        assert!(with(2, &[3.0, 2.0, 2.5, 2.1]).have_stopped_improving());
+        assert!(!with(2, &[3.0, 2.0, 2.5, 1.9]).have_stopped_improving());
+        assert!(with(1, &[1.0, 1.0]).have_stopped_improving(), "equal is not better");
+        assert!(!with(1, &[]).have_stopped_improving());
         assert_eq!(with(2, &[3.0, 2.0, 2.5, 2.0]).best(), Some(2));
     }
 
@@ -178,7 +178,7 @@ mod tests {
         let (_root, folder) = folder_with(&[10, 20]);
         let mut rule = Evaluations::open(&folder, 2, 0).unwrap();
         for (step, value) in [(10, 3.0), (20, 2.0), (30, 2.5)] {
-            rule.note(step, Some(value));
+            rule.add(step, Some(value));
         }
         rule.save().unwrap();
         assert_eq!(Evaluations::open(&folder, 2, 30).unwrap().record, rule.record);
@@ -187,12 +187,12 @@ mod tests {
 
         rule.end();
         rule.save().unwrap();
-        assert!(Evaluations::open(&folder, 2, 20).unwrap().are_no_longer_better());
-        assert!(!Evaluations::open(&folder, 2, 10).unwrap().are_no_longer_better());
+        assert!(Evaluations::open(&folder, 2, 20).unwrap().have_stopped_improving());
+        assert!(!Evaluations::open(&folder, 2, 10).unwrap().have_stopped_improving());
         // The best checkpoint was the last: more steps may follow.
         let mut rule = with(2, &[3.0, 2.0]);
         rule.end();
-        assert!(!rule.are_no_longer_better());
+        assert!(!rule.have_stopped_improving());
     }
 
     #[test]
@@ -200,9 +200,9 @@ mod tests {
         let (_root, folder) = folder_with(&[20, 40]);
         let mut rule = Evaluations::open(&folder, 0, 0).unwrap();
         for (step, value) in [(10, 1.0), (20, 2.0), (30, 1.5), (40, 2.5)] {
-            rule.note(step, Some(value));
+            rule.add(step, Some(value));
         }
-        assert_eq!((rule.best(), rule.pinned(), rule.are_no_longer_better()), (Some(10), None, false), "no patience");
+        assert_eq!((rule.best(), rule.pinned(), rule.have_stopped_improving()), (Some(10), None, false), "no patience");
         rule.save().unwrap();
         let rule = Evaluations::open(&folder, 2, 40).unwrap();
         assert_eq!((rule.best(), rule.pinned()), (Some(20), Some(20)));
@@ -214,14 +214,14 @@ mod tests {
         let (_root, folder) = folder_with(&[10]);
         assert!(!folder.ended_early().unwrap());
         let mut rule = Evaluations::open(&folder, 2, 0).unwrap();
-        rule.note(10, Some(1.0));
-        rule.note(20, Some(2.0));
+        rule.add(10, Some(1.0));
+        rule.add(20, Some(2.0));
         rule.end();
         rule.save().unwrap();
         assert!(folder.ended_early().unwrap());
         assert!(!folder_with(&[]).1.ended_early().unwrap());
-        // Without patience it is gone on with, and then it has not ended.
-        assert!(!Evaluations::open(&folder, 0, 10).unwrap().are_no_longer_better());
+        // Without patience the run can continue.
+        assert!(!Evaluations::open(&folder, 0, 10).unwrap().have_stopped_improving());
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
             let rule = with(patience, &values);
             let best = rule.best().unwrap();
             prop_assert!(values.iter().all(|v| *v >= values[best as usize - 1]));
-            prop_assert_eq!(rule.are_no_longer_better(), values.len() as u64 - best >= patience);
+            prop_assert_eq!(rule.have_stopped_improving(), values.len() as u64 - best >= patience);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The gradients of all parameters: their tensors, their global norm, and its limit.
+//! Gradients of all parameters: allocation, global norm, and clipping.
 
 use elf_core::ParamSet;
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 
-/// Gives every parameter a gradient of zeros. From then on backward passes add to these tensors, and all ranks of a run have
-/// gradients of the same parameters, even if their rows use different ones.
+/// Gives every parameter a gradient of zeros. From then on backward passes add to these tensors, and all ranks of a run
+/// have gradients of the same parameters, even if their rows use different ones.
 pub(crate) fn allocate_gradients(params: &ParamSet) -> Result<()> {
     for (_, p) in params.iter() {
         p.tensor.shallow_clone().zero_grad();
@@ -29,8 +29,8 @@ pub(crate) fn gradients(params: &ParamSet) -> Result<Vec<Tensor>> {
     Ok(found)
 }
 
-/// The Euclidean norm over all gradients together: an fp32 scalar on their device, not yet read. It is infinite or NaN if
-/// any gradient is.
+/// The Euclidean norm over all gradients together: an fp32 scalar on their device, not yet read. It is infinite or NaN
+/// if any gradient is.
 ///
 /// # Errors
 /// If libtorch fails.

@@ -1,4 +1,4 @@
-//! Which checkpoints are kept, decided from their steps alone, without files.
+//! The policy for keeping checkpoints, decided from their steps alone.
 
 use serde::{Deserialize, Serialize};
 

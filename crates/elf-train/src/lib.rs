@@ -1,21 +1,22 @@
-//! Training: from a network, an objective and batches of latents to trained parameters that survive a power cut.
+//! Training of a network by an objective on batches of latents, with checkpoints that survive a power failure.
 //!
 //! * [`optim`]: [`Muon`](optim::Muon) and [`AdamW`](optim::AdamW) as tensor code, with state by parameter name.
 //! * [`Schedule`]: learning rates by step. [`clip_grad_norm`]: one global norm. [`Ema`]: averaged parameters.
-//! * [`Trainer`]: one optimiser step out of micro-batches; its draws are a function of seed, step, micro-batch and row.
-//! * [`CheckpointFolder`]: checkpoints that are whole or absent; [`KeepPolicy`]: which ones are kept.
-//! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from; [`ReleasedForm`]: ours in their form.
+//! * [`Trainer`]: one optimiser step from micro-batches; its draws are a function of seed, step, micro-batch and row.
+//! * [`CheckpointFolder`]: checkpoints that are complete or absent; [`KeepPolicy`]: which ones are kept.
+//! * [`ReleasedCheckpoint`]: training checkpoints of the released PyTorch code, to continue from; [`ReleasedForm`]:
+//!   checkpoints of this crate converted to that format.
 //! * [`run()`]: the loop, with evaluation under averaged parameters, checkpoints, and a flag to stop it.
 //! * [`validation_loss`]: the objective on held-out batches, with fixed draws.
-//! * [`Curriculum`]: the rounds of progressive distillation, and the round at which a stopped one continues; [`fingerprint`]: a
-//!   hash of parameters, by which a changed teacher is noticed.
-//! * [`Comm`]: communication for data parallelism; [`Solo`] is one process alone, [`C10d`] many, on PyTorch's c10d.
+//! * [`Curriculum`]: the rounds of progressive distillation, and the round at which an interrupted one continues;
+//!   [`fingerprint`]: a hash of parameters, which detects a changed teacher.
+//! * [`Comm`]: communication for data parallelism; [`Solo`] is a single process, [`C10d`] several, on PyTorch's c10d.
 //!
-//! A run that is stopped and resumed continues bit for bit on a CPU.
+//! On a CPU, a resumed run gives the same bits as an uninterrupted one.
 //!
-//! It works on any [`elf_core::Network`] and any [`elf_flow::Objective`], and through [`TrainingObjective`] on losses over other
-//! inputs than latents, such as token ids. It deliberately does not know the ELF transformer, text, environment variables, or how
-//! progress is shown: it never prints.
+//! This crate works with any [`elf_core::Network`] and any [`elf_flow::Objective`], and through [`TrainingObjective`]
+//! with losses over other inputs than latents, such as token ids. It deliberately does not know the ELF transformer,
+//! text or environment variables, and it never prints.
 
 mod checkpoint;
 mod comm;

@@ -1,4 +1,4 @@
-//! The named parts of a loss, added up over micro-batches, steps and ranks.
+//! Sums of the named parts of a loss over micro-batches, steps and ranks.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ pub struct TermMean {
     pub count: f64,
 }
 
-/// Sums and counts of the parts of a loss by name, over micro-batches, steps or ranks, in the order of their first appearance.
+/// Sums and counts of the parts of a loss by name, over micro-batches, steps or ranks, in the order of their first
+/// appearance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TermSums {

@@ -1,8 +1,8 @@
-//! Optimisers as tensor code: their state has names, so it can be saved, checked and loaded.
+//! Optimisers with named state, which can be saved, checked and loaded.
 //!
-//! All of them treat a parameter without a gradient as one whose gradient is 0: its averages decay and its value may still change.
-//! (A batch without decode rows gives the vocabulary head no gradient here; the released code runs every head on every
-//! row, and its gradient is 0 there.)
+//! A parameter without a gradient is treated as one whose gradient is 0: its averages decay and its value may still
+//! change. (A batch without decode rows gives the vocabulary head no gradient. The released code runs every head on
+//! every row, so the gradient is 0 there.)
 
 mod adam;
 mod muon;
@@ -27,7 +27,7 @@ pub struct Group {
     pub rule: &'static str,
     /// Names of the group's parameters, in the network's order.
     pub params: Vec<String>,
-    /// The number of numbers in them.
+    /// Number of scalars in them.
     pub numel: u64,
 }
 
@@ -49,14 +49,14 @@ pub trait Optimizer {
     /// The groups of parameters; each parameter is in exactly one.
     fn groups(&self) -> &[Group];
 
-    /// Everything that the next step depends on, as `AVERAGE/PARAMETER` and `steps`. The tensors share their storage with
-    /// the optimiser.
+    /// The complete state, as `AVERAGE/PARAMETER` and `steps`. The tensors share their storage with the optimiser.
     fn state(&self) -> Vec<(String, Tensor)>;
 
     /// Sets the state to one that [`Optimizer::state`] returned.
     ///
     /// # Errors
-    /// If a name is missing or unknown, or a shape differs; then no part of the state is changed. `origin` names the file in the message.
+    /// If a name is missing or unknown, or a shape differs; the state is then unchanged. `origin` names the file in the
+    /// message.
     fn load_state(&mut self, origin: &str, state: &[(String, Tensor)]) -> Result<()>;
 }
 
@@ -88,7 +88,8 @@ impl OptimizerConfig {
         })
     }
 
-    /// Does the same as [`OptimizerConfig::build`] for one rank's share of a network's parameters, in which a rule may have none.
+    /// Does the same as [`OptimizerConfig::build`] for one rank's share of a network's parameters, in which a rule may
+    /// have none.
     pub(crate) fn build_share(&self, params: &ParamSet) -> Result<Box<dyn Optimizer>> {
         Ok(match self {
             Self::Muon(config) => Box::new(Muon::for_share(*config, params)?),
@@ -107,16 +108,16 @@ impl OptimizerConfig {
         })
     }
 
-    /// Floating-point operations of matrix products in the update of a parameter of this shape: for a matrix that Muon updates,
-    /// `X X^T`, its square and a product with X in each iteration.
+    /// Floating-point operations of matrix products in the update of a parameter of this shape: for a matrix that Muon
+    /// updates, `X X^T`, its square and a product with X in each iteration.
     pub fn update_flops(&self, shape: &[i64]) -> u64 {
         let (Self::Muon(config), &[rows, columns]) = (self, shape) else { return 0 };
         let (short, long) = (rows.min(columns).max(0) as u64, rows.max(columns).max(0) as u64);
         config.iterations as u64 * (4 * short * short * long + 2 * short * short * short)
     }
 
-    /// The approximate cost of the update of a parameter of this shape in operations, memory access included. Ranks' shares are
-    /// balanced by it.
+    /// The approximate cost of the update of a parameter of this shape in operations, memory access included. Ranks'
+    /// shares are balanced by it.
     pub fn update_cost(&self, shape: &[i64]) -> u64 {
         // Reading and writing a number of the state takes as long as many operations of a matrix product.
         const ELEMENT: u64 = 100;

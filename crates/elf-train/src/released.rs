@@ -1,9 +1,9 @@
-//! Training checkpoints of the released PyTorch code, read to continue such a run here.
+//! Training checkpoints of the released PyTorch code, to continue such a run.
 //!
-//! Such a file holds `params`, `ema_params1`, `opt_state` (the `state_dict` of their optimiser), `lr_scheduler`, `step` and
-//! `epoch`. The state of `lr_scheduler` is not needed: the learning rate is a function of the run's settings and of the optimiser's
-//! count of steps, which is also in `opt_state`. Optimiser state is stored under numbers; the optimiser's groups list them, in the
-//! order of `params`.
+//! Such a file holds `params`, `ema_params1`, `opt_state` (the `state_dict` of their optimiser), `lr_scheduler`, `step`
+//! and `epoch`. The state of `lr_scheduler` is not needed: the learning rate is a function of the run's settings and of
+//! the optimiser's count of steps, which is also in `opt_state`. Optimiser state is stored under numbers; the
+//! optimiser's groups list them, in the order of `params`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -43,11 +43,11 @@ impl ReleasedCheckpoint {
     fn count(&self, key: &str) -> Result<u64> {
         let value = self.file.value().get(key).and_then(Value::as_int).and_then(|i| u64::try_from(i).ok());
         value.ok_or_else(|| {
-            self.bad(format!("it has no count `{key}`: it is no training checkpoint of the released code"))
+            self.bad(format!("it has no count `{key}`: it is not a training checkpoint of the released code"))
         })
     }
 
-    /// Batches done, which is what the released code counts, also where several batches make one optimiser step.
+    /// Number of batches done. The released code counts these, even if an optimiser step consists of several batches.
     ///
     /// # Errors
     /// If the file has no such count.
@@ -55,14 +55,14 @@ impl ReleasedCheckpoint {
         self.count("step")
     }
 
-    /// Optimiser steps done, as the optimiser itself counts them.
+    /// Number of optimiser steps done, counted by the optimiser itself.
     ///
     /// # Errors
     /// As [`ReleasedCheckpoint::optimizer_state`].
     pub fn optimizer_steps(&self) -> Result<u64> {
         let first = self.file.value().get("opt_state").and_then(|opt| opt.get("state")).and_then(Value::items);
         let count = first.and_then(<[_]>::first).and_then(|(_, entry)| entry.get("step"));
-        let count = count.ok_or_else(|| self.bad("its optimiser does not say how many steps it did"))?;
+        let count = count.ok_or_else(|| self.bad("its optimiser has no count of steps"))?;
         Ok(self.number(count)?.unsigned_abs())
     }
 
@@ -74,7 +74,7 @@ impl ReleasedCheckpoint {
         self.count("epoch")
     }
 
-    /// Whether it was saved between the micro-batches of one step. Gradients of such a step are not read.
+    /// Whether it was saved between the micro-batches of one step. The gradients accumulated by then are not read.
     pub fn is_amid_a_step(&self) -> bool {
         self.file.value().get("grad_accum_buffers").and_then(Value::items).is_some_and(|items| !items.is_empty())
     }
@@ -129,15 +129,16 @@ impl ReleasedCheckpoint {
                         Some("step") => {
                             let step = self.number(value)?;
                             if *steps.get_or_insert(step) != step {
-                                return Err(
-                                    self.bad(format!("its optimiser did {step} steps on {name}, but others elsewhere"))
-                                );
+                                return Err(self.bad(format!(
+                                    "its optimiser did {step} steps on {name}, but another number on others"
+                                )));
                             }
                             continue;
                         }
-                        _ => return Err(self.bad(format!("its optimiser keeps something unknown for {name}"))),
+                        _ => return Err(self.bad(format!("its optimiser has state of an unknown kind for {name}"))),
                     };
-                    let tensor = value.as_tensor().ok_or_else(|| self.bad(format!("{what} of {name} is no tensor")))?;
+                    let tensor =
+                        value.as_tensor().ok_or_else(|| self.bad(format!("{what} of {name} is not a tensor")))?;
                     let tensor = self.file.tensor(tensor, Device::Cpu)?.f_to_kind(Kind::Float)?;
                     named.push((format!("{what}/{name}"), tensor));
                 }
@@ -173,7 +174,7 @@ impl ReleasedCheckpoint {
         };
         match number >= 0.0 && number.fract() == 0.0 && number < 2f64.powi(53) {
             true => Ok(number as i64),
-            false => Err(self.bad("its optimiser's count of steps is no whole number")),
+            false => Err(self.bad("its optimiser's count of steps is not a whole number")),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Checkpoints of this crate in the form of the released PyTorch code, so that a run can be continued there.
+//! Conversion of this crate's checkpoints to the format of the released PyTorch code, so that a run can be continued
+//! there.
 //!
-//! The tree of keys, kinds and shapes is what that code's `save_checkpoint` writes: `params`, `ema_params1`, `opt_state`,
-//! `lr_scheduler`, `step`, `epoch`, `dropout_rng`, `grad_accum_buffers`.
+//! The tree of keys, kinds and shapes is what that code's `save_checkpoint` writes: `params`, `ema_params1`,
+//! `opt_state`, `lr_scheduler`, `step`, `epoch`, `dropout_rng`, `grad_accum_buffers`.
 
 use std::collections::HashMap;
 
@@ -19,10 +20,11 @@ type Tree = Value<Tensor>;
 /// The released model's only module without parameters, and the module before which PyTorch lists it.
 const ROTARY: (&str, &str) = ("feat_rope", "blocks");
 
-/// Facts about a run that the released code needs besides the checkpoint.
+/// What the released format needs in addition to a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct ReleasedForm<'a> {
-    /// Names of all parameters in the order of the released model's `state_dict`, by which its optimisers number them.
+    /// Names of all parameters in the order of the released model's `state_dict`. The released optimisers number them
+    /// by it.
     pub order: &'a [String],
     /// The run's settings: optimiser, schedule, batches of a step, seed.
     pub config: &'a TrainerConfig,
@@ -31,8 +33,8 @@ pub struct ReleasedForm<'a> {
 }
 
 impl ReleasedForm<'_> {
-    /// A complete checkpoint of the released code. That code counts batches where we count optimiser steps, and draws from one
-    /// generator, whose state is made from the run's seed and the step.
+    /// Converts a checkpoint. The released code counts batches instead of optimiser steps, and draws from one
+    /// generator, whose state is derived from the run's seed and the step.
     ///
     /// # Errors
     /// If a file of the checkpoint is damaged, or its parameters are not those of `order`.
@@ -83,8 +85,8 @@ impl ReleasedForm<'_> {
     }
 }
 
-/// Parameters as a checkpoint of the released code before the first step, with averages equal to the parameters: enough for that
-/// code to sample from, and to fine-tune with a fresh optimiser. `order` is as in [`ReleasedForm`].
+/// Converts parameters to a checkpoint of the released code at step 0, with averages equal to the parameters. That code
+/// can sample from it, and fine-tune it with a fresh optimiser. `order` is as in [`ReleasedForm`].
 ///
 /// # Errors
 /// If the parameters are not those of `order`.
@@ -227,7 +229,8 @@ fn scheduler(groups: usize, steps: u64, lr: f64, base: f64) -> Tree {
     ])
 }
 
-/// The result of `torch.Generator().manual_seed(seed).get_state()` on a CPU: a Mersenne twister before its first number.
+/// The result of `torch.Generator().manual_seed(seed).get_state()` on a CPU: a Mersenne twister before its first
+/// number.
 fn fresh_generator(seed: u64) -> Result<Tensor> {
     const WORDS: usize = 624;
     // The form is older than the twister's: counters, 624 words of 64 bits, and room for a spare normal draw.

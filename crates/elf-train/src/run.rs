@@ -18,14 +18,15 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A source of training batches.
 pub trait BatchSource<B = LatentBatch> {
-    /// The next micro-batch of this rank; `None` when there are no more. All ranks get equally many batches of equally many
-    /// rows.
+    /// The next micro-batch of this rank; `None` when there are no more. All ranks get equally many batches of equally
+    /// many rows.
     ///
     /// # Errors
-    /// Any error in making it; training stops.
+    /// Any error; training stops.
     fn next_batch(&mut self) -> Result<Option<B>, AnyError>;
 
-    /// The place after the batches already given. It is stored with a checkpoint; the source of a resumed run starts there.
+    /// The position in the data after the batches already given. It is stored with a checkpoint; the source of a
+    /// resumed run starts there.
     fn cursor(&self) -> Value;
 }
 
@@ -40,8 +41,8 @@ pub struct Metric {
 
 /// Evaluates a network during training.
 pub trait Evaluator<N> {
-    /// Evaluates `net`, which holds the averaged parameters, after `steps_done` optimiser steps. It is called on every rank of
-    /// `comm`, which may share the work; all must return the same.
+    /// Evaluates `net`, which holds the averaged parameters, after `steps_done` optimiser steps. It is called on every
+    /// rank of `comm`, which may share the work; all must return the same.
     ///
     /// # Errors
     /// Any error; training stops.
@@ -54,7 +55,7 @@ impl<N, F: FnMut(&N, &dyn Comm, u64) -> Result<Vec<Metric>, AnyError>> Evaluator
     }
 }
 
-/// Receives the events of a run. All methods do nothing by default.
+/// Receives the events of a run. By default, all methods do nothing.
 pub trait TrainingObserver {
     /// A step is done and its numbers are finite. Called in the order of steps; on a GPU one step late.
     fn stepped(&mut self, _: &StepMetrics) {}
@@ -66,14 +67,14 @@ pub trait TrainingObserver {
     fn saved(&mut self, _: &Checkpoint, _removed: &[u64]) {}
 }
 
-/// An observer that ignores everything.
+/// An observer that ignores all events.
 impl TrainingObserver for () {}
 
 /// When a run saves, evaluates and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunControl {
-    /// Optimiser steps in all, those before a resumption included.
+    /// Total number of optimiser steps, including those before a resume.
     pub total_steps: u64,
     /// Steps between two checkpoints; 0 for one at the end, or when stopped, only.
     pub save_every: u64,
@@ -81,8 +82,9 @@ pub struct RunControl {
     pub evaluate_every: u64,
     /// Which checkpoints are kept.
     pub keep: KeepPolicy,
-    /// Evaluations in a row no better than the best, by [`JUDGED_BY`](crate::JUDGED_BY), after which the run ends. At its end, also
-    /// after all steps, the best evaluation's checkpoint is the newest. 0 for no such rule: all checkpoints stay.
+    /// Number of consecutive evaluations without an improvement on the best, by [`JUDGED_BY`](crate::JUDGED_BY), after
+    /// which the run ends. At its end, whether early or after all steps, the best evaluation's checkpoint is the
+    /// newest. 0 turns this off: all checkpoints stay.
     pub patience: u64,
 }
 
@@ -95,11 +97,11 @@ pub enum Outcome {
     Stopped,
     /// The batches ended before the steps did.
     OutOfData,
-    /// The loss on held-out rows had stopped falling; the best checkpoint is now the newest.
+    /// The held-out loss stopped improving; the best checkpoint is now the newest.
     NoLongerBetter,
 }
 
-/// Everything that a run needs besides its trainer.
+/// The inputs of a run besides its trainer.
 pub struct Run<'a, N, B = LatentBatch> {
     /// The batches, starting at the trainer's step.
     pub source: &'a mut dyn BatchSource<B>,
@@ -113,33 +115,33 @@ pub struct Run<'a, N, B = LatentBatch> {
     pub evaluator: Option<&'a mut dyn Evaluator<N>>,
     /// Receives the run's events.
     pub observer: &'a mut dyn TrainingObserver,
-    /// Set from outside (by a signal, at a deadline) to stop: the current step is finished and saved.
+    /// A flag that stops the run (set by a signal or at a deadline): the current step is finished and saved.
     pub stop: &'a AtomicBool,
 }
 
-/// Trains until all steps are done, the batches end, or it is asked to stop; saves at the end in each of these cases.
+/// Trains until all steps are done, the batches end, or [`Run::stop`] is set, and saves at the end.
 ///
-/// An evaluation that was due when a process was lost is made first, and none is made twice. A run whose steps are all done does
-/// nothing.
+/// A resumed run first makes an evaluation that was due when it was interrupted; no evaluation is made twice. A run
+/// whose steps are all done does nothing.
 ///
-/// The loss and the gradient norm of each step are read once. On a CPU that happens at once; on a GPU after the next step
-/// has been queued, so that the device never waits for the host. If one of them is not finite, training ends with an error
-/// that names the step. Nothing is saved or evaluated before all steps so far have been read, so the checkpoints on disk are
-/// always good.
+/// The loss and the gradient norm of each step are read once: on a CPU at once, on a GPU after the next step has been
+/// queued, so that the device never waits for the host. If one of them is not finite, training ends with an error that
+/// names the step. All steps so far are read before anything is saved or evaluated, so checkpoints on disk are always
+/// finite.
 ///
 /// # Errors
-/// If the folder holds checkpoints of later steps than the trainer's, or the batches, the objective, an evaluation or the disk
-/// fail, or a loss is not finite.
+/// If the folder holds checkpoints of later steps than the trainer's, or the batches, the objective, an evaluation or
+/// the disk fail, or a loss is not finite.
 pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, O::Batch>) -> Result<Outcome> {
     let started_at = trainer.steps_done();
     let mut state = Loop::begin(trainer, run)?;
-    // A process that was lost during an evaluation had saved before it.
+    // A process interrupted during an evaluation had saved before it.
     let is_amid = (1..state.run.control.total_steps).contains(&started_at);
     if is_amid && !state.stop_requested(trainer)? {
         state.evaluate_if_due(trainer)?;
     }
     let outcome = loop {
-        if state.evaluations.are_no_longer_better() {
+        if state.evaluations.have_stopped_improving() {
             break Outcome::NoLongerBetter;
         }
         if trainer.steps_done() >= state.run.control.total_steps {
@@ -165,7 +167,7 @@ pub fn run<N, O: TrainingObjective<N>>(trainer: &mut Trainer<N, O>, run: Run<N, 
         if state.run.control.evaluate_every > 0 {
             state.evaluate(trainer)?;
         }
-        state.leave_the_best(trainer)?;
+        state.make_best_newest(trainer)?;
     }
     Ok(outcome)
 }
@@ -204,7 +206,7 @@ impl<'a, N, B> Loop<'a, N, B> {
         Ok(Self { run, reports, saved_at, evaluations })
     }
 
-    /// Whether any rank was asked to stop.
+    /// Whether the stop flag of any rank is set.
     fn stop_requested<O: TrainingObjective<N, Batch = B>>(&self, trainer: &Trainer<N, O>) -> Result<bool> {
         let mut asked = [f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)))];
         trainer.comm().sum_numbers(&mut asked)?;
@@ -244,7 +246,7 @@ impl<'a, N, B> Loop<'a, N, B> {
         let metrics = trainer.with_averages(|net, comm| evaluator.evaluate(net, comm, step))?;
         let metrics = metrics.map_err(|source| Error::Evaluation { step, source })?;
         self.run.observer.evaluated(step, &metrics);
-        self.evaluations.note(step, metrics.iter().find(|metric| metric.name == JUDGED_BY).map(|metric| metric.value));
+        self.evaluations.add(step, metrics.iter().find(|metric| metric.name == JUDGED_BY).map(|metric| metric.value));
         if self.evaluations.pinned() == Some(step) {
             self.save(trainer)?;
         }
@@ -260,7 +262,7 @@ impl<'a, N, B> Loop<'a, N, B> {
     }
 
     /// At the end of a run that may stop early: makes the best checkpoint the newest.
-    fn leave_the_best<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
+    fn make_best_newest<O: TrainingObjective<N, Batch = B>>(&mut self, trainer: &Trainer<N, O>) -> Result<()> {
         let Some(best) = self.evaluations.pinned() else { return Ok(()) };
         self.evaluations.end();
         if trainer.comm().rank() == 0 {
@@ -293,7 +295,7 @@ impl Reports {
             let metrics = report.read()?;
             match metrics.check() {
                 Err(Error::NonFinite { step, what, value, .. }) => {
-                    let ranks = culprits(&report, comm)?;
+                    let ranks = ranks_not_finite(&report, comm)?;
                     return Err(Error::NonFinite { step, what, value, ranks });
                 }
                 checked => checked?,
@@ -304,9 +306,9 @@ impl Reports {
     }
 }
 
-/// The ranks whose own losses are not finite. The sums are the same on all ranks, so all of them call this together. Empty if there
-/// is no other rank.
-fn culprits(report: &StepReport, comm: &dyn Comm) -> Result<Vec<u64>> {
+/// The ranks whose own losses are not finite; empty if that holds for all ranks. All ranks call this together, since
+/// the sums that they check are the same.
+fn ranks_not_finite(report: &StepReport, comm: &dyn Comm) -> Result<Vec<u64>> {
     let mut finite = true;
     for micro in &report.micro {
         finite &= micro.own_loss.f_double_value(&[])?.is_finite();

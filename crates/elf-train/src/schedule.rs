@@ -17,8 +17,8 @@ pub enum Decay {
 
 /// A linear warm-up from 0, then a [`Decay`].
 ///
-/// Steps count from 0, so with a warm-up the first update has learning rate 0, as in the released code: it fills the optimiser's
-/// averages and changes no parameter.
+/// Steps count from 0, so with a warm-up the first update has learning rate 0, as in the released code: it fills the
+/// optimiser's averages and changes no parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
@@ -43,7 +43,7 @@ impl Schedule {
     /// Checks all settings.
     ///
     /// # Errors
-    /// Names the first setting that is out of its range.
+    /// If a setting is out of its range; the message names the first one.
     pub fn check(&self) -> Result<()> {
         if !(self.lr >= 0.0 && self.lr.is_finite()) {
             return Err(Error::setting(

@@ -1,15 +1,15 @@
 //! The distribution of optimiser states and averages over ranks.
 //!
-//! Every rank holds all parameters and gradients; the rest, two to three times as much, exists once in the whole group (ZeRO,
-//! stage 1, arXiv 1910.02054). Each parameter has one owner, which updates it and its average and sends the new value to all other
-//! ranks. Parameters are not split, because Muon orthogonalises whole matrices.
+//! Every rank holds all parameters and gradients. Optimiser states and averages, two to three times as much, exist once
+//! over all ranks (ZeRO stage 1, arXiv 1910.02054). Each parameter has one owner, which updates it and its average and
+//! sends the new value to all other ranks. Parameters are not split, because Muon orthogonalises whole matrices.
 
 use elf_core::{Param, ParamSet};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Comm, Error, Result};
 
-/// Bytes of state that are sent at once when it is gathered for a checkpoint.
+/// Bytes of state to send at once when a checkpoint is gathered.
 const GATHER_BYTES: usize = 256 << 20;
 
 /// The owners of all parameters.
@@ -22,8 +22,8 @@ pub(crate) struct Sharding {
 }
 
 impl Sharding {
-    /// Distributes parameters so that the updates of all ranks cost about the same ([`share_out`]). The result is the same on every
-    /// rank.
+    /// Distributes parameters so that updates cost about the same on all ranks ([`share_out`]). All ranks get the same
+    /// result.
     pub(crate) fn new(params: &ParamSet, cost: impl Fn(&Param) -> u64, comm: &dyn Comm) -> Self {
         let owners = share_out(&params.iter().map(|(_, p)| cost(p)).collect::<Vec<_>>(), comm.world());
         let mut of = owners.iter();
@@ -44,8 +44,8 @@ impl Sharding {
         Ok(())
     }
 
-    /// The part of a whole group's state that this rank needs: all but the state of other ranks' parameters. Names are the
-    /// parameters' own, or `AVERAGE/PARAMETER`.
+    /// The part of the state of all ranks that this rank needs: all but the state of other ranks' parameters. Names are
+    /// parameter names or `AVERAGE/PARAMETER`.
     pub(crate) fn own_share(&self, params: &ParamSet, all: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
         let foreign = |name: &str| params.get(name).is_some() && self.owned.get(name).is_none();
         let of_another = |name: &str| foreign(name) || name.split_once('/').is_some_and(|(_, p)| foreign(p));
@@ -53,8 +53,8 @@ impl Sharding {
     }
 }
 
-/// Distributes items of different `costs` evenly over `world` owners, the most expensive first, each to the owner with the least so
-/// far. Returns the owner of each item. No owner has more than the mean plus one item.
+/// Distributes items evenly by their `costs` over `world` owners: the most expensive first, each to the owner with the
+/// least so far. Returns the owner of each item. No owner has more than the mean plus one item.
 pub fn share_out(costs: &[u64], world: u64) -> Vec<u64> {
     let mut order: Vec<usize> = (0..costs.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(costs[i]), i));
@@ -70,11 +70,11 @@ pub fn share_out(costs: &[u64], world: u64) -> Vec<u64> {
     owners
 }
 
-/// Gathers named tensors of all ranks on the CPU of rank 0; of a name that several ranks have, the first rank's. Other ranks get an
-/// empty list. Every rank calls it.
+/// Gathers named tensors of all ranks on the CPU of rank 0; if several ranks have a name, the first rank's tensor.
+/// Other ranks get an empty list. Every rank calls it.
 ///
 /// # Errors
-/// If a rank is gone.
+/// If a rank has failed.
 pub(crate) fn gather_named(own: Vec<(String, Tensor)>, comm: &dyn Comm) -> Result<Vec<(String, Tensor)>> {
     let unreadable = |e: serde_json::Error| Error::Comm(format!("a rank's list of tensors cannot be read: {e}"));
     let list: Vec<(&str, Vec<i64>, bool)> =
@@ -130,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Nobody has more than the mean and one parameter.
+        /// No rank has more than the mean plus one parameter.
         #[test]
         fn shares_are_balanced(costs in prop::collection::vec(1u64..1000, 0..60), world in 1u64..9) {
             let owners = share_out(&costs, world);

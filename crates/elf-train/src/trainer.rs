@@ -1,4 +1,4 @@
-//! One optimiser step out of micro-batches.
+//! The optimiser step from micro-batches.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -38,7 +38,7 @@ pub struct TrainerConfig {
     pub seed: u64,
 }
 
-/// A network with everything that is needed to train it.
+/// A network with the state that training it needs: objective, optimiser, averages and step count.
 pub struct Trainer<N, O> {
     net: N,
     objective: O,
@@ -58,10 +58,11 @@ pub struct Trainer<N, O> {
 }
 
 impl<N, O: TrainingObjective<N>> Trainer<N, O> {
-    /// Makes a trainer at step 0. Switches on gradients for all parameters, and sends those of rank 0 to all ranks.
+    /// Makes a trainer at step 0. Enables gradients for all parameters, and sends the parameters of rank 0 to all
+    /// ranks.
     ///
     /// # Errors
-    /// If a setting is out of its range, or a rank is gone.
+    /// If a setting is out of its range, or a rank has failed.
     pub fn new(net: N, objective: O, config: TrainerConfig, comm: Rc<dyn Comm>) -> Result<Self> {
         config.schedule.check()?;
         if let Some(limit) = config.clip_norm
@@ -99,17 +100,19 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         })
     }
 
-    /// Makes one optimiser step from the next [`TrainerConfig::accumulation`] micro-batches, which all draw from the run's seed:
-    /// a row's draws depend on the seed, the step, the micro-batch's number and the row's place in the global micro-batch
-    /// (row times ranks, plus rank, as the data is distributed: draws do not depend on the number of ranks, as long as each has
-    /// equally many rows). Returns `None`, with nothing changed, if the batches end first.
+    /// Makes one optimiser step from the next [`TrainerConfig::accumulation`] micro-batches. Returns `None`, with
+    /// nothing changed, if the batches end first.
     ///
-    /// The loss is the mean over micro-batches of each one's own mean. Then the global gradient norm is limited, and parameters
-    /// and averages are updated.
+    /// A row's draws are a function of the run's seed, the step, the micro-batch's number and the row's index in the
+    /// global micro-batch (row times ranks, plus rank). They do not depend on the number of ranks, as long as all ranks
+    /// have equally many rows.
+    ///
+    /// The loss is the mean over micro-batches of each one's own mean. Then the global gradient norm is limited, and
+    /// parameters and averages are updated.
     ///
     /// # Errors
-    /// If the batches, the objective or libtorch fail; the parameters are then unchanged, unless libtorch failed in the update
-    /// itself.
+    /// If the batches, the objective or libtorch fail; the parameters are then unchanged, unless libtorch failed in the
+    /// update itself.
     pub fn step(&mut self, batches: impl IntoIterator<Item = Result<O::Batch>>) -> Result<Option<StepReport>> {
         let (seed, step, rank, world) = (self.config.seed, self.step, self.comm.rank(), self.comm.world());
         self.step_with_noise(batches.into_iter().enumerate().map(move |(micro, batch)| {
@@ -133,7 +136,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.params().zero_grad();
         let (mut micro, mut rows, mut positions) = (Vec::new(), 0, 0);
         let mut times = StepTimes::default();
-        let mut watch = Watch::start(self);
+        let mut watch = Stopwatch::start(self);
         let mut batches = batches.into_iter();
         for part in 1..=wanted {
             let Some(next) = batches.next() else { return Ok(None) };
@@ -152,14 +155,15 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         Ok(Some(report))
     }
 
-    /// Lets the host wait for the device after each part of a step, so that [`StepTimes`] is the device's time. Slower; for
-    /// measurements.
+    /// Makes the host wait for the device after each part of a step, so that [`StepTimes`] is the device's time.
+    /// Slower; for measurements.
     pub fn wait_between_parts(&mut self, wait: bool) {
         self.wait_between_parts = wait;
     }
 
-    /// Adds the gradients of the `part`-th micro-batch of `parts`, counted from 1. During the last one, gradients are sent to the
-    /// other ranks as soon as they are complete; before it ranks exchange only the number of positions that the loss counts.
+    /// Adds the gradients of the `part`-th micro-batch of `parts`, counted from 1. During the last one, gradients are
+    /// sent to the other ranks as soon as they are complete; before it ranks exchange only the number of positions that
+    /// the loss counts.
     fn accumulate(&self, batch: &O::Batch, noise: &mut dyn Noise, part: u32, parts: u32) -> Result<MicroReport> {
         let Loss { sum, count, terms } = self.objective.training_loss(&self.net, batch, noise)?;
         let mut total = [count];
@@ -193,8 +197,8 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         Ok(norm)
     }
 
-    /// The loss on held-out batches with the averaged parameters; each rank gives some of them, with the place of their first row
-    /// among all rows; see [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
+    /// The loss on held-out batches with the averaged parameters. Each rank gives some of the batches, each with the
+    /// index of its first row among all rows; see [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
     ///
     /// # Errors
     /// As [`validation_loss_over_ranks`](crate::validation_loss_over_ranks).
@@ -209,11 +213,11 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         found
     }
 
-    /// Calls `f` while the network holds the averaged parameters, with which models are evaluated and used, and with the ranks that
-    /// share the work. Every rank calls it.
+    /// Calls `f` with the network while it holds the averaged parameters, which models are evaluated and used with.
+    /// Every rank calls it; the ranks may share the work of `f`.
     ///
     /// # Errors
-    /// If libtorch fails or a rank is gone. The outer result is that of the exchange, the inner one that of `f`.
+    /// If libtorch fails or a rank has failed. The outer result is that of the exchange, the inner one that of `f`.
     pub fn with_averages<R>(&mut self, f: impl FnOnce(&N, &dyn Comm) -> R) -> Result<R> {
         self.exchange_averages()?;
         let result = f(&self.net, self.comm.as_ref());
@@ -227,15 +231,15 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.sharding.share(self.params(), self.comm.as_ref())
     }
 
-    /// Saves everything that the next step depends on as `step-NNNNNNNN` in `folder`. `cursor` is the place in the data at which
+    /// Saves the complete training state as `step-NNNNNNNN` in `folder`. `cursor` is the position in the data at which
     /// training continues and `plan` the run's plan; both are stored unchanged.
     ///
-    /// Every rank calls it; rank 0 writes the state of all ranks, and alone gets the checkpoint. The files do not depend on the number
-    /// of ranks: any number can continue from them.
+    /// Every rank calls it; rank 0 writes the state of all ranks, and only rank 0 gets the checkpoint. The files do not
+    /// depend on the number of ranks: any number of ranks can continue from them.
     ///
     /// # Errors
-    /// If a parameter is not finite, or a file cannot be written; then no part of the checkpoint is left and all others are unchanged.
-    /// All ranks fail together.
+    /// If a parameter is not finite, or a file cannot be written; then no part of the checkpoint is left and all others
+    /// are unchanged. All ranks fail together.
     pub fn save(&self, folder: &CheckpointFolder, cursor: Value, plan: Value) -> Result<Option<Checkpoint>> {
         let tensors: Vec<Tensor> = self.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
         let value = tch::no_grad(|| norm_of(&tensors))?.f_double_value(&[])?;
@@ -268,7 +272,8 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     /// Continues from a checkpoint: sets parameters, averages, optimiser, step and seed to those that were saved.
     ///
     /// # Errors
-    /// If any file is missing, damaged, or was made for another network or optimiser. The trainer must then not be used.
+    /// If any file is missing, damaged, or was made for another network or optimiser. The trainer must then not be
+    /// used.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.verify()?;
         let own_share = |all| self.sharding.own_share(self.objective.params(&self.net), all);
@@ -282,12 +287,12 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.agree_on_place()
     }
 
-    /// Continues a run of the released code: sets parameters, averages, optimiser state and the count of optimiser steps, which the
-    /// schedule depends on; the seed stays.
+    /// Continues a run of the released code: sets parameters, averages, optimiser state and the count of optimiser
+    /// steps, which the schedule depends on; the seed stays.
     ///
     /// # Errors
-    /// If the file is damaged, or was made for another network or optimiser, with a table of all differences. The trainer
-    /// must then not be used.
+    /// If the file is damaged, or was made for another network or optimiser, with a table of all differences. The
+    /// trainer must then not be used.
     pub fn restore_released(&mut self, checkpoint: &ReleasedCheckpoint) -> Result<()> {
         self.params().load_from(&checkpoint.weights(ParamKind::Trained)?)?;
         let origin = checkpoint.path().display().to_string();
@@ -298,11 +303,11 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         self.agree_on_place()
     }
 
-    /// Checks that all ranks are at the same step with the same weights. Restoring does so itself; a run that starts anew calls this
-    /// instead, since another rank may have found a checkpoint.
+    /// Checks that all ranks are at the same step with the same weights. Restoring includes this check. A run without a
+    /// checkpoint calls it directly, since another rank may have found one.
     ///
     /// # Errors
-    /// If they are not, or a rank is gone.
+    /// If they are not, or a rank has failed.
     pub fn agree_on_place(&self) -> Result<()> {
         self.comm.agree(&[("the step to go on from", self.step.to_string())])?;
         let params: Vec<Tensor> = self.params().iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
@@ -356,12 +361,12 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
 }
 
 /// A stopwatch, which waits for the device if it is to include the device's time.
-struct Watch {
+struct Stopwatch {
     since: Instant,
     wait_for: Option<Device>,
 }
 
-impl Watch {
+impl Stopwatch {
     fn start<N, O: TrainingObjective<N>>(trainer: &Trainer<N, O>) -> Self {
         let device = || trainer.params().iter().next().map(|(_, p)| p.tensor.device());
         Self { since: Instant::now(), wait_for: trainer.wait_between_parts.then(device).flatten() }

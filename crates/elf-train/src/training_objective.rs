@@ -41,16 +41,18 @@ impl TrainingBatch for TokenBatch {
     }
 }
 
-/// The loss of a network of type `N` over batches of its own kind. Every [`Objective`] is a training objective of every [`Network`];
-/// [`OverTokens`] makes a [`TokenObjective`] one of every [`TokenNetwork`]; [`EndToEnd`] learns the latents as well.
+/// The loss of a network of type `N` on batches of type [`TrainingObjective::Batch`]. Every [`Objective`] is a training
+/// objective of every [`Network`]; [`OverTokens`] makes a [`TokenObjective`] one of every [`TokenNetwork`];
+/// [`EndToEnd`] trains the latents as well.
 pub trait TrainingObjective<N: ?Sized> {
-    /// The batches that the loss is a function of.
+    /// The type of batches.
     type Batch: TrainingBatch;
 
     /// The network's parameters by name.
     fn params<'n>(&self, net: &'n N) -> &'n ParamSet;
 
-    /// The loss of one batch, with dropout if the network has any and `noise` allows it. All randomness comes from `noise`.
+    /// The loss of one batch, with dropout if the network has any and `noise` allows it. All randomness comes from
+    /// `noise`.
     ///
     /// # Errors
     /// If tensors do not fit together, or the network or the noise fails.
@@ -69,10 +71,12 @@ impl<N: Network, O: Objective + ?Sized> TrainingObjective<N> for O {
     }
 }
 
-/// An [`Objective`] whose latents are the network's own, learned by the same loss; the latents of the batch are ignored.
+/// An [`Objective`] whose latents are the network's own, trained by the same loss; the latents of the batch are
+/// ignored.
 ///
-/// The loss has gradients with respect to the latents: its cross-entropy moves the latents of different tokens apart, its velocity
-/// error makes them easy to tell from noise. Latents are normalised, so that the velocity error cannot shrink them to 0.
+/// The loss has gradients with respect to the latents: its cross-entropy moves the latents of different tokens apart,
+/// its velocity error makes them easy to tell from noise. Latents are normalised, so that the velocity error cannot
+/// shrink them to 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndToEnd<O>(pub O);
 

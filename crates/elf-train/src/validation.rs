@@ -19,8 +19,8 @@ pub struct Validation {
 
 /// The mean loss of `net` over `batches`, without gradients and without dropout.
 ///
-/// A row's draws depend on `seed` and the row's place among all rows, so that two networks, or one at two times, are compared
-/// under the same draws, also in batches of another size.
+/// A row's draws are a function of `seed` and the row's index among all rows. Results of different networks or steps
+/// are therefore comparable, also with another batch size.
 ///
 /// # Errors
 /// If the batches, the objective or libtorch fail.
@@ -40,11 +40,11 @@ pub fn validation_loss<N, O: TrainingObjective<N> + ?Sized>(
     validation_totals(objective, net, numbered, key_of(&[seed, 0])).map(Totals::means)
 }
 
-/// [`validation_loss`] with the batches distributed over the ranks of a run: each rank gives some, each with the place of its first
-/// row among all rows, and all ranks get the result over all batches.
+/// [`validation_loss`] with the batches distributed over the ranks of a run: each rank gives some of the batches, each
+/// with the index of its first row among all rows, and all ranks get the result over all batches.
 ///
 /// # Errors
-/// As [`validation_loss`], or if a rank is gone.
+/// As [`validation_loss`], or if a rank has failed.
 pub fn validation_loss_over_ranks<N, O: TrainingObjective<N> + ?Sized>(
     objective: &O,
     net: &N,

@@ -14,7 +14,7 @@ use elf_eval::evaluation::Evaluator;
 use elf_eval::stats::Bootstrap;
 use elf_hub::What;
 use elf_lm::eval::judge::JudgeSettings;
-use elf_lm::eval::{Evaluating, evaluate_for};
+use elf_lm::eval::{EvaluateOptions, evaluate_for};
 use elf_lm::json_files::write_json;
 use elf_lm::model::run_folder::RunModel;
 
@@ -120,7 +120,7 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         }
         None => args.samples.clone(),
     };
-    let asked = Evaluating {
+    let asked = EvaluateOptions {
         samples: files,
         references: args.references.clone(),
         paired: args.paired,

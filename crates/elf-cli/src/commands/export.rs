@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use elf_lm::model::export::{Exported, Exporting, export};
+use elf_lm::model::export::{ExportOptions, Exported, export};
 
 use super::encoder_train::StoredAs;
 use crate::events::Terminal;
@@ -48,7 +48,7 @@ pub struct ExportArgs {
 }
 
 pub fn run(args: ExportArgs) -> Result<ExitCode> {
-    let asked = Exporting {
+    let asked = ExportOptions {
         run: args.run,
         output: args.output,
         encoder: args.encoder,

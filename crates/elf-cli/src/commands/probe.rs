@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use elf_hub::What;
-use elf_lm::eval::probe::{AtTime, Findings, Probing, Shares, probe};
+use elf_lm::eval::probe::{AtTime, Findings, ProbeOptions, Shares, probe};
 use elf_lm::json_files::write_json;
 use elf_lm::model::{DescribedModel, ModelRef};
 
@@ -51,7 +51,7 @@ pub fn run(mut args: ProbeArgs) -> Result<ExitCode> {
     let mut terminal = Terminal::default();
     let host = &hub::host(&mut terminal);
     let model = DescribedModel::of(found, args.model.source(device), host)?;
-    let asked = Probing {
+    let asked = ProbeOptions {
         data: args.data,
         limit: args.limit,
         times: args.times,

@@ -1,4 +1,4 @@
-//! Texts by beam search.
+//! Beam search.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,15 +7,15 @@ use crate::{Error, Result};
 
 /// Beam search with length normalisation.
 ///
-/// In each step the likeliest continuations of all live texts are kept, as many as the beam is wide; one that ends is moved to the
-/// results and makes the beam narrower by one. So a beam of 1 is greedy search, and a beam as wide as the number of possible texts
-/// finds the best of all. Texts that have not ended at the largest length are results as they are.
+/// Each step keeps the likeliest continuations of all unfinished texts, as many as the beam's width. A text that ends
+/// moves to the results and makes the beam narrower by one. A beam of 1 is greedy search; a beam as wide as the number
+/// of possible texts finds the best of all. Texts that reach the maximum length are results without EOS.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BeamSearch {
     /// Texts that are kept at a time.
     pub width: usize,
-    /// Texts are ranked by their log-probability over their length (EOS included) to this power: 0 favours short texts, 1 compares
-    /// means.
+    /// Texts are ranked by their log-probability over their length (EOS included) to this power: 0 favours short texts,
+    /// 1 compares means.
     pub length_penalty: f64,
 }
 
@@ -52,7 +52,7 @@ impl BeamSearch {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Names the one that is out of its range.
+    /// If a setting is out of its range; the message names it.
     pub fn check(&self) -> Result<()> {
         if self.width == 0 {
             return Err(Error::Setting { setting: "beam", reason: "it must be at least 1".into() });
@@ -61,7 +61,7 @@ impl BeamSearch {
             true => Ok(()),
             false => Err(Error::Setting {
                 setting: "length_penalty",
-                reason: format!("{} is no number", self.length_penalty),
+                reason: format!("{} is not a finite number", self.length_penalty),
             }),
         }
     }
@@ -133,7 +133,8 @@ impl BeamSearch {
         let all = logits.f_to_kind(Kind::Double)?.f_log_softmax(-1, Kind::Double)?.f_add(&so_far)?;
         let most = (self.width as i64).min(width * vocab);
         let all = all.f_view([n, width * vocab])?;
-        // Of equally likely continuations `topk` takes any, `max` the first: so a beam of one is greedy in ties too.
+        // Among equally likely continuations, `topk` takes any and `max` the first: a beam of 1 must be greedy in ties,
+        // too.
         let (best, places) = match most {
             1 => all.f_max_dim(1, true)?,
             most => all.f_topk(most, 1, true, true)?,

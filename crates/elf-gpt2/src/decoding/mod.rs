@@ -1,4 +1,4 @@
-//! Texts from a model that predicts the next token: by drawing, or by search.
+//! Generation with a model that predicts the next token: sampling and beam search.
 //!
 //! Both work on any [`Incremental`]: [`Gpt2Session`](crate::Gpt2Session), another model, or a table for a test.
 
@@ -20,8 +20,8 @@ pub trait Incremental {
     /// If a prompt is too long, or the model fails.
     fn begin(&mut self, prompts: &[Vec<i64>]) -> Result<Tensor>;
 
-    /// Appends a token to each row: row i becomes the old row `parents[i]` followed by `tokens[i]`. Returns the logits of the next
-    /// token, `[rows, V]`.
+    /// Appends a token to each row: row i becomes the old row `parents[i]` followed by `tokens[i]`. Returns the logits
+    /// of the next token, `[rows, V]`.
     ///
     /// # Errors
     /// If a text becomes too long, or the model fails.

@@ -1,4 +1,4 @@
-//! Texts by drawing each token from the model's prediction.
+//! Sampling of texts token by token.
 
 use elf_core::{Noise, Seeded, TokenDraw};
 use tch::{Device, Tensor};
@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 use super::{Ending, Incremental};
 use crate::{Error, Result};
 
-/// Draws each token, as a [`TokenDraw`] says, until a text ends.
+/// Draws each token by a [`TokenDraw`] until the text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct TokenSampling(pub TokenDraw);
 

@@ -17,7 +17,7 @@ use super::{RunConfig, TimeScheduleName};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DistillKeys {
-    /// The teacher: a run's folder, a checkpoint, a parameter file from elsewhere, or a Hugging Face id.
+    /// The teacher: a run's folder, a checkpoint, an external parameter file, or a Hugging Face id.
     pub teacher_path: Option<String>,
     /// Whether to use the teacher's averaged parameters (EMA).
     pub teacher_use_ema: bool,

@@ -18,7 +18,7 @@ pub struct DataConfig {
     pub max_length: usize,
     /// Longest condition of a conditional task; `null` for unconditional text.
     pub max_input_length: Option<usize>,
-    /// Whether conditions end in EOS. `null`: as in the training data; for a model from elsewhere, yes, as the released
+    /// Whether conditions end in EOS. `null`: as in the training data; for an external model, yes, as the released
     /// models were trained.
     pub condition_eos: Option<bool>,
     /// How rows are padded: `pad` with `<pad>`, without loss; `eos` with `</s>`, with loss. `null`: `pad` for

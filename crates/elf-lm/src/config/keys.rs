@@ -129,7 +129,7 @@ fn load(path: Option<&Path>, overrides: &Overrides) -> Result<(String, Map<Strin
         Some(path) => {
             let text =
                 std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {origin}"))?;
-            match parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))? {
+            match parse_yaml(&text).with_context(|| format!("{origin} is not YAML"))? {
                 Value::Object(map) => map,
                 Value::Null => Map::new(),
                 _ => fail!(request, "{origin} must be a mapping of keys to values"),

@@ -81,7 +81,7 @@ pub fn check_own_guide(folder: &Path, guide: &Path) -> Result<()> {
 fn parsed(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> {
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the sampling settings {origin}"))?;
-    let entries = match parse_yaml(&text).with_context(|| format!("{origin} is no YAML"))? {
+    let entries = match parse_yaml(&text).with_context(|| format!("{origin} is not YAML"))? {
         Value::Array(entries) => entries,
         single @ Value::Object(_) => vec![single],
         _ => fail!(place(path), "{origin} must be a list of sampling settings"),

@@ -15,7 +15,7 @@ use crate::{Host, Result, Silent};
 
 /// The texts to evaluate, and what to compare them with.
 #[derive(Debug, Clone)]
-pub struct Evaluating {
+pub struct EvaluateOptions {
     /// JSONL files of texts; several files are several seeds of one system.
     pub samples: Vec<PathBuf>,
     /// Reference texts, as a file or `FILE:COLUMN`. If samples were generated from an input, or with `paired`, they are
@@ -43,7 +43,7 @@ pub struct Evaluating {
     pub title: Option<String>,
 }
 
-impl Evaluating {
+impl EvaluateOptions {
     /// An evaluation of these files against the references that they contain, without a judge.
     pub fn new(samples: Vec<PathBuf>) -> Self {
         let usual = Evaluator::default();
@@ -70,14 +70,14 @@ impl Evaluating {
 /// # let folder = tempfile::tempdir()?;
 /// let file = folder.path().join("texts.jsonl");
 /// std::fs::write(&file, "{\"prediction\": \"a red house\", \"reference\": \"the red house\"}\n")?;
-/// let found = elf_lm::evaluate(&elf_lm::eval::Evaluating::new(vec![file]))?;
+/// let found = elf_lm::evaluate(&elf_lm::eval::EvaluateOptions::new(vec![file]))?;
 /// assert!(found.metrics().iter().any(|metric| metric.name == "BLEU"));
 /// # Ok::<(), elf_lm::Error>(())
 /// ```
 ///
 /// # Errors
 /// If a file cannot be read, the numbers of texts and references differ, or the judge fails.
-pub fn evaluate(asked: &Evaluating) -> Result<Evaluation> {
+pub fn evaluate(asked: &EvaluateOptions) -> Result<Evaluation> {
     evaluate_for(asked, &Host::new(&mut Silent))
 }
 
@@ -85,7 +85,7 @@ pub fn evaluate(asked: &Evaluating) -> Result<Evaluation> {
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn evaluate_for(asked: &Evaluating, host: &Host) -> Result<Evaluation> {
+pub fn evaluate_for(asked: &EvaluateOptions, host: &Host) -> Result<Evaluation> {
     let mut sets = asked.samples.iter().map(|file| SampleSet::read(file)).collect::<Result<Vec<_>, _>>()?;
     let references = asked.references.as_deref().map(|name| references(name, host)).transpose()?;
     let mut data: Option<Vec<String>> =
@@ -130,7 +130,7 @@ fn references(name: &Path, host: &Host) -> Result<Vec<Vec<String>>> {
 }
 
 /// The training texts in which copies are searched; the rest is not read into memory.
-fn training(asked: &Evaluating, host: &Host) -> Result<Vec<String>> {
+fn training(asked: &EvaluateOptions, host: &Host) -> Result<Vec<String>> {
     let mut all = Vec::new();
     let mut words = 0;
     for name in &asked.training {

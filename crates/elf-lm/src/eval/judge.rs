@@ -96,7 +96,7 @@ pub fn trained_gpt2(found: &RunModel, averaged: bool, policy: PrecisionPolicy, d
         let what = found.plan.baseline.as_ref().map_or("an embedded language flow", BaselinePlan::describe);
         fail!(
             place(found.checkpoint.path()),
-            "{} holds {what}, which is no GPT-2: name a run that was trained with objective gpt2",
+            "{} holds {what}, not a GPT-2: name a run that was trained with objective gpt2",
             found.checkpoint.path().display()
         );
     };

@@ -4,4 +4,4 @@ mod evaluation;
 pub mod judge;
 pub mod probe;
 
-pub use evaluation::{Evaluating, evaluate, evaluate_for};
+pub use evaluation::{EvaluateOptions, evaluate, evaluate_for};

@@ -20,7 +20,7 @@ const TIMES: [f64; 12] = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
 
 /// Options of [`probe`].
 #[derive(Debug, Clone)]
-pub struct Probing {
+pub struct ProbeOptions {
     /// Token data to compare with, or its Hugging Face id.
     pub data: PathBuf,
     /// Maximum number of texts.
@@ -81,7 +81,7 @@ impl From<EstimateErrors> for Shares {
 /// # Errors
 /// If the model is not a flow on an encoder's latents, or generates in blocks; if the data does not fit it; or if
 /// libtorch fails.
-pub fn probe(model: &DescribedModel, asked: &Probing, host: &Host) -> Result<Findings> {
+pub fn probe(model: &DescribedModel, asked: &ProbeOptions, host: &Host) -> Result<Findings> {
     let mut times = if asked.times.is_empty() { TIMES.to_vec() } else { asked.times.clone() };
     if let Some(t) = times.iter().find(|t| !(0.0..=1.0).contains(*t)) {
         fail!(setting("times"), "--times: {t} is not a time in [0, 1]");
@@ -100,7 +100,7 @@ pub fn probe(model: &DescribedModel, asked: &Probing, host: &Host) -> Result<Fin
     findings(model, asked, &times, host)
 }
 
-fn findings(model: &DescribedModel, asked: &Probing, times: &[f64], host: &Host) -> Result<Findings> {
+fn findings(model: &DescribedModel, asked: &ProbeOptions, times: &[f64], host: &Host) -> Result<Findings> {
     let device = model.source().device;
     let net = model.load_network()?;
     let Net::Flow(net) = &net else { fail!(request, "only a flow can be looked into") };
@@ -141,7 +141,7 @@ fn findings(model: &DescribedModel, asked: &Probing, times: &[f64], host: &Host)
     }
     host.send(Event::Ended);
     if clean.positions == 0.0 {
-        fail!(place(&asked.data), "{} has no words to look at", asked.data.display());
+        fail!(place(&asked.data), "{} has no tokens to evaluate", asked.data.display());
     }
     let at_time = |(&t, (with, without)): (&f64, &(EstimateErrors, EstimateErrors))| AtTime {
         t,

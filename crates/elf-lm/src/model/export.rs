@@ -19,7 +19,7 @@ use crate::{Host, Result};
 
 /// Options of [`export`].
 #[derive(Debug, Clone)]
-pub struct Exporting {
+pub struct ExportOptions {
     /// A run's folder (its latest checkpoint is used) or a checkpoint's.
     pub run: PathBuf,
     /// The folder to write, which must not exist yet.
@@ -70,7 +70,7 @@ const GUIDE: &str = "guide";
 ///
 /// # Errors
 /// If there is no such run, the folder exists already, or a file cannot be read or written.
-pub fn export(asked: &Exporting, host: &Host) -> Result<Exported> {
+pub fn export(asked: &ExportOptions, host: &Host) -> Result<Exported> {
     let elf = |run: &Path, purpose: &str| RunModel::at(run)?.elf_only(purpose);
     let found = elf(&asked.run, "which `elf convert RUN FOLDER` exports")?;
     if asked.output.exists() {
@@ -120,7 +120,7 @@ struct Size {
 }
 
 /// Writes parameters, settings and tokenizer of one model.
-fn write_model(folder: &Path, found: &RunModel, asked: &Exporting) -> Result<Size> {
+fn write_model(folder: &Path, found: &RunModel, asked: &ExportOptions) -> Result<Size> {
     let (file, which) = match asked.averaged {
         true => ("ema.safetensors", ParamKind::Averaged),
         false => ("model.safetensors", ParamKind::Trained),
@@ -164,7 +164,8 @@ fn sampling(file: &Path, guided: bool, host: &Host) -> Result<String> {
 
 fn evaluation(file: &Path) -> Result<Evaluation> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Evaluation::from_json(&text).with_context(|| format!("{} is no evaluation of `elf eval --output`", file.display()))
+    Evaluation::from_json(&text)
+        .with_context(|| format!("{} is not an evaluation written by `elf eval --output`", file.display()))
 }
 
 /// The settings that differ from the defaults, as YAML.

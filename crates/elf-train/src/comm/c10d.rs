@@ -22,11 +22,11 @@ pub struct MeetingPoint {
     pub port: u16,
     /// Whether rank 0 opens the port; otherwise the program that started the processes has done so, as torchrun does.
     pub opened_by_rank_0: bool,
-    /// A prefix of all keys, which separates runs that use one meeting point one after the other, as torchrun's restarts do.
+    /// A prefix of all keys, which separates successive runs at one meeting point, such as torchrun's restarts.
     pub prefix: String,
 }
 
-/// Everything that a process needs to join a run.
+/// The settings with which a process joins a run.
 #[derive(Debug, Clone)]
 pub struct Meeting {
     /// This process's number, from 0.
@@ -35,10 +35,10 @@ pub struct Meeting {
     pub world: usize,
     /// The address at which they meet.
     pub point: MeetingPoint,
-    /// The time for which any operation waits for the other ranks before the run fails. It must be longer than the longest work of
-    /// one rank alone, which is writing a checkpoint.
+    /// The time that any operation waits for the other ranks before the run fails. It must exceed the longest work of a
+    /// single rank, which is writing a checkpoint.
     pub timeout: Duration,
-    /// The network interface at which other hosts reach this one; `None` for the address that its name resolves to.
+    /// The network interface at which other hosts reach this one; `None` for the address of this host's name.
     pub interface: Option<String>,
     /// The device of the tensors.
     pub device: Device,
@@ -57,7 +57,7 @@ pub struct C10d {
 }
 
 impl C10d {
-    /// Meets the other processes.
+    /// Connects to the other processes.
     ///
     /// # Errors
     /// If some do not join within the timeout; the message names them.
@@ -216,7 +216,7 @@ impl Comm for C10d {
     }
 
     fn stopping_for(&self, reason: &str) {
-        self.lifeline.leave_word(reason);
+        self.lifeline.store_reason(reason);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Gradients that are exchanged while the backward pass still computes others.
+//! Exchange of gradients during the backward pass.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,9 +12,10 @@ use crate::{Error, Result};
 
 /// Gradients in flat buckets, each summed over the ranks as soon as all its gradients are complete.
 ///
-/// Buckets are filled in the reverse order of the parameters, which is about the order in which a backward pass completes
-/// them. They are sent in that order on every rank, even if a rank's own pass completes them in another order: a complete bucket
-/// waits for those before it, and one that the pass did not reach (its gradient stays as it was) is sent at the end.
+/// Buckets are filled in the reverse order of the parameters, which is about the order in which a backward pass
+/// completes them. They are sent in that order on every rank, even if a rank's own pass completes them in another
+/// order: a complete bucket waits for those before it, and one that the pass did not reach (its gradient stays as it
+/// was) is sent at the end.
 pub(super) struct GradientBuckets {
     shared: Arc<Mutex<Shared>>,
     lifeline: Arc<Lifeline>,
@@ -30,7 +31,7 @@ struct Shared {
     bucket_of: Vec<usize>,
     /// Whether this pass has completed the gradient of each leaf.
     complete: Vec<bool>,
-    /// Whether complete gradients are sent.
+    /// Whether to send complete gradients in this pass.
     armed: bool,
     /// The first bucket that has not been sent.
     next: usize,
@@ -85,7 +86,7 @@ impl Shared {
             return;
         }
         if std::mem::replace(&mut self.complete[leaf], true) {
-            // The bucket may have been sent without this part. None of our networks does that; an error is better than a wrong sum.
+            // The bucket may have been sent already, without this part of the gradient. None of our networks does this.
             let reason =
                 "a backward pass added to the gradient of a parameter twice, which ranks cannot sum as they go";
             self.failed = Some(Error::Comm(reason.to_owned()));

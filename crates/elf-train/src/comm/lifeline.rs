@@ -1,4 +1,4 @@
-//! Signs of life of all ranks, from which a failed operation can be explained: which rank stopped, which is late, and why.
+//! Heartbeats of all ranks, which explain a failed operation: which rank stopped, which is late, and why.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,30 +9,31 @@ use elf_c10d::Store;
 
 use crate::Error;
 
-/// The time between two signs of life.
+/// The time between two heartbeats.
 const BEAT: Duration = Duration::from_millis(500);
-/// Beats between two readings of the other ranks' signs. A rank without a new sign in that time is dead or stopped.
+/// Beats between two readings of the other ranks' heartbeats. A rank without a new one in that time is dead or stopped.
 const PATIENCE: u32 = 4;
 
 const FAULT: &str = "fault";
 
-/// Signs of life of this rank, and the explanation of a failed operation by those of the others.
+/// The heartbeat of this rank, and the explanation of failed operations from the heartbeats of the others.
 ///
-/// A separate thread, on a separate connection, writes a counter and the number of operations begun. The counter of a rank that is
-/// dead or stopped does not change; a rank that hangs in its work counts but falls behind in operations, of which all ranks begin
-/// equally many.
+/// A thread with its own connection writes a counter and the number of operations begun. The counter of a dead or
+/// stopped rank does not change. A rank that hangs in its own work keeps counting but falls behind in operations, of
+/// which all ranks begin equally many.
 pub(super) struct Lifeline {
     store: Arc<Store>,
     rank: usize,
     world: usize,
     operations: Arc<AtomicU64>,
     failed: AtomicBool,
-    told: Mutex<Option<String>>,
+    /// The explanation of the first failure.
+    explanation: Mutex<Option<String>>,
     end: Arc<(Mutex<bool>, Condvar)>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A rank's last sign of life.
+/// A rank's last heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sign {
     beat: u64,
@@ -51,7 +52,7 @@ impl Lifeline {
                 let (ended, waker) = &*stop;
                 for beat in 1u64.. {
                     let sign = format!("{beat} {}", count.load(Ordering::Relaxed));
-                    // An error means that the meeting point is gone, and no other rank can read signs.
+                    // An error means that the meeting point has ended, and no other rank can read heartbeats.
                     if own_connection.set(&sign_of(rank), sign.as_bytes()).is_err() {
                         return;
                     }
@@ -65,7 +66,8 @@ impl Lifeline {
             .ok();
         let failed = AtomicBool::new(false);
         let store = Arc::new(store);
-        Self { store, rank, world, operations, failed, told: Mutex::new(None), end, thread: Mutex::new(thread) }
+        let (explanation, thread) = (Mutex::new(None), Mutex::new(thread));
+        Self { store, rank, world, operations, failed, explanation, end, thread }
     }
 
     /// Counts an operation that begins.
@@ -73,7 +75,7 @@ impl Lifeline {
         self.operations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether an operation has failed: then the group can neither be used nor freed.
+    /// Whether an operation has failed. The group can then neither be used nor freed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
@@ -81,55 +83,58 @@ impl Lifeline {
     /// Refuses further operations after one has failed.
     pub(super) fn check(&self) -> Result<(), Error> {
         match self.has_failed() {
-            true => Err(Error::Comm(self.told().clone().unwrap_or_else(|| "an operation failed before".to_owned()))),
+            true => {
+                Err(Error::Comm(self.explanation().clone().unwrap_or_else(|| "an operation failed before".to_owned())))
+            }
             false => Ok(()),
         }
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn explanation(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.explanation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores the reason why this rank stops, unless the reason is another rank. The first reason of all ranks is kept. The other ranks
-    /// may never join operations that have begun, so from now on the group counts as failed.
-    pub(super) fn leave_word(&self, reason: &str) {
+    /// Stores the reason why this rank stops, unless an operation has failed because of another rank. The first reason
+    /// of all ranks is kept. From then on the group counts as failed, since the other ranks may never join operations
+    /// that have begun.
+    pub(super) fn store_reason(&self, reason: &str) {
         if self.failed.swap(true, Ordering::Relaxed) {
             return;
         }
         let _ = self.store.set_once(FAULT, format!("rank {}: {reason}", self.rank).as_bytes());
     }
 
-    /// The explanation of a failed operation: which rank stopped and why, as far as that can be found out.
+    /// The error of a failed operation, with the rank that stopped and the reason as far as they can be found out.
     pub(super) fn lost(&self, error: &elf_c10d::Error) -> Error {
         self.failed.store(true, Ordering::Relaxed);
-        let mut told = self.told();
-        if let Some(text) = &*told {
+        let mut explanation = self.explanation();
+        if let Some(text) = &*explanation {
             return Error::Comm(text.clone());
         }
-        // On a thread, because a meeting point whose process was stopped (not killed) never answers.
+        // On a thread, because a meeting point whose process is stopped (not killed) never answers.
         let inquiry =
             Inquiry { store: Arc::clone(&self.store), rank: self.rank, world: self.world, error: error.to_string() };
         let (sender, receiver) = std::sync::mpsc::channel();
         let asked = std::thread::Builder::new().spawn(move || sender.send(inquiry.explain()));
-        // In small portions, so that a machine that sleeps meanwhile uses up only one of them.
+        // In short waits, so that a suspension of the machine uses up only one of them.
         let answer = || (0..PATIENCE * 3).find_map(|_| receiver.recv_timeout(BEAT).ok());
         let text = asked.ok().and_then(|_| answer()).unwrap_or_else(|| {
             format!("the meeting point does not answer; the rank that keeps it was stopped or cut off ({error})")
         });
         // This rank ends now too. Stored so that ranks that notice later report the first cause, not this rank.
-        let (store, word) = (Arc::clone(&self.store), text.clone());
-        let _ = std::thread::Builder::new().spawn(move || store.set_once(FAULT, word.as_bytes())).map(|t| {
+        let (store, reason) = (Arc::clone(&self.store), text.clone());
+        let _ = std::thread::Builder::new().spawn(move || store.set_once(FAULT, reason.as_bytes())).map(|t| {
             let until = std::time::Instant::now() + BEAT;
             while !t.is_finished() && std::time::Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        *told = Some(text.clone());
+        *explanation = Some(text.clone());
         Error::Comm(text)
     }
 }
 
-/// The search for the cause of a failure at the meeting point.
+/// The search for the cause of a failure, in the store at the meeting point.
 struct Inquiry {
     store: Arc<Store>,
     rank: usize,
@@ -141,8 +146,8 @@ impl Inquiry {
     fn explain(&self) -> String {
         let mut before = Vec::new();
         for beat in 0..PATIENCE {
-            if let Some(word) = self.word() {
-                return word;
+            if let Some(reason) = self.stored_reason() {
+                return reason;
             }
             if beat == 0 {
                 before = self.signs().unwrap_or_default();
@@ -155,13 +160,13 @@ impl Inquiry {
         }
     }
 
-    fn word(&self) -> Option<String> {
+    fn stored_reason(&self) -> Option<String> {
         let there = self.store.has(FAULT).ok()?;
-        let word = there.then(|| self.store.get(FAULT).ok()).flatten()?;
-        Some(String::from_utf8_lossy(&word).into_owned())
+        let reason = there.then(|| self.store.get(FAULT).ok()).flatten()?;
+        Some(String::from_utf8_lossy(&reason).into_owned())
     }
 
-    /// The signs of all ranks; `None` if the meeting point does not answer.
+    /// The heartbeats of all ranks; `None` if the meeting point does not answer.
     fn signs(&self) -> Option<Vec<Option<Sign>>> {
         (0..self.world)
             .map(|rank| match self.store.has(&sign_of(rank)) {

@@ -1,11 +1,11 @@
-//! Packs of small tensors that are sent as one.
+//! Packing of small tensors, which are sent as one.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 
-/// Largest size of a pack; a larger tensor is sent alone. Large enough that the fixed cost of an operation is negligible, small enough
-/// that several operations run at the same time. PyTorch uses the same value.
+/// Largest size of a pack; a larger tensor is sent alone. Large enough that the fixed cost of an operation is
+/// negligible, small enough that several operations run at the same time. PyTorch uses the same value.
 pub const PACK_BYTES: usize = 25 << 20;
 
 fn bytes(t: &Tensor) -> usize {

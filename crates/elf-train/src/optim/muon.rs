@@ -1,4 +1,4 @@
-//! Muon: momentum whose matrices are orthogonalised before they are applied.
+//! Muon: momentum with orthogonalised matrices as updates.
 
 use elf_core::{Fans, Param, ParamSet, Precision};
 use elf_kernels::MomentumStep;
@@ -11,8 +11,9 @@ use super::state::{Averages, check_decay, gradient, param, restore_with_steps, s
 use super::{Group, Optimizer};
 use crate::{Error, Result};
 
-/// Largest number of elements in one stack of matrices. Small matrices of equal shape are orthogonalised together, which is two to
-/// three times faster; a large matrix keeps the processor busy alone, and a stack of them would only take memory.
+/// Maximum number of elements in a stack of matrices. Small matrices of equal shape are orthogonalised together, which
+/// is two to three times faster; a large matrix uses the whole processor by itself, and stacking would only take
+/// memory.
 const STACK: i64 = 1 << 20;
 
 /// Settings of [`Muon`].
@@ -23,9 +24,9 @@ pub struct MuonConfig {
     pub momentum: f64,
     /// Newton-Schulz iterations.
     pub iterations: usize,
-    /// The precision of the iterations. The reference numbers are for f32. With bf16 the updates' directions differ by less
-    /// than a thousandth (one minus the cosine) and a step costs several times less on a CPU with bf16 matrix units; momenta, updates
-    /// and parameters are fp32 either way.
+    /// The precision of the iterations. The reference numbers are for f32. With bf16 the updates' directions differ by
+    /// less than a thousandth (one minus the cosine) and a step costs several times less on a CPU with bf16 matrix
+    /// units; momenta, updates and parameters are fp32 either way.
     pub precision: Precision,
     /// Settings for parameters that are not matrices.
     pub adam: NesterovAdamConfig,
@@ -39,8 +40,8 @@ impl Default for MuonConfig {
 
 /// Muon for every two-dimensional parameter, Nesterov-Adam for the rest; no weight decay.
 ///
-/// With momentum `m <- d m + (1 - d) g` a matrix changes by `lr sqrt(max(1, fan_out / fan_in))` times the orthogonalised
-/// `d m / (1 - d^(k+1)) + (1 - d) g / (1 - d^k)`, k counting from 1.
+/// With momentum `m <- d m + (1 - d) g` a matrix changes by `lr sqrt(max(1, fan_out / fan_in))` times the
+/// orthogonalised `d m / (1 - d^(k+1)) + (1 - d) g / (1 - d^k)`, k counting from 1.
 #[derive(Debug)]
 pub struct Muon {
     config: MuonConfig,
@@ -78,7 +79,7 @@ impl Muon {
     }
 
     /// Updates the matrices of one stack; `k` counts from 1.
-    fn move_stack(&self, params: &ParamSet, stack: &[usize], k: i64, lr: f64) -> Result<()> {
+    fn update_stack(&self, params: &ParamSet, stack: &[usize], k: i64, lr: f64) -> Result<()> {
         let decay = self.config.momentum;
         let step = MomentumStep {
             decay,
@@ -166,7 +167,7 @@ impl Optimizer for Muon {
         let k = self.steps + 1;
         tch::no_grad(|| -> Result<()> {
             for stack in &self.stacks {
-                self.move_stack(params, stack, k, lr)?;
+                self.update_stack(params, stack, k, lr)?;
             }
             self.rest.step(params, k, lr)
         })?;

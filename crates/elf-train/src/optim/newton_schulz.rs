@@ -10,21 +10,21 @@ const A: f64 = 3.4445;
 const B: f64 = -4.7750;
 const C: f64 = 2.0315;
 
-/// Iterations that may be made on the Gram matrix alone before it is computed anew from the matrix itself. Rounding errors in
-/// small singular values grow about twelvefold with each; in bf16 three are as exact as none (see [`orthogonalise`]), five are
-/// useless.
+/// Maximum number of iterations on the Gram matrix before it is computed again from the matrix itself. Each one
+/// amplifies rounding errors in small singular values about twelvefold. In bf16, three are as exact as none (see
+/// [`orthogonalise`]), and five are useless.
 const ON_THE_GRAM_MATRIX: usize = 3;
 
-/// Replaces the singular values of each matrix by numbers near 1 and keeps its singular vectors: `[n, r, c]` to the same
-/// shape, fp32.
+/// Replaces the singular values of each matrix by numbers near 1 and keeps its singular vectors: `[n, r, c]` to the
+/// same shape, fp32.
 ///
-/// `iterations` of `X <- P X` with `P = a I + b G + c G^2` and `G = X X^T`, started with X divided by its Frobenius norm
-/// (+ 1e-8) and transposed so that r <= c. A matrix of zeros stays a matrix of zeros.
+/// `iterations` of `X <- P X` with `P = a I + b G + c G^2` and `G = X X^T`, started with X divided by its Frobenius
+/// norm (+ 1e-8) and transposed so that r <= c. A matrix of zeros stays a matrix of zeros.
 ///
-/// A matrix that is much wider than high makes up to three iterations at once: every P is a polynomial in the same G, so
-/// products of the small r x r matrices replace those with the wide X, which is read twice for three iterations
-/// instead of six times. At 768 x 4096 that is 40% less arithmetic. In fp32 both ways agree to 1e-9 (one minus the cosine); in
-/// bf16, against fp64, matrices with singular values 1/i give 4.5e-4 this way and 5.0e-4 the other.
+/// A matrix that is much wider than high takes up to three iterations at once: every P is a polynomial in the same G,
+/// so products of the small r x r matrices replace those with the wide X, which is read twice for three iterations
+/// instead of six times. At 768 x 4096 that is 40% less arithmetic. In fp32 both ways agree to 1e-9 (one minus the
+/// cosine); in bf16, against fp64, matrices with singular values 1/i give 4.5e-4 this way and 5.0e-4 the other.
 ///
 /// # Errors
 /// If `matrices` is not three-dimensional or libtorch fails.
@@ -47,7 +47,7 @@ pub fn orthogonalise(matrices: &Tensor, iterations: usize, precision: Precision)
 pub(crate) fn orthogonalise_normalised(mut x: Tensor, iterations: usize) -> Result<Tensor> {
     let size = x.size();
     let (rows, columns) = (size[size.len() - 2], size[size.len() - 1]);
-    // Below this ratio three small products more cost as much as two wide ones less.
+    // Below this ratio, three additional small products cost as much as the two wide ones that they save.
     let at_once = if 2 * columns >= 3 * rows { ON_THE_GRAM_MATRIX } else { 1 };
     let mut left = iterations;
     while left > 0 {
@@ -76,11 +76,11 @@ fn polynomial_product(x: &Tensor, iterations: usize) -> Result<Tensor> {
     Ok(product.unwrap_or(gram))
 }
 
-/// The height below which a product is too small to be cut with profit.
+/// The height from which on it is faster to compute a symmetric product in parts.
 const WORTH_HALVING: i64 = 512;
 
-/// `a b` where that is symmetric, `[.., r, c]` and `[.., c, r]` to `[.., r, r]`: three quarters of it are computed, the last
-/// quarter is a mirror image.
+/// The product `a b`, which must be symmetric, of `[.., r, c]` and `[.., c, r]` to `[.., r, r]`: three quarters of it
+/// are computed, the last quarter is a transpose.
 fn symmetric_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let size = a.size();
     let rows = size[size.len() - 2];

@@ -53,7 +53,8 @@ pub(super) fn restore_with_steps(
     Ok(steps)
 }
 
-/// Copies `given` into the tensors of `expected`, by name, if all names, shapes and kinds are equal; else changes nothing.
+/// Copies `given` into the tensors of `expected`, by name, if all names, shapes and kinds are equal; else changes
+/// nothing.
 pub(crate) fn restore(origin: &str, expected: &[(String, Tensor)], given: &[(String, Tensor)]) -> Result<()> {
     let found: BTreeMap<&str, &Tensor> = given.iter().map(|(name, t)| (name.as_str(), t)).collect();
     let mut table = String::new();
@@ -102,7 +103,7 @@ pub(super) fn gradient(p: &Param) -> Result<Tensor> {
     }
 }
 
-/// Refuses a rate of decay of an average that is not in [0, 1).
+/// Checks that the decay of an average is in [0, 1).
 pub(super) fn check_decay(setting: &str, value: f64) -> Result<()> {
     match (0.0..1.0).contains(&value) {
         true => Ok(()),
@@ -110,7 +111,7 @@ pub(super) fn check_decay(setting: &str, value: f64) -> Result<()> {
     }
 }
 
-/// Refuses a term against division by zero that is not positive.
+/// Checks that the term that prevents division by zero is positive.
 pub(super) fn check_eps(setting: &str, value: f64) -> Result<()> {
     match value > 0.0 && value.is_finite() {
         true => Ok(()),
