@@ -5,7 +5,7 @@ use elf_eval::minimum_risk::least_risk;
 use crate::Result;
 use crate::error::fail;
 
-/// Most candidates for one text; a mistyped number must not exhaust memory.
+/// Maximum number of candidates per text, so that a mistyped number does not exhaust memory.
 const MAX_CANDIDATES: usize = 1000;
 
 /// The number of candidates generated for each text, and the rule that chooses among them.
@@ -18,30 +18,27 @@ pub struct Candidates {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     /// The candidate decoded with the highest confidence.
-    Surest,
+    HighestConfidence,
     /// The candidate of minimum Bayes risk, by BLEU among the candidates.
     LeastRisk,
 }
 
 impl Candidates {
-    /// One text for each one wanted.
-    pub const ONE: Self = Self { count: 1, rule: Rule::Surest };
+    /// A single candidate per text.
+    pub const ONE: Self = Self { count: 1, rule: Rule::HighestConfidence };
 
     /// The candidates that the settings `best_of` and `mbr` ask for.
     ///
     /// # Errors
-    /// If one of them is 0 or very large, or both ask for several.
+    /// If one of them is 0 or above the maximum, or both are above 1.
     pub fn new(best_of: usize, mbr: usize) -> Result<Self> {
         for (name, count) in [("best_of", best_of), ("mbr", mbr)] {
             if !(1..=MAX_CANDIDATES).contains(&count) {
-                fail!(
-                    setting(name),
-                    "{name} is {count}: from 1 to {MAX_CANDIDATES} texts can be made for each one wanted"
-                );
+                fail!(setting(name), "{name} is {count}: it must be from 1 to {MAX_CANDIDATES}");
             }
         }
         match (best_of, mbr) {
-            (count, 1) => Ok(Self { count, rule: Rule::Surest }),
+            (count, 1) => Ok(Self { count, rule: Rule::HighestConfidence }),
             (1, count) => Ok(Self { count, rule: Rule::LeastRisk }),
             _ => fail!(
                 setting("mbr"),
@@ -55,19 +52,21 @@ impl Candidates {
         self.count
     }
 
-    /// The setting that asks for them, by name.
+    /// The name of the setting with their number.
     pub fn setting(self) -> &'static str {
         match self.rule {
-            Rule::Surest => "best_of",
+            Rule::HighestConfidence => "best_of",
             Rule::LeastRisk => "mbr",
         }
     }
 
-    /// The place of the candidate to keep, the first of equals; each is a text and the confidence that it was decoded with.
+    /// The index of the candidate to keep, the first in case of a tie. Each candidate is a text and its decoding confidence.
     pub fn choose(self, all: &[(&str, Option<f64>)]) -> usize {
         match self.rule {
             Rule::LeastRisk => least_risk(&all.iter().map(|(text, _)| *text).collect::<Vec<_>>()).unwrap_or(0),
-            Rule::Surest => (1..all.len()).fold(0, |best, next| if all[next].1 > all[best].1 { next } else { best }),
+            Rule::HighestConfidence => {
+                (1..all.len()).fold(0, |best, next| if all[next].1 > all[best].1 { next } else { best })
+            }
         }
     }
 }
