@@ -191,6 +191,27 @@ impl Batch {
         self
     }
 
+    /// The rows at these places, in their order.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let s = self.seq_len;
+        Self {
+            rows: rows.len(),
+            seq_len: s,
+            input_ids: rows.iter().flat_map(|&row| &self.input_ids[row * s..(row + 1) * s]).copied().collect(),
+            cond_len: rows.iter().map(|&row| self.cond_len[row]).collect(),
+            valid_len: rows.iter().map(|&row| self.valid_len[row]).collect(),
+            label_drop: match self.label_drop.is_empty() {
+                true => Vec::new(),
+                false => rows.iter().map(|&row| self.label_drop[row]).collect(),
+            },
+            pad_token: self.pad_token,
+        }
+    }
+
     /// Number of ids that are not filling.
     pub fn tokens(&self) -> usize {
         self.valid_len.iter().sum()

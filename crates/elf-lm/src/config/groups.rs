@@ -311,11 +311,14 @@ pub struct ComputeConfig {
     pub heads_bf16: bool,
     /// Recompute activations in the backward pass instead of keeping them.
     pub gradient_checkpointing: bool,
+    /// Megabytes of memory for the latents of training rows, which are kept in half precision so that later passes over
+    /// the data need no encoder; 0 for none. For rows without padding, or all padded to `max_length`.
+    pub latent_cache_mb: u64,
 }
 
 impl Default for ComputeConfig {
     fn default() -> Self {
-        Self { use_bf16: true, heads_bf16: false, gradient_checkpointing: false }
+        Self { use_bf16: true, heads_bf16: false, gradient_checkpointing: false, latent_cache_mb: 0 }
     }
 }
 

@@ -198,25 +198,40 @@ impl TextLatents {
     /// # Errors
     /// If an id is not in the encoder's vocabulary, or libtorch fails.
     pub fn encode(&self, batch: &Batch) -> Result<LatentBatch> {
-        let (b, s) = (batch.rows as i64, batch.seq_len as i64);
-        let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([b, s])?;
+        latent_batch(batch, self.latents(batch)?)
+    }
+
+    /// The normalised latents of a batch, `[B, S, C]`, fp32.
+    ///
+    /// # Errors
+    /// If an id is not in the encoder's vocabulary, or libtorch fails.
+    pub fn latents(&self, batch: &Batch) -> Result<Tensor> {
+        let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([batch.rows as i64, batch.seq_len as i64])?;
         let masks = Masks::of(batch, self.causal, self.device)?;
         let mask = match &masks.pairs {
             Some(pairs) => EncoderMask::Pairs(pairs),
             None => EncoderMask::Columns(&masks.valid),
         };
-        let latents = self.stats.normalise(&self.encoder.encode(&ids, mask)?)?;
-        Ok(LatentBatch {
-            latents,
-            ids,
-            loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view([b, s])?,
-            condition: match batch.has_conditions() {
-                true => Some(Tensor::f_from_slice(&batch.is_cond())?.f_view([b, s])?),
-                false => None,
-            },
-            dropped: batch.label_drop.clone(),
-        })
+        Ok(self.stats.normalise(&self.encoder.encode(&ids, mask)?)?)
     }
+}
+
+/// A batch of token rows with its latents `[B, S, C]`.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn latent_batch(batch: &Batch, latents: Tensor) -> Result<LatentBatch> {
+    let shape = [batch.rows as i64, batch.seq_len as i64];
+    Ok(LatentBatch {
+        latents,
+        ids: Tensor::f_from_slice(&batch.input_ids)?.f_view(shape)?,
+        loss_mask: Tensor::f_from_slice(&batch.loss_mask())?.f_view(shape)?,
+        condition: match batch.has_conditions() {
+            true => Some(Tensor::f_from_slice(&batch.is_cond())?.f_view(shape)?),
+            false => None,
+        },
+        dropped: batch.label_drop.clone(),
+    })
 }
 
 /// The latents of a batch's texts as far as they have been written.

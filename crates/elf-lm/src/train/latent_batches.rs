@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use super::Materials;
+use super::latent_cache::LatentCache;
 use super::subject::{encoded, loader};
 use crate::config::{RunConfig, RunPlan};
 use crate::text::text_latents::TextLatents;
@@ -83,7 +84,8 @@ impl LatentData {
     pub fn batches(&self, from: Cursor) -> Result<LatentBatches<'_>> {
         let share = Share { rank: 0, world: 1, micro_batch: self.plan.batch_rows };
         let loader = loader(&self.plan, &self.materials, share, from)?;
-        Ok(LatentBatches { plan: &self.plan, latents: self.latents()?, loader, after: from })
+        let cache = LatentCache::of_plan(&self.plan);
+        Ok(LatentBatches { plan: &self.plan, latents: self.latents()?, cache, loader, after: from })
     }
 }
 
@@ -91,6 +93,7 @@ impl LatentData {
 pub struct LatentBatches<'a> {
     plan: &'a RunPlan,
     latents: &'a TextLatents,
+    cache: Option<LatentCache>,
     loader: Loader,
     after: Cursor,
 }
@@ -102,7 +105,7 @@ impl LatentBatches<'_> {
     /// If rows cannot be read, ids and encoder do not fit together, or libtorch fails.
     pub fn next_batch(&mut self) -> Result<LatentBatch> {
         let loaded = self.loader.next_batch()?;
-        let batch = encoded(self.plan, self.latents, loaded.batch)?;
+        let batch = encoded(self.plan, self.latents, self.cache.as_ref(), loaded.batch)?;
         self.after = loaded.after;
         Ok(batch)
     }

@@ -52,7 +52,7 @@ impl MemoryPlan {
                 true => plan.model.activation_bytes_recomputed(rows, positions, plan.precision, on_cpu),
                 false => plan.model.activation_bytes(rows, positions, plan.precision, on_cpu),
             },
-            rest: latents + head + 5 * encoder_parameters + PROGRAM,
+            rest: latents + head + 5 * encoder_parameters + (plan.config.compute.latent_cache_mb << 20) + PROGRAM,
         }
     }
 

@@ -10,6 +10,7 @@ mod held_out;
 mod initial_weights;
 mod job;
 mod latent_batches;
+mod latent_cache;
 mod log;
 mod materials;
 mod memory_plan;

@@ -12,11 +12,12 @@ use elf_train::{BatchSource, TrainingObjective};
 use serde_json::{Value, json};
 
 use super::Materials;
+use super::latent_cache::LatentCache;
 use crate::config::RunPlan;
 use crate::error::fail;
 use crate::model::loaded::Method;
 use crate::text::flow_writer::{FlowParts, FlowWriter};
-use crate::text::text_latents::TextLatents;
+use crate::text::text_latents::{TextLatents, latent_batch};
 use crate::text::text_loop::BatchWriter;
 
 /// A kind of model: how token rows become what its loss is a function of, and how it writes texts.
@@ -53,13 +54,14 @@ pub struct ElfSubject<'a, O> {
     plan: &'a RunPlan,
     tokenizer: &'a Tokenizer,
     latents: &'a TextLatents,
+    cache: Option<LatentCache>,
     objective: PhantomData<O>,
 }
 
 impl<'a, O> ElfSubject<'a, O> {
     /// With the encoder that its latents come from.
     pub fn new(plan: &'a RunPlan, tokenizer: &'a Tokenizer, latents: &'a TextLatents) -> Self {
-        Self { plan, tokenizer, latents, objective: PhantomData }
+        Self { plan, tokenizer, latents, cache: LatentCache::of_plan(plan), objective: PhantomData }
     }
 }
 
@@ -68,7 +70,7 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     type Objective = O;
 
     fn batch(&self, batch: Batch) -> Result<LatentBatch> {
-        encoded(self.plan, self.latents, batch)
+        encoded(self.plan, self.latents, self.cache.as_ref(), batch)
     }
 
     fn writer<'n>(
@@ -87,12 +89,21 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, 
     }
 }
 
-/// The latents of a batch of token rows as a plan's objective takes them.
+/// The latents of a batch of token rows as a plan's objective takes them, from a cache if there is one.
 ///
 /// # Errors
 /// If ids and encoder do not fit together, or libtorch fails.
-pub fn encoded(plan: &RunPlan, latents: &TextLatents, batch: Batch) -> Result<LatentBatch> {
-    latents.encode(&plan.without_filling(batch))
+pub fn encoded(
+    plan: &RunPlan,
+    latents: &TextLatents,
+    cache: Option<&LatentCache>,
+    batch: Batch,
+) -> Result<LatentBatch> {
+    let batch = plan.without_filling(batch);
+    match cache {
+        Some(cache) => latent_batch(&batch, cache.latents(latents, &batch)?),
+        None => latents.encode(&batch),
+    }
 }
 
 /// The token rows of a plan in the order of its seed, from `from` on.
