@@ -13,7 +13,7 @@ use elf_train::{Checkpoint, Comm, Curriculum, Round, Solo};
 use tch::Device;
 
 use super::teacher::{self, FoundTeacher};
-use super::{Ended, Job, Materials, Rounds, WantedRounds, check_evaluations, deadline, train_flow};
+use super::{Ended, Job, Rounds, TrainingInputs, WantedRounds, check_evaluations, deadline, train_flow};
 use crate::config::{DistillConfig, DistillationPlan, RunPlan, StudentStart, TeacherRecord};
 use crate::error::{Context, fail};
 use crate::model::run_folder::{RunFolder, plan_of};
@@ -34,7 +34,7 @@ pub struct Distillation {
     config: DistillConfig,
     /// A round's plan, but for what differs between rounds.
     plan: RunPlan,
-    materials: Materials,
+    inputs: TrainingInputs,
     teacher: Elf,
     record: TeacherRecord,
     root: PathBuf,
@@ -64,15 +64,15 @@ impl Distillation {
             config.inherit(&plan.config)?;
         }
         without_missing_settings(&mut config, host);
-        let materials = Materials::load(&config.run, device, host)?;
-        let mut plan = materials.plan(&config.run, device, 1)?;
+        let inputs = TrainingInputs::load(&config.run, device, host)?;
+        let mut plan = inputs.plan(&config.run, device, 1)?;
         let teacher = found.load(plan.precision, device)?;
         fit(&mut plan, teacher.config(), found.plan())?;
-        materials.memory(&plan, device, 1).check(&plan, device, processes_here)?;
-        check_evaluations(&plan, &materials, host.samplers())?;
+        inputs.memory(&plan, device, 1).check(&plan, device, processes_here)?;
+        check_evaluations(&plan, &inputs, host.samplers())?;
         let record = found.record(&teacher, &root)?;
         let deadline = deadline(&config.run);
-        let prepared = Self { config, plan, materials, teacher, record, root, curriculum, rounds, device, deadline };
+        let prepared = Self { config, plan, inputs, teacher, record, root, curriculum, rounds, device, deadline };
         host.note(prepared.describe()?);
         Ok(prepared)
     }
@@ -112,10 +112,8 @@ impl Distillation {
             }
             Rounds::Own(_) => &[],
         };
-        let mut lines = vec![
-            self.materials.describe(&self.plan, self.device, 1),
-            format!("teacher: {}", self.record.place.display()),
-        ];
+        let mut lines =
+            vec![self.inputs.describe(&self.plan, self.device, 1), format!("teacher: {}", self.record.place.display())];
         let line = |name: &str, step: &DistillStep| -> Result<String> {
             let passes = DistillObjective::new(self.plan.objective, *step, &self.teacher)?.teacher_passes_per_row();
             Ok(format!(
@@ -215,7 +213,7 @@ impl Distillation {
         let job = Job {
             comm: &alone,
             plan: &plan,
-            materials: &self.materials,
+            inputs: &self.inputs,
             folder: &folder,
             initial: None,
             deadline: self.deadline,

@@ -9,7 +9,7 @@ use elf_flow::sampler::Registry;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 
 use super::training_judge::TrainingJudge;
-use super::{Materials, Subject};
+use super::{ModelKind, TrainingInputs};
 use crate::config::{BaselinePlan, RunPlan, Sampling, read_sampling};
 use crate::eval::judge::Judge;
 use crate::model::loaded::Method;
@@ -28,7 +28,7 @@ pub const ROWS_AT_ONCE: usize = 64;
 const NO_INPUTS: &str = "online_eval generates from held-out inputs: set eval_data_path, or online_eval to false";
 
 /// Judges a network by held-out data.
-pub struct HeldOut<'a, S: Subject> {
+pub struct HeldOut<'a, S: ModelKind> {
     /// The run's plan.
     pub plan: &'a RunPlan,
     /// Its loss.
@@ -36,7 +36,7 @@ pub struct HeldOut<'a, S: Subject> {
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Its kind of model.
-    pub subject: &'a S,
+    pub kind: &'a S,
     /// The held-out rows, if there are any.
     pub rows: Option<&'a Dataset>,
     /// The judge of perplexity, if there is one.
@@ -74,7 +74,7 @@ fn methods(plan: &RunPlan, samplers: &Registry) -> Result<Vec<Method>> {
 ///
 /// # Errors
 /// Names the key whose value makes no sense, alone, with this model or with these held-out rows.
-pub fn check_evaluations(plan: &RunPlan, materials: &Materials, samplers: &Registry) -> Result<()> {
+pub fn check_evaluations(plan: &RunPlan, inputs: &TrainingInputs, samplers: &Registry) -> Result<()> {
     let config = &plan.config;
     if config.evaluation.eval_rows == 0 {
         fail!(
@@ -92,7 +92,7 @@ pub fn check_evaluations(plan: &RunPlan, materials: &Materials, samplers: &Regis
             config.evaluation.num_samples
         );
     }
-    if plan.span.max_input_length.is_some() && materials.held_out.as_ref().is_none_or(Dataset::is_empty) {
+    if plan.span.max_input_length.is_some() && inputs.held_out.as_ref().is_none_or(Dataset::is_empty) {
         fail!(request, "{}", NO_INPUTS);
     }
     let settings = sampling_settings(plan, samplers)?;
@@ -110,7 +110,7 @@ pub fn check_evaluations(plan: &RunPlan, materials: &Materials, samplers: &Regis
     }
 }
 
-impl<S: Subject> HeldOut<'_, S> {
+impl<S: ModelKind> HeldOut<'_, S> {
     /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
     /// run's folder. The ranks share the work, and all get the same.
     ///
@@ -137,7 +137,7 @@ impl<S: Subject> HeldOut<'_, S> {
         method: &Method,
     ) -> Result<Vec<GeneratedText>> {
         let rows = self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE);
-        let writer = self.subject.writer(net, method, rows, self.samplers)?;
+        let writer = self.kind.writer(net, method, rows, self.samplers)?;
         let options = BatchOptions { rows, one_shape: true, candidates: method.candidates()?, trace: &[] };
         let texts = TextLoop { writer: &*writer, plan: self.plan, tokenizer: self.tokenizer, comm };
         Ok(texts.generate(requests, options, None, &mut |_| ControlFlow::Continue(()))?.texts)
@@ -169,7 +169,7 @@ impl<S: Subject> HeldOut<'_, S> {
         let batches = all.into_iter().skip(rank).step_by(world).map(|(first, rows)| {
             let examples = dataset.examples(rows).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            Ok((first, self.subject.batch(batch).map_err(elf_train::Error::source)?))
+            Ok((first, self.kind.batch(batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };

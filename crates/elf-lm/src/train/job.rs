@@ -22,8 +22,8 @@ use tch::Device;
 
 use super::held_out::HeldOut;
 use super::log::{LogStart, TrainingLog};
-use super::subject::SubjectBatches;
-use super::{ElfSubject, Materials, Subject, begin_as};
+use super::model_kind::KindBatches;
+use super::{ElfKind, ModelKind, TrainingInputs, begin_as};
 use crate::config::{
     BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart,
 };
@@ -38,7 +38,7 @@ pub struct Job<'a, 'h> {
     /// What is to be done.
     pub plan: &'a RunPlan,
     /// With what.
-    pub materials: &'a Materials,
+    pub inputs: &'a TrainingInputs,
     /// Where to.
     pub folder: &'a RunFolder,
     /// What its network begins as, if not as it is given.
@@ -134,20 +134,20 @@ where
         && begins
         && job.folder.checkpoints().latest()?.is_none()
     {
-        let reader = linear_reader(job.plan, job.materials)?;
+        let reader = linear_reader(job.plan, job.inputs)?;
         net.start_vocab_head(&reader.directions()?, reader.prior())?;
     }
-    let subject = ElfSubject::new(job.plan, &job.materials.tokenizer, job.materials.latents()?);
-    train_subject(job, &subject, objective, net)
+    let kind = ElfKind::new(job.plan, &job.inputs.tokenizer, job.inputs.latents()?);
+    train_kind(job, &kind, objective, net)
 }
 
 /// A reader of the latents of at most [`READER_ROWS`] rows of the training data, evenly chosen, under a little noise.
 ///
 /// # Errors
 /// If the rows cannot be read or encoded.
-fn linear_reader(plan: &RunPlan, materials: &Materials) -> Result<LinearReader> {
-    let (data, latents) = (&materials.train, materials.latents()?);
-    let collator = plan.collator(&materials.tokenizer)?;
+fn linear_reader(plan: &RunPlan, inputs: &TrainingInputs) -> Result<LinearReader> {
+    let (data, latents) = (&inputs.train, inputs.latents()?);
+    let collator = plan.collator(&inputs.tokenizer)?;
     let lengths = data.lengths(collator.config())?;
     let rows = data.len().min(READER_ROWS);
     let mut rows: Vec<usize> = (0..rows).map(|i| i * data.len() / rows).collect();
@@ -165,15 +165,15 @@ fn linear_reader(plan: &RunPlan, materials: &Materials) -> Result<LinearReader> 
 ///
 /// # Errors
 /// As [`train_flow`].
-pub fn train_subject<S>(job: Job, subject: &S, objective: S::Objective, net: S::Net) -> Result<Ended>
+pub fn train_kind<S>(job: Job, kind: &S, objective: S::Objective, net: S::Net) -> Result<Ended>
 where
-    S: Subject<Objective: Copy>,
+    S: ModelKind<Objective: Copy>,
 {
-    let Job { plan, materials, folder, comm, deadline, host, .. } = job;
+    let Job { plan, inputs, folder, comm, deadline, host, .. } = job;
     let (mut trainer, cursor) = begun_trainer(&job, objective, net)?;
     // One writer: the first rank of one process group.
     let begun = job.is_led_by_this().then(|| -> Result<_> {
-        let held = folder.begin(plan, &materials.tokenizer)?;
+        let held = folder.begin(plan, &inputs.tokenizer)?;
         if let Some(distillation) = &plan.distillation {
             write(&folder.root().join("README.md"), model_card::distilled(plan, distillation))?;
         }
@@ -182,17 +182,17 @@ where
     let (_held, metrics) = begun.transpose()?.unzip();
     let (world, steps_done) = (comm.world() as usize, trainer.steps_done());
     let share = Share { rank: comm.rank() as usize, world, micro_batch: plan.batch_rows / world };
-    let mut source = SubjectBatches::start(plan, materials, subject, share, cursor)?;
+    let mut source = KindBatches::start(plan, inputs, kind, share, cursor)?;
     let (total_steps, log_freq) = (plan.length.total, plan.config.output.log_freq);
     let log = LogStart { metrics, steps_done, total_steps, log_freq, deadline };
     let mut observer = TrainingLog::new(host, Rc::clone(comm), log);
     let held_out = HeldOut {
         plan,
         objective: &objective,
-        tokenizer: &materials.tokenizer,
-        subject,
-        rows: materials.held_out.as_ref(),
-        judge: materials.judge.as_ref(),
+        tokenizer: &inputs.tokenizer,
+        kind,
+        rows: inputs.held_out.as_ref(),
+        judge: inputs.judge.as_ref(),
         folder,
         samplers: host.samplers(),
     };
@@ -228,8 +228,8 @@ fn begun_trainer<N, O>(job: &Job, objective: O, net: N) -> Result<(Trainer<N, O>
 where
     O: TrainingObjective<N>,
 {
-    let Job { plan, materials, folder, initial, comm, host, .. } = job;
-    let config = trainer_config(plan, materials.device)?;
+    let Job { plan, inputs, folder, initial, comm, host, .. } = job;
+    let config = trainer_config(plan, inputs.device)?;
     let resume = resume_from(plan, folder, host)?;
     // A run that has checkpoints has begun already.
     if let Some(initial) = initial.filter(|_| resume.is_none()) {
@@ -240,7 +240,7 @@ where
     for group in trainer.groups() {
         job.say(format!("{:8} moves {} parameters ({} numbers)", group.rule, group.params.len(), group.numel));
     }
-    let cursor = begin(&mut trainer, resume, plan, materials.train.len() as u64, |line| job.say(line))?;
+    let cursor = begin(&mut trainer, resume, plan, inputs.train.len() as u64, |line| job.say(line))?;
     Ok((trainer, cursor))
 }
 

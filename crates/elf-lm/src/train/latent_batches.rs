@@ -7,9 +7,9 @@ use elf_train::BatchSource;
 use serde_json::{Value, json};
 use tch::Device;
 
-use super::Materials;
+use super::TrainingInputs;
 use super::latent_cache::LatentCache;
-use super::subject::{encoded, loader};
+use super::model_kind::{encoded, loader};
 use crate::config::{RunConfig, RunPlan};
 use crate::text::text_latents::TextLatents;
 use crate::{Host, Result, Silent};
@@ -41,7 +41,7 @@ use crate::{Host, Result, Silent};
 /// ```
 pub struct LatentData {
     plan: RunPlan,
-    materials: Materials,
+    inputs: TrainingInputs,
 }
 
 impl LatentData {
@@ -58,10 +58,10 @@ impl LatentData {
     /// # Errors
     /// As [`LatentData::open`].
     pub fn open_on(config: &RunConfig, device: Device, host: &Host) -> Result<Self> {
-        let materials = Materials::load(config, device, host)?;
-        let plan = materials.plan(config, device, 1)?;
-        materials.latents()?;
-        Ok(Self { plan, materials })
+        let inputs = TrainingInputs::load(config, device, host)?;
+        let plan = inputs.plan(config, device, 1)?;
+        inputs.latents()?;
+        Ok(Self { plan, inputs })
     }
 
     /// The sizes and settings that follow from configuration and data.
@@ -74,7 +74,7 @@ impl LatentData {
     /// # Errors
     /// If the configuration is that of a baseline.
     pub fn latents(&self) -> Result<&TextLatents> {
-        self.materials.latents()
+        self.inputs.latents()
     }
 
     /// Batches in the order of the configuration's seed, without end; epoch after epoch, each in an order of its own.
@@ -83,7 +83,7 @@ impl LatentData {
     /// If the data cannot be read.
     pub fn batches(&self, from: Cursor) -> Result<LatentBatches<'_>> {
         let share = Share { rank: 0, world: 1, micro_batch: self.plan.batch_rows };
-        let loader = loader(&self.plan, &self.materials, share, from)?;
+        let loader = loader(&self.plan, &self.inputs, share, from)?;
         let cache = LatentCache::of_plan(&self.plan);
         Ok(LatentBatches { plan: &self.plan, latents: self.latents()?, cache, loader, after: from })
     }

@@ -10,8 +10,8 @@ use elf_model::Elf;
 use elf_train::{Comm, EndToEnd, OverTokens, Solo};
 use tch::Device;
 
-use super::baseline_subject::{self, BaselineSubject};
-use super::{Ended, Job, Materials, agree, check_evaluations, deadline, initial_model, train_flow, train_subject};
+use super::baseline_kind::{self, BaselineKind};
+use super::{Ended, Job, TrainingInputs, agree, check_evaluations, deadline, initial_model, train_flow, train_kind};
 use crate::config::{BaselinePlan, RunConfig, RunPlan};
 use crate::error::fail;
 use crate::model::ModelRef;
@@ -81,7 +81,7 @@ pub fn train(config: RunConfig, events: &mut dyn Events) -> Result<Ended> {
 /// A run whose configuration is checked and whose data and encoder are loaded.
 pub struct TrainingRun {
     plan: RunPlan,
-    materials: Materials,
+    inputs: TrainingInputs,
     folder: RunFolder,
     initial: Option<ModelRef>,
     ranks: Ranks,
@@ -100,23 +100,23 @@ impl TrainingRun {
                 host.note(line);
             }
         };
-        let materials = Materials::load(config, device, host)?;
-        let plan = materials.plan(config, device, world as usize)?;
-        agree(&plan, &materials, ranks.comm.as_ref())?;
+        let inputs = TrainingInputs::load(config, device, host)?;
+        let plan = inputs.plan(config, device, world as usize)?;
+        agree(&plan, &inputs, ranks.comm.as_ref())?;
         let Some(output) = &config.output.output_dir else {
             fail!(setting("output_dir"), "output_dir is not set: where should the run be written?")
         };
         let folder = RunFolder::new(PathBuf::from(output));
-        note(materials.describe(&plan, device, world));
-        let initial = initial_model(&plan, &materials.tokenizer, host)?;
+        note(inputs.describe(&plan, device, world));
+        let initial = initial_model(&plan, &inputs.tokenizer, host)?;
         if let Some(initial) = &initial {
             note(format!("start:   {}", initial.path().display()));
         }
-        materials.memory(&plan, device, world).check(&plan, device, ranks.processes_here)?;
+        inputs.memory(&plan, device, world).check(&plan, device, ranks.processes_here)?;
         // What evaluations cannot do should be known now and not after the first epoch.
-        check_evaluations(&plan, &materials, host.samplers())?;
+        check_evaluations(&plan, &inputs, host.samplers())?;
         if config.evaluation.online_eval {
-            let judge = match &materials.judge {
+            let judge = match &inputs.judge {
                 Some(judge) => format!("perplexity is judged by {}", judge.name()),
                 None if config.data.max_input_length.is_some() => "texts are held against references".to_owned(),
                 None => "eval_ppl_model is not set, so no perplexity is measured (gpt2-large in the released code)"
@@ -124,7 +124,7 @@ impl TrainingRun {
             };
             note(format!("note:    evaluations write texts to {}/samples; {judge}", folder.root().display()));
         }
-        Ok(Self { plan, materials, folder, initial, ranks })
+        Ok(Self { plan, inputs, folder, initial, ranks })
     }
 
     /// The plan.
@@ -142,10 +142,10 @@ impl TrainingRun {
     /// # Errors
     /// If anything fails; what was saved before stays.
     pub fn carry_out(&self, host: &Host) -> Result<Ended> {
-        let Self { plan, materials, folder, initial, ranks } = self;
+        let Self { plan, inputs, folder, initial, ranks } = self;
         let (device, initial) = (ranks.device, initial.as_ref());
         let builder = ParamBuilder::seeded(plan.config.seed, device);
-        let job = Job { plan, materials, folder, initial, comm: &ranks.comm, deadline: deadline(&plan.config), host };
+        let job = Job { plan, inputs, folder, initial, comm: &ranks.comm, deadline: deadline(&plan.config), host };
         match &plan.baseline {
             None => {
                 let net = Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?;
@@ -155,15 +155,15 @@ impl TrainingRun {
                 }
             }
             Some(BaselinePlan::Gpt2(sizes)) => {
-                let net = baseline_subject::gpt2(sizes, plan, plan.precision, builder)?;
-                let objective = OverTokens(NextToken { bos: i64::from(materials.tokenizer.eos_id()?) });
-                let subject = BaselineSubject::<_, NextToken>::new(plan, &materials.tokenizer)?;
-                train_subject(job, &subject, objective, net)
+                let net = baseline_kind::gpt2(sizes, plan, plan.precision, builder)?;
+                let objective = OverTokens(NextToken { bos: i64::from(inputs.tokenizer.eos_id()?) });
+                let kind = BaselineKind::<_, NextToken>::new(plan, &inputs.tokenizer)?;
+                train_kind(job, &kind, objective, net)
             }
             Some(BaselinePlan::Mdlm { network, objective }) => {
-                let net = baseline_subject::masked(network, plan, plan.precision, builder)?;
-                let subject = BaselineSubject::new(plan, &materials.tokenizer)?;
-                train_subject(job, &subject, OverTokens(*objective), net)
+                let net = baseline_kind::masked(network, plan, plan.precision, builder)?;
+                let kind = BaselineKind::new(plan, &inputs.tokenizer)?;
+                train_kind(job, &kind, OverTokens(*objective), net)
             }
         }
     }

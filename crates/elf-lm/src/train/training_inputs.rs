@@ -18,7 +18,7 @@ use crate::text::text_latents::{self, TextLatents, encoder_folder};
 use crate::{Host, Result};
 
 /// What training needs beside settings.
-pub struct Materials {
+pub struct TrainingInputs {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// The rows to train on.
@@ -33,7 +33,7 @@ pub struct Materials {
     pub judge: Option<TrainingJudge>,
 }
 
-impl Materials {
+impl TrainingInputs {
     /// Opens all that a configuration names.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Materials {
         MemoryPlan::new(&of_one, self.latents.as_ref().map_or(0, TextLatents::parameters), device)
     }
 
-    /// What follows from a configuration and these materials.
+    /// What follows from a configuration and these inputs.
     ///
     /// # Errors
     /// Names the setting that is impossible.
@@ -183,8 +183,8 @@ fn encoder(config: &RunConfig, tokenizer: &Tokenizer, device: Device, host: &Hos
 }
 
 /// Refuses to start unless all ranks run the same program on the same configuration and the same data.
-pub fn agree(plan: &RunPlan, materials: &Materials, comm: &dyn Comm) -> Result<()> {
-    let inputs = plan.inputs.clone();
+pub fn agree(plan: &RunPlan, inputs: &TrainingInputs, comm: &dyn Comm) -> Result<()> {
+    let records = plan.inputs.clone();
     // What it is known by is compared below, as places may differ.
     let Value::Object(plan) = serde_json::to_value(RunPlan { inputs: None, ..plan.clone() })? else {
         fail!(request, "a plan is no object")
@@ -194,7 +194,7 @@ pub fn agree(plan: &RunPlan, materials: &Materials, comm: &dyn Comm) -> Result<(
     for (key, value) in config.iter().chain(plan.iter().filter(|(key, _)| *key != "config")) {
         facts = facts.with(key, value);
     }
-    if let Some(RunInputs { tokenizer, training_data, encoder }) = inputs {
+    if let Some(RunInputs { tokenizer, training_data, encoder }) = records {
         facts = facts.with("the tokenizer", tokenizer).with("the training data", training_data);
         if let Some(encoder) = encoder {
             let stats = serde_json::to_string(&encoder.stats)?;
@@ -202,7 +202,7 @@ pub fn agree(plan: &RunPlan, materials: &Materials, comm: &dyn Comm) -> Result<(
                 facts.with("the text encoder's weights", encoder.blake3).with("the normalisation of latents", stats);
         }
     }
-    let held_out = materials.held_out.as_ref().map(data_fingerprint).transpose()?;
+    let held_out = inputs.held_out.as_ref().map(data_fingerprint).transpose()?;
     facts = facts.with("the held-out data", held_out.unwrap_or_else(|| "none".into()));
     let facts: Vec<(&str, String)> = facts.iter().map(|(name, value)| (name, value.to_owned())).collect();
     Ok(comm.agree(&facts)?)

@@ -11,7 +11,7 @@ use elf_model::Elf;
 use elf_train::{BatchSource, TrainingObjective};
 use serde_json::{Value, json};
 
-use super::Materials;
+use super::TrainingInputs;
 use super::latent_cache::LatentCache;
 use crate::config::RunPlan;
 use crate::error::fail;
@@ -21,7 +21,7 @@ use crate::text::text_latents::{TextLatents, latent_batch};
 use crate::text::text_loop::BatchWriter;
 
 /// A kind of model: how token rows become what its loss is a function of, and how it writes texts.
-pub trait Subject {
+pub trait ModelKind {
     /// The network.
     type Net;
     /// The loss.
@@ -46,11 +46,11 @@ pub trait Subject {
     ) -> Result<Box<dyn BatchWriter + 'n>>;
 }
 
-/// What a subject's loss is a function of.
-pub type BatchOf<S> = <<S as Subject>::Objective as TrainingObjective<<S as Subject>::Net>>::Batch;
+/// What a kind's loss is a function of.
+pub type BatchOf<S> = <<S as ModelKind>::Objective as TrainingObjective<<S as ModelKind>::Net>>::Batch;
 
 /// An embedded language flow, learned by `O`.
-pub struct ElfSubject<'a, O> {
+pub struct ElfKind<'a, O> {
     plan: &'a RunPlan,
     tokenizer: &'a Tokenizer,
     latents: &'a TextLatents,
@@ -58,14 +58,14 @@ pub struct ElfSubject<'a, O> {
     objective: PhantomData<O>,
 }
 
-impl<'a, O> ElfSubject<'a, O> {
+impl<'a, O> ElfKind<'a, O> {
     /// With the encoder that its latents come from.
     pub fn new(plan: &'a RunPlan, tokenizer: &'a Tokenizer, latents: &'a TextLatents) -> Self {
         Self { plan, tokenizer, latents, cache: LatentCache::of_plan(plan), objective: PhantomData }
     }
 }
 
-impl<O: TrainingObjective<Elf, Batch = LatentBatch>> Subject for ElfSubject<'_, O> {
+impl<O: TrainingObjective<Elf, Batch = LatentBatch>> ModelKind for ElfKind<'_, O> {
     type Net = Elf;
     type Objective = O;
 
@@ -110,40 +110,40 @@ pub fn encoded(
 ///
 /// # Errors
 /// If the data cannot be shared out so, or read.
-pub fn loader(plan: &RunPlan, materials: &Materials, share: Share, from: Cursor) -> Result<Loader> {
+pub fn loader(plan: &RunPlan, inputs: &TrainingInputs, share: Share, from: Cursor) -> Result<Loader> {
     let rows_per_step = plan.batch_rows * plan.config.optimization.grad_accum_steps;
-    let rows = materials.train.len();
-    let collator = plan.collator(&materials.tokenizer)?;
+    let rows = inputs.train.len();
+    let collator = plan.collator(&inputs.tokenizer)?;
     let mut order = Order::new(OrderConfig { seed: plan.config.seed, rows, global_batch: rows_per_step }, share)?;
     if plan.config.batches.group_by_length {
         let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
-        order = order.grouped_by_length(grouping, materials.train.lengths(collator.config())?.into())?;
+        order = order.grouped_by_length(grouping, inputs.train.lengths(collator.config())?.into())?;
     }
     let config = LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() };
-    Ok(Loader::start(Arc::clone(&materials.train), collator, order, from, config)?)
+    Ok(Loader::start(Arc::clone(&inputs.train), collator, order, from, config)?)
 }
 
-/// Token batches from the loader as a subject takes them.
-pub struct SubjectBatches<'a, S> {
+/// Token batches from the loader as a kind takes them.
+pub struct KindBatches<'a, S> {
     loader: Loader,
-    subject: &'a S,
+    kind: &'a S,
     after: Cursor,
 }
 
-impl<'a, S: Subject> SubjectBatches<'a, S> {
+impl<'a, S: ModelKind> KindBatches<'a, S> {
     /// Begins at `from`.
     ///
     /// # Errors
     /// If the data cannot be shared out so, or read.
-    pub fn start(plan: &RunPlan, materials: &Materials, subject: &'a S, share: Share, from: Cursor) -> Result<Self> {
-        Ok(Self { loader: loader(plan, materials, share, from)?, subject, after: from })
+    pub fn start(plan: &RunPlan, inputs: &TrainingInputs, kind: &'a S, share: Share, from: Cursor) -> Result<Self> {
+        Ok(Self { loader: loader(plan, inputs, share, from)?, kind, after: from })
     }
 }
 
-impl<S: Subject> BatchSource<BatchOf<S>> for SubjectBatches<'_, S> {
+impl<S: ModelKind> BatchSource<BatchOf<S>> for KindBatches<'_, S> {
     fn next_batch(&mut self) -> Result<Option<BatchOf<S>>, Box<dyn std::error::Error + Send + Sync>> {
         let loaded = self.loader.next_batch()?;
-        let batch = self.subject.batch(loaded.batch)?;
+        let batch = self.kind.batch(loaded.batch)?;
         self.after = loaded.after;
         Ok(Some(batch))
     }

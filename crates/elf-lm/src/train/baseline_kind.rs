@@ -12,7 +12,7 @@ use elf_model::{MaskedConfig, MaskedTransformer};
 use elf_train::OverTokens;
 use tch::Tensor;
 
-use super::Subject;
+use super::ModelKind;
 use crate::config::RunPlan;
 use crate::error::fail;
 use crate::model::loaded::Method;
@@ -20,14 +20,14 @@ use crate::text::baseline_writer::{BaselineWriter, Writer};
 use crate::text::text_loop::BatchWriter;
 
 /// A model of type `N` that is learned by `O`.
-pub struct BaselineSubject<'a, N, O> {
+pub struct BaselineKind<'a, N, O> {
     plan: &'a RunPlan,
     tokenizer: &'a Tokenizer,
     eos: i64,
     of: PhantomData<(N, O)>,
 }
 
-impl<'a, N, O> BaselineSubject<'a, N, O> {
+impl<'a, N, O> BaselineKind<'a, N, O> {
     /// On rows of this tokenizer's ids.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl<'a, N, O> BaselineSubject<'a, N, O> {
     }
 }
 
-impl<N: TokenNetwork + Writer, O: TokenObjective> Subject for BaselineSubject<'_, N, O> {
+impl<N: TokenNetwork + Writer, O: TokenObjective> ModelKind for BaselineKind<'_, N, O> {
     type Net = N;
     type Objective = OverTokens<O>;
 
