@@ -202,9 +202,9 @@ mod tests {
         other_rank.add_batch(6, 0, 8);
         other_rank.add_batch(12, 1, 16);
         of_blocks.add(&other_rank);
-        assert_eq!(of_blocks.to_string(), "12 passes and 1over prefixes for each of 3 batch(es)");
+        assert_eq!(of_blocks.to_string(), "12 passes and 1 over prefixes for each of 3 batch(es)");
         of_blocks.add_batch(6, 0, 8);
-        assert_eq!(of_blocks.to_string(), "10.5 passes and 0.8over prefixes for each of 4 batch(es)");
+        assert_eq!(of_blocks.to_string(), "10.5 passes and 0.8 over prefixes for each of 4 batch(es)");
         assert_eq!(of_blocks.positions, 56);
     }
 }
