@@ -26,9 +26,9 @@ pub(crate) const NO_WORD: i64 = -1;
 /// Turns the words of finished blocks into latents, from which the next block is generated. Implemented by users of this crate, which
 /// has no text encoder.
 pub trait Reencode {
-    /// Clean latents `[B, S, C]`, normalised as in training, of `ids` `[B, S]`, i64, on the CPU, of which the first `known` positions
-    /// have been decoded or belong to a condition. Latents at the other positions are not used. The ids of a condition are not in
-    /// `ids`: the implementation must know them.
+    /// Clean latents `[B, N, C]`, normalised as in training, of the first N positions of `ids` `[B, S]`, i64, on the CPU, of which
+    /// `known` have been decoded or belong to a condition. N is at least `known`; latents at further positions are not used. The
+    /// ids of a condition are not in `ids`: the implementation must know them. Called after each block; known ids stay.
     ///
     /// # Errors
     /// If the ids cannot be encoded.
@@ -253,7 +253,7 @@ impl BlockBatch {
         Ok(self.blocks.f_narrow(1, first, width)?.f_to_device(Device::Cpu)?.f_ne(GIVEN)?)
     }
 
-    /// Takes over the first `known` positions, now all finished, of ids `[B, S]` and of their latents `[B, S, C]`.
+    /// Takes over the first `known` positions, now all finished, of ids `[B, S]` and of their latents `[B, N, C]`.
     pub(crate) fn write(
         &mut self,
         ids: &Tensor,

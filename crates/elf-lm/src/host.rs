@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use elf_encoder::Family;
 use elf_flow::sampler::Registry;
 use elf_hub::What;
 
@@ -52,19 +53,21 @@ impl<F: FnMut(Event<'_>)> Events for F {
 }
 
 /// What the calling program provides for one operation: a receiver of events, access to the hub, the registered
-/// samplers and a flag to stop.
+/// samplers and families of encoders, and a flag to stop.
 pub struct Host<'a> {
     events: RefCell<&'a mut dyn Events>,
     hub: Hub,
     samplers: Registry,
+    encoders: Vec<Family>,
     stop: Arc<AtomicBool>,
 }
 
 impl<'a> Host<'a> {
-    /// A host that sends events to `events`, with the default hub, the built-in samplers and a flag that nobody sets.
+    /// A host that sends events to `events`, with the default hub, the built-in samplers and families of encoders, and a flag
+    /// that nobody sets.
     pub fn new(events: &'a mut dyn Events) -> Self {
-        let (hub, samplers, stop) = (Hub::default(), Registry::builtin(), Arc::default());
-        Self { events: RefCell::new(events), hub, samplers, stop }
+        let (samplers, encoders) = (Registry::builtin(), elf_encoder::BUILTIN.to_vec());
+        Self { events: RefCell::new(events), hub: Hub::default(), samplers, encoders, stop: Arc::default() }
     }
 
     /// Sets the hub to fetch from.
@@ -77,6 +80,11 @@ impl<'a> Host<'a> {
         Self { samplers, ..self }
     }
 
+    /// Sets the families of encoders that are opened, such as `[elf_encoder::BUILTIN, &[mine]].concat()`.
+    pub fn with_encoders(self, encoders: Vec<Family>) -> Self {
+        Self { encoders, ..self }
+    }
+
     /// Sets the flag to stop. Long operations save their state and end soon after it is set.
     pub fn with_stop(self, stop: Arc<AtomicBool>) -> Self {
         Self { stop, ..self }
@@ -85,6 +93,11 @@ impl<'a> Host<'a> {
     /// The registered samplers.
     pub fn samplers(&self) -> &Registry {
         &self.samplers
+    }
+
+    /// The registered families of encoders.
+    pub fn encoders(&self) -> &[Family] {
+        &self.encoders
     }
 
     /// The flag to stop.

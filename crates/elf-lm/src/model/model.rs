@@ -255,9 +255,15 @@ impl ModelSource {
     /// # Errors
     /// If there is no such model, or a file is missing, damaged, or belongs to another model.
     pub fn open(&self) -> Result<Model> {
-        let mut silent = Silent;
-        let host = Host::new(&mut silent);
-        self.describe_for(&host)?.open(&host)
+        self.open_for(&Host::new(&mut Silent))
+    }
+
+    /// [`ModelSource::open`] with the samplers and encoders of `host`, and notes to it.
+    ///
+    /// # Errors
+    /// As [`ModelSource::open`].
+    pub fn open_for(&self, host: &Host) -> Result<Model> {
+        self.describe_for(host)?.open(host)
     }
 }
 

@@ -12,8 +12,9 @@ use elf_flow::{
 };
 
 use super::conditions::Conditions;
-use super::text_latents::{TextLatents, TextSoFar};
+use super::text_latents::TextLatents;
 use super::text_loop::{BatchEvent, BatchWriter, TextBatchRequest, WrittenBatch, WrittenRow};
+use super::text_so_far::TextSoFar;
 use crate::config::{RunPlan, Sampling};
 use crate::error::fail;
 use crate::{Error, Result};

@@ -9,3 +9,4 @@ pub mod text_column;
 pub mod text_file;
 pub mod text_latents;
 pub mod text_loop;
+mod text_so_far;

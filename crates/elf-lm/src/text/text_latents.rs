@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_core::device::upload;
-use elf_data::{Batch, PadToken};
-use elf_encoder::{EncoderMask, EncoderSource, LatentStats, PerChannel, TextEncoder, open_encoder};
-use elf_flow::{LatentBatch, Reencode};
+use elf_data::Batch;
+use elf_encoder::{EncoderMask, EncoderSource, GrowingRows, LatentStats, PerChannel, TextEncoder, open_encoder_of};
+use elf_flow::LatentBatch;
 use elf_hub::What;
 use tch::{Device, Kind, Tensor};
 
@@ -32,7 +32,8 @@ pub struct TextLatents {
     encoder: Box<dyn TextEncoder>,
     stats: LatentStats,
     device: Device,
-    causal: bool,
+    /// Whether positions after a condition see no later ones.
+    pub(super) causal: bool,
     /// Where its parameters were read and what they are; nothing for one that was made in memory.
     source: Option<KnownSource>,
 }
@@ -63,16 +64,35 @@ impl EncoderFiles {
         let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
         Ok(Self { folder: absolute(&self.folder)?, weights: self.weights.as_ref().map(absolute).transpose()? })
     }
+}
 
-    fn open(&self, layer: Option<usize>, device: Device, precision: Precision) -> Result<Box<dyn TextEncoder>> {
-        let source = EncoderSource { folder: self.folder.clone(), weights: self.weights.clone(), layer };
-        open_encoder(&source, device, precision).with_context(|| {
+/// How the encoder of a configuration is opened.
+struct Opening<'a, 'h> {
+    config: &'a RunConfig,
+    device: Device,
+    precision: Precision,
+    host: &'a Host<'h>,
+}
+
+impl Opening<'_, '_> {
+    fn encoder(&self, files: &EncoderFiles) -> Result<Box<dyn TextEncoder>> {
+        let layer = self.config.encoder.encoder_layer;
+        let source = EncoderSource { folder: files.folder.clone(), weights: files.weights.clone(), layer };
+        open_encoder_of(self.host.encoders(), &source, self.device, self.precision).with_context(|| {
             format!(
                 "the text encoder {} (encoder_model_name) cannot be used; it must be a folder with config.json and \
                  model.safetensors, such as `elf encoder init` makes",
-                self.folder.display()
+                files.folder.display()
             )
         })
+    }
+
+    fn latents(&self, files: EncoderFiles, stats: LatentStats) -> Result<TextLatents> {
+        let encoder = self.encoder(&files)?;
+        let blake3 = elf_train::fingerprint(encoder.params())?;
+        let source = Some(KnownSource { files, blake3 });
+        let causal = self.config.network.causal_latents;
+        Ok(TextLatents { causal, source, ..TextLatents::new(encoder, stats, self.device)? })
     }
 }
 
@@ -84,7 +104,7 @@ impl TextLatents {
     pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
         let files = EncoderFiles::find(config, host)?;
         let stats = stats(config, &files.folder)?;
-        Self::of_files(files, stats, config, device, precision)
+        Opening { config, device, precision, host }.latents(files, stats)
     }
 
     /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
@@ -100,6 +120,7 @@ impl TextLatents {
         host: &Host,
     ) -> Result<Self> {
         let config = &plan.config;
+        let opening = Opening { config, device, precision, host };
         let record = plan.encoder();
         let named = named.map(|name| host.locate(name, What::Encoder).context("--encoder")).transpose()?;
         let named = named.map(|folder| EncoderFiles { folder, weights: None });
@@ -109,7 +130,7 @@ impl TextLatents {
                 return Self::load(config, device, precision, host);
             };
             let stats = stats(config, &files.folder)?;
-            return Self::of_files(files, stats, config, device, precision);
+            return opening.latents(files, stats);
         };
         let as_written = EncoderFiles {
             folder: config.encoder.encoder_model_name.clone().into(),
@@ -123,7 +144,7 @@ impl TextLatents {
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
-            let found = Self::of_files(files, record.stats.clone(), config, device, precision)?;
+            let found = opening.latents(files, record.stats.clone())?;
             if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
                 return Ok(found);
             }
@@ -137,19 +158,6 @@ impl TextLatents {
             others.join(" and "),
             record.files.folder.display()
         )
-    }
-
-    fn of_files(
-        files: EncoderFiles,
-        stats: LatentStats,
-        config: &RunConfig,
-        device: Device,
-        precision: Precision,
-    ) -> Result<Self> {
-        let encoder = files.open(config.encoder.encoder_layer, device, precision)?;
-        let blake3 = elf_train::fingerprint(encoder.params())?;
-        let source = Some(KnownSource { files, blake3 });
-        Ok(Self { causal: config.network.causal_latents, source, ..Self::new(encoder, stats, device)? })
     }
 
     /// What tells it from others.
@@ -171,6 +179,11 @@ impl TextLatents {
     pub fn new(encoder: Box<dyn TextEncoder>, stats: LatentStats, device: Device) -> Result<Self> {
         stats.check_dim(encoder.dim())?;
         Ok(Self { encoder, stats, device, causal: false, source: None })
+    }
+
+    /// Where the encoder computes.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Numbers in the encoder's parameters.
@@ -214,6 +227,23 @@ impl TextLatents {
         };
         Ok(self.stats.normalise(&self.encoder.encode(&ids, mask)?)?)
     }
+
+    /// An encoder of `rows` rows of at most `capacity` positions that grow at their end. None if targets see what follows them, or
+    /// if it cannot.
+    pub(super) fn growing(&self, rows: i64, capacity: i64) -> Option<Box<dyn GrowingRows + '_>> {
+        if self.causal { self.encoder.growing(rows, capacity) } else { None }
+    }
+
+    /// Latents `[B, S - from, C]`, normalised, of a batch's positions from `from` on, those before it being known to `growing`.
+    ///
+    /// # Errors
+    /// If an id is not in the encoder's vocabulary, or libtorch fails.
+    pub(super) fn encode_from(&self, growing: &mut dyn GrowingRows, from: usize, batch: &Batch) -> Result<Tensor> {
+        let (b, s, from) = (batch.rows as i64, batch.seq_len as i64, from as i64);
+        let ids = Tensor::f_from_slice(&batch.input_ids)?.f_view([b, s])?.f_narrow(1, from, s - from)?;
+        let mask = Masks::of(batch, true, self.device)?.pairs.context("the encoder's mask")?;
+        Ok(self.stats.normalise(&growing.encode(from, &ids, &mask.f_narrow(1, from, s - from)?)?)?)
+    }
 }
 
 /// A batch of token rows with its latents `[B, S, C]`.
@@ -232,49 +262,6 @@ pub fn latent_batch(batch: &Batch, latents: Tensor) -> Result<LatentBatch> {
         },
         dropped: batch.label_drop.clone(),
     })
-}
-
-/// The latents of a batch's texts as far as they have been written.
-pub struct TextSoFar<'a> {
-    latents: &'a TextLatents,
-    conditions: Option<&'a Batch>,
-    eos: i64,
-}
-
-impl<'a> TextSoFar<'a> {
-    /// Of texts behind these conditions, if there are any, that end with `eos`.
-    pub fn new(latents: &'a TextLatents, conditions: Option<&'a Batch>, eos: i64) -> Self {
-        Self { latents, conditions, eos }
-    }
-}
-
-impl Reencode for TextSoFar<'_> {
-    fn latents(&self, ids: &Tensor, known: usize) -> elf_flow::Result<Tensor> {
-        let (rows, s) = ids.size2()?;
-        let mut batch = Batch {
-            rows: rows as usize,
-            seq_len: s as usize,
-            input_ids: Vec::try_from(ids.f_reshape([-1])?)?,
-            cond_len: vec![0; rows as usize],
-            valid_len: vec![known; rows as usize],
-            label_drop: Vec::new(),
-            pad_token: PadToken::Eos,
-        };
-        for (row, ids) in batch.input_ids.chunks_mut(batch.seq_len.max(1)).enumerate() {
-            let mut given = 0;
-            if let Some(conditions) = self.conditions {
-                // Rows that fill the batch up are the first one again.
-                let from = if row < conditions.rows { row } else { 0 };
-                given = conditions.cond_len[from];
-                ids[..given].copy_from_slice(&conditions.input_ids[from * conditions.seq_len..][..given]);
-                batch.cond_len[row] = given;
-            }
-            let text = &ids[given..known.max(given)];
-            let end = text.iter().position(|&id| id == self.eos).map_or(text.len(), |place| place + 1);
-            batch.valid_len[row] = given + end;
-        }
-        Ok(self.latents.encode(&batch).map_err(elf_flow::Error::reencode)?.latents)
-    }
 }
 
 /// The columns (keys) that each position (query) of a batch sees in the encoder, `[B, S, S]`, boolean; `None` if every position sees
@@ -374,7 +361,7 @@ pub fn describe(stats: &LatentStats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elf_data::{CollateConfig, Collator, Example};
+    use elf_data::{CollateConfig, Collator, Example, PadToken};
 
     /// The encoder's mask, position by position: a condition sees the condition, because at inference there is no target yet; every
     /// other position sees all that is valid, without the condition where it is dropped.
