@@ -9,9 +9,16 @@ use crate::progress;
 #[derive(Debug, Default)]
 pub struct Terminal {
     bar: Option<ProgressBar>,
+    /// Whether notes go to standard output.
+    prints: bool,
 }
 
 impl Terminal {
+    /// Writes notes to standard output, for commands whose notes are their result.
+    pub fn on_standard_output() -> Self {
+        Self { prints: true, ..Self::default() }
+    }
+
     fn line(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
@@ -23,8 +30,10 @@ impl Terminal {
 impl Events for Terminal {
     fn on(&mut self, event: Event<'_>) {
         match event {
+            Event::Note(line) if self.prints => println!("{line}"),
             Event::Note(line) => self.line(line),
             Event::Warning(line) => self.line(&format!("warning: {line}")),
+            Event::Started { unit, total: 0, .. } => self.bar = Some(progress::counter(unit)),
             Event::Started { unit, done, total } => {
                 let bar = progress::bar(total, unit);
                 bar.set_position(done);

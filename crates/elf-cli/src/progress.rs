@@ -22,6 +22,13 @@ pub fn spinner() -> ProgressBar {
     spinner
 }
 
+/// A spinner with the units done so far.
+pub fn counter(unit: &str) -> ProgressBar {
+    let template = format!("{{spinner}} {{pos}} {unit}");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    spinner().with_style(style)
+}
+
 /// Signals that come closer together than this are one: a batch system that ends a job signals each of its processes, and a launcher among
 /// them passes its own on.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);

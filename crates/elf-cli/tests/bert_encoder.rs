@@ -79,6 +79,7 @@ fn a_bert_is_cut_measured_trained_with_and_sampled_from() {
     train("run", &["encoder_layer=1", "max_steps=8"]).badly(&["text encoder"]);
     train("none", &["encoder_layer=3"]).badly(&["encoder_layer 3", "0 (embeddings) to 2"]);
     train("long", &["max_length=12"]).badly(&["max_length", "11"]);
+    train("unmeasured", &["encoder_layer=2"]).badly(&["latent_stats.layer-2.json", "elf encoder stats", "latent_mean"]);
 
     for (run_folder, name) in [("run", "out.jsonl"), ("inner", "inner.jsonl")] {
         let (run_folder, output) = (at(run_folder), at(name));

@@ -46,7 +46,7 @@ fn texts_are_written_in_blocks_and_do_not_depend_on_what_stands_beside_them() {
     run(elf(&["export", &model, &exported, "--dtype", "f32", "--encoder", &materials.path("encoder")])).well();
     assert_eq!(texts, sample(&folder, &exported, &["--num", "5"]).0, "an exported model writes as its run does");
     let card = fs::read_to_string(format!("{exported}/README.md")).unwrap();
-    assert!(card.contains("blocks of 3 tokens"), "{card}");
+    assert!(card.contains("3 tokens each"), "{card}");
 }
 
 #[test]

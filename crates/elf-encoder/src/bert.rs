@@ -11,9 +11,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::bert_config::{BertConfig, BertLayout};
 use crate::bert_layers::{INITIAL_STD, Layer};
+use crate::encoder_source::EncoderSource;
 use crate::growing_rows::Extent;
 use crate::key_values::KeyValues;
-use crate::open::EncoderSource;
 use crate::text_encoder::{EncoderMask, GrowingRows, TextEncoder, check_ids};
 use crate::{Error, Result};
 
@@ -159,13 +159,17 @@ impl BertEncoder {
         Ok(Some(with_cls.f_unsqueeze(1)?))
     }
 
+    /// The most ids of a row: `[CLS]` takes a position, too.
+    fn most_ids(&self) -> i64 {
+        self.config.max_position_embeddings - 1
+    }
+
     /// The embeddings of ids `[B, N]` at the positions from `from` on, normalised: those of `[CLS]` in front if `from` is 0.
     fn embed(&self, ids: &Tensor, from: i64) -> Result<Tensor> {
         let (b, n) = ids.size2()?;
-        let end = from + n + 1;
-        let most = self.config.max_position_embeddings;
-        if end > most {
-            return Err(Error::TooLong { tokens: end - 1, most: most - 1 });
+        let (end, most) = (from + n + 1, self.most_ids());
+        if from + n > most {
+            return Err(Error::TooLong { tokens: from + n, most });
         }
         let mut ids = upload(ids, self.device)?;
         if from == 0 {
@@ -215,6 +219,10 @@ impl TextEncoder for BertEncoder {
             BertLayout::DistilBert => "DistilBERT",
         };
         format!("{name}, {} layers of {} channels", self.config.num_hidden_layers, self.config.hidden_size)
+    }
+
+    fn longest(&self) -> Option<i64> {
+        Some(self.most_ids())
     }
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {

@@ -7,7 +7,7 @@
 //! * [`SpanCorruption`] and [`T5Pretraining`]: a T5 encoder of one's own, taught by a decoder that is thrown away.
 //! * [`WordMoments`] and [`LinearReader`]: how well a word can be told from its own latent, without context.
 //! * [`LatentStats`] and [`LatentMoments`]: normalising latents, and measuring what to normalise them by.
-//! * [`WordDiscriminant`] and [`LatentSample`]: which words noisy latents give away, and in how many dimensions they vary.
+//! * [`SeenWords`] and [`LatentSample`]: which words noisy latents give away, and in how many dimensions they vary.
 //!
 //! It deliberately does not know flows, networks that denoise, optimisers, text or tokenisers: ids come in, latents go
 //! out. A [`TextEncoder`] never carries gradients; only pre-training does.
@@ -15,6 +15,7 @@
 mod bert;
 mod bert_config;
 mod bert_layers;
+mod encoder_source;
 mod error;
 mod growing_rows;
 mod key_values;
@@ -23,22 +24,23 @@ mod linear_reader;
 mod open;
 mod pretraining;
 mod relative_position;
+mod seen_words;
 mod span_corruption;
 mod t5;
 mod t5_config;
 mod t5_layers;
 mod text_encoder;
-mod word_discriminant;
 
 pub use bert::BertEncoder;
 pub use bert_config::{BertConfig, BertLayout};
+pub use encoder_source::EncoderSource;
 pub use error::{Error, Result};
-pub use latent_stats::{LatentMoments, LatentStats, PerChannel};
+pub use latent_stats::{LatentMoments, LatentStats, PerChannel, RELEASED_MOMENTS};
 pub use linear_reader::{LinearReader, WordMoments};
-pub use open::{BUILTIN, EncoderSource, Family, open_encoder, open_encoder_of};
+pub use open::{BUILTIN, Family, open_encoder, open_encoder_of};
 pub use pretraining::T5Pretraining;
+pub use seen_words::{LatentSample, SeenWords, Told};
 pub use span_corruption::{Corrupted, DenoisingBatch, SpanCorruption};
 pub use t5::T5Encoder;
 pub use t5_config::{FeedForward, T5Config};
 pub use text_encoder::{EncoderMask, GrowingRows, TextEncoder, check_ids};
-pub use word_discriminant::{LatentSample, Told, WordDiscriminant};

@@ -11,6 +11,7 @@ use tch::{Device, Tensor};
 
 use crate::growing_rows::Extent;
 use crate::key_values::KeyValues;
+use crate::latent_stats::RELEASED_MOMENTS;
 use crate::t5_config::T5Config;
 use crate::t5_layers::{Attention, Dense, Direction, PositionBias, least_finite};
 use crate::text_encoder::{EncoderMask, GrowingRows, TextEncoder, check_ids};
@@ -238,6 +239,10 @@ impl TextEncoder for T5Encoder {
 
     fn describe(&self) -> String {
         format!("T5, {} blocks of {} channels", self.config.num_layers, self.config.d_model)
+    }
+
+    fn usual_moments(&self) -> Option<(f64, f64)> {
+        Some(RELEASED_MOMENTS)
     }
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {

@@ -20,7 +20,8 @@ pub enum FeedForward {
 }
 
 impl FeedForward {
-    fn name(self) -> &'static str {
+    /// As Hugging Face's files name it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Relu => "relu",
             Self::GatedGelu => "gated-gelu",

@@ -54,6 +54,16 @@ pub trait TextEncoder: Send {
     /// Family and size in a few words, for messages, such as `BERT, 3 layers of 384 channels`.
     fn describe(&self) -> String;
 
+    /// The most ids of a row, if there is a limit.
+    fn longest(&self) -> Option<i64> {
+        None
+    }
+
+    /// Mean and standard deviation for latents that nobody has measured, if some do for all encoders of the family.
+    fn usual_moments(&self) -> Option<(f64, f64)> {
+        None
+    }
+
     /// Latents `[B, S, C]`, fp32, on the encoder's device and without gradients, of `ids` `[B, S]` (int64, any device).
     ///
     /// # Errors
@@ -87,6 +97,14 @@ impl<E: TextEncoder + ?Sized> TextEncoder for Box<E> {
 
     fn describe(&self) -> String {
         (**self).describe()
+    }
+
+    fn longest(&self) -> Option<i64> {
+        (**self).longest()
+    }
+
+    fn usual_moments(&self) -> Option<(f64, f64)> {
+        (**self).usual_moments()
     }
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {

@@ -26,7 +26,7 @@ pub enum Event<'a> {
         unit: &'a str,
         /// Number of units finished before.
         done: u64,
-        /// Total number of units.
+        /// Total number of units; 0 if unknown.
         total: u64,
     },
     /// Progress of the current task.

@@ -5,6 +5,7 @@
 //! [`Events`].
 
 pub mod config;
+pub mod encoder;
 mod error;
 pub mod eval;
 mod fingerprint;

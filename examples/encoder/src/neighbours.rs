@@ -48,8 +48,8 @@ impl Neighbours {
             return Err(Error::Config(format!("a table of shape {shape:?}, which is no matrix")));
         };
         let mut builder = ParamBuilder::unset(device);
-        let table = builder.tensor(TABLE, shape, Init::Zeros)?;
-        let share = builder.tensor(SHARE, &[1], Init::Zeros)?;
+        let table = builder.tensor(TABLE, shape, Init::Constant(0.0))?;
+        let share = builder.tensor(SHARE, &[1], Init::Constant(0.0))?;
         Ok(Self { params: builder.finish(), table, share })
     }
 
@@ -116,7 +116,7 @@ impl TextEncoder for Neighbours {
             if let Some(seen) = seen {
                 left = left.f_mul(&seen.f_to_device(table.device())?.f_ne(0)?.f_unsqueeze(-1)?)?;
             }
-            own.f_narrow(1, 1, s - 1)?.f_add_(&left)?;
+            let _ = own.f_narrow(1, 1, s - 1)?.f_add_(&left)?;
             Ok(own)
         })
     }

@@ -98,12 +98,12 @@ impl Workload {
         Ok(net)
     }
 
-    fn encoder(&self) -> Result<T5Encoder> {
-        Ok(T5Encoder::new(&self.encoder, ParamBuilder::seeded(2, self.device), self.policy.blocks)?)
+    fn encoder(&self) -> Result<Box<dyn TextEncoder>> {
+        Ok(Box::new(T5Encoder::new(&self.encoder, ParamBuilder::seeded(2, self.device), self.policy.blocks)?))
     }
 
     fn latents(&self) -> Result<TextLatents> {
-        Ok(TextLatents::new(Box::new(self.encoder()?), LatentStats::uniform(0.0, LATENT_STD)?, self.device)?)
+        Ok(TextLatents::new(self.encoder()?, LatentStats::uniform(0.0, LATENT_STD)?, self.device)?)
     }
 
     fn objective() -> ElfObjective {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use elf_lm::model::export::{ExportOptions, Exported, export};
 
-use super::encoder_train::StoredAs;
+use super::encoder_args::StoredAs;
 use crate::events::Terminal;
 use crate::hub;
 

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod data;
 pub mod distill;
 pub mod encoder;
+mod encoder_args;
 mod encoder_cut;
 mod encoder_stats;
 mod encoder_train;

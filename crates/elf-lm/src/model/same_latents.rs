@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use elf_core::weights::{ParamKind, Weights};
-use elf_encoder::LatentStats;
+use elf_encoder::{LatentStats, RELEASED_MOMENTS};
 use tch::{Device, Tensor};
 
 use crate::config::{EncoderRecord, RunConfig};
@@ -60,14 +60,15 @@ impl LatentsOf<'_> {
         }
         let (a, b) = (encoder(own), encoder(other));
         let (here, there) = (Path::new(a), Path::new(b));
+        let stats = |config, folder| stats(config, folder, Some(RELEASED_MOMENTS)).ok().flatten();
         let (stats_here, stats_there) = if here.exists() && there.exists() {
             if same_token_embeddings(here, there) == Some(false) {
                 return Some(format!("its encoder is {b}, and that of the model {a}"));
             }
-            (stats(own, here).ok()?, stats(other, there).ok()?)
+            (stats(own, here)?, stats(other, there)?)
         } else if a == b {
             // The same hub id means the same latent_stats.json, but settings may override it.
-            (stats(own, here).ok()?, stats(other, there).ok()?)
+            (stats(own, here)?, stats(other, there)?)
         } else {
             return None;
         };

@@ -6,7 +6,9 @@ use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_core::device::upload;
 use elf_data::Batch;
-use elf_encoder::{EncoderMask, EncoderSource, GrowingRows, LatentStats, PerChannel, TextEncoder, open_encoder_of};
+use elf_encoder::{
+    EncoderMask, EncoderSource, GrowingRows, LatentStats, PerChannel, RELEASED_MOMENTS, TextEncoder, open_encoder_of,
+};
 use elf_flow::LatentBatch;
 use elf_hub::What;
 use tch::{Device, Kind, Tensor};
@@ -22,10 +24,6 @@ pub const STATS_FILE: &str = "latent_stats.json";
 pub fn stats_file(layer: Option<usize>) -> String {
     layer.map_or_else(|| STATS_FILE.to_owned(), |layer| format!("latent_stats.layer-{layer}.json"))
 }
-
-/// Means and standard deviations of the released recipes for T5-small.
-const RELEASED_MEAN: f64 = 0.0;
-const RELEASED_STD: f64 = 0.2;
 
 /// A frozen encoder with its normalisation.
 pub struct TextLatents {
@@ -87,12 +85,39 @@ impl Opening<'_, '_> {
         })
     }
 
-    fn latents(&self, files: EncoderFiles, stats: LatentStats) -> Result<TextLatents> {
+    /// The encoder, normalised by `recorded`, or else as settings say or as measured.
+    fn latents(&self, files: EncoderFiles, recorded: Option<&LatentStats>) -> Result<TextLatents> {
         let encoder = self.encoder(&files)?;
+        let tokens = i64::try_from(self.config.data.max_length)?;
+        if let Some(most) = encoder.longest().filter(|most| *most < tokens) {
+            return Err(elf_encoder::Error::TooLong { tokens, most })
+                .with_context(|| files.folder.display().to_string());
+        }
+        let stats = match recorded {
+            Some(recorded) => recorded.clone(),
+            None => self.stats(&files, &*encoder)?,
+        };
         let blake3 = elf_train::fingerprint(encoder.params())?;
         let source = Some(KnownSource { files, blake3 });
         let causal = self.config.network.causal_latents;
         Ok(TextLatents { causal, source, ..TextLatents::new(encoder, stats, self.device)? })
+    }
+
+    fn stats(&self, files: &EncoderFiles, encoder: &dyn TextEncoder) -> Result<LatentStats> {
+        // Learned latents are normalised by themselves.
+        let learned = self.config.network.learned_latents.then_some(RELEASED_MOMENTS);
+        if let Some(stats) = stats(self.config, &files.folder, encoder.usual_moments().or(learned))? {
+            return Ok(stats);
+        }
+        let layer = self.config.encoder.encoder_layer;
+        let (folder, flag) = (files.folder.display(), layer.map_or(String::new(), |layer| format!(" --layer {layer}")));
+        fail!(
+            place(&files.folder),
+            "the latents of the text encoder {folder} ({}) were never measured, as there is no {}: measure them with `elf encoder stats \
+             {folder}{flag} --data SHARDS`, or set latent_mean and latent_std",
+            encoder.describe(),
+            stats_file(layer)
+        )
     }
 }
 
@@ -102,9 +127,7 @@ impl TextLatents {
     /// # Errors
     /// If its folder is missing, incomplete, or of no family of encoders that is known.
     pub fn load(config: &RunConfig, device: Device, precision: Precision, host: &Host) -> Result<Self> {
-        let files = EncoderFiles::find(config, host)?;
-        let stats = stats(config, &files.folder)?;
-        Opening { config, device, precision, host }.latents(files, stats)
+        Opening { config, device, precision, host }.latents(EncoderFiles::find(config, host)?, None)
     }
 
     /// Loads the encoder that a run was trained with, with the normalisation of that time: the one that is `named`, or the one in
@@ -129,8 +152,7 @@ impl TextLatents {
             let Some(files) = named else {
                 return Self::load(config, device, precision, host);
             };
-            let stats = stats(config, &files.folder)?;
-            return opening.latents(files, stats);
+            return opening.latents(files, None);
         };
         let as_written = EncoderFiles {
             folder: config.encoder.encoder_model_name.clone().into(),
@@ -144,7 +166,7 @@ impl TextLatents {
         let mut others = Vec::new();
         for files in candidates {
             let folder = files.folder.display().to_string();
-            let found = opening.latents(files, record.stats.clone())?;
+            let found = opening.latents(files, Some(&record.stats))?;
             if found.source.as_ref().is_some_and(|source| source.blake3 == record.blake3) {
                 return Ok(found);
             }
@@ -318,24 +340,26 @@ pub fn encoder_folder(config: &RunConfig, host: &Host) -> Result<PathBuf> {
     host.locate(&config.encoder.encoder_model_name, What::Encoder).context("encoder_model_name")
 }
 
-/// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`.
+/// What an encoder's output is normalised by: as settings say, or as measured, beside the encoder in `folder`. A number that
+/// neither says is that of `usual`; without it there is none.
 ///
 /// # Errors
 /// If the file beside it is damaged, or the settings are no numbers to normalise by.
-pub fn stats(config: &RunConfig, folder: &Path) -> Result<LatentStats> {
-    let path = folder.join(stats_file(config.encoder.encoder_layer));
-    let measured = match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            Some(serde_json::from_str::<LatentStats>(&text).with_context(|| format!("{} is damaged", path.display()))?)
+pub fn stats(config: &RunConfig, folder: &Path, usual: Option<(f64, f64)>) -> Result<Option<LatentStats>> {
+    let (mean, std) = (config.encoder.latent_mean, config.encoder.latent_std);
+    if (mean, std) == (None, None) {
+        let path = folder.join(stats_file(config.encoder.encoder_layer));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                return serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display())).map(Some);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
-    };
-    Ok(match (config.encoder.latent_mean, config.encoder.latent_std, measured) {
-        (None, None, Some(measured)) => measured,
-        (mean, std, _) => LatentStats::uniform(mean.unwrap_or(RELEASED_MEAN), std.unwrap_or(RELEASED_STD))
-            .context("latent_mean and latent_std")?,
-    })
+    }
+    let (usual_mean, usual_std) = usual.unzip();
+    let stated = mean.or(usual_mean).zip(std.or(usual_std));
+    stated.map(|(mean, std)| LatentStats::uniform(mean, std).context("latent_mean and latent_std")).transpose()
 }
 
 /// Writes what [`TextLatents::load`] will normalise by.

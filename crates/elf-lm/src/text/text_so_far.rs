@@ -117,7 +117,7 @@ mod tests {
     fn texts() -> Tensor {
         let ids = Tensor::arange(4 * S, (Kind::Int64, Device::Cpu)).remainder(30).view([4, S]) + 5;
         let _ = ids.get(1).get(6).fill_(EOS);
-        let _ = ids.get(3).copy_(&ids.get(0));
+        ids.get(3).copy_(&ids.get(0));
         ids
     }
 
@@ -144,9 +144,8 @@ mod tests {
                     let whole = latents.latents(&batch).unwrap();
                     for (row, &valid) in batch.valid_len.iter().enumerate() {
                         // Of positions behind the end nothing is said.
-                        let apart =
-                            (found.get(row as i64) - whole.get(row as i64)).narrow(0, 0, valid.min(known) as i64);
-                        let apart = apart.abs().max().double_value(&[]);
+                        let set = |latents: &Tensor| latents.get(row as i64).narrow(0, 0, valid.min(known) as i64);
+                        let apart = (set(&found) - set(&whole)).abs().max().double_value(&[]);
                         assert!(apart < 1e-5, "{name}, row {row} up to {known}: {apart}");
                     }
                 }

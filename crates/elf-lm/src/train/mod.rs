@@ -3,9 +3,6 @@
 mod baseline_kind;
 pub mod conversion;
 mod distillation;
-pub mod encoder_card;
-pub mod encoder_corpus;
-pub mod encoder_training;
 mod held_out;
 mod initial_weights;
 mod job;

@@ -1,4 +1,4 @@
-//! Which words can be told from noisy latents without any context: linear discriminant analysis of latents by their token.
+//! Which words a linear reader tells from noisy latents without any context, and in how many dimensions latents vary.
 //!
 //! A flow's point at time t is `z = t x + (1 - t) sigma eps`. Up to its size that is `x + q eps` with the noise ratio
 //! `q = sigma (1 - t) / t`, and nothing else of time and noise matters to what can be told.
@@ -6,7 +6,7 @@
 use elf_core::{Noise, Seeded, key_of};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, LatentStats, Result};
+use crate::{Error, LatentStats, Result, WordMoments};
 
 /// Rows that are classified at once: their scores for all words are in memory together.
 const CHUNK: i64 = 512;
@@ -84,95 +84,57 @@ impl LatentSample {
 /// How many held-out tokens were recognised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Told {
-    /// Share of recognised tokens, among those of words that the fit has seen.
+    /// Share of recognised tokens, among those of words that have been seen.
     pub share: f64,
-    /// Share of the tokens that the fit has not seen, and that nothing is said about.
+    /// Share of the tokens whose words have not been seen, and that nothing is said about.
     pub unseen: f64,
 }
 
-/// A mean for each word, and one covariance around it.
-///
-/// Means of rare words are drawn towards the mean of all (empirical Bayes: by the variances within and between words), and the
-/// covariance is drawn a little towards a multiple of the identity, since it may be of more channels than there are tokens.
+/// The words of a sample, to be told from the latents of another one.
 #[derive(Debug)]
-pub struct WordDiscriminant {
+pub struct SeenWords {
     /// Ids, sorted `[K]`.
     words: Tensor,
-    /// `[K, C]`, f64.
-    means: Tensor,
-    /// `[C, C]`, f64.
-    covariance: Tensor,
-    /// Logarithms of the words' shares `[K]`, f64.
-    prior: Tensor,
+    /// Of the words by their place among these.
+    moments: WordMoments,
 }
 
-impl WordDiscriminant {
-    /// Measures words.
+impl SeenWords {
+    /// Measures the words of a sample.
     ///
     /// # Errors
-    /// If no word occurs twice with different latents, or libtorch fails.
-    pub fn fit(sample: &LatentSample) -> Result<Self> {
+    /// If no word occurs twice, or libtorch fails.
+    pub fn of(sample: &LatentSample) -> Result<Self> {
         let (x, ids) = sample.whole()?;
         let (n, c) = x.size2()?;
-        let (words, word_of, counts) = ids.f_internal_unique2(true, true, true)?;
+        let (words, word_of, _) = ids.f_internal_unique2(true, true, false)?;
         let k = words.size1()?;
-        let counts = counts.f_to_kind(Kind::Double)?;
-        let each = counts.f_unsqueeze(-1)?;
-        let sums = Tensor::f_zeros([k, c], (Kind::Double, Device::Cpu))?.f_index_add(0, &word_of, &x)?;
-        let means = sums.f_div(&each)?;
-        let around = x.f_sub(&means.f_index_select(0, &word_of)?)?;
-        let freedom = (n - k) as f64;
-        let within = around.f_tr()?.f_matmul(&around)?.f_div_scalar(freedom.max(1.0))?;
-        let variance = within.f_trace()?.f_double_value(&[])? / c as f64;
-        if !(variance > 0.0 && variance.is_finite()) {
-            return Err(Error::Stats("words cannot be told apart by latents that never differ within a word".into()));
+        if k == n {
+            return Err(Error::Stats("no word occurs twice, so that none can be told apart: measure more rows".into()));
         }
-        let centre = x.f_mean_dim(0, true, Kind::Double)?;
-        let apart = means.f_sub(&centre)?;
-        let squares = apart.f_square()?.f_mul(&each)?.f_sum(Kind::Double)?.f_double_value(&[])? / c as f64;
-        let total = n as f64;
-        let effective = total - counts.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])? / total;
-        let between = ((squares - (k - 1) as f64 * variance) / effective.max(1.0)).max(1e-3 * variance);
-        let kept = each.f_div(&each.f_add_scalar(variance / between)?)?;
-        let shrinkage = c as f64 / (freedom + c as f64);
-        let round = Tensor::f_eye(c, (Kind::Double, Device::Cpu))?.f_mul_scalar(variance * shrinkage)?;
-        Ok(Self {
-            words,
-            means: centre.f_add(&apart.f_mul(&kept)?)?,
-            covariance: within.f_mul_scalar(1.0 - shrinkage)?.f_add(&round)?,
-            prior: counts.f_div_scalar(total)?.f_log()?,
-        })
+        let mut moments = WordMoments::new(k, c)?;
+        let all = Tensor::f_ones([1, n], (Kind::Bool, Device::Cpu))?;
+        moments.add(&x.f_unsqueeze(0)?, &word_of.f_unsqueeze(0)?, &all)?;
+        Ok(Self { words, moments })
     }
 
-    /// The share of tokens that are recognised in `x + q eps`, with draws of `seed`. The analysis knows how strong the noise is.
+    /// The share of tokens that are recognised in `x + q eps`, with draws of `seed`. The reader knows how strong the noise is.
     ///
     /// # Errors
-    /// If the tokens have other channels, there is none that the fit has seen, or libtorch fails.
+    /// If the tokens have other channels, there is none that the sample of words has, or libtorch fails.
     pub fn told(&self, held_out: &LatentSample, noise_ratio: f64, seed: u64) -> Result<Told> {
         let (x, ids) = held_out.whole()?;
         let (n, c) = x.size2()?;
-        if self.means.size()[1] != c {
-            return Err(Error::Stats(format!("latents of {} channels were fitted, not of {c}", self.means.size()[1])));
-        }
         let noise = Seeded::new(vec![key_of(&[seed])], Device::Cpu).normal("noise", &[1, n, c])?.f_squeeze_dim(0)?;
         let z = x.f_add(&noise.f_to_kind(Kind::Double)?.f_mul_scalar(noise_ratio)?)?;
-        let eye = Tensor::f_eye(c, (Kind::Double, Device::Cpu))?.f_mul_scalar(noise_ratio * noise_ratio)?;
-        let root = self.covariance.f_add(&eye)?.f_linalg_cholesky(false)?;
-        let weights = self.means.f_tr()?.f_cholesky_solve(&root, false)?;
-        let bias = self.prior.f_sub(
-            &weights.f_tr()?.f_mul(&self.means)?.f_sum_dim_intlist(1, false, Kind::Double)?.f_mul_scalar(0.5)?,
-        )?;
-        // Centred means keep the sums short, so that fp32 is enough for them; a word's score counts relative to the others'.
-        let (z, weights, bias) =
-            (z.f_to_kind(Kind::Float)?, weights.f_to_kind(Kind::Float)?, bias.f_to_kind(Kind::Float)?);
-        let (mut right, mut seen) = (0, 0);
+        let reader = self.moments.reader(noise_ratio)?;
+        let mut right = 0;
         for start in (0..n).step_by(CHUNK as usize) {
             let length = CHUNK.min(n - start);
-            let found = z.f_narrow(0, start, length)?.f_matmul(&weights)?.f_add(&bias)?.f_argmax(-1, false)?;
-            let ids = ids.f_narrow(0, start, length)?;
-            right += self.words.f_index_select(0, &found)?.f_eq_tensor(&ids)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-            seen += Tensor::f_isin(&ids, &self.words, false, false)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            let found = self.words.f_index_select(0, &reader.read(&z.f_narrow(0, start, length)?)?)?;
+            right += found.f_eq_tensor(&ids.f_narrow(0, start, length)?)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
         }
+        let seen = Tensor::f_isin(&ids, &self.words, false, false)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
         if seen == 0 {
             return Err(Error::Stats("none of the words to be told was seen in the fit: measure more rows".into()));
         }
@@ -183,7 +145,7 @@ impl WordDiscriminant {
     /// fall short of it.
     ///
     /// # Errors
-    /// As [`WordDiscriminant::told`].
+    /// As [`SeenWords::told`].
     pub fn noise_ratio_of(&self, held_out: &LatentSample, share: f64, seed: u64) -> Result<f64> {
         if self.told(held_out, 0.0, seed)?.share < share {
             return Ok(0.0);
@@ -228,7 +190,7 @@ mod tests {
     #[test]
     fn two_gaussian_words_are_told_as_often_as_theory_says() {
         let (middle, around) = ([0.5, 0.3, 0.0], [0.4, 1.0, 0.2]);
-        let fit = WordDiscriminant::fit(&two_words(1, 20_000, middle, around)).unwrap();
+        let fit = SeenWords::of(&two_words(1, 20_000, middle, around)).unwrap();
         let held_out = two_words(2, 20_000, middle, around);
         let expected = |q: f64| {
             let distance = middle.iter().zip(around).map(|(m, s)| f64::from(m * m) / (f64::from(s * s) + q * q));
@@ -247,7 +209,7 @@ mod tests {
 
     #[test]
     fn words_that_were_not_seen_are_counted_apart() {
-        let fit = WordDiscriminant::fit(&two_words(1, 500, [5.0, 0.0, 0.0], [0.1; 3])).unwrap();
+        let fit = SeenWords::of(&two_words(1, 500, [5.0, 0.0, 0.0], [0.1; 3])).unwrap();
         let mut held_out = two_words(2, 30, [5.0, 0.0, 0.0], [0.1; 3]);
         let other = Tensor::from_slice(&[6i64, 7]).view([1, 2]);
         let x = Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu));
@@ -259,8 +221,8 @@ mod tests {
         strangers.add(&x, &other, &Tensor::from_slice(&[false, true]).view([1, 2])).unwrap();
         assert_eq!(strangers.tokens(), 1, "only valid positions count");
         assert!(fit.told(&strangers, 0.1, 0).unwrap_err().to_string().contains("more rows"));
-        assert!(WordDiscriminant::fit(&strangers).unwrap_err().to_string().contains("never differ"));
-        assert!(WordDiscriminant::fit(&LatentSample::default()).is_err());
+        assert!(SeenWords::of(&strangers).unwrap_err().to_string().contains("occurs twice"));
+        assert!(SeenWords::of(&LatentSample::default()).is_err());
     }
 
     #[test]

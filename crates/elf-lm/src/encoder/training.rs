@@ -1,21 +1,25 @@
-//! The training loop behind `elf encoder train`, with checkpoints: what is interrupted or killed goes on where it was.
+//! The training loop of an encoder, with checkpoints: what is interrupted or killed goes on where it was.
+//!
+//! It is not the loop of `elf_train`, whose runs are counted in steps: here the budget is in minutes, by the clock, and decides on
+//! learning rates and on when the held-out loss is measured; three groups of parameters have learning rates of their own; and
+//! there are no averages. Optimisers, clipping and checkpoints are those of `elf_train`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::error::{Context, fail};
-use elf_core::{ParamSet, Precision, Seeded, key_of};
+use elf_core::{ParamSet, Seeded, key_of};
 use elf_encoder::{Corrupted, DenoisingBatch, SpanCorruption, T5Pretraining};
-use elf_train::optim::{AdamW, AdamWConfig, Muon, MuonConfig, Optimizer};
 use elf_train::{Checkpoint, CheckpointFolder, CheckpointState, KeepPolicy, clip_grad_norm};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::corpus::Corpus;
+use super::optimizers::Optimizers;
+use super::recipe::Recipe;
+use crate::error::{Context, fail};
 use crate::fingerprint::{Difference, Fingerprint};
-use crate::train::encoder_card::Point;
-use crate::train::encoder_corpus::Corpus;
 use crate::{Host, Result};
 
 /// Share of the budget in which learning rates rise.
@@ -25,59 +29,18 @@ const VALIDATION_TEXTS: usize = 1000;
 /// How often the held-out loss is measured, over the whole budget.
 const VALIDATIONS: u32 = 10;
 
-/// Optimiser for the weight matrices of the blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// Muon for the matrices of the blocks, AdamW for the rest.
-    Muon,
-    /// AdamW for everything.
-    Adamw,
-}
-
-impl std::fmt::Display for Rule {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Rule::Muon => "muon",
-            Rule::Adamw => "adamw",
-        })
-    }
-}
-
-/// How an encoder is trained.
-#[derive(Debug, Clone)]
-pub struct Recipe {
-    /// Minutes of training in all, across interruptions; the learning rate decays to 0 over them.
-    pub minutes: Option<f64>,
-    /// Steps of training. With minutes, whichever comes first ends training.
-    pub steps: Option<u64>,
-    /// Tokens of text per step.
-    pub batch_tokens: usize,
-    /// Optimiser for the weight matrices of the blocks.
-    pub optimizer: Rule,
-    /// Peak learning rate of the blocks' weight matrices; by default 0.01 with Muon, 0.002 with AdamW.
-    pub lr: Option<f64>,
-    /// Peak learning rate of the token embedding table, whose rows are initialised at scale 1.
-    pub embedding_lr: f64,
-    /// Peak learning rate of everything else: norms, position biases, the decoder's head.
-    pub other_lr: f64,
-    /// Maximum gradient norm; larger gradients are clipped to it.
-    pub clip: f64,
-    /// Seed of the weights, the text order and the spans.
-    pub seed: u64,
-    /// Steps between two lines about progress.
-    pub log_every: u64,
-    /// Minutes between two checkpoints.
-    pub save_minutes: f64,
-}
-
-impl Recipe {
-    /// The highest learning rate of the matrices of the blocks.
-    pub fn lr(&self) -> f64 {
-        self.lr.unwrap_or(match self.optimizer {
-            Rule::Muon => 0.01,
-            Rule::Adamw => 0.002,
-        })
-    }
+/// One place of the loss curve.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// Optimiser steps done.
+    pub steps: u64,
+    /// Minutes since the start.
+    pub minutes: f64,
+    /// Mean training loss of the latest steps, in nats for each target token.
+    pub training: Option<f64>,
+    /// Held-out loss, likewise.
+    pub held_out: Option<f64>,
 }
 
 /// Where a training is, beside parameters and the optimisers' state.
@@ -98,6 +61,20 @@ pub struct Progress {
     batch: usize,
     /// The number of the next measurement of the held-out loss.
     next_validation: u32,
+}
+
+impl Progress {
+    /// Minutes of training so far.
+    pub fn minutes(&self) -> f64 {
+        self.seconds / 60.0
+    }
+
+    /// The share of a recipe's budget that is used up.
+    fn share_of(&self, recipe: &Recipe) -> f64 {
+        let by_time = recipe.minutes.map_or(0.0, |minutes| self.minutes() / minutes);
+        let by_steps = recipe.steps.map_or(0.0, |steps| self.steps as f64 / steps as f64);
+        by_time.max(by_steps).min(1.0)
+    }
 }
 
 /// The checkpoints of a training, beside the encoder that it is to become.
@@ -174,70 +151,6 @@ impl TrainingStore {
     }
 }
 
-/// Optimisers with the parameters that each moves and its highest learning rate.
-struct Optimizers(Vec<OptimizerOf>);
-
-struct OptimizerOf {
-    /// Tells its state from that of the others in a file.
-    name: &'static str,
-    params: ParamSet,
-    optimizer: Box<dyn Optimizer>,
-    lr: f64,
-}
-
-impl Optimizers {
-    fn new(recipe: &Recipe, params: &ParamSet, device: Device) -> Result<Self> {
-        let is_table = |name: &str| name == "shared.weight";
-        let is_matrix = |name: &str| params.get(name).is_some_and(|p| p.fans.is_some()) && name != "lm_head.weight";
-        let adamw = |set: &ParamSet| AdamW::new(AdamWConfig::default(), set).map(|a| Box::new(a) as Box<dyn Optimizer>);
-        let matrices = params.subset(is_matrix);
-        let by_rule = match recipe.optimizer {
-            Rule::Adamw => adamw(&matrices)?,
-            Rule::Muon => {
-                let config = MuonConfig { precision: Precision::native(device), ..MuonConfig::default() };
-                Box::new(Muon::new(config, &matrices)?)
-            }
-        };
-        let table = params.subset(is_table);
-        let others = params.subset(|name| !is_table(name) && !is_matrix(name));
-        let (for_table, for_others) = (adamw(&table)?, adamw(&others)?);
-        let of = |name, params, optimizer, lr| OptimizerOf { name, params, optimizer, lr };
-        Ok(Self(vec![
-            of("matrices", matrices, by_rule, recipe.lr()),
-            of("table", table, for_table, recipe.embedding_lr),
-            of("others", others, for_others, recipe.other_lr),
-        ]))
-    }
-
-    /// One step of all, at this share of their highest rates.
-    fn step(&mut self, share: f64) -> Result<()> {
-        for OptimizerOf { params, optimizer, lr, .. } in &mut self.0 {
-            optimizer.step(params, *lr * share)?;
-        }
-        Ok(())
-    }
-
-    /// The state of all, by names that say whose it is.
-    fn state(&self) -> Vec<(String, Tensor)> {
-        let of_one = |one: &OptimizerOf| {
-            let state = one.optimizer.state().into_iter();
-            state.map(|(name, tensor)| (format!("{}:{name}", one.name), tensor)).collect::<Vec<_>>()
-        };
-        self.0.iter().flat_map(of_one).collect()
-    }
-
-    fn load_state(&mut self, origin: &str, state: &[(String, Tensor)]) -> Result<()> {
-        for one in &mut self.0 {
-            let own = state.iter().filter_map(|(name, tensor)| {
-                let name = name.strip_prefix(one.name)?.strip_prefix(':')?;
-                Some((name.to_owned(), tensor.shallow_clone()))
-            });
-            one.optimizer.load_state(origin, &own.collect::<Vec<_>>())?;
-        }
-        Ok(())
-    }
-}
-
 /// The share of the highest learning rate after this share of the budget: a linear rise, then half a cosine down to 0.
 fn rate_at(done: f64) -> f64 {
     if done < WARM_UP {
@@ -283,22 +196,11 @@ impl Pretrainer {
         let mut batches = self.corpus.pass(recipe.seed, progress.pass, recipe.batch_tokens)?;
         loop {
             progress.seconds = before + start.elapsed().as_secs_f64();
-            let minutes = progress.seconds / 60.0;
-            let by_time = recipe.minutes.map_or(0.0, |m| minutes / m);
-            let by_steps = recipe.steps.map_or(0.0, |n| progress.steps as f64 / n as f64);
-            let done = by_time.max(by_steps).min(1.0);
+            let done = progress.share_of(recipe);
             let over = done >= 1.0 && progress.steps > 0;
             if over || done * f64::from(VALIDATIONS) >= f64::from(progress.next_validation) {
                 progress.next_validation = (done * f64::from(VALIDATIONS)) as u32 + 1;
-                let held_out = self.validate()?;
-                if let Some((loss, of_each)) = &held_out {
-                    host.note(format!(
-                        "step {}: held-out loss {loss:.4}{of_each} after {minutes:.1} minutes",
-                        progress.steps
-                    ));
-                }
-                let held_out = held_out.map(|(loss, _)| loss);
-                progress.curve.push(Point { steps: progress.steps, minutes, training: window.recent(), held_out });
+                self.note_losses(&mut progress, window.recent(), host)?;
             }
             if over {
                 return Ok(Some(progress));
@@ -318,14 +220,7 @@ impl Pretrainer {
                 continue;
             };
             let rate = rate_at(done);
-            let (loss, norm) = self.step(texts, progress.pass, rate, &mut optimizers)?;
-            if !(loss.is_finite() && norm.is_finite()) {
-                fail!(
-                    request,
-                    "the loss is {loss} and the gradient's norm {norm} at step {}: train with lower learning rates",
-                    progress.steps
-                );
-            }
+            let (loss, norm) = self.step(texts, &progress, rate, &mut optimizers)?;
             let in_batch = texts.iter().map(|&i| self.corpus.tokens_of(i) as u64).sum::<u64>();
             progress.steps += 1;
             progress.batch += 1;
@@ -335,6 +230,17 @@ impl Pretrainer {
                 window.tell(progress.steps, progress.pass, rate * recipe.lr(), host);
             }
         }
+    }
+
+    /// Measures the held-out loss, and adds a point to the curve of losses.
+    fn note_losses(&self, progress: &mut Progress, training: Option<f64>, host: &Host) -> Result<()> {
+        let (steps, minutes) = (progress.steps, progress.minutes());
+        let held_out = self.validate()?;
+        if let Some((loss, of_each)) = &held_out {
+            host.note(format!("step {steps}: held-out loss {loss:.4}{of_each} after {minutes:.1} minutes"));
+        }
+        progress.curve.push(Point { steps, minutes, training, held_out: held_out.map(|(loss, _)| loss) });
+        Ok(())
     }
 
     /// Takes over what the newest checkpoint has; without one, a start.
@@ -352,17 +258,25 @@ impl Pretrainer {
         Ok(progress)
     }
 
-    /// One step; the loss and the length of its gradient. Nothing moves if either is no number.
-    fn step(&self, texts: &[usize], pass: u64, rate: f64, optimizers: &mut Optimizers) -> Result<(f64, f64)> {
-        let batch = self.batch(&self.corpus, texts, key_of(&[self.recipe.seed, 1, pass]))?;
+    /// One step; the loss and the length of its gradient.
+    ///
+    /// # Errors
+    /// If either is no number; then nothing has moved.
+    fn step(&self, texts: &[usize], progress: &Progress, rate: f64, optimizers: &mut Optimizers) -> Result<(f64, f64)> {
+        let batch = self.batch(&self.corpus, texts, key_of(&[self.recipe.seed, 1, progress.pass]))?;
         let loss = self.model.loss(&batch)?;
         self.model.params().zero_grad();
         loss.f_backward()?;
         let norm = clip_grad_norm(self.model.params(), self.recipe.clip)?;
         let (loss, norm) = (loss.f_double_value(&[])?, norm.f_double_value(&[])?);
-        if loss.is_finite() && norm.is_finite() {
-            optimizers.step(rate)?;
+        if !(loss.is_finite() && norm.is_finite()) {
+            fail!(
+                request,
+                "the loss is {loss} and the gradient's norm {norm} at step {}: train with lower learning rates",
+                progress.steps
+            );
         }
+        optimizers.step(rate)?;
         Ok((loss, norm))
     }
 
