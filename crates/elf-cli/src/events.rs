@@ -3,6 +3,7 @@
 use elf_lm::{Event, Events};
 use indicatif::ProgressBar;
 
+use crate::printing::{note, out};
 use crate::progress;
 
 /// Writes notes to standard error, and shows progress in a bar there.
@@ -21,8 +22,8 @@ impl Terminal {
 
     fn line(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| note!("{line}")),
+            None => note!("{line}"),
         }
     }
 }
@@ -30,7 +31,8 @@ impl Terminal {
 impl Events for Terminal {
     fn on(&mut self, event: Event<'_>) {
         match event {
-            Event::Note(line) if self.prints => println!("{line}"),
+            // What the work makes does not depend on whether anybody reads along.
+            Event::Note(line) if self.prints => _ = out!("{line}"),
             Event::Note(line) => self.line(line),
             Event::Warning(line) => self.line(&format!("warning: {line}")),
             Event::Started { unit, total: 0, .. } => self.bar = Some(progress::counter(unit)),

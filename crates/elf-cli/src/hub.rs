@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::printing::note;
 use anyhow::Result;
 use elf_hub::{Event, Fetcher, What};
 use elf_lm::hub::Hub;
@@ -51,7 +52,7 @@ pub fn fetcher() -> Result<Fetcher> {
 fn show(bar: &mut Option<ProgressBar>, event: &Event) {
     match event {
         Event::Planned { reference, files, bytes } => {
-            eprintln!("fetching {reference}: {files} file(s), {:.1} MB", *bytes as f64 / 1e6);
+            note!("fetching {reference}: {files} file(s), {:.1} MB", *bytes as f64 / 1e6);
         }
         Event::Progress { file, at, size } => {
             let bar = bar.get_or_insert_with(|| bar_of_bytes(file, size.unwrap_or(0)));
@@ -60,14 +61,14 @@ fn show(bar: &mut Option<ProgressBar>, event: &Event) {
                 bar.finish_and_clear();
             }
         }
-        Event::Waiting { why, wait } => eprintln!("{why} (trying again in {:.1} s)", wait.as_secs_f64()),
+        Event::Waiting { why, wait } => note!("{why} (trying again in {:.1} s)", wait.as_secs_f64()),
         Event::FromCache { reference, why } => {
-            eprintln!(
+            note!(
                 "warning: using the copy of {reference} from an earlier time, because the hub cannot be asked: {why}"
             );
         }
         Event::Sibling { reference, sibling } => {
-            eprintln!("note: {reference} holds a checkpoint for JAX; taking {sibling}, the same model for PyTorch");
+            note!("note: {reference} holds a checkpoint for JAX; taking {sibling}, the same model for PyTorch");
         }
         _ => {}
     }

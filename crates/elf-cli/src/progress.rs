@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::printing::note;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -49,7 +50,7 @@ pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
         None => {
             first = Some(Instant::now());
             flag.store(true, Ordering::SeqCst);
-            eprintln!("\nstopping when the work in hand is done; press Ctrl-C again to end at once");
+            note!("\nstopping when the work in hand is done; press Ctrl-C again to end at once");
         }
         Some(first) if first.elapsed() < ONE_SIGNAL => {}
         Some(_) => end_at_once(),

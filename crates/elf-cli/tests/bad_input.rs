@@ -94,7 +94,7 @@ fn settings_that_make_no_model() {
     let materials = Materials::unconditional();
     refused(materials, &["hiden_size=32"], &["`hiden_size`", "`hidden_size`"]);
     refused(materials, &["hidden_size=30"], &["hidden_size 30", "num_heads 2"]);
-    refused(materials, &["max_length=long"], &["does not fit"]);
+    refused(materials, &["max_length=long"], &["max_length is \"long\"", "a whole number"]);
     refused(materials, &["model=ELF-X"], &["`ELF-X`", "ELF-B"]);
     refused(materials, &["max_input_length=6"], &["no conditions", "--condition-column"]);
     refused(materials, &["batch_size=1000"], &["320 rows", "1000"]);
@@ -169,7 +169,7 @@ fn samplers_that_are_misspelt_or_have_no_such_setting() {
         sample(&model, &[flag, "18446744073709551615"]).badly(&[flag, "18446744073709551615", most]);
     }
     sample(&model, &["-n", "1000000", "--best-of", "2"]).badly(&["best_of 2", "ask for fewer"]);
-    sample(&model, &["--sde-gamma", "NaN"]).badly(&["sde_gamma is NaN"]);
+    sample(&model, &["--sde-gamma", "NaN"]).badly(&["--sde-gamma", "NaN", "a number"]);
     sample("/none/here", &["--batch-size", "0"]).badly(&["--batch-size"]);
     run(elf(&["sample", &model, "--steps", "0"])).badly(&["step"]);
     let settings = within(&folder, "s.yml");

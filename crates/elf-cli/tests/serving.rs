@@ -103,6 +103,11 @@ fn unconditional_texts_for_several_clients() {
         }
     });
 
+    // As some editors and shells write JSON.
+    assert_eq!(server.ask("/generate", Some("\u{feff}{\"num\": 1}\r\n")).0, 200);
+    server.refuses("\u{feff}", 400, &["JSON such as"]);
+    server.refuses(r#"{"num": -1}"#, 400, &["num is -1", "a whole number from 0 on"]);
+    server.refuses(r#"{"seed": "x"}"#, 400, &["seed is \"x\"", "a whole number"]);
     server.refuses("words", 400, &["JSON such as", r#""num""#]);
     server.refuses(r#"{"nmu": 3}"#, 400, &["unknown field `nmu`", "`num`"]);
     server.refuses(r#"{"num": 0}"#, 400, &["0 texts", "1 to 9"]);
@@ -187,11 +192,11 @@ fn what_cannot_be_served() {
     materials.train(&model, &["max_steps=1", "objective=mdlm"]).well();
     let serve = |more: &[&str]| run(elf(&[&["serve", &model, "--listen", "127.0.0.1:0"], more].concat()));
     serve(&[]).badly(&["masked diffusion", "elf serve"]);
-    run(elf(&["serve", &model, "--listen", "nowhere"])).badly(&["cannot listen at nowhere", "--listen"]);
     serve(&["--batch-size", "0"]).badly(&["--batch-size", "at least 1"]);
     serve(&["--max-waiting", "18446744073709551615"]).badly(&["--max-waiting", "at most 1000000"]);
     let other = within(&folder, "flow");
     materials.train(&other, &["max_steps=1"]).well();
+    run(elf(&["serve", &other, "--listen", "nowhere"])).badly(&["cannot listen at nowhere", "--listen"]);
     std::fs::write(&settings, "- num_sampling_steps: [2, 4]\n").unwrap();
     run(elf(&["serve", &other, "--listen", "127.0.0.1:0", "--sampling-config", &settings]))
         .badly(&["sampling.yml has 2 settings", "one"]);

@@ -75,13 +75,15 @@ impl Tokenizer {
         Ok(Self { inner, fingerprint: fingerprint(&value), json, origin, vocab_size })
     }
 
-    /// Writes the `tokenizer.json` this tokenizer was read from or trained as, byte for byte. A folder gets a `tokenizer.json` inside.
+    /// Writes the `tokenizer.json` this tokenizer was read from or trained as, byte for byte: to a path that ends in `.json` or is a
+    /// file, or else into the folder of that path, which is created if it does not exist.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
+        let file = if is_file { path.to_owned() } else { path.join("tokenizer.json") };
         elf_files::write(&file, &self.json).map_err(Error::io("write", &file))
     }
 
@@ -152,13 +154,26 @@ impl Tokenizer {
         texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
     }
 
-    /// The text of `ids`, special tokens left out. Ids outside the vocabulary are left out too.
+    /// The text of `ids`, special tokens left out. Ids outside the vocabulary are left out too; [`show`](Self::show) shows them.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         self.inner.decode(&ids, true).map_err(|e| Error::Tokenize { action: "decode ids", reason: e.to_string() })
+    }
+
+    /// As [`decode`](Self::decode), for a person: an id outside the vocabulary is shown as `<id 99999>`.
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder fails.
+    pub fn show(&self, ids: &[i32]) -> Result<String> {
+        let is_known = |id: i32| self.token(id).is_some();
+        let parts = ids.chunk_by(|&one, &other| is_known(one) == is_known(other)).map(|part| match is_known(part[0]) {
+            true => self.decode(part),
+            false => Ok(part.iter().map(|id| format!("<id {id}>")).collect()),
+        });
+        Ok(parts.collect::<Result<Vec<String>>>()?.join(" "))
     }
 
     /// A hash (BLAKE3, 64 hex digits) of everything that decides which ids a text gets.

@@ -14,6 +14,8 @@ fn t5_ids_are_those_of_the_published_tokenizer() {
     assert_eq!(t5().decode(&ids).unwrap(), "Das ist gut. Hello world!");
     ids.extend([t5().eos_id().unwrap(), t5().pad_id().unwrap(), -5, i32::MAX]);
     assert_eq!(t5().decode(&ids).unwrap(), "Das ist gut. Hello world!", "special and impossible ids are left out");
+    assert_eq!(t5().show(&ids).unwrap(), "Das ist gut. Hello world! <id -5><id 2147483647>");
+    assert_eq!(t5().show(&[32_100, 644, 229]).unwrap(), "<id 32100> Das ist");
     assert_eq!((t5().pad_id().unwrap(), t5().eos_id().unwrap(), t5().unk_id()), (0, 1, Some(2)));
     assert_eq!(t5().vocab_size(), 32_100);
     assert_eq!(t5().token(644).as_deref(), Some("▁Das"));

@@ -2,6 +2,7 @@
 //!
 //! * [`bleu`]: corpus BLEU as sacreBLEU computes it, with its tokenisers.
 //! * [`chrf`]: corpus chrF and chrF++ as sacreBLEU computes them.
+//! * [`ter`]: corpus translation edit rate as sacreBLEU computes it.
 //! * [`rouge`]: ROUGE-1, ROUGE-2 and ROUGE-L as the `rouge_score` package computes them.
 //! * [`perplexity`]: generative perplexity and unigram entropy, from the scores of any judge that implements
 //!   [`perplexity::Scorer`].
@@ -12,7 +13,7 @@
 //! * [`report`]: tables, plots and texts of many evaluations as one HTML page and as Markdown.
 //! * [`jsonl`]: reading samples from JSON lines.
 //!
-//! BLEU, chrF and ROUGE take one or several [`References`] per text.
+//! BLEU, chrF, TER and ROUGE take one or several [`References`] per text.
 //!
 //! This crate deliberately does not know any model or tensor library, how texts were generated, or where a run keeps its files. A
 //! language model enters only as a [`perplexity::Scorer`].
@@ -31,6 +32,7 @@ mod references;
 pub mod report;
 pub mod rouge;
 pub mod stats;
+pub mod ter;
 
 pub use error::{Error, Result};
 pub use references::References;

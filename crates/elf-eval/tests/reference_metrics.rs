@@ -1,10 +1,11 @@
-//! BLEU, chrF and ROUGE against numbers of sacreBLEU 2.6.0 and rouge_score 0.1.2: every tokeniser, one and several references.
+//! BLEU, chrF, TER and ROUGE against numbers of sacreBLEU 2.6.0 and rouge_score 0.1.2: every tokeniser, one and several references.
 //!
 //! `fixtures/reference_metrics.py` makes the numbers.
 
 use elf_eval::bleu::{Bleu, Tokenizer};
 use elf_eval::chrf::Chrf;
 use elf_eval::rouge;
+use elf_eval::ter::{Ter, TerCounts};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -14,6 +15,7 @@ struct Case {
     references: Vec<Vec<String>>,
     bleu: Vec<OfBleu>,
     chrf: Vec<OfChrf>,
+    ter: Vec<OfTer>,
     rouge: Vec<[[f64; 3]; 3]>,
 }
 
@@ -35,6 +37,16 @@ struct OfChrf {
     words: bool,
     lowercase: bool,
     score: f64,
+    sentences: Vec<f64>,
+    signature: String,
+}
+
+#[derive(Deserialize)]
+struct OfTer {
+    lowercase: bool,
+    score: f64,
+    edits: u64,
+    reference_words: f64,
     sentences: Vec<f64>,
     signature: String,
 }
@@ -83,6 +95,24 @@ fn chrf_and_chrf_with_words() {
                 close(chrf.sentence(hypothesis, references), score, &format!("{what}: {hypothesis}"));
             }
             assert_eq!(unversioned(&chrf.signature(&references)), unversioned(&theirs.signature));
+        }
+    }
+}
+
+#[test]
+fn ter_with_shifts() {
+    for Case { kind, hypotheses, references, ter, .. } in cases() {
+        for theirs in ter {
+            let ter = Ter { lowercase: theirs.lowercase };
+            let what = format!("{kind}, {}", theirs.signature);
+            let counts: TerCounts = ter.counts_per_pair(&hypotheses, &references).unwrap().into_iter().sum();
+            for ((hypothesis, references), score) in hypotheses.iter().zip(&references).zip(theirs.sentences) {
+                close(ter.sentence(hypothesis, references), score, &format!("{what}: {hypothesis}"));
+            }
+            assert_eq!(counts.edits, theirs.edits, "{what}");
+            close(counts.reference_words, theirs.reference_words, &what);
+            close(ter.corpus(&hypotheses, &references).unwrap(), theirs.score, &what);
+            assert_eq!(unversioned(&ter.signature(&references)), unversioned(&theirs.signature));
         }
     }
 }

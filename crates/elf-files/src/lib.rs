@@ -7,7 +7,7 @@
 
 pub mod lines;
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -36,12 +36,15 @@ fn builder(mode: u32) -> Builder<'static, 'static> {
     builder
 }
 
-/// Begins a file in the folder of `target`, which is created if it does not exist. The file is removed when dropped; [`finish`]
+/// Begins a file in the folder of `target`, which is created if it does not exist; elsewhere for a pipe or a device. The file is removed when dropped; [`finish`]
 /// gives it its name.
 ///
 /// # Errors
 /// If the folder cannot be created or written in.
 pub fn begin(target: &Path) -> io::Result<NamedTempFile> {
+    if is_special(target) {
+        return builder(0o666).tempfile();
+    }
     let folder = folder_of(target);
     fs::create_dir_all(folder)?;
     builder(0o666).tempfile_in(folder)
@@ -52,6 +55,9 @@ pub fn begin(target: &Path) -> io::Result<NamedTempFile> {
 /// # Errors
 /// If the file cannot be synced or renamed; then `target` is unchanged.
 pub fn finish(file: NamedTempFile, target: &Path) -> io::Result<()> {
+    if is_special(target) {
+        return io::copy(&mut File::open(file.path())?, &mut open_special(target)?).map(drop);
+    }
     // Some libraries fill a file by replacing it with one of their own, which may have other permissions: sync through a new
     // handle, and restore the permissions that follow the user's mask.
     let filled = File::open(file.path())?;
@@ -64,13 +70,13 @@ fn restore(file: &File, permissions: Permissions) -> io::Result<()> {
     if file.metadata()?.permissions() == permissions { Ok(()) } else { file.set_permissions(permissions) }
 }
 
-/// Writes a whole file. A pipe or a device, such as /dev/stdout, is written directly.
+/// Writes a whole file. A pipe or a device, such as /dev/stdout, is written directly: what was written to it before stays.
 ///
 /// # Errors
 /// If a step fails; then `target` is unchanged.
 pub fn write(target: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     if is_special(target) {
-        return fs::write(target, bytes);
+        return open_special(target)?.write_all(bytes.as_ref());
     }
     let mut file = begin(target)?;
     file.write_all(bytes.as_ref())?;
@@ -128,9 +134,28 @@ pub fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether `path` is a pipe or a device, which must be written directly: a renamed file would replace it.
+/// Whether `path` is a pipe or a device, or stands for a file that the process has open, as /dev/stdout does: it must be written
+/// directly, because a renamed file would replace it.
 pub fn is_special(path: &Path) -> bool {
+    let in_proc = |path: &Path| path.starts_with("/proc");
     fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
+        || fs::read_link(path).is_ok_and(|open| in_proc(&open))
+        || folder_of(path).canonicalize().is_ok_and(|folder| in_proc(&folder))
+}
+
+/// Opens what [`is_special`], to write behind what was written to it before. Standard output is not opened anew: a file behind it
+/// would have two places to write at.
+fn open_special(target: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    if ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| target == Path::new(name)) {
+        return std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map(File::from);
+    }
+    OpenOptions::new().append(true).open(target)
+}
+
+/// Whether both paths lead to the same file or folder, by whatever names and links. What does not exist is the same as nothing.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    same_file::is_same_file(one, other).unwrap_or(false)
 }
 
 /// The folder of a file; the current folder for a bare name.
@@ -169,6 +194,8 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -265,6 +292,39 @@ mod tests {
         write(Path::new("/dev/null"), "gone").unwrap();
         write_with(Path::new("/dev/null"), |path| fs::write(path, "gone")).unwrap();
         assert!(is_special(Path::new("/dev/null")) && !is_special(&ours) && !is_special(root.path()));
+        // A descriptor that leads to an ordinary file: the link stays, and so does what was written before.
+        fs::write(&ours, "before").unwrap();
+        let open = OpenOptions::new().append(true).open(&ours).unwrap();
+        let link = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open)));
+        if link.exists() {
+            assert!(is_special(&link));
+            write(&link, " after").unwrap();
+            let mut begun = begin(&link).unwrap();
+            begun.write_all(b" all").unwrap();
+            finish(begun, &link).unwrap();
+            assert_eq!(fs::read_to_string(&ours).unwrap(), "before after all");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_is_the_same_by_any_name() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        fs::hard_link(at("file"), at("hard")).unwrap();
+        std::os::unix::fs::symlink("file", at("soft")).unwrap();
+        std::os::unix::fs::symlink("folder", at("way")).unwrap();
+        for name in ["file", "./file", "folder/../file", "way/../file", "hard", "soft"] {
+            assert!(is_same(&at("file"), &at(name)), "{name}");
+        }
+        assert!(is_same(&at("way"), &at("folder/")));
+        fs::write(at("other"), "").unwrap();
+        for name in ["other", "folder", "none"] {
+            assert!(!is_same(&at("file"), &at(name)), "{name}");
+        }
+        assert!(!is_same(&at("none"), &at("none")));
     }
 
     #[test]

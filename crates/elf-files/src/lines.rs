@@ -16,6 +16,11 @@ pub const MAX_LINE: u64 = 64 << 20;
 const BUFFER: usize = 1 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// Text without the byte order mark that may precede it.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
 /// Why lines cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

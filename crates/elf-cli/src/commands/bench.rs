@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::{Precision, PrecisionPolicy};
@@ -12,11 +12,14 @@ use elf_model::{ElfConfig, Preset};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::at_least_one;
+use super::{MOST_ROWS, at_least_one, at_most, output_file};
 use crate::bench::ceiling;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
+use crate::printing::{note, out};
+use crate::standard_streams::is_output;
 use elf_lm::json_files::write_json;
+use elf_lm::text::text_file::check_writable;
 use elf_lm::train::system_memory;
 
 /// Everything is generated at random on the spot: no files, no downloads.
@@ -59,7 +62,7 @@ pub struct BenchArgs {
     #[arg(long)]
     profile: bool,
     /// Write the results as one JSON object.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output_file())]
     json: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
@@ -139,6 +142,8 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         ("--steps", args.steps),
         ("--sampling-steps", args.sampling_steps),
     ])?;
+    at_most(&[("--batch", args.batch, MOST_ROWS), ("--seq", args.seq, 1 << 24)])?;
+    args.json.as_deref().map_or(Ok(()), check_writable)?;
     let device = args.device.resolve()?;
     let native = if args.f32 { Precision::F32 } else { Precision::native(device) };
     let unless = |f32: bool| if f32 { Precision::F32 } else { native };
@@ -155,7 +160,8 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         sampling_steps: args.sampling_steps,
         device,
     };
-    eprintln!(
+    check_memory(&workload)?;
+    note!(
         "{}: {} parameters, {} x {} positions; {}; blocks {}, heads {}, Muon {}",
         args.preset.name(),
         workload.model.parameter_count(),
@@ -168,12 +174,29 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     );
     let results = measure(&args, &workload)?;
     let peak = results.peak(native);
-    println!("{}", table(&results, peak));
     if let Some(path) = &args.json {
         write_json(path, &as_json(&args, &workload, &results, peak))?;
-        eprintln!("written to {}", path.display());
+        note!("written to {}", path.display());
+    }
+    if !args.json.as_deref().is_some_and(is_output) {
+        out!("{}", table(&results, peak))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses sizes of which a training step does not fit into memory.
+fn check_memory(workload: &Workload) -> Result<()> {
+    let (rows, positions) = (workload.batch as u64, workload.seq as u64);
+    let activations = workload.model.activation_bytes(rows, positions, workload.policy, true);
+    let needed = activations.saturating_add(20 * workload.model.parameter_count());
+    match system_memory::total_bytes().filter(|there| workload.device == Device::Cpu && needed > *there) {
+        Some(there) => bail!(
+            "a training step needs about {} of memory, and this machine has {}: lower --batch (now {rows}) or --seq (now {positions})",
+            system_memory::Size(needed),
+            system_memory::Size(there)
+        ),
+        None => Ok(()),
+    }
 }
 
 fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
@@ -182,7 +205,7 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
         [] => stage != Stage::Serve,
         only => only.contains(&stage),
     };
-    let stage = |name: &str| eprintln!("measuring {name} ...");
+    let stage = |name: &str| note!("measuring {name} ...");
     stage("the machine's ceilings");
     let mut results = Results {
         matmul_bf16: ceiling::matmul_flops(Kind::BFloat16, device)?,

@@ -9,6 +9,7 @@ use elf_lm::train::conversion::{Converted, Converting, convert};
 
 use crate::events::Terminal;
 use crate::hub;
+use crate::printing::note;
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
@@ -33,6 +34,6 @@ pub fn run(args: ConvertArgs) -> Result<ExitCode> {
     let asked = Converting { input, output, raw, all };
     let mut terminal = Terminal::default();
     let Converted { tensors, from } = convert(&asked, &hub::host(&mut terminal))?;
-    eprintln!("{tensors} tensors of {} written to {}", from.display(), asked.output.display());
+    note!("{tensors} tensors of {} written to {}", from.display(), asked.output.display());
     Ok(ExitCode::SUCCESS)
 }

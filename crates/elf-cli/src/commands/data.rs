@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use elf_data::selection::{Excluded, SelectionConfig, select};
 use elf_data::shards::{EosOptions, Lengths, PrepareConfig, inspect, prepare};
@@ -14,8 +14,12 @@ use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{Packing, Tokenizer};
 use elf_hub::What;
 
+use super::output_file;
+use crate::printing::{note, out};
+use crate::standard_streams::is_output;
 use crate::{hub, progress};
 use elf_lm::text::text_column::TextColumn;
+use elf_lm::text::text_file::check_writable;
 
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
@@ -90,7 +94,7 @@ pub struct SelectArgs {
     #[arg(long, value_name = "COLUMN")]
     first_sentence: Vec<String>,
     /// Leave out rows whose text in this column has more tokens than this. Needs --tokenizer.
-    #[arg(long, value_name = "COLUMN=TOKENS", value_parser = column_limit)]
+    #[arg(long, value_name = "COLUMN=TOKENS", value_parser = column_limit, requires = "tokenizer")]
     max_tokens: Vec<(String, usize)>,
     /// Leave out rows with the same text in this column as an earlier row (in all given columns, if repeated).
     #[arg(long, value_name = "COLUMN")]
@@ -110,13 +114,15 @@ pub struct SelectArgs {
     #[arg(long)]
     tokenizer: Option<PathBuf>,
     /// The JSON Lines file to write.
-    #[arg(long)]
+    #[arg(long, value_parser = output_file())]
     output: PathBuf,
 }
 
 fn column_limit(text: &str) -> Result<(String, usize), String> {
     let parsed = text.rsplit_once('=').and_then(|(column, most)| Some((column.to_owned(), most.parse().ok()?)));
-    parsed.ok_or_else(|| "write it as COLUMN=NUMBER, for example description=63".to_owned())
+    parsed
+        .filter(|(_, most)| *most > 0)
+        .ok_or_else(|| "write it as COLUMN=NUMBER with a number from 1 on, for example description=63".to_owned())
 }
 
 fn excluded_column(text: &str) -> Result<(String, TextColumn), String> {
@@ -155,6 +161,7 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
             renamed.insert(column.to_owned(), name.to_owned());
         }
     }
+    check_writable(&args.output)?;
     let source = Source::open(&hub::locate_all(&args.input, What::Dataset)?, &columns, PlainText::Lines)?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Some(Tokenizer::load(hub::locate(name, What::Tokenizer)?)?),
@@ -173,10 +180,15 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
     let mut silent = elf_lm::Silent;
     let host = hub::host(&mut silent);
     for (column, other) in &args.without {
-        excluded.add(column, other.open(&host)?.texts())?;
+        let texts = other.open(&host)?;
+        if texts.texts().next().is_none() {
+            bail!("--without: {} holds no texts", other.input.display());
+        }
+        excluded.add(column, texts.texts())?;
     }
-    let report = select(&source, &config, &excluded, tokenizer.as_ref(), &args.output)?;
-    println!(
+    let report = select(&source, &config, &excluded, tokenizer.as_ref(), &args.output)
+        .with_context(|| format!("selecting from {}", args.input[0].display()))?;
+    let told = format!(
         "{} of {} rows written to {} (left out: {} empty, {} without a whole sentence, {} too long, {} repeated, {} near duplicates, {} in another split)",
         report.written,
         report.read,
@@ -188,6 +200,11 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         report.near_duplicates,
         report.excluded
     );
+    if is_output(&args.output) {
+        note!("{told}");
+    } else {
+        out!("{told}")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -219,7 +236,7 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
     spinner.finish_and_clear();
     let report = report?;
     let total = report.total;
-    println!(
+    out!(
         "{} documents ({} empty ones left out) became {} rows, {} tokens{} in {} shard(s); written to {}",
         total.documents,
         report.empty_documents,
@@ -232,12 +249,12 @@ fn run_prepare(args: PrepareArgs) -> Result<ExitCode> {
         },
         total.shards,
         config.output.display()
-    );
+    )?;
     if report.kept_shards > 0 {
-        println!("{} shard(s) were there already and were kept", report.kept_shards);
+        out!("{} shard(s) were there already and were kept", report.kept_shards)?;
     }
     if let Some(warning) = report.unknown_warning() {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -248,19 +265,25 @@ fn run_inspect(args: InspectArgs) -> Result<ExitCode> {
         None => None,
     };
     let summary = inspect(&hub::locate_all(&args.shards, What::Dataset)?, args.rows)?;
-    println!("{} rows in {} shard(s); {} tokens", summary.rows, summary.shards.len(), summary.tokens);
-    let lengths = |what: &str, l: &Lengths| {
-        println!(
+    out!("{} rows in {} shard(s); {} tokens", summary.rows, summary.shards.len(), summary.tokens)?;
+    let lengths = |what: &str, l: &Lengths| -> Result<()> {
+        out!(
             "{what}: {} to {} tokens, mean {:.1}; percentiles 10/50/90/99: {}/{}/{}/{}",
-            l.min, l.max, l.mean, l.p10, l.p50, l.p90, l.p99
-        );
+            l.min,
+            l.max,
+            l.mean,
+            l.p10,
+            l.p50,
+            l.p90,
+            l.p99
+        )
     };
-    lengths("targets", &summary.target_lengths);
+    lengths("targets", &summary.target_lengths)?;
     if let Some(conditions) = &summary.condition_lengths {
-        lengths("conditions", conditions);
+        lengths("conditions", conditions)?;
     }
     match &summary.metadata {
-        Some(m) => println!(
+        Some(m) => out!(
             "tokenizer {} ({} entries); packing {}; EOS after targets: {}, after conditions: {}; from {}",
             &m.tokenizer[..12.min(m.tokenizer.len())],
             m.vocab_size,
@@ -268,20 +291,20 @@ fn run_inspect(args: InspectArgs) -> Result<ExitCode> {
             m.eos.target,
             m.eos.condition,
             m.source.join(", ")
-        ),
-        None => println!("the shards do not say how they were made (another program wrote them)"),
+        )?,
+        None => out!("the shards do not say how they were made (another program wrote them)")?,
     }
     for (i, row) in summary.first.iter().enumerate() {
         let show = |ids: &[i32]| -> Result<String> {
             Ok(match &tokenizer {
-                Some(tokenizer) => tokenizer.decode(ids)?,
+                Some(tokenizer) => tokenizer.show(ids)?,
                 None => format!("{ids:?}"),
             })
         };
         if let Some(condition) = &row.condition_ids {
-            println!("row {i}, condition: {}", show(condition)?);
+            out!("row {i}, condition: {}", show(condition)?)?;
         }
-        println!("row {i}: {}", show(&row.input_ids)?);
+        out!("row {i}: {}", show(&row.input_ids)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ use super::encoder_cut::CutArgs;
 use super::encoder_stats::StatsArgs;
 use super::encoder_train::TrainArgs;
 use crate::hub;
+use crate::printing::out;
 
 #[derive(Debug, Subcommand)]
 pub enum EncoderCommand {
@@ -74,13 +75,13 @@ fn run_init(args: InitArgs) -> Result<ExitCode> {
     let InitArgs { tokenizer, sizes, seed, output: folder, overwrite } = args;
     let to = Destination { folder, overwrite };
     let parameters = init(&sizes.sizes(), &tokenizer, seed, &to, &hub::host(&mut Silent))?;
-    println!("a T5 encoder with {parameters} random parameters; written to {}", to.folder.display());
+    out!("a T5 encoder with {parameters} random parameters; written to {}", to.folder.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn run_table(args: TableArgs) -> Result<ExitCode> {
     let to = Destination { folder: args.output, overwrite: args.overwrite };
     let numbers = table(&args.from, &to, &hub::host(&mut Silent))?;
-    println!("a table of {numbers} numbers; written to {}", to.folder.display());
+    out!("a table of {numbers} numbers; written to {}", to.folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ use elf_lm::text::text_column::TextColumn;
 
 use super::encoder_args::{StoredAs, this_command};
 use crate::hub;
+use crate::printing::out;
 
 #[derive(Debug, Args)]
 pub struct CutArgs {
@@ -43,13 +44,13 @@ pub fn run(args: CutArgs) -> Result<ExitCode> {
     let (kind, command) = (dtype.kind(), this_command());
     let settings = CutSettings { source, layers, count_over, min_count, output, kind, note, command };
     let kept = cut(&settings, &hub::host(&mut Silent))?;
-    println!(
+    out!(
         "{}, {} words of {}, {} parameters; written to {}",
         kept.describe,
         kept.words.0,
         kept.words.1,
         kept.parameters,
         settings.output.display()
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ use elf_lm::text::text_latents::{describe, stats_file, write_stats};
 use super::{at_least_one, at_most};
 use crate::events::Terminal;
 use crate::hub;
+use crate::printing::{ReaderGone, note, out};
 
 #[derive(Debug, Args)]
 pub struct StatsArgs {
@@ -69,13 +70,15 @@ pub fn run(args: &StatsArgs) -> Result<ExitCode> {
     }
     let measured = measure(&settings, &hub::host(&mut Terminal::default()))?;
     let overall = measured.moments.overall()?;
-    println!("over {} positions: {}", measured.moments.positions(), describe(&overall));
     let stats = if args.overall { overall.clone() } else { measured.moments.per_channel()? };
-    if let Err(e) = describe_words(&measured, &stats, args.noise_scale) {
-        // A corpus of a few rows has means and deviations, but no word that occurs often enough.
-        eprintln!("note: which words can be told is not measured: {e}");
-    }
     write(args, &overall, &stats)?;
+    out!("over {} positions: {}", measured.moments.positions(), describe(&overall))?;
+    match describe_words(&measured, &stats, args.noise_scale) {
+        Err(e) if e.is::<ReaderGone>() => return Err(e),
+        // A corpus of a few rows has means and deviations, but no word that occurs often enough.
+        Err(e) => note!("note: which words can be told is not measured: {e}"),
+        Ok(()) => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -83,50 +86,48 @@ pub fn run(args: &StatsArgs) -> Result<ExitCode> {
 fn write(args: &StatsArgs, overall: &LatentStats, stats: &LatentStats) -> Result<()> {
     if let Some(path) = &args.write_into {
         write_into_configuration(path, overall)?;
-        println!("latent_mean and latent_std are set in {}", path.display());
+        out!("latent_mean and latent_std are set in {}", path.display())?;
     }
     if !args.encoder.is_dir() {
         // The hub's cache is shared with other programs: nothing of ours belongs into a model there.
         if args.write_into.is_none() {
-            println!(
+            out!(
                 "{} comes from the hub: set latent_mean and latent_std to these numbers in the configuration, or let --write-into do it",
                 args.encoder.display()
-            );
+            )?;
         }
         return Ok(());
     }
     write_stats(&args.encoder, args.layer, stats)?;
-    println!("written to {}", args.encoder.join(stats_file(args.layer)).display());
+    out!("written to {}", args.encoder.join(stats_file(args.layer)).display())?;
     Ok(())
 }
 
 /// Prints in how many dimensions latents vary, and which words noisy ones give away.
 fn describe_words(measured: &LatentMeasurement, stats: &LatentStats, noise_scale: f64) -> Result<()> {
-    println!("effective dimensions: {:.0}", measured.effective_dimensions(stats)?);
+    out!("effective dimensions: {:.0}", measured.effective_dimensions(stats)?)?;
     let told = measured.words_told(stats, noise_scale)?;
     let row = |name: &str, cells: &mut dyn Iterator<Item = String>| {
-        println!("  {name:>6}{}", cells.map(|cell| format!("{cell:>6}")).collect::<String>());
+        out!("  {name:>6}{}", cells.map(|cell| format!("{cell:>6}")).collect::<String>())
     };
-    println!("words told from a noisy latent alone, noise scale {noise_scale} (linear discriminant analysis):");
-    row("t", &mut told.shares.iter().map(|(t, _)| t.to_string()));
-    row("told", &mut told.shares.iter().map(|(_, share)| format!("{:.0}%", 100.0 * share)));
-    println!(
-        "  over {} tokens; {:.1}% more are of words that the sample does not hold",
-        told.tokens,
-        100.0 * told.unseen
-    );
+    out!("words told from a noisy latent alone, noise scale {noise_scale} (linear discriminant analysis):")?;
+    row("t", &mut told.shares.iter().map(|(t, _)| t.to_string()))?;
+    row("told", &mut told.shares.iter().map(|(_, share)| format!("{:.0}%", 100.0 * share)))?;
+    out!("  over {} tokens; {:.1}% more are of words that the sample does not hold", told.tokens, 100.0 * told.unseen)?;
     if let Some(undecided) = told.undecided_at_half {
-        println!(
+        out!(
             "warning: {:.0}% of the words are undecided at t = 0.5, above which the usual times hardly reach",
             100.0 * undecided
-        );
+        )?;
     }
     if let Some(noise) = told.proposal {
-        println!(
+        out!(
             "proposal: denoiser_noise_scale {:.2} and decoder_noise_scale {:.2}, or, at noise scale {noise_scale}, \
              denoiser_p_mean {:.2}",
-            noise.denoiser_noise_scale, noise.decoder_noise_scale, noise.denoiser_p_mean
-        );
+            noise.denoiser_noise_scale,
+            noise.decoder_noise_scale,
+            noise.denoiser_p_mean
+        )?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use elf_lm::encoder::{CorpusText, Pretraining, PretrainingSettings, Recipe, Rule
 
 use super::encoder_args::{SizeArgs, StoredAs, this_command};
 use crate::events::Terminal;
+use crate::printing::note;
 use crate::{hub, progress};
 
 /// Optimiser for the weight matrices of the blocks.
@@ -172,7 +173,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let training = Pretraining::prepare(args.settings()?, &host)?;
     let host = host.with_stop(progress::stop_on_interrupt()?);
     if !training.carry_out(&host)? {
-        eprintln!(
+        note!(
             "interrupted; run the same command again to go on, with fewer --minutes or --steps to end it where it is"
         );
         return Ok(ExitCode::from(130));

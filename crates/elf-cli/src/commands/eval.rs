@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use elf_core::Precision;
 use elf_core::device::DeviceChoice;
 use elf_data::source::TEXT_COLUMN;
@@ -17,11 +17,14 @@ use elf_lm::eval::judge::JudgeSettings;
 use elf_lm::eval::{EvaluateOptions, evaluate_for};
 use elf_lm::json_files::write_json;
 use elf_lm::model::run_folder::RunModel;
+use elf_lm::text::text_file::check_writable;
 
-use super::output_file;
 use super::sample::{Order, SampleArgs};
+use super::{at_least_one, at_most, output_file};
 use crate::events::Terminal;
-use crate::{hub, rank_environment};
+use crate::printing::{note, out};
+use crate::standard_streams::is_output;
+use crate::{hub, options, rank_environment};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -35,13 +38,13 @@ pub struct EvalArgs {
     #[arg(long)]
     run: Option<PathBuf>,
     /// Number of texts to sample, for unconditional models.
-    #[arg(long, short = 'n', requires = "run")]
+    #[arg(long, short = 'n', requires = "run", conflicts_with = "samples")]
     num: Option<usize>,
     /// Seed to sample with; may be repeated.
-    #[arg(long = "seed", value_name = "SEED", requires = "run")]
+    #[arg(long = "seed", value_name = "SEED", requires = "run", conflicts_with = "samples")]
     seeds: Vec<u64>,
     /// Where to keep sampled texts. Default: the folder samples/ beside the run's checkpoints.
-    #[arg(long, value_name = "FOLDER", requires = "run")]
+    #[arg(long, value_name = "FOLDER", requires = "run", conflicts_with = "samples")]
     samples_folder: Option<PathBuf>,
 
     /// Reference texts (Parquet, JSONL, plain text), as FILE:COLUMN; the column defaults to `text`. Every line or row
@@ -57,14 +60,14 @@ pub struct EvalArgs {
     #[arg(long, num_args = 1.., value_name = "FILE:COLUMN")]
     training: Vec<PathBuf>,
     /// The text column of --training files that name none.
-    #[arg(long, default_value = TEXT_COLUMN)]
+    #[arg(long, default_value = TEXT_COLUMN, requires = "training")]
     training_column: String,
     /// Search for copies in the first texts of --training, up to this many words in total; each word takes some 50
     /// bytes of memory.
-    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().training_words)]
+    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().training_words, requires = "training")]
     training_words: usize,
     /// A run of more words than this shared with a training text counts as long.
-    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run)]
+    #[arg(long, value_name = "WORDS", default_value_t = Evaluator::default().long_run, requires = "training")]
     long_run: usize,
 
     /// How BLEU splits words, by sacreBLEU's names: 13a, intl, zh (Chinese), char or none.
@@ -73,13 +76,16 @@ pub struct EvalArgs {
     /// Also compute chrF, which compares characters and needs no words.
     #[arg(long)]
     chrf: bool,
+    /// Also compute the translation edit rate, TER: the share of words that must be edited or moved. Lower is better.
+    #[arg(long)]
+    ter: bool,
 
     /// The model that judges perplexity and entropy: a folder with a GPT-2 and its tokenizer.json, a run trained with
     /// objective gpt2, or a Hugging Face id such as gpt2-large.
     #[arg(long)]
     judge: Option<PathBuf>,
     /// Longest text that the judge reads, in its tokens.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, requires = "judge")]
     judge_max_length: usize,
     /// Bootstrap resamples for 95% confidence intervals over texts; 0 for no intervals.
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
@@ -97,7 +103,7 @@ pub struct EvalArgs {
     #[arg(long, short, value_parser = output_file())]
     output: Option<PathBuf>,
     /// With --run: options of `elf sample`, such as --steps 32 --sampler sde.
-    #[arg(last = true, requires = "run")]
+    #[arg(last = true, requires = "run", conflicts_with = "samples")]
     sampling: Vec<String>,
 }
 
@@ -109,7 +115,13 @@ struct Sampling {
     args: SampleArgs,
 }
 
+/// Most bootstrap resamples; a mistyped number must not take hours.
+const MOST_RESAMPLES: usize = 1_000_000;
+
 pub fn run(args: EvalArgs) -> Result<ExitCode> {
+    at_least_one(&[("--num", args.num.unwrap_or(1)), ("--judge-max-length", args.judge_max_length)])?;
+    at_most(&[("--bootstrap", args.bootstrap, MOST_RESAMPLES)])?;
+    args.output.as_deref().map_or(Ok(()), check_writable)?;
     let files = match &args.run {
         Some(model) => {
             rank_environment::refuse_several("elf eval --run")?;
@@ -133,13 +145,16 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         title: args.title.clone(),
         bleu: Bleu { tokenizer: args.bleu_tokenizer, ..Bleu::lowercase_effective() },
         chrf: args.chrf,
+        ter: args.ter,
     };
     let mut terminal = Terminal::default();
     let found = evaluate_for(&asked, &hub::host(&mut terminal))?;
-    println!("{}", found.to_markdown());
     if let Some(path) = &args.output {
         write_json(path, &found)
             .with_context(|| format!("the evaluation could not be written to {}", path.display()))?;
+    }
+    if !args.output.as_deref().is_some_and(is_output) {
+        out!("{}", found.to_markdown())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -194,7 +209,7 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
         let key = blake3::hash(format!("{}\n{flags:?}", order.identity()?).as_bytes()).to_hex();
         let file = folder.join(format!("eval-{}-seed-{seed}.jsonl", &key[..12]));
         if file.is_file() {
-            eprintln!("taken as it is: {}", file.display());
+            note!("taken as it is: {}", file.display());
         } else {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             order.write_silently(&file).carry_out(comm.as_ref())?;
@@ -206,7 +221,8 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
 
 /// What `elf sample` would make of a line.
 fn parsed(line: Vec<OsString>) -> Result<SampleArgs> {
-    let sampling = Sampling::try_parse_from(line).map_err(|error| {
+    let matches = options::in_common(Sampling::command()).try_get_matches_from(line);
+    let sampling = matches.and_then(|matches| Sampling::from_arg_matches(&matches)).map_err(|error| {
         // clap's own words, without the usage of a command that nobody typed.
         let text = error.to_string();
         anyhow::anyhow!("{}", text.lines().next().unwrap_or("--").trim_start_matches("error: ").to_owned())

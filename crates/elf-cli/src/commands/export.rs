@@ -10,6 +10,7 @@ use elf_lm::model::export::{ExportOptions, Exported, export};
 use super::encoder_args::StoredAs;
 use crate::events::Terminal;
 use crate::hub;
+use crate::printing::note;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -62,6 +63,6 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     };
     let mut terminal = Terminal::default();
     let Exported { tensors, from } = export(&asked, &hub::host(&mut terminal))?;
-    eprintln!("{tensors} tensors of {} written to {}", from.display(), asked.output.display());
+    note!("{tensors} tensors of {} written to {}", from.display(), asked.output.display());
     Ok(ExitCode::SUCCESS)
 }

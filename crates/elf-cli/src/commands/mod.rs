@@ -27,13 +27,15 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
+use crate::standard_streams;
+
 /// Refuses counts of nothing, each with the flag that gave it.
 ///
 /// # Errors
 /// Names the first flag whose value is 0.
 pub fn at_least_one(counts: &[(&str, usize)]) -> Result<()> {
     match counts.iter().find(|(_, count)| *count == 0) {
-        Some((flag, _)) => bail!("{flag} must be at least 1"),
+        Some((flag, _)) => bail!("{flag} is 0; it must be at least 1"),
         None => Ok(()),
     }
 }
@@ -52,10 +54,10 @@ pub fn at_most(counts: &[(&str, usize, usize)]) -> Result<()> {
     }
 }
 
-/// The file that `-o` names in commands without settings of the form `key=value`. One that looks like such a setting, which is what `-o` means to
+/// The file that `-o` names in commands without settings of the form `key=value`; `-` is standard output. One that looks like such a setting, which is what `-o` means to
 /// `elf train`, is refused: a file of that name is hardly meant.
 pub fn output_file() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(no_setting)
+    PathBufValueParser::new().try_map(no_setting).map(standard_streams::output)
 }
 
 fn no_setting(file: PathBuf) -> Result<PathBuf, String> {

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use elf_hub::{Reference, What};
 
 use crate::hub;
+use crate::printing::out;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
@@ -50,7 +51,7 @@ pub fn run(args: PullArgs) -> Result<ExitCode> {
         );
     }
     for reference in &references {
-        println!("{}", fetcher.fetch(reference, what)?.display());
+        out!("{}", fetcher.fetch(reference, what)?.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -36,7 +36,7 @@ pub struct SampleArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Number of texts to generate, for unconditional models.
-    #[arg(long, short = 'n', default_value_t = 8)]
+    #[arg(long, short = 'n', default_value_t = 8, conflicts_with_all = ["text", "input", "data"])]
     num: usize,
     /// A text to generate from, for conditional models; may be repeated.
     #[arg(long)]
@@ -49,10 +49,10 @@ pub struct SampleArgs {
     #[arg(long, conflicts_with_all = ["text", "input"])]
     data: Option<PathBuf>,
     /// The column of --input to generate from.
-    #[arg(long, default_value = "text", requires = "input")]
+    #[arg(long, default_value = "text", requires = "input", conflicts_with_all = ["text", "data"])]
     input_column: String,
     /// The column of --input that holds reference texts; they are written out for `elf eval`.
-    #[arg(long, requires = "input")]
+    #[arg(long, requires = "input", conflicts_with_all = ["text", "data"])]
     reference_column: Option<String>,
     /// Use only the first N texts of --input or --data.
     #[arg(long)]
@@ -114,6 +114,24 @@ impl SampleArgs {
     }
 }
 
+impl SampleArgs {
+    /// The file for the texts of one of several settings, if they go to files.
+    fn output_of(&self, method: &Method, settings: usize) -> Result<Option<PathBuf>> {
+        let Some(path) = &self.output else { return Ok(None) };
+        if settings == 1 {
+            return Ok(Some(path.clone()));
+        }
+        let file = named(path, &method.name());
+        if [&self.input, &self.data].into_iter().flatten().any(|input| elf_files::is_same(input, &file)) {
+            bail!(
+                "the texts of this setting would be written over what they are made from, {}: name another --output",
+                file.display()
+            );
+        }
+        Ok(Some(file))
+    }
+}
+
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let (device, comm) = rank_environment::meet(args.model.device)?;
     sample(args, device, comm.as_ref()).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
@@ -159,6 +177,7 @@ impl Order {
         }
         args.check_for_elf()?;
         let model = DescribedModel::of(found, source, host)?;
+        model.check_encoder_is_used()?;
         let requests = requests(&args, &model.plan, &model.tokenizer)?;
         let settings = args.sampling.settings(&model, host)?;
         let guide = model.guide(&settings, host)?;
@@ -202,6 +221,8 @@ impl Order {
         let Self { args, requests, model, guide, methods } = self;
         let mut terminal = Terminal::default();
         let host = &hub::host(&mut terminal);
+        let rows = if args.ragged { args.batch_size.min(requests.len()) } else { args.batch_size };
+        model.check_memory(rows)?;
         let model = model.load(host)?;
         let guide = guide.map(DescribedModel::load_guide).transpose()?;
         let DescribedModel { plan, tokenizer, .. } = &model.described;
@@ -210,10 +231,7 @@ impl Order {
         let one_shape = !args.ragged;
         let trace: &[f64] = if args.trace { &TRACE } else { &[] };
         for method in &methods {
-            let output = args.output.as_ref().map(|path| match methods.len() {
-                1 => path.clone(),
-                _ => named(path, &method.name()),
-            });
+            let output = args.output_of(method, methods.len())?;
             let pad_to = one_shape.then_some(args.batch_size);
             let writer = model.writer(method, guide.as_ref(), args.seed, pad_to, host.samplers())?;
             let texts = TextLoop { writer: &*writer, plan, tokenizer, comm };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use elf_lm::config::SamplingOf;
 use elf_lm::model::DescribedModel;
@@ -74,20 +74,6 @@ impl SamplingArgs {
     /// # Errors
     /// If the file cannot be used, or an option has no effect.
     pub fn settings(&self, model: &DescribedModel, host: &Host) -> Result<Vec<Sampling>> {
-        // JSON, through which they go, has no such numbers.
-        for (key, value) in [
-            ("self_cond_cfg_scale", self.self_cond_cfg_scale),
-            ("cfg", self.cfg),
-            ("sde_gamma", self.sde_gamma),
-            ("guide_scale", self.guide_scale),
-            ("decode_at", self.decode_at),
-            ("temperature", self.temperature),
-            ("top_p", self.top_p),
-        ] {
-            if let Some(value) = value.filter(|value| !value.is_finite()) {
-                bail!("{key} is {value}; it must be a number");
-            }
-        }
         let mut patch = SamplingPatch::of(self)?;
         if self.uniform_grid {
             patch = patch.with("time_schedule", "uniform");

@@ -8,6 +8,8 @@ use elf_encoder::T5Config;
 use elf_model::{ElfConfig, Preset};
 use elf_train::optim::OptimizerConfig;
 
+use super::{at_least_one, at_most};
+use crate::printing::out;
 use crate::step_timeline::{Compute, Link, Timeline, simulate};
 
 /// Defaults are the paper's batch and latents, and an assumed, not measured, speed of one GPU.
@@ -45,34 +47,54 @@ struct Update {
     bytes: u64,
 }
 
-pub fn run(args: ScalingArgs) -> Result<ExitCode> {
-    let positive = [args.teraflops, args.memory_terabytes, args.gigabits, args.latency];
-    if positive.iter().any(|x| !(*x > 0.0 && x.is_finite()))
-        || args.gpus.contains(&0)
-        || args.rows * args.seq == 0
-        || args.rows_each == Some(0)
-    {
-        bail!("every number must be positive");
+/// Most GPUs, and most rows and positions; a mistyped number must not take hours to count.
+const MOST_GPUS: usize = 1 << 17;
+const MOST_ROWS: usize = 1 << 30;
+
+impl ScalingArgs {
+    /// What clap cannot check.
+    fn check(&self) -> Result<()> {
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let mut counts = vec![("--rows", count(self.rows), MOST_ROWS), ("--seq", count(self.seq), MOST_ROWS)];
+        counts.extend(self.rows_each.map(|rows| ("--rows-each", count(rows), MOST_ROWS)));
+        counts.extend(self.gpus.iter().map(|gpus| ("--gpus", count(*gpus), MOST_GPUS)));
+        at_least_one(&counts.iter().map(|(name, count, _)| (*name, *count)).collect::<Vec<_>>())?;
+        at_most(&counts)?;
+        for (name, value) in [
+            ("--teraflops", self.teraflops),
+            ("--memory-terabytes", self.memory_terabytes),
+            ("--gigabits", self.gigabits),
+            ("--latency", self.latency),
+        ] {
+            if value <= 0.0 {
+                bail!("{name} is {value}; it must be above 0");
+            }
+        }
+        Ok(())
     }
+}
+
+pub fn run(args: ScalingArgs) -> Result<ExitCode> {
+    args.check()?;
     for (name, preset) in Preset::ALL {
         let config = preset.config(512, 32100);
         let parameters = config.parameter_count();
-        println!(
+        out!(
             "\n{name}: {:.1} million parameters, {:.2} GB of gradients, {:.2} TFLOP a row of {} positions\n",
             parameters as f64 / 1e6,
             4.0 * parameters as f64 / 1e9,
             row_flops(&config, args.seq) as f64 / 1e12,
             args.seq
-        );
-        println!(
+        )?;
+        out!(
             "| GPUs | rows each | GB sent each | compute ms | update ms | exposed ms | step ms | efficiency | GB each, sharded | GB each, not |"
-        );
-        println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+        )?;
+        out!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         for &gpus in &args.gpus {
             let rows = args.rows_each.map_or(args.rows, |each| each * gpus);
             let (step, compute) = step(&config, &args, rows, gpus);
             let share = (gpus - 1) as f64 / gpus as f64;
-            println!(
+            out!(
                 "| {gpus} | {} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0}% | {:.2} | {:.2} |",
                 rows as f64 / gpus as f64,
                 3.0 * share * 4.0 * parameters as f64 / 1e9,
@@ -83,7 +105,7 @@ pub fn run(args: ScalingArgs) -> Result<ExitCode> {
                 100.0 * step.efficiency(),
                 memory(&config, gpus) / 1e9,
                 memory(&config, 1) / 1e9,
-            );
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -18,6 +18,7 @@ use super::model_args::ModelArgs;
 use super::sampling_args::SamplingArgs;
 use super::{MOST_ROWS, at_least_one, at_most};
 use crate::events::Terminal;
+use crate::printing::note;
 use crate::{hub, progress};
 
 /// Most requests that may wait; there is not room for any number of them.
@@ -69,14 +70,16 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         ("--read-timeout", args.read_timeout, 24 * 3600),
     ])?;
     let device = args.model.device.resolve()?;
-    let socket = http::bind(&args.listen)?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
     let found =
         ModelRef::open(&args.model.path)?.elf_only("which `elf serve` does not serve: `elf sample` writes with it")?;
     let mut terminal = Terminal::default();
     let host = &hub::host(&mut terminal);
     let described = DescribedModel::of(found, args.model.source(device), host)?;
+    described.check_encoder_is_used()?;
     let setting = only(args.sampling.settings(&described, host)?, &args.sampling)?;
+    described.check_memory(args.batch_size)?;
+    let socket = http::bind(&args.listen)?;
     let model = described.open(host)?;
     model.prepare(&setting)?;
     let options = ServeOptions {
@@ -89,7 +92,7 @@ pub fn run(mut args: ServeArgs) -> Result<ExitCode> {
         seed: args.seed,
     };
     let stop = progress::stop_on_interrupt()?;
-    eprintln!(
+    note!(
         "serving {} on {}, {} texts at a time, at http://{}",
         args.model.path.display(),
         describe(device),

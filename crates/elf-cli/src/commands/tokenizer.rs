@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
 use elf_data::{UnigramConfig, train_unigram};
 use elf_hub::What;
 
+use crate::printing::out;
 use crate::{hub, progress};
 use elf_lm::text::text_column::TextColumn;
 
@@ -24,7 +25,7 @@ pub struct TrainTokenizerArgs {
     #[arg(long, required_unless_present = "text", num_args = 1..)]
     input: Vec<PathBuf>,
     /// The text column.
-    #[arg(long, default_value = TEXT_COLUMN)]
+    #[arg(long, default_value = TEXT_COLUMN, requires = "input")]
     column: String,
     /// One column of one file; repeat to combine several into one corpus.
     #[arg(long, value_name = "FILE:COLUMN")]
@@ -49,6 +50,10 @@ pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
         let files = hub::locate_all(&args.input, What::Dataset)?;
         sources.push(Source::open(&files, &[&args.column], PlainText::Lines)?);
     }
+    if let Some(empty) = sources.iter().find(|source| source.texts().next().is_none()) {
+        let files: Vec<_> = empty.files().iter().map(|file| file.display().to_string()).collect();
+        bail!("{} holds no text to train on", files.join(", "));
+    }
     let config = UnigramConfig { vocab_size: args.vocab_size, every_nth: args.every_nth, ..UnigramConfig::default() };
     let spinner = progress::spinner();
     spinner.set_message("reading");
@@ -56,12 +61,12 @@ pub fn run(command: TokenizerCommand) -> Result<ExitCode> {
     let trained = train_unigram(&config, texts, &mut |texts| spinner.set_message(format!("{texts} texts read")))?;
     spinner.finish_and_clear();
     trained.tokenizer.save(&args.output)?;
-    println!(
+    out!(
         "{} entries from {} texts ({} different words); written to {}",
         trained.tokenizer.vocab_size(),
         trained.texts_used,
         trained.words,
         args.output.display()
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }

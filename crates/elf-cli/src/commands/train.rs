@@ -11,6 +11,7 @@ use elf_lm::config::{Overrides, RunConfig, read_yaml, template};
 use elf_lm::train::{Ended, Ranks, TrainingRun};
 
 use crate::events::Terminal;
+use crate::printing::out;
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
@@ -41,7 +42,7 @@ pub struct TrainArgs {
     plan: bool,
     /// Print a configuration with every key, its meaning and its value (the default, or as set by CONFIG and -o), and
     /// exit.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "plan")]
     template: bool,
 }
 
@@ -75,7 +76,7 @@ fn train_on(args: TrainArgs, ranks: Ranks) -> Result<ExitCode> {
     let config: RunConfig = read_yaml(args.config.as_deref(), &args.overrides()?, warn)?;
     if args.template {
         if first {
-            print!("{}", template(&config)?);
+            out!("{}", template(&config)?.trim_end())?;
         }
         return Ok(ExitCode::SUCCESS);
     }

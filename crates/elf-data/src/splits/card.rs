@@ -46,7 +46,8 @@ pub(super) fn configs(folder: &Path) -> Result<Vec<Config>> {
         return Ok(Vec::new());
     }
     let bad = |reason: String| Error::BadRecord { path: path.clone(), place: "`configs`".to_owned(), reason };
-    let card: Value = serde_saphyr::from_str(yaml).map_err(|e| bad(e.to_string()))?;
+    let card: Value =
+        serde_saphyr::from_str(yaml).map_err(|e| bad(e.render_with_formatter(&serde_saphyr::UserMessageFormatter)))?;
     let configs = card["configs"].as_array().ok_or_else(|| bad("not a list of configurations".to_owned()))?;
     configs.iter().map(|value| config(value).map_err(bad)).collect()
 }

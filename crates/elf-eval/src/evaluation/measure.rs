@@ -11,6 +11,7 @@ use crate::novelty::CopyIndex;
 use crate::perplexity::{GenerativePerplexity, Scorer, unigram_entropy};
 use crate::rouge::{self, Rouge};
 use crate::stats::{Bootstrap, Spread, quantile};
+use crate::ter::{Ter, TerCounts};
 use crate::{Error, Result};
 
 /// Most texts of the data whose entropy is measured, evenly spaced.
@@ -82,6 +83,8 @@ pub struct Evaluator<'a> {
     pub bleu: Bleu,
     /// Whether chrF is computed as well (default no).
     pub chrf: bool,
+    /// Whether TER is computed as well (default no).
+    pub ter: bool,
     /// Settings of intervals over examples; `None` for no intervals.
     pub bootstrap: Option<Bootstrap>,
 }
@@ -96,6 +99,7 @@ impl Default for Evaluator<'_> {
             long_run: 10,
             bleu: Bleu::lowercase_effective(),
             chrf: false,
+            ter: false,
             bootstrap: None,
         }
     }
@@ -140,6 +144,12 @@ impl Evaluator<'_> {
             let counts = each(&pairs, |(texts, references)| chrf.counts_per_pair(texts, references))?;
             let corpus = |drawn: &[&ChrfCounts]| chrf.score(&drawn.iter().map(|c| **c).sum());
             self.push(found, name::CHRF, &counts, corpus, Some(&chrf.signature(&references)))?;
+        }
+        if self.ter {
+            let ter = Ter::default();
+            let counts = each(&pairs, |(texts, references)| ter.counts_per_pair(texts, references))?;
+            let corpus = |drawn: &[&TerCounts]| ter.score(&drawn.iter().map(|c| **c).sum());
+            self.push(found, name::TER, &counts, corpus, Some(&ter.signature(&references)))?;
         }
         let rouge = each(&pairs, |(texts, references)| rouge::score_pairs(texts, references))?;
         let f1 = |of: fn(&Rouge) -> f64| per_text(&rouge, |r| 100.0 * of(r));

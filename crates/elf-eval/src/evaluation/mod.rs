@@ -25,6 +25,8 @@ pub mod name {
     pub const BLEU: &str = "BLEU";
     /// chrF, 0 to 100.
     pub const CHRF: &str = "chrF";
+    /// Translation edit rate in percent; lower is better.
+    pub const TER: &str = "TER";
     /// ROUGE-1, mean F1 x 100.
     pub const ROUGE_1: &str = "ROUGE-1";
     /// ROUGE-2, mean F1 x 100.

@@ -4,6 +4,9 @@ use super::{ObjectiveName, PadTokenName, RunConfig, VocabHeadStart};
 use crate::Result;
 use crate::error::fail;
 
+/// Most positions of a row; a mistyped number must not exhaust memory.
+const LONGEST: usize = 1 << 24;
+
 impl RunConfig {
     /// Refuses invalid settings, as far as they can be recognised without data and encoder.
     ///
@@ -17,8 +20,12 @@ impl RunConfig {
 
 /// Refuses numbers outside their range.
 fn check_numbers(config: &RunConfig) -> Result<()> {
-    if config.data.max_length == 0 {
-        fail!(setting("max_length"), "max_length must be at least 1");
+    if !(1..=LONGEST).contains(&config.data.max_length) {
+        fail!(
+            setting("max_length"),
+            "max_length is {}; it must be from 1 to {LONGEST} positions",
+            config.data.max_length
+        );
     }
     if let Some(longest) = config.data.max_input_length.filter(|&n| n >= config.data.max_length) {
         fail!(
@@ -29,14 +36,17 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
     }
     for (key, value) in [
         ("blr", config.optimization.blr),
-        ("ema_decay1", 1.0 - config.averages.ema_decay1),
         ("epochs", config.length.epochs),
         ("save_freq", config.output.save_freq),
         ("eval_freq", config.evaluation.eval_freq),
     ] {
         if !(value > 0.0 && value.is_finite()) {
-            fail!(setting(key), "{key} is out of its range");
+            fail!(setting(key), "{key} is {value}; it must be a number above 0");
         }
+    }
+    let decay = config.averages.ema_decay1;
+    if !(0.0..1.0).contains(&decay) {
+        fail!(setting("ema_decay1"), "ema_decay1 is {decay}; it must be from 0 to below 1");
     }
     for (key, value) in [
         ("global_batch_size", config.batches.global_batch_size),
@@ -56,7 +66,7 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
         );
     }
     if let Some(share) = config.guidance.label_drop_prob.filter(|share| !(0.0..=1.0).contains(share)) {
-        fail!(setting("label_drop_prob"), "label_drop_prob {share} is not a probability");
+        fail!(setting("label_drop_prob"), "label_drop_prob is {share}; it must be from 0 to 1");
     }
     Ok(())
 }

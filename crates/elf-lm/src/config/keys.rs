@@ -7,6 +7,9 @@ use crate::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_saphyr::UserMessageFormatter;
+
+use super::fitting::fitted;
 
 /// Keys of the released code without a counterpart here, with the reason; a warning names them.
 const NO_COUNTERPART: &[(&str, &str)] = &[
@@ -68,7 +71,7 @@ impl Overrides {
 /// Parses any YAML value. An error has only the first line of the parser's message, which states position and problem.
 pub(crate) fn parse_yaml(text: &str) -> Result<Value> {
     serde_saphyr::from_str(text).map_err(|e| {
-        let message = e.to_string();
+        let message = e.render_with_formatter(&UserMessageFormatter);
         let first = message.lines().next().unwrap_or_default();
         Error::request(first.trim_start_matches("error: "))
     })
@@ -89,7 +92,7 @@ where
         warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
     }
     check_keys::<T>(&map, &origin)?;
-    serde_json::from_value(Value::Object(map)).with_context(|| format!("{origin}: a value does not fit its key"))
+    fitted(map, &origin)
 }
 
 /// [`read_yaml`] for a file that another program wrote beside its checkpoint: its unknown keys are passed to `warn`,
@@ -114,10 +117,8 @@ where
     if !ignored.is_empty() {
         warn(format!("{origin}: ignored, because they have no counterpart here: {}", ignored.join("; ")));
     }
-    serde_json::from_value(Value::Object(map)).with_context(|| {
-        format!(
-            "{origin}, the file beside the checkpoint: a value does not fit its key; name another file with --config"
-        )
+    fitted(map, &origin).with_context(|| {
+        format!("{origin}, which lies beside the checkpoint, does not fit: name another file with --config")
     })
 }
 
@@ -220,9 +221,17 @@ mod tests {
         assert!(message.contains("`denoiser_p_maen`") && message.contains("`denoiser_p_mean`"), "{message}");
         let message = read(&["xyzzy=0"]).0.unwrap_err().to_string();
         assert!(message.contains("the keys are") && message.contains("max_length"), "{message}");
-        let message = read(&["max_length=many"]).0.unwrap_err().report();
-        assert!(message.contains("does not fit"), "{message}");
         assert!(read(&["max_length"]).0.unwrap_err().to_string().contains("key=value"));
+    }
+
+    #[test]
+    fn yaml_is_refused_in_a_users_words() {
+        let message = parse_yaml("lr: 1\nlr: 2\n").unwrap_err().to_string();
+        assert!(message.contains("lr") && message.contains("line 2") && !message.contains("Policy"), "{message}");
+        for value in [".nan", ".inf", "1e400", "\"a", "[1", "{a: 1, a: 2}"] {
+            let message = Overrides::parse(&[format!("lr={value}")]).unwrap_err().report();
+            assert!(message.contains("lr=") && !message.contains("Policy"), "{message}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod candidates;
 mod checks;
 mod distill;
 mod edit;
+mod fitting;
 mod groups;
 mod keys;
 mod length_law;
@@ -22,6 +23,7 @@ pub use baseline::BaselinePlan;
 pub use candidates::Candidates;
 pub use distill::{DistillConfig, DistillationPlan, StudentStart, TeacherRecord};
 pub use edit::with_numbers;
+pub(crate) use fitting::fitted;
 pub use groups::{
     AverageConfig, BatchConfig, ComputeConfig, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, FlowConfig,
     GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,

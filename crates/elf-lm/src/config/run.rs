@@ -1,5 +1,7 @@
 //! The keys of a training configuration.
 
+use std::path::Path;
+
 use elf_core::Precision;
 use schemars::JsonSchema;
 use serde::de::{DeserializeOwned, Error as _};
@@ -12,6 +14,8 @@ use super::groups::{
     GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
 };
 use super::names::{ObjectiveName, PadTokenName};
+use crate::Result;
+use crate::error::fail;
 
 /// The configuration of a training run, in groups of keys. A file has all keys in one mapping, with the names and
 /// meanings of the released code; defaults are those of the released recipes. `null` means: derived from other keys.
@@ -135,6 +139,31 @@ impl RunConfig {
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
+    }
+
+    /// Refuses an output folder that the run, or a distillation with the teacher, reads from. To go on in it (`resume`) is meant.
+    ///
+    /// # Errors
+    /// Names the setting that is the same folder.
+    pub fn check_output(&self, teacher: Option<&str>) -> Result<()> {
+        let Some(output) = &self.output.output_dir else { return Ok(()) };
+        let read = [
+            ("data_path", self.data.data_path.as_deref()),
+            ("eval_data_path", self.data.eval_data_path.as_deref()),
+            ("tokenizer_name", self.data.tokenizer_name.as_deref()),
+            ("encoder_model_name", Some(self.encoder.encoder_model_name.as_str())),
+            ("encoder_checkpoint", self.encoder.encoder_checkpoint.as_deref()),
+            ("eval_ppl_model", self.evaluation.eval_ppl_model.as_deref()),
+            ("init_from", self.output.init_from.as_deref()),
+            ("teacher_path", teacher),
+        ];
+        let same = |path: &str| elf_files::is_same(Path::new(path), Path::new(output));
+        match read.iter().find(|(_, path)| path.is_some_and(same)) {
+            Some((key, _)) => {
+                fail!(setting("output_dir"), "output_dir {output} is also {key}: name another folder for the run")
+            }
+            None => Ok(()),
+        }
     }
 
     /// How rows are padded: as set, or the default for the task.

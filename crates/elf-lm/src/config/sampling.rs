@@ -6,9 +6,10 @@ use elf_flow::sampler::{Euler, Registry, SamplerChoice, Sde};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::fitting::what_fits;
 use super::{Candidates, RunPlan, TimeScheduleName};
-use crate::Result;
-use crate::error::{Context, fail};
+use crate::error::fail;
+use crate::{Error, Result};
 
 /// The file of sampling settings in a model's folder.
 pub const SAMPLING: &str = "sampling.yml";
@@ -213,8 +214,9 @@ impl Sampling {
 
     fn with(&self, key: &str, value: Value) -> Result<Self> {
         let mut keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
-        keys.insert(key.to_owned(), value);
-        serde_json::from_value(Value::Object(keys)).context("a value does not fit its key")
+        keys.insert(key.to_owned(), value.clone());
+        let fits = |e| Error::setting(key, format!("{key} is {value}; {}", what_fits(key, &e)));
+        serde_json::from_value(Value::Object(keys)).map_err(fits)
     }
 
     /// The samplers in the value `named` of the key `sampler`, by default the present one, each with the flat keys of

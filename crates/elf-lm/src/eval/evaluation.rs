@@ -35,6 +35,8 @@ pub struct EvaluateOptions {
     pub bleu: Bleu,
     /// Whether to compute chrF as well, which compares characters instead of words.
     pub chrf: bool,
+    /// Whether TER is computed as well.
+    pub ter: bool,
     /// The judge of perplexity.
     pub judge: Option<JudgeSettings>,
     /// Bootstrap resamples for intervals; 0 for none.
@@ -57,6 +59,7 @@ impl EvaluateOptions {
             long_run: usual.long_run,
             bleu: usual.bleu,
             chrf: usual.chrf,
+            ter: usual.ter,
             judge: None,
             bootstrap: 0,
             title: None,
@@ -108,6 +111,7 @@ pub fn evaluate_for(asked: &EvaluateOptions, host: &Host) -> Result<Evaluation> 
         long_run: asked.long_run,
         bleu: asked.bleu,
         chrf: asked.chrf,
+        ter: asked.ter,
         bootstrap: (asked.bootstrap > 0).then(|| Bootstrap { resamples: asked.bootstrap, ..Bootstrap::default() }),
     };
     let title = asked.title.clone().unwrap_or_else(|| match sets.as_slice() {

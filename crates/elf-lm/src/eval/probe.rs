@@ -102,6 +102,7 @@ pub fn probe(model: &DescribedModel, asked: &ProbeOptions, host: &Host) -> Resul
 
 fn findings(model: &DescribedModel, asked: &ProbeOptions, times: &[f64], host: &Host) -> Result<Findings> {
     let device = model.source().device;
+    model.check_memory(asked.batch_size.min(asked.limit))?;
     let net = model.load_network()?;
     let Net::Flow(net) = &net else { fail!(request, "only a flow can be looked into") };
     let latents = model.text_latents(host)?;

@@ -96,9 +96,11 @@ impl DescribedModel {
         &self.found
     }
 
-    /// The folder of the model's sampling file; for every checkpoint of a run, the run's folder.
+    /// The folder of the model's sampling file: for every checkpoint of a run, the run's folder; for a parameter file, its folder.
     pub fn folder(&self) -> &Path {
-        self.found.run().map_or(self.source.path.as_path(), |run| run.run.root())
+        let named = self.source.path.as_path();
+        let own = if named.is_file() { elf_files::folder_of(named) } else { named };
+        self.found.run().map_or(own, |run| run.run.root())
     }
 
     /// The guide that the settings name, or `None`.
@@ -143,6 +145,21 @@ impl DescribedModel {
     fn latents_of(&self) -> LatentsOf<'_> {
         let config = self.settings_known.then_some(&self.plan.config);
         LatentsOf { tokenizer: self.tokenizer.fingerprint(), config, encoder: self.plan.encoder() }
+    }
+
+    /// Refuses an encoder that is named for a run whose texts are written without one.
+    ///
+    /// # Errors
+    /// If there is such an encoder.
+    pub fn check_encoder_is_used(&self) -> Result<()> {
+        match (&self.source.encoder, self.found.run()) {
+            (Some(name), Some(_)) if !needs_encoder(&self.plan) => fail!(
+                setting("encoder"),
+                "the encoder {} has no effect: this model writes its texts without one. Leave --encoder out",
+                name.display()
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Loads the encoder that the model was trained with.

@@ -11,6 +11,7 @@ mod model_ref;
 pub mod run_folder;
 pub mod same_latents;
 mod source;
+mod writing_memory;
 
 pub use described::DescribedModel;
 pub use model::{GenerateOptions, Model};

@@ -216,6 +216,11 @@ impl Model {
         watch: &mut TextWatch,
     ) -> Result<Generation> {
         let (plan, method) = (self.plan(), self.method(sampling));
+        self.described().check_memory(if options.one_shape {
+            options.batch_size
+        } else {
+            requests.len().min(options.batch_size)
+        })?;
         let guide = self.guide(sampling)?;
         let pad_to = options.one_shape.then_some(options.batch_size);
         let writer = self.loaded.writer(&method, guide.as_deref(), options.grid_seed, pad_to, &self.samplers)?;

@@ -151,7 +151,7 @@ impl RunModel {
                 fail!(
                     place(folder),
                     "{} holds no checkpoint: train one with `elf train`, or name a folder that `elf train` wrote",
-                    folder.display()
+                    path.display()
                 );
             };
             (run, checkpoint)

@@ -12,17 +12,19 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use elf_files::lines::without_byte_order_mark;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::queue::Job;
+use crate::config::fitted;
 use crate::text::conditions::TAKES_NO_INPUT;
 use crate::text::generated::TextRequest;
 
@@ -143,8 +145,9 @@ async fn generate(State(service): State<Service>, request: Request) -> Result<Js
     let body = tokio::time::timeout(service.read_timeout, Bytes::from_request(request, &())).await;
     let body = body.map_err(|_| Refusal(StatusCode::REQUEST_TIMEOUT, "the request arrived too slowly".to_owned()))?;
     let body = body.map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
-    let wanted: Wanted = serde_json::from_slice(&body)
+    let keys: Map<String, Value> = serde_json::from_slice(without_byte_order_mark(&body))
         .map_err(|e| Refusal::bad(format!("the body should be JSON such as {}: {e}", example(service.conditional))))?;
+    let wanted: Wanted = fitted(keys, "the request").map_err(|error| Refusal::bad(error.to_string()))?;
     let requests = wanted.requests(&service)?;
     let (reply, answered) = oneshot::channel();
     let begun = Instant::now();

@@ -39,12 +39,12 @@ pub fn check_writable(path: &Path) -> Result<()> {
         return Ok(());
     }
     if path.is_dir() {
-        fail!(place(path), "{}: it is a folder; name a file in it", cannot(path));
+        fail!(place(path), "{} could not be written: it is a folder; name a file in it", path.display());
     }
     let folder = elf_files::folder_of(path);
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let beside = tempfile::Builder::new().prefix(".writing-").tempfile_in(there);
-    beside.map(drop).with_context(|| cannot(path))
+    beside.map(drop).with_context(|| format!("{} could not be written", path.display()))
 }
 
 /// The first line of a file of unfinished texts.

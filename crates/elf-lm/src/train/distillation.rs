@@ -284,6 +284,7 @@ fn names(config: &DistillConfig, rounds: Rounds, curriculum: &Curriculum) -> Res
     let Some(output) = &config.run.output.output_dir else {
         fail!(setting("output_dir"), "output_dir is not set: where should the students be written?")
     };
+    config.run.check_output(Some(&name))?;
     Ok((name, rounds.root(output, curriculum)))
 }
 

@@ -8,7 +8,7 @@ use elf_core::Precision;
 use tch::Device;
 
 use crate::config::{OptimizerName, RunPlan};
-use crate::train::system_memory;
+use crate::train::system_memory::{self, Size};
 
 /// Bytes by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,18 +92,6 @@ impl MemoryPlan {
             }
         };
         fail!(setting("batch_size"), "this run needs about {self} of memory, and has {}: {remedy}", Size(there))
-    }
-}
-
-/// A number of bytes as a person says it.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0 {
-            bytes @ 1_000_000_000.. => write!(f, "{:.1} GB", bytes as f64 / 1e9),
-            bytes => write!(f, "{:.0} MB", bytes as f64 / 1e6),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the system says of memory: how much there is, and the most that this process held.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -49,6 +50,18 @@ fn entry(file: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// A number of bytes as a person says it.
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            bytes @ 1_000_000_000.. => write!(f, "{:.1} GB", bytes as f64 / 1e9),
+            bytes => write!(f, "{:.0} MB", bytes as f64 / 1e6),
+        }
+    }
 }
 
 #[cfg(test)]

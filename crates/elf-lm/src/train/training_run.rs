@@ -100,6 +100,7 @@ impl TrainingRun {
                 host.note(line);
             }
         };
+        config.check_output(None)?;
         let inputs = TrainingInputs::load(config, device, host)?;
         let plan = inputs.plan(config, device, world as usize)?;
         agree(&plan, &inputs, ranks.comm.as_ref())?;

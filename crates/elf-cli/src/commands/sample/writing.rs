@@ -14,7 +14,9 @@ use elf_train::Comm;
 use serde::Serialize;
 
 use super::SampleArgs;
+use crate::printing::{note, out};
 use crate::progress;
+use crate::standard_streams::is_output;
 use elf_lm::Fingerprint;
 use elf_lm::model::DescribedModel;
 use elf_lm::text::text_file::{Unfinished, write_texts};
@@ -42,6 +44,8 @@ pub struct Writing<'a> {
     stop: Option<Arc<AtomicBool>>,
     /// Of files that are written: they stay until all are, so that no texts are made anew after an interruption.
     written: Vec<Unfinished>,
+    /// Whether the preview of written texts could be printed; files are written whether or not it could.
+    shown: Result<()>,
 }
 
 impl<'a> Writing<'a> {
@@ -75,6 +79,7 @@ impl<'a> Writing<'a> {
             origin: origin.into_iter().fold(Fingerprint::default(), |all, (name, value)| all.with(name, value)),
             stop: keeps.then(progress::stop_on_interrupt).transpose()?,
             written: Vec::new(),
+            shown: Ok(()),
         })
     }
 
@@ -105,7 +110,7 @@ impl<'a> Writing<'a> {
         };
         let before = kept.as_ref().map_or(0, Unfinished::positions_before);
         if let Some(kept) = kept.as_ref().filter(|_| before > 0) {
-            eprintln!("going on with {}", kept.path().display());
+            note!("going on with {}", kept.path().display());
         }
         // Rank 0 shows its own part, which is about that of everyone.
         let bar = progress::bar(self.texts as u64 / self.comm.world(), "texts");
@@ -124,27 +129,24 @@ impl<'a> Writing<'a> {
                 // Whoever called has no use for half of the texts.
                 bail!("{told}");
             }
-            eprintln!("{told}");
+            note!("{told}");
             return Ok(Made::Interrupted);
         }
         if self.comm.rank() > 0 {
             return Ok(Made::All);
         }
-        eprintln!("{}", summary(name, &generation, before, started.elapsed().as_secs_f64()));
-        for (t, text) in &generation.frames {
-            println!("t = {t:.2}  {text}");
-        }
+        note!("{}", summary(name, &generation, before, started.elapsed().as_secs_f64()));
         let texts = &generation.texts;
-        match output {
-            None => print_texts(texts),
-            Some(path) => {
-                write_texts(&path, texts)?;
-                self.written.extend(kept);
-                if !self.args.trace && !self.args.silent {
-                    print_texts(&texts[..texts.len().min(3)]);
-                }
-                eprintln!("written to {}", path.display());
-            }
+        let Some(path) = output else {
+            print(&generation, texts)?;
+            return Ok(Made::All);
+        };
+        write_texts(&path, texts)?;
+        self.written.extend(kept);
+        note!("written to {}", path.display());
+        let preview = if self.args.trace || self.args.silent || is_output(&path) { 0 } else { texts.len().min(3) };
+        if self.shown.is_ok() && !is_output(&path) {
+            self.shown = print(&generation, &texts[..preview]);
         }
         Ok(Made::All)
     }
@@ -152,10 +154,10 @@ impl<'a> Writing<'a> {
     /// Removes what was kept of texts that are now all written.
     ///
     /// # Errors
-    /// If it cannot be removed.
+    /// If it cannot be removed, or the texts' preview could not be printed.
     pub fn finish(self) -> Result<ExitCode> {
         self.written.into_iter().try_for_each(Unfinished::remove)?;
-        Ok(ExitCode::SUCCESS)
+        self.shown.map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -177,16 +179,20 @@ fn summary(setting: &str, generation: &Generation, before: u64, seconds: f64) ->
     line
 }
 
-/// Each text, and below it what it was made from and what a good one would be, if there is such a thing.
-fn print_texts(texts: &[GeneratedText]) {
+/// The frames of a trace, then each text, and below it what it was made from and what a good one would be, if there is such a thing.
+fn print(generation: &Generation, texts: &[GeneratedText]) -> Result<()> {
+    for (t, text) in &generation.frames {
+        out!("t = {t:.2}  {text}")?;
+    }
     for text in texts {
-        println!("[{}] {}", text.index, text.text);
+        out!("[{}] {}", text.index, text.text)?;
         for (what, beside) in [("from", &text.input), ("reference", &text.reference)] {
             if let Some(beside) = beside {
-                println!("      {what}: {}", on_one_line(beside));
+                out!("      {what}: {}", on_one_line(beside))?;
             }
         }
     }
+    Ok(())
 }
 
 /// The beginning of a text that may be a page long.
