@@ -111,7 +111,7 @@ fn what_it_cannot_begin_as_is_refused_before_anything_is_written() {
     let call =
         ["tokenizer", "train", "--input", &corpus, "--column", "de", "--vocab-size", "70", "--output", &tokenizer];
     run(elf(&call)).well();
-    fs::copy(&tokenizer, format!("{other}/tokenizer.json")).unwrap();
+    fs::copy(format!("{tokenizer}/tokenizer.json"), format!("{other}/tokenizer.json")).unwrap();
     let other = format!("init_from={other}");
     let file = within(&folder, "a.safetensors");
     run(elf(&["convert", &materials.path("run"), &file])).well();
