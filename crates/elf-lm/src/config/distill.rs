@@ -236,7 +236,7 @@ mod tests {
         let message = read("pd_step_sise: 1\n", &[]).unwrap_err().report();
         assert!(message.contains("`pd_step_sise`") && message.contains("`pd_step_size`"), "{message}");
         let message = read("epochs: many\n", &[]).unwrap_err().report();
-        assert!(message.contains("does not fit") && message.contains("distill.yml"), "{message}");
+        assert!(message.contains("epochs must be a number") && message.contains("distill.yml"), "{message}");
         assert!(read("pd_teacher_schedule: cosine\n", &[]).unwrap_err().report().contains("cosine"));
     }
 

@@ -340,6 +340,6 @@ mod tests {
         assert!(refused("[]\n").contains("holds no sampling setting"));
         let message = refused("- sampling_metod: sde\n");
         assert!(message.contains("`sampling_metod`") && message.contains("`sampling_method`"), "{message}");
-        assert!(refused("- cfgs: many\n").contains("does not fit its key"));
+        assert!(refused("- cfgs: many\n").contains("cfg must be a number"));
     }
 }
