@@ -347,7 +347,8 @@ fn files_that_are_none_are_refused() {
         // A new folder for samples is made, an empty list of words to count is one, and a configuration may be empty.
         let made = id == "samples_folder";
         let may_be_empty = ["count_over", "write_into", "config"].contains(&id);
-        let mut values = vec![("/none/here.jsonl", made), (&folder, made)];
+        let (missing, new) = ("/none/here.jsonl", files.at("made/here"));
+        let mut values = vec![(if made { &*new } else { missing }, made), (&*folder, made)];
         values.extend((!may_be_empty).then_some((empty.as_str(), false)));
         values.into_iter().map(|(path, may_succeed)| (form(path), may_succeed || only_planned)).collect()
     });
