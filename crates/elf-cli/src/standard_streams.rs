@@ -15,7 +15,8 @@ use tempfile::TempDir;
 /// Options that name files of texts or settings to read; models, tokenizers and shards are folders.
 const INPUTS: [&str; 6] = ["input", "samples", "references", "training", "config", "sampling_config"];
 
-/// The folder with a copy of standard input, once it was read: formats are told by names, and files are read more than once.
+/// A temporary folder and the copy of standard input in it, once standard input was read. A copy is needed because readers choose
+/// a format by the file's name, and because some files are read twice.
 static COPY: Mutex<Option<(TempDir, PathBuf)>> = Mutex::new(None);
 
 /// A command all of whose options, and those of its subcommands, take `-` in this way.

@@ -148,7 +148,7 @@ fn a_dash_is_standard_input_and_output() {
     let selected = fed(&["data", "select", "--input", "-", "--column", "text", "--output", "-"], rows).well();
     assert_eq!(selected.out, "{\"text\":\"A dog\"}\n{\"text\":\"A cat\"}\n");
     assert!(selected.err.contains("2 of 2 rows"), "{}", selected.err);
-    // Plain text, and text of another format, are told by what they hold.
+    // The content decides whether standard input is plain text or another format.
     let shards = within(&folder, "shards");
     let tokenizer = materials.path("tokenizer");
     let prepare = ["data", "prepare", "--input", "-", "--tokenizer", &tokenizer, "--output", &shards];

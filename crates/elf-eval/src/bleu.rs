@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::iter::Sum;
 use std::ops::AddAssign;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -111,8 +110,7 @@ impl Bleu {
         hypotheses: &[H],
         references: &[impl References],
     ) -> Result<Vec<BleuCounts>> {
-        references::check(hypotheses, references)?;
-        Ok(hypotheses.par_iter().zip(references).map(|(h, r)| self.counts(h.as_ref(), &r.texts())).collect())
+        references::of_each(hypotheses, references, |hypothesis, r| self.counts(hypothesis, &r.texts()))
     }
 
     /// BLEU from counts.

@@ -8,7 +8,6 @@ use std::hash::Hash;
 use std::iter::Sum;
 use std::ops::AddAssign;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -80,8 +79,7 @@ impl Chrf {
         hypotheses: &[H],
         references: &[impl References],
     ) -> Result<Vec<ChrfCounts>> {
-        references::check(hypotheses, references)?;
-        Ok(hypotheses.par_iter().zip(references).map(|(h, r)| self.counts(h.as_ref(), &r.texts())).collect())
+        references::of_each(hypotheses, references, |hypothesis, r| self.counts(hypothesis, &r.texts()))
     }
 
     /// chrF from counts.

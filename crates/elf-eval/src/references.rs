@@ -1,5 +1,7 @@
 //! References of a hypothesis: one text or several.
 
+use rayon::prelude::*;
+
 use crate::{Error, Result};
 
 /// One reference, or several of which the best match counts.
@@ -38,11 +40,24 @@ pub(crate) fn count(references: &[impl References]) -> Option<usize> {
     references.iter().all(|references| references.texts().len() == first).then_some(first)
 }
 
+/// The results of `of` for each hypothesis and its references, in their order; computed on all cores.
+///
+/// # Errors
+/// If the lists differ in length or are empty, or a hypothesis has no reference.
+pub(crate) fn of_each<H: AsRef<str> + Sync, R: References, T: Send>(
+    hypotheses: &[H],
+    references: &[R],
+    of: impl Fn(&str, &R) -> T + Sync,
+) -> Result<Vec<T>> {
+    check(hypotheses, references)?;
+    Ok(hypotheses.par_iter().zip(references).map(|(hypothesis, r)| of(hypothesis.as_ref(), r)).collect())
+}
+
 /// Refuses lists of different lengths, empty ones, and hypotheses without a reference.
 ///
 /// # Errors
 /// An error that says which of these it is.
-pub(crate) fn check<H>(hypotheses: &[H], references: &[impl References]) -> Result<()> {
+fn check<H>(hypotheses: &[H], references: &[impl References]) -> Result<()> {
     if hypotheses.len() != references.len() {
         return Err(Error::UnequalLengths {
             left_name: "hypotheses",

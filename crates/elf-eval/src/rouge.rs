@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::references::{self, References};
@@ -83,8 +82,7 @@ fn score_one(prediction: &str, reference: &str) -> Rouge {
 /// # Errors
 /// If the lists differ in length or are empty, or a prediction has no reference.
 pub fn score_pairs<P: AsRef<str> + Sync>(predictions: &[P], references: &[impl References]) -> Result<Vec<Rouge>> {
-    references::check(predictions, references)?;
-    Ok(predictions.par_iter().zip(references).map(|(p, r)| score(p.as_ref(), r)).collect())
+    references::of_each(predictions, references, score)
 }
 
 /// Mean F1 x 100 over pairs; zeros if there are none.

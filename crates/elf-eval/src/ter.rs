@@ -6,7 +6,6 @@
 
 use std::cmp::Ordering;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -77,8 +76,7 @@ impl Ter {
         hypotheses: &[H],
         references: &[impl References],
     ) -> Result<Vec<TerCounts>> {
-        references::check(hypotheses, references)?;
-        Ok(hypotheses.par_iter().zip(references).map(|(h, r)| self.counts(h.as_ref(), &r.texts())).collect())
+        references::of_each(hypotheses, references, |hypothesis, r| self.counts(hypothesis, &r.texts()))
     }
 
     /// TER from counts.

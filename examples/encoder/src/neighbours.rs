@@ -21,7 +21,7 @@ fn open(source: &EncoderSource, device: Device, _: Precision) -> Result<Box<dyn 
     Ok(Box::new(Neighbours::load(source, device)?))
 }
 
-/// Latents with as little context as there can be: a vector of each token, plus a share of the vector of the token before it.
+/// An encoder whose context is one token: each latent is the token's own vector plus a fraction of the previous token's vector.
 #[derive(Debug)]
 pub struct Neighbours {
     params: ParamSet,

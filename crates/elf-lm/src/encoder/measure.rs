@@ -92,7 +92,7 @@ pub fn measure(settings: &MeasureSettings, host: &Host) -> Result<LatentMeasurem
     Ok(measured)
 }
 
-/// How many words are told from noisy latents alone.
+/// Shares of words that a linear classifier recognises from noisy latents, without context.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WordsTold {
     /// Times, each with the share of held-out tokens that are recognised there.
@@ -143,7 +143,8 @@ impl LatentMeasurement {
         Ok(self.fitted.normalised(stats)?.effective_dimensions()?)
     }
 
-    /// Which words are told from latents normalised by `stats` under noise of this scale at t = 0.
+    /// The shares of words that are recognised, at several times, from latents that are normalised by `stats`. `noise_scale` is the
+    /// standard deviation of the noise at t = 0.
     ///
     /// # Errors
     /// If the corpus is too small for it.

@@ -41,7 +41,7 @@ pub struct Pretraining {
 }
 
 impl Pretraining {
-    /// Reads the texts and makes the model. What will be trained is told in a note; texts are reported as progress.
+    /// Reads the texts and makes the model. A note describes what will be trained; the number of texts read is sent as progress.
     ///
     /// # Errors
     /// Names the setting that is impossible; or if a text cannot be read, the output is there already, or another process trains for
