@@ -19,7 +19,7 @@ use elf_lm::json_files::write_json;
 use elf_lm::model::run_folder::RunModel;
 use elf_lm::text::text_file::check_writable;
 
-use super::sample::{Order, SampleArgs};
+use super::sample::{self, SampleArgs};
 use super::{at_least_one, at_most, output_file};
 use crate::events::Terminal;
 use crate::printing::{note, out};
@@ -187,6 +187,8 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
         bail!("{} is no run with a folder of its own: say with --samples-folder where texts are kept", model.display());
     };
     let (device, comm) = rank_environment::meet(args.device)?;
+    let mut terminal = Terminal::default();
+    let host = &hub::host(&mut terminal);
     let mut flags = args.sampling.clone();
     flags.extend(args.num.map(|n| format!("--num={n}")));
     flags.extend(args.f32.then(|| "--f32".to_owned()));
@@ -201,18 +203,18 @@ fn sampled(args: &EvalArgs, model: &Path) -> Result<Vec<PathBuf>> {
                 .chain([format!("--seed={seed}"), format!("--device={}", args.device)])
                 .map(Into::into),
         );
-        let order = Order::read(parsed(line)?, device)?;
-        if order.settings() > 1 {
+        let (_, job) = sample::job(parsed(line)?, device, host)?;
+        if job.methods.len() > 1 {
             bail!("the settings ask for several files of texts: evaluate one setting at a time");
         }
         // What files hold counts and not their names: another model or other inputs may come to lie at the same place.
-        let key = blake3::hash(format!("{}\n{flags:?}", order.identity()?).as_bytes()).to_hex();
+        let key = blake3::hash(format!("{}\n{flags:?}", job.identity(host)?).as_bytes()).to_hex();
         let file = folder.join(format!("eval-{}-seed-{seed}.jsonl", &key[..12]));
         if file.is_file() {
             note!("taken as it is: {}", file.display());
         } else {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            order.write_silently(&file).carry_out(comm.as_ref())?;
+            sample::write_silently(job, &file, comm.as_ref())?;
         }
         files.push(file);
     }

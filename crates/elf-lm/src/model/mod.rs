@@ -14,6 +14,6 @@ mod source;
 mod writing_memory;
 
 pub use described::DescribedModel;
-pub use model::{GenerateOptions, Model};
+pub use model::Model;
 pub use model_ref::{ModelRef, Resumable};
 pub use source::ModelSource;

@@ -17,7 +17,8 @@ use crate::error::fail;
 use crate::hub::Hub;
 use crate::text::baseline_writer::Decoding;
 use crate::text::generated::{Generation, TextRequest};
-use crate::text::text_loop::{BatchOptions, TextLoop, TextWatch};
+use crate::text::text_loop::TextWatch;
+use crate::text::text_run::{GenerateOptions, TextFiles, TextRun, Written};
 use crate::{Host, Result, Silent};
 
 /// A loaded model that generates text: an embedded language flow or a baseline.
@@ -35,26 +36,6 @@ pub struct Model {
     hub: Hub,
     /// The guides loaded so far, by path.
     guides: RefCell<Vec<(PathBuf, Rc<Guide>)>>,
-}
-
-/// Options of [`Model::generate_watched`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct GenerateOptions {
-    /// Texts per batch.
-    pub batch_size: usize,
-    /// Whether to pad the last batch to `batch_size` rows, so that a text depends on its seed and input alone, even in
-    /// rounding.
-    pub one_shape: bool,
-    /// Seed of the time grid, if it is random. All texts share the grid.
-    pub grid_seed: u64,
-    /// Times in [0, 1] at which the texts of the first batch are decoded while they form; each costs a pass.
-    pub trace: Vec<f64>,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        Self { batch_size: 8, one_shape: true, grid_seed: 0, trace: Vec::new() }
-    }
 }
 
 impl Model {
@@ -215,23 +196,63 @@ impl Model {
         options: &GenerateOptions,
         watch: &mut TextWatch,
     ) -> Result<Generation> {
-        let (plan, method) = (self.plan(), self.method(sampling));
-        self.described().check_memory(if options.one_shape {
-            options.batch_size
-        } else {
-            requests.len().min(options.batch_size)
-        })?;
         let guide = self.guide(sampling)?;
-        let pad_to = options.one_shape.then_some(options.batch_size);
-        let writer = self.loaded.writer(&method, guide.as_deref(), options.grid_seed, pad_to, &self.samplers)?;
-        let batches = BatchOptions {
-            rows: options.batch_size,
-            one_shape: options.one_shape,
-            candidates: method.candidates()?,
-            trace: &options.trace,
-        };
-        let texts = TextLoop { writer: &*writer, plan, tokenizer: self.tokenizer(), comm: &Solo };
-        texts.generate(requests, batches, None, watch)
+        self.run(requests, options, guide.as_deref())?.watched(&self.method(sampling), watch)
+    }
+
+    /// Generates texts into a JSONL file, one object per line ([`GeneratedText`](crate::GeneratedText)). It can be
+    /// interrupted by the flag to stop of `host`, and by the end of the process: the same call continues after the last
+    /// finished batch, with the same texts as without the interruption. Progress goes to `host`.
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::AtomicBool};
+    /// use elf_lm::{GenerateOptions, Host, Silent, TextRequest, Written};
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/mini-de-en");
+    /// let model = elf_lm::Model::load(folder)?;
+    /// let sampling = model.sampling()?.steps(2);
+    /// let requests = [TextRequest::from_input(7, "Ein Programm zum Zeichnen")];
+    /// let options = GenerateOptions { batch_size: 1, ..GenerateOptions::default() };
+    /// let folder = tempfile::tempdir()?;
+    /// let file = folder.path().join("texts.jsonl");
+    ///
+    /// // A program sets this flag on Ctrl-C. Here it is set from the beginning.
+    /// let mut silent = Silent;
+    /// let stopping = Host::new(&mut silent).with_stop(Arc::new(AtomicBool::new(true)));
+    /// let written = model.generate_into(&file, &requests, &sampling, &options, &stopping)?;
+    /// assert!(matches!(written, Written::Interrupted(_)) && !file.exists());
+    ///
+    /// let mut silent = Silent;
+    /// let written = model.generate_into(&file, &requests, &sampling, &options, &Host::new(&mut silent))?;
+    /// assert!(matches!(written, Written::All { .. }) && file.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a request or the setting is invalid for the model, libtorch fails, the file cannot be written, or unfinished
+    /// texts of other inputs lie beside it.
+    pub fn generate_into(
+        &self,
+        path: impl AsRef<Path>,
+        requests: &[TextRequest],
+        sampling: &Sampling,
+        options: &GenerateOptions,
+        host: &Host,
+    ) -> Result<Written> {
+        let guide = self.guide(sampling)?;
+        let mut files = TextFiles::new(self.run(requests, options, guide.as_deref())?);
+        let written = files.write(&self.method(sampling), path.as_ref(), host)?;
+        files.finish()?;
+        Ok(written)
+    }
+
+    fn run<'a>(
+        &'a self,
+        requests: &'a [TextRequest],
+        options: &'a GenerateOptions,
+        guide: Option<&'a Guide>,
+    ) -> Result<TextRun<'a>> {
+        self.described().check_memory(options.rows(requests.len()))?;
+        Ok(TextRun { model: &self.loaded, guide, requests, options, samplers: &self.samplers, comm: &Solo })
     }
 
     /// The guide that a setting names, loaded at its first use.

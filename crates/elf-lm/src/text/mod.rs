@@ -9,4 +9,5 @@ pub mod text_column;
 pub mod text_file;
 pub mod text_latents;
 pub mod text_loop;
+pub mod text_run;
 mod text_so_far;

@@ -7,7 +7,7 @@ use elf_gpt2::decoding::{BeamSearch, TokenSampling};
 use elf_lm::config::{BaselinePlan, RunPlan};
 use elf_lm::text::baseline_writer::Decoding;
 
-use super::SampleArgs;
+use super::args::SampleArgs;
 
 impl SampleArgs {
     /// Flags that only an autoregressive model knows, and whether they were given.
