@@ -158,7 +158,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for call in ready_models().into_iter().chain(calls(out, options.minutes)) {
         match &call.leaves {
             Some(path) if workspace.root.join(path).exists() => {
-                println!("\n==> {}: {} is there already", call.title, path.display());
+                println!("\n==> {}: {} already exists", call.title, path.display());
             }
             _ => {
                 let mut command = Command::new(&elf);

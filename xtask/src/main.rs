@@ -103,7 +103,7 @@ fn run(task: Task) -> Result<ExitCode> {
             let how = if again { SetUp::Again } else { SetUp::Once };
             let libtorch = setup(&workspace, how)?;
             println!("libtorch: {libtorch}");
-            println!("Plain `cargo build`, `cargo test` and `cargo run -p elf-cli` now work.");
+            println!("`cargo build --release`, `cargo test --release` and `cargo run --release --bin elf` now work.");
         }
         Task::Doctor { json } => return doctor::run(&workspace, json),
         Task::Test { arguments } => checks::test(&workspace, &arguments)?,

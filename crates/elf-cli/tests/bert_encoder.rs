@@ -45,7 +45,7 @@ fn a_bert_is_cut_measured_trained_with_and_sampled_from() {
     let config: Value = serde_json::from_str(&fs::read_to_string(at("encoder/config.json")).unwrap()).unwrap();
     assert_eq!((&config["num_hidden_layers"], &config["vocab_size"]), (&2.into(), &24.into()));
     assert!(fs::read_to_string(at("encoder/README.md")).unwrap().contains("the first 2 of 3"));
-    run(elf(&cut)).badly(&["is there already"]);
+    run(elf(&cut)).badly(&["already exists"]);
 
     run(elf(&["data", "prepare", "--input", &texts, "--tokenizer", &encoder, "--eos-target", "--output", &shards]))
         .well();

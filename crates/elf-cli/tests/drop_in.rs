@@ -86,7 +86,7 @@ fn an_exported_run_writes_what_the_run_writes_from_wherever_it_lies() {
     materials.copy("encoder", &folder);
     let export = ["export", &ours, &exported, "--encoder", "../../encoder", "--title", "Mine & <more>"];
     run(elf(&[&export[..], &["--dtype", "f32"]].concat())).well();
-    run(elf(&export)).badly(&["is there already"]);
+    run(elf(&export)).badly(&["already exists"]);
     let card = fs::read_to_string(within(&folder, "models/mine/README.md")).unwrap();
     for part in ["# Mine & <more>", "conditional text", "../../encoder"] {
         assert!(card.contains(part), "{part} is missing in {card}");

@@ -192,7 +192,7 @@ fn pretraining_of_an_encoder_goes_on_to_the_same_encoder() {
         assert!(one == other, "{file} differs");
     }
     assert!(!begun.exists(), "what it went on from is no longer needed");
-    run(pretraining(&output, &steps)).badly(&[&output, "is there already"]);
+    run(pretraining(&output, &steps)).badly(&[&output, "already exists"]);
 }
 
 #[test]

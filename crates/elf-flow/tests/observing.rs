@@ -5,10 +5,10 @@ mod toy;
 use elf_core::{Counting, Network};
 use elf_flow::sampler::Registry;
 use elf_flow::{
-    Error, FlowPath, Frame, GenerateConfig, Generated, Generator, Next, PredictionTarget, Reencode, Request, Result,
+    Condition, Error, FlowPath, Frame, GenerateConfig, Generated, Generator, Next, PredictionTarget, Reencode, Request, Result,
     SamplingObserver, Step, TimeLaw, TrainedFlow,
 };
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use toy::{C, Toy};
 
 const S: i64 = 9;
@@ -103,6 +103,24 @@ fn a_trace_shows_the_text_as_it_forms() {
     let mut frames = Vec::new();
     generate(&net, AT_ONCE, &request, &mut frames).unwrap();
     assert_eq!(frames, watch.frames);
+}
+
+#[test]
+fn times_within_the_condition_show_the_first_block() {
+    let (net, seeds) = (Toy::new(true), [4, 5]);
+    let rows = [2, S, C];
+    // The shortest condition has 5 of 9 positions, so the first block that is generated is the second, 4 to 8.
+    let lengths = Tensor::from_slice(&[5i64, 6]).view([2, 1]);
+    let mask = Tensor::arange(S, (Kind::Int64, Device::Cpu)).less_tensor(&lengths).to_kind(Kind::Float);
+    let ids = Tensor::zeros([2, S], (Kind::Int64, Device::Cpu));
+    let condition = Condition::new(&Tensor::zeros(rows, (Kind::Float, Device::Cpu)), &ids, &mask).unwrap();
+    let [_, (trained, request, _)] = requests(&seeds);
+    for (trace, shown) in [(&[0.0][..], &[8.0 / 9.0][..]), (&[0.0, 0.2, 1.0], &[8.0 / 9.0, 1.0]), (&[0.9], &[1.0])] {
+        let mut watch = Watch::new(|_| Next::Continue);
+        let request = Request { condition: Some(&condition), trace, ..request };
+        generate(&net, trained, &request, &mut watch).unwrap();
+        assert_eq!(watch.frames.iter().map(|frame| frame.t).collect::<Vec<_>>(), shown);
+    }
 }
 
 #[test]

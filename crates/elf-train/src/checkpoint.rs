@@ -163,15 +163,15 @@ impl CheckpointFolder {
     pub fn prune(&self, policy: &KeepPolicy) -> Result<Vec<u64>> {
         let present = self.list()?;
         let steps: Vec<u64> = present.iter().map(|(step, _)| *step).collect();
-        let superfluous = policy.superfluous(&steps);
+        let removable = policy.removable(&steps);
         for (step, path) in present {
-            if superfluous.contains(&step) {
+            if removable.contains(&step) {
                 // Renamed first, so that an incomplete checkpoint never has a checkpoint's name.
                 let old = self.set_aside(&path)?;
                 fs::remove_dir_all(&old).map_err(CoreError::io("remove", &old))?;
             }
         }
-        Ok(superfluous)
+        Ok(removable)
     }
 
     /// Removes all checkpoints after `step`, unless `step` itself has none: one checkpoint is always left.

@@ -24,7 +24,7 @@ impl Default for KeepPolicy {
 
 impl KeepPolicy {
     /// The steps among `present` whose checkpoints may be removed, ascending.
-    pub fn superfluous(&self, present: &[u64]) -> Vec<u64> {
+    pub fn removable(&self, present: &[u64]) -> Vec<u64> {
         let Some(last) = self.last else { return Vec::new() };
         let mut steps = present.to_vec();
         steps.sort_unstable();
@@ -44,10 +44,10 @@ mod tests {
     #[test]
     fn the_newest_and_the_milestones_stay() {
         let policy = KeepPolicy { last: Some(2), every: Some(100), pinned: None };
-        assert_eq!(policy.superfluous(&[250, 50, 100, 150, 200]), [50, 150]);
-        assert_eq!(KeepPolicy { pinned: Some(50), ..policy }.superfluous(&[250, 50, 100, 150, 200]), [150]);
-        assert!(KeepPolicy { last: None, every: None, pinned: None }.superfluous(&[1, 2, 3]).is_empty());
-        assert_eq!(KeepPolicy { last: Some(0), every: None, pinned: None }.superfluous(&[1, 2, 3]), [1, 2]);
+        assert_eq!(policy.removable(&[250, 50, 100, 150, 200]), [50, 150]);
+        assert_eq!(KeepPolicy { pinned: Some(50), ..policy }.removable(&[250, 50, 100, 150, 200]), [150]);
+        assert!(KeepPolicy { last: None, every: None, pinned: None }.removable(&[1, 2, 3]).is_empty());
+        assert_eq!(KeepPolicy { last: Some(0), every: None, pinned: None }.removable(&[1, 2, 3]), [1, 2]);
     }
 
     proptest! {
@@ -56,7 +56,7 @@ mod tests {
             present in proptest::collection::vec(0u64..1000, 0..40), last in 0u64..5, every in proptest::option::of(0u64..50),
         ) {
             let policy = KeepPolicy { last: Some(last), every, pinned: None };
-            let gone = policy.superfluous(&present);
+            let gone = policy.removable(&present);
             let distinct = present.iter().collect::<std::collections::BTreeSet<_>>();
             let newest: Vec<_> = distinct.iter().rev().take(last.max(1) as usize).collect();
             for step in &gone {

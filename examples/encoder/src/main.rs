@@ -1,8 +1,8 @@
 //! Translates a German package description from latents of an encoder family from outside of this repository's crates.
 //!
 //! ```text
-//! cargo run --release -p encoder-example
-//! cargo run --release -p encoder-example -- 0.5 "Ein Programm zum Zeichnen"
+//! cargo run --release --bin encoder-example
+//! cargo run --release --bin encoder-example -- 0.5 "Ein Programm zum Zeichnen"
 //! ```
 //!
 //! The model was trained on latents that know their context, and does not know what these mean: it writes words, but no

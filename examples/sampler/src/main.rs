@@ -1,8 +1,8 @@
 //! Translates a German package description with a sampler from outside of this repository's crates.
 //!
 //! ```text
-//! cargo run --release -p sampler-example
-//! cargo run --release -p sampler-example -- two-stage:place=0.5 "Ein Programm zum Zeichnen"
+//! cargo run --release --bin sampler-example
+//! cargo run --release --bin sampler-example -- two-stage:place=0.5 "Ein Programm zum Zeichnen"
 //! ```
 
 use elf_lm::SamplingPatch;

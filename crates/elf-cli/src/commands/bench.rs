@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use elf_core::device::{DeviceChoice, describe};
 use elf_core::{Precision, PrecisionPolicy};
@@ -189,14 +189,10 @@ fn check_memory(workload: &Workload) -> Result<()> {
     let (rows, positions) = (workload.batch as u64, workload.seq as u64);
     let activations = workload.model.activation_bytes(rows, positions, workload.policy, true);
     let needed = activations.saturating_add(20 * workload.model.parameter_count());
-    match system_memory::total_bytes().filter(|there| workload.device == Device::Cpu && needed > *there) {
-        Some(there) => bail!(
-            "a training step needs about {} of memory, and this machine has {}: lower --batch (now {rows}) or --seq (now {positions})",
-            system_memory::Size(needed),
-            system_memory::Size(there)
-        ),
-        None => Ok(()),
-    }
+    let available = system_memory::available(workload.device, 1);
+    Ok(system_memory::check("a training step", needed, available, |_| {
+        format!("lower --batch (now {rows}) or --seq (now {positions})")
+    })?)
 }
 
 fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {

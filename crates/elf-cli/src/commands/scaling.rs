@@ -49,14 +49,14 @@ struct Update {
 
 /// Most GPUs, and most rows and positions; a mistyped number must not take hours to count.
 const MOST_GPUS: usize = 1 << 17;
-const MOST_ROWS: usize = 1 << 30;
+const MOST: usize = 1 << 30;
 
 impl ScalingArgs {
     /// What clap cannot check.
     fn check(&self) -> Result<()> {
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let mut counts = vec![("--rows", count(self.rows), MOST_ROWS), ("--seq", count(self.seq), MOST_ROWS)];
-        counts.extend(self.rows_each.map(|rows| ("--rows-each", count(rows), MOST_ROWS)));
+        let mut counts = vec![("--rows", count(self.rows), MOST), ("--seq", count(self.seq), MOST)];
+        counts.extend(self.rows_each.map(|rows| ("--rows-each", count(rows), MOST)));
         counts.extend(self.gpus.iter().map(|gpus| ("--gpus", count(*gpus), MOST_GPUS)));
         at_least_one(&counts.iter().map(|(name, count, _)| (*name, *count)).collect::<Vec<_>>())?;
         at_most(&counts)?;

@@ -183,7 +183,9 @@ impl Generator<'_> {
         draft.cost.trace_passes += trace_passes;
         draft.cost.context_passes += own.passes() + weak.passes();
         let position = |t: &f64| ((t * s as f64).ceil() as i64).clamp(1, s);
-        show_end |= batch.request.trace.iter().any(|t| (first + 1..=block.end()).contains(&position(t)));
+        // What precedes the first block is the condition: it has no frame of its own.
+        let after = if number == 0 { 0 } else { first };
+        show_end |= batch.request.trace.iter().any(|t| (after + 1..=block.end()).contains(&position(t)));
         if show_end {
             observer.frame(Frame { t: block.end() as f64 / s as f64, ids: draft.on_host(asked)?.ids });
         }

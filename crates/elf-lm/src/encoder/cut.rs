@@ -59,7 +59,7 @@ pub struct CutEncoder {
 pub fn cut(settings: &CutSettings, host: &Host) -> Result<CutEncoder> {
     let CutSettings { source, output, .. } = settings;
     if is_taken(output) {
-        fail!(place(output), "{} is there already: choose another --output", output.display());
+        fail!(place(output), "{} already exists: choose another --output", output.display());
     }
     let folder = host.locate(source, What::Encoder)?;
     let load = |layer| {

@@ -52,7 +52,7 @@ impl Destination {
         if !half && !self.overwrite {
             fail!(
                 place(output),
-                "{} is there already and is not this encoder: choose another --output, or write over it with --overwrite",
+                "{} already exists and is not this encoder: choose another --output, or write over it with --overwrite",
                 output.display()
             );
         }

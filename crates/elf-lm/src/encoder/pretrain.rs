@@ -44,7 +44,7 @@ impl Pretraining {
     /// Reads the texts and makes the model. A note describes what will be trained; the number of texts read is sent as progress.
     ///
     /// # Errors
-    /// Names the setting that is impossible; or if a text cannot be read, the output is there already, or another process trains for
+    /// Names the setting that is impossible; or if a text cannot be read, the output already exists, or another process trains for
     /// it.
     pub fn prepare(settings: PretrainingSettings, host: &Host) -> Result<Self> {
         settings.check()?;

@@ -86,7 +86,7 @@ impl PretrainingSettings {
     pub(super) fn refuse_taken(&self) -> Result<()> {
         if is_taken(&self.output) {
             let output = self.output.display();
-            fail!(place(&self.output), "{output} is there already; choose another --output, or remove it");
+            fail!(place(&self.output), "{output} already exists; choose another --output, or remove it");
         }
         Ok(())
     }

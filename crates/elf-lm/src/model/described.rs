@@ -59,6 +59,7 @@ impl DescribedModel {
 
     fn of_external(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
         let weights = found.weights(source.averaged)?;
+        weights.notes().iter().for_each(|note| host.note(note));
         let model = ElfConfig::of_checkpoint(&weights)?;
         let (config, settings_known) = config_of(&weights, &source, host)?;
         let tokenizer = tokenizer_of(&weights, &config, &source, host)?;

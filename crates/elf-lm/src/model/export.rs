@@ -74,7 +74,7 @@ pub fn export(asked: &ExportOptions, host: &Host) -> Result<Exported> {
     let elf = |run: &Path, purpose: &str| RunModel::at(run)?.elf_only(purpose);
     let found = elf(&asked.run, "which `elf convert RUN FOLDER` exports")?;
     if asked.output.exists() {
-        fail!(place(&asked.output), "{} is there already; choose another folder, or remove it", asked.output.display());
+        fail!(place(&asked.output), "{} already exists; choose another folder, or remove it", asked.output.display());
     }
     let guide = asked.guide.as_ref().map(|run| elf(run, "which cannot guide a flow")).transpose()?;
     let sampling = match &asked.sampling {

@@ -1,12 +1,9 @@
 //! The memory that a model takes to write texts, estimated before any of it is taken.
 
-use tch::Device;
-
 use super::DescribedModel;
 use crate::Result;
 use crate::config::{BaselinePlan, RunPlan};
-use crate::error::fail;
-use crate::train::system_memory::{self, Size};
+use crate::train::system_memory;
 
 /// libtorch's code and tables, and logits in hand.
 const PROGRAM: u64 = 400 << 20;
@@ -15,31 +12,19 @@ impl DescribedModel {
     /// Refuses batches of `rows` texts that do not fit into memory, and names the settings to change.
     ///
     /// # Errors
-    /// If the estimate is larger than the memory. On a GPU nothing is refused: libtorch does not say how large its memory is.
+    /// If the estimate is larger than the memory.
     pub fn check_memory(&self, rows: usize) -> Result<()> {
-        match system_memory::total_bytes().filter(|_| self.source().device == Device::Cpu) {
-            Some(there) => check_against(&self.plan, rows, there),
-            None => Ok(()),
-        }
+        check(&self.plan, rows, system_memory::available(self.source().device, 1))
     }
 }
 
-fn check_against(plan: &RunPlan, rows: usize, there: u64) -> Result<()> {
-    let needed = estimate(plan, rows as u64);
-    if needed <= there {
-        return Ok(());
-    }
+fn check(plan: &RunPlan, rows: usize, available: Option<u64>) -> Result<()> {
     let length = plan.span.max_length;
-    let remedy = match (rows, estimate(plan, 1) > there) {
-        (1, _) | (_, true) => format!("the length of a text, now {length} (--length)"),
-        _ => format!("the number of texts at a time, now {rows} (--batch-size), or their length, now {length}"),
-    };
-    fail!(
-        setting("batch_size"),
-        "{rows} text(s) of {length} positions at a time need about {} of memory, and this machine has {}: lower {remedy}",
-        Size(needed),
-        Size(there)
-    )
+    let what = format_args!("generating {rows} text(s) of {length} positions at a time");
+    system_memory::check(what, estimate(plan, rows as u64), available, |there| match rows {
+        2.. if estimate(plan, 1) <= there => format!("lower the number of texts at a time, now {rows} (--batch-size), or their length, now {length}"),
+        _ => format!("lower the length of a text, now {length} (--length)"),
+    })
 }
 
 /// Bytes: parameters, the activations of one block, latents and noise, and what is kept of finished blocks or positions.
@@ -70,6 +55,7 @@ fn estimate(plan: &RunPlan, rows: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::config::{Facts, RunConfig};
+    use tch::Device;
 
     fn plan(length: usize) -> RunPlan {
         let config = RunConfig::default().with(|c| c.data.max_length = length);
@@ -79,15 +65,15 @@ mod tests {
 
     #[test]
     fn texts_that_fit_pass_and_others_are_refused_with_the_setting_to_change() {
-        const THERE: u64 = 16 << 30;
-        check_against(&plan(1024), 8, THERE).unwrap();
+        const THERE: Option<u64> = Some(16 << 30);
+        check(&plan(1024), 8, THERE).unwrap();
         for (length, rows, words) in [
             (1024, 65_536, &["65536 text(s) of 1024", "(--batch-size)"][..]),
             (100_000, 8, &["100000 positions", "(--batch-size)"]),
             (10_000_000, 8, &["10000000 positions", "lower the length of a text"]),
             (10_000_000, 1, &["lower the length of a text, now 10000000"]),
         ] {
-            let message = check_against(&plan(length), rows, THERE).unwrap_err().to_string();
+            let message = check(&plan(length), rows, THERE).unwrap_err().to_string();
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
         }
     }

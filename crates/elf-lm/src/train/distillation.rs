@@ -12,6 +12,7 @@ use elf_model::{Elf, ElfConfig};
 use elf_train::{Checkpoint, Comm, Curriculum, Round, Solo};
 use tch::Device;
 
+use super::system_memory::available;
 use super::teacher::{self, FoundTeacher};
 use super::{Ended, Job, Rounds, TrainingInputs, WantedRounds, check_evaluations, deadline, train_flow};
 use crate::config::{DistillConfig, DistillationPlan, RunPlan, StudentStart, TeacherRecord};
@@ -68,7 +69,7 @@ impl Distillation {
         let mut plan = inputs.plan(&config.run, device, 1)?;
         let teacher = found.load(plan.precision, device)?;
         fit(&mut plan, teacher.config(), found.plan())?;
-        inputs.memory(&plan, device, 1).check(&plan, device, processes_here)?;
+        inputs.memory(&plan, device, 1).check(&plan, available(device, processes_here))?;
         check_evaluations(&plan, &inputs, host.samplers())?;
         let record = found.record(&teacher, &root)?;
         let deadline = deadline(&config.run);

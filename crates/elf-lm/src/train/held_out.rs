@@ -169,7 +169,7 @@ impl<S: ModelKind> HeldOut<'_, S> {
         let batches = all.into_iter().skip(rank).step_by(world).map(|(first, rows)| {
             let examples = dataset.examples(rows).map_err(elf_train::Error::source)?;
             let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
-            Ok((first, self.kind.batch(batch).map_err(elf_train::Error::source)?))
+            Ok((first, self.kind.held_out_batch(batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };

@@ -130,32 +130,37 @@ where
 {
     net.set_recompute(job.plan.config.compute.gradient_checkpointing);
     let begins = job.initial.is_none() && job.plan.config.output.resume.is_none();
+    let kind = ElfKind::new(job.plan, &job.inputs.tokenizer, job.inputs.latents()?);
     if job.plan.config.network.vocab_head_start == VocabHeadStart::LinearReader
         && begins
         && job.folder.checkpoints().latest()?.is_none()
     {
-        let reader = linear_reader(job.plan, job.inputs)?;
+        let reader = linear_reader(job.plan, job.inputs, &kind)?;
         net.start_vocab_head(&reader.directions()?, reader.prior())?;
     }
-    let kind = ElfKind::new(job.plan, &job.inputs.tokenizer, job.inputs.latents()?);
     train_kind(job, &kind, objective, net)
 }
 
-/// A reader of the latents of at most [`READER_ROWS`] rows of the training data, evenly chosen, under a little noise.
+/// A reader of the latents of at most [`READER_ROWS`] rows of the training data, evenly chosen, under a little noise. The
+/// rows are encoded as in training, so that the cache of `kind` has them at the first step.
 ///
 /// # Errors
 /// If the rows cannot be read or encoded.
-fn linear_reader(plan: &RunPlan, inputs: &TrainingInputs) -> Result<LinearReader> {
-    let (data, latents) = (&inputs.train, inputs.latents()?);
+fn linear_reader<O>(plan: &RunPlan, inputs: &TrainingInputs, kind: &ElfKind<'_, O>) -> Result<LinearReader>
+where
+    O: TrainingObjective<Elf, Batch = LatentBatch>,
+{
+    let data = &inputs.train;
     let collator = plan.collator(&inputs.tokenizer)?;
     let lengths = data.lengths(collator.config())?;
     let rows = data.len().min(READER_ROWS);
     let mut rows: Vec<usize> = (0..rows).map(|i| i * data.len() / rows).collect();
     rows.sort_by_key(|&row| lengths[row]);
     let mut moments = WordMoments::new(plan.model.vocab_size, plan.model.text_encoder_dim)?;
-    for rows in rows.chunks(READER_ROWS_AT_ONCE) {
-        let batch = collator.collate(&data.examples(rows)?)?.trimmed();
-        let encoded = latents.encode(&batch)?;
+    let of_one_shape =
+        rows.chunk_by(|&one, &other| !plan.has_rows_of_equal_length() || lengths[one] == lengths[other]);
+    for rows in of_one_shape.flat_map(|rows| rows.chunks(READER_ROWS_AT_ONCE)) {
+        let encoded = kind.batch(collator.collate(&data.examples(rows)?)?)?;
         moments.add(&encoded.latents, &encoded.ids, &encoded.loss_mask)?;
     }
     Ok(moments.reader(READER_NOISE)?)

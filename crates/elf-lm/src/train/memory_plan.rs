@@ -3,7 +3,6 @@
 use std::fmt;
 
 use crate::Result;
-use crate::error::fail;
 use elf_core::Precision;
 use tch::Device;
 
@@ -60,38 +59,29 @@ impl MemoryPlan {
         self.state + self.activations + self.rest
     }
 
-    /// Refuses what does not fit into the memory that this process may have, its share where `processes_here` of a run are on this machine, and names the setting to change.
+    /// Refuses a run that needs more than the `available` bytes, and names the setting to change.
     ///
     /// # Errors
-    /// If the estimate is larger than the memory. On a GPU nothing is refused: libtorch does not say how large its memory is.
-    pub fn check(&self, plan: &RunPlan, device: Device, processes_here: u64) -> Result<()> {
-        match system_memory::total_bytes().filter(|_| device == Device::Cpu) {
-            Some(there) => self.check_against(there / processes_here.max(1), plan),
-            None => Ok(()),
-        }
-    }
-
-    fn check_against(&self, there: u64, plan: &RunPlan) -> Result<()> {
-        if self.total() <= there {
-            return Ok(());
-        }
-        let remedy = match self.state + self.rest > there {
-            true => format!(
-                "the model alone is too large with its {} parameters: lower hidden_size or depth",
-                plan.parameter_count()
-            ),
-            false => {
-                let recompute = match plan.config.compute.gradient_checkpointing {
-                    true => "",
-                    false => "set gradient_checkpointing to true, or ",
-                };
-                format!(
-                    "{recompute}lower batch_size (now {}) and raise grad_accum_steps by as much, or lower max_length (now {})",
-                    plan.batch_rows, plan.span.max_length
-                )
+    /// If the estimate is larger.
+    pub fn check(&self, plan: &RunPlan, available: Option<u64>) -> Result<()> {
+        let parts =
+            format!("{} for the model and its optimiser, {} for activations", Size(self.state), Size(self.activations));
+        system_memory::check(format_args!("this run ({parts})"), self.total(), available, |there| {
+            if self.state + self.rest > there {
+                return format!(
+                    "the model alone is too large with its {} parameters: lower hidden_size or depth",
+                    plan.parameter_count()
+                );
             }
-        };
-        fail!(setting("batch_size"), "this run needs about {self} of memory, and has {}: {remedy}", Size(there))
+            let recompute = match plan.config.compute.gradient_checkpointing {
+                true => "",
+                false => "set gradient_checkpointing to true, or ",
+            };
+            format!(
+                "{recompute}lower batch_size (now {}) and raise grad_accum_steps by as much, or lower max_length (now {})",
+                plan.batch_rows, plan.span.max_length
+            )
+        })
     }
 }
 
@@ -139,11 +129,11 @@ mod tests {
     fn the_setting_to_change_is_named() {
         let plan = plan(|c| c.batches.batch_size = Some(64));
         let memory = estimate(&plan);
-        memory.check_against(memory.total(), &plan).unwrap();
-        let message = memory.check_against(memory.total() - 1, &plan).unwrap_err().to_string();
+        memory.check(&plan, Some(memory.total())).unwrap();
+        let message = memory.check(&plan, Some(memory.total() - 1)).unwrap_err().to_string();
         assert!(message.contains("batch_size (now 64)") && message.contains("max_length (now 256)"), "{message}");
         assert!(message.contains("gradient_checkpointing"), "{message}");
-        let message = memory.check_against(1 << 30, &plan).unwrap_err().to_string();
+        let message = memory.check(&plan, Some(1 << 30)).unwrap_err().to_string();
         assert!(message.contains("hidden_size"), "{message}");
     }
 }

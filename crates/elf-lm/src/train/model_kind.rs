@@ -33,6 +33,14 @@ pub trait ModelKind {
     /// If ids and model do not fit together, or libtorch fails.
     fn batch(&self, batch: Batch) -> Result<BatchOf<Self>>;
 
+    /// [`ModelKind::batch`] for rows that are read rarely, of which nothing is kept in memory.
+    ///
+    /// # Errors
+    /// As [`ModelKind::batch`].
+    fn held_out_batch(&self, batch: Batch) -> Result<BatchOf<Self>> {
+        self.batch(batch)
+    }
+
     /// A writer of texts in batches of `rows`.
     ///
     /// # Errors
@@ -71,6 +79,10 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> ModelKind for ElfKind<'_, O
 
     fn batch(&self, batch: Batch) -> Result<LatentBatch> {
         encoded(self.plan, self.latents, self.cache.as_ref(), batch)
+    }
+
+    fn held_out_batch(&self, batch: Batch) -> Result<LatentBatch> {
+        encoded(self.plan, self.latents, None, batch)
     }
 
     fn writer<'n>(

@@ -4,6 +4,11 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use tch::Device;
+
+use crate::Result;
+use crate::error::fail;
+
 /// Bytes that this process held at the most since [`reset_peak`], or since it began where that is not possible; `None` where
 /// the system does not say.
 pub fn peak_bytes() -> Option<u64> {
@@ -16,8 +21,32 @@ pub fn reset_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
+/// Bytes that each of so many processes on this machine may have; `None` where the system does not say, and on a GPU, where
+/// libtorch does not.
+pub fn available(device: Device, processes: u64) -> Option<u64> {
+    Some(total_bytes()? / processes.max(1)).filter(|_| device == Device::Cpu)
+}
+
+/// Refuses an operation that needs more than the `available` bytes, before it takes any. `what` is the subject of the
+/// message, and `remedy` says what to change.
+///
+/// # Errors
+/// If it needs more.
+pub fn check(what: impl fmt::Display, needed: u64, available: Option<u64>, remedy: impl FnOnce(u64) -> String) -> Result<()> {
+    match available.filter(|there| needed > *there) {
+        Some(there) => fail!(
+            setting("batch_size"),
+            "{what} needs about {} of memory, and {} are available: {}",
+            Size(needed),
+            Size(there),
+            remedy(there)
+        ),
+        None => Ok(()),
+    }
+}
+
 /// Bytes of memory that the processes of this control group may have together, at most those of the machine; where the system says so.
-pub fn total_bytes() -> Option<u64> {
+fn total_bytes() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let machine = entry("/proc/meminfo", "MemTotal:");
     machine.into_iter().chain(group_limit(&read)).min()

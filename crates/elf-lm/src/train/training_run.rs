@@ -11,6 +11,7 @@ use elf_train::{Comm, EndToEnd, OverTokens, Solo};
 use tch::Device;
 
 use super::baseline_kind::{self, BaselineKind};
+use super::system_memory::available;
 use super::{Ended, Job, TrainingInputs, agree, check_evaluations, deadline, initial_model, train_flow, train_kind};
 use crate::config::{BaselinePlan, RunConfig, RunPlan};
 use crate::error::fail;
@@ -113,7 +114,7 @@ impl TrainingRun {
         if let Some(initial) = &initial {
             note(format!("start:   {}", initial.path().display()));
         }
-        inputs.memory(&plan, device, world).check(&plan, device, ranks.processes_here)?;
+        inputs.memory(&plan, device, world).check(&plan, available(device, ranks.processes_here))?;
         // What evaluations cannot do should be known now and not after the first epoch.
         check_evaluations(&plan, &inputs, host.samplers())?;
         if config.evaluation.online_eval {
