@@ -5,8 +5,8 @@ mod toy;
 use elf_core::{Counting, Network};
 use elf_flow::sampler::Registry;
 use elf_flow::{
-    Condition, Error, FlowPath, Frame, GenerateConfig, Generated, Generator, Next, PredictionTarget, Reencode, Request, Result,
-    SamplingObserver, Step, TimeLaw, TrainedFlow,
+    Condition, Error, FlowPath, Frame, GenerateConfig, Generated, Generator, Next, PredictionTarget, Reencode, Request,
+    Result, SamplingObserver, Step, TimeLaw, TrainedFlow,
 };
 use tch::{Device, Kind, Tensor};
 use toy::{C, Toy};

@@ -110,10 +110,8 @@ pub fn job(mut args: SampleArgs, device: Device, host: &Host) -> Result<(SampleA
     let source = args.model.source(device);
     let options = args.options();
     if let Some((plan, baseline)) = found.plan().and_then(|plan| Some((plan, plan.baseline.as_ref()?))) {
-        let methods = vec![Method::Baseline {
-            decoding: args.decoding(baseline, plan)?,
-            mbr: args.sampling.mbr.unwrap_or(1),
-        }];
+        let methods =
+            vec![Method::Baseline { decoding: args.decoding(baseline, plan)?, mbr: args.sampling.mbr.unwrap_or(1) }];
         let model = DescribedModel::of(found, source, host)?;
         let requests = requests(&args, &model.plan, &model.tokenizer)?;
         return Ok((args, TextJob { requests, model, guide: None, methods, options }));

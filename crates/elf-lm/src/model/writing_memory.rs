@@ -22,7 +22,9 @@ fn check(plan: &RunPlan, rows: usize, available: Option<u64>) -> Result<()> {
     let length = plan.span.max_length;
     let what = format_args!("generating {rows} text(s) of {length} positions at a time");
     system_memory::check(what, estimate(plan, rows as u64), available, |there| match rows {
-        2.. if estimate(plan, 1) <= there => format!("lower the number of texts at a time, now {rows} (--batch-size), or their length, now {length}"),
+        2.. if estimate(plan, 1) <= there => {
+            format!("lower the number of texts at a time, now {rows} (--batch-size), or their length, now {length}")
+        }
         _ => format!("lower the length of a text, now {length} (--length)"),
     })
 }

@@ -157,8 +157,7 @@ where
     let mut rows: Vec<usize> = (0..rows).map(|i| i * data.len() / rows).collect();
     rows.sort_by_key(|&row| lengths[row]);
     let mut moments = WordMoments::new(plan.model.vocab_size, plan.model.text_encoder_dim)?;
-    let of_one_shape =
-        rows.chunk_by(|&one, &other| !plan.has_rows_of_equal_length() || lengths[one] == lengths[other]);
+    let of_one_shape = rows.chunk_by(|&one, &other| !plan.has_rows_of_equal_length() || lengths[one] == lengths[other]);
     for rows in of_one_shape.flat_map(|rows| rows.chunks(READER_ROWS_AT_ONCE)) {
         let encoded = kind.batch(collator.collate(&data.examples(rows)?)?)?;
         moments.add(&encoded.latents, &encoded.ids, &encoded.loss_mask)?;

@@ -32,7 +32,12 @@ pub fn available(device: Device, processes: u64) -> Option<u64> {
 ///
 /// # Errors
 /// If it needs more.
-pub fn check(what: impl fmt::Display, needed: u64, available: Option<u64>, remedy: impl FnOnce(u64) -> String) -> Result<()> {
+pub fn check(
+    what: impl fmt::Display,
+    needed: u64,
+    available: Option<u64>,
+    remedy: impl FnOnce(u64) -> String,
+) -> Result<()> {
     match available.filter(|there| needed > *there) {
         Some(there) => fail!(
             setting("batch_size"),
