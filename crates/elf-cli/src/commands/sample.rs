@@ -113,13 +113,13 @@ pub fn job(mut args: SampleArgs, device: Device, host: &Host) -> Result<(SampleA
         let methods =
             vec![Method::Baseline { decoding: args.decoding(baseline, plan)?, mbr: args.sampling.mbr.unwrap_or(1) }];
         let model = DescribedModel::of(found, source, host)?;
-        let requests = requests(&args, &model.plan, &model.tokenizer)?;
+        let requests = requests(&args, &model.plan, &model.tokenizer, host)?;
         return Ok((args, TextJob { requests, model, guide: None, methods, options }));
     }
     args.check_for_elf()?;
     let model = DescribedModel::of(found, source, host)?;
     model.check_encoder_is_used()?;
-    let requests = requests(&args, &model.plan, &model.tokenizer)?;
+    let requests = requests(&args, &model.plan, &model.tokenizer, host)?;
     let settings = args.sampling.settings(&model, host)?;
     let guide = model.guide(&settings, host)?;
     let methods = settings.into_iter().map(Method::Flow).collect();

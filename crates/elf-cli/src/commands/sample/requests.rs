@@ -5,9 +5,9 @@ use elf_core::key_of;
 use elf_data::source::{PlainText, Source};
 use elf_data::{Dataset, Tokenizer};
 use elf_hub::What;
-use elf_lm::TextRequest;
 use elf_lm::config::RunPlan;
 use elf_lm::text::conditions::TAKES_NO_INPUT;
+use elf_lm::{Host, TextRequest};
 
 use super::args::SampleArgs;
 use crate::hub;
@@ -16,13 +16,20 @@ use crate::hub;
 ///
 /// # Errors
 /// If the input cannot be read, or the model takes none or needs one.
-pub fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Vec<TextRequest>> {
+pub fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer, host: &Host) -> Result<Vec<TextRequest>> {
     if args.limit.is_some() && args.input.is_none() && args.data.is_none() {
         bail!("--limit is about --input and --data: without them, --num says how many texts are generated");
     }
     if let Some(path) = &args.data {
         let mut dataset = Dataset::open(&[hub::locate(path, What::Dataset)?])?;
         dataset.check_tokenizer(tokenizer).with_context(|| path.display().to_string())?;
+        if dataset.is_conditional() && dataset.eos_options(tokenizer)?.condition != plan.condition_eos {
+            let (own, remedy) = if plan.condition_eos { ("do not end", "with") } else { ("end", "without") };
+            host.warning(format!(
+                "the conditions of {} {own} in EOS, unlike those that the model was trained on: prepare the data {remedy} --eos-condition",
+                path.display()
+            ));
+        }
         return Ok(TextRequest::of_rows(args.seed, &dataset, args.limit.unwrap_or(usize::MAX), tokenizer)?);
     }
     let with_seeds = |texts: Vec<(String, Option<String>)>| {
