@@ -122,18 +122,10 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
     at_least_one(&[("--num", args.num.unwrap_or(1)), ("--judge-max-length", args.judge_max_length)])?;
     at_most(&[("--bootstrap", args.bootstrap, MOST_RESAMPLES)])?;
     args.output.as_deref().map_or(Ok(()), check_writable)?;
-    let files = match &args.run {
-        Some(model) => {
-            rank_environment::refuse_several("elf eval --run")?;
-            sampled(&args, model)?
-        }
-        None if args.samples.is_empty() => {
-            bail!("there is nothing to judge: name texts with --samples, or a model with --run")
-        }
-        None => args.samples.clone(),
-    };
-    let asked = EvaluateOptions {
-        samples: files,
+    let mut terminal = Terminal::default();
+    let host = &hub::host(&mut terminal);
+    let mut asked = EvaluateOptions {
+        samples: args.samples.clone(),
         references: args.references.clone(),
         paired: args.paired,
         training: args.training.clone(),
@@ -147,8 +139,14 @@ pub fn run(args: EvalArgs) -> Result<ExitCode> {
         chrf: args.chrf,
         ter: args.ter,
     };
-    let mut terminal = Terminal::default();
-    let found = evaluate_for(&asked, &hub::host(&mut terminal))?;
+    if let Some(model) = &args.run {
+        rank_environment::refuse_several("elf eval --run")?;
+        asked.check_texts(host)?;
+        asked.samples = sampled(&args, model)?;
+    } else if args.samples.is_empty() {
+        bail!("there is nothing to judge: name texts with --samples, or a model with --run");
+    }
+    let found = evaluate_for(&asked, host)?;
     if let Some(path) = &args.output {
         write_json(path, &found)
             .with_context(|| format!("the evaluation could not be written to {}", path.display()))?;

@@ -67,6 +67,18 @@ impl EvaluateOptions {
     }
 }
 
+impl EvaluateOptions {
+    /// Checks that references and training texts can be opened, before hours are spent on samples.
+    ///
+    /// # Errors
+    /// If there is no such file or column.
+    pub fn check_texts(&self, host: &Host) -> Result<()> {
+        let references = self.references.iter().map(|name| (name, TEXT_COLUMN));
+        let mut all = references.chain(self.training.iter().map(|name| (name, &*self.training_column)));
+        all.try_for_each(|(name, otherwise)| open(name, otherwise, PlainText::Lines, host).map(drop))
+    }
+}
+
 /// Evaluates texts.
 ///
 /// ```
@@ -124,11 +136,10 @@ pub fn evaluate_for(asked: &EvaluateOptions, host: &Host) -> Result<Evaluation> 
 
 /// The references of FILE:COLUMN, one or several per row. Every line of a plain text file is a row.
 fn references(name: &Path, host: &Host) -> Result<Vec<Vec<String>>> {
-    let (file, column) = file_and_column(name, TEXT_COLUMN);
-    let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::EveryLine)?;
-    let references = source.text_lists().collect::<Result<Vec<_>, _>>()?;
+    let references =
+        open(name, TEXT_COLUMN, PlainText::EveryLine, host)?.text_lists().collect::<Result<Vec<_>, _>>()?;
     if references.is_empty() {
-        fail!(place(&file), "{} holds no texts", file.display());
+        fail!(place(name), "{} holds no texts", name.display());
     }
     Ok(references)
 }
@@ -154,10 +165,8 @@ fn training(asked: &EvaluateOptions, host: &Host) -> Result<Vec<String>> {
 
 /// The texts of FILE:COLUMN, or of a file's column `otherwise`, until `wanted` returns `false`.
 fn texts(name: &Path, otherwise: &str, host: &Host, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<String>> {
-    let (file, column) = file_and_column(name, otherwise);
-    let source = Source::open(&[host.locate(&file, What::Dataset)?], &[&column], PlainText::Lines)?;
     let mut texts = Vec::new();
-    for text in source.texts() {
+    for text in open(name, otherwise, PlainText::Lines, host)?.texts() {
         let text = text?;
         if !wanted(&text) {
             return Ok(texts);
@@ -165,9 +174,15 @@ fn texts(name: &Path, otherwise: &str, host: &Host, wanted: &mut dyn FnMut(&str)
         texts.push(text);
     }
     if texts.is_empty() {
-        fail!(place(&file), "{} holds no texts", file.display());
+        fail!(place(name), "{} holds no texts", name.display());
     }
     Ok(texts)
+}
+
+/// Opens FILE:COLUMN, or a file's column `otherwise`.
+fn open(name: &Path, otherwise: &str, lines: PlainText, host: &Host) -> Result<Source> {
+    let (file, column) = file_and_column(name, otherwise);
+    Ok(Source::open(&[host.locate(&file, What::Dataset)?], &[&column], lines)?)
 }
 
 /// The parts of FILE:COLUMN; without a column, `otherwise`.
