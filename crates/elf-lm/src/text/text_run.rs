@@ -173,11 +173,11 @@ impl TextRun<'_> {
             ("the version of this program", env!("CARGO_PKG_VERSION").to_owned()),
             ("the model's plan", hash(&model.plan)?),
             // Before the requests, whose seeds may be derived from it.
-            ("the seed", options.grid_seed.to_string()),
-            ("the requests (number, inputs, references)", hash(self.requests)?),
-            ("the batch size", options.batch_size.to_string()),
-            ("the shape of the last batch", options.one_shape.to_string()),
-            ("the trace", format!("{:?}", options.trace)),
+            ("the seed (--seed)", options.grid_seed.to_string()),
+            ("the texts asked for (--num, --text, --input, --data)", hash(self.requests)?),
+            ("the batch size (--batch-size)", options.batch_size.to_string()),
+            ("the shape of the last batch (--ragged)", options.one_shape.to_string()),
+            ("the trace (--trace)", format!("{:?}", options.trace)),
             ("device or precision", format!("{:?} with {:?}", source.device, source.policy())),
             ("the model's parameters", parameters.join(" ")),
         ];
