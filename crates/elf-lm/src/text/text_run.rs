@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::generated::{Generation, TextRequest};
 use super::text_file::{Unfinished, write_texts};
-use super::text_loop::{BatchOptions, TextEvent, TextLoop, TextWatch};
+use super::text_loop::{BatchOptions, BatchWriter, TextEvent, TextLoop, TextWatch};
+use crate::config::Candidates;
 use crate::model::DescribedModel;
 use crate::model::loaded::{Guide, Loaded, Method};
 use crate::{Event, Fingerprint, Host, Result};
@@ -123,13 +124,19 @@ pub struct TextRun<'a> {
     pub comm: &'a dyn Comm,
 }
 
-impl TextRun<'_> {
+/// A method that was found valid for a model.
+struct Prepared<'a> {
+    writer: Box<dyn BatchWriter + 'a>,
+    candidates: Candidates,
+}
+
+impl<'a> TextRun<'a> {
     /// Generates the texts by one method. `watch` is called as described for [`TextEvent`], and returns `Break` to cancel.
     ///
     /// # Errors
     /// If the method or a request is invalid for the model, libtorch fails, or `watch` cancels.
     pub fn watched(&self, method: &Method, watch: &mut TextWatch) -> Result<Generation> {
-        self.keeping(method, None, watch)
+        self.keeping(&self.prepared(method)?, None, watch)
     }
 
     /// Generates the texts by one method, with progress to `host`.
@@ -137,14 +144,20 @@ impl TextRun<'_> {
     /// # Errors
     /// As [`TextRun::watched`].
     pub fn generate(&self, method: &Method, host: &Host) -> Result<Generation> {
-        self.reported(method, None, host)
+        self.reported(&self.prepared(method)?, None, host)
     }
 
-    fn reported(&self, method: &Method, kept: Option<&mut Unfinished>, host: &Host) -> Result<Generation> {
+    fn prepared(&self, method: &Method) -> Result<Prepared<'a>> {
+        let pad_to = self.options.one_shape.then_some(self.options.batch_size);
+        let writer = self.model.writer(method, self.guide, self.options.grid_seed, pad_to, self.samplers)?;
+        Ok(Prepared { writer, candidates: method.candidates()? })
+    }
+
+    fn reported(&self, prepared: &Prepared, kept: Option<&mut Unfinished>, host: &Host) -> Result<Generation> {
         // Each rank reports its own part, which is about as large as that of every other.
         let total = self.requests.len() as u64 / self.comm.world();
         host.send(Event::Started { unit: "texts", done: 0, total });
-        let made = self.keeping(method, kept, &mut |event| {
+        let made = self.keeping(prepared, kept, &mut |event| {
             if let TextEvent::Finished { done, .. } = event {
                 host.send(Event::Progress { done: done as u64, message: None });
             }
@@ -154,12 +167,11 @@ impl TextRun<'_> {
         made
     }
 
-    fn keeping(&self, method: &Method, kept: Option<&mut Unfinished>, watch: &mut TextWatch) -> Result<Generation> {
-        let GenerateOptions { batch_size: rows, one_shape, grid_seed, ref trace } = *self.options;
-        let writer = self.model.writer(method, self.guide, grid_seed, one_shape.then_some(rows), self.samplers)?;
+    fn keeping(&self, prepared: &Prepared, kept: Option<&mut Unfinished>, watch: &mut TextWatch) -> Result<Generation> {
         let DescribedModel { plan, tokenizer, .. } = &self.model.described;
-        let texts = TextLoop { writer: &*writer, plan, tokenizer, comm: self.comm };
-        let options = BatchOptions { rows, one_shape, candidates: method.candidates()?, trace };
+        let GenerateOptions { batch_size: rows, one_shape, ref trace, .. } = *self.options;
+        let texts = TextLoop { writer: &*prepared.writer, plan, tokenizer, comm: self.comm };
+        let options = BatchOptions { rows, one_shape, candidates: prepared.candidates, trace };
         texts.generate(self.requests, options, kept, watch)
     }
 
@@ -222,12 +234,14 @@ impl<'a> TextFiles<'a> {
     /// # Errors
     /// As [`TextRun::watched`], or if a file cannot be written, or holds unfinished texts of other inputs.
     pub fn write(&mut self, method: &Method, path: &Path, host: &Host) -> Result<Written> {
+        // An invalid method is refused before it leaves a file.
+        let prepared = self.run.prepared(method)?;
         let mut kept = if self.run.comm.world() == 1 { self.unfinished(method, path, host)? } else { None };
         let earlier_positions = kept.as_ref().map_or(0, Unfinished::positions_before);
         if let Some(kept) = kept.as_ref().filter(|_| earlier_positions > 0) {
             host.note(format!("going on with {}", kept.path().display()));
         }
-        let generation = self.run.reported(method, kept.as_mut(), host)?;
+        let generation = self.run.reported(&prepared, kept.as_mut(), host)?;
         if let Some(kept) = kept.as_ref().filter(|kept| kept.was_interrupted()) {
             return Ok(Written::Interrupted(kept.path().to_owned()));
         }
