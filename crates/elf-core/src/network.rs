@@ -116,20 +116,29 @@ pub trait Network {
     /// If libtorch fails.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
 
-    /// The weighted sum of cross-entropies of `hidden` `[N, H]` against `ids` `[N]`, a differentiable fp32 scalar.
-    /// `weights` `[N]` scales each position; `None` is 1 everywhere.
+    /// Cross-entropies of `hidden` `[N, H]` against `ids` `[N]`. `weights` `[N]` scales each position; `None` is 1 everywhere.
     ///
     /// The default materialises all N x V logits; a network may do better.
     ///
     /// # Errors
     /// If libtorch fails.
-    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    fn cross_entropy(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
         let nll = self.logits(hidden)?.f_cross_entropy_loss(ids, None::<&Tensor>, tch::Reduction::None, -100, 0.0)?;
-        Ok(match weights {
-            Some(w) => (nll * w).f_sum(Kind::Float)?,
-            None => nll.f_sum(Kind::Float)?,
-        })
+        let each = match weights {
+            Some(w) => nll * w,
+            None => nll,
+        };
+        Ok(CrossEntropy { sum: each.f_sum(Kind::Float)?, each: each.f_detach()? })
     }
+}
+
+/// Cross-entropies of N positions.
+#[derive(Debug)]
+pub struct CrossEntropy {
+    /// Their weighted sum, a differentiable fp32 scalar.
+    pub sum: Tensor,
+    /// Each position's, times its weight: `[N]`, fp32, without gradient.
+    pub each: Tensor,
 }
 
 /// A network that learns its own latents instead of those of a frozen encoder.
@@ -230,8 +239,8 @@ impl<N: Network> Network for Counting<N> {
         self.inner.logits(hidden)
     }
 
-    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    fn cross_entropy(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
         self.add_logits(hidden);
-        self.inner.cross_entropy_sum(hidden, ids, weights)
+        self.inner.cross_entropy(hidden, ids, weights)
     }
 }

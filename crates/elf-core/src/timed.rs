@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
-use crate::{Context, Memory, Network, NetworkShape, ParamSet, Result, TrunkInput, device};
+use crate::{Context, CrossEntropy, Memory, Network, NetworkShape, ParamSet, Result, TrunkInput, device};
 
 /// A network that measures the time of each of its parts, waiting for the device before and after. Backward passes are not
 /// measured.
@@ -77,7 +77,7 @@ impl<N: Network> Network for Timed<N> {
         self.time(|_| "vocabulary head", || self.inner.logits(hidden))
     }
 
-    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
-        self.time(|_| "vocabulary head", || self.inner.cross_entropy_sum(hidden, ids, weights))
+    fn cross_entropy(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
+        self.time(|_| "vocabulary head", || self.inner.cross_entropy(hidden, ids, weights))
     }
 }

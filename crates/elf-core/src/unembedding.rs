@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::{Precision, Result, Weight};
+use crate::{CrossEntropy, Precision, Result, Weight};
 
 /// Number of logits held at a time: enough for matrix products at full speed, few enough for a cache with any vocabulary.
 const LOGITS_AT_A_TIME: i64 = 1 << 24;
@@ -51,19 +51,19 @@ impl Unembedding {
         Ok(product.f_to_kind(Kind::Float)?.f_add(&self.bias)?)
     }
 
-    /// The weighted sum of cross-entropies of `features` `[N, C]` (fp32) against `ids` `[N]`: a differentiable scalar, in chunks
-    /// of rows. `weights` `[N]` is 1 everywhere if it is `None`.
+    /// Cross-entropies of `features` `[N, C]` (fp32) against `ids` `[N]`, in chunks of rows. `weights` `[N]` is 1 everywhere if it
+    /// is `None`.
     ///
     /// The gradient of cross-entropy with respect to its logits is known in closed form (softmax minus one-hot), so each
-    /// chunk's part of the gradient is taken while its logits are at hand, and no chunk's logits outlive it. The result
+    /// chunk's part of the gradient is taken while its logits are at hand, and no chunk's logits outlive it. The sum
     /// carries those gradients: it is the loss in value, and linear in features, kernel and bias with them as coefficients.
     ///
     /// # Errors
     /// If shapes do not fit, an id is outside of the vocabulary, or libtorch fails.
-    pub fn cross_entropy_sum(&self, features: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    pub fn cross_entropy(&self, features: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
         let (rows, vocab) = (features.size2()?.0, self.bias.size1()?);
         let (with_grad, kind) = (features.requires_grad(), self.kernel.kind());
-        let value = Tensor::f_zeros([], (Kind::Float, features.device()))?;
+        let mut each = vec![Tensor::f_zeros([0], (Kind::Float, features.device()))?];
         let mut feature_grads = Vec::new();
         let mut kernel_grad: Option<Tensor> = None;
         let mut bias_grad: Option<Tensor> = None;
@@ -77,7 +77,7 @@ impl Unembedding {
                 let mut logits = x.f_matmul(&self.kernel)?;
                 let (losses, bias_slope) =
                     elf_kernels::cross_entropy(&mut logits, &self.bias, &target, weight.as_ref(), with_grad)?;
-                let _ = value.shallow_clone().f_add_(&losses.f_sum(Kind::Float)?)?;
+                each.push(losses);
                 let Some(bias_slope) = bias_slope else { continue };
                 add_to(&mut bias_grad, bias_slope)?;
                 let slope = logits;
@@ -90,13 +90,15 @@ impl Unembedding {
             }
             Ok(())
         })?;
+        let each = Tensor::f_cat(&each, 0)?;
+        let value = each.f_sum(Kind::Float)?;
         let (Some(kernel_grad), Some(bias_grad)) = (kernel_grad, bias_grad) else {
-            return Ok(value);
+            return Ok(CrossEntropy { sum: value, each });
         };
         let linear = (features * Tensor::f_cat(&feature_grads, 0)?).f_sum(Kind::Float)?
             + (&self.stored * kernel_grad).f_sum(Kind::Float)?
             + (&self.bias * bias_grad).f_sum(Kind::Float)?;
-        Ok(&linear - linear.f_detach()? + value)
+        Ok(CrossEntropy { sum: &linear - linear.f_detach()? + value, each })
     }
 }
 
@@ -134,7 +136,7 @@ mod tests {
                 true => Unembedding::of_rows(&weight, bias.master(), Precision::F32).unwrap(),
                 false => Unembedding::of_columns(&weight, bias.master(), Precision::F32),
             };
-            let ours = head.cross_entropy_sum(features.master(), &ids, Some(&weights)).unwrap();
+            let CrossEntropy { sum: ours, each } = head.cross_entropy(features.master(), &ids, Some(&weights)).unwrap();
             let grads = |loss: &Tensor| {
                 params.zero_grad();
                 loss.backward();
@@ -148,7 +150,9 @@ mod tests {
                 -100,
                 0.0,
             );
-            let plain = (nll * &weights).sum(Kind::Float);
+            let weighted = nll * &weights;
+            assert!((each - weighted.detach()).abs().max().double_value(&[]) < 1e-5);
+            let plain = weighted.sum(Kind::Float);
             assert!((&ours - &plain).abs().double_value(&[]) < 1e-5);
             for (a, b) in of_ours.iter().zip(grads(&plain)) {
                 assert!((a - b).abs().max().double_value(&[]) < 1e-5);

@@ -48,7 +48,8 @@ pub use generate::{Cost, GenerateConfig, Generated, Generator, Guide, Request};
 pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
 pub use network_field::NetworkField;
 pub use objective::{
-    DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, Targets, TeacherStart, teacher_target,
+    DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, Targets, TeacherStart, TimeBins,
+    teacher_target,
 };
 pub use prediction::Prediction;
 pub use probe::{EstimateErrors, Probe};

@@ -287,7 +287,7 @@ impl TokenNetwork for Gpt2 {
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> elf_core::Result<Tensor> {
         let precision = if hidden.requires_grad() { self.precision.blocks } else { self.precision.vocab_head };
         let no_bias = Tensor::f_zeros([self.config.vocab_size], (Kind::Float, self.device))?;
-        Unembedding::of_rows(self.tokens.weight(), &no_bias, precision)?.cross_entropy_sum(hidden, ids, weights)
+        Ok(Unembedding::of_rows(self.tokens.weight(), &no_bias, precision)?.cross_entropy(hidden, ids, weights)?.sum)
     }
 }
 

@@ -211,6 +211,6 @@ impl TokenNetwork for MaskedTransformer {
 
     fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
         let features = self.features(hidden);
-        self.head(features.requires_grad())?.cross_entropy_sum(&features, ids, weights)
+        Ok(self.head(features.requires_grad())?.cross_entropy(&features, ids, weights)?.sum)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use elf_core::device::upload;
 use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::{
-    Context, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet,
+    Context, CrossEntropy, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet,
     PrecisionPolicy, Result, TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
@@ -399,8 +399,8 @@ impl Network for Elf {
         self.vocab_head.logits(hidden, self.policy.vocab_head)
     }
 
-    fn cross_entropy_sum(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
-        self.vocab_head.cross_entropy_sum(hidden, ids, weights, self.policy.vocab_head)
+    fn cross_entropy(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
+        self.vocab_head.cross_entropy(hidden, ids, weights, self.policy.vocab_head)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The head from hidden states to words, H -> C -> V, which never stores all logits.
 
 use elf_core::layers::RmsNorm;
-use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Unembedding, Weight};
+use elf_core::{CrossEntropy, Fans, Init, ParamBuilder, Precision, Result, Unembedding, Weight};
 use tch::{Kind, Tensor};
 
 use crate::ElfConfig;
@@ -96,14 +96,14 @@ impl VocabHead {
         self.unembedding(precision).logits(&self.features(hidden, precision))
     }
 
-    /// The weighted sum of cross-entropies: a differentiable scalar, in chunks of rows.
-    pub(crate) fn cross_entropy_sum(
+    /// Cross-entropies, in chunks of rows.
+    pub(crate) fn cross_entropy(
         &self,
         hidden: &Tensor,
         ids: &Tensor,
         weights: Option<&Tensor>,
         precision: Precision,
-    ) -> Result<Tensor> {
-        self.unembedding(precision).cross_entropy_sum(&self.features(hidden, precision), ids, weights)
+    ) -> Result<CrossEntropy> {
+        self.unembedding(precision).cross_entropy(&self.features(hidden, precision), ids, weights)
     }
 }

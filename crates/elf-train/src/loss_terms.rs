@@ -1,5 +1,6 @@
 //! Sums of the named parts of a loss over micro-batches, steps and ranks.
 
+use elf_flow::TimeBins;
 use serde::{Deserialize, Serialize};
 
 /// The mean of one part of a loss.
@@ -28,6 +29,13 @@ impl TermSums {
         match self.sums.iter_mut().find(|(known, ..)| known == name) {
             Some((_, s, c)) => (*s, *c) = (*s + sum, *c + count),
             None => self.sums.push((name.to_owned(), sum, count)),
+        }
+    }
+
+    /// Adds the bins of time that have positions, from their sums and counts.
+    pub(crate) fn add_bins(&mut self, bins: &TimeBins, sums: &[f64], counts: &[f64]) {
+        for (bin, (&sum, &count)) in sums.iter().zip(counts).enumerate().filter(|(_, (_, count))| **count > 0.0) {
+            self.add(&bins.label(bin), sum, count);
         }
     }
 

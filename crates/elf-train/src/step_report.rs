@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use elf_flow::TimeBins;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
@@ -16,6 +17,8 @@ pub struct MicroReport {
     pub own_loss: Tensor,
     /// Name, sum and count of each part of the loss, of this rank's rows.
     pub terms: Vec<(&'static str, Tensor, f64)>,
+    /// Parts of the loss by time, of this rank's rows.
+    pub by_time: Vec<TimeBins>,
 }
 
 /// The time of a step by parts, measured on the host. On a GPU that is the time in which the work was queued, unless the trainer
@@ -58,6 +61,8 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Parts of the loss, each a mean over all positions of the step that it counts.
     pub terms: Vec<TermMean>,
+    /// The same by time, for each bin in which the step has rows, under [`TimeBins::label`].
+    pub by_time: Vec<TermMean>,
     /// Gradient norm before clipping.
     pub grad_norm: f64,
     /// Learning rate.
@@ -83,21 +88,28 @@ impl StepReport {
             for t in std::iter::once(&m.loss).chain(m.terms.iter().map(|(_, sum, _)| sum)) {
                 scalars.push(t.f_to_device(device)?.f_to_kind(Kind::Float)?.f_view([1])?);
             }
+            for bins in &m.by_time {
+                scalars.extend([&bins.sums, &bins.counts].map(Tensor::shallow_clone));
+            }
         }
         let numbers = Tensor::f_cat(&scalars, 0)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
         let mut numbers = Vec::<f64>::try_from(&numbers)?.into_iter();
         let mut next = || numbers.next().unwrap_or(f64::NAN);
 
         let grad_norm = next();
-        let (mut loss, mut terms) = (0.0, TermSums::default());
+        let (mut loss, mut terms, mut by_time) = (0.0, TermSums::default(), TermSums::default());
         for m in &self.micro {
             loss += next() / self.micro.len() as f64;
             for (name, _, count) in &m.terms {
                 terms.add(name, next(), *count);
             }
+            for bins in &m.by_time {
+                let [sums, counts] = [(); 2].map(|()| [(); TimeBins::COUNT].map(|()| next()));
+                by_time.add_bins(bins, &sums, &counts);
+            }
         }
         let Self { step, lr, rows, positions, times, .. } = *self;
-        Ok(StepMetrics { step, loss, terms: terms.means(), grad_norm, lr, rows, positions, times })
+        Ok(StepMetrics { step, loss, terms: terms.means(), by_time: by_time.means(), grad_norm, lr, rows, positions, times })
     }
 }
 

@@ -165,7 +165,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     /// sent to the other ranks as soon as they are complete; before it ranks exchange only the number of positions that
     /// the loss counts.
     fn accumulate(&self, batch: &O::Batch, noise: &mut dyn Noise, part: u32, parts: u32) -> Result<MicroReport> {
-        let Loss { sum, count, terms } = self.objective.training_loss(&self.net, batch, noise)?;
+        let Loss { sum, count, terms, by_time } = self.objective.training_loss(&self.net, batch, noise)?;
         let mut total = [count];
         self.comm.sum_numbers(&mut total)?;
         let mean = sum * (1.0 / total[0].max(1.0));
@@ -178,7 +178,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         }
         let terms = terms.into_iter().map(|t| (t.name, t.sum, t.count)).collect();
         let own_loss = mean.f_detach()?;
-        Ok(MicroReport { loss: own_loss.copy(), own_loss, terms })
+        Ok(MicroReport { loss: own_loss.copy(), own_loss, terms, by_time })
     }
 
     /// Sums gradients and losses over ranks, limits the gradients, and updates parameters and averages.

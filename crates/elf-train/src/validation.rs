@@ -13,6 +13,8 @@ pub struct Validation {
     pub loss: f64,
     /// The loss's parts, each a mean over the positions that it counts.
     pub terms: Vec<TermMean>,
+    /// The same by time, for each bin that has rows ([`TimeBins::label`](elf_flow::TimeBins::label)).
+    pub by_time: Vec<TermMean>,
     /// The number of rows.
     pub rows: u64,
 }
@@ -62,6 +64,7 @@ pub(crate) struct Totals {
     count: f64,
     rows: f64,
     terms: TermSums,
+    by_time: TermSums,
 }
 
 pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
@@ -85,6 +88,9 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
             for term in loss.terms {
                 add(&mut sums, Some(term.name), &term.sum)?;
                 totals.terms.add(term.name, 0.0, term.count);
+            }
+            for bins in loss.by_time {
+                totals.by_time.add_bins(&bins, &Vec::try_from(&bins.sums)?, &Vec::try_from(&bins.counts)?);
             }
         }
         Ok(())
@@ -111,7 +117,7 @@ fn add(sums: &mut Vec<(Option<&'static str>, Tensor)>, name: Option<&'static str
 
 impl Totals {
     pub(crate) fn means(self) -> Validation {
-        Validation { loss: self.sum / self.count.max(1.0), terms: self.terms.means(), rows: self.rows as u64 }
+        Validation { loss: self.sum / self.count.max(1.0), terms: self.terms.means(), by_time: self.by_time.means(), rows: self.rows as u64 }
     }
 
     /// Adds up all ranks in their order, so that the result is the same on each.
@@ -120,11 +126,13 @@ impl Totals {
         let own = serde_json::to_vec(&self).map_err(unreadable)?;
         let mut all = Totals::default();
         for bytes in comm.gather_bytes(&own)? {
-            let Totals { sum, count, rows, terms } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            let Totals { sum, count, rows, terms, by_time } = serde_json::from_slice(&bytes).map_err(unreadable)?;
             (all.sum, all.count, all.rows) = (all.sum + sum, all.count + count, all.rows + rows);
             all.terms.merge(&terms);
+            all.by_time.merge(&by_time);
         }
         all.terms.sort();
+        all.by_time.sort();
         Ok(all)
     }
 }

@@ -290,11 +290,11 @@ impl Objective for DistillObjective<'_> {
         if d > 0 {
             let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, &batch.ids, &plan, &share)?;
             let weights = share.f_narrow(0, n, d)?.f_reshape([-1])?.f_index_select(0, &places)?;
-            let ce = net.cross_entropy_sum(&hidden, &ids, Some(&upload(&weights, device)?))?;
+            let ce = net.cross_entropy(&hidden, &ids, Some(&upload(&weights, device)?))?.sum;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });
             sum = &sum + ce;
         }
-        Ok(Loss { sum, count: b as f64, terms })
+        Ok(Loss { sum, count: b as f64, terms, by_time: Vec::new() })
     }
 }
 

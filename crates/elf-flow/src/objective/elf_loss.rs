@@ -1,15 +1,19 @@
 //! The loss of the objective of the paper.
 
 use elf_core::device::upload;
-use elf_core::{Network, Noise, TrunkInput};
+use elf_core::{CrossEntropy, Network, Noise, TrunkInput};
 use tch::{Kind, Tensor};
 
 use super::elf_objective::ElfObjective;
 use super::rows::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk};
-use super::{Loss, LossTerm, Objective};
+use super::{Loss, LossTerm, Objective, TimeBins};
 use crate::batch::positions_in;
 use crate::blocks::{FinishedPrefix, TeacherForcing};
 use crate::{LatentBatch, Result};
+
+/// Names of the parts of the loss.
+const L2: &str = "l2";
+const CE: &str = "ce";
 
 /// The rows of a batch, and what is learned at which of their positions.
 struct LossInputs {
@@ -84,7 +88,7 @@ impl ElfObjective {
         hints: &Hints,
         hidden: &Tensor,
         dropout: bool,
-    ) -> Result<(Tensor, LossTerm)> {
+    ) -> Result<(Tensor, LossTerm, TimeBins)> {
         let rows = &inputs.rows;
         let n = hidden.size3()?.0;
         let first = |x: &Tensor| x.f_narrow(0, 0, n);
@@ -106,24 +110,29 @@ impl ElfObjective {
             let _ = first(&target)?.f_add_(&(strength * (v_c - v_u)))?;
         }
         let mask = first(&inputs.mask)?;
-        let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)?;
-        let l2 = (per_position * upload(&mask, hidden.device())?).f_sum(Kind::Float)?;
-        let count = positions_in(&mask)?;
-        let term = LossTerm { name: "l2", sum: l2.f_detach()?, count };
-        Ok((l2, term))
+        let counted = upload(&mask, hidden.device())?;
+        let per_position = (v_hat - target).square().f_mean_dim(-1, false, Kind::Float)? * &counted;
+        let l2 = per_position.f_sum(Kind::Float)?;
+        let term = LossTerm { name: L2, sum: l2.f_detach()?, count: positions_in(&mask)? };
+        let per_row = |x: &Tensor| x.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        let bins = TimeBins::of(L2, &first(&rows.t)?, &per_row(&per_position)?, &per_row(&counted)?)?;
+        Ok((l2, term, bins))
     }
 
-    /// The cross-entropy of the words of decode rows, from their hidden states `[d, S, H]`.
+    /// The cross-entropy of the words of decode rows, from their hidden states `[d, S, H]`; a word's time is its clean share.
     fn decode_term(
         net: &dyn Network,
         plan: &RowPlan,
         inputs: &LossInputs,
         hidden: &Tensor,
-    ) -> Result<(Tensor, LossTerm)> {
+    ) -> Result<(Tensor, LossTerm, TimeBins)> {
         let Words { hidden, ids, places } = Words::of(hidden, &inputs.ids, plan, &inputs.mask)?;
-        let ce = net.cross_entropy_sum(&hidden, &ids, None)?;
-        let term = LossTerm { name: "ce", sum: ce.f_detach()?, count: places.size1()? as f64 };
-        Ok((ce, term))
+        let CrossEntropy { sum, each } = net.cross_entropy(&hidden, &ids, None)?;
+        let term = LossTerm { name: CE, sum: sum.f_detach()?, count: places.size1()? as f64 };
+        let shares = inputs.rows.clean_share.f_narrow(0, plan.denoise, plan.decode)?.f_reshape([-1])?;
+        let shares = shares.f_index_select(0, &upload(&places, each.device())?)?;
+        let bins = TimeBins::of(CE, &shares, &each, &each.f_ones_like()?)?;
+        Ok((sum, term, bins))
     }
 }
 
@@ -148,17 +157,19 @@ impl Objective for ElfObjective {
 
         let (n, d) = (plan.denoise, plan.decode);
         let mut sum = Tensor::f_zeros([], (Kind::Float, batch.latents.device()))?;
-        let mut terms = Vec::new();
+        let (mut terms, mut by_time) = (Vec::new(), Vec::new());
         if n > 0 {
-            let (l2, term) = self.denoise_term(net, &inputs, &hints, &hidden.f_narrow(0, 0, n)?, dropout.is_some())?;
+            let (l2, term, bins) = self.denoise_term(net, &inputs, &hints, &hidden.f_narrow(0, 0, n)?, dropout.is_some())?;
             sum = &sum + l2;
             terms.push(term);
+            by_time.push(bins);
         }
         if d > 0 {
-            let (ce, term) = Self::decode_term(net, &plan, &inputs, &hidden.f_narrow(0, n, d)?)?;
+            let (ce, term, bins) = Self::decode_term(net, &plan, &inputs, &hidden.f_narrow(0, n, d)?)?;
             sum = &sum + ce;
             terms.push(term);
+            by_time.push(bins);
         }
-        Ok(Loss { sum, count: batch.loss_positions()?, terms })
+        Ok(Loss { sum, count: batch.loss_positions()?, terms, by_time })
     }
 }

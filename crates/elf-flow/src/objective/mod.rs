@@ -4,9 +4,11 @@ mod distillation;
 mod elf_loss;
 mod elf_objective;
 mod rows;
+mod time_bins;
 
 pub use distillation::{DistillObjective, DistillStep, Targets, TeacherStart, teacher_target};
 pub use elf_objective::ElfObjective;
+pub use time_bins::TimeBins;
 
 use elf_core::{Network, Noise};
 use tch::Tensor;
@@ -33,6 +35,8 @@ pub struct Loss {
     pub count: f64,
     /// Named parts.
     pub terms: Vec<LossTerm>,
+    /// Parts by time, for objectives whose rows have one.
+    pub by_time: Vec<TimeBins>,
 }
 
 impl Loss {

@@ -43,6 +43,8 @@ pub(super) struct Prepared {
     pub(super) z: Tensor,
     /// `[B]`; 1 in decode rows.
     pub(super) t: Tensor,
+    /// The clean share of each token of decode rows, 0 in denoise rows, `[B, S, 1]`.
+    pub(super) clean_share: Tensor,
     /// Guidance scales `[B]`.
     pub(super) w: Tensor,
     /// 1 on condition positions, `[B, S, 1]`.
@@ -58,6 +60,7 @@ impl Prepared {
         Ok(Self {
             x0: learned(&self.x0)?,
             z: learned(&self.z)?,
+            clean_share: learned(&self.clean_share)?,
             condition: self.condition.as_ref().map(learned).transpose()?,
             forcing: Some(forcing),
             ..self
@@ -170,9 +173,11 @@ impl ElfObjective {
         }
 
         let ones = Tensor::f_ones([plan.decode], (Kind::Float, device))?;
+        let none = Tensor::f_zeros([plan.denoise, s, 1], (Kind::Float, device))?;
         Ok(Prepared {
             z: Tensor::f_cat(&[noisy, corrupted], 0)?,
             t: Tensor::f_cat(&[times, ones], 0)?,
+            clean_share: Tensor::f_cat(&[none, share], 0)?,
             x0,
             w,
             condition,

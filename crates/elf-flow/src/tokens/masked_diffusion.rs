@@ -77,7 +77,7 @@ impl TokenObjective for MaskedDiffusion {
         };
         let count = (b * s - batch.starts.iter().sum::<i64>()) as f64;
         let terms = vec![LossTerm { name: NLL, sum: sum.f_detach()?, count: batch.text_tokens() as f64 }];
-        Ok(Loss { sum, count, terms })
+        Ok(Loss { sum, count, terms, by_time: Vec::new() })
     }
 }
 

@@ -45,6 +45,6 @@ impl TokenObjective for NextToken {
             }
         };
         let terms = vec![LossTerm { name: NLL, sum: sum.f_detach()?, count }];
-        Ok(Loss { sum, count, terms })
+        Ok(Loss { sum, count, terms, by_time: Vec::new() })
     }
 }

@@ -174,7 +174,7 @@ impl<S: ModelKind> HeldOut<'_, S> {
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
         let named = |name: &str, value: f64| Metric { name: format!("validation_{name}"), value };
         let mut metrics = vec![named("loss", result.loss)];
-        metrics.extend(result.terms.iter().map(|t| named(&t.name, t.mean)));
+        metrics.extend(result.terms.iter().chain(&result.by_time).map(|t| named(&t.name, t.mean)));
         Ok(metrics)
     }
 

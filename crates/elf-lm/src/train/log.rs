@@ -33,30 +33,32 @@ struct Window {
     loss: f64,
     positions: u64,
     terms: TermSums,
+    by_time: TermSums,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: TermSums::default() }
+        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: TermSums::default(), by_time: TermSums::default() }
     }
 
     fn add(&mut self, step: &StepMetrics) {
         self.steps += 1;
         self.loss += step.loss;
         self.positions += step.positions;
-        for term in &step.terms {
-            self.terms.add(&term.name, term.mean * term.count, term.count);
+        for (sums, means) in [(&mut self.terms, &step.terms), (&mut self.by_time, &step.by_time)] {
+            means.iter().for_each(|term| sums.add(&term.name, term.mean * term.count, term.count));
         }
     }
 
     /// Makes the parts of the loss and the positions those of all ranks; the loss is theirs already.
     fn add_other_ranks(&mut self, comm: &dyn Comm) -> Result<()> {
-        let own = serde_json::to_vec(&(self.positions, &self.terms))?;
-        (self.positions, self.terms) = (0, TermSums::default());
+        let own = serde_json::to_vec(&(self.positions, &self.terms, &self.by_time))?;
+        (self.positions, self.terms, self.by_time) = (0, TermSums::default(), TermSums::default());
         for bytes in comm.gather_bytes(&own)? {
-            let (positions, terms): (u64, TermSums) = serde_json::from_slice(&bytes)?;
+            let (positions, terms, by_time): (u64, TermSums, TermSums) = serde_json::from_slice(&bytes)?;
             self.positions += positions;
             self.terms.merge(&terms);
+            self.by_time.merge(&by_time);
         }
         Ok(())
     }
@@ -159,6 +161,9 @@ impl TrainingObserver for TrainingLog<'_, '_> {
             for (name, mean) in self.window.means() {
                 line.insert(name, json!(mean));
             }
+            for term in self.window.by_time.means() {
+                line.insert(term.name, json!(term.mean));
+            }
             line.insert("grad_norm".into(), json!(step.grad_norm));
             line.insert("lr".into(), json!(step.lr));
             line.insert("positions".into(), json!(self.window.positions));
@@ -186,7 +191,8 @@ impl TrainingObserver for TrainingLog<'_, '_> {
         }
         line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
         self.write(Value::Object(line));
-        let losses = metrics.iter().filter(|m| m.name.starts_with("validation_"));
+        // Bins of time, such as `validation_l2@0.3`, are for the file alone.
+        let losses = metrics.iter().filter(|m| m.name.starts_with("validation_") && !m.name.contains('@'));
         let text = losses.map(|m| format!("{} {:.3}", m.name, m.value)).collect::<Vec<_>>().join(", ");
         // Said once, by the rank that writes.
         if self.metrics.is_some() {
