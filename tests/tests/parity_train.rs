@@ -46,7 +46,16 @@ fn train(name: &str) {
                 );
             }
         }
-        check_sum(&report.read().unwrap(), &recorded.metrics[first..first + parts]);
+        let read = report.read().unwrap();
+        check_sum(&read, &recorded.metrics[first..first + parts]);
+        // The bins of time share out each part's positions and loss.
+        for term in &read.terms {
+            let of_part = format!("{}@", term.name);
+            let bins = read.by_time.iter().filter(|bin| bin.name.starts_with(&of_part));
+            let (sum, count) = bins.fold((0.0, 0.0), |(s, c), bin| (s + bin.mean * bin.count, c + bin.count));
+            assert_eq!(count, term.count, "{of_part}");
+            compare(&of_part, first, sum, term.mean * term.count);
+        }
         if first == 0 {
             // They are kept until the next step begins.
             let params = trainer.net().params();

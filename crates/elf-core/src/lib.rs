@@ -34,7 +34,9 @@ pub mod weights;
 
 pub use dropout::Dropout;
 pub use error::{Error, Result};
-pub use network::{Context, Counting, CrossEntropy, LearnedLatents, Memory, Network, NetworkShape, PassCount, TrunkInput};
+pub use network::{
+    Context, Counting, CrossEntropy, LearnedLatents, Memory, Network, NetworkShape, PassCount, TrunkInput,
+};
 pub use noise::{Noise, Replay, Seeded, key_of};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use elf_core::device::upload;
 use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::{
-    Context, CrossEntropy, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder, ParamSet,
-    PrecisionPolicy, Result, TrunkInput, Weight,
+    Context, CrossEntropy, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder,
+    ParamSet, PrecisionPolicy, Result, TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
 

@@ -109,7 +109,17 @@ impl StepReport {
             }
         }
         let Self { step, lr, rows, positions, times, .. } = *self;
-        Ok(StepMetrics { step, loss, terms: terms.means(), by_time: by_time.means(), grad_norm, lr, rows, positions, times })
+        Ok(StepMetrics {
+            step,
+            loss,
+            terms: terms.means(),
+            by_time: by_time.means(),
+            grad_norm,
+            lr,
+            rows,
+            positions,
+            times,
+        })
     }
 }
 

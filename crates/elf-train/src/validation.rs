@@ -1,6 +1,7 @@
 //! The loss on held-out batches, with the same draws every time.
 
 use elf_core::{Seeded, key_of};
+use elf_flow::TimeBins;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -13,7 +14,7 @@ pub struct Validation {
     pub loss: f64,
     /// The loss's parts, each a mean over the positions that it counts.
     pub terms: Vec<TermMean>,
-    /// The same by time, for each bin that has rows ([`TimeBins::label`](elf_flow::TimeBins::label)).
+    /// The same by time, for each bin that has rows ([`TimeBins::label`]).
     pub by_time: Vec<TermMean>,
     /// The number of rows.
     pub rows: u64,
@@ -76,6 +77,7 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
     let mut totals = Totals::default();
     // Sums stay on the device until the end: one tensor for the loss and one for each of its parts.
     let mut sums: Vec<(Option<&'static str>, Tensor)> = Vec::new();
+    let mut by_time: Vec<TimeBins> = Vec::new();
     tch::no_grad(|| -> Result<()> {
         for batch in batches {
             let (first_row, batch) = batch?;
@@ -90,7 +92,7 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
                 totals.terms.add(term.name, 0.0, term.count);
             }
             for bins in loss.by_time {
-                totals.by_time.add_bins(&bins, &Vec::try_from(&bins.sums)?, &Vec::try_from(&bins.counts)?);
+                add_bins(&mut by_time, bins)?;
             }
         }
         Ok(())
@@ -101,6 +103,9 @@ pub(crate) fn validation_totals<N, O: TrainingObjective<N> + ?Sized>(
             Some(name) => totals.terms.add(name, value, 0.0),
             None => totals.sum = value,
         }
+    }
+    for bins in &by_time {
+        totals.by_time.add_bins(bins, &Vec::try_from(&bins.sums)?, &Vec::try_from(&bins.counts)?);
     }
     Ok(totals)
 }
@@ -115,9 +120,27 @@ fn add(sums: &mut Vec<(Option<&'static str>, Tensor)>, name: Option<&'static str
     Ok(())
 }
 
+/// Adds in f64, too.
+fn add_bins(all: &mut Vec<TimeBins>, TimeBins { name, sums, counts }: TimeBins) -> Result<()> {
+    let [sums, counts] = [sums.f_to_kind(Kind::Double)?, counts.f_to_kind(Kind::Double)?];
+    match all.iter_mut().find(|bins| bins.name == name) {
+        Some(bins) => {
+            let _ = bins.sums.f_add_(&sums)?;
+            let _ = bins.counts.f_add_(&counts)?;
+        }
+        None => all.push(TimeBins { name, sums, counts }),
+    }
+    Ok(())
+}
+
 impl Totals {
     pub(crate) fn means(self) -> Validation {
-        Validation { loss: self.sum / self.count.max(1.0), terms: self.terms.means(), by_time: self.by_time.means(), rows: self.rows as u64 }
+        Validation {
+            loss: self.sum / self.count.max(1.0),
+            terms: self.terms.means(),
+            by_time: self.by_time.means(),
+            rows: self.rows as u64,
+        }
     }
 
     /// Adds up all ranks in their order, so that the result is the same on each.

@@ -159,7 +159,8 @@ impl Objective for ElfObjective {
         let mut sum = Tensor::f_zeros([], (Kind::Float, batch.latents.device()))?;
         let (mut terms, mut by_time) = (Vec::new(), Vec::new());
         if n > 0 {
-            let (l2, term, bins) = self.denoise_term(net, &inputs, &hints, &hidden.f_narrow(0, 0, n)?, dropout.is_some())?;
+            let (l2, term, bins) =
+                self.denoise_term(net, &inputs, &hints, &hidden.f_narrow(0, 0, n)?, dropout.is_some())?;
             sum = &sum + l2;
             terms.push(term);
             by_time.push(bins);

@@ -27,7 +27,7 @@ impl TimeBins {
         tch::no_grad(|| {
             let bins = Self::COUNT as i64;
             let bin = (times * bins as f64).f_clamp(0.0, (bins - 1) as f64)?.f_to_kind(Kind::Int64)?;
-            let empty = losses.f_zeros_like()?.f_resize_(&[bins])?.f_zero_()?;
+            let empty = Tensor::f_zeros([bins], (Kind::Float, losses.device()))?;
             let sum = |values: &Tensor| empty.f_index_add(0, &bin, &values.f_detach()?);
             Ok(Self { name, sums: sum(losses)?, counts: sum(counts)? })
         })
@@ -36,5 +36,21 @@ impl TimeBins {
     /// The name of a bin in logs: `l2@0.3` for times from 0.3 to 0.4.
     pub fn label(&self, bin: usize) -> String {
         format!("{}@{:.1}", self.name, bin as f64 / Self::COUNT as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_time_counts_in_its_bin_and_the_ends_in_the_outer_ones() {
+        let of = |values: &[f32]| Tensor::from_slice(values);
+        let times = of(&[0.0, 0.05, 0.31, 0.39, 0.95, 1.0]);
+        let bins = TimeBins::of("l2", &times, &of(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), &of(&[1.0; 6])).unwrap();
+        let read = |t: &Tensor| Vec::<f32>::try_from(t).unwrap();
+        assert_eq!(read(&bins.sums), [3.0, 0.0, 0.0, 12.0, 0.0, 0.0, 0.0, 0.0, 0.0, 48.0]);
+        assert_eq!(read(&bins.counts), [2.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]);
+        assert_eq!((bins.label(0), bins.label(3)), ("l2@0.0".to_owned(), "l2@0.3".to_owned()));
     }
 }

@@ -38,7 +38,14 @@ struct Window {
 
 impl Window {
     fn new() -> Self {
-        Self { since: Instant::now(), steps: 0, loss: 0.0, positions: 0, terms: TermSums::default(), by_time: TermSums::default() }
+        Self {
+            since: Instant::now(),
+            steps: 0,
+            loss: 0.0,
+            positions: 0,
+            terms: TermSums::default(),
+            by_time: TermSums::default(),
+        }
     }
 
     fn add(&mut self, step: &StepMetrics) {
