@@ -48,14 +48,7 @@ fn train(name: &str) {
         }
         let read = report.read().unwrap();
         check_sum(&read, &recorded.metrics[first..first + parts]);
-        // The bins of time share out each part's positions and loss.
-        for term in &read.terms {
-            let of_part = format!("{}@", term.name);
-            let bins = read.by_time.iter().filter(|bin| bin.name.starts_with(&of_part));
-            let (sum, count) = bins.fold((0.0, 0.0), |(s, c), bin| (s + bin.mean * bin.count, c + bin.count));
-            assert_eq!(count, term.count, "{of_part}");
-            compare(&of_part, first, sum, term.mean * term.count);
-        }
+        check_bins(&read, first);
         if first == 0 {
             // They are kept until the next step begins.
             let params = trainer.net().params();
@@ -77,6 +70,17 @@ fn train(name: &str) {
         assert_close(&format!("average of {name}"), average, averages[name], TOLERANCE);
     }
     println!("{name}: parameters differ by at most {worst:.1e}");
+}
+
+/// The bins of time share out each part's positions and loss.
+fn check_bins(read: &StepMetrics, step: usize) {
+    for term in &read.terms {
+        let of_part = format!("{}@", term.name);
+        let bins = read.by_time.iter().filter(|bin| bin.name.starts_with(&of_part));
+        let (sum, count) = bins.fold((0.0, 0.0), |(s, c), bin| (s + bin.mean * bin.count, c + bin.count));
+        assert_eq!(count, term.count, "{of_part}");
+        compare(&of_part, step, sum, term.mean * term.count);
+    }
 }
 
 fn compare(what: &str, step: usize, got: f64, want: f64) {
