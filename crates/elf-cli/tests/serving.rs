@@ -1,71 +1,22 @@
 //! `elf serve`: the texts that `elf sample` writes, for several clients at once, and every refusal with its reason.
 
+mod server;
 mod tiny_run;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use server::Server;
 use tempfile::TempDir;
 use tiny_run::{Materials, elf, json_lines, run, within};
 
-/// A server on a free port, ended with the test.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    /// Waits until it says where it listens.
-    fn start(model: &str, more: &[&str]) -> Self {
-        let mut command = elf(&[&["serve", model, "--listen", "127.0.0.1:0", "--steps", "2"], more].concat());
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.split_once(" at http://")?.1.to_owned()))
-            .expect("it says where it listens");
-        // What else it says is read, so that it never waits for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address }
-    }
-
-    fn try_to_ask(&self, path: &str, body: Option<&str>) -> Result<(u16, Value), ureq::Error> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-        let url = format!("http://{}{path}", self.address);
-        let mut answer = match body {
-            Some(body) => agent.post(&url).send(body)?,
-            None => agent.get(&url).call()?,
-        };
-        Ok((answer.status().as_u16(), serde_json::from_str(&answer.body_mut().read_to_string()?).unwrap()))
-    }
-
-    /// Status and body of an answer.
-    fn ask(&self, path: &str, body: Option<&str>) -> (u16, Value) {
-        self.try_to_ask(path, body).unwrap()
-    }
-
-    fn generate(&self, body: &Value) -> (u16, Value) {
-        self.ask("/generate", Some(&body.to_string()))
-    }
-
-    #[track_caller]
-    fn refuses(&self, body: &str, status: u16, words: &[&str]) {
-        let (code, answer) = self.ask("/generate", Some(body));
-        assert_eq!(code, status, "{answer}");
-        let reason = answer["error"].as_str().unwrap();
-        assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+#[track_caller]
+fn refuses(server: &Server, body: &str, status: u16, words: &[&str]) {
+    let (code, answer) = server.ask("/generate", Some(body));
+    assert_eq!(code, status, "{answer}");
+    let reason = answer["error"].as_str().unwrap();
+    assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
 }
 
 /// What `elf sample` makes of the same, one object a text.
@@ -105,19 +56,17 @@ fn unconditional_texts_for_several_clients() {
 
     // As some editors and shells write JSON.
     assert_eq!(server.ask("/generate", Some("\u{feff}{\"num\": 1}\r\n")).0, 200);
-    server.refuses("\u{feff}", 400, &["JSON such as"]);
-    server.refuses(r#"{"num": -1}"#, 400, &["num is -1", "a whole number from 0 on"]);
-    server.refuses(r#"{"seed": "x"}"#, 400, &["seed is \"x\"", "a whole number"]);
-    server.refuses("words", 400, &["JSON such as", r#""num""#]);
-    server.refuses(r#"{"nmu": 3}"#, 400, &["unknown field `nmu`", "`num`"]);
-    server.refuses(r#"{"num": 0}"#, 400, &["0 texts", "1 to 9"]);
-    server.refuses(r#"{"num": 10}"#, 400, &["10 texts", "1 to 9"]);
-    server.refuses(r#"{"inputs": ["a"]}"#, 400, &["takes no input"]);
+    refuses(&server, "\u{feff}", 400, &["JSON such as"]);
+    refuses(&server, r#"{"num": -1}"#, 400, &["num is -1", "a whole number from 0 on"]);
+    refuses(&server, r#"{"seed": "x"}"#, 400, &["seed is \"x\"", "a whole number"]);
+    refuses(&server, "words", 400, &["JSON such as", r#""num""#]);
+    refuses(&server, r#"{"nmu": 3}"#, 400, &["unknown field `nmu`", "`num`"]);
+    refuses(&server, r#"{"num": 0}"#, 400, &["0 texts", "1 to 9"]);
+    refuses(&server, r#"{"num": 10}"#, 400, &["10 texts", "1 to 9"]);
+    refuses(&server, r#"{"inputs": ["a"]}"#, 400, &["takes no input"]);
     // It is refused before it is read, so that the client may not come to the end of sending it.
-    match server.try_to_ask("/generate", Some(&" ".repeat(2 << 20))) {
-        Ok((status, answer)) => {
-            assert!(status == 413 && answer["error"].as_str().unwrap().contains("limit"), "{answer}")
-        }
+    match server.try_to_send("/generate", &[], Some(&" ".repeat(2 << 20))) {
+        Ok(answer) => assert!(answer.status == 413 && answer.text.contains("limit"), "{}", answer.text),
         Err(error) => assert!(matches!(error, ureq::Error::Io(_)), "{error}"),
     }
     let (status, answer) = server.ask("/nowhere", None);
@@ -125,9 +74,8 @@ fn unconditional_texts_for_several_clients() {
     assert_eq!(server.ask("/generate", None).0, 404, "a wrong method is told what there is, too");
 
     // Asked to end, it ends well.
-    let ended = Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap();
-    assert!(ended.success());
-    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+    server.signal("-TERM");
+    assert_eq!(server.wait(), Some(0));
 }
 
 #[test]
@@ -147,10 +95,10 @@ fn texts_from_inputs() {
     let (_, answer) = server.generate(&json!({"inputs": ["tree", long]}));
     let cut = answer["texts"].as_array().unwrap().iter().map(|text| text["input_cut"].as_bool());
     assert_eq!(cut.collect::<Vec<_>>(), [None, Some(true)]);
-    server.refuses("{}", 400, &["`inputs`"]);
-    server.refuses(r#"{"num": 2}"#, 400, &["`inputs`"]);
-    server.refuses(r#"{"inputs": ["a", " "]}"#, 400, &["inputs[1] is empty"]);
-    server.refuses(r#"{"inputs": ["a"], "num": 1}"#, 400, &["one text for each"]);
+    refuses(&server, "{}", 400, &["`inputs`"]);
+    refuses(&server, r#"{"num": 2}"#, 400, &["`inputs`"]);
+    refuses(&server, r#"{"inputs": ["a", " "]}"#, 400, &["inputs[1] is empty"]);
+    refuses(&server, r#"{"inputs": ["a"], "num": 1}"#, 400, &["one text for each"]);
 }
 
 /// Neither while the server runs nor when it is to end.
@@ -159,15 +107,9 @@ fn half_requests_hold_nothing_up() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
     let model = within(&folder, "run");
     materials.train(&model, &["max_steps=1"]).well();
-    let half = |server: &Server, text: &str| {
-        let mut client = TcpStream::connect(&server.address).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        client.write_all(text.as_bytes()).unwrap();
-        client
-    };
-    let half_a_body = "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    let half_a_body = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
     let server = Server::start(&model, &["--read-timeout", "1"]);
-    let (mut head, mut body) = (half(&server, "POST /gen"), half(&server, half_a_body));
+    let (mut head, mut body) = (server.connect(b"POST /gen"), server.connect(half_a_body));
     let mut answer = String::new();
     body.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("too slowly"), "{answer}");
@@ -176,11 +118,11 @@ fn half_requests_hold_nothing_up() {
     assert_eq!(server.generate(&json!({})).0, 200);
 
     let mut server = Server::start(&model, &["--read-timeout", "3600"]);
-    let clients = [half(&server, "POST /gen"), half(&server, half_a_body)];
+    let clients = [server.connect(b"POST /gen"), server.connect(half_a_body)];
     assert_eq!(server.generate(&json!({})).0, 200);
     let asked = Instant::now();
-    assert!(Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap().success());
-    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+    server.signal("-TERM");
+    assert_eq!(server.wait(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
     drop(clients);
 }
@@ -191,7 +133,9 @@ fn what_cannot_be_served() {
     let (model, settings) = (within(&folder, "run"), within(&folder, "sampling.yml"));
     materials.train(&model, &["max_steps=1", "objective=mdlm"]).well();
     let serve = |more: &[&str]| run(elf(&[&["serve", &model, "--listen", "127.0.0.1:0"], more].concat()));
-    serve(&[]).badly(&["masked diffusion", "elf serve"]);
+    serve(&["--cfg", "2", "--uniform-grid"]).badly(&["--cfg, --uniform-grid", "masked diffusion"]);
+    serve(&["--temperature", "2"]).badly(&["--temperature", "masked diffusion"]);
+    serve(&[&model]).badly(&["two models are named run"]);
     serve(&["--batch-size", "0"]).badly(&["--batch-size", "at least 1"]);
     serve(&["--max-waiting", "18446744073709551615"]).badly(&["--max-waiting", "at most 1000000"]);
     let other = within(&folder, "flow");

@@ -163,6 +163,21 @@ impl Tokenizer {
         self.inner.decode(&ids, true).map_err(|e| Error::Tokenize { action: "decode ids", reason: e.to_string() })
     }
 
+    /// The part of the text of `ids` that each id stands for. Together they are the beginning of the text that
+    /// [`decode`](Self::decode) gives; a character of several ids is with the last of them.
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder fails.
+    pub fn pieces(&self, ids: &[i32]) -> Result<Vec<String>> {
+        let mut stream = self.inner.decode_stream(true);
+        let piece = |&id: &i32| match u32::try_from(id) {
+            Ok(id) => stream.step(id).map(Option::unwrap_or_default),
+            Err(_) => Ok(String::new()),
+        };
+        let pieces = ids.iter().map(piece).collect::<Result<_, _>>();
+        pieces.map_err(|e| Error::Tokenize { action: "decode ids", reason: e.to_string() })
+    }
+
     /// As [`decode`](Self::decode), for a person: an id outside the vocabulary is shown as `<id 99999>`.
     ///
     /// # Errors

@@ -22,6 +22,21 @@ fn t5_ids_are_those_of_the_published_tokenizer() {
 }
 
 #[test]
+fn pieces_make_up_the_text() {
+    let folders = ["data/tokenizers/t5", "models/mini-de-en", "models/minilm-l3"];
+    for tokenizer in folders.map(|folder| Tokenizer::load(repository().join(folder)).unwrap()) {
+        for text in documents(20).iter().map(String::as_str).chain(["", "Das ist gut.", "naïve — 漢字 🙂 \u{e4}"])
+        {
+            let mut ids = tokenizer.encode(text).unwrap();
+            ids.extend([tokenizer.eos_id().unwrap(), -5]);
+            let (pieces, whole) = (tokenizer.pieces(&ids).unwrap(), tokenizer.decode(&ids).unwrap());
+            assert_eq!(pieces.len(), ids.len());
+            assert_eq!(pieces.concat(), whole, "{}", tokenizer.origin());
+        }
+    }
+}
+
+#[test]
 fn batches_keep_their_order() {
     let texts = documents(100);
     let one_by_one: Vec<_> = texts.iter().map(|text| t5().encode(text).unwrap()).collect();

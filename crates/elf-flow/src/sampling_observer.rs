@@ -55,6 +55,8 @@ pub struct Frame {
     pub t: f64,
     /// Decoded token ids of each row, all S positions. Positions of blocks that were not begun hold the token that ends a text.
     pub ids: Vec<Vec<i64>>,
+    /// Natural log-probability with which each token was read, in the form of `ids`; 0 at positions of blocks that were not begun.
+    pub log_probs: Vec<Vec<f32>>,
 }
 
 /// Watches a run. All methods do nothing by default; `()` watches nothing, a `Vec<Frame>` collects frames.

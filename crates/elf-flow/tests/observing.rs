@@ -185,7 +185,10 @@ fn frames_come_when_they_are_asked_for() {
         assert!(made.z.equal(&plain.z) && made.ids == plain.ids, "frames change nothing");
         assert_eq!(watch.frames.len(), blocks * STEPS, "one after each step");
         assert!(watch.frames.is_sorted_by(|a, b| a.t <= b.t));
-        assert_eq!(watch.frames.last().unwrap(), &Frame { t: 1.0, ids: made.ids.clone() });
+        assert_eq!(
+            watch.frames.last().unwrap(),
+            &Frame { t: 1.0, ids: made.ids.clone(), log_probs: made.log_probs.clone() }
+        );
         // The last step of a block needs no pass of its own.
         let extra = (blocks * (STEPS - 1)) as u64;
         assert_eq!((made.cost.passes, made.cost.trace_passes), (plain.cost.passes, extra));
@@ -193,6 +196,9 @@ fn frames_come_when_they_are_asked_for() {
             let written = (step.block * BLOCK as usize).min(S as usize);
             for (shown, last) in frame.ids.iter().zip(&made.ids) {
                 assert_eq!(shown[..written], last[..written], "finished blocks stay");
+            }
+            for (shown, last) in frame.log_probs.iter().zip(&made.log_probs) {
+                assert_eq!(shown[..written], last[..written], "with their probabilities");
             }
         }
         // One that a trace and the observer both ask for is shown once.

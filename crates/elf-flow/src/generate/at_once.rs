@@ -27,16 +27,16 @@ impl Generator<'_> {
             let (wanted, last) = (observer.step(&step).shows_frame(&step)?, i + 1 == steps);
             show_end |= wanted && last;
             if let (true, Some(x)) = (shown[i] || wanted && !last, &state.x) {
-                let ids = HostReading::of(&decoder.read(x, condition)?, x, asked)?.ids;
+                let HostReading { ids, log_probs } = HostReading::of(&decoder.read(x, condition)?, x, asked)?;
                 trace_passes += 1;
-                observer.frame(Frame { t: self.times[i], ids });
+                observer.frame(Frame { t: self.times[i], ids, log_probs });
             }
             Ok(())
         })?;
         let reading = self.words(&decoder, &end, condition, noise)?;
         let HostReading { ids, log_probs } = HostReading::of(&reading, &end, asked)?;
         if show_end {
-            observer.frame(Frame { t: self.config.decode_at, ids: ids.clone() });
+            observer.frame(Frame { t: self.config.decode_at, ids: ids.clone(), log_probs: log_probs.clone() });
         }
         ids.iter().enumerate().for_each(|(row, ids)| observer.finished(row, ids));
         let positions = rows as u64 * request.length as u64;

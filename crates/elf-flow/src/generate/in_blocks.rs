@@ -74,11 +74,13 @@ impl Draft {
         HostReading::of(&reading, &self.z, rows)
     }
 
-    /// Token ids of the first `rows` rows with an unfinished block, `ids` `[B, width]` read from latents `x` `[B, width, C]`.
-    fn with_unfinished(&self, block: Block, ids: &Tensor, x: &Tensor, rows: usize) -> Result<Vec<Vec<i64>>> {
-        let all = self.ids.copy();
-        all.f_narrow(1, block.first, block.width)?.f_copy_(ids)?;
-        Ok(HostReading::of(&Reading { ids: all, log_probs: self.log_probs.shallow_clone() }, x, rows)?.ids)
+    /// The first `rows` rows with an unfinished block, a reading `[B, width]` of latents `x` `[B, width, C]`.
+    fn with_unfinished(&self, block: Block, reading: &Reading, x: &Tensor, rows: usize) -> Result<HostReading> {
+        let all = Reading { ids: self.ids.copy(), log_probs: self.log_probs.copy() };
+        for (all, part) in [(&all.ids, &reading.ids), (&all.log_probs, &reading.log_probs)] {
+            all.f_narrow(1, block.first, block.width)?.f_copy_(part)?;
+        }
+        HostReading::of(&all, x, rows)
     }
 
     /// Notes which rows have ended in `block`, given all `ids` `[B, S]` on the CPU, and reports those that were asked for.
@@ -170,10 +172,11 @@ impl Generator<'_> {
             let (wanted, last) = (observer.step(&step).shows_frame(&step)?, i + 1 == steps);
             show_end |= wanted && last;
             if let (true, Some(x)) = (wanted && !last, &state.x) {
-                let ids = decoder.read(x, condition.as_ref())?.ids;
+                let reading = decoder.read(x, condition.as_ref())?;
                 trace_passes += 1;
                 let t = (first as f64 + width as f64 * self.times[i]) / s as f64;
-                observer.frame(Frame { t, ids: draft.with_unfinished(block, &ids, x, asked)? });
+                let HostReading { ids, log_probs } = draft.with_unfinished(block, &reading, x, asked)?;
+                observer.frame(Frame { t, ids, log_probs });
             }
             Ok(())
         })?;
@@ -187,7 +190,8 @@ impl Generator<'_> {
         let after = if number == 0 { 0 } else { first };
         show_end |= batch.request.trace.iter().any(|t| (after + 1..=block.end()).contains(&position(t)));
         if show_end {
-            observer.frame(Frame { t: block.end() as f64 / s as f64, ids: draft.on_host(asked)?.ids });
+            let HostReading { ids, log_probs } = draft.on_host(asked)?;
+            observer.frame(Frame { t: block.end() as f64 / s as f64, ids, log_probs });
         }
         Ok(())
     }

@@ -23,6 +23,12 @@ enum Rule {
     LeastRisk,
 }
 
+impl Default for Candidates {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
 impl Candidates {
     /// A single candidate per text.
     pub const ONE: Self = Self { count: 1, rule: Rule::HighestConfidence };

@@ -100,6 +100,11 @@ impl SamplingPatch {
         self
     }
 
+    /// The keys that are changed.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Whether a key is changed.
     pub fn has(&self, key: &str) -> bool {
         self.0.contains_key(key)

@@ -17,3 +17,4 @@ pub use described::DescribedModel;
 pub use model::Model;
 pub use model_ref::{ModelRef, Resumable};
 pub use source::ModelSource;
+pub use writing_memory::check_memory_together;

@@ -66,6 +66,11 @@ impl Model {
         Self { samplers, ..self }
     }
 
+    /// The samplers that settings may name.
+    pub fn samplers(&self) -> &Registry {
+        &self.samplers
+    }
+
     /// The plan that the model was trained by.
     pub fn plan(&self) -> &RunPlan {
         &self.described().plan
@@ -123,7 +128,8 @@ impl Model {
         self.loaded.writer(&self.method(sampling), guide.as_deref(), 0, None, &self.samplers).map(drop)
     }
 
-    fn method(&self, sampling: &Sampling) -> Method {
+    /// The method of generation that a setting stands for.
+    pub fn method(&self, sampling: &Sampling) -> Method {
         match &self.plan().baseline {
             None => Method::Flow(sampling.clone()),
             Some(baseline) => {
@@ -196,8 +202,25 @@ impl Model {
         options: &GenerateOptions,
         watch: &mut TextWatch,
     ) -> Result<Generation> {
-        let guide = self.guide(sampling)?;
-        self.run(requests, options, guide.as_deref())?.watched(&self.method(sampling), watch)
+        self.generate_by(requests, &self.method(sampling), options, watch)
+    }
+
+    /// [`Model::generate_watched`] by any method, which may be one that no [`Sampling`] names.
+    ///
+    /// # Errors
+    /// As [`Model::generate_watched`].
+    pub fn generate_by(
+        &self,
+        requests: &[TextRequest],
+        method: &Method,
+        options: &GenerateOptions,
+        watch: &mut TextWatch,
+    ) -> Result<Generation> {
+        let guide = match method {
+            Method::Flow(sampling) => self.guide(sampling)?,
+            Method::Baseline { .. } => None,
+        };
+        self.run(requests, options, guide.as_deref())?.watched(method, watch)
     }
 
     /// Generates texts into a JSONL file, one object per line ([`GeneratedText`](crate::GeneratedText)). It can be

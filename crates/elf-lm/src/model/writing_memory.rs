@@ -8,6 +8,9 @@ use crate::train::system_memory;
 /// libtorch's code and tables, and logits in hand.
 const PROGRAM: u64 = 400 << 20;
 
+/// Bytes per parameter, in fp32 and rounded.
+const PARAMETER: u64 = 6;
+
 impl DescribedModel {
     /// Refuses batches of `rows` texts that do not fit into memory, and names the settings to change.
     ///
@@ -16,6 +19,23 @@ impl DescribedModel {
     pub fn check_memory(&self, rows: usize) -> Result<()> {
         check(&self.plan, rows, system_memory::available(self.source().device, 1))
     }
+}
+
+/// Refuses several models that do not fit into memory together, each with batches of `rows` texts, one batch at a time.
+///
+/// # Errors
+/// As [`DescribedModel::check_memory`], or if they do not fit together.
+pub fn check_memory_together(models: &[&DescribedModel], rows: usize) -> Result<()> {
+    models.iter().try_for_each(|model| model.check_memory(rows))?;
+    let [first, _, ..] = models else { return Ok(()) };
+    let held = |model: &&DescribedModel| PARAMETER * model.plan.parameter_count();
+    let working = |model: &&DescribedModel| estimate(&model.plan, rows as u64).saturating_sub(held(model) + PROGRAM);
+    let largest = models.iter().map(working).max().unwrap_or(0);
+    let needed = models.iter().map(held).fold(largest.saturating_add(PROGRAM), u64::saturating_add);
+    let what = format_args!("serving {} models, with {rows} text(s) at a time", models.len());
+    system_memory::check(what, needed, system_memory::available(first.source().device, 1), |_| {
+        "serve fewer models, or lower the number of texts at a time (--batch-size)".to_owned()
+    })
 }
 
 fn check(plan: &RunPlan, rows: usize, available: Option<u64>) -> Result<()> {
@@ -50,7 +70,7 @@ fn estimate(plan: &RunPlan, rows: u64) -> u64 {
             block.saturating_add(latents).saturating_add(finished)
         }
     };
-    per_text.saturating_add(6 * parameters + PROGRAM)
+    per_text.saturating_add(PARAMETER * parameters + PROGRAM)
 }
 
 #[cfg(test)]

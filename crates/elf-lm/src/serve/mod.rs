@@ -1,87 +1,172 @@
-//! Generation over HTTP: requests of many clients, collected into batches for one model.
+//! Generation over HTTP: requests of many clients, collected into batches for one or several models.
 //!
-//! Connections have a thread of their own ([`http`]). The model stays in the thread that loaded it and takes requests
-//! from a queue ([`queue`]).
+//! Connections have a thread of their own ([`connections`]). The models stay in the thread that loaded them, which takes
+//! jobs from a queue ([`queue`]); all models share its threads of libtorch. [`router`] has the routes, [`openai`] and
+//! [`trajectories`] what is under `/v1`.
 
-pub mod http;
-pub mod queue;
+mod api_keys;
+mod authorize;
+pub mod connections;
+mod entry;
+mod events;
+mod fields;
+mod generate;
+mod metrics;
+mod openai;
+mod options;
+mod order;
+mod pages;
+mod queue;
+mod refusal;
+mod router;
+mod served_model;
+mod service;
+mod tls;
+mod trajectories;
+mod wish;
 
 use std::net::TcpListener;
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::{Error, GenerateOptions, Model, Result, Sampling};
+pub use self::api_keys::ApiKeys;
+pub use self::connections::Signals;
+pub use self::events::{RequestRecord, ServeEvent, ServeWatch};
+pub use self::options::{Access, Limits, ServeOptions};
+pub use self::tls::Tls;
 
-/// Options of a server.
-#[derive(Debug, Clone)]
-pub struct ServeOptions {
-    /// The model's name, for clients.
-    pub name: Option<String>,
-    /// Texts per batch, collected from waiting requests.
-    pub batch_size: usize,
-    /// Whether to pad every batch to `batch_size` rows, so that a text depends on its seed and input alone.
-    pub one_shape: bool,
-    /// Maximum number of texts per request.
-    pub max_texts: usize,
-    /// Maximum number of waiting requests.
-    pub max_waiting: usize,
-    /// Time limit for receiving the head of a request, and for its body.
-    pub read_timeout: Duration,
-    /// The seed of requests without one, and of the time grid if it is random.
-    pub seed: u64,
+use self::metrics::Metrics;
+use self::order::{Entrance, Job, Order, Shown};
+use self::served_model::ServedModel;
+use self::service::Service;
+use crate::error::fail;
+use crate::text::text_loop::{Frames, TextEvent, TextWatch};
+use crate::{Error, GenerateOptions, Model, Result, Sampling, TextRequest};
+
+/// A model to serve: its name for clients, and the setting of requests that change nothing.
+pub struct Serving<'a> {
+    /// The name.
+    pub name: String,
+    /// The model.
+    pub model: &'a Model,
+    /// The setting.
+    pub sampling: Sampling,
 }
 
-/// Answers requests at `socket` (see [`http::bind`]) with texts of `model`, until `stop` is set and all complete
-/// requests are answered.
-///
-/// # Errors
-/// If the setting is invalid for the model, or the system refuses a thread or the socket.
-pub fn serve(
-    socket: TcpListener,
-    model: &Model,
-    sampling: &Sampling,
-    options: &ServeOptions,
-    stop: Arc<AtomicBool>,
-) -> Result<()> {
-    let (jobs, waiting) = mpsc::channel(options.max_waiting);
-    let service = http::Service {
-        jobs,
-        about: Arc::new(about(model, sampling, options)),
-        conditional: model.takes_input(),
-        most_texts: options.max_texts,
-        seed: options.seed,
-        read_timeout: options.read_timeout,
-        waiting: Arc::default(),
+/// A server whose connections are open. It answers `/health`, and refuses other requests until
+/// [`Server::with_models`] gives it models.
+pub struct Server {
+    options: ServeOptions,
+    metrics: Arc<Metrics>,
+    models: Arc<OnceLock<Vec<Arc<ServedModel>>>>,
+    jobs: UnboundedReceiver<Job>,
+    connections: JoinHandle<Result<()>>,
+}
+
+impl Server {
+    /// Takes connections at `socket` (see [`connections::bind`]) until a signal stops it. `watch` hears of every request.
+    ///
+    /// # Errors
+    /// If an option is invalid, or the system refuses a thread.
+    pub fn start(
+        socket: TcpListener,
+        options: ServeOptions,
+        access: Access,
+        signals: Signals,
+        watch: ServeWatch,
+    ) -> Result<Self> {
+        let (entrance, jobs) = Entrance::new(options.limits.waiting);
+        let (metrics, models) = (Arc::<Metrics>::default(), Arc::<OnceLock<_>>::default());
+        let service = Arc::new(Service {
+            entrance,
+            models: Arc::clone(&models),
+            limits: options.limits,
+            batch_size: options.batch_size,
+            seed: options.seed,
+            keys: access.keys,
+            tls: access.tls,
+            active: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            watch,
+        });
+        let router = router::router(Arc::clone(&service), &access.origins)?;
+        let serve = move || connections::serve(socket, &service, router, &signals);
+        let connections = std::thread::Builder::new().name("connections".to_owned()).spawn(serve)?;
+        Ok(Self { options, metrics, models, jobs, connections })
+    }
+
+    /// Lets requests in to these models.
+    ///
+    /// # Errors
+    /// If a setting is invalid for its model, or two models have one name.
+    pub fn with_models<'a>(self, serving: &'a [Serving<'a>]) -> Result<LoadedServer<'a>> {
+        let mut models = Vec::new();
+        for one in serving {
+            if serving.iter().filter(|other| other.name == one.name).count() > 1 {
+                fail!(setting("model"), "two models have the name {}: give each one of its own", one.name);
+            }
+            let model = ServedModel::new(&one.name, one.model, &one.sampling)?;
+            let (each, most) = (model.method.candidates()?.count(), self.options.limits.texts);
+            if each > most {
+                fail!(
+                    setting("max_texts"),
+                    "{} generates {each} candidates per text, and a request can have {most} texts with their candidates \
+                     (--max-texts): raise that, or lower the number of candidates",
+                    one.name
+                );
+            }
+            models.push(Arc::new(model));
+        }
+        let _ = self.models.set(models);
+        Ok(LoadedServer { server: self, serving })
+    }
+}
+
+/// A server that has models.
+pub struct LoadedServer<'a> {
+    server: Server,
+    serving: &'a [Serving<'a>],
+}
+
+impl LoadedServer<'_> {
+    /// Answers requests until a signal stops the server and all complete requests are answered.
+    ///
+    /// # Errors
+    /// If the system refuses the socket.
+    pub fn run(self) -> Result<()> {
+        let Self { server: Server { options, metrics, jobs, connections, .. }, serving } = self;
+        let mut write = |order: &Order, requests: &[TextRequest], watch: &mut TextWatch| {
+            metrics.batch(requests.len());
+            let counting = &mut |event: TextEvent<'_>| {
+                if matches!(event, TextEvent::Step { .. }) {
+                    metrics.step();
+                }
+                watch(event)
+            };
+            let generate = generate_options(&options, &order.shown);
+            let made = serving[order.model].model.generate_by(requests, &order.method, &generate, counting);
+            metrics.batch_ended(requests.len(), made.as_ref().ok().map(|made| &made.cost));
+            Ok(made?.texts)
+        };
+        // Returns when the last connection has ended.
+        queue::work(jobs, options.batch_size, &mut write);
+        connections.join().map_err(|_| Error::request("the thread of the connections has panicked"))?
+    }
+}
+
+fn generate_options(options: &ServeOptions, shown: &Shown) -> GenerateOptions {
+    let (trace, frames) = match shown {
+        Shown::At(times) => (times.clone(), Frames::All),
+        Shown::EveryStep => (Vec::new(), Frames::EveryStep),
     };
-    let generate = GenerateOptions {
+    GenerateOptions {
         batch_size: options.batch_size,
         one_shape: options.one_shape,
         grid_seed: options.seed,
-        trace: Vec::new(),
-    };
-    let connections = std::thread::spawn(move || http::serve(socket, service, stop));
-    // Returns when the last connection has ended.
-    queue::work(waiting, options.batch_size, &mut |requests| {
-        Ok(model.generate_watched(requests, sampling, &generate, &mut |_| ControlFlow::Continue(()))?.texts)
-    });
-    connections.join().map_err(|_| Error::request("the thread of the connections has panicked"))?
-}
-
-/// The description of the model for clients.
-fn about(model: &Model, sampling: &Sampling, options: &ServeOptions) -> Value {
-    let plan = model.plan();
-    json!({
-        "model": options.name,
-        "parameters": plan.parameter_count(),
-        "positions": plan.span.max_length,
-        "input_positions": plan.span.max_input_length,
-        "sampling": sampling.name(),
-        "texts_at_once": options.batch_size,
-        "texts_per_request": options.max_texts,
-    })
+        trace,
+        frames,
+        log_probs: true,
+    }
 }

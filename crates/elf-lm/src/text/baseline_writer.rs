@@ -194,7 +194,8 @@ impl BatchWriter for BaselineWriter<'_> {
         texts.truncate(asked);
         // The same maximum length as for a flow.
         let longest = self.plan.span.max_length - longest.unwrap_or(0);
-        let row = |text: Vec<i64>| WrittenRow { ids: trim.row(&text[..text.len().min(longest)], 0), confidence: None };
+        let ids = |text: Vec<i64>| trim.row(&text[..text.len().min(longest)], 0);
+        let row = |text| WrittenRow { ids: ids(text), log_probs: None, confidence: None };
         Ok(WrittenBatch { rows: texts.into_iter().map(row).collect(), passes, context_passes: 0, positions })
     }
 }

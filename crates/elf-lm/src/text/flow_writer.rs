@@ -125,6 +125,8 @@ struct Watching<'w> {
     trim: Trim,
     /// Length of each row's condition.
     given: Vec<usize>,
+    /// Whether every step is followed by a frame.
+    every_step: bool,
     /// Whether the listener returned `Break`; after a frame this takes effect at the next step.
     cancelled: bool,
 }
@@ -138,11 +140,16 @@ impl Watching<'_> {
 impl SamplingObserver for Watching<'_> {
     fn step(&mut self, step: &Step) -> Next {
         self.send(BatchEvent::Step(step.done, step.steps));
-        if self.cancelled { Next::Cancel } else { Next::Continue }
+        match self.cancelled {
+            true => Next::Cancel,
+            false if self.every_step => Next::Frame,
+            false => Next::Continue,
+        }
     }
 
     fn frame(&mut self, frame: Frame) {
-        let rows = frame.ids.iter().zip(&self.given).map(|(ids, &given)| self.trim.row(ids, given)).collect();
+        let rows = frame.ids.iter().zip(&frame.log_probs).zip(&self.given);
+        let rows = rows.map(|((ids, log_probs), &given)| written(ids, log_probs, given, self.trim)).collect();
         self.send(BatchEvent::Frame(frame.t, rows));
     }
 }
@@ -167,20 +174,27 @@ impl BatchWriter for FlowWriter<'_> {
             ..Request::new(&seeds, batch.length as i64)
         };
         let given = condition.map_or_else(|| vec![0; asked], |condition| condition.lengths().to_vec());
-        let mut watching = Watching { watch, trim: self.trim, given: given.clone(), cancelled: false };
+        let every_step = batch.every_step;
+        let mut watching = Watching { watch, trim: self.trim, given: given.clone(), every_step, cancelled: false };
         let generated = match self.generator.generate(&request, &mut watching) {
             Err(elf_flow::Error::Cancelled { .. }) => return Err(Error::Cancelled),
             generated => generated?,
         };
         let Cost { passes, context_passes, positions, .. } = generated.cost;
-        let mut rows = Vec::with_capacity(asked);
-        for ((ids, log_probs), &given) in generated.ids.iter().zip(&generated.log_probs).zip(&given) {
-            let ids = self.trim.row(ids, given);
-            let tokens = ids.iter().filter(|&&id| id != self.trim.pad).count();
-            rows.push(WrittenRow { ids, confidence: Some(confidence(log_probs, given, tokens)) });
-        }
+        let rows = generated.ids.iter().zip(&generated.log_probs).zip(&given);
+        let rows = rows.map(|((ids, log_probs), &given)| written(ids, log_probs, given, self.trim)).collect();
         Ok(WrittenBatch { rows, passes, context_passes, positions })
     }
+}
+
+/// The text of a row of S decoded positions, the first `given` of which are its condition.
+fn written(ids: &[i64], log_probs: &[f32], given: usize, trim: Trim) -> WrittenRow {
+    let ids = trim.row(ids, given);
+    let tokens = ids.iter().filter(|&&id| id != trim.pad).count();
+    let confidence = Some(confidence(log_probs, given, tokens));
+    let mut log_probs = log_probs.get(given..).unwrap_or_default().to_vec();
+    log_probs.resize(ids.len(), 0.0);
+    WrittenRow { ids, log_probs: Some(log_probs), confidence }
 }
 
 /// The mean log-probability of a row's `tokens` tokens and its final EOS, if it has one, after `given` positions of

@@ -87,6 +87,9 @@ pub struct GeneratedText {
     pub reference: Option<String>,
     /// The generated tokens, without padding.
     pub tokens: Vec<i64>,
+    /// The natural log-probability with which each token was read, if it was asked for and the model is a flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_probs: Option<Vec<f32>>,
     /// The decoder's confidence, for flows: the mean natural log-probability of the tokens and the final EOS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,

@@ -29,7 +29,7 @@ pub enum TextEvent<'a> {
         /// The time, in [0, 1]; for models with blocks, the fraction of the row that is generated.
         t: f64,
         /// The text of each row.
-        texts: &'a [String],
+        rows: &'a [TextFrame],
     },
     /// A finished batch.
     Finished {
@@ -38,6 +38,31 @@ pub enum TextEvent<'a> {
         /// Number of finished requests.
         done: usize,
     },
+}
+
+/// A text that forms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextFrame {
+    /// The index of its request. With several candidates per text, of the candidate.
+    pub index: usize,
+    /// The text.
+    pub text: String,
+    /// Its tokens, without padding.
+    pub tokens: Vec<i64>,
+    /// The natural log-probability with which each token was read.
+    pub log_probs: Option<Vec<f32>>,
+}
+
+/// The texts that are decoded while they form.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Frames {
+    /// Those of the first request's batch, at the times of the trace.
+    #[default]
+    First,
+    /// Those of all batches, at the times of the trace.
+    All,
+    /// Those of all batches, after every step.
+    EveryStep,
 }
 
 /// A listener to [`TextEvent`]s, which returns `Break` to cancel.
@@ -55,6 +80,8 @@ pub struct TextBatchRequest<'a> {
     pub rows: usize,
     /// Times at which to decode the texts while they form.
     pub trace: &'a [f64],
+    /// Whether the texts are also decoded after every step.
+    pub every_step: bool,
 }
 
 /// The text of one row.
@@ -62,6 +89,8 @@ pub struct TextBatchRequest<'a> {
 pub struct WrittenRow {
     /// Its token ids, padding included.
     pub ids: Vec<i64>,
+    /// The natural log-probability with which each was read, if the model has one.
+    pub log_probs: Option<Vec<f32>>,
     /// The decoder's confidence, if the model has one.
     pub confidence: Option<f64>,
 }
@@ -83,8 +112,8 @@ pub struct WrittenBatch {
 pub enum BatchEvent {
     /// Number of finished steps, and total number of steps.
     Step(usize, usize),
-    /// A time, and the token ids of each row decoded at that time.
-    Frame(f64, Vec<Vec<i64>>),
+    /// A time, and each row decoded at that time.
+    Frame(f64, Vec<WrittenRow>),
 }
 
 /// A model with a method of generation.
@@ -101,7 +130,7 @@ pub trait BatchWriter {
 }
 
 /// Options for batches.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchOptions<'a> {
     /// Rows per batch.
     pub rows: usize,
@@ -109,8 +138,12 @@ pub struct BatchOptions<'a> {
     pub one_shape: bool,
     /// Candidates per text, and the rule by which one is kept.
     pub candidates: Candidates,
-    /// Times at which to decode the texts of the first request's batch while they form.
+    /// Times at which to decode texts while they form.
     pub trace: &'a [f64],
+    /// The texts that are decoded then.
+    pub frames: Frames,
+    /// Whether texts have the log-probabilities of their tokens.
+    pub log_probs: bool,
 }
 
 /// The loop from requests to texts.
@@ -205,30 +238,29 @@ impl TextLoop<'_> {
         let conditions = Conditions::of(self.plan, self.tokenizer, &own)?;
         // Frames are kept of the first request only.
         let shown = batch.places.iter().position(|&place| place == 0);
+        let all = options.frames != Frames::First;
         let request = TextBatchRequest {
             requests: &own,
             conditions: conditions.as_ref(),
             length: batch.length,
             rows: if options.one_shape { options.rows.max(1) } else { own.len() },
-            trace: if shown.is_some() { options.trace } else { &[] },
+            trace: if all || shown.is_some() { options.trace } else { &[] },
+            every_step: options.frames == Frames::EveryStep,
         };
         let mut made = Generation::default();
         let mut failed = None;
         let written = self.writer.write(&request, &mut |event| match event {
             BatchEvent::Step(done, steps) => watch(TextEvent::Step { done, steps }),
-            BatchEvent::Frame(t, rows) => {
-                let texts: Result<Vec<String>> = rows.iter().map(|ids| Ok(self.decode(ids)?.0)).collect();
-                match texts {
-                    Ok(texts) => {
-                        made.frames.extend(shown.map(|row| (t, texts[row].clone())));
-                        watch(TextEvent::Frame { t, texts: &texts })
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
+            BatchEvent::Frame(t, rows) => match self.frames(&rows, &batch.places) {
+                Ok(rows) => {
+                    made.frames.extend(shown.map(|row| (t, rows[row].text.clone())));
+                    watch(TextEvent::Frame { t, rows: &rows })
                 }
-            }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            },
         });
         if let Some(error) = failed {
             return Err(error);
@@ -236,7 +268,7 @@ impl TextLoop<'_> {
         let WrittenBatch { rows, passes, context_passes, positions } = written?;
         made.cost.add_batch(passes, context_passes, positions);
         for (row, (written, &index)) in rows.into_iter().zip(&batch.places).enumerate() {
-            let (text, tokens) = self.decode(&written.ids)?;
+            let Decoded { text, tokens, log_probs } = self.decode(&written)?;
             made.texts.push(GeneratedText {
                 index,
                 seed: own[row].seed,
@@ -245,17 +277,36 @@ impl TextLoop<'_> {
                 text,
                 reference: own[row].reference.clone(),
                 tokens,
+                log_probs: log_probs.filter(|_| options.log_probs),
                 confidence: written.confidence,
             });
         }
         Ok(made)
     }
 
-    /// The text of a row, and its token ids without padding.
-    fn decode(&self, ids: &[i64]) -> Result<(String, Vec<i64>)> {
-        let pad = i64::from(self.tokenizer.pad_id()?);
-        let tokens: Vec<i64> = ids.iter().copied().filter(|&id| id != pad).collect();
-        let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
-        Ok((self.tokenizer.decode(&narrow)?, tokens))
+    /// The texts of rows, whose requests have these indices.
+    fn frames(&self, rows: &[WrittenRow], indices: &[usize]) -> Result<Vec<TextFrame>> {
+        let frames = rows.iter().zip(indices).map(|(row, &index)| {
+            let Decoded { text, tokens, log_probs } = self.decode(row)?;
+            Ok(TextFrame { index, text, tokens, log_probs })
+        });
+        frames.collect()
     }
+
+    fn decode(&self, row: &WrittenRow) -> Result<Decoded> {
+        let pad = i64::from(self.tokenizer.pad_id()?);
+        let is_text = |&place: &usize| row.ids[place] != pad;
+        let places: Vec<usize> = (0..row.ids.len()).filter(is_text).collect();
+        let tokens: Vec<i64> = places.iter().map(|&place| row.ids[place]).collect();
+        let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
+        let log_probs = row.log_probs.as_ref().map(|all| places.iter().map(|&place| all[place]).collect());
+        Ok(Decoded { text: self.tokenizer.decode(&narrow)?, tokens, log_probs })
+    }
+}
+
+/// A row without padding.
+struct Decoded {
+    text: String,
+    tokens: Vec<i64>,
+    log_probs: Option<Vec<f32>>,
 }

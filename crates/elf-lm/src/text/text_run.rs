@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::generated::{Generation, TextRequest};
 use super::text_file::{Unfinished, write_texts};
-use super::text_loop::{BatchOptions, BatchWriter, TextEvent, TextLoop, TextWatch};
+use super::text_loop::{BatchOptions, BatchWriter, Frames, TextEvent, TextLoop, TextWatch};
 use crate::config::Candidates;
 use crate::model::DescribedModel;
 use crate::model::loaded::{Guide, Loaded, Method};
@@ -26,13 +26,18 @@ pub struct GenerateOptions {
     pub one_shape: bool,
     /// Seed of the time grid, if it is random. All texts share the grid.
     pub grid_seed: u64,
-    /// Times in [0, 1] at which the texts of the first batch are decoded while they form; each costs a pass.
+    /// Times in [0, 1] at which texts are decoded while they form; each costs a pass.
     pub trace: Vec<f64>,
+    /// The texts that are decoded then.
+    pub frames: Frames,
+    /// Whether texts have the log-probabilities of their tokens.
+    pub log_probs: bool,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { batch_size: 8, one_shape: true, grid_seed: 0, trace: Vec::new() }
+        let (trace, frames) = (Vec::new(), Frames::First);
+        Self { batch_size: 8, one_shape: true, grid_seed: 0, trace, frames, log_probs: false }
     }
 }
 
@@ -169,9 +174,10 @@ impl<'a> TextRun<'a> {
 
     fn keeping(&self, prepared: &Prepared, kept: Option<&mut Unfinished>, watch: &mut TextWatch) -> Result<Generation> {
         let DescribedModel { plan, tokenizer, .. } = &self.model.described;
-        let GenerateOptions { batch_size: rows, one_shape, ref trace, .. } = *self.options;
+        let GenerateOptions { batch_size: rows, one_shape, ref trace, frames, log_probs, .. } = *self.options;
         let texts = TextLoop { writer: &*prepared.writer, plan, tokenizer, comm: self.comm };
-        let options = BatchOptions { rows, one_shape, candidates: prepared.candidates, trace };
+        let candidates = prepared.candidates;
+        let options = BatchOptions { rows, one_shape, candidates, trace, frames, log_probs };
         texts.generate(self.requests, options, kept, watch)
     }
 
@@ -190,6 +196,7 @@ impl<'a> TextRun<'a> {
             ("the batch size (--batch-size)", options.batch_size.to_string()),
             ("the shape of the last batch (--ragged)", options.one_shape.to_string()),
             ("the trace (--trace)", format!("{:?}", options.trace)),
+            ("the log-probabilities of tokens", options.log_probs.to_string()),
             ("device or precision", format!("{:?} with {:?}", source.device, source.policy())),
             ("the model's parameters", parameters.join(" ")),
         ];

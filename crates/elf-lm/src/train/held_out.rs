@@ -138,7 +138,8 @@ impl<S: ModelKind> HeldOut<'_, S> {
     ) -> Result<Vec<GeneratedText>> {
         let rows = self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE);
         let writer = self.kind.writer(net, method, rows, self.samplers)?;
-        let options = BatchOptions { rows, one_shape: true, candidates: method.candidates()?, trace: &[] };
+        let options =
+            BatchOptions { rows, one_shape: true, candidates: method.candidates()?, ..BatchOptions::default() };
         let texts = TextLoop { writer: &*writer, plan: self.plan, tokenizer: self.tokenizer, comm };
         Ok(texts.generate(requests, options, None, &mut |_| ControlFlow::Continue(()))?.texts)
     }

@@ -15,6 +15,11 @@ pub fn peak_bytes() -> Option<u64> {
     entry("/proc/self/status", "VmHWM:")
 }
 
+/// Bytes that this process holds now; `None` where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    entry("/proc/self/status", "VmRSS:")
+}
+
 /// Forgets the peak so far. Works on Linux; elsewhere the peak is that of the whole process.
 pub fn reset_peak() {
     // `5` resets the peak of the resident set; see proc(5). A refusal leaves the larger peak, which is still true.

@@ -114,6 +114,7 @@ impl SampleArgs {
             one_shape: !self.ragged,
             grid_seed: self.seed,
             trace: if self.trace { TRACE.to_vec() } else { Vec::new() },
+            ..GenerateOptions::default()
         }
     }
 }
