@@ -118,6 +118,7 @@ fn what_is_not_let_out_by_mistake() {
     serve(&["--api-key-file", &keys, "--no-auth"]).badly(&["--no-auth"]);
     serve(&["--no-auth", "--allow-origin", "example.org"]).badly(&["example.org", "no origin"]);
     serve(&["--no-auth", "--tls-cert", &keys, "--tls-key", &keys]).badly(&["keys", "certificate"]);
+    serve(&["--no-auth", "--tls-key", &keys]).badly(&["--tls-key", "--tls-cert"]);
     let server = Server::of(&[&model, "--listen", "0.0.0.0:0", "--no-auth", "--steps", "1"]);
     assert!(server.address.starts_with("0.0.0.0:"));
 }

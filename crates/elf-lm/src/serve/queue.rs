@@ -248,7 +248,7 @@ mod tests {
             }
             shout(requests)
         });
-        let mut seen = |at: &mut mpsc::Receiver<Progress>| {
+        let seen = |at: &mut mpsc::Receiver<Progress>| {
             let mut all = Vec::new();
             while let Ok(progress) = at.try_recv() {
                 all.extend(progress.rows.iter().map(|row| (progress.step, row.index, row.text.clone())));

@@ -23,10 +23,10 @@ pub struct AccessArgs {
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     allow_origins: Vec<String>,
     /// The certificate of encrypted connections, with its chain, as PEM. Read again on SIGHUP.
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The key of the certificate, as PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 }
 
@@ -34,8 +34,12 @@ impl AccessArgs {
     /// Reads the keys and the certificate.
     pub fn read(&self) -> Result<Access> {
         let keys = self.api_key_file.as_deref().map(ApiKeys::read).transpose()?;
-        let tls = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
-        let tls = tls.map(|(certificate, key)| Tls::read(certificate, key)).transpose()?;
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+            (Some(file), None) => bail!("--tls-cert {} needs --tls-key, the key of the certificate", file.display()),
+            (None, Some(file)) => bail!("--tls-key {} needs --tls-cert, the certificate of the key", file.display()),
+            (None, None) => None,
+        };
         Ok(Access { keys, tls, origins: self.allow_origins.clone() })
     }
 
