@@ -1,8 +1,8 @@
 //! Generation over HTTP: requests of many clients, collected into batches for one or several models.
 //!
 //! Connections have a thread of their own ([`connections`]). The models stay in the thread that loaded them, which takes
-//! jobs from a queue ([`queue`]); all models share its threads of libtorch. [`router`] has the routes, [`openai`] and
-//! [`trajectories`] what is under `/v1`.
+//! jobs from a queue (`queue`); all models share its threads of libtorch. `router` has the routes, `openai` and
+//! `trajectories` what is under `/v1`.
 
 mod api_keys;
 mod authorize;
