@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Words in the names of the figures that the summary shows.
+/// Words in the names of the figures that the summary shows; those of single bins of time (`l2@0.3`) are for plots.
 const SHOWN: [&str; 7] = ["loss", "validation", "entropy", "distinct", "perplexity", "ppl", "accuracy"];
 
 /// The course of one figure over a run.
@@ -67,6 +67,7 @@ fn collect(value: &Value, name: String, courses: &mut BTreeMap<String, Course>) 
         }
     } else if let Some(number) = value.as_f64()
         && SHOWN.iter().any(|word| name.contains(word))
+        && !name.contains('@')
     {
         let start = Course { first: number, last: number, lowest: number, count: 0 };
         let course = courses.entry(name).or_insert(start);
@@ -99,7 +100,7 @@ mod tests {
         fs::write(
             deep.join("metrics.jsonl"),
             "{\"step\":1,\"loss\":3.0,\"validation\":{\"loss_decode\":5.5}}\n\
-             {\"step\":2,\"loss\":1.0,\"note\":\"x\"}\n{\"step\":3,\"loss\":2.0}\n{\"step\":4,\"lo",
+             {\"step\":2,\"loss\":1.0,\"note\":\"x\",\"loss@0.3\":4}\n{\"step\":3,\"loss\":2.0}\n{\"step\":4,\"lo",
         )
         .unwrap();
         fs::write(folder.path().join("other.jsonl"), "{\"loss\":9}\n").unwrap();
