@@ -130,7 +130,7 @@ fn slow_and_many_clients_hold_nothing_up() {
 fn what_was_accepted_is_answered_at_the_end() {
     let folder = TempDir::new().unwrap();
     let mut server = Server::of(&[&model(&folder), "--batch-size", "2", "--max-waiting", "4"]);
-    // More at once than may wait: each gets texts, or is told to come later.
+    // More requests than the queue holds: each is answered with texts or with 503.
     let server_ref = &server;
     let statuses: Vec<u16> = std::thread::scope(|threads| {
         let ask = || server_ref.send("/v1/completions", &[], Some(r#"{"steps": 200, "n": 2}"#)).status;
@@ -139,7 +139,7 @@ fn what_was_accepted_is_answered_at_the_end() {
     });
     assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
     assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
-    // Those that wait when it is told to end are answered.
+    // Requests that wait when the termination signal arrives are answered.
     let body = r#"{"steps": 200, "n": 2}"#;
     let head = format!("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let clients: Vec<TcpStream> = (0..4).map(|_| server.connect(head.as_bytes())).collect();

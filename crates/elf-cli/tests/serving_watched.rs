@@ -133,7 +133,7 @@ fn connections_are_encrypted_with_a_certificate() {
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let model = model(&folder);
     let server = Server::start(&model, &["--tls-cert", &certificate, "--tls-key", &key]);
-    // A client that does not encrypt is told nothing, and the server goes on.
+    // A client without TLS gets no answer, and the server goes on.
     assert!(!server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").contains("HTTP/1.1 200"));
     let port = server.address.rsplit(':').next().unwrap();
     let mut curl = Command::new("curl");

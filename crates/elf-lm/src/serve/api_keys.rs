@@ -44,7 +44,7 @@ impl ApiKeys {
         };
         let given = blake3::hash(key);
         let hashes = self.hashes.read().unwrap_or_else(PoisonError::into_inner);
-        // Hashes are compared in constant time, and all of them, so that nothing is told of the keys.
+        // The time of the check must not depend on the keys: each comparison takes constant time, and all are made.
         hashes.iter().fold(false, |found, hash| found | (*hash == given))
     }
 }

@@ -68,7 +68,7 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// Refuses a field unless its value is one of those that change nothing.
+    /// Refuses a field that this server does not support, unless its value is one of the `neutral` ones, which change nothing.
     ///
     /// # Errors
     /// If it would change something.

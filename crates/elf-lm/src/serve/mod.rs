@@ -21,6 +21,7 @@ mod refusal;
 mod router;
 mod served_model;
 mod service;
+mod text_events;
 mod tls;
 mod trajectories;
 mod wish;

@@ -66,7 +66,7 @@ impl Job {
     }
 }
 
-/// One of those that a number counts, until it is dropped.
+/// Adds one to a shared counter until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Arc<AtomicUsize>);
 

@@ -1,36 +1,27 @@
 //! `POST /v1/trajectories`: texts as they form, every frame as a server-sent event.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
 
 use super::entry::Entry;
 use super::fields::Fields;
-use super::openai::{Input, ignored, prompts, requests};
-use super::order::{Order, Outcome, Progress, Shown};
+use super::openai::{ignored, prompts, requests};
+use super::order::{Order, Progress, Shown};
 use super::refusal::Refusal;
 use super::served_model::ServedModel;
-use super::service::{Service, texts_of, too_late};
+use super::service::Service;
+use super::text_events::{self, Events, TextEvents};
 use super::wish::Wish;
-use crate::Result;
 use crate::config::Sampling;
 use crate::model::loaded::Method;
 use crate::text::generated::GeneratedText;
 
 /// Most values of `times`.
 const MOST_TIMES: usize = 1000;
-
-/// Frames that wait for a client to read them; further ones are left out.
-const MOST_FRAMES: usize = 256;
 
 /// `POST /v1/trajectories`
 pub async fn trajectories(
@@ -50,7 +41,10 @@ pub async fn trajectories(
     wish.check_number(inputs.len(), &service)?;
     entry.asks(&wish.model.name, inputs.len() * wish.n);
     let ignored = ignored(fields);
-    let mut response = stream(&service, entry, &wish, &inputs, Order { model: wish.place, method, shown })?;
+    let requests = requests(wish.seed, &inputs, wish.n);
+    let order = Order { model: wish.place, method, shown };
+    let frames = Frames { model: wish.model, entry, seed: wish.seed };
+    let mut response = text_events::stream(&service, order, requests, true, frames)?;
     if let Some((name, value)) = ignored {
         response.headers_mut().insert(name, value);
     }
@@ -78,92 +72,36 @@ fn single(wish: &Wish) -> Result<Method, Refusal> {
     }
 }
 
-fn stream(
-    service: &Service,
-    entry: Arc<Entry>,
-    wish: &Wish,
-    inputs: &[Input],
-    order: Order,
-) -> Result<Response, Refusal> {
-    let (frames, progress) = mpsc::channel(MOST_FRAMES);
-    let answered = service.submit(order, requests(wish.seed, inputs, wish.n), Some(frames))?;
-    let frames = Frames {
-        model: Arc::clone(&wish.model),
-        entry,
-        seed: wish.seed,
-        progress,
-        answered: Some(answered),
-        limit: service.limits.timeout,
-        deadline: Instant::now() + service.limits.timeout,
-        ready: VecDeque::new(),
-    };
-    let events = futures_util::stream::unfold(frames, |mut frames| async {
-        frames.next().await.map(|event| (Ok::<_, Infallible>(event), frames))
-    });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
-}
-
 /// A stream of frames.
 struct Frames {
     model: Arc<ServedModel>,
     entry: Arc<Entry>,
     seed: u64,
-    progress: mpsc::Receiver<Progress>,
-    /// The finished texts; taken when they are there.
-    answered: Option<oneshot::Receiver<Outcome>>,
-    limit: Duration,
-    deadline: Instant,
-    /// Events that are ready to be sent.
-    ready: VecDeque<Event>,
 }
 
-impl Frames {
-    /// The next event; `None` after the last.
-    async fn next(&mut self) -> Option<Event> {
-        while self.ready.is_empty() && self.answered.is_some() {
-            match timeout_at(self.deadline, self.progress.recv()).await {
-                Ok(Some(progress)) => self.show(&progress),
-                Ok(None) => {
-                    let answered = self.answered.take()?;
-                    let outcome = timeout_at(self.deadline, answered).await;
-                    self.end(outcome.map_or_else(|_| Err(too_late(self.limit)), texts_of));
-                }
-                Err(_) => {
-                    self.answered = None;
-                    self.end(Err(too_late(self.limit)));
-                }
-            }
-        }
-        self.ready.pop_front()
-    }
-
-    fn send(&mut self, value: &Value) {
-        self.ready.push_back(Event::default().data(value.to_string()));
-    }
-
-    fn show(&mut self, progress: &Progress) {
+impl TextEvents for Frames {
+    fn show(&mut self, progress: &Progress, events: &mut Events) {
         self.entry.shows();
         let &Progress { step, steps, t, ref rows } = progress;
         for row in rows {
-            // A tokenizer that fails here fails at the end, too, which is told.
+            // A tokenizer that fails here also fails on the finished text, and that error is sent.
             if let Ok(tokens) = self.model.told(&row.tokens, row.log_probs.as_deref()) {
                 let (index, text) = (row.index, &row.text);
-                self.send(&json!({
+                events.send(&json!({
                     "index": index, "step": step, "steps": steps, "t": t, "text": text, "tokens": tokens,
                 }));
             }
         }
     }
 
-    fn end(&mut self, outcome: Result<Vec<GeneratedText>, Refusal>) {
-        let told = outcome.and_then(|texts| texts.iter().map(|text| self.last(text)).collect::<Result<Vec<_>, _>>());
-        match told {
-            Ok(texts) => texts.iter().for_each(|text| self.send(text)),
-            Err(refusal) => self.send(&refusal.openai_body()),
-        }
-        self.ready.push_back(Event::default().data("[DONE]"));
+    fn finish(&mut self, texts: Vec<GeneratedText>, events: &mut Events) -> Result<(), Refusal> {
+        let last = texts.iter().map(|text| self.last(text)).collect::<Result<Vec<_>, _>>()?;
+        last.iter().for_each(|text| events.send(text));
+        Ok(())
     }
+}
 
+impl Frames {
     /// The last event of a text.
     fn last(&self, made: &GeneratedText) -> Result<Value, Refusal> {
         let tokens = self.model.told(&made.tokens, made.log_probs.as_deref()).map_err(Refusal::failed)?;

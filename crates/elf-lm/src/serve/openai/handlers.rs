@@ -1,17 +1,12 @@
 //! The requests under `/v1` that clients of OpenAI's API make.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue};
-use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::answer::{Envelope, Form, LogProbs, usage};
 use super::finished::Ending;
@@ -24,6 +19,7 @@ use crate::serve::order::Order;
 use crate::serve::refusal::Refusal;
 use crate::serve::served_model::{candidates, named};
 use crate::serve::service::Service;
+use crate::serve::text_events;
 use crate::serve::wish::Wish;
 
 /// The header that lists the fields of a request which the server does not know.
@@ -31,9 +27,6 @@ pub const IGNORED: HeaderName = HeaderName::from_static("x-elf-ignored-fields");
 
 /// Most characters of that header.
 const MOST_IGNORED: usize = 1024;
-
-/// Frames that wait for a client to read them; further ones are left out.
-const MOST_FRAMES: usize = 256;
 
 /// `POST /v1/completions`
 pub async fn completions(
@@ -111,15 +104,8 @@ fn streamed(
     envelope: Envelope,
 ) -> Result<Response, Refusal> {
     let requests = requests(wish.seed, &inputs, wish.n);
-    let (frames, progress) = mpsc::channel(MOST_FRAMES);
     let in_pieces = candidates(&wish.method)?.count() == 1;
     let order = Order { model: wish.place, method: wish.method, shown: wish.model.shown() };
-    let ready: VecDeque<_> = (0..requests.len())
-        .filter_map(|index| envelope.opening(index))
-        .map(|opening| axum::response::sse::Event::default().data(opening.to_string()))
-        .collect();
-    let sent = vec![String::new(); requests.len()];
-    let answered = service.submit(order, requests, in_pieces.then_some(frames))?;
     let pieces = Pieces {
         model: wish.model,
         envelope,
@@ -127,18 +113,10 @@ fn streamed(
         max_tokens: wish.max_tokens,
         stop: wish.stop,
         include_usage: wish.include_usage,
-        sent,
-        progress,
-        answered: Some(answered),
-        limit: service.limits.timeout,
-        deadline: Instant::now() + service.limits.timeout,
+        sent: vec![String::new(); requests.len()],
         entry,
-        ready,
     };
-    let events = futures_util::stream::unfold(pieces, |mut pieces| async {
-        pieces.next().await.map(|event| (Ok::<_, Infallible>(event), pieces))
-    });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    text_events::stream(service, order, requests, in_pieces, pieces)
 }
 
 /// Which log-probabilities a request wants.

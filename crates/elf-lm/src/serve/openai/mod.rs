@@ -7,4 +7,4 @@ mod prompt;
 mod stream;
 
 pub use handlers::{IGNORED, chat, completions, ignored, model, models};
-pub use prompt::{Input, prompts, requests};
+pub use prompt::{prompts, requests};
