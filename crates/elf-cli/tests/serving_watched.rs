@@ -60,7 +60,8 @@ fn figures_and_a_line_for_each_request() {
 
     // Browsers get a page, programs JSON.
     let page = server.send("/", &[("accept", "text/html,*/*;q=0.8")], None);
-    assert!(page.header("content-type").starts_with("text/html") && page.text.contains("run"), "{}", page.text);
+    assert!(page.header("content-type").starts_with("text/html") && page.text.contains("</html>"), "{}", page.text);
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'; script-src 'nonce-"));
     assert_eq!(server.ask("/", None).1["models"][0]["model"], "run");
 }
 
@@ -84,6 +85,8 @@ fn keys_are_asked_for_and_never_told() {
     for path in ["/health", "/ready"] {
         assert_eq!(server.send(path, &[], None).status, 200, "{path}");
     }
+    // The page asks for the key by itself.
+    assert_eq!(server.send("/", &[("accept", "text/html")], None).status, 200);
     // Pages of the origin may ask, and their browser may first ask whether they may.
     let preflight = format!(
         "OPTIONS /v1/models HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: GET\r\n\

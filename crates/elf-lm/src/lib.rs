@@ -18,6 +18,7 @@ pub mod model;
 pub mod serve;
 pub mod text;
 pub mod train;
+pub mod trajectory_view;
 
 pub use config::{RunConfig, Sampling, SamplingPatch};
 pub use error::{Error, Result};

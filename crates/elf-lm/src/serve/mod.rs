@@ -15,6 +15,7 @@ mod metrics;
 mod openai;
 mod options;
 mod order;
+mod page;
 mod pages;
 mod queue;
 mod refusal;

@@ -220,7 +220,37 @@ impl ServedModel {
         about.insert("owned_by".into(), json!("elf"));
         about.insert("kind".into(), json!(self.kind()));
         about.insert("block_size".into(), json!(self.block_size()));
+        about.insert("trajectories".into(), json!(matches!(self.method, Method::Flow(_))));
+        about.insert("settings".into(), self.settings());
+        about.insert("samplers".into(), self.sampler_names());
         Value::Object(about)
+    }
+
+    /// What a request without steps, sampler or guidance gets, for those that the model has.
+    fn settings(&self) -> Value {
+        match &self.method {
+            Method::Flow(sampling) => {
+                let name = sampling.sampler.name.as_str();
+                let guidance = if self.takes_input() { sampling.cfg } else { sampling.self_cond_cfg_scale };
+                json!({
+                    "steps": sampling.num_sampling_steps,
+                    "sampler": self.samplers.entry(name).map_or(name, |entry| entry.name()),
+                    "guidance": guidance,
+                })
+            }
+            Method::Baseline { decoding: Decoding::Ancestral(AncestralSampler { steps }), .. } => {
+                json!({ "steps": steps })
+            }
+            Method::Baseline { .. } => json!({}),
+        }
+    }
+
+    /// The samplers that a request can choose.
+    fn sampler_names(&self) -> Value {
+        match &self.method {
+            Method::Flow(_) => self.samplers.entries().map(|entry| entry.name()).collect(),
+            Method::Baseline { .. } => json!([]),
+        }
     }
 }
 
