@@ -1,8 +1,8 @@
 //! Sampling texts that are written in blocks: cost, memory, and independence of the batch.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use elf_core::{Counting, Network, NetworkShape, Noise, ParamSet, Seeded, TokenDraw, TrunkInput};
+use elf_core::{Context, Counting, Memory, Network, NetworkShape, Noise, ParamSet, Seeded, TokenDraw, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     Condition, Cost, ElfObjective, Error, GenerateConfig, Generated, Generator, Guide, Reencode, Request, Result,
@@ -16,6 +16,8 @@ use tch::{Device, Kind, Tensor};
 #[derive(Default)]
 struct Table {
     calls: RefCell<Vec<usize>>,
+    /// Whether it says that its latents never change.
+    says_so: bool,
 }
 
 impl Reencode for Table {
@@ -25,6 +27,10 @@ impl Reencode for Table {
         // Latents of tokens that are not known yet must not be used.
         let _ = latents.narrow(1, known as i64, S - known as i64).fill_(f64::NAN);
         Ok(latents)
+    }
+
+    fn are_final(&self) -> bool {
+        self.says_so
     }
 }
 
@@ -115,6 +121,68 @@ fn texts_do_not_depend_on_the_memory() {
         // own, and the context is computed once more for decoding.
         let expected = if condition_guidance == 1.0 { 5 } else { 5 * (1 + 2) };
         assert_eq!((remembering.cost.context_passes, net.count().context_rows), (expected, 3 * expected));
+    }
+}
+
+/// A network that counts how often it is given keys and values to which others are to be added.
+struct Extended {
+    net: Elf,
+    extended: Cell<usize>,
+}
+
+impl Network for Extended {
+    fn shape(&self) -> NetworkShape {
+        self.net.shape()
+    }
+
+    fn params(&self) -> &ParamSet {
+        self.net.params()
+    }
+
+    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
+        self.net.trunk(input)
+    }
+
+    fn remember(&self, context: &Context, self_conditioned: bool) -> elf_core::Result<Option<Memory>> {
+        self.extended.set(self.extended.get() + usize::from(context.memory.is_some()));
+        self.net.remember(context, self_conditioned)
+    }
+
+    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.net.clean(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.net.logits(hidden)
+    }
+}
+
+/// Where latents are final, keys and values of earlier blocks are kept and only those of the last block are computed.
+#[test]
+fn texts_do_not_depend_on_what_is_kept_of_earlier_blocks() {
+    let (changing, lasting) = (Table::default(), Table { says_so: true, ..Table::default() });
+    let condition = Condition::new(&numbers(&[1, S, C], 8), &words(1, S), &condition_mask(&[3])).unwrap();
+    for (size, seeds, condition, condition_guidance) in [
+        (1, &[11][..], None, 1.0),
+        (4, &[11, 12], None, 1.0),
+        (1, &[11], Some(&condition), 1.0),
+        (2, &[11], Some(&condition), 2.0),
+    ] {
+        let net = Extended { net: network_with_table(), extended: Cell::new(0) };
+        let made = |table: &Table| {
+            let config = GenerateConfig { condition_guidance, ..config("euler") };
+            let generator = Generator::new(&net, trained(Some(size)), config, &Registry::builtin()).unwrap();
+            let guide = Guide { net: &net, trained: trained(Some(size)), scale: 1.5 };
+            let request = Request { condition, reencoding: Some(table), ..Request::new(seeds, S) };
+            generator.with_guide(guide).unwrap().generate(&request, &mut ()).unwrap()
+        };
+        let anew = made(&changing);
+        assert_eq!(net.extended.get(), 0);
+        let kept = made(&lasting);
+        assert!(net.extended.get() > 0, "blocks of {size}");
+        assert_eq!(anew.ids, kept.ids, "blocks of {size}");
+        assert!(near(&anew.z, &kept.z), "blocks of {size}");
+        assert_eq!(anew.cost, kept.cost);
     }
 }
 

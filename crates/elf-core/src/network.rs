@@ -50,6 +50,18 @@ pub struct Memory {
     pub layers: Vec<[Tensor; 2]>,
     /// The clean tokens that each noisy token sees.
     pub mask: Tensor,
+    /// The position of the first noisy token of each row.
+    pub first: Vec<i64>,
+}
+
+impl Memory {
+    /// Another handle of the same tensors.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        let both = |[keys, values]: &[Tensor; 2]| [keys.shallow_clone(), values.shallow_clone()];
+        let layers = self.layers.iter().map(both).collect();
+        Self { layers, mask: self.mask.shallow_clone(), first: self.first.clone() }
+    }
 }
 
 /// The trunk's input: one batch of rows.
@@ -96,11 +108,22 @@ pub trait Network {
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor>;
 
     /// Keys and values of a context for later passes, computed without gradients. `self_conditioned` states whether these
-    /// passes will have an `x_prev`. The default computes none.
+    /// passes will have an `x_prev`. If the context has a memory of its first tokens, none of which sees a later one, only those
+    /// of the others are computed. The default computes none.
     ///
     /// # Errors
     /// If a shape does not fit, or libtorch fails.
     fn remember(&self, _context: &Context, _self_conditioned: bool) -> Result<Option<Memory>> {
+        Ok(None)
+    }
+
+    /// The memories of several batches as the memory of one batch that has the rows of all of them, each at its own position and
+    /// with its own number of clean tokens. In a pass with it, the context's other tensors have the sizes of the longest row and
+    /// stand for nothing. The default joins none, so that such rows go through the network one batch after another.
+    ///
+    /// # Errors
+    /// If the memories are of networks of other sizes, or libtorch fails.
+    fn join(&self, _memories: &[&Memory]) -> Result<Option<Memory>> {
         Ok(None)
     }
 
@@ -228,6 +251,10 @@ impl<N: Network> Network for Counting<N> {
             self.count.set(c);
         }
         Ok(memory)
+    }
+
+    fn join(&self, memories: &[&Memory]) -> Result<Option<Memory>> {
+        self.inner.join(memories)
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

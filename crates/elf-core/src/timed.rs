@@ -69,6 +69,10 @@ impl<N: Network> Network for Timed<N> {
         self.time(|_| "trunk, without gradients", || self.inner.remember(context, self_conditioned))
     }
 
+    fn join(&self, memories: &[&Memory]) -> Result<Option<Memory>> {
+        self.time(|_| "trunk, without gradients", || self.inner.join(memories))
+    }
+
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {
         self.time(|_| "clean head", || self.inner.clean(hidden))
     }

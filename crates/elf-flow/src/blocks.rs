@@ -33,6 +33,11 @@ pub trait Reencode {
     /// # Errors
     /// If the ids cannot be encoded.
     fn latents(&self, ids: &Tensor, known: usize) -> Result<Tensor>;
+
+    /// Whether known latents stay as they are when more positions become known. Then what a network has computed of them is kept.
+    fn are_final(&self) -> bool {
+        false
+    }
 }
 
 /// The block number of each position, `[B, S]`, i64, on `device`; `given` `[B, S]`, bool, is true on condition positions.
@@ -140,17 +145,32 @@ impl FinishedPrefix {
     }
 }
 
+/// One network's keys and values of a prefix, and those of its rows with and without their condition.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    once: Option<Memory>,
+    twice: Option<Memory>,
+}
+
 /// The prefix plus one network's cached keys and values, computed on first use and kept for all passes of the block.
 pub(crate) struct PrefixContext<'a> {
     prefix: &'a FinishedPrefix,
+    /// Those of its first tokens, computed for an earlier block.
+    earlier: Remembered,
     memory: OnceCell<Option<Memory>>,
     /// The prefix with and without the condition, and its keys and values.
     twice: OnceCell<(FinishedPrefix, Option<Memory>)>,
 }
 
 impl<'a> PrefixContext<'a> {
-    pub(crate) fn new(prefix: &'a FinishedPrefix) -> Self {
-        Self { prefix, memory: OnceCell::new(), twice: OnceCell::new() }
+    pub(crate) fn new(prefix: &'a FinishedPrefix, earlier: Remembered) -> Self {
+        Self { prefix, earlier, memory: OnceCell::new(), twice: OnceCell::new() }
+    }
+
+    /// What was computed.
+    pub(crate) fn into_remembered(self) -> Remembered {
+        let twice = self.twice.into_inner().and_then(|(_, memory)| memory);
+        Remembered { once: self.memory.into_inner().flatten(), twice }
     }
 
     /// Passes of B rows made so far over the prefix; one of 2B rows counts as two.
@@ -162,16 +182,16 @@ impl<'a> PrefixContext<'a> {
 
     /// The context of a pass of B rows, or of 2B rows of which the second half has no condition.
     fn context(&self, net: &dyn Network, input: &TrunkInput) -> Result<Context<'_>> {
-        let remember = |prefix: &FinishedPrefix| match prefix.latents.size3()?.1 {
+        let remember = |prefix: &FinishedPrefix, earlier: &Option<Memory>| match prefix.latents.size3()?.1 {
             0 => Ok(None),
-            _ => net.remember(&prefix.context(), input.x_prev.is_some()),
+            _ => net.remember(&Context { memory: earlier.as_ref(), ..prefix.context() }, input.x_prev.is_some()),
         };
         let (prefix, memory) = if input.z.size3()?.0 == self.prefix.latents.size3()?.0 {
-            (self.prefix, get_or_make(&self.memory, || Ok(remember(self.prefix)?))?)
+            (self.prefix, get_or_make(&self.memory, || Ok(remember(self.prefix, &self.earlier.once)?))?)
         } else {
             let (prefix, memory) = get_or_make(&self.twice, || {
                 let prefix = self.prefix.with_and_without_condition()?;
-                let memory = remember(&prefix)?;
+                let memory = remember(&prefix, &self.earlier.twice)?;
                 Ok((prefix, memory))
             })?;
             (prefix, memory)
@@ -246,6 +266,15 @@ impl BlockBatch {
             noisy_blocks: self.blocks.f_narrow(1, first, width)?,
             first,
         })
+    }
+
+    /// Whether the prefix of the block at `first` is a part of the prefixes of later blocks, whose further tokens it does not see. In a
+    /// batch with conditions that depends on the other rows: there it never counts, so that a row is computed as without them.
+    pub(crate) fn is_lasting(&self, first: i64) -> bool {
+        match &self.given[..] {
+            [given] => *given as i64 <= first,
+            given => given.iter().all(|&given| given == 0),
+        }
     }
 
     /// True where a position of the block at `first` is generated rather than given, `[B, width]`, bool, on the CPU.

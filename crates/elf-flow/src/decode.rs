@@ -9,6 +9,11 @@ use crate::{Condition, Result, TrainedFlow};
 /// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
 const LOGITS_PER_CHUNK: i64 = 1 << 23;
 
+/// The positions of a chunk.
+pub(crate) fn positions_per_chunk(net: &dyn Network) -> i64 {
+    (LOGITS_PER_CHUNK / net.shape().vocab_size.max(1)).max(1)
+}
+
 /// Words decoded from latents.
 #[derive(Debug)]
 pub struct Reading {
@@ -39,8 +44,7 @@ impl std::fmt::Debug for Decoder<'_> {
 impl<'a> Decoder<'a> {
     /// Makes a decoder of a network. `guidance` is the self-conditioning guidance scale w, for networks with such an input.
     pub fn new(net: &'a dyn Network, trained: TrainedFlow, guidance: f64) -> Self {
-        let positions_per_chunk = (LOGITS_PER_CHUNK / net.shape().vocab_size.max(1)).max(1);
-        Self { net, trained, guidance, positions_per_chunk, prefix: None }
+        Self { net, trained, guidance, positions_per_chunk: positions_per_chunk(net), prefix: None }
     }
 
     /// Turns at most `positions` positions into logits at a time.

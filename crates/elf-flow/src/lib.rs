@@ -11,6 +11,7 @@
 //! * [`tokens`]: baselines that the flow is compared with, autoregressive models and masked diffusion: their objectives, and the
 //!   sampler of masked diffusion.
 //! * [`Generator`]: from seeds to token ids; [`Decoder`], its last step.
+//! * [`RunPool`]: runs of generators that share the passes of their networks, and begin and end at any time.
 //!
 //! `examples/custom_sampler.rs` is a complete sampler on a field without a network. All of this works on any
 //! [`elf_core::Network`] and deliberately does not know text encoders, text, files, the ELF transformer, or how parameters are
@@ -28,6 +29,7 @@ mod generate;
 mod guidance;
 mod network_field;
 mod objective;
+mod pool;
 mod prediction;
 mod probe;
 pub mod sampler;
@@ -51,6 +53,7 @@ pub use objective::{
     DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, Targets, TeacherStart, TimeBins,
     teacher_target,
 };
+pub use pool::{PoolStep, RunId, RunPool, Shared, SharedNetwork};
 pub use prediction::Prediction;
 pub use probe::{EstimateErrors, Probe};
 pub use sampling_observer::{Frame, Next, SamplingObserver, Step};

@@ -124,6 +124,11 @@ impl Error {
         Self::Request { reason: reason.into() }
     }
 
+    /// The error of a text at which the model has panicked.
+    pub(crate) fn defect() -> Self {
+        Self::request("the model has failed: this is a defect of the program")
+    }
+
     /// The messages of this error and of all its sources in one line, without repetitions.
     pub fn report(&self) -> String {
         let mut text = self.to_string();

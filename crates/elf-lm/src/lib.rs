@@ -27,6 +27,7 @@ pub use fingerprint::{Difference, Fingerprint};
 pub use host::{Event, Events, Host, Silent};
 pub use model::{Model, ModelSource};
 pub use text::generated::{GeneratedText, Generation, TextRequest};
+pub use text::text_engine::{EngineStep, TextEngine, TextId};
 pub use text::text_loop::{TextEvent, TextWatch};
 pub use text::text_run::{GenerateOptions, Written};
 pub use train::{LatentData, distill, train};

@@ -43,7 +43,8 @@ impl Attention {
     }
 
     /// `x` `[B, N, H]` to the same shape, and its keys and values, each `[B * heads, N, head_dim]`. `known` are the keys and values of K
-    /// earlier tokens, which `x` sees too; `mask` is additive, `[B, 1, 1, K + N]` or `[B, 1, N, K + N]`.
+    /// earlier tokens, which `x` sees too; `mask` is additive, `[B, 1, 1, K + N]` or `[B, 1, N, K + N]`. `rope` has the angles of
+    /// N tokens, or of B * N, where rows are at positions of their own.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -53,7 +54,10 @@ impl Attention {
     ) -> Result<(Tensor, [Tensor; 2])> {
         let (batch, n, hidden) = x.size3()?;
         let head_dim = hidden / self.heads;
-        let qkv = self.qkv.forward(x).f_view([batch, n, 3, self.heads, head_dim])?;
+        // Rows with angles of their own are one row for the kernel.
+        let own_angles = rope.len() != n;
+        let (rows, tokens) = if own_angles { (1, batch * n) } else { (batch, n) };
+        let qkv = self.qkv.forward(x).f_view([rows, tokens, 3, self.heads, head_dim])?;
         let how = Heads {
             q_weight: self.q_norm.master(),
             k_weight: self.k_norm.master(),
@@ -63,6 +67,11 @@ impl Attention {
             q_scale: 1.0 / (head_dim as f64).sqrt(),
         };
         let Turned { q, k, v } = elf_kernels::heads(&qkv, &how)?;
+        let by_row = |x: Tensor| -> Result<Tensor> {
+            let x = x.f_view([self.heads, batch, n, head_dim])?.f_transpose(0, 1)?;
+            Ok(x.f_reshape([batch * self.heads, n, head_dim])?)
+        };
+        let (q, k, v) = if own_angles { (by_row(q)?, by_row(k)?, by_row(v)?) } else { (q, k, v) };
         let mixed = match known {
             None => attend(&q, &k, &v, batch, mask)?,
             Some([keys, values]) => {

@@ -14,6 +14,7 @@ mod config;
 mod embed;
 mod file;
 mod flops;
+mod join;
 mod masked;
 mod memory;
 mod model;

@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::ElfConfig;
 use crate::block::{Block, Pass, PassDropout};
 use crate::embed::{LatentProjection, ScalarEmbedder};
+use crate::join::join;
 use crate::rope::Rope;
 use crate::vocab_head::VocabHead;
 
@@ -301,8 +302,9 @@ impl Elf {
     fn pass(&self, input: &TrunkInput, mask: Option<&Tensor>) -> Result<Tensor> {
         let (b, s) = self.check_input(input)?;
         let (kind, maps) = (self.policy.blocks.kind(), self.policy.latent_maps.kind());
-        let first = input.context.map_or(0, |context| context.first);
         let memory = input.context.and_then(|context| context.memory);
+        let firsts = memory.map_or(&[][..], |memory| &memory.first);
+        let first = firsts.first().copied().or(input.context.map(|context| context.first)).unwrap_or(0);
         // Clean tokens that this pass computes: none if their keys and values are cached.
         let context = input.context.filter(|_| memory.is_none());
         let k = context.map_or(0, |context| context.latents.size()[1]);
@@ -311,8 +313,11 @@ impl Elf {
             (None, Some(context)) => Some(additive(&self.seen(context)?, kind)?.f_unsqueeze(1)?),
             (None, None) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
         };
-        let rope =
-            self.rope(Layout { prefix: self.config.prefix_len(), context: k, first, text: s }, input.z.device())?;
+        let (prefix, device) = (self.config.prefix_len(), input.z.device());
+        let rope = match firsts.iter().all(|&other| other == first) {
+            true => self.rope(Layout { prefix, context: k, first, text: s }, device)?,
+            false => Rope::of_rows(prefix, firsts, s, self.config.head_dim(), device)?,
+        };
         let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
         let text = match &context {
             None => self.latents.forward(input.z, input.x_prev, maps),
@@ -364,7 +369,11 @@ impl Network for Elf {
 
     fn remember(&self, context: &Context, self_conditioned: bool) -> Result<Option<Memory>> {
         let (kind, device) = (self.policy.blocks.kind(), context.latents.device());
-        let (p, k, s) = (self.config.prefix_len(), context.latents.size3()?.1, context.noisy_blocks.size2()?.1);
+        let ((b, k, _), s) = (context.latents.size3()?, context.noisy_blocks.size2()?.1);
+        let p = self.config.prefix_len();
+        let earlier = context.memory.map_or(&[][..], |memory| &memory.layers);
+        let known = earlier.first().map_or(0, |[keys, _]| keys.size()[1]);
+        let new = |x: &Tensor| x.f_narrow(1, known, k - known);
         tch::no_grad(|| {
             let seen = self.seen(context)?;
             // In a pass that uses this memory, the keys of the context come before those of the prefix.
@@ -373,21 +382,30 @@ impl Network for Elf {
             let queries = Tensor::f_cat(&[&prefix, &text], 0)?;
             let keys = Tensor::f_cat(&[&clean, &prefix, &text], 0)?;
             let behind = additive(&seen.f_index_select(1, &queries)?.f_index_select(2, &keys)?, kind)?;
-            let own = additive(&seen.f_narrow(1, p, k)?.f_narrow(2, p, k)?, kind)?;
+            let own = additive(&seen.f_narrow(1, p + known, k - known)?.f_narrow(2, p, k)?, kind)?;
 
-            let rope = self.rope(Layout { prefix: 0, context: k, first: 0, text: 0 }, device)?;
+            let rope = self.rope(Layout { prefix: 0, context: 0, first: known, text: k - known }, device)?;
             let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None };
-            let x_prev = self_conditioned.then_some(context.latents);
-            let lifted = self.latents.forward(context.latents, x_prev, self.policy.latent_maps.kind());
-            let mut x = self.with_words(lifted, context.ids)?.to_kind(kind);
+            let latents = new(context.latents)?;
+            let lifted =
+                self.latents.forward(&latents, self_conditioned.then_some(&latents), self.policy.latent_maps.kind());
+            let mut x = self.with_words(lifted, &new(context.ids)?)?.to_kind(kind);
             let mut layers = Vec::with_capacity(self.blocks.len());
-            for block in &self.blocks {
-                let (next, own) = block.forward_with(&x, &pass, None)?;
+            for (i, block) in self.blocks.iter().enumerate() {
+                let earlier = earlier.get(i);
+                let (next, [keys, values]) = block.forward_with(&x, &pass, earlier)?;
                 x = next;
-                layers.push(own);
+                layers.push(match earlier {
+                    Some([k, v]) => [Tensor::f_cat(&[k, &keys], 1)?, Tensor::f_cat(&[v, &values], 1)?],
+                    None => [keys, values],
+                });
             }
-            Ok(Some(Memory { layers, mask: behind.f_unsqueeze(1)? }))
+            Ok(Some(Memory { layers, mask: behind.f_unsqueeze(1)?, first: vec![context.first; b as usize] }))
         })
+    }
+
+    fn join(&self, memories: &[&Memory]) -> Result<Option<Memory>> {
+        Ok(Some(join(memories)?))
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {

@@ -40,6 +40,17 @@ impl Rope {
         Ok(Self { cos: angles.f_cos()?, sin: angles.f_sin()? })
     }
 
+    /// Angles of rows that are at positions of their own: for each row `prefix` tokens that are not rotated and `text` tokens from
+    /// its position in `firsts` on, row after row.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub(crate) fn of_rows(prefix: i64, firsts: &[i64], text: i64, head_dim: i64, device: Device) -> Result<Self> {
+        let row = |&first: &i64| std::iter::repeat_n(0, prefix as usize).chain(first..first + text);
+        let positions: Vec<i64> = firsts.iter().flat_map(row).collect();
+        Self::at(0, &Tensor::f_from_slice(&positions)?, head_dim, device)
+    }
+
     /// Another handle of the same angles.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }

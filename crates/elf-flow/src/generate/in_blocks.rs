@@ -5,9 +5,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::host_reading::HostReading;
 use super::{Batch, Cost, Generated, Generator, Request, Surroundings};
-use crate::blocks::{BlockBatch, BlockNoise, PrefixContext};
+use crate::blocks::{BlockBatch, BlockNoise, PrefixContext, Remembered};
 use crate::sampling_observer::{Frame, SamplingObserver, Step};
-use crate::{Error, Reading, Result};
+use crate::{Error, Reading, Reencode, Result};
 
 /// A block of all rows.
 #[derive(Clone, Copy)]
@@ -41,6 +41,8 @@ struct Draft {
     ended: Vec<bool>,
     /// Clean latents of the finished blocks and of the condition.
     blocks: BlockBatch,
+    /// What the network and the guide have computed of the prefix of the last block, as far as it is one of the next.
+    remembered: [Remembered; 2],
     cost: Cost,
 }
 
@@ -55,6 +57,7 @@ impl Draft {
             z: batch.z0.f_zeros_like()?,
             ended: vec![false; batch.rows],
             blocks: BlockBatch::new([b, s, c], size, batch.condition.as_ref(), device)?,
+            remembered: Default::default(),
             cost: Cost { rows, passes: 0, context_passes: 0, trace_passes: 0, positions: 0 },
         })
     }
@@ -158,7 +161,7 @@ impl Generator<'_> {
         let Block { number, count, first, width } = block;
         let (s, asked) = (batch.request.length, batch.request.seeds.len());
         let prefix = draft.blocks.prefix(first, width)?;
-        let (own, weak) = (PrefixContext::new(&prefix), PrefixContext::new(&prefix));
+        let [own, weak] = std::mem::take(&mut draft.remembered).map(|earlier| PrefixContext::new(&prefix, earlier));
         let condition = batch.condition.as_ref().map(|condition| condition.span(first, width)).transpose()?;
         let surroundings = Surroundings { condition: condition.as_ref(), own: Some(&own), weak: Some(&weak) };
         let mut noise = BlockNoise { inner: noise, first };
@@ -185,6 +188,9 @@ impl Generator<'_> {
         draft.cost.passes += passes + 1;
         draft.cost.trace_passes += trace_passes;
         draft.cost.context_passes += own.passes() + weak.passes();
+        if draft.blocks.is_lasting(first) && batch.request.reencoding.is_some_and(Reencode::are_final) {
+            draft.remembered = [own, weak].map(PrefixContext::into_remembered);
+        }
         let position = |t: &f64| ((t * s as f64).ceil() as i64).clamp(1, s);
         // What precedes the first block is the condition: it has no frame of its own.
         let after = if number == 0 { 0 } else { first };

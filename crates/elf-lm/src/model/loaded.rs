@@ -79,7 +79,8 @@ impl Guide {
         self.net.params()
     }
 
-    fn parts(&self) -> Option<(&dyn Network, TrainedFlow)> {
+    /// The network and how it was trained; `None` for a baseline.
+    pub(crate) fn parts(&self) -> Option<(&dyn Network, TrainedFlow)> {
         match &self.net {
             Net::Flow(net) => Some((net.as_ref(), TrainedFlow::from(&self.plan.objective))),
             Net::Gpt2(_) | Net::Masked(_) => None,

@@ -1,14 +1,13 @@
 //! A loaded model: text in, text out.
 
-use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use elf_core::key_of;
 use elf_data::Tokenizer;
 use elf_flow::sampler::Registry;
 use elf_train::Solo;
+use elsa::FrozenMap;
 
 use super::loaded::{Guide, Loaded, Method};
 use super::{DescribedModel, ModelSource};
@@ -35,7 +34,7 @@ pub struct Model {
     samplers: Registry,
     hub: Hub,
     /// The guides loaded so far, by path.
-    guides: RefCell<Vec<(PathBuf, Rc<Guide>)>>,
+    guides: FrozenMap<PathBuf, Box<Guide>>,
 }
 
 impl Model {
@@ -48,7 +47,7 @@ impl Model {
     }
 
     fn new(loaded: Loaded, host: &Host) -> Self {
-        Self { loaded, samplers: host.samplers().clone(), hub: host.hub().clone(), guides: RefCell::default() }
+        Self { loaded, samplers: host.samplers().clone(), hub: host.hub().clone(), guides: FrozenMap::new() }
     }
 
     /// Sets the samplers that settings may name.
@@ -125,7 +124,7 @@ impl Model {
     /// If the setting is invalid for the model, or its guide cannot be used.
     pub fn prepare(&self, sampling: &Sampling) -> Result<()> {
         let guide = self.guide(sampling)?;
-        self.loaded.writer(&self.method(sampling), guide.as_deref(), 0, None, &self.samplers).map(drop)
+        self.loaded.writer(&self.method(sampling), guide, 0, None, &self.samplers).map(drop)
     }
 
     /// The method of generation that a setting stands for.
@@ -220,7 +219,7 @@ impl Model {
             Method::Flow(sampling) => self.guide(sampling)?,
             Method::Baseline { .. } => None,
         };
-        self.run(requests, options, guide.as_deref())?.watched(method, watch)
+        self.run(requests, options, guide)?.watched(method, watch)
     }
 
     /// Generates texts into a JSONL file, one object per line ([`GeneratedText`](crate::GeneratedText)). It can be
@@ -262,7 +261,7 @@ impl Model {
         host: &Host,
     ) -> Result<Written> {
         let guide = self.guide(sampling)?;
-        let mut files = TextFiles::new(self.run(requests, options, guide.as_deref())?);
+        let mut files = TextFiles::new(self.run(requests, options, guide)?);
         let written = files.write(&self.method(sampling), path.as_ref(), host)?;
         files.finish()?;
         Ok(written)
@@ -278,23 +277,27 @@ impl Model {
         Ok(TextRun { model: &self.loaded, guide, requests, options, samplers: &self.samplers, comm: &Solo })
     }
 
+    /// The network and its encoder.
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
     /// The guide that a setting names, loaded at its first use.
-    fn guide(&self, sampling: &Sampling) -> Result<Option<Rc<Guide>>> {
+    ///
+    /// # Errors
+    /// If there is none, or it cannot guide this model.
+    pub(crate) fn guide(&self, sampling: &Sampling) -> Result<Option<&Guide>> {
         let Some(path) = &sampling.guide else {
             return Ok(None);
         };
-        if let Some((_, guide)) = self.guides.borrow().iter().find(|(known, _)| known == path) {
-            return Ok(Some(Rc::clone(guide)));
+        if let Some(guide) = self.guides.get(path) {
+            return Ok(Some(guide));
         }
         let mut silent = Silent;
         let host = Host::new(&mut silent).with_hub(self.hub.clone());
         let described = self.described().guide(std::slice::from_ref(sampling), &host)?;
-        let Some(guide) = described.map(DescribedModel::load_guide).transpose()? else {
-            return Ok(None);
-        };
-        let guide = Rc::new(guide);
-        self.guides.borrow_mut().push((path.clone(), Rc::clone(&guide)));
-        Ok(Some(guide))
+        let guide = described.map(DescribedModel::load_guide).transpose()?;
+        Ok(guide.map(|guide| self.guides.insert(path.clone(), Box::new(guide))))
     }
 }
 

@@ -66,10 +66,10 @@ impl Default for Metrics {
             "Seconds from a request's head to the first part of a text in a stream",
             made.first_frame.clone(),
         );
-        registry.register("elf_batch_rows", "Texts per batch", made.batch_rows.clone());
+        registry.register("elf_batch_rows", "Rows of each pass of a network", made.batch_rows.clone());
         registry.register("elf_texts", "Generated texts, candidates included", made.texts.clone());
-        registry.register("elf_steps", "Steps of all batches", made.steps.clone());
-        registry.register("elf_positions", "Generated positions, padding included", made.positions.clone());
+        registry.register("elf_steps", "Passes of a network, each over all texts that wait for it", made.steps.clone());
+        registry.register("elf_positions", "Generated positions", made.positions.clone());
         registry.register("elf_waiting_requests", "Requests that wait for the model", made.waiting.clone());
         registry.register("elf_running_rows", "Texts that are being generated", made.rows.clone());
         registry.register("elf_open_connections", "Open connections", made.connections.clone());
@@ -92,24 +92,21 @@ impl Metrics {
         self.first_frame.observe(elapsed.as_secs_f64());
     }
 
-    /// Notes the beginning of a batch.
-    pub fn batch(&self, rows: usize) {
-        self.batch_rows.observe(rows as f64);
-        self.rows.inner().store(i64::try_from(rows).unwrap_or(i64::MAX), Ordering::SeqCst);
-    }
-
-    /// Notes a step of a batch.
-    pub fn step(&self) {
+    /// Notes a pass of a network over so many rows, or a whole batch of a baseline.
+    pub fn pass(&self, rows: usize) {
         self.steps.inc();
+        self.batch_rows.observe(rows as f64);
     }
 
-    /// Notes the end of a batch, and what it cost if it did not fail.
-    pub fn batch_ended(&self, texts: usize, cost: Option<&TotalCost>) {
-        self.rows.inner().store(0, Ordering::SeqCst);
-        if let Some(cost) = cost {
-            self.texts.inc_by(texts as u64);
-            self.positions.inc_by(cost.positions);
-        }
+    /// Notes the number of texts that are being generated.
+    pub fn running(&self, texts: usize) {
+        self.rows.inner().store(i64::try_from(texts).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+
+    /// Notes finished texts and what they cost.
+    pub fn made(&self, texts: usize, cost: &TotalCost) {
+        self.texts.inc_by(texts as u64);
+        self.positions.inc_by(cost.positions);
     }
 
     /// The number of open connections.
@@ -139,8 +136,8 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("/generate", 200, Duration::from_millis(3));
         metrics.request("/generate", 503, Duration::from_millis(1));
-        metrics.batch(3);
-        metrics.step();
+        metrics.running(3);
+        metrics.pass(3);
         let text = metrics.text(2);
         for line in [
             r#"elf_requests_total{path="/generate",status="200"} 1"#,
@@ -155,7 +152,8 @@ mod tests {
             assert!(text.lines().any(|other| other.trim_end_matches(".0") == line), "{line}\n{text}");
         }
         let cost = TotalCost { positions: 48, ..TotalCost::default() };
-        metrics.batch_ended(3, Some(&cost));
+        metrics.made(3, &cost);
+        metrics.running(0);
         let text = metrics.text(0);
         assert!(text.contains("elf_positions_total 48\n") && text.contains("elf_running_rows 0\n"), "{text}");
     }

@@ -1,4 +1,4 @@
-//! Generation over HTTP: requests of many clients, collected into batches for one or several models.
+//! Generation over HTTP: requests of many clients, which share the passes of one or several models.
 //!
 //! Connections have a thread of their own ([`connections`]). The models stay in the thread that loaded them, which takes
 //! jobs from a queue (`queue`); all models share its threads of libtorch. `router` has the routes, `openai` and
@@ -25,9 +25,11 @@ mod service;
 mod text_events;
 mod tls;
 mod trajectories;
+mod whole_batches;
 mod wish;
 
 use std::net::TcpListener;
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -40,11 +42,14 @@ pub use self::options::{Access, Limits, ServeOptions};
 pub use self::tls::Tls;
 
 use self::metrics::Metrics;
-use self::order::{Entrance, Job, Order, Shown};
+use self::order::{Entrance, Job, Models, Order, Shown};
 use self::served_model::ServedModel;
 use self::service::Service;
 use crate::error::fail;
-use crate::text::text_loop::{Frames, TextEvent, TextWatch};
+use crate::model::loaded::Method;
+use crate::text::generated::{GeneratedText, Generation};
+use crate::text::text_engine::{EngineStep, EngineWatch, TextEngine, TextId};
+use crate::text::text_loop::Frames;
 use crate::{Error, GenerateOptions, Model, Result, Sampling, TextRequest};
 
 /// A model to serve: its name for clients, and the setting of requests that change nothing.
@@ -139,22 +144,71 @@ impl LoadedServer<'_> {
     /// If the system refuses the socket.
     pub fn run(self) -> Result<()> {
         let Self { server: Server { options, metrics, jobs, connections, .. }, serving } = self;
-        let mut write = |order: &Order, requests: &[TextRequest], watch: &mut TextWatch| {
-            metrics.batch(requests.len());
-            let counting = &mut |event: TextEvent<'_>| {
-                if matches!(event, TextEvent::Step { .. }) {
-                    metrics.step();
-                }
-                watch(event)
-            };
-            let generate = generate_options(&options, &order.shown);
-            let made = serving[order.model].model.generate_by(requests, &order.method, &generate, counting);
-            metrics.batch_ended(requests.len(), made.as_ref().ok().map(|made| &made.cost));
-            Ok(made?.texts)
-        };
+        let engine = TextEngine::new(options.batch_size, options.one_shape);
         // Returns when the last connection has ended.
-        queue::work(jobs, options.batch_size, &mut write);
+        queue::work(jobs, options.batch_size, &mut Loaded { options: &options, metrics: &metrics, serving, engine });
         connections.join().map_err(|_| Error::request("the thread of the connections has panicked"))?
+    }
+}
+
+/// The models of a server, with its figures.
+struct Loaded<'s, 'a> {
+    options: &'s ServeOptions,
+    metrics: &'s Metrics,
+    serving: &'a [Serving<'a>],
+    engine: TextEngine<'a>,
+}
+
+impl Loaded<'_, '_> {
+    fn note_running(&self, others: usize) {
+        self.metrics.running(self.engine.rows() + others);
+    }
+}
+
+impl<'a> Models<'a> for Loaded<'_, 'a> {
+    fn admit(&mut self, order: &Order, request: &TextRequest, watch: EngineWatch<'a>) -> Result<TextId> {
+        let Method::Flow(sampling) = &order.method else {
+            fail!(request, "texts of baselines are generated in whole batches");
+        };
+        let (model, generate) = (self.serving[order.model].model, generate_options(self.options, &order.shown));
+        let id = self.engine.admit(model, request, sampling, &generate, watch);
+        self.note_running(0);
+        id
+    }
+
+    fn running(&self) -> usize {
+        self.engine.rows()
+    }
+
+    fn step(&mut self) -> Vec<(TextId, Result<GeneratedText>)> {
+        let EngineStep { finished, rows } = self.engine.step();
+        if rows > 0 {
+            self.metrics.pass(rows);
+        }
+        self.note_running(0);
+        let text = |made: Generation| {
+            // Each candidate is a batch of its own.
+            self.metrics.made(made.cost.batches as usize, &made.cost);
+            made.texts.into_iter().next().ok_or_else(Error::defect)
+        };
+        finished.into_iter().map(|(id, made)| (id, made.and_then(text))).collect()
+    }
+
+    fn cancel(&mut self, id: TextId) {
+        self.engine.cancel(id);
+        self.note_running(0);
+    }
+
+    fn write(&mut self, order: &Order, requests: &[TextRequest]) -> Result<Vec<GeneratedText>> {
+        let generate = generate_options(self.options, &order.shown);
+        self.metrics.pass(requests.len());
+        self.note_running(requests.len());
+        let ignore = &mut |_: crate::TextEvent<'_>| ControlFlow::Continue(());
+        let made = self.serving[order.model].model.generate_by(requests, &order.method, &generate, ignore);
+        self.note_running(0);
+        let made = made?;
+        self.metrics.made(requests.len(), &made.cost);
+        Ok(made.texts)
     }
 }
 

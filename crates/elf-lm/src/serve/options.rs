@@ -8,9 +8,9 @@ use super::tls::Tls;
 /// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Texts per batch, collected from waiting requests.
+    /// Texts that are generated at once.
     pub batch_size: usize,
-    /// Whether to pad every batch to `batch_size` rows, so that a text depends on its seed and input alone.
+    /// Whether to fill every pass up to `batch_size` texts, so that a text depends on its seed and input alone.
     pub one_shape: bool,
     /// The seed of requests to `/generate` without one, and of the time grid if it is random.
     pub seed: u64,

@@ -1,15 +1,17 @@
-//! What the model is asked for: the settings that texts of one batch share, and the request of one client.
+//! What the models are asked for, and how: the settings of texts, and the request of one client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::Result;
 use crate::model::loaded::Method;
 use crate::text::generated::{GeneratedText, TextRequest};
+use crate::text::text_engine::{EngineWatch, TextId};
 use crate::text::text_loop::TextFrame;
 
-/// What all texts of a batch have in common.
+/// The settings of all texts of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
     /// The index of the model.
@@ -64,6 +66,30 @@ impl Job {
     pub fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
+}
+
+/// The models as the queue uses them.
+pub trait Models<'a> {
+    /// Begins a text of a flow.
+    ///
+    /// # Errors
+    /// If the settings are invalid for the model.
+    fn admit(&mut self, order: &Order, request: &TextRequest, watch: EngineWatch<'a>) -> Result<TextId>;
+
+    /// The number of texts that have begun and not ended, candidates included.
+    fn running(&self) -> usize;
+
+    /// Makes a step of texts that have begun. Returns those that have ended.
+    fn step(&mut self) -> Vec<(TextId, Result<GeneratedText>)>;
+
+    /// Ends a text that nobody waits for.
+    fn cancel(&mut self, id: TextId);
+
+    /// Generates a whole batch with a baseline.
+    ///
+    /// # Errors
+    /// If the model fails.
+    fn write(&mut self, order: &Order, requests: &[TextRequest]) -> Result<Vec<GeneratedText>>;
 }
 
 /// Adds one to a shared counter until it is dropped.

@@ -6,6 +6,7 @@ pub mod flow_writer;
 pub mod generated;
 mod text_batches;
 pub mod text_column;
+pub mod text_engine;
 pub mod text_file;
 pub mod text_latents;
 pub mod text_loop;

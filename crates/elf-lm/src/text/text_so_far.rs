@@ -90,6 +90,10 @@ impl Reencode for TextSoFar<'_> {
     fn latents(&self, ids: &Tensor, known: usize) -> elf_flow::Result<Tensor> {
         self.encode(ids, known).map_err(elf_flow::Error::reencode)
     }
+
+    fn are_final(&self) -> bool {
+        self.prefix.borrow().is_some()
+    }
 }
 
 #[cfg(test)]
