@@ -4,7 +4,7 @@ mod tiny_run;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tiny_run::{elf, run, within};
+use tiny_run::{Materials, elf, run, within};
 
 const SMALL: [&str; 11] =
     ["bench", "--preset", "mini", "--batch", "2", "--seq", "8", "--steps", "1", "--sampling-steps", "2"];
@@ -32,6 +32,39 @@ fn all_stages_and_those_asked_for() {
     let served: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(served["serving"].as_array().unwrap().len(), 6);
     assert_eq!(served["train_positions_per_s"], Value::Null);
+}
+
+/// A flow and GPT-2, each served and asked by one client and by two.
+#[test]
+fn servers_are_measured_as_clients_see_them() {
+    let folder = TempDir::new().unwrap();
+    let (flow, gpt2, file) = (within(&folder, "flow"), within(&folder, "gpt2"), within(&folder, "http.json"));
+    Materials::unconditional().train(&flow, &["max_steps=1"]).well();
+    Materials::unconditional().train(&gpt2, &["max_steps=1", "objective=gpt2"]).well();
+    let load = ["--clients", "1,2", "--seconds", "0.5", "--pause", "0.05"];
+    let asked = ["--only", "http", "--model", &flow, "--model", &gpt2, "--json", &file];
+    let ran = run(elf(&[&SMALL[..], &asked, &load].concat())).well();
+    for words in ["flow: an embedded language flow", "32 steps, all shown", "token by token", "reads its weights at"] {
+        assert!(ran.out.contains(words), "{}", ran.out);
+    }
+    let all: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let loads = all["http"].as_array().unwrap();
+    // 8, 16 and 32 steps, all steps shown, and GPT-2.
+    assert_eq!(loads.len(), 10);
+    for load in loads {
+        let (seconds, first) = (&load["seconds"], &load["first_frame_seconds"]);
+        let [p50, p99, first] = [&seconds[0], &seconds[2], &first[0]].map(|seconds| seconds.as_f64().unwrap());
+        assert!(0.0 < first && first <= p50 && p50 <= p99, "{load}");
+        assert!(load["positions_per_s"].as_f64().unwrap() > 0.0 && load["memory_bytes"].as_f64().unwrap() > 1e6);
+        assert!(load["answered"].as_u64().unwrap() >= load["clients"].as_u64().unwrap(), "{load}");
+    }
+    assert_eq!(loads.iter().filter(|load| load["every_step"] == true).count(), 2);
+
+    run(elf(&["bench", "--only", "http"])).badly(&["--model"]);
+    run(elf(&["bench", "--only", "http", "--model", &flow, "--clients", "0"])).badly(&["--clients", "at least 1"]);
+    run(elf(&["bench", "--only", "http", "--model", &flow, "--pause", "nan"])).badly(&["--pause"]);
+    let missing = within(&folder, "missing");
+    run(elf(&["bench", "--preset", "mini", "--only", "http", "--model", &missing])).badly(&["elf serve", "missing"]);
 }
 
 #[test]

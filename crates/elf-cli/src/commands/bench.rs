@@ -1,5 +1,7 @@
 //! `elf bench`.
 
+mod http;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,8 +14,10 @@ use elf_model::{ElfConfig, Preset};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
+use self::http::HttpArgs;
 use super::{MOST_ROWS, at_least_one, at_most, output_file};
 use crate::bench::ceiling;
+use crate::bench::http_load::Load;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
 use crate::printing::{note, out};
@@ -22,7 +26,7 @@ use elf_lm::json_files::write_json;
 use elf_lm::text::text_file::check_writable;
 use elf_lm::train::system_memory;
 
-/// Everything is generated at random on the spot: no files, no downloads.
+/// Everything is generated at random on the spot: no files, no downloads. `--only http` alone serves models that exist.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// The size of the network.
@@ -54,7 +58,7 @@ pub struct BenchArgs {
     /// towards the operations that the step needs.
     #[arg(long)]
     recompute: bool,
-    /// Run only these stages. Default: all but `serve`.
+    /// Run only these stages. Default: all but `serve` and `http`.
     #[arg(long, value_enum)]
     only: Vec<Stage>,
     /// Profile where the time of a training step goes. The device is synchronised after each part, which costs a GPU
@@ -67,6 +71,8 @@ pub struct BenchArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +102,8 @@ enum Stage {
     /// Latency and throughput of generated texts: by ELF with several step counts and by a GPT-2 of the same width and
     /// depth with a KV cache, one at a time and a batch at a time.
     Serve,
+    /// What clients of `elf serve` get: latency, time to the first words, requests and positions per second, memory.
+    Http,
 }
 
 impl BenchPreset {
@@ -133,6 +141,7 @@ struct Results {
     encode: Option<Measured>,
     load: Option<Measured>,
     served: Vec<Served>,
+    http: Vec<Load>,
 }
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
@@ -145,6 +154,9 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     at_most(&[("--batch", args.batch, MOST_ROWS), ("--seq", args.seq, 1 << 24)])?;
     args.json.as_deref().map_or(Ok(()), check_writable)?;
     let device = args.device.resolve()?;
+    if args.only.contains(&Stage::Http) {
+        args.http.plan(args.device)?;
+    }
     let native = if args.f32 { Precision::F32 } else { Precision::native(device) };
     let unless = |f32: bool| if f32 { Precision::F32 } else { native };
     let (model, encoder) = args.preset.sizes();
@@ -198,7 +210,7 @@ fn check_memory(workload: &Workload) -> Result<()> {
 fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     let device = workload.device;
     let wanted = |stage: Stage| match args.only.as_slice() {
-        [] => stage != Stage::Serve,
+        [] => !matches!(stage, Stage::Serve | Stage::Http),
         only => only.contains(&stage),
     };
     let stage = |name: &str| note!("measuring {name} ...");
@@ -241,6 +253,9 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     if wanted(Stage::Serve) {
         stage("the writing of texts");
         results.served = workload.serve()?;
+    }
+    if wanted(Stage::Http) {
+        results.http = args.http.measure(args.device)?;
     }
     // The ceiling once more: the better of before and after, since other programs can only take away.
     results.matmul_bf16 = results.matmul_bf16.max(ceiling::matmul_flops(Kind::BFloat16, device)?);
@@ -312,6 +327,7 @@ fn table(results: &Results, peak: f64) -> String {
         ));
     }
     lines.extend(serving_table(&results.served));
+    lines.extend(http::table(&results.http, results.copy));
     if !results.profile.is_empty() {
         let whole: f64 = results.profile.iter().map(|(_, seconds)| seconds).sum();
         lines.push(String::new());
@@ -402,6 +418,7 @@ fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) 
             "texts_at_a_time": rows,
             "steps": steps_as_long_as_gpt2(&results.served, rows),
         })).collect::<Vec<_>>(),
+        "http": results.http,
         "profile_seconds": results.profile.iter().map(|(part, s)| json!({"part": part, "seconds": s})).collect::<Vec<_>>(),
     })
 }
