@@ -5,9 +5,10 @@ use anyhow::Result;
 
 use crate::libtorch::{SetUp, setup};
 use crate::steps::{Steps, clock};
+use crate::wheel;
 use crate::workspace::Workspace;
 
-/// All tests, or those that the arguments for `cargo test` choose.
+/// All tests, those of the Python package included where it can be built, or those that the arguments for `cargo test` choose.
 ///
 /// # Errors
 /// If set-up or a test fails.
@@ -20,7 +21,12 @@ pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         command.arg("--workspace");
     }
     command.args(arguments);
-    Steps::default().run("tests", &mut command)?;
+    let mut steps = Steps::default();
+    steps.run("tests", &mut command)?;
+    // A choice of tests is a choice of Rust's.
+    if arguments.is_empty() {
+        wheel::run_in_tests(workspace, &libtorch, &mut steps)?;
+    }
     println!("\nall tests passed in {}, builds included", clock(start.elapsed()));
     Ok(())
 }

@@ -25,6 +25,7 @@ mod reproduce;
 mod source;
 mod steps;
 mod training_figures;
+mod wheel;
 mod workspace;
 
 use crate::libtorch::{SetUp, setup};
@@ -58,6 +59,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build the Python package into target/wheels, and test it in a scratch environment.
+    Python(wheel::Options),
     /// From scratch to generated text: build, prepare, train a small model, sample, evaluate.
     Demo(demo::Options),
     /// Run the experiments: train, sample, evaluate and report. Safe to interrupt and run again.
@@ -107,6 +110,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Doctor { json } => return doctor::run(&workspace, json),
         Task::Test { arguments } => checks::test(&workspace, &arguments)?,
+        Task::Python(options) => wheel::run(&workspace, &options)?,
         Task::Demo(options) => demo::run(&workspace, &options)?,
         Task::Reproduce(options) => reproduce::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,

@@ -1,4 +1,4 @@
-//! The Python on this machine. It fetches libtorch; nothing else in the project needs it.
+//! The Python on this machine. It fetches libtorch, and builds and tests the Python package; nothing else needs it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ const NO_PIP: &str = "python3 has no pip; it is needed once, to fetch libtorch. 
     ensurepip), or set LIBTORCH to a folder with libtorch";
 
 /// A Python interpreter that runs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Python {
     program: PathBuf,
 }
@@ -59,6 +59,14 @@ impl Python {
     /// If it does not run.
     pub fn version(&self) -> Result<String> {
         self.print("import platform; print(platform.python_version())")
+    }
+
+    /// The minor version, e.g. 11 of Python 3.11.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn minor(&self) -> Result<u32> {
+        Ok(self.print("import sys; print(sys.version_info[1])")?.parse()?)
     }
 
     /// The version of the pip that belongs to it.

@@ -35,6 +35,12 @@ impl Workspace {
     /// A call of the cargo that started us, in the root folder.
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        self.forget_this_package(&mut command);
+        command
+    }
+
+    /// Makes a command that calls cargo run in the root folder, as from a terminal.
+    pub fn forget_this_package(&self, command: &mut Command) {
         command.current_dir(&self.root);
         // Cargo has set variables about this package. Build scripts of other packages that read them would run again, now and at
         // the next build by hand.
@@ -45,12 +51,17 @@ impl Workspace {
                 command.env_remove(name);
             }
         }
-        command
     }
 
     /// A call of cargo that builds against `libtorch`.
     pub fn cargo_with(&self, libtorch: &Libtorch) -> Command {
         let mut command = self.cargo();
+        Self::link(&mut command, libtorch);
+        command
+    }
+
+    /// Makes a command that calls cargo build against `libtorch`.
+    pub fn link(command: &mut Command, libtorch: &Libtorch) {
         // Our own environment may still carry the value that the configuration had when we started.
         command.env("LIBTORCH", &libtorch.root);
         if let Some(flags) =
@@ -58,7 +69,6 @@ impl Workspace {
         {
             command.env("CARGO_ENCODED_RUSTFLAGS", flags);
         }
-        command
     }
 
     /// Builds one program in the release profile and returns the path that cargo gave it,

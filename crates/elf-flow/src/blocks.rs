@@ -110,7 +110,7 @@ impl TeacherForcing {
 
 /// The finished prefix of each row, while its next block is generated.
 #[derive(Debug)]
-pub(crate) struct FinishedPrefix {
+pub struct FinishedPrefix {
     /// Clean latents, `[B, K, C]`.
     latents: Tensor,
     /// Token ids, `[B, K]`.
@@ -123,9 +123,38 @@ pub(crate) struct FinishedPrefix {
     first: i64,
 }
 
+/// The block number of a position that no other one sees.
+const UNSEEN: i64 = i64::MAX;
+
 impl FinishedPrefix {
+    /// A prefix of K positions with clean latents `[B, K, C]` and token ids `[B, K]`, i64, on one device, which is followed by
+    /// `width` noisy tokens. `given` and `lengths`, one number per row, are the tokens of the row's condition, and of the row
+    /// itself with its condition; what comes after them is filling, which no token sees. `size` is the tokens of a block.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn new(latents: &Tensor, ids: &Tensor, [given, lengths]: [&[usize]; 2], size: i64, width: i64) -> Result<Self> {
+        let (b, k, _) = latents.size3()?;
+        let device = latents.device();
+        let column = |counts: &[usize]| -> Result<Tensor> {
+            let counts: Vec<i64> = counts.iter().map(|&n| n as i64).collect();
+            Ok(upload(&Tensor::f_from_slice(&counts)?, device)?.f_unsqueeze(-1)?)
+        };
+        let positions = Tensor::f_arange(k + width, (Kind::Int64, device))?.f_unsqueeze(0)?;
+        let is_given = positions.f_lt_tensor(&column(given)?)?;
+        let all = block_numbers([b, k + width], size, Some(&is_given), device)?;
+        let filling = positions.f_narrow(1, 0, k)?.f_ge_tensor(&column(lengths)?)?;
+        Ok(Self {
+            latents: latents.shallow_clone(),
+            ids: ids.shallow_clone(),
+            blocks: all.f_narrow(1, 0, k)?.f_masked_fill(&filling, UNSEEN)?,
+            noisy_blocks: all.f_narrow(1, k, width)?,
+            first: k,
+        })
+    }
+
     /// The prefix as input of a network.
-    pub(crate) fn context(&self) -> Context<'_> {
+    pub fn context(&self) -> Context<'_> {
         let Self { latents, ids, blocks, noisy_blocks, first } = self;
         Context { latents, ids, blocks, noisy_blocks, first: *first, memory: None }
     }
@@ -153,7 +182,7 @@ pub(crate) struct Remembered {
 }
 
 /// The prefix plus one network's cached keys and values, computed on first use and kept for all passes of the block.
-pub(crate) struct PrefixContext<'a> {
+pub struct PrefixContext<'a> {
     prefix: &'a FinishedPrefix,
     /// Those of its first tokens, computed for an earlier block.
     earlier: Remembered,
@@ -163,6 +192,11 @@ pub(crate) struct PrefixContext<'a> {
 }
 
 impl<'a> PrefixContext<'a> {
+    /// Wraps a prefix, for passes of one network.
+    pub fn of(prefix: &'a FinishedPrefix) -> Self {
+        Self::new(prefix, Remembered::default())
+    }
+
     pub(crate) fn new(prefix: &'a FinishedPrefix, earlier: Remembered) -> Self {
         Self { prefix, earlier, memory: OnceCell::new(), twice: OnceCell::new() }
     }

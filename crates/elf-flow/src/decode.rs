@@ -53,7 +53,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Decodes the block after a finished prefix.
-    pub(crate) fn with_prefix(self, prefix: Option<&'a PrefixContext<'a>>) -> Self {
+    pub fn with_prefix(self, prefix: Option<&'a PrefixContext<'a>>) -> Self {
         Self { prefix, ..self }
     }
 

@@ -40,7 +40,7 @@ mod trained_flow;
 mod trim;
 
 pub use batch::LatentBatch;
-pub use blocks::Reencode;
+pub use blocks::{FinishedPrefix, PrefixContext, Reencode};
 pub use condition::{Condition, Conditioned};
 pub use decode::{Decoder, Reading};
 pub use error::{Error, Result};

@@ -103,7 +103,51 @@ pub enum Error {
     Train(#[from] elf_train::Error),
 }
 
+/// The kind of an [`Error`], whichever crate it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting that is out of range, misspelt, or in conflict with another.
+    Setting,
+    /// A file, folder or hub id that is missing, damaged, in use, or of the wrong kind.
+    Place,
+    /// Two parts that do not fit together.
+    Mismatch,
+    /// A request that cannot be fulfilled.
+    Request,
+    /// The caller cancelled the operation.
+    Cancelled,
+    /// Any other.
+    Other,
+}
+
 impl Error {
+    /// The kind of the error, or of the one that it describes.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Context { source, .. } => source.kind(),
+            Self::Setting { .. } => ErrorKind::Setting,
+            Self::Place { .. } | Self::Io(_) | Self::Hub(_) => ErrorKind::Place,
+            Self::Mismatch { .. } => ErrorKind::Mismatch,
+            Self::Request { .. } | Self::Eval(_) => ErrorKind::Request,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Flow(elf_flow::Error::Setting { .. }) | Self::Train(elf_train::Error::Setting { .. }) => {
+                ErrorKind::Setting
+            }
+            Self::Data(elf_data::Error::Io { .. } | elf_data::Error::NothingFound { .. }) => ErrorKind::Place,
+            Self::Core(error) | Self::Flow(elf_flow::Error::Core(error)) => match error {
+                elf_core::Error::Device(_) | elf_core::Error::Config(_) => ErrorKind::Setting,
+                elf_core::Error::Io { .. }
+                | elf_core::Error::Corrupt { .. }
+                | elf_core::Error::Checkpoint { .. }
+                | elf_core::Error::LfsPointer { .. } => ErrorKind::Place,
+                elf_core::Error::Shape { .. } | elf_core::Error::Mismatch { .. } => ErrorKind::Mismatch,
+                _ => ErrorKind::Other,
+            },
+            _ => ErrorKind::Other,
+        }
+    }
+
     /// An [`Error::Setting`].
     pub fn setting(setting: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Setting { setting: setting.into(), reason: reason.into() }

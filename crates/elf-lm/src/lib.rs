@@ -20,12 +20,17 @@ pub mod text;
 pub mod train;
 pub mod trajectory_view;
 
+pub use elf_core::Precision;
+pub use elf_core::device::DeviceChoice;
+pub use elf_eval::{bleu, rouge};
+pub use elf_kernels::mkl::use_vector_code;
+
 pub use config::{RunConfig, Sampling, SamplingPatch};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use eval::evaluate;
 pub use fingerprint::{Difference, Fingerprint};
 pub use host::{Event, Events, Host, Silent};
-pub use model::{Model, ModelSource};
+pub use model::{EncodedTexts, Model, ModelSource, NoisyLatents, ReadText};
 pub use text::generated::{GeneratedText, Generation, TextRequest};
 pub use text::text_engine::{EngineStep, TextEngine, TextId};
 pub use text::text_loop::{TextEvent, TextWatch};

@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("elf-train", &["elf-c10d", "elf-core", "elf-files", "elf-flow", "elf-kernels"]),
     ("elf-lm", LIBRARIES),
     ("elf-cli", LIBRARIES),
+    ("elf-flows", &["elf-lm"]),
     ("elf-tests", LIBRARIES),
     ("xtask", &["elf-eval", "elf-files"]),
 ];

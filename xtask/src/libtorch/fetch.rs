@@ -4,6 +4,7 @@
 use std::env;
 use std::fs::{self, File, TryLockError};
 use std::io::IsTerminal as _;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -23,9 +24,9 @@ struct Wheel {
     megabytes: u32,
 }
 
-/// The small ones first, so that a network failure shows soon. `torch` names exactly these two versions through its requirement
-/// `cuda-toolkit==13.0.2`; its CPU part needs no other requirement.
-const WHEELS: [Wheel; 3] = [
+/// The packages that the CPU part of `torch` needs, in the versions that it names through its requirement
+/// `cuda-toolkit==13.0.2`; small, and so the first, so that a network failure shows soon.
+const CUDA_WHEELS: [Wheel; 2] = [
     Wheel {
         requirement: "nvidia-cuda-runtime==13.0.96",
         platform: "manylinux2014_x86_64",
@@ -40,14 +41,43 @@ const WHEELS: [Wheel; 3] = [
         sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
         megabytes: 11,
     },
-    Wheel {
-        requirement: "torch==2.11.0",
-        platform: "manylinux_2_28_x86_64",
-        file: "torch-2.11.0-cp312-cp312-manylinux_2_28_x86_64.whl",
-        sha256: "0f68f4ac6d95d12e896c3b7a912b5871619542ec54d3649cf48cc1edd4dd2756",
-        megabytes: 531,
-    },
 ];
+
+/// `torch` for one minor version of Python 3. The libraries are the same; its Python part is for that version.
+const fn torch(minor: u32) -> Wheel {
+    let (file, sha256) = match minor {
+        10 => (
+            "torch-2.11.0-cp310-cp310-manylinux_2_28_x86_64.whl",
+            "1b32ceda909818a03b112006709b02be1877240c31750a8d9c6b7bf5f2d8a6e5",
+        ),
+        11 => (
+            "torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+            "7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a",
+        ),
+        13 => (
+            "torch-2.11.0-cp313-cp313-manylinux_2_28_x86_64.whl",
+            "cc89b9b173d9adfab59fd227f0ab5e5516d9a52b658ae41d64e59d2e55a418db",
+        ),
+        14 => (
+            "torch-2.11.0-cp314-cp314-manylinux_2_28_x86_64.whl",
+            "4dc8b3809469b6c30b411bb8c4cad3828efd26236153d9beb6a3ec500f211a60",
+        ),
+        _ => (
+            "torch-2.11.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+            "0f68f4ac6d95d12e896c3b7a912b5871619542ec54d3649cf48cc1edd4dd2756",
+        ),
+    };
+    Wheel { requirement: "torch==2.11.0", platform: "manylinux_2_28_x86_64", file, sha256, megabytes: 531 }
+}
+
+/// The minor versions of Python 3 that there is a `torch` for.
+pub const PYTHONS: RangeInclusive<u32> = 10..=14;
+
+/// All files for one minor version of Python 3, or for any if there is none for it.
+fn wheels(minor: u32) -> [Wheel; 3] {
+    let [runtime, cupti] = CUDA_WHEELS;
+    [runtime, cupti, torch(minor)]
+}
 
 /// The beginning of the names of folders for unpacking.
 const UNPACKING: &str = "libtorch-unpack-";
@@ -60,11 +90,25 @@ pub const SPACE: u64 = 2_200_000_000;
 /// # Errors
 /// If it cannot be fetched, with the reason and the remedy.
 pub fn cached() -> Result<Libtorch> {
+    fetched(&format!("libtorch-{VERSION}"))
+}
+
+/// A libtorch in the user cache with the Python part of `torch` for a minor version of Python 3, fetched first if it is
+/// not there.
+///
+/// # Errors
+/// As [`cached`].
+pub fn for_python(minor: u32) -> Result<Libtorch> {
+    fetched(&format!("torch-{VERSION}-python3.{minor}"))
+}
+
+/// The libtorch in a folder of the user cache, fetched for the Python that fetches it if it is not there.
+fn fetched(name: &str) -> Result<Libtorch> {
     let cache = folder()?;
-    let home = cache.join(format!("libtorch-{VERSION}"));
-    let downloads = cache.join(format!("libtorch-{VERSION}.download"));
+    let home = cache.join(name);
+    let downloads = cache.join(format!("{name}.download"));
     fs::create_dir_all(&cache).with_context(|| cannot_write(&cache))?;
-    let _lock = lock(&cache.join(format!("libtorch-{VERSION}.lock")))?;
+    let _lock = lock(&cache.join(format!("{name}.lock")))?;
     if home.exists() {
         match Libtorch::inspect(&home.join("torch")) {
             Ok(libtorch) => return Ok(libtorch),
@@ -93,11 +137,12 @@ pub fn cached() -> Result<Libtorch> {
     }
     println!("fetching libtorch {VERSION} with pip into {}, once for this user", cache.display());
     clear(&cache, &home).with_context(|| cannot_write(&cache))?;
-    for wheel in &WHEELS {
+    let wheels = wheels(python.minor()?);
+    for wheel in &wheels {
         download(&python, wheel, &downloads)?;
     }
     println!("unpacking");
-    let libtorch = unpack(&python, &downloads, &cache, &home)?;
+    let libtorch = unpack(&python, &wheels, &downloads, &home)?;
     fs::remove_dir_all(&downloads).with_context(|| cannot_write(&downloads))?;
     Ok(libtorch)
 }
@@ -159,9 +204,12 @@ fn download(python: &Python, wheel: &Wheel, downloads: &Path) -> Result<()> {
         .with_context(|| cannot_write(downloads))?;
     println!("{} ({} MB)", wheel.requirement, wheel.megabytes);
     let mut pip = python.command();
-    pip.args(["-m", "pip", "download", "--only-binary=:all:"])
-        // The same file for every Python that runs pip.
-        .args("--implementation cp --python-version 3.12 --abi cp312 --platform".split(' '))
+    pip.args(["-m", "pip", "download", "--only-binary=:all:", "--implementation", "cp"]);
+    if let Some(tag) = wheel.file.split('-').nth(2).filter(|tag| tag.starts_with("cp")) {
+        let version = tag.replacen("cp3", "3.", 1);
+        pip.args(["--python-version", version.as_str(), "--abi", tag]);
+    }
+    pip.arg("--platform")
         .arg(wheel.platform)
         // pip's own cache would hold the file a second time, in older versions in memory as well.
         .args("--no-deps --require-hashes --no-cache-dir --no-input".split(' '))
@@ -187,11 +235,12 @@ fn download(python: &Python, wheel: &Wheel, downloads: &Path) -> Result<()> {
 
 /// Unpacks the files side by side, as pip would install them, for libtorch finds its neighbours by
 /// relative paths; keeps what a build and a program need, and renames the whole into place.
-fn unpack(python: &Python, downloads: &Path, cache: &Path, home: &Path) -> Result<Libtorch> {
+fn unpack(python: &Python, wheels: &[Wheel], downloads: &Path, home: &Path) -> Result<Libtorch> {
+    let cache = elf_files::folder_of(home);
     let aside = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(cache).with_context(|| cannot_write(cache))?;
     let all = aside.path().join("all");
     let kept = aside.path().join("kept");
-    for wheel in &WHEELS {
+    for wheel in wheels {
         let mut unzip = python.command();
         unzip.args(["-m", "zipfile", "-e"]).arg(downloads.join(wheel.file)).arg(&all);
         steps::run(&mut unzip).with_context(|| {
@@ -208,16 +257,17 @@ fn unpack(python: &Python, downloads: &Path, cache: &Path, home: &Path) -> Resul
     Libtorch::inspect(&home.join("torch"))
 }
 
-/// Moves the libraries, headers, version, licences and lists of files out of an unpacked set of
-/// Python packages. The Python code and the test programs, a quarter of the whole, stay behind.
+/// Moves what is needed out of an unpacked set of Python packages: `torch` with its libraries, headers and Python part, the
+/// lists of files, and the libraries of the other packages. Test programs stay behind.
 fn keep_needed(all: &Path, kept: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(kept.join("torch"))?;
-    for part in ["lib", "include", "version.py"] {
-        fs::rename(all.join("torch").join(part), kept.join("torch").join(part))?;
+    let tests = all.join("torch/test");
+    if tests.exists() {
+        fs::remove_dir_all(tests)?;
     }
+    fs::create_dir_all(kept)?;
     for entry in fs::read_dir(all)? {
         let name = entry?.file_name();
-        if name.to_string_lossy().ends_with(".dist-info") {
+        if name != "nvidia" {
             fs::rename(all.join(&name), kept.join(&name))?;
         }
     }
@@ -241,6 +291,8 @@ fn keep_needed(all: &Path, kept: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -253,9 +305,11 @@ mod tests {
             "torch/version.py",
             "torch-2.11.0.dist-info/RECORD",
             "torch-2.11.0.dist-info/licenses/LICENSE",
+            "torch/__init__.py",
+            "torch/bin/torch_shm_manager",
             "nvidia/cu13/lib/libcudart.so.13",
         ];
-        let unneeded = ["torch/nn/modules.py", "torch/bin/protoc", "torchgen/gen.py", "nvidia/cu13/lib/libx.a"];
+        let unneeded = ["torch/test/one.py", "nvidia/cu13/lib/libx.a", "nvidia/cu13/include/x.h"];
         for file in needed.iter().chain(&unneeded) {
             fs::create_dir_all(all.join(file).parent().unwrap()).unwrap();
             fs::write(all.join(file), file).unwrap();
@@ -285,14 +339,20 @@ mod tests {
 
     #[test]
     fn the_list_is_of_the_version_that_is_built_against() {
-        for wheel in &WHEELS {
-            let (name, version) = wheel.requirement.split_once("==").unwrap();
-            let start = format!("{}-{version}-", name.replace('-', "_"));
-            assert!(wheel.file.starts_with(&start), "{}", wheel.file);
-            assert!(wheel.file.contains(wheel.platform), "{}", wheel.file);
-            assert_eq!(wheel.sha256.len(), 64);
+        let mut files = BTreeSet::new();
+        for minor in PYTHONS {
+            for wheel in wheels(minor) {
+                let (name, version) = wheel.requirement.split_once("==").unwrap();
+                let start = format!("{}-{version}-", name.replace('-', "_"));
+                assert!(wheel.file.starts_with(&start), "{}", wheel.file);
+                assert!(wheel.file.contains(wheel.platform), "{}", wheel.file);
+                assert_eq!(wheel.sha256.len(), 64);
+                files.insert((wheel.file, wheel.sha256));
+            }
+            assert!(torch(minor).file.contains(&format!("-cp3{minor}-")));
+            assert_eq!(torch(minor).requirement, format!("torch=={VERSION}"));
         }
-        assert!(WHEELS.iter().any(|wheel| wheel.requirement == format!("torch=={VERSION}")));
+        assert_eq!(files.len(), CUDA_WHEELS.len() + PYTHONS.count());
     }
 
     #[test]

@@ -89,8 +89,7 @@ fn parsed(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> {
     if entries.is_empty() {
         fail!(place(path), "{origin} holds no sampling setting: nothing would be sampled");
     }
-    let known = ORDER.iter().copied().chain([SAMPLER]).chain(RELEASED.iter().map(|(released, _)| *released));
-    let known: Vec<&str> = known.chain(samplers.released_keys().map(|(key, _)| key)).collect();
+    let known = known_keys(samplers);
     let mut settings = Vec::new();
     for (i, entry) in entries.into_iter().enumerate() {
         let origin = format!("{origin}, entry {}", i + 1);
@@ -99,6 +98,12 @@ fn parsed(path: &Path, samplers: &Registry) -> Result<Vec<Sampling>> {
         settings.extend(Sampling::default().merged(&SamplingPatch(map), samplers).context(origin)?);
     }
     Ok(settings)
+}
+
+/// All keys that a setting may have: its own and those of the released code.
+fn known_keys(samplers: &Registry) -> Vec<&str> {
+    let own = ORDER.iter().copied().chain([SAMPLER]).chain(RELEASED.iter().map(|(released, _)| *released));
+    own.chain(samplers.released_keys().map(|(key, _)| key)).collect()
 }
 
 /// A model for which to choose sampling settings.
@@ -119,6 +124,7 @@ impl SamplingOf<'_> {
     /// # Errors
     /// If the file is invalid, or a change has no effect.
     pub fn settings(&self, file: Option<&Path>, patch: &SamplingPatch, host: &Host) -> Result<Vec<Sampling>> {
+        check_known(&patch.0, &known_keys(self.samplers), "the sampling setting")?;
         let own = Some(self.folder.join(SAMPLING)).filter(|path| file.is_none() && path.is_file());
         if let Some(path) = file.or(own.as_deref()) {
             host.note(format!("sampling settings: {}", path.display()));

@@ -11,10 +11,12 @@ mod model_ref;
 pub mod run_folder;
 pub mod same_latents;
 mod source;
+mod tensors;
 mod writing_memory;
 
 pub use described::DescribedModel;
 pub use model::Model;
 pub use model_ref::{ModelRef, Resumable};
 pub use source::ModelSource;
+pub use tensors::{EncodedTexts, NoisyLatents, ReadText};
 pub use writing_memory::check_memory_together;

@@ -1,9 +1,9 @@
 //! A loaded model: text in, text out.
 
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use elf_core::key_of;
 use elf_data::Tokenizer;
 use elf_flow::sampler::Registry;
 use elf_train::Solo;
@@ -16,6 +16,7 @@ use crate::error::fail;
 use crate::hub::Hub;
 use crate::text::baseline_writer::Decoding;
 use crate::text::generated::{Generation, TextRequest};
+use crate::text::text_latents::TextLatents;
 use crate::text::text_loop::TextWatch;
 use crate::text::text_run::{GenerateOptions, TextFiles, TextRun, Written};
 use crate::{Host, Result, Silent};
@@ -30,9 +31,11 @@ use crate::{Host, Result, Silent};
 /// # Ok::<(), elf_lm::Error>(())
 /// ```
 pub struct Model {
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
+    /// The encoder of a model that writes its texts without one, loaded at its first use.
+    pub(super) encoder: OnceCell<TextLatents>,
     samplers: Registry,
-    hub: Hub,
+    pub(super) hub: Hub,
     /// The guides loaded so far, by path.
     guides: FrozenMap<PathBuf, Box<Guide>>,
 }
@@ -47,7 +50,8 @@ impl Model {
     }
 
     fn new(loaded: Loaded, host: &Host) -> Self {
-        Self { loaded, samplers: host.samplers().clone(), hub: host.hub().clone(), guides: FrozenMap::new() }
+        let (samplers, hub) = (host.samplers().clone(), host.hub().clone());
+        Self { loaded, encoder: OnceCell::new(), samplers, hub, guides: FrozenMap::new() }
     }
 
     /// Sets the samplers that settings may name.
@@ -142,12 +146,7 @@ impl Model {
     /// # Errors
     /// If the model is unconditional, an input is empty, the setting is invalid for the model, or libtorch fails.
     pub fn generate<T: AsRef<str>>(&self, inputs: &[T], sampling: &Sampling) -> Result<Vec<String>> {
-        let request = |(i, text): (usize, &T)| TextRequest {
-            seed: key_of(&[0, i as u64]),
-            condition: Some(text.as_ref().to_owned()),
-            ..TextRequest::default()
-        };
-        self.texts(&inputs.iter().enumerate().map(request).collect::<Vec<_>>(), sampling)
+        self.texts(&TextRequest::from_inputs(0, inputs.iter().map(AsRef::as_ref)), sampling)
     }
 
     /// Generates `count` unconditional texts. The same seed gives the same texts.

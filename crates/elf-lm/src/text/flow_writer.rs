@@ -188,7 +188,7 @@ impl BatchWriter for FlowWriter<'_> {
 }
 
 /// The text of a row of S decoded positions, the first `given` of which are its condition.
-fn written(ids: &[i64], log_probs: &[f32], given: usize, trim: Trim) -> WrittenRow {
+pub(crate) fn written(ids: &[i64], log_probs: &[f32], given: usize, trim: Trim) -> WrittenRow {
     let ids = trim.row(ids, given);
     let tokens = ids.iter().filter(|&&id| id != trim.pad).count();
     let confidence = Some(confidence(log_probs, given, tokens));

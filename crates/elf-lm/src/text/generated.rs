@@ -33,6 +33,12 @@ impl TextRequest {
         Self { seed, condition: Some(input.into()), ..Self::default() }
     }
 
+    /// One request per input under one seed; the same requests as those of `elf sample` with these inputs and this seed.
+    pub fn from_inputs<T: Into<String>>(seed: u64, inputs: impl IntoIterator<Item = T>) -> Vec<Self> {
+        let request = |(i, input): (usize, T)| Self::from_input(key_of(&[seed, i as u64]), input);
+        inputs.into_iter().enumerate().map(request).collect()
+    }
+
     /// `count` unconditional requests under one seed.
     pub fn unconditional(seed: u64, count: usize) -> Vec<Self> {
         (0..count as u64).map(|i| Self { seed: key_of(&[seed, i]), ..Self::default() }).collect()

@@ -268,7 +268,7 @@ impl TextLoop<'_> {
         let WrittenBatch { rows, passes, context_passes, positions } = written?;
         made.cost.add_batch(passes, context_passes, positions);
         for (row, (written, &index)) in rows.into_iter().zip(&batch.places).enumerate() {
-            let Decoded { text, tokens, log_probs } = self.decode(&written)?;
+            let Decoded { text, tokens, log_probs } = written.decode(self.tokenizer)?;
             made.texts.push(GeneratedText {
                 index,
                 seed: own[row].seed,
@@ -287,26 +287,31 @@ impl TextLoop<'_> {
     /// The texts of rows, whose requests have these indices.
     fn frames(&self, rows: &[WrittenRow], indices: &[usize]) -> Result<Vec<TextFrame>> {
         let frames = rows.iter().zip(indices).map(|(row, &index)| {
-            let Decoded { text, tokens, log_probs } = self.decode(row)?;
+            let Decoded { text, tokens, log_probs } = row.decode(self.tokenizer)?;
             Ok(TextFrame { index, text, tokens, log_probs })
         });
         frames.collect()
     }
+}
 
-    fn decode(&self, row: &WrittenRow) -> Result<Decoded> {
-        let pad = i64::from(self.tokenizer.pad_id()?);
-        let is_text = |&place: &usize| row.ids[place] != pad;
-        let places: Vec<usize> = (0..row.ids.len()).filter(is_text).collect();
-        let tokens: Vec<i64> = places.iter().map(|&place| row.ids[place]).collect();
+impl WrittenRow {
+    /// The row without padding, and its text.
+    ///
+    /// # Errors
+    /// If the tokenizer has no padding token, or an id is not in its vocabulary.
+    pub(crate) fn decode(&self, tokenizer: &Tokenizer) -> Result<Decoded> {
+        let pad = i64::from(tokenizer.pad_id()?);
+        let places: Vec<usize> = (0..self.ids.len()).filter(|&place| self.ids[place] != pad).collect();
+        let tokens: Vec<i64> = places.iter().map(|&place| self.ids[place]).collect();
         let narrow: Vec<i32> = tokens.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
-        let log_probs = row.log_probs.as_ref().map(|all| places.iter().map(|&place| all[place]).collect());
-        Ok(Decoded { text: self.tokenizer.decode(&narrow)?, tokens, log_probs })
+        let log_probs = self.log_probs.as_ref().map(|all| places.iter().map(|&place| all[place]).collect());
+        Ok(Decoded { text: tokenizer.decode(&narrow)?, tokens, log_probs })
     }
 }
 
 /// A row without padding.
-struct Decoded {
-    text: String,
-    tokens: Vec<i64>,
-    log_probs: Option<Vec<f32>>,
+pub(crate) struct Decoded {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<i64>,
+    pub(crate) log_probs: Option<Vec<f32>>,
 }
