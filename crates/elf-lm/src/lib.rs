@@ -16,6 +16,7 @@ pub mod json_files;
 pub mod model;
 #[cfg(feature = "serve")]
 pub mod serve;
+mod tensorboard;
 pub mod text;
 pub mod train;
 pub mod trajectory_view;

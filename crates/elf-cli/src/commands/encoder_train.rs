@@ -137,6 +137,9 @@ pub struct TrainArgs {
     /// What the model card should say about the texts and their licence.
     #[arg(long)]
     data_note: Option<String>,
+    /// A folder to write event files to, in which TensorBoard finds the losses and the recipe.
+    #[arg(long, value_name = "FOLDER")]
+    tensorboard: Option<PathBuf>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
@@ -162,6 +165,7 @@ impl TrainArgs {
             data_note: self.data_note,
             device: self.device.resolve()?,
             output: self.output,
+            tensorboard: self.tensorboard,
             command: this_command(),
         })
     }

@@ -389,6 +389,9 @@ pub struct OutputConfig {
     pub early_stopping: Option<u64>,
     /// Optimiser steps between lines of metrics.jsonl.
     pub log_freq: u64,
+    /// Whether the run's folder also gets event files, in which TensorBoard finds the same metrics, generated texts and the
+    /// configuration.
+    pub tensorboard: bool,
     /// A run folder or a checkpoint to resume from; `null`: the latest checkpoint in `output_dir`, if any.
     pub resume: Option<String>,
     /// A model to initialise a new run's weights from, instead of at random: a run, a checkpoint, a file of the
@@ -405,6 +408,7 @@ impl Default for OutputConfig {
             keep_checkpoints: 3,
             early_stopping: None,
             log_freq: 100,
+            tensorboard: true,
             resume: None,
             init_from: None,
         }

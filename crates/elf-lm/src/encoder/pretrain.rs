@@ -84,7 +84,8 @@ impl Pretraining {
         settings.refuse_taken().inspect_err(|_| store.remove_if_empty())?;
         let held_out_names = settings.validation.iter().map(CorpusText::columns).collect();
         let recipe = settings.recipe.clone();
-        let trainer = Pretrainer { recipe, task, pad, corpus, held_out, held_out_names, model, device };
+        let tensorboard = settings.tensorboard.clone();
+        let trainer = Pretrainer { recipe, task, pad, corpus, held_out, held_out_names, model, device, tensorboard };
         Ok(Self { settings, tokenizer, trainer, store, _held: held })
     }
 

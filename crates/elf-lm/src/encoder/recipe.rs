@@ -1,7 +1,10 @@
 //! How an encoder is trained.
 
+use serde::Serialize;
+
 /// Optimiser for the weight matrices of the blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Rule {
     /// Muon for the matrices of the blocks, AdamW for the rest.
     Muon,
@@ -19,7 +22,7 @@ impl std::fmt::Display for Rule {
 }
 
 /// How an encoder is trained.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Recipe {
     /// Minutes of training in all, across interruptions; the learning rate decays to 0 over them.
     pub minutes: Option<f64>,

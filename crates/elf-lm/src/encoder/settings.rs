@@ -46,6 +46,8 @@ pub struct PretrainingSettings {
     pub device: Device,
     /// The folder to write to, which must be empty or not exist yet.
     pub output: PathBuf,
+    /// A folder for an event file, in which TensorBoard finds losses and the recipe.
+    pub tensorboard: Option<PathBuf>,
     /// The command that the card names.
     pub command: String,
 }

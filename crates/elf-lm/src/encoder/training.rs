@@ -20,6 +20,7 @@ use super::optimizers::Optimizers;
 use super::recipe::Recipe;
 use crate::error::{Context, fail};
 use crate::fingerprint::{Difference, Fingerprint};
+use crate::tensorboard::EventFile;
 use crate::{Host, Result};
 
 /// Share of the budget in which learning rates rise.
@@ -178,6 +179,8 @@ pub struct Pretrainer {
     pub model: T5Pretraining,
     /// Where.
     pub device: Device,
+    /// The folder of TensorBoard's event file, if there is to be one.
+    pub tensorboard: Option<PathBuf>,
 }
 
 impl Pretrainer {
@@ -190,6 +193,7 @@ impl Pretrainer {
         let recipe = &self.recipe;
         let mut optimizers = Optimizers::new(recipe, self.model.params(), self.device)?;
         let mut progress = self.resume(store, &mut optimizers, host)?;
+        let mut events = self.event_file(progress.steps)?;
         let (before, start) = (progress.seconds, Instant::now());
         let mut saved = Instant::now();
         let mut window = LossWindow::new();
@@ -200,7 +204,10 @@ impl Pretrainer {
             let over = done >= 1.0 && progress.steps > 0;
             if over || done * f64::from(VALIDATIONS) >= f64::from(progress.next_validation) {
                 progress.next_validation = (done * f64::from(VALIDATIONS)) as u32 + 1;
-                self.note_losses(&mut progress, window.recent(), host)?;
+                let held_out = self.note_losses(&mut progress, window.recent(), host)?;
+                if let (Some(loss), Some(events)) = (held_out, &mut events) {
+                    events.scalars(progress.steps, [("held_out/loss".to_owned(), loss)])?;
+                }
             }
             if over {
                 return Ok(Some(progress));
@@ -227,20 +234,33 @@ impl Pretrainer {
             progress.tokens += in_batch;
             window.add(loss, norm, in_batch);
             if progress.steps.is_multiple_of(recipe.log_every.max(1)) {
-                window.tell(progress.steps, progress.pass, rate * recipe.lr(), host);
+                let scalars = window.tell(progress.steps, progress.pass, rate * recipe.lr(), host);
+                if let Some(events) = &mut events {
+                    events.scalars(progress.steps, scalars.map(|(name, value)| (format!("train/{name}"), value)))?;
+                }
             }
         }
     }
 
-    /// Measures the held-out loss, and adds a point to the curve of losses.
-    fn note_losses(&self, progress: &mut Progress, training: Option<f64>, host: &Host) -> Result<()> {
+    /// TensorBoard's event file, if there is to be one, with the recipe.
+    fn event_file(&self, steps_done: u64) -> Result<Option<EventFile>> {
+        let Some(folder) = &self.tensorboard else { return Ok(None) };
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let mut events = EventFile::begin(folder, steps_done)?;
+        events.settings(&serde_json::to_value(&self.recipe)?)?;
+        Ok(Some(events))
+    }
+
+    /// Measures the held-out loss, adds a point to the curve of losses, and returns it.
+    fn note_losses(&self, progress: &mut Progress, training: Option<f64>, host: &Host) -> Result<Option<f64>> {
         let (steps, minutes) = (progress.steps, progress.minutes());
         let held_out = self.validate()?;
         if let Some((loss, of_each)) = &held_out {
             host.note(format!("step {steps}: held-out loss {loss:.4}{of_each} after {minutes:.1} minutes"));
         }
-        progress.curve.push(Point { steps, minutes, training, held_out: held_out.map(|(loss, _)| loss) });
-        Ok(())
+        let held_out = held_out.map(|(loss, _)| loss);
+        progress.curve.push(Point { steps, minutes, training, held_out });
+        Ok(held_out)
     }
 
     /// Takes over what the newest checkpoint has; without one, a start.
@@ -351,16 +371,18 @@ impl LossWindow {
         if self.steps > 0 { Some(self.loss / self.steps as f64) } else { self.last }
     }
 
-    fn tell(&mut self, steps: u64, pass: u64, lr: f64, host: &Host) {
+    /// Notes the means, and returns them by name.
+    fn tell(&mut self, steps: u64, pass: u64, lr: f64, host: &Host) -> [(&'static str, f64); 4] {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
         let n = self.steps.max(1) as f64;
-        let (loss, norm) = (self.loss / n, self.norm / n);
+        let (loss, norm, rate) = (self.loss / n, self.norm / n, self.tokens as f64 / seconds);
         host.note(format!(
             "step {steps}: loss {loss:.4}, gradient {norm:.2}, learning rate {lr:.2e}, pass {}, {:.0} tokens/s",
             pass + 1,
-            self.tokens as f64 / seconds
+            rate
         ));
         *self = Self { last: Some(loss), ..Self::new() };
+        [("loss", loss), ("grad_norm", norm), ("lr", lr), ("tokens_per_s", rate)]
     }
 }
 

@@ -8,6 +8,7 @@ use elf_eval::evaluation::{Evaluator, SampleSet};
 use elf_flow::sampler::Registry;
 use elf_train::{Comm, Metric, validation_loss_over_ranks};
 
+use super::log::SharedEvents;
 use super::training_judge::TrainingJudge;
 use super::{ModelKind, TrainingInputs};
 use crate::config::{BaselinePlan, RunPlan, Sampling, read_sampling};
@@ -23,6 +24,9 @@ use crate::{Error, Result};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
+
+/// Texts of each evaluation that TensorBoard shows.
+const TEXTS_SHOWN: usize = 16;
 
 /// To whom wants texts from held-out inputs and names none.
 const NO_INPUTS: &str = "online_eval generates from held-out inputs: set eval_data_path, or online_eval to false";
@@ -45,6 +49,8 @@ pub struct HeldOut<'a, S: ModelKind> {
     pub folder: &'a RunFolder,
     /// The samplers that there are.
     pub samplers: &'a Registry,
+    /// TensorBoard's event file, if there is one; only on the rank that writes.
+    pub events: Option<SharedEvents>,
 }
 
 /// How evaluations in training generate texts.
@@ -182,6 +188,10 @@ impl<S: ModelKind> HeldOut<'_, S> {
     fn judge_texts(&self, name: &str, texts: Vec<GeneratedText>, comm: &dyn Comm, step: u64) -> Result<Vec<Metric>> {
         if comm.rank() == 0 {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
+        }
+        if let Some(events) = &self.events {
+            let shown: Vec<&str> = texts.iter().take(TEXTS_SHOWN).map(|text| text.text.as_str()).collect();
+            events.borrow_mut().texts(step, &format!("{name}/texts"), &shown)?;
         }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();
         let references = references.into_iter().map(|reference| reference.map(|text| vec![text])).collect();

@@ -1,5 +1,6 @@
 //! One run from its first step, or the checkpoint that it goes on from, to its end.
 
+use std::cell::RefCell;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use serde_json::Value;
 use tch::Device;
 
 use super::held_out::HeldOut;
-use super::log::{LogStart, TrainingLog};
+use super::log::{LogStart, SharedEvents, TrainingLog};
 use super::model_kind::KindBatches;
 use super::{ElfKind, ModelKind, TrainingInputs, begin_as};
 use crate::config::{
@@ -31,6 +32,7 @@ use crate::fingerprint::{Difference, Fingerprint};
 use crate::json_files::write;
 use crate::model::run_folder::{RunFolder, plan_of};
 use crate::model::{ModelRef, Resumable, model_card};
+use crate::tensorboard::EventFile;
 use crate::{Host, Result};
 
 /// One run to be carried out.
@@ -184,11 +186,15 @@ where
         Ok((held, folder.metrics_from(trainer.steps_done())?))
     });
     let (_held, metrics) = begun.transpose()?.unzip();
+    let events = match job.is_led_by_this() && plan.config.output.tensorboard {
+        true => Some(events_of(plan, folder, trainer.steps_done())?),
+        false => None,
+    };
     let (world, steps_done) = (comm.world() as usize, trainer.steps_done());
     let share = Share { rank: comm.rank() as usize, world, micro_batch: plan.batch_rows / world };
     let mut source = KindBatches::start(plan, inputs, kind, share, cursor)?;
     let (total_steps, log_freq) = (plan.length.total, plan.config.output.log_freq);
-    let log = LogStart { metrics, steps_done, total_steps, log_freq, deadline };
+    let log = LogStart { metrics, events: events.clone(), steps_done, total_steps, log_freq, deadline };
     let mut observer = TrainingLog::new(host, Rc::clone(comm), log);
     let held_out = HeldOut {
         plan,
@@ -199,6 +205,7 @@ where
         judge: inputs.judge.as_ref(),
         folder,
         samplers: host.samplers(),
+        events,
     };
     let mut evaluator = |net: &S::Net, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);
     let run = Run {
@@ -225,6 +232,13 @@ where
     let (step, place) = (trainer.steps_done(), folder.root().display());
     job.say(format!("{} after step {step}; everything is in {place}", ended.describe()));
     Ok(ended)
+}
+
+/// A new event file in a run's folder, with its configuration.
+fn events_of(plan: &RunPlan, folder: &RunFolder, steps_done: u64) -> Result<SharedEvents> {
+    let mut events = EventFile::begin(folder.root(), steps_done)?;
+    events.settings(&serde_json::to_value(&plan.config)?)?;
+    Ok(Rc::new(RefCell::new(events)))
 }
 
 /// The trainer of a job and the place in the data, both where the run goes on from, or at the start.

@@ -1,14 +1,16 @@
 //! What a user sees of a training run, and what metrics.jsonl keeps.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use elf_train::{Checkpoint, Comm, Metric, StepMetrics, TermSums, TrainingObserver};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::json_files::append_json;
+use crate::tensorboard::EventFile;
 use crate::{Error, Event, Host, Result};
 
 /// Shows progress, writes metrics, and stops the run when its time is over.
@@ -16,6 +18,7 @@ pub struct TrainingLog<'a, 'h> {
     host: &'a Host<'h>,
     /// Only on the rank that writes.
     metrics: Option<File>,
+    events: Option<SharedEvents>,
     comm: Rc<dyn Comm>,
     log_freq: u64,
     started: Instant,
@@ -24,6 +27,23 @@ pub struct TrainingLog<'a, 'h> {
     pub out_of_time: bool,
     window: Window,
     failed: Option<crate::Error>,
+}
+
+/// TensorBoard's event file, shared by those who write to it.
+pub type SharedEvents = Rc<RefCell<EventFile>>;
+
+/// The tag of a metric in TensorBoard, which draws the tags of one group, the part before `/`, together. Bins of time, such as
+/// `l2@0.3`, are groups of their own; metrics of texts have a group already, the name of the sampling setting.
+fn tag(name: &str) -> String {
+    let (group, name) = match name.strip_prefix("validation_") {
+        Some(name) => ("held_out", name),
+        None if name.contains('/') => return name.to_owned(),
+        None => ("train", name),
+    };
+    match name.split_once('@') {
+        Some((term, bin)) => format!("{group}_{term}_by_t/{bin}"),
+        None => format!("{group}/{name}"),
+    }
 }
 
 /// Sums since the last line of metrics.
@@ -84,6 +104,8 @@ impl Window {
 pub struct LogStart {
     /// The file of metrics; only on the rank that writes. The other ranks show nothing.
     pub metrics: Option<File>,
+    /// TensorBoard's event file, if there is to be one; only on the rank that writes.
+    pub events: Option<SharedEvents>,
     /// Steps that are done already.
     pub steps_done: u64,
     /// Steps of the whole run.
@@ -97,13 +119,14 @@ pub struct LogStart {
 impl<'a, 'h> TrainingLog<'a, 'h> {
     /// Begins to show and to write. The host's stop flag is set at the deadline.
     pub fn new(host: &'a Host<'h>, comm: Rc<dyn Comm>, start: LogStart) -> Self {
-        let LogStart { metrics, steps_done, total_steps, log_freq, deadline } = start;
+        let LogStart { metrics, events, steps_done, total_steps, log_freq, deadline } = start;
         if metrics.is_some() {
             host.send(Event::Started { unit: "steps", done: steps_done, total: total_steps });
         }
         Self {
             host,
             metrics,
+            events,
             comm,
             log_freq,
             started: Instant::now(),
@@ -114,11 +137,16 @@ impl<'a, 'h> TrainingLog<'a, 'h> {
         }
     }
 
-    fn write(&mut self, line: Value) {
+    /// Writes metrics to metrics.jsonl and to TensorBoard's event file.
+    fn write(&mut self, step: u64, metrics: Vec<(String, Value)>) {
+        let scalars = metrics.iter().filter_map(|(name, value)| Some((tag(name), value.as_f64()?))).collect::<Vec<_>>();
+        let own =
+            [("step".to_owned(), json!(step)), ("seconds".to_owned(), json!(self.started.elapsed().as_secs_f64()))];
+        let line = Value::Object(own.into_iter().chain(metrics).collect());
+        let written = self.metrics.as_mut().map_or(Ok(()), |file| append_json(file, &line));
+        let shown = self.events.as_ref().map_or(Ok(()), |events| events.borrow_mut().scalars(step, scalars));
         // An observer cannot fail; the first failure ends the run through the stop flag and is reported then.
-        if let Some(file) = &mut self.metrics
-            && let Err(error) = append_json(file, &line)
-        {
+        if let Err(error) = written.and(shown) {
             self.fail(error);
         }
     }
@@ -163,20 +191,16 @@ impl TrainingObserver for TrainingLog<'_, '_> {
             if let Err(error) = self.window.add_other_ranks(self.comm.as_ref()) {
                 self.fail(error);
             }
-            let mut line = Map::new();
-            line.insert("step".into(), json!(done));
-            for (name, mean) in self.window.means() {
-                line.insert(name, json!(mean));
-            }
-            for term in self.window.by_time.means() {
-                line.insert(term.name, json!(term.mean));
-            }
-            line.insert("grad_norm".into(), json!(step.grad_norm));
-            line.insert("lr".into(), json!(step.lr));
-            line.insert("positions".into(), json!(self.window.positions));
-            line.insert("positions_per_s".into(), json!(self.window.rate()));
-            line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
-            self.write(Value::Object(line));
+            let by_time = self.window.by_time.means().into_iter().map(|term| (term.name, json!(term.mean)));
+            let means = self.window.means().into_iter().map(|(name, mean)| (name, json!(mean))).chain(by_time);
+            let others = [
+                ("grad_norm", json!(step.grad_norm)),
+                ("lr", json!(step.lr)),
+                ("positions", json!(self.window.positions)),
+                ("positions_per_s", json!(self.window.rate())),
+            ];
+            let metrics = means.chain(others.map(|(name, value)| (name.to_owned(), value))).collect();
+            self.write(done, metrics);
             self.window = Window::new();
         }
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) && !self.host.stop().load(Ordering::SeqCst)
@@ -191,13 +215,7 @@ impl TrainingObserver for TrainingLog<'_, '_> {
         if metrics.is_empty() {
             return;
         }
-        let mut line = Map::new();
-        line.insert("step".into(), json!(steps_done));
-        for metric in metrics {
-            line.insert(metric.name.clone(), json!(metric.value));
-        }
-        line.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
-        self.write(Value::Object(line));
+        self.write(steps_done, metrics.iter().map(|metric| (metric.name.clone(), json!(metric.value))).collect());
         // Bins of time, such as `validation_l2@0.3`, are for the file alone.
         let losses = metrics.iter().filter(|m| m.name.starts_with("validation_") && !m.name.contains('@'));
         let text = losses.map(|m| format!("{} {:.3}", m.name, m.value)).collect::<Vec<_>>().join(", ");
