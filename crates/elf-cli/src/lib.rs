@@ -15,6 +15,7 @@ mod progress;
 mod rank_environment;
 mod standard_streams;
 mod step_timeline;
+mod training_view;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -36,6 +36,22 @@ pub enum Event<'a> {
         /// Latest measurements, if there are new ones.
         message: Option<&'a str>,
     },
+    /// Metrics of a training run, as in a line of its `metrics.jsonl`.
+    Metrics {
+        /// Optimiser steps done.
+        step: u64,
+        /// Names and values.
+        metrics: &'a [(String, f64)],
+    },
+    /// Texts of an evaluation in training, at most 16.
+    Texts {
+        /// Optimiser steps done.
+        step: u64,
+        /// The name of the sampling setting.
+        setting: &'a str,
+        /// The first texts.
+        texts: &'a [&'a str],
+    },
     /// The end of the task that the latest [`Event::Started`] announced.
     Ended,
 }

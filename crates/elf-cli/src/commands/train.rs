@@ -1,17 +1,20 @@
 //! `elf train`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use elf_core::device::DeviceChoice;
+use elf_lm::Events;
 use elf_lm::config::{Overrides, RunConfig, read_yaml, template};
 use elf_lm::train::{Ended, Ranks, TrainingRun};
 
 use crate::events::Terminal;
 use crate::printing::out;
+use crate::training_view::TrainingView;
 use crate::{hub, progress, rank_environment};
 
 #[derive(Debug, Args)]
@@ -37,6 +40,9 @@ pub struct TrainArgs {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
+    /// Show loss curves, the latest metrics and the newest texts on the whole terminal; without a terminal, lines as usual.
+    #[arg(long)]
+    watch: bool,
     /// Print what would be done, and exit.
     #[arg(long)]
     plan: bool,
@@ -65,9 +71,13 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
 
 /// What one of the ranks does, which are all started with the same arguments.
 fn train_on(args: TrainArgs, ranks: Ranks) -> Result<ExitCode> {
-    let mut terminal = Terminal::default();
-    let host = hub::host(&mut terminal);
     let first = ranks.comm.rank() == 0;
+    let watched = args.watch && first && !args.plan && !args.template && std::io::stderr().is_terminal();
+    let mut events: Box<dyn Events> = match watched {
+        true => Box::new(TrainingView::begin().context("cannot draw on this terminal; leave --watch out")?),
+        false => Box::new(Terminal::default()),
+    };
+    let host = hub::host(&mut *events);
     let warn = |line| {
         if first {
             host.warning(line);

@@ -20,19 +20,19 @@ use crate::text::flow_writer::check_sampling;
 use crate::text::generated::{GeneratedText, MOST_TEXTS, TextRequest};
 use crate::text::text_file::write_texts;
 use crate::text::text_loop::{BatchOptions, TextLoop};
-use crate::{Error, Result};
+use crate::{Error, Event, Host, Result};
 
 /// Texts of one batch at most: the global batch of many ranks would not fit one of them.
 pub const ROWS_AT_ONCE: usize = 64;
 
-/// Texts of each evaluation that TensorBoard shows.
+/// Texts of each evaluation that are shown.
 const TEXTS_SHOWN: usize = 16;
 
 /// To whom wants texts from held-out inputs and names none.
 const NO_INPUTS: &str = "online_eval generates from held-out inputs: set eval_data_path, or online_eval to false";
 
 /// Judges a network by held-out data.
-pub struct HeldOut<'a, S: ModelKind> {
+pub struct HeldOut<'a, 'h, S: ModelKind> {
     /// The run's plan.
     pub plan: &'a RunPlan,
     /// Its loss.
@@ -47,8 +47,8 @@ pub struct HeldOut<'a, S: ModelKind> {
     pub judge: Option<&'a TrainingJudge>,
     /// Where texts are written.
     pub folder: &'a RunFolder,
-    /// The samplers that there are.
-    pub samplers: &'a Registry,
+    /// The calling program, which has the samplers and hears of the texts.
+    pub host: &'a Host<'h>,
     /// TensorBoard's event file, if there is one; only on the rank that writes.
     pub events: Option<SharedEvents>,
 }
@@ -116,7 +116,7 @@ pub fn check_evaluations(plan: &RunPlan, inputs: &TrainingInputs, samplers: &Reg
     }
 }
 
-impl<S: ModelKind> HeldOut<'_, S> {
+impl<S: ModelKind> HeldOut<'_, '_, S> {
     /// Losses on held-out rows and, if the configuration wants them, metrics of generated texts, which are written to the
     /// run's folder. The ranks share the work, and all get the same.
     ///
@@ -126,7 +126,7 @@ impl<S: ModelKind> HeldOut<'_, S> {
         let mut metrics = self.losses(net, comm)?;
         if self.plan.config.evaluation.online_eval {
             let requests = self.requests()?;
-            for method in methods(self.plan, self.samplers)? {
+            for method in methods(self.plan, self.host.samplers())? {
                 let texts = self.texts(net, comm, &requests, &method)?;
                 metrics.extend(self.judge_texts(&method.name(), texts, comm, step)?);
             }
@@ -143,7 +143,7 @@ impl<S: ModelKind> HeldOut<'_, S> {
         method: &Method,
     ) -> Result<Vec<GeneratedText>> {
         let rows = self.plan.batch_rows.min(requests.len()).clamp(1, ROWS_AT_ONCE);
-        let writer = self.kind.writer(net, method, rows, self.samplers)?;
+        let writer = self.kind.writer(net, method, rows, self.host.samplers())?;
         let options =
             BatchOptions { rows, one_shape: true, candidates: method.candidates()?, ..BatchOptions::default() };
         let texts = TextLoop { writer: &*writer, plan: self.plan, tokenizer: self.tokenizer, comm };
@@ -189,8 +189,11 @@ impl<S: ModelKind> HeldOut<'_, S> {
         if comm.rank() == 0 {
             write_texts(&self.folder.samples().join(format!("step-{step:08}-{name}.jsonl")), &texts)?;
         }
+        let shown: Vec<&str> = texts.iter().take(TEXTS_SHOWN).map(|text| text.text.as_str()).collect();
+        if comm.rank() == 0 {
+            self.host.send(Event::Texts { step, setting: name, texts: &shown });
+        }
         if let Some(events) = &self.events {
-            let shown: Vec<&str> = texts.iter().take(TEXTS_SHOWN).map(|text| text.text.as_str()).collect();
             events.borrow_mut().texts(step, &format!("{name}/texts"), &shown)?;
         }
         let (words, references): (Vec<_>, Vec<_>) = texts.into_iter().map(|t| (t.text, t.reference)).unzip();

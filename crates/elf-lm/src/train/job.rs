@@ -204,7 +204,7 @@ where
         rows: inputs.held_out.as_ref(),
         judge: inputs.judge.as_ref(),
         folder,
-        samplers: host.samplers(),
+        host,
         events,
     };
     let mut evaluator = |net: &S::Net, comm: &dyn Comm, step: u64| held_out.judge(net, comm, step).map_err(Into::into);

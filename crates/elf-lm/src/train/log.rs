@@ -139,7 +139,12 @@ impl<'a, 'h> TrainingLog<'a, 'h> {
 
     /// Writes metrics to metrics.jsonl and to TensorBoard's event file.
     fn write(&mut self, step: u64, metrics: Vec<(String, Value)>) {
-        let scalars = metrics.iter().filter_map(|(name, value)| Some((tag(name), value.as_f64()?))).collect::<Vec<_>>();
+        let numbers =
+            metrics.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect::<Vec<_>>();
+        if self.metrics.is_some() {
+            self.host.send(Event::Metrics { step, metrics: &numbers });
+        }
+        let scalars = numbers.into_iter().map(|(name, value)| (tag(&name), value));
         let own =
             [("step".to_owned(), json!(step)), ("seconds".to_owned(), json!(self.started.elapsed().as_secs_f64()))];
         let line = Value::Object(own.into_iter().chain(metrics).collect());
