@@ -344,8 +344,8 @@ fn files_that_are_none_are_refused() {
             let inputs = inputs.filter(|(key, _)| *key != "tokenizer").map(|(_, value)| (value.clone(), false));
             return inputs.chain([("/proc/none/here".to_owned(), only_planned)]).collect();
         }
-        // A new folder for samples is made, an empty list of words to count is one, and a configuration may be empty.
-        let made = id == "samples_folder";
+        // A new folder for samples or events is made, an empty list of words to count is one, and a configuration may be empty.
+        let made = ["samples_folder", "tensorboard"].contains(&id);
         let may_be_empty = ["count_over", "write_into", "config"].contains(&id);
         let (missing, new) = ("/none/here.jsonl", files.at("made/here"));
         let mut values = vec![(if made { &*new } else { missing }, made), (&*folder, made)];
