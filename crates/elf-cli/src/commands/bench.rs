@@ -156,6 +156,8 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let device = args.device.resolve()?;
     if args.only.contains(&Stage::Http) {
         args.http.plan(args.device)?;
+    } else {
+        args.http.refuse()?;
     }
     let native = if args.f32 { Precision::F32 } else { Precision::native(device) };
     let unless = |f32: bool| if f32 { Precision::F32 } else { native };

@@ -17,6 +17,11 @@ use crate::progress;
 /// Most clients at a time.
 const MOST_CLIENTS: usize = 1000;
 
+/// Clients, seconds of requests and seconds of a pause where none are named.
+const CLIENTS: [usize; 4] = [1, 4, 16, 64];
+const SECONDS: f64 = 10.0;
+const PAUSE: f64 = 1.0;
+
 /// Longest time, in seconds.
 const LONGEST: f64 = 3600.0;
 
@@ -29,15 +34,15 @@ pub struct HttpArgs {
     /// Input texts for conditional models, one per line.
     #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
-    /// Numbers of clients, measured one after the other.
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 4, 16, 64])]
+    /// Numbers of clients, measured one after the other [default: 1,4,16,64].
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
     clients: Vec<usize>,
-    /// Seconds during which clients begin requests, for each setting and number of clients.
-    #[arg(long, default_value_t = 10.0)]
-    seconds: f64,
-    /// Mean seconds between an answer and the client's next request, exponentially distributed.
-    #[arg(long, default_value_t = 1.0)]
-    pause: f64,
+    /// Seconds during which clients begin requests, for each setting and number of clients [default: 10].
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Mean seconds between an answer and the client's next request, exponentially distributed [default: 1].
+    #[arg(long)]
+    pause: Option<f64>,
     /// Temperature that requests to GPT-2 name. Default: as it samples without one, the likeliest token where there is
     /// an input.
     #[arg(long)]
@@ -58,17 +63,40 @@ impl HttpArgs {
         Ok(loads)
     }
 
+    /// Refuses options of this stage where it is not among those that are measured.
+    ///
+    /// # Errors
+    /// Names the option.
+    pub fn refuse(&self) -> Result<()> {
+        let given = [
+            ("--model", !self.model.is_empty()),
+            ("--inputs", self.inputs.is_some()),
+            ("--clients", !self.clients.is_empty()),
+            ("--seconds", self.seconds.is_some()),
+            ("--pause", self.pause.is_some()),
+            ("--temperature", self.temperature.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                bail!("{flag} is an option of --only http, which is not asked for: add that, or leave {flag} out")
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Refuses options that cannot be measured with.
     ///
     /// # Errors
     /// Names the option.
     pub fn plan(&self, device: DeviceChoice) -> Result<Plan> {
         ensure!(!self.model.is_empty(), "--only http measures models: name one with --model, or several");
-        for &clients in &self.clients {
+        let clients = if self.clients.is_empty() { CLIENTS.to_vec() } else { self.clients.clone() };
+        for &clients in &clients {
             at_most(&[("--clients", clients, MOST_CLIENTS)])?;
             ensure!(clients > 0, "--clients is 0; it must be at least 1");
         }
-        for (flag, seconds) in [("--seconds", self.seconds), ("--pause", self.pause)] {
+        let (seconds, pause) = (self.seconds.unwrap_or(SECONDS), self.pause.unwrap_or(PAUSE));
+        for (flag, seconds) in [("--seconds", seconds), ("--pause", pause)] {
             if !(0.0..=LONGEST).contains(&seconds) {
                 bail!("{flag} is {seconds}; it must be from 0 to {LONGEST}");
             }
@@ -82,9 +110,9 @@ impl HttpArgs {
         };
         Ok(Plan {
             inputs,
-            clients: self.clients.clone(),
-            time: Duration::from_secs_f64(self.seconds),
-            pause: Duration::from_secs_f64(self.pause),
+            clients,
+            time: Duration::from_secs_f64(seconds),
+            pause: Duration::from_secs_f64(pause),
             device: device.to_string(),
             weight_bytes: match Precision::native(device.resolve()?) {
                 Precision::Bf16 => 2,
