@@ -186,10 +186,7 @@ where
         Ok((held, folder.metrics_from(trainer.steps_done())?))
     });
     let (_held, metrics) = begun.transpose()?.unzip();
-    let events = match job.is_led_by_this() && plan.config.output.tensorboard {
-        true => Some(events_of(plan, folder, trainer.steps_done())?),
-        false => None,
-    };
+    let events = event_file(&job, trainer.steps_done())?;
     let (world, steps_done) = (comm.world() as usize, trainer.steps_done());
     let share = Share { rank: comm.rank() as usize, world, micro_batch: plan.batch_rows / world };
     let mut source = KindBatches::start(plan, inputs, kind, share, cursor)?;
@@ -234,11 +231,14 @@ where
     Ok(ended)
 }
 
-/// A new event file in a run's folder, with its configuration.
-fn events_of(plan: &RunPlan, folder: &RunFolder, steps_done: u64) -> Result<SharedEvents> {
-    let mut events = EventFile::begin(folder.root(), steps_done)?;
-    events.settings(&serde_json::to_value(&plan.config)?)?;
-    Ok(Rc::new(RefCell::new(events)))
+/// A new event file in the run's folder, with its configuration, if there is to be one and this rank writes it.
+fn event_file(job: &Job, steps_done: u64) -> Result<Option<SharedEvents>> {
+    if !(job.is_led_by_this() && job.plan.config.output.tensorboard) {
+        return Ok(None);
+    }
+    let mut events = EventFile::begin(job.folder.root(), steps_done)?;
+    events.settings(&serde_json::to_value(&job.plan.config)?)?;
+    Ok(Some(Rc::new(RefCell::new(events))))
 }
 
 /// The trainer of a job and the place in the data, both where the run goes on from, or at the start.
