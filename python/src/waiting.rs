@@ -12,7 +12,7 @@ use crate::errors;
 
 /// How often signals are looked at. A result ends the wait at once.
 const SIGNALS: Duration = Duration::from_millis(50);
-/// How long the interpreter waits at its end for work that is told to stop.
+/// The longest time that the interpreter waits, when it exits, for running work to stop.
 const AT_THE_END: Duration = Duration::from_secs(20);
 
 /// The flags of all work that was begun.

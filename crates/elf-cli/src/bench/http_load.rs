@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// What an event's data stands behind.
+/// The prefix of a line with the data of a server-sent event.
 const DATA: &str = "data: ";
 
 /// How clients ask.

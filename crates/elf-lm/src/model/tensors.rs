@@ -55,7 +55,7 @@ pub struct ReadText {
     pub log_probs: Vec<f32>,
 }
 
-/// What stands beside the noisy latents of a pass.
+/// The other inputs of a pass, beside its noisy latents.
 enum Given {
     Nothing,
     Inputs(Condition),
@@ -203,7 +203,7 @@ impl Model {
         .collect()
     }
 
-    /// What stands beside noisy latents of `B` rows and `S` positions.
+    /// The other inputs of a pass over noisy latents of `B` rows and `S` positions.
     fn given(&self, given: Option<&EncodedTexts>, [b, s]: [i64; 2]) -> Result<Given> {
         let block_size = self.plan().objective.block_size;
         let c = self.plan().model.text_encoder_dim;

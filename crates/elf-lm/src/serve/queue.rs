@@ -87,7 +87,7 @@ impl BegunJob {
     }
 }
 
-/// Passes the frames of a text on to its client, as far as there is room.
+/// A watch that sends the frames of a text to its client; a frame for which the client's channel is full is dropped.
 fn telling<'a>(progress: Option<Sender<Progress>>, index: usize) -> EngineWatch<'a> {
     let (mut step, mut steps) = (0, 0);
     Box::new(move |event| {

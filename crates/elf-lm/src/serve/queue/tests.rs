@@ -122,7 +122,7 @@ fn texts(mut answered: Answered) -> Vec<(usize, String)> {
 fn texts_join_when_there_is_room_and_leave_when_they_are_done() {
     let ((a, of_a), (b, of_b), (c, of_c)) = (job_in(2, &["a", "b"]), job_in(1, &["c"]), job_in(3, &["d", "e"]));
     let models = worked(3, vec![a, b, c], Shouting::default());
-    // Each job has a text in the first step; the second texts follow as there is room.
+    // The first step has one text of each job; the second texts are admitted when rows become free.
     assert_eq!(models.steps, [3, 3, 3, 1, 1]);
     assert_eq!(texts(of_a), [(0, "A".to_owned()), (1, "B".to_owned())]);
     assert_eq!(texts(of_b), [(0, "C".to_owned())]);
