@@ -38,6 +38,8 @@ pub struct Param {
     pub tensor: Tensor,
     /// Present if the parameter is a matrix that maps inputs to outputs.
     pub fans: Option<Fans>,
+    /// Whether it keeps its value in training: it is stored and loaded like any other, and has no gradient.
+    pub frozen: bool,
 }
 
 /// All parameters of a network, in the order in which they were made.
@@ -78,9 +80,9 @@ impl ParamSet {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Switches gradients on or off for all parameters.
+    /// Switches gradients on or off for all parameters but frozen ones, which never have any.
     pub fn set_requires_grad(&self, on: bool) {
-        for p in self.params.values() {
+        for p in self.params.values().filter(|p| !p.frozen) {
             let _ = p.tensor.set_requires_grad(on);
         }
         self.changed();
@@ -95,8 +97,17 @@ impl ParamSet {
 
     /// The parameters whose names `keep` accepts, as a set that shares its tensors with this one.
     pub fn subset(&self, mut keep: impl FnMut(&str) -> bool) -> ParamSet {
-        let kept = self.params.iter().filter(|(name, _)| keep(name));
-        let share = |p: &Param| Param { tensor: p.tensor.shallow_clone(), fans: p.fans };
+        self.shared_where(|name, _| keep(name))
+    }
+
+    /// The parameters that training changes, all but the frozen ones, as a set that shares its tensors with this one.
+    pub fn trained(&self) -> ParamSet {
+        self.shared_where(|_, p| !p.frozen)
+    }
+
+    fn shared_where(&self, mut keep: impl FnMut(&str, &Param) -> bool) -> ParamSet {
+        let kept = self.params.iter().filter(|(name, p)| keep(name, p));
+        let share = |p: &Param| Param { tensor: p.tensor.shallow_clone(), ..*p };
         ParamSet {
             params: kept.map(|(name, p)| (name.clone(), share(p))).collect(),
             generation: Arc::clone(&self.generation),
@@ -193,7 +204,7 @@ impl Weight {
         if self.master.kind() == kind {
             return self.master.shallow_clone();
         }
-        let now = self.generation.load(Ordering::Relaxed);
+        let now = self.generation();
         let mut cast = self.cast.borrow_mut();
         match &*cast {
             Some((made, copy)) if *made == now && copy.kind() == kind => copy.shallow_clone(),
@@ -210,6 +221,11 @@ impl Weight {
     pub fn shallow_clone(&self) -> Self {
         let cast = self.cast.borrow().as_ref().map(|(made, copy)| (*made, copy.shallow_clone()));
         Self { master: self.master.shallow_clone(), generation: Arc::clone(&self.generation), cast: RefCell::new(cast) }
+    }
+
+    /// A number that is another after each [`ParamSet::changed`], for what is computed from parameters once.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// The fp32 master.
@@ -248,7 +264,15 @@ impl ParamBuilder {
     /// # Errors
     /// If the name is taken or libtorch fails.
     pub fn tensor(&mut self, name: &str, shape: &[i64], init: Init) -> Result<Weight> {
-        self.add(name, shape, init, None)
+        self.add(name, shape, init, None, false)
+    }
+
+    /// A frozen parameter, whose value something else than training determines.
+    ///
+    /// # Errors
+    /// If the name is taken or libtorch fails.
+    pub fn frozen(&mut self, name: &str, shape: &[i64], init: Init) -> Result<Weight> {
+        self.add(name, shape, init, None, true)
     }
 
     /// A matrix from inputs to outputs. `fans` says which dimension is which.
@@ -256,15 +280,15 @@ impl ParamBuilder {
     /// # Errors
     /// If the name is taken or libtorch fails.
     pub fn matrix(&mut self, name: &str, shape: [i64; 2], init: Init, fans: Fans) -> Result<Weight> {
-        self.add(name, &shape, init, Some(fans))
+        self.add(name, &shape, init, Some(fans), false)
     }
 
-    fn add(&mut self, name: &str, shape: &[i64], init: Init, fans: Option<Fans>) -> Result<Weight> {
+    fn add(&mut self, name: &str, shape: &[i64], init: Init, fans: Option<Fans>, frozen: bool) -> Result<Weight> {
         if self.set.params.contains_key(name) {
             return Err(Error::Config(format!("the parameter {name} was made twice")));
         }
         let tensor = tch::no_grad(|| self.start(name, shape, init, fans))?;
-        self.set.params.insert(name.to_owned(), Param { tensor: tensor.shallow_clone(), fans });
+        self.set.params.insert(name.to_owned(), Param { tensor: tensor.shallow_clone(), fans, frozen });
         Ok(Weight { master: tensor, generation: Arc::clone(&self.set.generation), cast: RefCell::new(None) })
     }
 
@@ -351,6 +375,18 @@ mod tests {
         });
         part.changed();
         assert_eq!(w.get(Kind::BFloat16).double_value(&[0, 0]), 3.0);
+    }
+
+    #[test]
+    fn a_frozen_parameter_has_no_gradient_and_is_not_trained() {
+        let mut b = ParamBuilder::seeded(1, Device::Cpu);
+        let kept = b.frozen("kept", &[2], Init::Constant(1.0)).unwrap();
+        let moved = b.tensor("moved", &[2], Init::Constant(1.0)).unwrap();
+        let set = b.finish();
+        set.set_requires_grad(true);
+        assert!(!kept.master().requires_grad() && moved.master().requires_grad());
+        assert_eq!(set.trained().iter().map(|(name, _)| name).collect::<Vec<_>>(), ["moved"]);
+        assert_eq!(set.len(), 2);
     }
 
     #[test]

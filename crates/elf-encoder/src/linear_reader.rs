@@ -1,8 +1,9 @@
 //! Reading words from latents by linear discriminant analysis: each word's mean latent and one covariance around the means.
 //!
-//! Its accuracy says how well a word can be told from its own latent alone, without any context; its weights are a good
-//! start for the vocabulary head of a network.
+//! Its accuracy says how well a word can be told from its own latent alone, without any context; as Gaussian classes the same
+//! means are what a network can be given to start from.
 
+use elf_core::TokenClasses;
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
@@ -70,78 +71,89 @@ impl WordMoments {
         Ok(f64::try_from(self.counts.f_sum(Kind::Double)?)?)
     }
 
-    /// The reader for latents under additional Gaussian noise of standard deviation `noise`.
+    /// Means of the words, log shares, the common mean, and the part of the sums of products that means do not explain.
     ///
     /// A mean is that of the word's latents and of one latent at the common mean, so that words seen once or never are not taken
-    /// for certain; a word's prior is its share, with half an occurrence added to each.
-    ///
-    /// # Errors
-    /// If nothing was counted, `noise` is no number at least 0, the covariance has no inverse, or libtorch fails.
-    pub fn reader(&self, noise: f64) -> Result<LinearReader> {
+    /// for certain; half an occurrence is added to each word's share.
+    fn summary(&self) -> Result<Summary> {
         let total = self.positions()?;
         if total < 2.0 {
             return Err(Error::Stats("no latents were counted to read words from".into()));
         }
-        if !(noise.is_finite() && noise >= 0.0) {
-            return Err(Error::Stats(format!("{noise} is not the standard deviation of a noise")));
-        }
-        let (words, dim) = self.sums.size2()?;
+        let words = self.sums.size2()?.0 as f64;
         let counts = self.counts.f_unsqueeze(-1)?;
         let common = self.sums.f_sum_dim_intlist(0, true, Kind::Double)? / total;
         let own = &self.sums / counts.f_clamp_min(1.0)?;
-        // Around each word's own mean: the part of the second moments that the means do not explain.
-        let explained = own.tr().f_matmul(&(&own * &counts))?;
-        let within = (&self.products - explained) / total;
-        let within =
-            (&within + within.tr()) * 0.5 + Tensor::f_eye(dim, (Kind::Double, Device::Cpu))? * (noise * noise + 1e-6);
+        let unexplained = &self.products - own.tr().f_matmul(&(&own * &counts))?;
         let means = (&self.sums + &common) / (&counts + 1.0);
-        let inverse = Tensor::f_linalg_inv(&within)?;
-        let weight = means.f_matmul(&inverse)?;
-        let prior = ((&self.counts + 0.5) / (total + 0.5 * words as f64)).f_log()?;
-        let squared_distance = (&weight * &means).f_sum_dim_intlist(-1, false, Kind::Double)?;
-        let bias = &prior - &squared_distance * 0.5;
-        Ok(LinearReader { weight, bias, prior, distance: squared_distance.f_sqrt()? })
+        let log_shares = ((&self.counts + 0.5) / (total + 0.5 * words)).f_log()?;
+        Ok(Summary { total, common, means, log_shares, unexplained: (&unexplained + unexplained.tr()) * 0.5 })
     }
+
+    /// The words as Gaussian classes whose means are told apart along the first `dims` principal axes of the latents.
+    ///
+    /// # Errors
+    /// If nothing was counted, there are not that many axes, or libtorch fails.
+    pub fn classes(&self, dims: i64) -> Result<TokenClasses> {
+        let Summary { total, common, means, log_shares, unexplained } = self.summary()?;
+        let dim = self.sums.size2()?.1;
+        if !(1..=dim).contains(&dims) {
+            return Err(Error::Stats(format!("latents of {dim} channels do not have {dims} axes")));
+        }
+        let of_all = &self.products / total - common.tr().f_matmul(&common)?;
+        let axes = ((&of_all + of_all.tr()) * 0.5).f_linalg_eigh("L")?.1.f_flip([1])?;
+        // A word that is seen once lies on its own mean and says nothing of the variance around it.
+        let seen = f64::try_from(self.counts.f_gt(0.0)?.f_sum(Kind::Double)?)?;
+        let within = unexplained / (total - seen).max(1.0);
+        let along = |covariance: &Tensor, from: i64, n: i64| -> Result<Tensor> {
+            let axes = axes.f_narrow(1, from, n)?;
+            Ok((covariance.f_matmul(&axes)? * axes).f_sum_dim_intlist(0, false, Kind::Double)?)
+        };
+        let variances = Tensor::f_cat(&[along(&within, 0, dims)?, along(&of_all, dims, dim - dims)?], 0)?;
+        Ok(TokenClasses { means: means.f_matmul(&axes.f_narrow(1, 0, dims)?)?, axes, variances, log_shares })
+    }
+
+    /// The reader for latents under additional Gaussian noise of standard deviation `noise`.
+    ///
+    /// # Errors
+    /// If nothing was counted, `noise` is no number at least 0, the covariance has no inverse, or libtorch fails.
+    pub fn reader(&self, noise: f64) -> Result<LinearReader> {
+        let Summary { total, means, log_shares, unexplained, .. } = self.summary()?;
+        if !(noise.is_finite() && noise >= 0.0) {
+            return Err(Error::Stats(format!("{noise} is not the standard deviation of a noise")));
+        }
+        let dim = self.sums.size2()?.1;
+        let within = unexplained / total + Tensor::f_eye(dim, (Kind::Double, Device::Cpu))? * (noise * noise + 1e-6);
+        let weight = means.f_matmul(&Tensor::f_linalg_inv(&within)?)?;
+        let squared_distance = (&weight * &means).f_sum_dim_intlist(-1, false, Kind::Double)?;
+        Ok(LinearReader { weight, bias: log_shares - squared_distance * 0.5 })
+    }
+}
+
+/// What readers and classes are made of, f64.
+struct Summary {
+    /// Positions counted.
+    total: f64,
+    /// The mean of all latents, `[1, C]`.
+    common: Tensor,
+    /// Each word's mean, `[V, C]`.
+    means: Tensor,
+    /// Log shares of the words, `[V]`.
+    log_shares: Tensor,
+    /// Sums of products around the words' own means, `[C, C]`.
+    unexplained: Tensor,
 }
 
 /// A linear classifier of latents into words: `logits = latents weight^T + bias`.
 #[derive(Debug)]
 pub struct LinearReader {
+    /// `[V, C]`, f64.
     weight: Tensor,
+    /// `[V]`, f64.
     bias: Tensor,
-    /// Log shares of the words, `[V]`.
-    prior: Tensor,
-    /// Each mean's Mahalanobis distance from 0, `[V]`.
-    distance: Tensor,
 }
 
 impl LinearReader {
-    /// The weights, `[V, C]`, f64.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    /// The biases, `[V]`, f64.
-    pub fn bias(&self) -> &Tensor {
-        &self.bias
-    }
-
-    /// The log shares of the words, `[V]`, f64.
-    pub fn prior(&self) -> &Tensor {
-        &self.prior
-    }
-
-    /// The weights `[V, C]`, f64, scaled to mean latents of equal Mahalanobis distance: with [`LinearReader::prior`] as biases they
-    /// are a start for a network that has yet to learn how sure it can be. Means nearer than half of the median distance,
-    /// those of words that were never seen above all, stay nearer.
-    ///
-    /// # Errors
-    /// If libtorch fails.
-    pub fn directions(&self) -> Result<Tensor> {
-        let least = f64::try_from(self.distance.f_median()?)? * 0.5;
-        Ok(self.weight.f_div(&self.distance.f_clamp_min(least.max(f64::MIN_POSITIVE))?.f_unsqueeze(-1)?)?)
-    }
-
     /// The likeliest word of each latent `[.., C]`: ids `[..]`.
     ///
     /// # Errors
@@ -178,14 +190,24 @@ mod tests {
             assert!((right - expected).abs() < 0.01, "noise {noise}: {right}, expected {expected}");
         }
         // The optimal weight is the mean over the variance: here d / 1 on the first channel.
-        let weight = moments.reader(0.0).unwrap().weight().double_value(&[1, 0]);
+        let weight = moments.reader(0.0).unwrap().weight.double_value(&[1, 0]);
         assert!((weight - distance).abs() < 0.05, "{weight}");
-        // Scaled to equal distance, both words have weights of length 1 here; the third was never seen.
-        let reader = moments.reader(0.0).unwrap();
-        let norms: Vec<f64> = reader.directions().unwrap().norm_scalaropt_dim(2.0, [-1i64], false).try_into().unwrap();
-        assert!((norms[0] - 1.0).abs() < 0.05 && (norms[1] - 1.0).abs() < 0.05 && norms[2] < 0.1, "{norms:?}");
-        let shares: Vec<f64> = reader.prior().exp().try_into().unwrap();
-        assert!((shares[0] - 0.5).abs() < 1e-3 && shares[2] < 1e-4, "{shares:?}");
+        // As classes along the only axis on which anything differs much: half of the distance each, and variance 1 around it.
+        let classes = moments.classes(1).unwrap();
+        let means = classes.means.matmul(&classes.axes.narrow(1, 0, 1).tr());
+        let far = |found: f64, expected: f64| (found - expected).abs();
+        assert!(far(means.double_value(&[1, 0]), distance) < 0.05, "{means}");
+        assert!(
+            far(means.double_value(&[0, 0]), -means.double_value(&[1, 0])) < 0.05
+                && means.double_value(&[2, 0]).abs() < 0.05
+        );
+        for axis in 0..3 {
+            assert!(far(classes.variances.double_value(&[axis]), 1.0) < 0.05, "{}", classes.variances);
+        }
+        let identity = classes.axes.tr().matmul(&classes.axes);
+        assert!((identity - Tensor::eye(3, (Kind::Double, Device::Cpu))).abs().max().double_value(&[]) < 1e-9);
+        let shares: Vec<f64> = classes.log_shares.exp().try_into().unwrap();
+        assert!(far(shares[0], 0.5) < 1e-3 && shares[2] < 1e-4, "{shares:?}");
     }
 
     #[test]
@@ -200,5 +222,6 @@ mod tests {
         assert!(moments.reader(1.0).unwrap_err().to_string().contains("no latents"));
         moments.add(&latents, &ids(&[0, 1]), &mask).unwrap();
         assert!(moments.reader(f64::NAN).is_err());
+        assert!(moments.classes(3).unwrap_err().to_string().contains("3 axes"));
     }
 }

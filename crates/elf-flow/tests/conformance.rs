@@ -3,7 +3,7 @@
 use elf_core::{Noise, Replay, Seeded};
 use elf_flow::analytic::GaussianField;
 use elf_flow::sampler::{
-    BUILTIN, Registry, Sampler, SamplerChoice, SamplerConfig, ScheduledSde, Sde, Span, State, integrate,
+    BUILTIN, Churn, Registry, Sampler, SamplerChoice, SamplerConfig, ScheduledSde, Sde, Span, State, integrate,
 };
 use elf_flow::{Condition, Conditioned, Field};
 use tch::{Device, Kind, Tensor};
@@ -344,6 +344,22 @@ fn sde_samples_have_the_moments_that_the_formula_gives() {
         // The mean is the data's. The spread is at most the data's: the formula adds too little noise.
         assert!((want_mean - FIELD.mean).abs() < 1e-9);
         assert!(want_std < FIELD.std && want_std > 0.2 * FIELD.std, "{choice:?}: std {want_std}");
+    }
+}
+
+#[test]
+fn churn_keeps_the_spread_that_sde_loses() {
+    let n = 40_000;
+    for (gamma, steps) in [(1.0, 64), (3.0, 128)] {
+        let spread = |choice: &SamplerChoice| {
+            let mut noise = Seeded::new(vec![5], Device::Cpu);
+            let z0 = noise.normal("z0", &[1, n, 1]).unwrap() * FIELD.noise_scale;
+            let z = run(choice, &FIELD, &z0, steps, &mut noise).z.to_kind(Kind::Double);
+            assert!((z.mean(Kind::Double).double_value(&[]) - FIELD.mean).abs() < 0.03 * FIELD.std, "{choice:?}");
+            z.std(true).double_value(&[]) / FIELD.std
+        };
+        let (kept, lost) = (spread(&SamplerChoice::of(&Churn { gamma })), spread(&SamplerChoice::of(&Sde { gamma })));
+        assert!((0.9..1.05).contains(&kept) && lost < 0.6, "gamma {gamma}: {kept} of the spread, with sde {lost}");
     }
 }
 

@@ -41,6 +41,10 @@ pub struct ElfConfig {
     /// released model.
     #[serde(default)]
     pub vocab_head_norm: bool,
+    /// K, principal axes of the latents along which the network is given an estimate of each token from its own noisy latent; 0 for a
+    /// network without that input, as the released ones.
+    #[serde(default)]
+    pub token_posterior_dims: i64,
 }
 
 fn default_mlp_ratio() -> f64 {
@@ -87,6 +91,7 @@ impl Preset {
             learned_latents: false,
             context_table: false,
             vocab_head_norm: false,
+            token_posterior_dims: 0,
         }
     }
 }
@@ -110,6 +115,12 @@ impl ElfConfig {
                 self.num_self_cond_cfg_tokens
             )));
         }
+        if !(0..=self.text_encoder_dim).contains(&self.token_posterior_dims) {
+            return Err(Error::Config(format!(
+                "token_posterior_dims is {}: it must be 0 (none) or at most the {} channels of a latent",
+                self.token_posterior_dims, self.text_encoder_dim
+            )));
+        }
         self.blocks().check()
     }
 
@@ -117,7 +128,10 @@ impl ElfConfig {
     pub fn network_shape(&self) -> NetworkShape {
         NetworkShape {
             latent_dim: self.text_encoder_dim,
-            hidden_size: self.hidden_size,
+            hidden_size: match self.token_posterior_dims {
+                0 => self.hidden_size,
+                k => self.hidden_size + self.text_encoder_dim + 2 * k,
+            },
             vocab_size: self.vocab_size,
             guidance_input: self.num_self_cond_cfg_tokens > 0,
             stochastic: self.proj_dropout > 0.0,
@@ -157,6 +171,8 @@ impl ElfConfig {
         let with = |chosen: bool, numbers: u64| if chosen { numbers } else { 0 };
         let chosen =
             with(self.learned_latents, v * c) + with(self.context_table, v * h) + with(self.vocab_head_norm, h);
+        let dims = size(self.token_posterior_dims);
+        let chosen = chosen + with(dims > 0, c * c + v * dims + c + v + 2 + c * h);
         latents + embedders + size(self.prefix_len()) * h + self.blocks().parameter_count() + heads + chosen
     }
 

@@ -11,12 +11,17 @@ impl ElfConfig {
     /// The trunk for one row of `text` positions, self-conditioned.
     ///
     /// With N = prefix + text: embedding a position of the text takes `2 (2 C C + C b + b H)`, a token in a block
-    /// `2 (4 H H + 3 H I)` and `4 N H` in attention (scores and mixture), the prefix's embedders take `2 (256 H + H H)` each.
+    /// `2 (4 H H + 3 H I)` and `4 N H` in attention (scores and mixture), the prefix's embedders take `2 (256 H + H H)` each. An estimate
+    /// of each token from its own noisy latent along K axes takes `2 (2 C C + 2 V K + C H)` more.
     pub fn trunk_flops(&self, text: u64) -> u64 {
         let size = |n: i64| n.max(0) as u64;
         let (c, b, h) = (size(self.text_encoder_dim), size(self.bottleneck_dim), size(self.hidden_size));
         let (inner, n) = (size(self.mlp_hidden()), size(self.prefix_len()) + text);
-        let entry = text * 2 * (2 * c * c + c * b + b * h);
+        let estimate = match size(self.token_posterior_dims) {
+            0 => 0,
+            k => 2 * c * c + 2 * size(self.vocab_size) * k + c * h,
+        };
+        let entry = text * 2 * (2 * c * c + c * b + b * h + estimate);
         let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 } else { 1 };
         let scalars = embedders * 2 * (FEATURES as u64 * h + h * h);
         let block = n * (2 * (4 * h * h + 3 * h * inner) + 4 * n * h);
@@ -57,6 +62,7 @@ mod tests {
             learned_latents: false,
             context_table: false,
             vocab_head_norm: false,
+            token_posterior_dims: 0,
         };
         assert_eq!(config.mlp_hidden(), 21);
         // A text position: 8 -> 4 is 64, 4 -> 3 is 24, 3 -> 8 is 48.

@@ -19,6 +19,7 @@ mod masked;
 mod memory;
 mod model;
 mod rope;
+mod token_posterior;
 mod vocab_head;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use elf_core::device::upload;
 use elf_core::layers::{Embedding, Linear, RmsNorm};
 use elf_core::{
     Context, CrossEntropy, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder,
-    ParamSet, PrecisionPolicy, Result, TrunkInput, Weight,
+    ParamSet, PrecisionPolicy, Result, TokenClasses, TrunkInput, Weight,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -16,6 +16,7 @@ use crate::block::{Block, Pass, PassDropout};
 use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::join::join;
 use crate::rope::Rope;
+use crate::token_posterior::{Reading, TokenPosterior};
 use crate::vocab_head::VocabHead;
 
 /// The name of the parameter of learned latents; the released model has none.
@@ -59,6 +60,8 @@ pub struct Elf {
     latent_table: Option<Weight>,
     /// The table of clean tokens, `[V, H]`.
     context_table: Option<Embedding>,
+    /// The estimate of each token from its own noisy latent.
+    token_posterior: Option<TokenPosterior>,
     /// Whether blocks are computed again in the backward pass instead of keeping their intermediate results.
     recompute: bool,
     /// Rotary angles of the last layout.
@@ -109,6 +112,10 @@ impl Elf {
             true => Some(Embedding::new(b, CONTEXT_TABLE, config.vocab_size, h, CONTEXT_TABLE_STD)?),
             false => None,
         };
+        let token_posterior = match config.token_posterior_dims {
+            0 => None,
+            _ => Some(TokenPosterior::new(b, &config)?),
+        };
         let params = builder.finish();
         let rope = RefCell::new(None);
         Ok(Self {
@@ -126,6 +133,7 @@ impl Elf {
             vocab_head,
             latent_table,
             context_table,
+            token_posterior,
             recompute: false,
             rope,
         })
@@ -147,25 +155,16 @@ impl Elf {
         self.recompute = recompute;
     }
 
-    /// Starts the vocabulary head as a linear reader of latents, `weight` `[V, C]` and `bias` `[V]`: words that are seldom seen are
-    /// then known by their latents from the beginning and need not be learned one by one.
+    /// Gives the network the classes that its estimate of each token from its own noisy latent is made of; `noise_scales` are the
+    /// standard deviations of the noise of denoise rows and of decode rows at t = 0. The values of networks that are loaded come with their parameters.
     ///
     /// # Errors
-    /// If the shapes are not those of this network's latents and vocabulary, or libtorch fails.
-    pub fn start_vocab_head(&self, weight: &Tensor, bias: &Tensor) -> Result<()> {
-        let (v, c) = (self.config.vocab_size, self.config.text_encoder_dim);
-        for (what, found, expected) in
-            [("the reader's weights", weight, vec![v, c]), ("the reader's biases", bias, vec![v])]
-        {
-            if found.size() != expected {
-                return Err(Error::Shape {
-                    what: what.to_owned(),
-                    found: found.size(),
-                    expected: format!("{expected:?}"),
-                });
-            }
+    /// If the network has no such estimate (`token_posterior_dims` is 0), a shape does not fit, or libtorch fails.
+    pub fn start_token_posterior(&self, classes: &TokenClasses, noise_scales: [f64; 2]) -> Result<()> {
+        match &self.token_posterior {
+            Some(posterior) => posterior.start(classes, noise_scales)?,
+            None => return Err(Error::Config("this network has no token posterior: token_posterior_dims is 0".into())),
         }
-        self.vocab_head.start_as_reader(weight, bias)?;
         self.params.changed();
         Ok(())
     }
@@ -264,6 +263,14 @@ impl Elf {
         Ok(Tensor::f_cat(&[clean, lifted.f_narrow(1, k, n - k)?], 1)?)
     }
 
+    /// Latents as this network computes with them: along the axes of its token posterior, if it has one.
+    fn along(&self, latents: &Tensor) -> Result<Tensor> {
+        match &self.token_posterior {
+            Some(posterior) => posterior.along(latents),
+            None => Ok(latents.shallow_clone()),
+        }
+    }
+
     /// Which positions of prefix, context and text see which, `[B, P + K + S, P + K + S]`, bool: queries by keys.
     fn seen(&self, context: &Context) -> Result<Tensor> {
         let device = context.blocks.device();
@@ -319,16 +326,29 @@ impl Elf {
             false => Rope::of_rows(prefix, firsts, s, self.config.head_dim(), device)?,
         };
         let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
+        let (z, x_prev) = (self.along(input.z)?, input.x_prev.map(|x| self.along(x)).transpose()?);
         let text = match &context {
-            None => self.latents.forward(input.z, input.x_prev, maps),
+            None => self.latents.forward(&z, x_prev.as_ref(), maps),
             // The previous estimate of clean tokens is the tokens themselves, as on condition positions.
             Some(Context { latents, ids, .. }) => {
-                let with_context = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
-                let x_prev = input.x_prev.map(with_context).transpose()?;
-                self.with_words(self.latents.forward(&with_context(input.z)?, x_prev.as_ref(), maps), ids)?
+                let latents = self.along(latents)?;
+                let with_context = |text: &Tensor| Tensor::f_cat(&[&latents, text], 1);
+                let x_prev = x_prev.as_ref().map(with_context).transpose()?;
+                self.with_words(self.latents.forward(&with_context(&z)?, x_prev.as_ref(), maps), ids)?
             }
         }
         .to_kind(kind);
+        let reading = match &self.token_posterior {
+            Some(posterior) => Some((posterior, posterior.read(&z, input.t, input.decode)?)),
+            None => None,
+        };
+        let text = match &reading {
+            Some((posterior, reading)) => {
+                let noisy = text.f_narrow(1, k, s)? + posterior.lift(&reading.estimate, kind)?;
+                Tensor::f_cat(&[text.f_narrow(1, 0, k)?, noisy], 1)?
+            }
+            None => text,
+        };
         let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
         for (i, block) in self.blocks.iter().enumerate() {
             x = match memory {
@@ -337,7 +357,23 @@ impl Elf {
                 None => block.forward(&x, &pass)?,
             };
         }
-        Ok(x.f_narrow(1, self.config.prefix_len() + k, s)?)
+        let hidden = x.f_narrow(1, self.config.prefix_len() + k, s)?;
+        match reading {
+            Some((_, Reading { estimate, evidence, curvature })) => {
+                Ok(Tensor::f_cat(&[hidden.f_to_kind(Kind::Float)?, estimate, evidence, curvature], -1)?)
+            }
+            None => Ok(hidden),
+        }
+    }
+
+    /// The hidden states `[.., H]` in the trunk's output and, if the network has a token posterior, what that read, which the trunk passes
+    /// on to the heads.
+    fn parts<'a>(&'a self, output: &Tensor) -> Result<(Tensor, Option<(&'a TokenPosterior, Reading)>)> {
+        let (h, c, k) = (self.config.hidden_size, self.config.text_encoder_dim, self.config.token_posterior_dims);
+        let Some(posterior) = &self.token_posterior else { return Ok((output.shallow_clone(), None)) };
+        let part = |from: i64, size: i64| output.f_narrow(-1, from, size);
+        let reading = Reading { estimate: part(h, c)?, evidence: part(h + c, k)?, curvature: part(h + c + k, k)? };
+        Ok((part(0, h)?, Some((posterior, reading))))
     }
 
     /// An additive mask over prefix and text, `[B, 1, 1, P + S]`; the prefix is always seen.
@@ -386,7 +422,7 @@ impl Network for Elf {
 
             let rope = self.rope(Layout { prefix: 0, context: 0, first: known, text: k - known }, device)?;
             let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None };
-            let latents = new(context.latents)?;
+            let latents = self.along(&new(context.latents)?)?;
             let lifted =
                 self.latents.forward(&latents, self_conditioned.then_some(&latents), self.policy.latent_maps.kind());
             let mut x = self.with_words(lifted, &new(context.ids)?)?.to_kind(kind);
@@ -409,16 +445,31 @@ impl Network for Elf {
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {
-        let normalised = self.final_norm.forward_to(hidden, self.policy.latent_maps.kind());
-        Ok(self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?)
+        let (hidden, reading) = self.parts(hidden)?;
+        let normalised = self.final_norm.forward_to(&hidden, self.policy.latent_maps.kind());
+        let head = self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?;
+        Ok(match reading {
+            Some((posterior, reading)) => posterior.back(&(head + reading.estimate))?,
+            None => head,
+        })
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.vocab_head.logits(hidden, self.policy.vocab_head)
+        let (hidden, reading) = self.parts(hidden)?;
+        let logits = self.vocab_head.logits(&hidden, self.policy.vocab_head)?;
+        Ok(match reading {
+            Some((posterior, reading)) => logits + posterior.word_scores(&reading)?,
+            None => logits,
+        })
     }
 
     fn cross_entropy(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
-        self.vocab_head.cross_entropy(hidden, ids, weights, self.policy.vocab_head)
+        let (hidden, reading) = self.parts(hidden)?;
+        let scores = |start: i64, n: i64| match &reading {
+            Some((posterior, reading)) => posterior.word_scores(&reading.rows(start, n)?).map(Some),
+            None => Ok(None),
+        };
+        self.vocab_head.cross_entropy(&hidden, ids, weights, self.policy.vocab_head, &scores)
     }
 }
 

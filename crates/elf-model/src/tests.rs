@@ -1,7 +1,8 @@
 //! Laws that hold for any sizes; the package elf-tests compares numbers with the reference.
 
 use elf_core::{
-    Context, Counting, Dropout, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy, TrunkInput,
+    Context, Counting, CrossEntropy, Dropout, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy,
+    TokenClasses, TrunkInput,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -46,7 +47,8 @@ fn elf_b_has_the_published_number_of_parameters() {
     let learned = ElfConfig { learned_latents: true, ..small() };
     let of_blocks = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
     let without_guidance = ElfConfig { num_self_cond_cfg_tokens: 0, ..small() };
-    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks] {
+    let informed = ElfConfig { token_posterior_dims: 3, ..small() };
+    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, informed] {
         let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
         assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
     }
@@ -267,4 +269,68 @@ fn learned_latents_are_a_normalised_table_that_files_keep() {
     for (name, param) in without.params().iter() {
         assert_eq!(difference(&param.tensor, &net.params().get(name).unwrap().tensor), 0.0, "{name}");
     }
+}
+
+/// With a head of zeros, the network's estimate is the one without context, and its words are those of that estimate.
+#[test]
+fn a_network_with_a_token_posterior_starts_from_it() {
+    let config = ElfConfig { token_posterior_dims: 3, ..small() };
+    let net = Elf::new(config.clone(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    let wave = |shape: &[i64], step: f64| {
+        (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+    };
+    let (axes, _) = Tensor::linalg_qr(&wave(&[6, 6], 0.9), "reduced");
+    let means = wave(&[40, 3], 1.7);
+    let classes = TokenClasses {
+        // Of mean square 1 over the six channels, as normalised latents are.
+        means: &means * (means.square().sum_dim_intlist(-1, true, Kind::Float) / 6.0).rsqrt(),
+        variances: Tensor::ones([6], (Kind::Float, Device::Cpu)) * 0.01,
+        log_shares: Tensor::zeros([40], (Kind::Float, Device::Cpu)),
+        axes: axes.shallow_clone(),
+    };
+    net.start_token_posterior(&classes, [2.0, 5.0]).unwrap();
+    let clean = classes.means.narrow(0, 7, 4).matmul(&axes.narrow(1, 0, 3).tr()).unsqueeze(0);
+    let time = |t: f64| Tensor::from_slice(&[t as f32]);
+    let x_prev = clean.zeros_like();
+    let pass = |z: &Tensor, t: f64, decode: Option<&Tensor>| {
+        let t = time(t);
+        let input = TrunkInput { x_prev: Some(&x_prev), decode, ..TrunkInput::new(z, &t) };
+        net.trunk(&input).unwrap()
+    };
+    // Clean latents are kept, and pure noise says nothing: the estimate is the mean of all means.
+    assert!(difference(&net.clean(&pass(&clean, 1.0, None)).unwrap(), &clean) < 1e-3);
+    let common = classes.means.mean_dim([0i64].as_slice(), true, Kind::Float).matmul(&axes.narrow(1, 0, 3).tr());
+    let start = net.clean(&pass(&rows(1, 4, 6).0, 0.0, None)).unwrap();
+    assert!(difference(&start, &common.expand_as(&start)) < 1e-4);
+    let hidden = pass(&clean, 1.0, Some(&time(1.0))).squeeze_dim(0);
+    assert_eq!(hidden.size()[1], net.shape().hidden_size);
+    let read = classes.means.index_select(0, &net.logits(&hidden).unwrap().argmax(-1, false));
+    // Tokens 7 and 23 have nearly the same mean.
+    assert!(difference(&read, &classes.means.narrow(0, 7, 4)) < 0.4, "{read}");
+    // The loss's logits are the same, and its gradients reach everything but the classes.
+    net.params().set_requires_grad(true);
+    let hidden = pass(&clean, 1.0, Some(&time(1.0))).squeeze_dim(0);
+    let targets = Tensor::from_slice(&[7i64, 8, 9, 3]);
+    let CrossEntropy { sum, each } = net.cross_entropy(&hidden, &targets, None).unwrap();
+    let plain =
+        net.logits(&hidden).unwrap().cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::None, -100, 0.0);
+    assert!(difference(&each, &plain) < 1e-4);
+    (sum + net.clean(&hidden).unwrap().square().sum(Kind::Float)).backward();
+    for (name, p) in net.params().iter() {
+        assert_eq!(p.tensor.requires_grad(), !p.frozen, "{name}");
+    }
+    assert!(net.params().get("token_posterior.lift.weight").unwrap().tensor.grad().defined());
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    net.save(&path).unwrap();
+    let again = Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap();
+    assert_eq!(again.config(), &config);
+    let input = [clean.shallow_clone(), time(0.4)];
+    let estimate = |net: &Elf| net.clean(&net.trunk(&TrunkInput::new(&input[0], &input[1])).unwrap()).unwrap();
+    assert_eq!(difference(&estimate(&again), &estimate(&net)), 0.0);
+    let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    assert!(
+        without.start_token_posterior(&classes, [2.0, 5.0]).unwrap_err().to_string().contains("token_posterior_dims")
+    );
 }

@@ -11,12 +11,6 @@ pub(crate) const VOCAB_HEAD_NORM: &str = "vocab_head_norm";
 
 const EPS: f64 = 1e-6;
 
-/// By how much the first product of a head that starts as a reader is scaled down, so that its first logits are the words' shares.
-const START_SCALE: f64 = 0.1;
-
-/// The length of the longest direction in such a head: how sure it is grows with what the first product learns.
-const START_LENGTH: f64 = 8.0;
-
 #[derive(Debug)]
 pub(crate) struct VocabHead {
     norm: Option<RmsNorm>,
@@ -45,37 +39,6 @@ impl VocabHead {
         })
     }
 
-    /// Sets the head to a linear reader of latents: directions `weight` `[V, C]` and biases `bias` `[V]` of the logits
-    /// `latents weight^T + bias`. The longest directions get the length [`START_LENGTH`].
-    ///
-    /// The activation between the two products is not linear, but `gelu(y) - gelu(-y) = y`: pairs of features of opposite
-    /// sign carry the C / 2 directions of the latents that the reader uses most. The first product then starts small, and
-    /// what it has to learn is to say the latents in these directions.
-    pub(crate) fn start_as_reader(&self, weight: &Tensor, bias: &Tensor) -> Result<()> {
-        tch::no_grad(|| {
-            let (hidden, latent) = self.proj_kernel.master().size2()?;
-            let pairs = latent / 2;
-            let weight = weight.f_to_kind(Kind::Double)?;
-            // Ascending eigenvalues: the last columns are the directions with the largest weights.
-            let (_, directions) = weight.tr().f_matmul(&weight)?.f_linalg_eigh("L")?;
-            let used = directions.f_narrow(1, latent - pairs, pairs)?;
-            let own = weight.f_matmul(&used)?.tr();
-            let longest = own.f_norm_scalaropt_dim(2.0, [0i64], false)?.f_max()?;
-            let own = own * START_LENGTH / longest.f_clamp_min(f64::MIN_POSITIVE)?;
-            let mut unembed = self.unembed_kernel.master().shallow_clone();
-            let _ = unembed.f_zero_()?;
-            unembed.f_narrow(0, 0, pairs)?.f_copy_(&own)?;
-            unembed.f_narrow(0, pairs, pairs)?.f_copy_(&own.f_neg()?)?;
-            self.unembed_bias.master().shallow_clone().f_copy_(bias)?;
-            let proj = self.proj_kernel.master().shallow_clone();
-            let half = proj.f_narrow(1, 0, pairs)?.f_mul_scalar(START_SCALE)?;
-            debug_assert_eq!(half.size(), [hidden, pairs]);
-            proj.f_narrow(1, 0, pairs)?.f_copy_(&half)?;
-            proj.f_narrow(1, pairs, pairs)?.f_copy_(&half.f_neg()?)?;
-            Ok(())
-        })
-    }
-
     /// `[N, H]` to the features before the last product, `[N, C]`, fp32.
     fn features(&self, hidden: &Tensor, precision: Precision) -> Tensor {
         let kind = precision.kind();
@@ -96,14 +59,15 @@ impl VocabHead {
         self.unembedding(precision).logits(&self.features(hidden, precision))
     }
 
-    /// Cross-entropies, in chunks of rows.
+    /// Cross-entropies, in chunks of rows; `scores` as in [`Unembedding::cross_entropy_with`].
     pub(crate) fn cross_entropy(
         &self,
         hidden: &Tensor,
         ids: &Tensor,
         weights: Option<&Tensor>,
         precision: Precision,
+        scores: &dyn Fn(i64, i64) -> Result<Option<Tensor>>,
     ) -> Result<CrossEntropy> {
-        self.unembedding(precision).cross_entropy(&self.features(hidden, precision), ids, weights)
+        self.unembedding(precision).cross_entropy_with(&self.features(hidden, precision), ids, weights, scores)
     }
 }

@@ -42,6 +42,8 @@ pub struct TrainerConfig {
 pub struct Trainer<N, O> {
     net: N,
     objective: O,
+    /// The parameters that steps change: all but frozen ones.
+    trained: ParamSet,
     /// Updates this rank's share of the parameters.
     optimizer: Box<dyn Optimizer>,
     /// The groups of all ranks' parameters.
@@ -58,8 +60,8 @@ pub struct Trainer<N, O> {
 }
 
 impl<N, O: TrainingObjective<N>> Trainer<N, O> {
-    /// Makes a trainer at step 0. Enables gradients for all parameters, and sends the parameters of rank 0 to all
-    /// ranks.
+    /// Makes a trainer at step 0. Enables gradients for all parameters but frozen ones, and sends the parameters of rank 0
+    /// to all ranks.
     ///
     /// # Errors
     /// If a setting is out of its range, or a rank has failed.
@@ -74,20 +76,23 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
             ));
         }
         let params = objective.params(&net);
-        params.set_requires_grad(true);
-        allocate_gradients(params)?;
-        let leaves: Vec<Tensor> = params.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
-        comm.share_tensors(&leaves, &vec![0; leaves.len()])?;
-        comm.agree_on_tensors("the initial weights", &leaves)?;
+        let all: Vec<Tensor> = params.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        comm.share_tensors(&all, &vec![0; all.len()])?;
+        comm.agree_on_tensors("the initial weights", &all)?;
         params.changed();
-        let sharding = Sharding::new(params, |p| config.optimizer.update_cost(&p.tensor.size()), comm.as_ref());
-        let groups = config.optimizer.groups(params)?;
+        let trained = params.trained();
+        trained.set_requires_grad(true);
+        allocate_gradients(&trained)?;
+        let leaves = trained.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        let sharding = Sharding::new(&trained, |p| config.optimizer.update_cost(&p.tensor.size()), comm.as_ref());
+        let groups = config.optimizer.groups(&trained)?;
         let optimizer = config.optimizer.build_share(sharding.owned())?;
         let ema = Ema::new(sharding.owned(), config.ema_decay)?;
         let gradient_sum = comm.gradient_sum(leaves)?;
         Ok(Self {
             net,
             objective,
+            trained,
             optimizer,
             groups,
             ema,
@@ -183,7 +188,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
 
     /// Sums gradients and losses over ranks, limits the gradients, and updates parameters and averages.
     fn update(&mut self, lr: f64, micro: &[MicroReport]) -> Result<Tensor> {
-        let params = self.objective.params(&self.net);
+        let params = &self.trained;
         self.gradient_sum.finish()?;
         let mut losses: Vec<Tensor> = micro.iter().map(|m| m.loss.shallow_clone()).collect();
         self.comm.sum_tensors(&mut losses)?;
@@ -228,7 +233,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     /// Exchanges the averages and the parameters of all ranks; a second call exchanges them back, bit for bit.
     fn exchange_averages(&mut self) -> Result<()> {
         self.ema.swap(self.sharding.owned())?;
-        self.sharding.share(self.params(), self.comm.as_ref())
+        self.sharding.share(&self.trained, self.comm.as_ref())
     }
 
     /// Saves the complete training state as `step-NNNNNNNN` in `folder`. `cursor` is the position in the data at which
@@ -258,7 +263,9 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
             let state = CheckpointState::new(self.step, self.config.seed, cursor, plan);
             let params: Vec<_> = self.params().iter().map(|(name, p)| (name, &p.tensor)).collect();
             let averages: HashMap<&str, &Tensor> = averages.iter().map(|(name, t)| (name.as_str(), t)).collect();
-            let in_order: Vec<_> = params.iter().filter_map(|(n, _)| averages.get(n).map(|t| (*n, *t))).collect();
+            // The average of a frozen parameter is the parameter.
+            let in_order: Vec<_> =
+                params.iter().map(|(n, own)| (*n, averages.get(n).copied().unwrap_or(own))).collect();
             folder.save(state, &params, &in_order, &optimizer)
         });
         let mut failures = [f64::from(u8::from(matches!(written, Some(Err(_)))))];

@@ -4,6 +4,7 @@
 //! sampler calls the field, as often and wherever it needs to. To add one, see `examples/custom_sampler.rs`.
 
 mod choice;
+mod churn;
 mod euler;
 mod heun;
 mod registry;
@@ -11,6 +12,7 @@ mod scheduled_sde;
 mod sde;
 
 pub use choice::SamplerChoice;
+pub use churn::Churn;
 pub use euler::Euler;
 pub use heun::Heun;
 pub use registry::{BUILTIN, ConfiguredSampler, Entry, Registry};

@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{Euler, Heun, Sampler, SamplerChoice, SamplerConfig, ScheduledSde, Sde};
+use super::{Churn, Euler, Heun, Sampler, SamplerChoice, SamplerConfig, ScheduledSde, Sde};
 use crate::{Error, Result};
 
 /// The samplers of this crate. To add one, write a file in this folder and add a line here.
 pub const BUILTIN: &[Entry] =
-    &[Entry::of::<Euler>(), Entry::of::<Heun>(), Entry::of::<Sde>(), Entry::of::<ScheduledSde>()];
+    &[Entry::of::<Euler>(), Entry::of::<Heun>(), Entry::of::<Sde>(), Entry::of::<ScheduledSde>(), Entry::of::<Churn>()];
 
 /// Makes the samplers of one choice; see [`ConfiguredSampler::build`].
 type Build = Box<dyn Fn() -> Box<dyn Sampler>>;

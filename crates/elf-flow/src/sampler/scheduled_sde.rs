@@ -61,6 +61,6 @@ impl SamplerConfig for ScheduledSde {
 
 impl Sampler for ScheduledSde {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
-        sde_step(self.gamma(span.from), field, state, span, noise)
+        sde_step(self.gamma(span.from), |keep, _| 1.0 - keep, field, state, span, noise)
     }
 }

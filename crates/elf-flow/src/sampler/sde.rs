@@ -15,8 +15,8 @@ use crate::{Error, Field, Result};
 /// noise of standard deviation `(1 - a from) sigma`, and get only the root of `a^2 (1 - from)^2 + (1 - a)^2` times sigma.
 /// The mean is kept and the spread shrinks, the more so the larger gamma and the more steps: for normally distributed data
 /// of standard deviation 1 and sigma 2, 64 uniform steps with gamma 1 give 0.32 instead of 1. Samples are thus drawn to where
-/// data are dense, which a judge of likelihood rewards; look at entropy and diversity too. The example `custom_sampler` adds
-/// the right amount.
+/// data are dense, which a judge of likelihood rewards; look at entropy and diversity too. [`Churn`](super::Churn) adds the right
+/// amount.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sde {
@@ -52,13 +52,15 @@ impl SamplerConfig for Sde {
 
 impl Sampler for Sde {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
-        sde_step(self.gamma, field, state, span, noise)
+        sde_step(self.gamma, |keep, _| 1.0 - keep, field, state, span, noise)
     }
 }
 
-/// One step of [`Sde`] with this gamma.
+/// One step with this gamma. `amount` is the standard deviation of the noise in units of sigma, from the factor by which latents and
+/// time are shrunk and the time at which the step starts.
 pub(super) fn sde_step(
     gamma: f64,
+    amount: impl Fn(f64, f64) -> f64,
     field: &dyn Field,
     state: State,
     span: Span,
@@ -69,7 +71,7 @@ pub(super) fn sde_step(
         return euler_step(field, state, span);
     }
     let eps = noise.normal("sde", &state.z.size())?;
-    let z = field.pin(state.z * keep + eps * ((1.0 - keep) * field.noise_scale()))?;
+    let z = field.pin(state.z * keep + eps * (amount(keep, span.from) * field.noise_scale()))?;
     euler_step(field, State { z, ..state }, Span { from: keep * span.from, to: span.to })
 }
 

@@ -1,6 +1,8 @@
 //! Checks of a training configuration.
 
-use super::{ObjectiveName, PadTokenName, RunConfig, VocabHeadStart};
+use elf_flow::PredictionTarget;
+
+use super::{ObjectiveName, PadTokenName, RunConfig};
 use crate::Result;
 use crate::error::fail;
 
@@ -99,11 +101,18 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
         );
     }
-    if config.network.learned_latents && config.network.vocab_head_start == VocabHeadStart::LinearReader {
-        fail!(
-            setting("vocab_head_start"),
-            "vocab_head_start: linear_reader needs an encoder's latents, and learned_latents uses none: leave one of them out"
-        );
+    if config.network.token_posterior_dims != 0 {
+        let reason = match (config.network.learned_latents, config.flow.prediction) {
+            (true, _) => "learned_latents changes them all the time",
+            (_, PredictionTarget::Velocity) => "prediction: v has a velocity in their place",
+            _ => "",
+        };
+        if !reason.is_empty() {
+            fail!(
+                setting("token_posterior_dims"),
+                "token_posterior_dims is for the prediction of an encoder's clean latents, and {reason}: leave one of them out"
+            );
+        }
     }
     if config.network.learned_latents && config.network.causal_latents {
         fail!(
@@ -142,7 +151,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("block_size", config.network.block_size.is_some()),
             ("context_table", config.network.context_table),
             ("vocab_head_norm", config.network.vocab_head_norm),
-            ("vocab_head_start", config.network.vocab_head_start != VocabHeadStart::Random),
+            ("token_posterior_dims", config.network.token_posterior_dims != 0),
             ("decoder_clean_condition", config.decoder.decoder_clean_condition),
         ] {
             if set {

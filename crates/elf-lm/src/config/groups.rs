@@ -4,7 +4,7 @@ use elf_flow::{LogitNormal, PredictionTarget, TimeLaw};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::names::{OptimizerName, PadTokenName, ScheduleName, TimeScheduleName, VocabHeadStart};
+use super::names::{OptimizerName, PadTokenName, ScheduleName, TimeScheduleName};
 
 /// Training and validation data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,9 +107,10 @@ pub struct NetworkConfig {
     pub context_table: bool,
     /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
-    /// Initialisation of the vocabulary head: `random`, or `linear_reader`, which recognises each token by the mean of
-    /// its latents in the training data, so that rare tokens are known from the start. Not in the paper.
-    pub vocab_head_start: VocabHeadStart,
+    /// Give the network an estimate of each token from its own noisy latent, made of the tokens' mean latents in the
+    /// training data along this many of their principal axes, and let it predict the difference: it then need not learn what
+    /// can be read without context. 0: none. Not in the paper.
+    pub token_posterior_dims: i64,
 }
 
 impl Default for NetworkConfig {
@@ -129,7 +130,7 @@ impl Default for NetworkConfig {
             block_size: None,
             context_table: false,
             vocab_head_norm: false,
-            vocab_head_start: VocabHeadStart::Random,
+            token_posterior_dims: 0,
         }
     }
 }

@@ -30,7 +30,7 @@ pub use groups::{
 };
 pub use keys::{Overrides, read_record, read_yaml};
 pub use length_law::LengthLaw;
-pub use names::{ObjectiveName, OptimizerName, PadTokenName, ScheduleName, TimeScheduleName, VocabHeadStart};
+pub use names::{ObjectiveName, OptimizerName, PadTokenName, ScheduleName, TimeScheduleName};
 pub use plan::{EncoderFiles, EncoderRecord, Facts, OTHER_ENCODER, OTHER_STATS, RunInputs, RunPlan};
 pub use run::RunConfig;
 pub use sampling::{SAMPLING, Sampling, SamplingPatch};

@@ -35,16 +35,6 @@ pub enum TimeScheduleName {
     Uniform,
 }
 
-/// Initialisation of the vocabulary head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum VocabHeadStart {
-    /// Random, as in the released code.
-    Random,
-    /// A linear reader of the encoder's latents.
-    LinearReader,
-}
-
 /// A learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

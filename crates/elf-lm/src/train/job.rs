@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Context, fail};
 use elf_core::Precision;
 use elf_data::{Cursor, Share};
-use elf_encoder::{LinearReader, WordMoments};
+use elf_encoder::WordMoments;
 use elf_flow::{LatentBatch, TrainedFlow};
 use elf_hub::What;
 use elf_model::Elf;
@@ -25,9 +25,7 @@ use super::held_out::HeldOut;
 use super::log::{LogStart, SharedEvents, TrainingLog};
 use super::model_kind::KindBatches;
 use super::{ElfKind, ModelKind, TrainingInputs, begin_as};
-use crate::config::{
-    BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName, VocabHeadStart,
-};
+use crate::config::{BaselinePlan, OTHER_ENCODER, OTHER_STATS, OptimizerName, RunConfig, RunPlan, ScheduleName};
 use crate::fingerprint::{Difference, Fingerprint};
 use crate::json_files::write;
 use crate::model::run_folder::{RunFolder, plan_of};
@@ -110,11 +108,9 @@ impl Ended {
     }
 }
 
-/// Rows of the training data that a reader of latents is made of at most.
-const READER_ROWS: usize = 200_000;
-const READER_ROWS_AT_ONCE: usize = 256;
-/// Standard deviation of the noise, in units of a normalised channel, for which that reader is best.
-const READER_NOISE: f64 = 0.5;
+/// Rows of the training data that a token posterior is made of at most.
+const MEASURED_ROWS: usize = 200_000;
+const MEASURED_ROWS_AT_ONCE: usize = 256;
 
 /// When the minutes that a configuration gives are over; never, if a clock does not go as far.
 pub fn deadline(config: &RunConfig) -> Option<Instant> {
@@ -133,38 +129,49 @@ where
     net.set_recompute(job.plan.config.compute.gradient_checkpointing);
     let begins = job.initial.is_none() && job.plan.config.output.resume.is_none();
     let kind = ElfKind::new(job.plan, &job.inputs.tokenizer, job.inputs.latents()?);
-    if job.plan.config.network.vocab_head_start == VocabHeadStart::LinearReader
-        && begins
-        && job.folder.checkpoints().latest()?.is_none()
-    {
-        let reader = linear_reader(job.plan, job.inputs, &kind)?;
-        net.start_vocab_head(&reader.directions()?, reader.prior())?;
+    if begins && job.folder.checkpoints().latest()?.is_none() {
+        start_token_posterior(job.plan, job.inputs, &kind, &net)?;
     }
     train_kind(job, &kind, objective, net)
 }
 
-/// A reader of the latents of at most [`READER_ROWS`] rows of the training data, evenly chosen, under a little noise. The
-/// rows are encoded as in training, so that the cache of `kind` has them at the first step.
+/// Makes the token posterior of `net`, if it is to have one, from latents of the training data.
+///
+/// # Errors
+/// If rows cannot be read or encoded.
+fn start_token_posterior<O>(plan: &RunPlan, inputs: &TrainingInputs, kind: &ElfKind<'_, O>, net: &Elf) -> Result<()>
+where
+    O: TrainingObjective<Elf, Batch = LatentBatch>,
+{
+    let noise_scales = [plan.objective.path.noise_scale, plan.objective.decoder_noise_scale];
+    match plan.model.token_posterior_dims {
+        0 => Ok(()),
+        dims => Ok(net.start_token_posterior(&word_moments(plan, inputs, kind)?.classes(dims)?, noise_scales)?),
+    }
+}
+
+/// The moments of the latents of at most [`MEASURED_ROWS`] rows of the training data, evenly chosen. The rows are encoded as in
+/// training, so that the cache of `kind` has them at the first step.
 ///
 /// # Errors
 /// If the rows cannot be read or encoded.
-fn linear_reader<O>(plan: &RunPlan, inputs: &TrainingInputs, kind: &ElfKind<'_, O>) -> Result<LinearReader>
+fn word_moments<O>(plan: &RunPlan, inputs: &TrainingInputs, kind: &ElfKind<'_, O>) -> Result<WordMoments>
 where
     O: TrainingObjective<Elf, Batch = LatentBatch>,
 {
     let data = &inputs.train;
     let collator = plan.collator(&inputs.tokenizer)?;
     let lengths = data.lengths(collator.config())?;
-    let rows = data.len().min(READER_ROWS);
+    let rows = data.len().min(MEASURED_ROWS);
     let mut rows: Vec<usize> = (0..rows).map(|i| i * data.len() / rows).collect();
     rows.sort_by_key(|&row| lengths[row]);
     let mut moments = WordMoments::new(plan.model.vocab_size, plan.model.text_encoder_dim)?;
     let of_one_shape = rows.chunk_by(|&one, &other| !plan.has_rows_of_equal_length() || lengths[one] == lengths[other]);
-    for rows in of_one_shape.flat_map(|rows| rows.chunks(READER_ROWS_AT_ONCE)) {
+    for rows in of_one_shape.flat_map(|rows| rows.chunks(MEASURED_ROWS_AT_ONCE)) {
         let encoded = kind.batch(collator.collate(&data.examples(rows)?)?)?;
         moments.add(&encoded.latents, &encoded.ids, &encoded.loss_mask)?;
     }
-    Ok(moments.reader(READER_NOISE)?)
+    Ok(moments)
 }
 
 /// [`train_flow`], for any kind of model.
