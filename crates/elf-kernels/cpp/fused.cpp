@@ -304,6 +304,60 @@ struct Softmax : torch::autograd::Function<Softmax> {
   }
 };
 
+// q is [rows, N, dim], k and v are [rows, M, dim]; the mask, if there is one, [rows / of_one_mask, N or 1, M].
+struct Attend : torch::autograd::Function<Attend> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
+                        const std::optional<Tensor>& mask) {
+    const Tensor q = q_in.contiguous(), k = k_in.contiguous(), v = v_in.contiguous();
+    const elf::Attention a{q.size(1), k.size(1), q.size(2)};
+    const int64_t count = q.size(0), of_one_mask = mask ? count / std::max<int64_t>(1, mask->size(0)) : 1;
+    const int64_t shift_step = mask && mask->size(1) > 1 ? a.m : 0;
+    Tensor y = at::empty_like(q), weights = at::empty({count, a.n, a.m}, at::kFloat);
+    for_kind(q, [&](auto* t) {
+      using T = Number<decltype(t)>;
+      over_rows(count, work(a), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const float* shift = mask ? data<float>(*mask) + i / of_one_mask * mask->size(1) * a.m : nullptr;
+          rows<T>().attend(data<T>(q) + i * a.n * a.dim, data<T>(k) + i * a.m * a.dim, data<T>(v) + i * a.m * a.dim, shift,
+                           shift_step, data<float>(weights) + i * a.n * a.m, data<T>(y) + i * a.n * a.dim, scratch(a), a);
+        }
+      });
+    });
+    ctx->save_for_backward({q, k, v, weights});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &weights = saved[3], dy = grads[0].contiguous();
+    const elf::Attention a{q.size(1), k.size(1), q.size(2)};
+    Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
+    for_kind(q, [&](auto* t) {
+      using T = Number<decltype(t)>;
+      over_rows(q.size(0), work(a), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t query = i * a.n * a.dim, key = i * a.m * a.dim;
+          rows<T>().attend_back(data<T>(dy) + query, data<T>(q) + query, data<T>(k) + key, data<T>(v) + key,
+                                data<float>(weights) + i * a.n * a.m, data<T>(dq) + query, data<T>(dk) + key,
+                                data<T>(dv) + key, scratch(a), a);
+        }
+      });
+    });
+    return {dq, dk, dv, Tensor()};
+  }
+
+ private:
+  static int64_t work(const elf::Attention& a) { return a.n * a.m * a.dim / 16; }
+
+  // This thread's own.
+  static float* scratch(const elf::Attention& a) {
+    static thread_local std::vector<float> kept;
+    const size_t size = static_cast<size_t>(elf::attention_scratch(a));
+    if (kept.size() < size) kept.resize(size);
+    return kept.data();
+  }
+};
+
 Tensor cross_entropy(Tensor& logits, const Tensor& bias, const Tensor& ids, const Tensor* weights, Tensor* bias_slope) {
   const int64_t count = logits.size(0), n = logits.size(1);
   Tensor losses = at::empty({count}, at::kFloat);
@@ -495,6 +549,26 @@ char* elf_softmax(const Tensor* x, const Tensor* mask, Tensor** out) {
       shift = *mask;
     }
     *out = new Tensor(Softmax::apply(*x, shift));
+  });
+}
+
+char* elf_attend(const Tensor* q, const Tensor* k, const Tensor* v, const Tensor* mask, Tensor** out) {
+  return guarded([&] {
+    for (const Tensor* x : {q, k, v}) {
+      check_activation(*x);
+      check(x->dim() == 3 && x->scalar_type() == q->scalar_type(), "queries, keys and values must be [rows, N, dim], of one kind");
+    }
+    check(k->sizes() == v->sizes() && k->size(0) == q->size(0) && k->size(2) == q->size(2) && k->size(1) > 0,
+          "keys and values must be alike, at least one, with the rows and channels of the queries");
+    std::optional<Tensor> shift;
+    if (mask != nullptr) {
+      check(mask->dim() == 3 && mask->size(0) > 0 && q->size(0) % mask->size(0) == 0 && mask->size(2) == k->size(1) &&
+                (mask->size(1) == 1 || mask->size(1) == q->size(1)),
+            "the mask must be [B, N or 1, M], B dividing the rows");
+      check(plain_f32(*mask, mask->numel()), "the mask must be fp32, on the CPU, in one piece");
+      shift = *mask;
+    }
+    *out = new Tensor(Attend::apply(*q, *k, *v, shift));
   });
 }
 

@@ -163,6 +163,114 @@ void softmax_back(const T* dy, const T* y, T* dx, int64_t n) {
   for (int64_t i = 0; i < n; ++i) put(dx, i, get(y, i) * (get(dy, i) - dot));
 }
 
+// Sixteen numbers at a time; the compiler splits them where registers are narrower.
+typedef float Lanes __attribute__((vector_size(64)));
+
+int64_t padded(int64_t size) { return (size + 15) / 16 * 16; }
+
+// out [rows, width] = a [rows, inner] b [inner, width], rows of a and of the others a given step apart; width is a multiple of 16.
+template <int ROWS>
+void product_of(const float* a, int64_t a_step, const float* b, float* out, int64_t inner, int64_t width) {
+  for (int64_t column = 0; column < width; column += 16) {
+    Lanes sums[ROWS] = {};
+    for (int64_t i = 0; i < inner; ++i) {
+      Lanes right;
+      std::memcpy(&right, b + i * width + column, sizeof right);
+      for (int row = 0; row < ROWS; ++row) sums[row] += a[row * a_step + i] * right;
+    }
+    for (int row = 0; row < ROWS; ++row) std::memcpy(out + row * width + column, &sums[row], sizeof sums[row]);
+  }
+}
+
+void product(const float* a, int64_t a_step, const float* b, float* out, int64_t rows, int64_t inner, int64_t width) {
+  int64_t row = 0;
+  for (; row + 8 <= rows; row += 8) product_of<8>(a + row * a_step, a_step, b, out + row * width, inner, width);
+  for (; row + 2 <= rows; row += 2) product_of<2>(a + row * a_step, a_step, b, out + row * width, inner, width);
+  for (; row < rows; ++row) product_of<1>(a + row * a_step, a_step, b, out + row * width, inner, width);
+}
+
+// Parts of a scratch buffer, one after the other.
+struct Scratch {
+  float* next;
+
+  float* take(int64_t size) {
+    float* part = next;
+    next += size;
+    return part;
+  }
+};
+
+// x [rows, columns] in rows of `width` floats with zeros behind.
+template <typename T>
+float* widened(const T* x, int64_t rows, int64_t columns, int64_t width, Scratch& scratch) {
+  float* wide = scratch.take(rows * width);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) wide[i * width + j] = get(x, i * columns + j);
+    for (int64_t j = columns; j < width; ++j) wide[i * width + j] = 0;
+  }
+  return wide;
+}
+
+// The transpose of x [rows, columns], whose rows are `step` apart, in rows of `width` floats with zeros behind.
+template <typename T>
+float* transposed(const T* x, int64_t rows, int64_t columns, int64_t step, int64_t width, Scratch& scratch) {
+  float* turned = scratch.take(columns * width);
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < rows; ++i) turned[j * width + i] = get(x, i * step + j);
+    for (int64_t i = rows; i < width; ++i) turned[j * width + i] = 0;
+  }
+  return turned;
+}
+
+template <typename T>
+void narrowed(const float* wide, int64_t rows, int64_t columns, int64_t width, T* x) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) put(x, i * columns + j, wide[i * width + j]);
+}
+
+template <typename T>
+void attend(const T* q, const T* k, const T* v, const float* shift, int64_t shift_step, float* weights, T* y, float* buffer,
+            const Attention& a) {
+  Scratch scratch{buffer};
+  const int64_t wide = padded(a.dim), keys = padded(a.m);
+  float* scores = scratch.take(a.n * keys);
+  product(widened(q, a.n, a.dim, wide, scratch), wide, transposed(k, a.m, a.dim, a.dim, keys, scratch), scores, a.n, a.dim, keys);
+  for (int64_t i = 0; i < a.n; ++i)
+    softmax(scores + i * keys, shift == nullptr ? nullptr : shift + i * shift_step, weights + i * a.m, a.m);
+  float* mixed = scratch.take(a.n * wide);
+  product(weights, a.m, widened(v, a.m, a.dim, wide, scratch), mixed, a.n, a.m, wide);
+  narrowed(mixed, a.n, a.dim, wide, y);
+}
+
+template <typename T>
+void attend_back(const T* dy, const T* q, const T* k, const T* v, const float* weights, T* dq, T* dk, T* dv, float* buffer,
+                 const Attention& a) {
+  Scratch scratch{buffer};
+  const int64_t wide = padded(a.dim), keys = padded(a.m);
+  const float* slope = widened(dy, a.n, a.dim, wide, scratch);
+  float* out = scratch.take((a.n > a.m ? a.n : a.m) * wide);
+  const Scratch rest = scratch;
+
+  product(transposed(weights, a.n, a.m, a.m, a.n, scratch), a.n, slope, out, a.m, a.n, wide);
+  narrowed(out, a.m, a.dim, wide, dv);
+
+  scratch = rest;
+  float* scores = scratch.take(a.n * keys);
+  product(slope, wide, transposed(v, a.m, a.dim, a.dim, keys, scratch), scores, a.n, a.dim, keys);
+  for (int64_t i = 0; i < a.n; ++i) softmax_back(scores + i * keys, weights + i * a.m, scores + i * keys, a.m);
+
+  scratch = rest;
+  scratch.take(a.n * keys);
+  product(scores, keys, widened(k, a.m, a.dim, wide, scratch), out, a.n, a.m, wide);
+  narrowed(out, a.n, a.dim, wide, dq);
+
+  scratch = rest;
+  scratch.take(a.n * keys);
+  const float* turned = transposed(scores, a.n, a.m, keys, a.n, scratch);
+  product(turned, a.n, widened(q, a.n, a.dim, wide, scratch), out, a.m, a.n, wide);
+  narrowed(out, a.m, a.dim, wide, dk);
+}
+
 template <typename T>
 float cross_entropy(T* logits, const float* bias, int64_t target, float weight, float* bias_slope, int64_t n) {
   const float most = largest([&](int64_t i) { return get(logits, i) + bias[i]; }, n);
@@ -210,7 +318,8 @@ void add_scaled(float* p, const T* d, float a, int64_t n) {
 template <typename T>
 constexpr Rows<T> table() {
   return {rms_norm<T, float>,  rms_norm<T, bf16>, rms_norm_back<T, float>, rms_norm_back<T, bf16>, swiglu<T>, swiglu_back<T>,
-          turn<T>,             turn_back<T>,      softmax<T>,              softmax_back<T>,        cross_entropy<T>,        momentum<T>,            add_scaled<T>};
+          turn<T>,             turn_back<T>,      softmax<T>,              softmax_back<T>,        attend<T>,  attend_back<T>,
+          cross_entropy<T>,        momentum<T>,            add_scaled<T>};
 }
 
 }  // namespace

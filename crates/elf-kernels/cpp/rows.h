@@ -24,6 +24,17 @@ struct Turn {
   int64_t dim;
 };
 
+// One head's attention: n queries over m keys and values, all of dim channels.
+struct Attention {
+  int64_t n, m, dim;
+};
+
+// Floats that a head's attention needs beside its results, there and back.
+inline int64_t attention_scratch(const Attention& a) {
+  const auto padded = [](int64_t size) { return (size + 15) / 16 * 16; };
+  return 4 * (a.n + a.m) * padded(a.dim) + (a.dim + 2 * a.n) * padded(a.m) + a.n * a.m;
+}
+
 // T is the kind of the activations; O that of a result where it may differ.
 template <typename T>
 struct Rows {
@@ -42,6 +53,11 @@ struct Rows {
   // y = softmax(x + shift), shift being null or a row of its own; and the gradient on the way back.
   void (*softmax)(const T* x, const float* shift, T* y, int64_t n);
   void (*softmax_back)(const T* dy, const T* y, T* dx, int64_t n);
+  // weights = softmax(q k^T + shift), y = weights v, all row by row; shift is null, or has the row of query i at i * shift_step.
+  void (*attend)(const T* q, const T* k, const T* v, const float* shift, int64_t shift_step, float* weights, T* y,
+                 float* scratch, const Attention& a);
+  void (*attend_back)(const T* dy, const T* q, const T* k, const T* v, const float* weights, T* dq, T* dk, T* dv,
+                      float* scratch, const Attention& a);
   // Cross-entropy of logits + bias against `target`; turns the logits into the loss's slope times `weight`, which is also
   // added to `bias_slope`, if it is given.
   float (*cross_entropy)(T* logits, const float* bias, int64_t target, float weight, float* bias_slope, int64_t n);

@@ -42,6 +42,13 @@ unsafe extern "C" {
         v: *mut *mut C_tensor,
     ) -> Text;
     pub(crate) fn elf_softmax(x: *const C_tensor, mask: *const C_tensor, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_attend(
+        q: *const C_tensor,
+        k: *const C_tensor,
+        v: *const C_tensor,
+        mask: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> Text;
     pub(crate) fn elf_cross_entropy(
         logits: *mut C_tensor,
         bias: *const C_tensor,

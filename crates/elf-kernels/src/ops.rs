@@ -93,6 +93,27 @@ pub fn softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchErro
     Ok(ffi::taken(out))
 }
 
+/// `softmax(q k^T + mask) v` of queries `[rows, N, dim]` and keys and values `[rows, M, dim]`, in their kind. `mask`, fp32
+/// `[B, N or 1, M]` with B dividing the rows, is added to the scores: 0 for visible positions, minus infinity for hidden ones;
+/// each query must see at least one.
+///
+/// For rows of up to a hundred or so: one head is one piece of work, in which nothing but q, k, v leaves the cache. Libtorch's
+/// attention makes products of each head by itself, which costs more than the arithmetic there.
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    if !is_ours(q) {
+        return plain::attend(q, k, v, mask);
+    }
+    let mut out = null_mut();
+    // SAFETY: all tensors live through the call; `out` is set if there is no error.
+    ffi::check(unsafe {
+        ffi::elf_attend(q.as_ptr(), k.as_ptr(), v.as_ptr(), mask.map_or(null(), Tensor::as_ptr), &mut out)
+    })?;
+    Ok(ffi::taken(out))
+}
+
 /// Cross-entropies of `logits + bias` `[N, V]` against `ids` `[N]` (int64), each times its weight: `[N]`, fp32. No gradient
 /// is recorded. With `with_slope`, the logits are replaced by the gradient of the sum with respect to them, and the
 /// gradient with respect to the bias `[V]` is returned too.

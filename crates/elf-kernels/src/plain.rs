@@ -61,6 +61,21 @@ pub fn softmax(scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchErro
     shifted.f_softmax(-1, Kind::Float)?.f_to_kind(scores.kind())?.f_view([rows, n, columns])
 }
 
+/// [`crate::attend`].
+///
+/// # Errors
+/// If libtorch fails.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    let [wide_q, wide_k, wide_v] = [q, k, v].map(|x| x.f_to_kind(Kind::Float));
+    let mut scores = wide_q?.f_bmm(&wide_k?.f_transpose(1, 2)?)?;
+    if let Some(mask) = mask {
+        let ((rows, n, m), batch) = (scores.size3()?, mask.size3()?.0);
+        scores =
+            scores.f_view([batch, rows / batch.max(1), n, m])?.f_add(&mask.f_unsqueeze(1)?)?.f_view([rows, n, m])?;
+    }
+    scores.f_softmax(-1, Kind::Float)?.f_bmm(&wide_v?)?.f_to_kind(q.kind())
+}
+
 /// [`crate::cross_entropy`].
 ///
 /// # Errors

@@ -1,8 +1,8 @@
 //! Each fused operation against its plain form: values and gradients, in both kinds, at sizes that fill no vector.
 
 use elf_kernels::{
-    AdamStep, Heads, MomentumStep, adam, add_scaled, cross_entropy, heads, instruction_set, momentum, plain, rms_norm,
-    softmax, swiglu,
+    AdamStep, Heads, MomentumStep, adam, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, plain,
+    rms_norm, softmax, swiglu,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -135,6 +135,41 @@ fn softmax_agrees_with_and_without_a_mask() {
             }
         }
     }
+}
+
+#[test]
+fn attention_agrees_with_and_without_a_mask() {
+    for (batch, heads, n, m, dim) in
+        [(2i64, 2i64, 3i64, 5i64, 8i64), (1, 1, 1, 1, 2), (3, 2, 14, 14, 64), (1, 3, 17, 40, 66)]
+    {
+        let hidden = |queries: i64| {
+            let hidden = wave(&[batch, queries, m], 9.0).gt(0.3);
+            let first = Tensor::arange(m, (Kind::Int64, Device::Cpu)).gt(0);
+            let zeros = Tensor::zeros([batch, queries, m], (Kind::Float, Device::Cpu));
+            zeros.masked_fill(&hidden.logical_and(&first), f64::NEG_INFINITY)
+        };
+        let (of_keys, of_queries) = (hidden(1), hidden(n));
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for mask in [None, Some(&of_keys), Some(&of_queries)] {
+                let rows = batch * heads;
+                let q = (wave(&[rows, n, dim], 0.0) * 0.5).to_kind(kind).set_requires_grad(true);
+                let (k, v) = (leaf(&[rows, m, dim], 2.0, kind), leaf(&[rows, m, dim], 4.0, kind));
+                let (fused, plain) = (attend(&q, &k, &v, mask).unwrap(), plain::attend(&q, &k, &v, mask).unwrap());
+                agree("attention", kind, &[fused], &[plain], &[&q, &k, &v]);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_refuses_what_does_not_fit() {
+    let x = |shape: &[i64]| wave(shape, 0.0);
+    let refused =
+        |k: &Tensor, v: &Tensor, mask: Option<&Tensor>| attend(&x(&[4, 3, 8]), k, v, mask).unwrap_err().to_string();
+    assert!(refused(&x(&[4, 5, 8]), &x(&[4, 6, 8]), None).contains("alike"));
+    assert!(refused(&x(&[4, 5, 6]), &x(&[4, 5, 6]), None).contains("channels of the queries"));
+    assert!(refused(&x(&[4, 5, 8]), &x(&[4, 5, 8]), Some(&x(&[3, 1, 5]))).contains("the mask must be"));
+    assert!(refused(&x(&[4, 5, 8]).to_kind(Kind::BFloat16), &x(&[4, 5, 8]), None).contains("of one kind"));
 }
 
 #[test]

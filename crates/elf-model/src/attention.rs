@@ -83,13 +83,19 @@ impl Attention {
     }
 }
 
-/// The largest number of positions whose scores are stored as a whole.
+/// The largest number of positions whose scores are stored as a whole in bf16, and in fp32.
 const EXPLICIT_UP_TO: i64 = 512;
+const SHORT_UP_TO: i64 = 128;
 
-/// Whether attention over `n` tokens stores its scores as a whole. libtorch's fused attention saves that memory, but on a CPU its
-/// backward pass in bf16 is several times slower than plain batched products.
+/// Whether attention over `n` tokens stores its scores as a whole. libtorch's fused attention saves that memory. On a CPU its
+/// backward pass in bf16 is several times slower than plain batched products, and over short rows its products of one head each are
+/// slower in fp32 than the arithmetic takes.
 pub(crate) fn keeps_scores(n: i64, precision: Precision, on_cpu: bool) -> bool {
-    on_cpu && precision == Precision::Bf16 && n <= EXPLICIT_UP_TO
+    let longest = match precision {
+        Precision::Bf16 => EXPLICIT_UP_TO,
+        Precision::F32 => SHORT_UP_TO,
+    };
+    on_cpu && n <= longest
 }
 
 /// `softmax(q k^T) v` of queries `[B * heads, N, head_dim]`, already scaled, and keys and values `[B * heads, M, head_dim]`; `mask` is
@@ -111,6 +117,10 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: i64, mask: Option<&Tensor>)
             false,
         )?;
         return Ok(mixed.f_reshape([rows, n, head_dim])?);
+    }
+    if precision == Precision::F32 {
+        let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_reshape([mask.size()[0], -1, m])).transpose()?;
+        return Ok(elf_kernels::attend(q, k, v, mask.as_ref())?);
     }
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
     let weights = match mask {

@@ -271,49 +271,69 @@ fn learned_latents_are_a_normalised_table_that_files_keep() {
     }
 }
 
-/// With a head of zeros, the network's estimate is the one without context, and its words are those of that estimate.
-#[test]
-fn a_network_with_a_token_posterior_starts_from_it() {
+fn wave(shape: &[i64], step: f64) -> Tensor {
+    (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+}
+
+/// A small network with a token posterior, whose head is 0, and its classes.
+fn informed() -> (Elf, TokenClasses) {
     let config = ElfConfig { token_posterior_dims: 3, ..small() };
-    let net = Elf::new(config.clone(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
-    let wave = |shape: &[i64], step: f64| {
-        (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
-    };
-    let (axes, _) = Tensor::linalg_qr(&wave(&[6, 6], 0.9), "reduced");
+    let net = Elf::new(config, PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
     let means = wave(&[40, 3], 1.7);
     let classes = TokenClasses {
         // Of mean square 1 over the six channels, as normalised latents are.
         means: &means * (means.square().sum_dim_intlist(-1, true, Kind::Float) / 6.0).rsqrt(),
         variances: Tensor::ones([6], (Kind::Float, Device::Cpu)) * 0.01,
         log_shares: Tensor::zeros([40], (Kind::Float, Device::Cpu)),
-        axes: axes.shallow_clone(),
+        axes: Tensor::linalg_qr(&wave(&[6, 6], 0.9), "reduced").0,
     };
     net.start_token_posterior(&classes, [2.0, 5.0]).unwrap();
-    let clean = classes.means.narrow(0, 7, 4).matmul(&axes.narrow(1, 0, 3).tr()).unsqueeze(0);
-    let time = |t: f64| Tensor::from_slice(&[t as f32]);
-    let x_prev = clean.zeros_like();
-    let pass = |z: &Tensor, t: f64, decode: Option<&Tensor>| {
-        let t = time(t);
-        let input = TrunkInput { x_prev: Some(&x_prev), decode, ..TrunkInput::new(z, &t) };
-        net.trunk(&input).unwrap()
-    };
+    (net, classes)
+}
+
+/// The clean latents of tokens 7 to 10.
+fn four_tokens(classes: &TokenClasses) -> Tensor {
+    classes.means.narrow(0, 7, 4).matmul(&classes.axes.narrow(1, 0, 3).tr()).unsqueeze(0)
+}
+
+fn pass(net: &Elf, z: &Tensor, t: f64, decode: bool) -> Tensor {
+    let (t, mode) = (Tensor::from_slice(&[t as f32]), Tensor::from_slice(&[f32::from(u8::from(decode))]));
+    let input = TrunkInput { x_prev: Some(&z.zeros_like()), decode: Some(&mode), ..TrunkInput::new(z, &t) };
+    net.trunk(&input).unwrap()
+}
+
+/// With a head of zeros, the network's estimate is the one without context, and its words are those of that estimate.
+#[test]
+fn a_network_with_a_token_posterior_starts_from_it() {
+    let (net, classes) = informed();
+    let clean = four_tokens(&classes);
     // Clean latents are kept, and pure noise says nothing: the estimate is the mean of all means.
-    assert!(difference(&net.clean(&pass(&clean, 1.0, None)).unwrap(), &clean) < 1e-3);
-    let common = classes.means.mean_dim([0i64].as_slice(), true, Kind::Float).matmul(&axes.narrow(1, 0, 3).tr());
-    let start = net.clean(&pass(&rows(1, 4, 6).0, 0.0, None)).unwrap();
+    assert!(difference(&net.clean(&pass(&net, &clean, 1.0, false)).unwrap(), &clean) < 1e-3);
+    let common = classes.means.mean_dim([0i64].as_slice(), true, Kind::Float);
+    let common = common.matmul(&classes.axes.narrow(1, 0, 3).tr());
+    let start = net.clean(&pass(&net, &rows(1, 4, 6).0, 0.0, false)).unwrap();
     assert!(difference(&start, &common.expand_as(&start)) < 1e-4);
-    let hidden = pass(&clean, 1.0, Some(&time(1.0))).squeeze_dim(0);
+    let hidden = pass(&net, &clean, 1.0, true).squeeze_dim(0);
     assert_eq!(hidden.size()[1], net.shape().hidden_size);
     let read = classes.means.index_select(0, &net.logits(&hidden).unwrap().argmax(-1, false));
     // Tokens 7 and 23 have nearly the same mean.
     assert!(difference(&read, &classes.means.narrow(0, 7, 4)) < 0.4, "{read}");
-    // The loss's logits are the same, and its gradients reach everything but the classes.
+    let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    let message = without.start_token_posterior(&classes, [2.0, 5.0]).unwrap_err().to_string();
+    assert!(message.contains("token_posterior_dims"), "{message}");
+}
+
+/// The loss has the logits of [`Network::logits`], gradients reach everything but the classes, and files keep all of it.
+#[test]
+fn a_token_posterior_is_frozen_and_kept() {
+    let (net, classes) = informed();
     net.params().set_requires_grad(true);
-    let hidden = pass(&clean, 1.0, Some(&time(1.0))).squeeze_dim(0);
+    let clean = four_tokens(&classes);
+    let hidden = pass(&net, &clean, 1.0, true).squeeze_dim(0);
     let targets = Tensor::from_slice(&[7i64, 8, 9, 3]);
     let CrossEntropy { sum, each } = net.cross_entropy(&hidden, &targets, None).unwrap();
-    let plain =
-        net.logits(&hidden).unwrap().cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::None, -100, 0.0);
+    let logits = net.logits(&hidden).unwrap();
+    let plain = logits.cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::None, -100, 0.0);
     assert!(difference(&each, &plain) < 1e-4);
     (sum + net.clean(&hidden).unwrap().square().sum(Kind::Float)).backward();
     for (name, p) in net.params().iter() {
@@ -325,12 +345,7 @@ fn a_network_with_a_token_posterior_starts_from_it() {
     let path = folder.path().join("model.safetensors");
     net.save(&path).unwrap();
     let again = Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap();
-    assert_eq!(again.config(), &config);
-    let input = [clean.shallow_clone(), time(0.4)];
-    let estimate = |net: &Elf| net.clean(&net.trunk(&TrunkInput::new(&input[0], &input[1])).unwrap()).unwrap();
+    assert_eq!(again.config(), net.config());
+    let estimate = |net: &Elf| net.clean(&pass(net, &clean, 0.4, false)).unwrap();
     assert_eq!(difference(&estimate(&again), &estimate(&net)), 0.0);
-    let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
-    assert!(
-        without.start_token_posterior(&classes, [2.0, 5.0]).unwrap_err().to_string().contains("token_posterior_dims")
-    );
 }

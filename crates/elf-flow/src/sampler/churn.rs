@@ -3,7 +3,7 @@
 use elf_core::Noise;
 use serde::{Deserialize, Serialize};
 
-use super::sde::{check_gamma, sde_step};
+use super::sde::{Back, check_gamma};
 use super::{Sampler, SamplerConfig, Span, State};
 use crate::{Field, Result};
 
@@ -45,7 +45,9 @@ impl SamplerConfig for Churn {
 
 impl Sampler for Churn {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
-        let missing = |keep: f64, from: f64| ((1.0 - keep * from).powi(2) - (keep * (1.0 - from)).powi(2)).sqrt();
-        sde_step(self.gamma, missing, field, state, span, noise)
+        let Back { keep, .. } = Back::of(self.gamma, span);
+        let left = keep * (1.0 - span.from);
+        let missing = ((1.0 - keep * span.from).powi(2) - left * left).sqrt();
+        Back { keep, noise: missing }.and_forth(field, state, span, noise)
     }
 }

@@ -3,7 +3,7 @@
 use elf_core::Noise;
 use serde::{Deserialize, Serialize};
 
-use super::sde::{check_gamma, sde_step};
+use super::sde::{Back, check_gamma};
 use super::{Sampler, SamplerConfig, Span, State};
 use crate::{Error, Field, Result};
 
@@ -61,6 +61,6 @@ impl SamplerConfig for ScheduledSde {
 
 impl Sampler for ScheduledSde {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
-        sde_step(self.gamma(span.from), |keep, _| 1.0 - keep, field, state, span, noise)
+        Back::of(self.gamma(span.from), span).and_forth(field, state, span, noise)
     }
 }

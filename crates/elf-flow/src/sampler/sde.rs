@@ -52,27 +52,34 @@ impl SamplerConfig for Sde {
 
 impl Sampler for Sde {
     fn step(&mut self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
-        sde_step(self.gamma, |keep, _| 1.0 - keep, field, state, span, noise)
+        Back::of(self.gamma, span).and_forth(field, state, span, noise)
     }
 }
 
-/// One step with this gamma. `amount` is the standard deviation of the noise in units of sigma, from the factor by which latents and
-/// time are shrunk and the time at which the step starts.
-pub(super) fn sde_step(
-    gamma: f64,
-    amount: impl Fn(f64, f64) -> f64,
-    field: &dyn Field,
-    state: State,
-    span: Span,
-    noise: &mut dyn Noise,
-) -> Result<State> {
-    let keep = (1.0 - gamma * span.length()).clamp(0.0, 1.0);
-    if keep == 1.0 {
-        return euler_step(field, state, span);
+/// The way back in time before a step.
+pub(super) struct Back {
+    /// The factor by which latents and time shrink.
+    pub(super) keep: f64,
+    /// The standard deviation of the noise that is added, in units of sigma.
+    pub(super) noise: f64,
+}
+
+impl Back {
+    /// As [`Sde`] goes.
+    pub(super) fn of(gamma: f64, span: Span) -> Self {
+        let keep = (1.0 - gamma * span.length()).clamp(0.0, 1.0);
+        Self { keep, noise: 1.0 - keep }
     }
-    let eps = noise.normal("sde", &state.z.size())?;
-    let z = field.pin(state.z * keep + eps * (amount(keep, span.from) * field.noise_scale()))?;
-    euler_step(field, State { z, ..state }, Span { from: keep * span.from, to: span.to })
+
+    /// Goes back, then takes an Euler step.
+    pub(super) fn and_forth(self, field: &dyn Field, state: State, span: Span, noise: &mut dyn Noise) -> Result<State> {
+        if self.keep == 1.0 {
+            return euler_step(field, state, span);
+        }
+        let eps = noise.normal("sde", &state.z.size())?;
+        let z = field.pin(state.z * self.keep + eps * (self.noise * field.noise_scale()))?;
+        euler_step(field, State { z, ..state }, Span { from: self.keep * span.from, to: span.to })
+    }
 }
 
 /// Refuses a gamma that is negative or no number.

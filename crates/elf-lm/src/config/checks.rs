@@ -101,19 +101,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
         );
     }
-    if config.network.token_posterior_dims != 0 {
-        let reason = match (config.network.learned_latents, config.flow.prediction) {
-            (true, _) => "learned_latents changes them all the time",
-            (_, PredictionTarget::Velocity) => "prediction: v has a velocity in their place",
-            _ => "",
-        };
-        if !reason.is_empty() {
-            fail!(
-                setting("token_posterior_dims"),
-                "token_posterior_dims is for the prediction of an encoder's clean latents, and {reason}: leave one of them out"
-            );
-        }
-    }
+    check_token_posterior(config)?;
     if config.network.learned_latents && config.network.causal_latents {
         fail!(
             setting("causal_latents"),
@@ -160,4 +148,20 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses a token posterior of a network that does not predict the clean latents of an encoder.
+fn check_token_posterior(config: &RunConfig) -> Result<()> {
+    if config.network.token_posterior_dims == 0 {
+        return Ok(());
+    }
+    let reason = match (config.network.learned_latents, config.flow.prediction) {
+        (true, _) => "learned_latents changes them all the time",
+        (_, PredictionTarget::Velocity) => "prediction: v has a velocity in their place",
+        _ => return Ok(()),
+    };
+    fail!(
+        setting("token_posterior_dims"),
+        "token_posterior_dims is for the prediction of an encoder's clean latents, and {reason}: leave one of them out"
+    );
 }
