@@ -90,7 +90,8 @@ impl WordMoments {
         Ok(Summary { total, common, means, log_shares, unexplained: (&unexplained + unexplained.tr()) * 0.5 })
     }
 
-    /// The words as Gaussian classes whose means are told apart along the first `dims` principal axes of the latents.
+    /// One Gaussian class for each word. Words have means of their own along the first `dims` principal axes of the latents, and a common
+    /// mean of 0 along the others.
     ///
     /// # Errors
     /// If nothing was counted, there are not that many axes, or libtorch fails.

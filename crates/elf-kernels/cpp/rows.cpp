@@ -166,8 +166,6 @@ void softmax_back(const T* dy, const T* y, T* dx, int64_t n) {
 // Sixteen numbers at a time; the compiler splits them where registers are narrower.
 typedef float Lanes __attribute__((vector_size(64)));
 
-int64_t padded(int64_t size) { return (size + 15) / 16 * 16; }
-
 // out [rows, width] = a [rows, inner] b [inner, width], rows of a and of the others a given step apart; width is a multiple of 16.
 template <int ROWS>
 void product_of(const float* a, int64_t a_step, const float* b, float* out, int64_t inner, int64_t width) {
@@ -249,23 +247,21 @@ void attend_back(const T* dy, const T* q, const T* k, const T* v, const float* w
   const int64_t wide = padded(a.dim), keys = padded(a.m);
   const float* slope = widened(dy, a.n, a.dim, wide, scratch);
   float* out = scratch.take((a.n > a.m ? a.n : a.m) * wide);
+  float* scores = scratch.take(a.n * keys);
   const Scratch rest = scratch;
 
   product(transposed(weights, a.n, a.m, a.m, a.n, scratch), a.n, slope, out, a.m, a.n, wide);
   narrowed(out, a.m, a.dim, wide, dv);
 
   scratch = rest;
-  float* scores = scratch.take(a.n * keys);
   product(slope, wide, transposed(v, a.m, a.dim, a.dim, keys, scratch), scores, a.n, a.dim, keys);
   for (int64_t i = 0; i < a.n; ++i) softmax_back(scores + i * keys, weights + i * a.m, scores + i * keys, a.m);
 
   scratch = rest;
-  scratch.take(a.n * keys);
   product(scores, keys, widened(k, a.m, a.dim, wide, scratch), out, a.n, a.m, wide);
   narrowed(out, a.n, a.dim, wide, dq);
 
   scratch = rest;
-  scratch.take(a.n * keys);
   const float* turned = transposed(scores, a.n, a.m, keys, a.n, scratch);
   product(turned, a.n, widened(q, a.n, a.dim, wide, scratch), out, a.m, a.n, wide);
   narrowed(out, a.m, a.dim, wide, dk);

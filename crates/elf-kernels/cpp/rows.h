@@ -29,9 +29,11 @@ struct Attention {
   int64_t n, m, dim;
 };
 
-// Floats that a head's attention needs beside its results, there and back.
+// Whole groups of sixteen numbers.
+inline int64_t padded(int64_t size) { return (size + 15) / 16 * 16; }
+
+// Floats that the forward and the backward pass of a head's attention need in addition to their results.
 inline int64_t attention_scratch(const Attention& a) {
-  const auto padded = [](int64_t size) { return (size + 15) / 16 * 16; };
   return 4 * (a.n + a.m) * padded(a.dim) + (a.dim + 2 * a.n) * padded(a.m) + a.n * a.m;
 }
 
