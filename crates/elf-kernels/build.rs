@@ -29,6 +29,8 @@ fn main() {
         .define("GLOG_USE_GLOG_EXPORT", None)
         .flag_if_supported("-fopenmp")
         .file("cpp/fused.cpp")
+        .file("cpp/gpu_forms.cpp")
+        .file("cpp/lists.cpp")
         .file("cpp/mkl.cpp")
         .file("cpp/observe.cpp")
         .compile("elf_fused");

@@ -103,7 +103,9 @@ fn cuda_library() -> std::result::Result<(), String> {
                 // SAFETY: libtorch_cuda is the sibling of the libtorch_cpu that is already running in this process;
                 // its initialisers register kernels and do nothing else. It is never unloaded.
                 let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-                library.map(std::mem::forget).map_err(|e| e.to_string())
+                library.map(std::mem::forget).map_err(|e| e.to_string())?;
+                elf_kernels::set_up_gpus();
+                Ok(())
             }
             #[cfg(not(unix))]
             Err("only Linux is supported".to_string())
@@ -128,11 +130,10 @@ pub fn cuda_devices() -> usize {
 /// # Errors
 /// If libtorch fails (out of memory).
 pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
-    if tensor.device() != Device::Cpu || !matches!(device, Device::Cuda(_)) {
+    let (Device::Cpu, Device::Cuda(index)) = (tensor.device(), device) else {
         return Ok(tensor.f_to_device(device)?);
-    }
-    let pinned = tensor.f_pin_memory(device)?;
-    Ok(pinned.f_to_device_(device, pinned.kind(), true, false)?)
+    };
+    Ok(elf_kernels::upload(tensor, index)?)
 }
 
 /// Waits until all work queued on `device` is done. A CPU has no queue.

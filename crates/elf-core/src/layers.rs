@@ -63,8 +63,11 @@ impl RmsNorm {
 
     /// [`RmsNorm::forward`] with the result in `kind`, rounded once.
     pub fn forward_to(&self, x: &Tensor, kind: Kind) -> Tensor {
+        // Loops of our own want the weight in fp32, libtorch's kernel in the kind of what it normalises.
+        let own = !elf_kernels::takes_gpu_path(x.device()) || kind == Kind::Float;
+        let weight = self.weight.get(if own { Kind::Float } else { x.kind() });
         // Panics on wrong shapes, as tch's plain operations do.
-        elf_kernels::rms_norm(x, self.weight.master(), self.eps, kind).unwrap_or_else(|e| panic!("{e:?}"))
+        elf_kernels::rms_norm(x, &weight, self.eps, kind).unwrap_or_else(|e| panic!("{e:?}"))
     }
 }
 

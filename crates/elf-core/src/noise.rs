@@ -77,7 +77,8 @@ fn key_of_name(name: &str) -> u64 {
 
 /// Noise as a pure function of a row's key, the draw's name and the number of former draws of that name.
 ///
-/// The same key gives the same numbers on the same device in every batch. A training row's key is made of the run's seed,
+/// The same key gives the same numbers on the same kind of device in every batch: a CPU draws row after row with libtorch's own
+/// generator, a GPU draws all rows in the launches of one, number i of a row being a function of the row's key and i. A training row's key is made of the run's seed,
 /// the step and the row's place in the global batch; a sampled row's key is made of the request's seed.
 #[derive(Debug, Clone)]
 pub struct Seeded {
@@ -135,32 +136,96 @@ impl Seeded {
         Ok(stream)
     }
 
-    fn draw(
-        &mut self,
-        name: &str,
-        shape: &[i64],
-        fill: impl Fn(&mut Tensor) -> std::result::Result<Tensor, TchError>,
-    ) -> Result<Tensor> {
+    fn draw(&mut self, name: &str, shape: &[i64], law: Law) -> Result<Tensor> {
         let stream = self.next_stream(name, shape)?;
+        if elf_kernels::takes_gpu_path(self.device) {
+            let keys: Vec<u64> = self.rows.iter().map(|row| key_of(&[*row, stream])).collect();
+            return tch::no_grad(|| law.by_counter(&keys, shape, self.device));
+        }
         let _alone = generator();
         tch::no_grad(|| {
             let drawn = Tensor::f_empty(shape, (Kind::Float, self.device))?;
             for (i, row) in (0..).zip(&self.rows) {
                 tch::manual_seed(key_of(&[*row, stream]) as i64);
-                let _ = fill(&mut drawn.f_get(i)?)?;
+                law.fill(&mut drawn.f_get(i)?)?;
             }
             Ok(drawn)
         })
     }
 }
 
+/// What is drawn.
+#[derive(Debug, Clone, Copy)]
+enum Law {
+    /// Standard normal.
+    Normal,
+    /// Uniform in [0, 1).
+    Uniform,
+}
+
+/// The bits of a word that a uniform number is made of: as many as fp32 holds.
+const UNIFORM_BITS: i64 = 24;
+
+impl Law {
+    /// One row by libtorch's generator.
+    fn fill(self, row: &mut Tensor) -> std::result::Result<(), TchError> {
+        match self {
+            Self::Normal => row.f_normal_(0.0, 1.0).map(drop),
+            Self::Uniform => row.f_uniform_(0.0, 1.0).map(drop),
+        }
+    }
+
+    /// All rows at once, `[rows, ..]`: splitmix64 of key and place, element by element, and for normal numbers Box and Muller's
+    /// transform, of which each word makes two.
+    fn by_counter(self, keys: &[u64], shape: &[i64], device: Device) -> Result<Tensor> {
+        let n: i64 = shape[1..].iter().product();
+        let words = match self {
+            Self::Normal => (n + 1) / 2,
+            Self::Uniform => n,
+        };
+        let keys: Vec<i64> = keys.iter().map(|&key| key as i64).collect();
+        let keys = crate::device::upload(&Tensor::f_from_slice(&keys)?, device)?.f_unsqueeze(-1)?;
+        let places = Tensor::f_arange_start(1, words + 1, (Kind::Int64, device))?.f_mul_scalar_(GOLDEN as i64)?;
+        let bits = scrambled(keys.f_add(&places)?)?;
+        let unit = 1.0 / (1i64 << UNIFORM_BITS) as f64;
+        // The top bits and the ones at the end, which share none.
+        let top = |bits: &Tensor| Ok::<_, crate::Error>(shifted(bits, 64 - UNIFORM_BITS)?.f_to_kind(Kind::Float)?);
+        let drawn = match self {
+            Self::Uniform => top(&bits)?.f_mul_scalar_(unit)?,
+            Self::Normal => {
+                // In (0, 1): the logarithm of 0 is none.
+                let radius =
+                    top(&bits)?.f_add_scalar_(0.5)?.f_mul_scalar_(unit)?.f_log_()?.f_mul_scalar_(-2.0)?.f_sqrt_()?;
+                let last = bits.f_bitwise_and((1i64 << UNIFORM_BITS) - 1)?.f_to_kind(Kind::Float)?;
+                let angle = last.f_mul_scalar(unit * std::f64::consts::TAU)?;
+                let (cos, sin) = (angle.f_cos()?.f_mul_(&radius)?, angle.f_sin()?.f_mul_(&radius)?);
+                Tensor::f_cat(&[cos, sin], 1)?.f_narrow(1, 0, n)?
+            }
+        };
+        Ok(drawn.f_reshape(shape)?)
+    }
+}
+
+/// Words shifted right, zeros coming in: libtorch's own shift keeps the sign.
+fn shifted(words: &Tensor, by: i64) -> Result<Tensor> {
+    Ok(words.f_bitwise_right_shift_tensor_scalar(by)?.f_bitwise_and_((1i64 << (64 - by)) - 1)?)
+}
+
+/// Splitmix64's finaliser, as in [`key_of`], of each word, in place.
+fn scrambled(mut x: Tensor) -> Result<Tensor> {
+    for (by, factor) in [(30, 0xbf58_476d_1ce4_e5b9u64), (27, 0x94d0_49bb_1331_11eb)] {
+        x = x.f_bitwise_xor_tensor_(&shifted(&x, by)?)?.f_mul_scalar_(factor as i64)?;
+    }
+    Ok(x.f_bitwise_xor_tensor_(&shifted(&x, 31)?)?)
+}
+
 impl Noise for Seeded {
     fn normal(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
-        self.draw(name, shape, |row| row.f_normal_(0.0, 1.0))
+        self.draw(name, shape, Law::Normal)
     }
 
     fn uniform(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
-        self.draw(name, shape, |row| row.f_uniform_(0.0, 1.0))
+        self.draw(name, shape, Law::Uniform)
     }
 
     fn coins(&mut self, name: &str, rows: usize) -> Result<Vec<f64>> {
@@ -299,6 +364,48 @@ mod tests {
         assert_eq!(at().without_dropout().dropout(2).unwrap(), None);
         // Without places there is nothing to spread over.
         assert_eq!(keyed().spread("c", 2).unwrap(), keyed().coins("c", 2).unwrap());
+    }
+
+    /// The draws of GPUs, made on a CPU: rows of their own, moments and tails of the law, and the words of splitmix64.
+    #[test]
+    fn draws_by_counter_are_of_their_law_and_of_their_row() {
+        let keys = [3u64, u64::MAX, 4];
+        let draw = |keys: &[u64], law: Law, shape: &[i64]| law.by_counter(keys, shape, Device::Cpu).unwrap();
+        for law in [Law::Normal, Law::Uniform] {
+            for n in [1i64, 2, 7, 384] {
+                let together = rows_of(&draw(&keys, law, &[3, n]));
+                for (key, row) in keys.iter().zip(&together) {
+                    assert_eq!(&rows_of(&draw(&[*key], law, &[1, n]))[0], row);
+                }
+                assert!(n == 1 || together[0] != together[2]);
+            }
+        }
+        let x = draw(&[5, 6], Law::Normal, &[2, 500, 401]);
+        let moment = |p: f64| x.pow_tensor_scalar(p).mean(Kind::Double).double_value(&[]);
+        for (p, expected, within) in [(1.0, 0.0, 0.01), (2.0, 1.0, 0.01), (3.0, 0.0, 0.03), (4.0, 3.0, 0.06)] {
+            assert!((moment(p) - expected).abs() < within, "moment {p}: {}", moment(p));
+        }
+        let beyond = x.abs().gt(3.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        assert!((beyond - 0.0027).abs() < 0.0004, "{beyond}");
+        // Both halves of a word's pair, and neighbouring rows, are unrelated.
+        let half =
+            (&x.view([2, -1]).narrow(1, 0, 100_000) * &x.view([2, -1]).narrow(1, 100_250, 100_000)).mean(Kind::Double);
+        assert!(half.double_value(&[]).abs() < 0.01);
+        assert!((x.get(0) * x.get(1)).mean(Kind::Double).double_value(&[]).abs() < 0.01);
+        let u = draw(&[9], Law::Uniform, &[1, 100_000]);
+        assert!((u.mean(Kind::Double).double_value(&[]) - 0.5).abs() < 0.005);
+        assert!(u.min().double_value(&[]) >= 0.0 && u.max().double_value(&[]) < 1.0);
+        let word = |key: u64, i: u64| {
+            let mut x = key.wrapping_add(i.wrapping_mul(GOLDEN));
+            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            x ^ (x >> 31)
+        };
+        let first = draw(&[u64::MAX], Law::Uniform, &[1, 3]);
+        for i in 0..3 {
+            let expected = (word(u64::MAX, i + 1) >> 40) as f64 / (1u64 << 24) as f64;
+            assert_eq!(first.double_value(&[0, i as i64]), expected);
+        }
     }
 
     #[test]

@@ -90,8 +90,11 @@ impl ParamSet {
 
     /// Drops all gradients.
     pub fn zero_grad(&self) {
-        for p in self.params.values() {
-            p.tensor.shallow_clone().zero_grad();
+        let gpu = self.params.values().any(|p| elf_kernels::takes_gpu_path(p.tensor.device()));
+        let given: Vec<Tensor> = self.params.values().map(|p| p.tensor.grad()).filter(Tensor::defined).collect();
+        match gpu && tch::no_grad(|| elf_kernels::lists::zero(&given)).is_ok() {
+            true => {}
+            false => self.params.values().for_each(|p| p.tensor.shallow_clone().zero_grad()),
         }
     }
 

@@ -71,4 +71,12 @@ impl PrecisionPolicy {
     pub const fn with_blocks(blocks: Precision) -> Self {
         Self { blocks, ..Self::F32 }
     }
+
+    /// Lets a GPU round the inputs of fp32 products to TF32 where blocks are in bf16, which has fewer digits. Networks call it as they
+    /// are made; it holds for the process.
+    pub fn settle(self, device: Device) {
+        if matches!(device, Device::Cuda(_)) {
+            elf_kernels::allow_tf32(self.blocks == Precision::Bf16);
+        }
+    }
 }

@@ -83,7 +83,7 @@ impl Unembedding {
         let mut kernel_grad: Option<Tensor> = None;
         let mut bias_grad: Option<Tensor> = None;
         tch::no_grad(|| -> Result<()> {
-            let step = (LOGITS_AT_A_TIME / vocab).max(1);
+            let step = elf_kernels::rows_at_a_time(vocab, LOGITS_AT_A_TIME, features.device());
             for start in (0..rows).step_by(step as usize) {
                 let n = step.min(rows - start);
                 let x = features.f_narrow(0, start, n)?.f_to_kind(kind)?;

@@ -1,5 +1,6 @@
 // Tensors and threads around rows.cpp, and the gradients that libtorch's autograd asks for. Plain C functions for lib.rs.
 
+#include "guarded.h"
 #include "rows.h"
 
 #include <ATen/ATen.h>
@@ -15,6 +16,7 @@
 
 using at::Tensor;
 using elf::bf16;
+using elf::guarded;
 using elf::Rows;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -461,21 +463,6 @@ struct Recompute : torch::autograd::Function<Recompute> {
 
 bool plain_f32(const Tensor& t, int64_t n) {
   return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() == n;
-}
-
-// No exception crosses into Rust: the text comes back instead, to be freed by elf_kernels_free.
-template <typename F>
-char* guarded(F f) {
-  try {
-    f();
-    return nullptr;
-  } catch (const c10::Error& e) {
-    return strdup(e.what_without_backtrace());
-  } catch (const std::exception& e) {
-    return strdup(e.what());
-  } catch (...) {
-    return strdup("an exception of an unknown kind");
-  }
 }
 
 }  // namespace

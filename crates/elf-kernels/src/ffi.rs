@@ -41,6 +41,19 @@ unsafe extern "C" {
         k: *mut *mut C_tensor,
         v: *mut *mut C_tensor,
     ) -> Text;
+    pub(crate) fn elf_plain_swiglu(h: *const C_tensor, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_plain_heads(
+        qkv: *const C_tensor,
+        q_weight: *const C_tensor,
+        k_weight: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        eps: c_double,
+        q_scale: c_double,
+        q: *mut *mut C_tensor,
+        k: *mut *mut C_tensor,
+        v: *mut *mut C_tensor,
+    ) -> Text;
     pub(crate) fn elf_softmax(x: *const C_tensor, mask: *const C_tensor, out: *mut *mut C_tensor) -> Text;
     pub(crate) fn elf_attend(
         q: *const C_tensor,
@@ -75,6 +88,31 @@ unsafe extern "C" {
         v: *mut C_tensor,
         step: *const c_double,
     ) -> Text;
+    pub(crate) fn elf_list_adam(
+        p: *const *mut C_tensor,
+        g: *const *mut C_tensor,
+        m: *const *mut C_tensor,
+        v: *const *mut C_tensor,
+        n: usize,
+        step: *const c_double,
+    ) -> Text;
+    pub(crate) fn elf_list_momentum(
+        m: *const *mut C_tensor,
+        g: *const *mut C_tensor,
+        n: usize,
+        decay: c_double,
+        ahead: c_double,
+        now: c_double,
+        out: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_list_lerp(p: *const *mut C_tensor, q: *const *mut C_tensor, n: usize, weight: c_double) -> Text;
+    pub(crate) fn elf_list_add(p: *const *mut C_tensor, d: *const *mut C_tensor, n: usize, a: c_double) -> Text;
+    pub(crate) fn elf_list_scale(p: *const *mut C_tensor, n: usize, factor: *const C_tensor) -> Text;
+    pub(crate) fn elf_list_zero(p: *const *mut C_tensor, n: usize) -> Text;
+    pub(crate) fn elf_list_norms(p: *const *mut C_tensor, n: usize, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_upload(x: *const C_tensor, index: c_int, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_allow_tf32(allow: c_int);
+    pub(crate) fn elf_set_up_gpus();
 }
 
 /// The text of an error; `None` without one.

@@ -9,6 +9,9 @@
 //! fused form with it. Activations may be fp32 or bf16; statistics and sums are always fp32, and a result is rounded once.
 //! Gradients are of first order: the fused forms have no second derivatives.
 //!
+//! [`lists`] has operations on all parameters at once, as GPUs want them. [`takes_gpu_path`] says whether a tensor takes the
+//! forms for GPUs; [`on_gpu_path`] makes a CPU take them, so that tests and counters see what a GPU would run.
+//!
 //! Further modules: [`mkl`] selects MKL's code for fp32 products, and [`observe`] counts the libtorch operations of a piece
 //! of code.
 //!
@@ -16,6 +19,8 @@
 
 mod arguments;
 mod ffi;
+mod gpu_path;
+pub mod lists;
 pub mod mkl;
 pub mod observe;
 mod ops;
@@ -23,5 +28,6 @@ pub mod plain;
 mod recompute;
 
 pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
+pub use gpu_path::{GPU_PATH_VARIABLE, allow_tf32, on_gpu_path, rows_at_a_time, set_up_gpus, takes_gpu_path, upload};
 pub use ops::{adam, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu};
 pub use recompute::recompute;

@@ -2,10 +2,10 @@
 
 use std::ptr::{null, null_mut};
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::arguments::{AdamStep, Heads, MomentumStep, Turned};
-use crate::{ffi, plain};
+use crate::{ffi, plain, takes_gpu_path};
 
 /// The variant of the loops on this processor: `avx512`, `avx2` or `base`.
 pub fn instruction_set() -> &'static str {
@@ -14,7 +14,7 @@ pub fn instruction_set() -> &'static str {
 
 /// Whether the fused loops support such tensors.
 fn is_ours(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
+    !takes_gpu_path(x.device()) && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
 
 /// Root-mean-square normalisation over the last dimension: `x / sqrt(mean(x^2) + eps) * weight`.

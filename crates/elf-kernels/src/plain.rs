@@ -1,51 +1,48 @@
 //! The same operations made of libtorch's own, for GPUs and for tests of the fused ones.
 
+use std::ptr::null_mut;
+
 use tch::{Kind, TchError, Tensor};
 
 use crate::arguments::{AdamStep, Heads, MomentumStep, Turned};
+use crate::ffi;
 
-/// [`crate::rms_norm`].
+/// [`crate::rms_norm`], by libtorch's fused kernel on GPUs; `weight` may be in the kind of `x`.
 ///
 /// # Errors
 /// If libtorch fails.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Tensor, TchError> {
-    let wide = x.f_to_kind(Kind::Float)?;
-    let scale = (wide.f_square()?.f_mean_dim(-1, true, Kind::Float)? + eps).f_rsqrt()?;
-    wide.f_mul(&scale)?.f_mul(weight)?.f_to_kind(kind)
+    let channels = [x.size().last().copied().unwrap_or(0)];
+    // In the wider of the two kinds, so that the result is rounded once.
+    let x = if kind == Kind::Float { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() };
+    let weight = weight.f_to_kind(x.kind())?;
+    x.f_internal_fused_rms_norm(channels, Some(&weight), eps)?.0.f_to_kind(kind)
 }
 
 /// [`crate::swiglu`].
 ///
 /// # Errors
-/// If libtorch fails.
+/// If the last dimension is odd, or libtorch fails.
 pub fn swiglu(h: &Tensor) -> Result<Tensor, TchError> {
-    let halves = h.f_chunk(2, -1)?;
-    halves[0].f_silu()?.f_mul(&halves[1])
+    let mut out = null_mut();
+    // SAFETY: the tensor lives through the call; `out` is set if there is no error.
+    ffi::check(unsafe { ffi::elf_plain_swiglu(h.as_ptr(), &mut out) })?;
+    Ok(ffi::taken(out))
 }
 
 /// [`crate::heads`].
 ///
 /// # Errors
-/// If libtorch fails.
+/// If shapes do not fit, or libtorch fails.
 pub fn heads(qkv: &Tensor, how: &Heads) -> Result<Turned, TchError> {
-    let kind = qkv.kind();
-    let shape = qkv.size();
-    let [batch, n, _, heads, dim] = shape[..] else {
-        return Err(TchError::Shape(format!(
-            "queries, keys and values must come as [B, N, 3, heads, dim], not {shape:?}"
-        )));
-    };
-    // Queries and keys go through normalisation and rotation together, in fp32.
-    let qk = qkv.f_narrow(2, 0, 2)?.f_to_kind(Kind::Float)?;
-    let scale = (qk.f_square()?.f_mean_dim(-1, true, Kind::Float)? + how.eps).f_rsqrt()?;
-    let weights = Tensor::f_stack(&[&(how.q_weight * how.q_scale), how.k_weight], 0)?.f_view([2, 1, dim])?;
-    let qk = qk.f_mul(&scale)?.f_mul(&weights)?.f_view([batch, n, 2 * heads, dim / 2, 2])?;
-    // As complex numbers a rotation is one product, forwards and backwards.
-    let turns = Tensor::f_complex(how.cos, how.sin)?.f_view([n, 1, dim / 2])?;
-    let turned = qk.f_view_as_complex()?.f_mul(&turns)?.f_view_as_real()?;
-    let qk = turned.f_view([batch, n, 2, heads, dim])?.f_to_kind(kind)?;
-    let by_head = |x: Tensor| x.f_transpose(1, 2)?.f_reshape([batch * heads, n, dim]);
-    Ok(Turned { q: by_head(qk.f_select(2, 0)?)?, k: by_head(qk.f_select(2, 1)?)?, v: by_head(qkv.f_select(2, 2)?)? })
+    let (mut q, mut k, mut v) = (null_mut(), null_mut(), null_mut());
+    let Heads { q_weight, k_weight, cos, sin, eps, q_scale } = *how;
+    let [w_q, w_k, cos, sin] = [q_weight, k_weight, cos, sin].map(Tensor::as_ptr);
+    // SAFETY: all tensors live through the call; the three are set if there is no error.
+    ffi::check(unsafe {
+        ffi::elf_plain_heads(qkv.as_ptr(), w_q, w_k, cos, sin, eps, q_scale, &mut q, &mut k, &mut v)
+    })?;
+    Ok(Turned { q: ffi::taken(q), k: ffi::taken(k), v: ffi::taken(v) })
 }
 
 /// [`crate::softmax`].

@@ -3,7 +3,7 @@
 use elf_core::layers::Linear;
 use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Weight};
 use elf_kernels::{Heads, Turned};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::config::BlockSizes;
 use crate::rope::Rope;
@@ -104,7 +104,7 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: i64, mask: Option<&Tensor>)
     let (rows, n, head_dim) = q.size3()?;
     let (heads, m) = (rows / batch, k.size3()?.1);
     let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
-    if !keeps_scores(m, precision, q.device() == Device::Cpu) {
+    if !keeps_scores(m, precision, !elf_kernels::takes_gpu_path(q.device())) {
         let by_row = |x: &Tensor| x.f_view([batch, heads, -1, head_dim]);
         let mixed = Tensor::f_scaled_dot_product_attention(
             &by_row(q)?,

@@ -104,6 +104,7 @@ impl MaskedTransformer {
     /// # Errors
     /// If no network is possible with the configuration, or libtorch fails.
     pub fn new(config: MaskedConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
+        policy.settle(builder.device());
         config.check()?;
         let device = builder.device();
         let (b, blocks) = (&mut builder, config.blocks());

@@ -87,6 +87,7 @@ impl Elf {
 
     fn build(config: ElfConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
         config.check()?;
+        policy.settle(builder.device());
         let b = &mut builder;
         let (c, h) = (config.text_encoder_dim, config.hidden_size);
         let tokens = |b: &mut ParamBuilder, name: &str, n: i64| b.tensor(name, &[1, n, h], Init::Normal(0.02));

@@ -136,7 +136,7 @@ impl TokenPosterior {
             let evidence = first(&(&z * &precision))?;
             let curvature = first(&(&precision * &share))? * -0.5;
             let mut means = Vec::new();
-            let step = (LOGITS_AT_A_TIME / (s * v).max(1)).max(1);
+            let step = elf_kernels::rows_at_a_time(s * v, LOGITS_AT_A_TIME, z.device());
             for start in (0..b).step_by(step as usize) {
                 let rows = |x: &Tensor| x.f_narrow(0, start, step.min(b - start));
                 let scores = self.scores(&rows(&evidence)?, &rows(&curvature)?)?;

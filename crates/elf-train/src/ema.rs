@@ -29,11 +29,13 @@ impl Ema {
     /// # Errors
     /// If `params` is not the set that the averages were made from, or libtorch fails.
     pub fn update(&mut self, params: &ParamSet) -> Result<()> {
-        let weight = 1.0 - self.decay;
+        let (mut averages, mut now) = (Vec::new(), Vec::new());
         self.for_each(params, |average, p| {
-            let _ = average.f_lerp_(p, weight)?;
+            averages.push(average.shallow_clone());
+            now.push(p.shallow_clone());
             Ok(())
-        })
+        })?;
+        tch::no_grad(|| Ok(elf_kernels::lists::lerp(&averages, &now, 1.0 - self.decay)?))
     }
 
     /// Exchanges averages and parameters; a second call exchanges them back, bit for bit.

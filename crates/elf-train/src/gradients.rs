@@ -40,10 +40,9 @@ pub fn grad_norm(params: &ParamSet) -> Result<Tensor> {
 
 /// The Euclidean norm over several tensors together.
 pub(crate) fn norm_of(tensors: &[Tensor]) -> Result<Tensor> {
-    let norms = tensors.iter().map(|t| Ok(t.f_norm()?)).collect::<Result<Vec<_>>>()?;
-    Ok(match norms.is_empty() {
+    Ok(match tensors.is_empty() {
         true => Tensor::f_zeros([], (Kind::Float, Device::Cpu))?,
-        false => Tensor::f_stack(&norms, 0)?.f_norm()?,
+        false => elf_kernels::lists::norms(tensors)?.f_norm()?,
     })
 }
 
@@ -55,12 +54,10 @@ pub(crate) fn norm_of(tensors: &[Tensor]) -> Result<Tensor> {
 /// If libtorch fails.
 pub fn clip_grad_norm(params: &ParamSet, max_norm: f64) -> Result<Tensor> {
     tch::no_grad(|| {
-        let mut gradients = gradients(params)?;
+        let gradients = gradients(params)?;
         let norm = norm_of(&gradients)?;
         let factor = ((&norm + 1e-6).f_reciprocal()? * max_norm).f_clamp_max(1.0)?;
-        for g in &mut gradients {
-            let _ = g.f_mul_(&factor)?;
-        }
+        elf_kernels::lists::scale(&gradients, &factor)?;
         Ok(norm)
     })
 }

@@ -1,6 +1,6 @@
 //! AdamW, and the Nesterov-Adam that accompanies Muon.
 
-use elf_core::{Param, ParamSet};
+use elf_core::ParamSet;
 use elf_kernels::AdamStep;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -25,9 +25,18 @@ impl Moments {
     }
 
     /// Updates the moments by a gradient, and the parameter by the moments.
-    fn update(&self, index: usize, p: &Param, step: AdamStep) -> Result<()> {
-        let (mut m, mut v) = (self.first.get(index), self.second.get(index));
-        Ok(elf_kernels::adam(&mut p.tensor.shallow_clone(), &gradient(p)?, &mut m, &mut v, step)?)
+    fn update(&self, params: &ParamSet, names: &[String], step: AdamStep) -> Result<()> {
+        let all = names.iter().map(|name| param(params, name)).collect::<Result<Vec<_>>>()?;
+        if all.iter().any(|p| elf_kernels::takes_gpu_path(p.tensor.device())) {
+            let values: Vec<Tensor> = all.iter().map(|p| p.tensor.shallow_clone()).collect();
+            let gradients = all.iter().map(|p| gradient(p)).collect::<Result<Vec<_>>>()?;
+            return Ok(elf_kernels::lists::adam(&values, &gradients, self.first.all(), self.second.all(), step)?);
+        }
+        for (i, p) in all.into_iter().enumerate() {
+            let (mut m, mut v) = (self.first.get(i), self.second.get(i));
+            elf_kernels::adam(&mut p.tensor.shallow_clone(), &gradient(p)?, &mut m, &mut v, step)?;
+        }
+        Ok(())
     }
 
     fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = (String, Tensor)> + 'a {
@@ -118,12 +127,7 @@ impl Optimizer for AdamW {
             lr,
             keep: 1.0 - lr * weight_decay,
         };
-        tch::no_grad(|| -> Result<()> {
-            for (i, name) in self.names.iter().enumerate() {
-                self.moments.update(i, param(params, name)?, step)?;
-            }
-            Ok(())
-        })?;
+        tch::no_grad(|| self.moments.update(params, &self.names, step))?;
         self.steps += 1;
         params.changed();
         Ok(())
@@ -193,10 +197,7 @@ impl NesterovAdam {
             lr,
             keep: 1.0,
         };
-        for (i, name) in self.names.iter().enumerate() {
-            self.moments.update(i, param(params, name)?, step)?;
-        }
-        Ok(())
+        self.moments.update(params, &self.names, step)
     }
 
     pub(super) fn named(&self) -> impl Iterator<Item = (String, Tensor)> + '_ {

@@ -1,12 +1,14 @@
 //! Muon: momentum with orthogonalised matrices as updates.
 
+use std::collections::BTreeMap;
+
 use elf_core::{Fans, Param, ParamSet, Precision};
 use elf_kernels::MomentumStep;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::adam::{NesterovAdam, NesterovAdamConfig};
-use super::newton_schulz::orthogonalise_normalised;
+use super::newton_schulz::{orthogonalise, orthogonalise_normalised};
 use super::state::{Averages, check_decay, gradient, param, restore_with_steps, steps_entry};
 use super::{Group, Optimizer};
 use crate::{Error, Result};
@@ -78,14 +80,39 @@ impl Muon {
         Ok(Self { config, names, stacks, momentum, rest, groups, steps: 0 })
     }
 
-    /// Updates the matrices of one stack; `k` counts from 1.
-    fn update_stack(&self, params: &ParamSet, stack: &[usize], k: i64, lr: f64) -> Result<()> {
+    /// The momentum's part of step `k`, counted from 1.
+    fn momentum_step(&self, k: i64) -> MomentumStep {
         let decay = self.config.momentum;
-        let step = MomentumStep {
+        MomentumStep {
             decay,
             ahead: decay / (1.0 - decay.powf((k + 1) as f64)),
             now: (1.0 - decay) / (1.0 - decay.powf(k as f64)),
-        };
+        }
+    }
+
+    /// Updates all matrices, on a GPU: those of one shape and scale in one stack, whatever its size, since launches are what costs.
+    fn update_by_shape(&self, params: &ParamSet, k: i64, lr: f64) -> Result<()> {
+        let matrices = self.names.iter().map(|name| param(params, name)).collect::<Result<Vec<_>>>()?;
+        let gradients = matrices.iter().map(|p| gradient(p)).collect::<Result<Vec<_>>>()?;
+        let updates = elf_kernels::lists::momentum(self.momentum.all(), &gradients, self.momentum_step(k))?;
+        let mut stacks: BTreeMap<(Vec<i64>, u64), Vec<usize>> = BTreeMap::new();
+        for (i, p) in matrices.iter().enumerate() {
+            stacks.entry((p.tensor.size(), scale(p).to_bits())).or_default().push(i);
+        }
+        for ((_, bits), stack) in stacks {
+            let of_stack: Vec<&Tensor> = stack.iter().map(|&i| &updates[i]).collect();
+            let stacked = Tensor::f_stack(&of_stack, 0)?;
+            let directions = orthogonalise(&stacked, self.config.iterations, self.config.precision)?;
+            let values: Vec<Tensor> = stack.iter().map(|&i| matrices[i].tensor.shallow_clone()).collect();
+            let directions = directions.f_contiguous()?.f_unbind(0)?;
+            elf_kernels::lists::add_scaled(&values, &directions, -lr * f64::from_bits(bits))?;
+        }
+        Ok(())
+    }
+
+    /// Updates the matrices of one stack; `k` counts from 1.
+    fn update_stack(&self, params: &ParamSet, stack: &[usize], k: i64, lr: f64) -> Result<()> {
+        let step = self.momentum_step(k);
         let kind = self.config.precision.kind();
         let mut updates = Vec::with_capacity(stack.len());
         for &i in stack {
@@ -166,8 +193,12 @@ impl Optimizer for Muon {
     fn step(&mut self, params: &ParamSet, lr: f64) -> Result<()> {
         let k = self.steps + 1;
         tch::no_grad(|| -> Result<()> {
-            for stack in &self.stacks {
-                self.update_stack(params, stack, k, lr)?;
+            if params.iter().any(|(_, p)| elf_kernels::takes_gpu_path(p.tensor.device())) {
+                self.update_by_shape(params, k, lr)?;
+            } else {
+                for stack in &self.stacks {
+                    self.update_stack(params, stack, k, lr)?;
+                }
             }
             self.rest.step(params, k, lr)
         })?;
@@ -253,6 +284,26 @@ mod tests {
         let ahead = 0.9 * 0.1 / (1.0 - 0.81) + 1.0;
         let moved = set.get("bias").unwrap().tensor.double_value(&[0]) - old;
         assert!((moved + 0.01 * ahead * old.signum()).abs() < 1e-6, "{moved}");
+    }
+
+    /// The way of GPUs moves every parameter as that of CPUs does, in fp32 to rounding.
+    #[test]
+    fn by_shape_is_the_same_step() {
+        let (a, b) = (network(), network());
+        let mut one = Muon::new(MuonConfig::default(), &a).unwrap();
+        let mut two = Muon::new(MuonConfig::default(), &b).unwrap();
+        for _ in 0..3 {
+            backward(&a);
+            one.step(&a, 0.02).unwrap();
+            elf_kernels::on_gpu_path(|| {
+                backward(&b);
+                two.step(&b, 0.02).unwrap();
+            });
+        }
+        for ((name, x), (_, y)) in a.snapshot().iter().zip(b.snapshot()) {
+            let far = (x - y).abs().max().double_value(&[]);
+            assert!(far < 1e-6, "{name}: {far}");
+        }
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub fn orthogonalise(matrices: &Tensor, iterations: usize, precision: Precision)
     let x = if tall { matrices.f_transpose(1, 2)? } else { matrices.shallow_clone() };
     let norm = x.f_square()?.f_sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float)?.f_sqrt()? + 1e-8;
     let x = x.f_div(&norm)?.f_to_kind(precision.kind())?.f_contiguous()?;
+    if elf_kernels::takes_gpu_path(x.device()) {
+        let x = one_by_one(x, iterations)?;
+        return Ok(if tall { x.f_transpose(1, 2)? } else { x }.f_to_kind(Kind::Float)?);
+    }
     // libtorch multiplies one pair of matrices faster than a batch of one.
     let x = match n {
         1 => orthogonalise_normalised(x.f_squeeze_dim(0)?, iterations)?.f_unsqueeze(0)?,
@@ -41,6 +45,16 @@ pub fn orthogonalise(matrices: &Tensor, iterations: usize, precision: Precision)
     };
     let x = if tall { x.f_transpose(1, 2)? } else { x };
     Ok(x.f_to_kind(Kind::Float)?)
+}
+
+/// The iterations as they are written, in three products each: on a GPU, launches cost more than the arithmetic that sharing saves.
+fn one_by_one(mut x: Tensor, iterations: usize) -> Result<Tensor> {
+    for _ in 0..iterations {
+        let gram = x.f_bmm(&x.f_transpose(1, 2)?)?;
+        let polynomial = gram.f_baddbmm(&gram, &gram, B, C)?;
+        x = x.f_baddbmm(&polynomial, &x, A, 1.0)?;
+    }
+    Ok(x)
 }
 
 /// The iterations without the normalisation, in the kind of `x`, `[.., r, c]` with r <= c and Frobenius norms of 1.
@@ -124,13 +138,7 @@ mod tests {
     /// One iteration after the other, as it is usually written.
     fn one_by_one(m: &Tensor, iterations: usize) -> Tensor {
         let norm = m.square().sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float).sqrt() + 1e-8;
-        let mut x = m / norm;
-        for _ in 0..iterations {
-            let gram = x.bmm(&x.transpose(1, 2));
-            let polynomial = gram.bmm(&gram) * C + &gram * B;
-            x = &x * A + polynomial.bmm(&x);
-        }
-        x
+        super::one_by_one(m / norm, iterations).unwrap()
     }
 
     #[test]

@@ -26,6 +26,11 @@ impl Averages {
         self.tensors[index].shallow_clone()
     }
 
+    /// All averages, in the order of the names.
+    pub(super) fn all(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
     pub(super) fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = (String, Tensor)> + 'a {
         names.iter().zip(&self.tensors).map(|(name, t)| (format!("{}/{name}", self.what), t.shallow_clone()))
     }

@@ -1,0 +1,105 @@
+// Operations over lists of tensors, each one or a few launches on a GPU whatever the number of tensors, and copies to a GPU. An empty
+// list is left as it is.
+// Plain C functions for lists.rs.
+
+#include "guarded.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+
+#include <tuple>
+#include <vector>
+
+using at::Tensor;
+using elf::guarded;
+
+namespace {
+
+std::vector<Tensor> listed(Tensor* const* tensors, size_t n) {
+  std::vector<Tensor> list;
+  list.reserve(n);
+  for (size_t i = 0; i < n; i++) list.push_back(*tensors[i]);
+  return list;
+}
+
+}  // namespace
+
+extern "C" {
+
+// step: b1, b2, eps, of_first, of_grad, of_second, lr, keep.
+char* elf_list_adam(Tensor* const* p, Tensor* const* g, Tensor* const* m, Tensor* const* v, size_t n, const double* step) {
+  return guarded([&] {
+    if (n == 0) return;
+    const auto [params, grads, first, second] = std::tuple(listed(p, n), listed(g, n), listed(m, n), listed(v, n));
+    at::_foreach_lerp_(first, grads, 1.0 - step[0]);
+    at::_foreach_mul_(second, step[1]);
+    at::_foreach_addcmul_(second, grads, grads, 1.0 - step[1]);
+    auto below = at::_foreach_mul(second, step[5]);
+    at::_foreach_sqrt_(below);
+    at::_foreach_add_(below, step[2]);
+    auto ahead = at::_foreach_mul(first, step[3]);
+    if (step[4] != 0.0) at::_foreach_add_(ahead, grads, step[4]);
+    if (step[7] != 1.0) at::_foreach_mul_(params, step[7]);
+    at::_foreach_addcdiv_(params, ahead, below, -step[6]);
+  });
+}
+
+// m <- decay m + (1 - decay) g; out: ahead m + now g, one new tensor each.
+char* elf_list_momentum(Tensor* const* m, Tensor* const* g, size_t n, double decay, double ahead, double now, Tensor** out) {
+  return guarded([&] {
+    if (n == 0) return;
+    const auto [momentum, grads] = std::pair(listed(m, n), listed(g, n));
+    at::_foreach_lerp_(momentum, grads, 1.0 - decay);
+    auto update = at::_foreach_mul(momentum, ahead);
+    at::_foreach_add_(update, grads, now);
+    for (size_t i = 0; i < n; i++) out[i] = new Tensor(update[i]);
+  });
+}
+
+// p <- p + weight (q - p).
+char* elf_list_lerp(Tensor* const* p, Tensor* const* q, size_t n, double weight) {
+  return guarded([&] {
+    if (n > 0) at::_foreach_lerp_(listed(p, n), listed(q, n), weight);
+  });
+}
+
+// p <- p + a d.
+char* elf_list_add(Tensor* const* p, Tensor* const* d, size_t n, double a) {
+  return guarded([&] {
+    if (n > 0) at::_foreach_add_(listed(p, n), listed(d, n), a);
+  });
+}
+
+// p <- p times a number on their device.
+char* elf_list_scale(Tensor* const* p, size_t n, const Tensor* factor) {
+  return guarded([&] {
+    if (n > 0) at::_foreach_mul_(listed(p, n), *factor);
+  });
+}
+
+char* elf_list_zero(Tensor* const* p, size_t n) {
+  return guarded([&] {
+    if (n > 0) at::_foreach_zero_(listed(p, n));
+  });
+}
+
+// The Euclidean norms of the tensors, [n].
+char* elf_list_norms(Tensor* const* p, size_t n, Tensor** out) {
+  return guarded([&] { *out = new Tensor(at::stack(at::_foreach_norm(listed(p, n)))); });
+}
+
+// A copy on the index-th GPU. The host does not wait: the copy is made from pinned memory, which libtorch keeps until then.
+char* elf_upload(const Tensor* x, int index, Tensor** out) {
+  return guarded([&] {
+    const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+    *out = new Tensor(x->contiguous().pin_memory().to(device, x->scalar_type(), /*non_blocking=*/true));
+  });
+}
+
+void elf_set_up_gpus() { at::globalContext().setSDPUseCuDNN(false); }
+
+// Whether fp32 products on a GPU may round their inputs to TF32.
+void elf_allow_tf32(int allow) {
+  at::globalContext().setFloat32MatmulPrecision(allow ? "high" : "highest");
+}
+}

@@ -1,0 +1,73 @@
+//! The way that computations take on a GPU.
+
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tch::{Device, TchError, Tensor};
+
+use crate::ffi;
+
+/// Calls of [`on_gpu_path`] that run now, in any thread.
+static FORCED: AtomicUsize = AtomicUsize::new(0);
+
+/// The variable of the environment that makes a whole program take the way for GPUs, if it is set to 1.
+pub const GPU_PATH_VARIABLE: &str = "ELF_GPU_PATH";
+
+fn asked_for() -> bool {
+    static ASKED: OnceLock<bool> = OnceLock::new();
+    *ASKED.get_or_init(|| std::env::var(GPU_PATH_VARIABLE).is_ok_and(|value| value == "1"))
+}
+
+/// Whether tensors on this device take the way for GPUs: plain forms, libtorch's attention, operations on lists, draws by
+/// counter. True on every GPU, and on a CPU inside of [`on_gpu_path`] or if the environment asks for it ([`GPU_PATH_VARIABLE`]).
+pub fn takes_gpu_path(device: Device) -> bool {
+    device != Device::Cpu || FORCED.load(Ordering::Relaxed) > 0 || asked_for()
+}
+
+/// Runs `f` with CPU tensors on the way that GPUs take, in all threads, since backward passes may have their own. For tests and
+/// counters.
+pub fn on_gpu_path<T>(f: impl FnOnce() -> T) -> T {
+    struct Back;
+    impl Drop for Back {
+        fn drop(&mut self) {
+            FORCED.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    FORCED.fetch_add(1, Ordering::Relaxed);
+    let _back = Back;
+    f()
+}
+
+/// A copy of a CPU tensor on a GPU, through pinned memory that libtorch keeps until the copy is made: the host does not wait.
+///
+/// # Errors
+/// If libtorch fails (no such GPU, out of memory).
+pub fn upload(x: &Tensor, gpu: usize) -> Result<Tensor, TchError> {
+    let index = i32::try_from(gpu).map_err(|_| TchError::Torch(format!("there is no GPU {gpu}")))?;
+    let mut out = null_mut();
+    // SAFETY: the tensor lives through the call; `out` is set if there is no error.
+    ffi::check(unsafe { ffi::elf_upload(x.as_ptr(), index, &mut out) })?;
+    Ok(ffi::taken(out))
+}
+
+/// Rows of a product with a vocabulary that are computed at once, if a row has `columns` numbers: what lies in a processor's cache
+/// or a little more of its memory, and on a GPU as much as keeps it busy.
+pub fn rows_at_a_time(columns: i64, numbers: i64, device: Device) -> i64 {
+    let numbers = if takes_gpu_path(device) { numbers.max(1 << 27) } else { numbers };
+    (numbers / columns.max(1)).max(1)
+}
+
+/// Settings of libtorch's for GPUs, once, as soon as its CUDA part is loaded: attention by flash kernels and not by cuDNN, which
+/// builds a plan of half a second for each new number of rows.
+pub fn set_up_gpus() {
+    // SAFETY: sets a flag of libtorch's.
+    unsafe { ffi::elf_set_up_gpus() }
+}
+
+/// Whether fp32 matrix products on GPUs may round their inputs to the 10 bits of TF32, which is several times as fast. Libtorch's
+/// default is no.
+pub fn allow_tf32(allow: bool) {
+    // SAFETY: sets a flag of libtorch's.
+    unsafe { ffi::elf_allow_tf32(allow.into()) }
+}
