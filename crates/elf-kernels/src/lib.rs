@@ -23,5 +23,8 @@ pub mod plain;
 mod recompute;
 
 pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
-pub use ops::{adam, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu};
+pub use ops::{
+    adam, add_scaled, attend, attend_without_cudnn, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax,
+    swiglu,
+};
 pub use recompute::recompute;
