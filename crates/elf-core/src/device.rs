@@ -93,6 +93,9 @@ impl DeviceChoice {
 }
 
 /// Loads libtorch's CUDA part, which registers itself. Programs link only the CPU part.
+///
+/// libtorch looks for that part once, at the first call that concerns GPUs, such as seeding its generators: a device has to
+/// be chosen before anything is drawn.
 fn cuda_library() -> std::result::Result<(), String> {
     static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     LOADED
@@ -103,9 +106,11 @@ fn cuda_library() -> std::result::Result<(), String> {
                 // SAFETY: libtorch_cuda is the sibling of the libtorch_cpu that is already running in this process;
                 // its initialisers register kernels and do nothing else. It is never unloaded.
                 let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-                library.map(std::mem::forget).map_err(|e| e.to_string())?;
-                elf_kernels::set_up_gpus();
-                Ok(())
+                let keep = |library| {
+                    std::mem::forget(library);
+                    elf_kernels::attend_without_cudnn();
+                };
+                library.map(keep).map_err(|e| e.to_string())
             }
             #[cfg(not(unix))]
             Err("only Linux is supported".to_string())
@@ -124,16 +129,28 @@ pub fn cuda_devices() -> usize {
     usize::try_from(Cuda::device_count()).unwrap_or(0)
 }
 
+/// Number of numbers to hold at a time in a computation that is done in pieces: `on_cpu` on a CPU, whose cache should hold
+/// them, and at least half a gigabyte of fp32 on a GPU, where each piece costs several launches and small ones leave most of
+/// the device idle.
+pub fn at_a_time(device: Device, on_cpu: i64) -> i64 {
+    match elf_kernels::takes_gpu_path(device) {
+        false => on_cpu,
+        true => on_cpu.max(1 << 27),
+    }
+}
+
 /// A tensor on `device`. Copies from the host to a GPU go through pinned memory, which libtorch keeps until the copy is
 /// done, so that the host does not wait.
 ///
 /// # Errors
 /// If libtorch fails (out of memory).
 pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
-    let (Device::Cpu, Device::Cuda(index)) = (tensor.device(), device) else {
+    if tensor.device() != Device::Cpu || !matches!(device, Device::Cuda(_)) {
         return Ok(tensor.f_to_device(device)?);
-    };
-    Ok(elf_kernels::upload(tensor, index)?)
+    }
+    // Not `pin_memory`, which warns when a device is named, as tch does.
+    let pinned = tensor.f_internal_pin_memory(device)?;
+    Ok(pinned.f_to_device_(device, pinned.kind(), true, false)?)
 }
 
 /// Waits until all work queued on `device` is done. A CPU has no queue.

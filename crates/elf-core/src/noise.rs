@@ -249,15 +249,28 @@ impl Noise for Seeded {
 
 /// Gives back recorded draws, by name, in the order in which they were recorded. Without any recorded, it is for code that must not draw
 /// at all: every draw is an error that names it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replay {
     draws: HashMap<String, std::collections::VecDeque<Tensor>>,
+    device: Device,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Replay {
-    /// No draws yet.
+    /// No draws yet, for a computation on the CPU.
     pub fn new() -> Self {
-        Self::default()
+        Self { draws: HashMap::new(), device: Device::Cpu }
+    }
+
+    /// The same draws for a computation on `device`, wherever they were recorded.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Adds one draw of `name` after those already there.
@@ -272,7 +285,7 @@ impl Replay {
         if value.numel() as i64 != shape.iter().product::<i64>() {
             return Err(bad(format!("recorded with shape {:?}, asked for {shape:?}", value.size())));
         }
-        Ok(value.f_view(shape)?)
+        Ok(value.f_view(shape)?.f_to_device(self.device)?)
     }
 }
 

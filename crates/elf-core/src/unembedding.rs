@@ -2,9 +2,11 @@
 
 use tch::{Kind, Tensor};
 
+use crate::device::at_a_time;
 use crate::{CrossEntropy, Precision, Result, Weight};
 
-/// Number of logits held at a time: enough for matrix products at full speed, few enough for a cache with any vocabulary.
+/// Number of logits held at a time on a CPU: enough for matrix products at full speed, few enough for a cache with any
+/// vocabulary.
 const LOGITS_AT_A_TIME: i64 = 1 << 24;
 
 /// The last matrix product of a network, from features to logits. Token vectors are columns or rows of the matrix.
@@ -83,7 +85,7 @@ impl Unembedding {
         let mut kernel_grad: Option<Tensor> = None;
         let mut bias_grad: Option<Tensor> = None;
         tch::no_grad(|| -> Result<()> {
-            let step = elf_kernels::rows_at_a_time(vocab, LOGITS_AT_A_TIME, features.device());
+            let step = (at_a_time(features.device(), LOGITS_AT_A_TIME) / vocab).max(1);
             for start in (0..rows).step_by(step as usize) {
                 let n = step.min(rows - start);
                 let x = features.f_narrow(0, start, n)?.f_to_kind(kind)?;

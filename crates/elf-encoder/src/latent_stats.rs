@@ -1,5 +1,6 @@
 //! Normalising latents: by what, and how it is measured.
 
+use elf_core::device::upload;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -25,7 +26,7 @@ impl PerChannel {
 
     /// `[1]` or `[C]`, fp32.
     fn tensor(&self, device: Device) -> Result<Tensor> {
-        Ok(Tensor::f_from_slice(self.values())?.f_to_kind(Kind::Float)?.f_to_device(device)?)
+        Ok(upload(&Tensor::f_from_slice(self.values())?.f_to_kind(Kind::Float)?, device)?)
     }
 }
 

@@ -56,9 +56,10 @@ impl WordMoments {
         if !bool::try_from(rows.f_isfinite()?.f_all()?)? {
             return Err(Error::Stats("latents hold numbers that are not finite".into()));
         }
-        self.counts =
-            self.counts.f_index_add(0, &ids, &rows.f_new_ones([ids.numel() as i64], (Kind::Double, Device::Cpu))?)?;
-        self.sums = self.sums.f_index_add(0, &ids, &rows)?;
+        let ones = rows.f_new_ones([ids.numel() as i64], (Kind::Double, Device::Cpu))?;
+        // In place: the sums of all words are larger than a batch.
+        let _ = self.counts.f_index_add_(0, &ids, &ones)?;
+        let _ = self.sums.f_index_add_(0, &ids, &rows)?;
         self.products += rows.tr().f_matmul(&rows)?;
         Ok(())
     }

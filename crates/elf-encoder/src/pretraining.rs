@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use elf_core::device::upload;
+use elf_core::device::{at_a_time, upload};
 use elf_core::layers::RmsNorm;
 use elf_core::{Fans, Init, ParamBuilder, ParamSet, Precision, Weight, tensorfile};
 use tch::{Device, Kind, Tensor};
@@ -14,7 +14,7 @@ use crate::text_encoder::check_ids;
 use crate::{Error, Result, T5Encoder};
 
 const EMBEDDING: &str = "shared.weight";
-/// Logits held at a time.
+/// Logits held at a time on a CPU.
 const LOGITS_AT_A_TIME: i64 = 1 << 24;
 
 /// An encoder with the decoder that teaches it: `T5ForConditionalGeneration` by Hugging Face's names, without dropout.
@@ -137,7 +137,7 @@ impl T5Pretraining {
         let mut head_grad: Option<Tensor> = None;
         tch::no_grad(|| -> Result<()> {
             let matrix = head.get(kind);
-            let step = (LOGITS_AT_A_TIME / vocab).max(1);
+            let step = (at_a_time(self.device, LOGITS_AT_A_TIME) / vocab).max(1);
             for start in (0..n).step_by(step as usize) {
                 let rows = step.min(n - start);
                 let x = features.f_narrow(0, start, rows)?.f_to_kind(kind)?;

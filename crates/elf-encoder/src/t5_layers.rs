@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use elf_core::device::upload;
 use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{Fans, Init, ParamBuilder, Weight};
 use tch::{Device, Kind, Tensor};
@@ -74,7 +75,7 @@ impl PositionBias {
             Direction::Both => buckets.square(length),
             Direction::Causal => buckets.causal_square(length),
         }?;
-        let bias = Tensor::f_embedding(self.table.master(), &buckets.f_to_device(device)?, -1, false, false)?;
+        let bias = Tensor::f_embedding(self.table.master(), &upload(&buckets, device)?, -1, false, false)?;
         let bias = bias.f_permute([2, 0, 1])?.f_unsqueeze(0)?.f_to_kind(kind)?.f_contiguous()?;
         Ok(match self.direction {
             Direction::Both => bias,

@@ -44,7 +44,7 @@ impl Condition {
             0 => vec![0; b as usize],
             s => flat.chunks(s as usize).map(|row| row.iter().take_while(|&&m| m == 1.0).count()).collect(),
         };
-        let free = mask.f_eq(0.0)?.f_unsqueeze(-1)?.f_to_device(latents.device())?;
+        let free = upload(&mask.f_eq(0.0)?.f_unsqueeze(-1)?, latents.device())?;
         let ids = upload(ids, latents.device())?;
         Ok(Self { latents: latents.shallow_clone(), ids, free, lengths })
     }
@@ -102,7 +102,7 @@ impl Condition {
     pub(crate) fn fitted(&self, rows: i64, device: Device) -> Result<Self> {
         let have = self.lengths.len() as i64;
         let index: Vec<i64> = (0..rows).map(|i| if i < have { i } else { 0 }).collect();
-        let index = Tensor::f_from_slice(&index)?.f_to_device(self.latents.device())?;
+        let index = upload(&Tensor::f_from_slice(&index)?, self.latents.device())?;
         Ok(Self {
             latents: self.latents.f_index_select(0, &index)?.f_to_device(device)?,
             ids: self.ids.f_index_select(0, &index)?.f_to_device(device)?,

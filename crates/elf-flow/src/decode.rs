@@ -1,17 +1,19 @@
 //! From latents to words, at the end of a run.
 
+use elf_core::device::at_a_time;
 use elf_core::{Network, TokenDraw, TrunkInput};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::blocks::{self, PrefixContext};
 use crate::{Condition, Result, TrainedFlow};
 
-/// A chunk of logits takes 32 MiB at most (unless one position takes more); on a CPU larger chunks are slower.
+/// A chunk of logits takes 32 MiB at most on a CPU (unless one position takes more), where larger chunks are slower.
 const LOGITS_PER_CHUNK: i64 = 1 << 23;
 
 /// The positions of a chunk.
 pub(crate) fn positions_per_chunk(net: &dyn Network) -> i64 {
-    (LOGITS_PER_CHUNK / net.shape().vocab_size.max(1)).max(1)
+    let device = net.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
+    (at_a_time(device, LOGITS_PER_CHUNK) / net.shape().vocab_size.max(1)).max(1)
 }
 
 /// Words decoded from latents.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use elf_core::device::{at_a_time, upload};
 use elf_core::layers::{Embedding, LayerNorm};
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
@@ -13,7 +14,7 @@ use crate::{Error, Gpt2Config, Result};
 
 /// The name of the head, which has the embedding's weights.
 const HEAD: &str = "lm_head.weight";
-/// Maximum number of logits computed at a time: 128 MiB of fp32.
+/// Maximum number of logits computed at a time on a CPU: 128 MiB of fp32.
 const LOGITS_AT_A_TIME: i64 = 1 << 25;
 
 /// A GPT-2.
@@ -164,7 +165,7 @@ impl Gpt2 {
 
     /// The first residual stream, `[B, S, H]`, of ids `[B, S]` at `positions` `[S]` or `[B, S]`.
     pub(crate) fn embedded(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        Ok(self.tokens.forward(&ids.f_to_device(self.device)?).f_add(&self.positions.forward(positions))?)
+        Ok(self.tokens.forward(&upload(ids, self.device)?).f_add(&self.positions.forward(positions))?)
     }
 
     pub(crate) fn blocks(&self) -> &[Block] {
@@ -204,7 +205,7 @@ impl Gpt2 {
     /// # Errors
     /// If the shapes do not fit or libtorch fails.
     pub fn nll(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        self.nll_by(hidden, targets, (LOGITS_AT_A_TIME / self.config.vocab_size).max(1))
+        self.nll_by(hidden, targets, (at_a_time(self.device, LOGITS_AT_A_TIME) / self.config.vocab_size).max(1))
     }
 
     fn nll_by(&self, hidden: &Tensor, targets: &Tensor, rows: i64) -> Result<Tensor> {

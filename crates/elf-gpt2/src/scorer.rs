@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use elf_core::device::upload;
 use elf_core::{Precision, PrecisionPolicy};
 use elf_eval::perplexity::{JudgeWindows, ScoredWindow, Scorer, TokenScores};
 use tch::{Device, Kind, Tensor};
@@ -163,8 +164,8 @@ impl Gpt2Scorer {
             // Padding is on the right, where no counted position sees it.
             let hidden = self.model.hidden(&Tensor::f_from_slice(&ids)?.f_view([b as i64, s as i64])?)?;
             let device = hidden.device();
-            let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &Tensor::f_from_slice(&at)?.f_to_device(device)?)?;
-            let nll = self.model.nll(&hidden, &Tensor::f_from_slice(&targets)?.f_to_device(device)?)?;
+            let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &upload(&Tensor::f_from_slice(&at)?, device)?)?;
+            let nll = self.model.nll(&hidden, &upload(&Tensor::f_from_slice(&targets)?, device)?)?;
             Ok::<_, Error>(Vec::try_from(nll.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?)?)
         })?;
         let mut nll = nll.into_iter().map(f64::from);

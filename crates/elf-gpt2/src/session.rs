@@ -1,6 +1,7 @@
 //! The model one token at a time, with cached keys and values of earlier tokens, so that a new token costs one
 //! position.
 
+use elf_core::device::upload;
 use tch::{Kind, Tensor};
 
 use crate::decoding::Incremental;
@@ -95,7 +96,7 @@ impl<'a> Gpt2Session<'a> {
         self.passes += 1;
         self.positions += (rows * self.prompt) as u64;
         let last: Vec<i64> = (0..).zip(&self.lengths).map(|(row, len)| row * self.prompt + len - 1).collect();
-        self.finish(&x.f_flatten(0, 1)?.f_index_select(0, &Tensor::f_from_slice(&last)?.f_to_device(device)?)?)
+        self.finish(&x.f_flatten(0, 1)?.f_index_select(0, &upload(&Tensor::f_from_slice(&last)?, device)?)?)
     }
 
     /// Replaces row i by row `parents[i]`.
@@ -109,7 +110,7 @@ impl<'a> Gpt2Session<'a> {
         }
         let heads = self.model.config().n_head;
         let places: Vec<i64> = parents.iter().flat_map(|p| (0..heads).map(move |h| p * heads + h)).collect();
-        let places = Tensor::f_from_slice(&places)?.f_to_device(self.model.device())?;
+        let places = upload(&Tensor::f_from_slice(&places)?, self.model.device())?;
         for (k, v) in &mut self.kept {
             (*k, *v) = (k.f_index_select(0, &places)?, v.f_index_select(0, &places)?);
         }
@@ -132,7 +133,7 @@ impl<'a> Gpt2Session<'a> {
         let kind = self.model.precision().blocks.kind();
         let ids = Tensor::f_from_slice(tokens)?.f_view([rows, 1])?;
         self.model.check_ids(&ids)?;
-        let on_device = |x: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(x)?.f_to_device(device)?) };
+        let on_device = |x: &[i64]| -> Result<Tensor> { Ok(upload(&Tensor::f_from_slice(x)?, device)?) };
         let at = on_device(&self.lengths)?.f_view([rows, 1])?;
         // The largest length of a row, rounded up, so that few shapes occur.
         let reach = ((self.prompt + self.grown + 1 + REACH - 1) / REACH * REACH).min(self.capacity);

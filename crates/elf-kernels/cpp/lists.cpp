@@ -1,5 +1,5 @@
-// Operations over lists of tensors, each one or a few launches on a GPU whatever the number of tensors, and copies to a GPU. An empty
-// list is left as it is.
+// Operations over lists of tensors, each one or a few launches on a GPU whatever the number of tensors. An empty list is left
+// as it is.
 // Plain C functions for lists.rs.
 
 #include "guarded.h"
@@ -87,16 +87,6 @@ char* elf_list_zero(Tensor* const* p, size_t n) {
 char* elf_list_norms(Tensor* const* p, size_t n, Tensor** out) {
   return guarded([&] { *out = new Tensor(at::stack(at::_foreach_norm(listed(p, n)))); });
 }
-
-// A copy on the index-th GPU. The host does not wait: the copy is made from pinned memory, which libtorch keeps until then.
-char* elf_upload(const Tensor* x, int index, Tensor** out) {
-  return guarded([&] {
-    const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
-    *out = new Tensor(x->contiguous().pin_memory().to(device, x->scalar_type(), /*non_blocking=*/true));
-  });
-}
-
-void elf_set_up_gpus() { at::globalContext().setSDPUseCuDNN(false); }
 
 // Whether fp32 products on a GPU may round their inputs to TF32.
 void elf_allow_tf32(int allow) {

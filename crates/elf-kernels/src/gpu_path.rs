@@ -1,10 +1,9 @@
 //! The way that computations take on a GPU.
 
-use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tch::{Device, TchError, Tensor};
+use tch::Device;
 
 use crate::ffi;
 
@@ -37,32 +36,6 @@ pub fn on_gpu_path<T>(f: impl FnOnce() -> T) -> T {
     FORCED.fetch_add(1, Ordering::Relaxed);
     let _back = Back;
     f()
-}
-
-/// A copy of a CPU tensor on a GPU, through pinned memory that libtorch keeps until the copy is made: the host does not wait.
-///
-/// # Errors
-/// If libtorch fails (no such GPU, out of memory).
-pub fn upload(x: &Tensor, gpu: usize) -> Result<Tensor, TchError> {
-    let index = i32::try_from(gpu).map_err(|_| TchError::Torch(format!("there is no GPU {gpu}")))?;
-    let mut out = null_mut();
-    // SAFETY: the tensor lives through the call; `out` is set if there is no error.
-    ffi::check(unsafe { ffi::elf_upload(x.as_ptr(), index, &mut out) })?;
-    Ok(ffi::taken(out))
-}
-
-/// Rows of a product with a vocabulary that are computed at once, if a row has `columns` numbers: what lies in a processor's cache
-/// or a little more of its memory, and on a GPU as much as keeps it busy.
-pub fn rows_at_a_time(columns: i64, numbers: i64, device: Device) -> i64 {
-    let numbers = if takes_gpu_path(device) { numbers.max(1 << 27) } else { numbers };
-    (numbers / columns.max(1)).max(1)
-}
-
-/// Settings of libtorch's for GPUs, once, as soon as its CUDA part is loaded: attention by flash kernels and not by cuDNN, which
-/// builds a plan of half a second for each new number of rows.
-pub fn set_up_gpus() {
-    // SAFETY: sets a flag of libtorch's.
-    unsafe { ffi::elf_set_up_gpus() }
 }
 
 /// Whether fp32 matrix products on GPUs may round their inputs to the 10 bits of TF32, which is several times as fast. Libtorch's

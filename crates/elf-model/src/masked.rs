@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
+use elf_core::device::upload;
 use elf_core::layers::{Embedding, RmsNorm};
 use elf_core::weights::Weights;
 use elf_core::{
@@ -196,7 +197,7 @@ impl TokenNetwork for MaskedTransformer {
             Arc::new(PassDropout { dropout: dropout.clone(), of: dropout.length(), held: vec![[0, s]] })
         });
         let pass = Pass { rope: self.rope(s)?, mask: None, dropout };
-        let mut x = self.tokens.forward(&ids.f_to_device(self.device)?).f_to_kind(kind)?;
+        let mut x = self.tokens.forward(&upload(ids, self.device)?).f_to_kind(kind)?;
         for block in &self.blocks {
             x = match self.recompute && x.requires_grad() {
                 true => block.forward_recomputed(&x, &pass)?,

@@ -1,6 +1,7 @@
 //! Rotary position embedding over adjacent pairs of channels.
 
 use elf_core::Result;
+use elf_core::device::upload;
 use tch::{Device, Kind, Tensor};
 
 /// Angles for a sequence of `prefix` tokens that are not rotated and `text` tokens at positions 0, 1, 2, ...
@@ -36,7 +37,7 @@ impl Rope {
             &[Tensor::f_zeros([prefix, head_dim / 2], wide)?, positions.f_to_kind(Kind::Double)?.f_outer(&speeds)?],
             0,
         )?;
-        let angles = angles.to_kind(Kind::Float).f_to_device(device)?;
+        let angles = upload(&angles.to_kind(Kind::Float), device)?;
         Ok(Self { cos: angles.f_cos()?, sin: angles.f_sin()? })
     }
 

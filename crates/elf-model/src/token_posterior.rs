@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use elf_core::device::at_a_time;
 use elf_core::layers::Linear;
 use elf_core::{Error, Fans, Init, ParamBuilder, Result, TokenClasses, Weight};
 use tch::{Kind, Tensor};
@@ -17,7 +18,7 @@ const LEAST_VARIANCE: f64 = 1e-5;
 /// The noise scale from which on the mean square of noisy latents grows with the noise at almost all times.
 const STRONG_NOISE: f64 = 2.0;
 
-/// Logits held at a time: few enough for a cache.
+/// Logits held at a time on a CPU: few enough for a cache.
 const LOGITS_AT_A_TIME: i64 = 1 << 21;
 
 /// The Bayes estimate of a latent under [`TokenClasses`], a frozen model of latents without context.
@@ -136,7 +137,7 @@ impl TokenPosterior {
             let evidence = first(&(&z * &precision))?;
             let curvature = first(&(&precision * &share))? * -0.5;
             let mut means = Vec::new();
-            let step = elf_kernels::rows_at_a_time(s * v, LOGITS_AT_A_TIME, z.device());
+            let step = (at_a_time(z.device(), LOGITS_AT_A_TIME) / (s * v).max(1)).max(1);
             for start in (0..b).step_by(step as usize) {
                 let rows = |x: &Tensor| x.f_narrow(0, start, step.min(b - start));
                 let scores = self.scores(&rows(&evidence)?, &rows(&curvature)?)?;

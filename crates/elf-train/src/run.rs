@@ -189,7 +189,8 @@ impl<'a, N, B> Loop<'a, N, B> {
     /// Reads the state of a run that may have been interrupted.
     fn begin<O: TrainingObjective<N, Batch = B>>(trainer: &Trainer<N, O>, run: Run<'a, N, B>) -> Result<Self> {
         let device = trainer.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
-        let reports = Reports { lag: usize::from(device != Device::Cpu), waiting: Vec::new() };
+        let together = if device == Device::Cpu { 1 } else { Reports::ON_GPU };
+        let reports = Reports { together, waiting: Vec::new() };
         let step = trainer.steps_done();
         let saved_at = run.checkpoints.list()?.last().map(|(step, _)| *step);
         if let Some(later) = saved_at.filter(|saved| *saved > step) {
@@ -274,24 +275,25 @@ impl<'a, N, B> Loop<'a, N, B> {
 
 /// Step reports that have not been read yet.
 struct Reports {
-    /// The number of reports that may stay unread: reading makes the host wait for the device.
-    lag: usize,
+    /// The number of reports that are read together: reading makes the host wait for the device.
+    together: usize,
     waiting: Vec<StepReport>,
 }
 
 impl Reports {
+    /// A device that is waited for once in so many steps hardly ever stands idle.
+    const ON_GPU: usize = 10;
+
     fn push(&mut self, report: StepReport, observer: &mut dyn TrainingObserver, comm: &dyn Comm) -> Result<()> {
         self.waiting.push(report);
-        self.read(self.lag, observer, comm)
+        match self.waiting.len() < self.together {
+            true => Ok(()),
+            false => self.flush(observer, comm),
+        }
     }
 
     fn flush(&mut self, observer: &mut dyn TrainingObserver, comm: &dyn Comm) -> Result<()> {
-        self.read(0, observer, comm)
-    }
-
-    fn read(&mut self, leave: usize, observer: &mut dyn TrainingObserver, comm: &dyn Comm) -> Result<()> {
-        let ready = self.waiting.len().saturating_sub(leave);
-        for report in self.waiting.drain(..ready) {
+        for report in self.waiting.drain(..) {
             let metrics = report.read()?;
             match metrics.check() {
                 Err(Error::NonFinite { step, what, value, .. }) => {

@@ -1,6 +1,6 @@
 //! The ancestral sampler of masked diffusion.
 
-use elf_core::device::upload;
+use elf_core::device::{at_a_time, upload};
 use elf_core::{Noise, Seeded, TokenDraw, TokenNetwork};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::masked_diffusion::mask_id;
 use crate::{Error, Result};
 
-/// The largest number of logits that exist at a time.
+/// The largest number of logits that exist at a time on a CPU.
 const LOGITS_AT_A_TIME: i64 = 1 << 24;
 
 /// The ancestral sampler of masked diffusion (Sahoo et al. 2024) with the schedule `alpha_t = 1 - t`: from t = 1, where everything
@@ -88,7 +88,8 @@ impl AncestralSampler {
         for places in by_step.iter().filter(|places| !places.is_empty()) {
             let hidden = net.hidden(&Tensor::f_from_slice(&ids)?.f_view([b, s])?, None)?.f_flatten(0, 1)?;
             passes += 1;
-            for some in places.chunks((LOGITS_AT_A_TIME / net.vocab_size()).max(1) as usize) {
+            let most = (at_a_time(hidden.device(), LOGITS_AT_A_TIME) / net.vocab_size()).max(1);
+            for some in places.chunks(most as usize) {
                 let at = upload(&Tensor::f_from_slice(some)?, hidden.device())?;
                 let logits = net.logits(&hidden.f_index_select(0, &at)?)?;
                 let draws: Vec<f64> = some.iter().map(|&i| token[i as usize]).collect();
