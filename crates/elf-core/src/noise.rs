@@ -140,7 +140,10 @@ impl Seeded {
         let stream = self.next_stream(name, shape)?;
         if elf_kernels::takes_gpu_path(self.device) {
             let keys: Vec<u64> = self.rows.iter().map(|row| key_of(&[*row, stream])).collect();
-            return tch::no_grad(|| law.by_counter(&keys, shape, self.device));
+            // A few numbers are drawn sooner on the host.
+            let few = shape.iter().product::<i64>() <= FEW;
+            let device = if few { Device::Cpu } else { self.device };
+            return tch::no_grad(|| crate::device::upload(&law.by_counter(&keys, shape, device)?, self.device));
         }
         let _alone = generator();
         tch::no_grad(|| {
@@ -162,6 +165,9 @@ enum Law {
     /// Uniform in [0, 1).
     Uniform,
 }
+
+/// Numbers of a draw that take longer to launch on a GPU than to make on the host.
+const FEW: i64 = 1 << 16;
 
 /// The bits of a word that a uniform number is made of: as many as fp32 holds.
 const UNIFORM_BITS: i64 = 24;

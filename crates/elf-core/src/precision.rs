@@ -17,7 +17,7 @@ impl Precision {
     /// bf16 where the device multiplies bf16 matrices natively (GPUs; CPUs with AMX or AVX-512 bf16), else fp32.
     pub fn native(device: Device) -> Self {
         match device {
-            Device::Cuda(_) => Precision::Bf16,
+            _ if elf_kernels::takes_gpu_path(device) => Precision::Bf16,
             _ if crate::device::cpu_features().bf16_matmul() => Precision::Bf16,
             _ => Precision::F32,
         }

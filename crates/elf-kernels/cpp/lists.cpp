@@ -83,6 +83,13 @@ char* elf_list_zero(Tensor* const* p, size_t n) {
   });
 }
 
+// Leaves the parameters without gradients: a backward pass then hands its own over instead of adding to them.
+char* elf_list_without_grad(Tensor* const* p, size_t n) {
+  return guarded([&] {
+    for (size_t i = 0; i < n; i++) p[i]->mutable_grad().reset();
+  });
+}
+
 // The Euclidean norms of the tensors, [n].
 char* elf_list_norms(Tensor* const* p, size_t n, Tensor** out) {
   return guarded([&] { *out = new Tensor(at::stack(at::_foreach_norm(listed(p, n)))); });

@@ -12,7 +12,10 @@ unsafe extern "C" {
     fn elf_kernels_isa() -> *const c_char;
     pub(crate) fn elf_attend_without_cudnn();
     pub(crate) fn elf_mkl_use_vector_code(keep: c_int) -> c_int;
-    pub(crate) fn elf_observe_begin(state: *mut c_void, told: unsafe extern "C" fn(*mut c_void, *const c_char)) -> u64;
+    pub(crate) fn elf_observe_begin(
+        state: *mut c_void,
+        told: unsafe extern "C" fn(*mut c_void, *const c_char, u64),
+    ) -> u64;
     pub(crate) fn elf_observe_end(handle: u64);
     pub(crate) fn elf_rms_norm(
         x: *const C_tensor,
@@ -110,6 +113,7 @@ unsafe extern "C" {
     pub(crate) fn elf_list_add(p: *const *mut C_tensor, d: *const *mut C_tensor, n: usize, a: c_double) -> Text;
     pub(crate) fn elf_list_scale(p: *const *mut C_tensor, n: usize, factor: *const C_tensor) -> Text;
     pub(crate) fn elf_list_zero(p: *const *mut C_tensor, n: usize) -> Text;
+    pub(crate) fn elf_list_without_grad(p: *const *mut C_tensor, n: usize) -> Text;
     pub(crate) fn elf_list_norms(p: *const *mut C_tensor, n: usize, out: *mut *mut C_tensor) -> Text;
     pub(crate) fn elf_allow_tf32(allow: c_int);
 }

@@ -90,6 +90,16 @@ pub fn zero(list: &[Tensor]) -> Result<(), TchError> {
     ffi::check(unsafe { ffi::elf_list_zero(p.as_ptr(), p.len()) })
 }
 
+/// Leaves parameters without gradients, so that a backward pass hands its own over instead of adding to zeros.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn forget_gradients(list: &[Tensor]) -> Result<(), TchError> {
+    let p = pointers(list);
+    // SAFETY: all tensors live through the call.
+    ffi::check(unsafe { ffi::elf_list_without_grad(p.as_ptr(), p.len()) })
+}
+
 /// The Euclidean norm of each, `[n]`, on their device.
 ///
 /// # Errors

@@ -22,19 +22,129 @@ pub const HOST_WAITS: &[&str] = &[
     "aten::unique_dim",
 ];
 
+/// Operations that launch nothing on a GPU: other views of a tensor, and memory for a new one.
+const WITHOUT_LAUNCH: &[&str] = &[
+    "alias",
+    "as_strided",
+    "chunk",
+    "contiguous",
+    "detach",
+    "detach_",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "expand",
+    "expand_as",
+    "flatten",
+    "is_nonzero",
+    "lift_fresh",
+    "narrow",
+    "permute",
+    "real",
+    "reshape",
+    "_reshape_alias",
+    "resize_",
+    "resolve_conj",
+    "resolve_neg",
+    "result_type",
+    "select",
+    "set_",
+    "slice",
+    "split",
+    "split_with_sizes",
+    "squeeze",
+    "squeeze_",
+    "t",
+    "to",
+    "transpose",
+    "unbind",
+    "unflatten",
+    "_unsafe_view",
+    "unsqueeze",
+    "view",
+    "view_as",
+    "view_as_complex",
+    "view_as_real",
+];
+
+/// Operations that are one or a few kernels on a GPU, and several operations on a CPU: the number of launches of one.
+const AS_ONE: &[(&str, u64)] = &[
+    ("aten::_foreach_", 2),
+    ("aten::addmm", 1),
+    ("aten::mm", 1),
+    ("aten::bmm", 1),
+    ("aten::baddbmm", 1),
+    ("aten::_fused_rms_norm", 1),
+    ("aten::scaled_dot_product_attention", 1),
+    ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", 3),
+];
+
+/// What a name of [`AS_ONE`] launches.
+fn as_one(name: &str) -> Option<u64> {
+    AS_ONE.iter().find(|(start, _)| name.starts_with(start)).map(|(_, launches)| *launches)
+}
+
+/// Whether libtorch's autograd, which is observed too, and not an operation is named so.
+fn is_a_wrapper(name: &str) -> bool {
+    !name.starts_with("aten::")
+}
+
+/// What an operation that calls no other launches on a GPU.
+fn launches_of(name: &str) -> u64 {
+    let short = name.strip_prefix("aten::").unwrap_or(name);
+    u64::from(!is_a_wrapper(name) && !WITHOUT_LAUNCH.contains(&short))
+}
+
 /// Number of calls of each libtorch operation, by its name (`aten::mm`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Operations(BTreeMap<String, u64>);
+pub struct Operations {
+    calls: BTreeMap<String, u64>,
+    launches: BTreeMap<String, u64>,
+    /// Operations of [`AS_ONE`] that are open.
+    within: u64,
+}
 
 impl Operations {
     /// Number of calls of one operation.
     pub fn of(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.calls.get(name).copied().unwrap_or(0)
     }
 
     /// Number of calls of all operations.
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.calls.values().sum()
+    }
+
+    /// Kernels that these operations would launch on a GPU, if they ran on the way for GPUs ([`crate::on_gpu_path`]): about, since a
+    /// large reduction takes two and a list of hundreds of tensors several.
+    pub fn launches(&self) -> u64 {
+        self.launches.values().sum()
+    }
+
+    /// The operations that launch kernels, with the kernels of all their calls, the most first.
+    pub fn launches_by_operation(&self) -> Vec<(&str, u64)> {
+        let mut all: Vec<_> = self.launches.iter().map(|(name, &n)| (name.as_str(), n)).collect();
+        all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        all
+    }
+
+    fn told(&mut self, name: &str, inner: u64) {
+        if inner == 0 {
+            *self.calls.entry(name.to_owned()).or_default() += 1;
+            self.within += u64::from(as_one(name).is_some());
+            return;
+        }
+        let launches = match as_one(name) {
+            Some(launches) => {
+                self.within = self.within.saturating_sub(1);
+                launches
+            }
+            None if inner == 1 => launches_of(name),
+            None => 0,
+        };
+        if launches > 0 && self.within == 0 {
+            *self.launches.entry(name.to_owned()).or_default() += launches;
+        }
     }
 
     /// Number of calls for which the host would wait on a GPU ([`HOST_WAITS`]).
@@ -44,7 +154,7 @@ impl Operations {
 
     /// Each operation and its calls, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, &calls)| (name.as_str(), calls))
+        self.calls.iter().map(|(name, &calls)| (name.as_str(), calls))
     }
 }
 
@@ -74,8 +184,8 @@ impl Drop for Observer {
     }
 }
 
-unsafe extern "C" fn count(calls: *mut c_void, name: *const c_char) {
+unsafe extern "C" fn count(calls: *mut c_void, name: *const c_char, inner: u64) {
     // SAFETY: `calls` belongs to `operations`, on the same thread, without another borrow; the name ends in 0.
     let (calls, name) = unsafe { (&*calls.cast::<RefCell<Operations>>(), CStr::from_ptr(name)) };
-    *calls.borrow_mut().0.entry(name.to_string_lossy().into_owned()).or_default() += 1;
+    calls.borrow_mut().told(&name.to_string_lossy(), inner);
 }

@@ -138,7 +138,7 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         batches: impl IntoIterator<Item = Result<(O::Batch, Box<dyn Noise>)>>,
     ) -> Result<Option<StepReport>> {
         let wanted = self.config.accumulation.get();
-        self.params().zero_grad();
+        self.clear_gradients()?;
         let (mut micro, mut rows, mut positions) = (Vec::new(), 0, 0);
         let mut times = StepTimes::default();
         let mut watch = Stopwatch::start(self);
@@ -158,6 +158,20 @@ impl<N, O: TrainingObjective<N>> Trainer<N, O> {
         let report = StepReport { step: self.step, lr, grad_norm, micro, rows, positions, times };
         self.step += 1;
         Ok(Some(report))
+    }
+
+    /// Gradients of 0. On a GPU of its own a process has none instead, which saves a launch for each parameter; several processes
+    /// need the tensors that they exchange.
+    fn clear_gradients(&self) -> Result<()> {
+        let leaves: Vec<Tensor> = self.trained.iter().map(|(_, p)| p.tensor.shallow_clone()).collect();
+        let gpu = leaves.iter().any(|p| elf_kernels::takes_gpu_path(p.device()));
+        match gpu && self.comm.world() == 1 {
+            true => Ok(elf_kernels::lists::forget_gradients(&leaves)?),
+            false => {
+                self.params().zero_grad();
+                Ok(())
+            }
+        }
     }
 
     /// Makes the host wait for the device after each part of a step, so that [`StepTimes`] is the device's time.

@@ -13,6 +13,7 @@ use elf_data::{
 use elf_encoder::{EncoderMask, LatentStats, T5Config, T5Encoder, TextEncoder};
 use elf_flow::sampler::Registry;
 use elf_flow::{Decoder, ElfObjective, GenerateConfig, Generator, LatentBatch, Request, TrainedFlow};
+use elf_kernels::observe::{self, Operations};
 use elf_model::{Elf, ElfConfig};
 use elf_train::optim::{MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, StepTimes, Trainer, TrainerConfig};
@@ -193,6 +194,29 @@ impl Workload {
             + (3 * with + without) * self.model.trunk_flops(s)
             + (3 * (with - decode_rows) + without) * self.model.clean_flops(s)
             + 3 * self.model.logits_flops(count.logit_positions)
+    }
+
+    /// Operations of a training step on the way that GPUs take, after one step that makes what later ones reuse.
+    pub fn train_operations(&self) -> Result<Operations> {
+        elf_kernels::on_gpu_path(|| {
+            let mut trainer = self.trainer(self.net()?)?;
+            let mut batches = Batches { loader: self.loader()?, latents: self.latents()? };
+            let mut step = || -> Result<()> {
+                trainer.step(std::iter::once_with(|| batches.next()))?.context("the data has no end").map(drop)
+            };
+            step()?;
+            let (done, operations) = observe::operations(step);
+            done.map(|()| operations)
+        })
+    }
+
+    /// Operations of a sampling step, the draws and the sampler's included: those of a run, by its steps.
+    pub fn sample_operations(&self) -> Result<Operations> {
+        elf_kernels::on_gpu_path(|| {
+            let net = self.net()?;
+            let (done, operations) = observe::operations(|| self.sample_with(&net));
+            done.map(|_| operations)
+        })
     }
 
     /// The parts of a training step, each waited for: mean times over the steps.

@@ -22,6 +22,7 @@ use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
 use crate::printing::{note, out};
 use crate::standard_streams::is_output;
+use elf_kernels::observe::Operations;
 use elf_lm::json_files::write_json;
 use elf_lm::text::text_file::check_writable;
 use elf_lm::train::system_memory;
@@ -99,6 +100,8 @@ enum Stage {
     Encode,
     /// Collated batches of tokens.
     Load,
+    /// Kernels that a training step and sampling launch on a GPU, counted on a CPU that takes its way; independent of widths.
+    Count,
     /// Latency and throughput of generated texts: by ELF with several step counts and by a GPT-2 of the same width and
     /// depth with a KV cache, one at a time and a batch at a time.
     Serve,
@@ -128,6 +131,9 @@ impl BenchPreset {
     }
 }
 
+/// Operations that a table of launches names.
+const MOST_LAUNCHED: usize = 30;
+
 /// What is known so far; a stage that was not asked for is missing.
 #[derive(Default)]
 struct Results {
@@ -140,6 +146,8 @@ struct Results {
     decode: Option<Measured>,
     encode: Option<Measured>,
     load: Option<Measured>,
+    /// What was counted, and by how much it is to be divided.
+    launches: Vec<(&'static str, Operations, u64)>,
     served: Vec<Served>,
     http: Vec<Load>,
 }
@@ -212,7 +220,7 @@ fn check_memory(workload: &Workload) -> Result<()> {
 fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     let device = workload.device;
     let wanted = |stage: Stage| match args.only.as_slice() {
-        [] => !matches!(stage, Stage::Serve | Stage::Http),
+        [] => !matches!(stage, Stage::Count | Stage::Serve | Stage::Http),
         only => only.contains(&stage),
     };
     let stage = |name: &str| note!("measuring {name} ...");
@@ -251,6 +259,12 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     if wanted(Stage::Load) {
         stage("data loading");
         results.load = Some(workload.load()?);
+    }
+    if wanted(Stage::Count) {
+        stage("launches");
+        results.launches = vec![("a training step", workload.train_operations()?, 1)];
+        let passes = workload.sampling_steps as u64 + 1;
+        results.launches.push(("a sampling step", workload.sample_operations()?, passes));
     }
     if wanted(Stage::Serve) {
         stage("the writing of texts");
@@ -327,6 +341,13 @@ fn table(results: &Results, peak: f64) -> String {
             100.0 * train.share(train.times.batches.saturating_sub(train.data_wait)),
             100.0 * train.share(train.data_wait),
         ));
+    }
+    for (what, operations, times) in &results.launches {
+        lines.push(String::new());
+        lines.push(format!("{what} launches about {} kernels on a GPU", operations.launches() / times));
+        for (name, launches) in operations.launches_by_operation().into_iter().take(MOST_LAUNCHED) {
+            lines.push(format!("  {name:44} {:7.1}", launches as f64 / *times as f64));
+        }
     }
     lines.extend(serving_table(&results.served));
     lines.extend(http::table(&results.http, results.copy));
