@@ -288,8 +288,10 @@ impl Objective for DistillObjective<'_> {
             sum = &sum + l2;
         }
         if d > 0 {
-            let Words { hidden, ids, places } = Words::of(&hidden.f_narrow(0, n, d)?, &batch.ids, &plan, &share)?;
-            let weights = share.f_narrow(0, n, d)?.f_reshape([-1])?.f_index_select(0, &places)?;
+            let (hidden, share, rows) =
+                (hidden.f_narrow(0, n, d)?, share.f_narrow(0, n, d)?, &plan.order[n as usize..]);
+            let Words { hidden, ids, places } = Words::of(&hidden, &batch.ids, rows, &share)?;
+            let weights = share.f_reshape([-1])?.f_index_select(0, &places)?;
             let ce = net.cross_entropy(&hidden, &ids, Some(&upload(&weights, device)?))?.sum;
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });
             sum = &sum + ce;

@@ -14,6 +14,8 @@ use crate::{LatentBatch, Result};
 /// Names of the parts of the loss.
 const L2: &str = "l2";
 const CE: &str = "ce";
+/// The name of the cross-entropy of denoise rows.
+const DENOISE_CE: &str = "denoise_ce";
 
 /// The rows of a batch, and what is learned at which of their positions.
 struct LossInputs {
@@ -126,12 +128,29 @@ impl ElfObjective {
         inputs: &LossInputs,
         hidden: &Tensor,
     ) -> Result<(Tensor, LossTerm, TimeBins)> {
-        let Words { hidden, ids, places } = Words::of(hidden, &inputs.ids, plan, &inputs.mask)?;
+        let shares = inputs.rows.clean_share.f_narrow(0, plan.denoise, plan.decode)?;
+        let rows = [plan.denoise, plan.decode];
+        Self::words_term(CE, net, &plan.order, rows, inputs, hidden, &shares)
+    }
+
+    /// The cross-entropy of the words of `rows` `[from, n]` in the order of the pass, whose hidden states are `[n, S, H]`: its sum, the
+    /// term and its bins by `times`, `[n, S, 1]` or `[n, 1, 1]`.
+    fn words_term(
+        name: &'static str,
+        net: &dyn Network,
+        order: &[i64],
+        [from, n]: [i64; 2],
+        inputs: &LossInputs,
+        hidden: &Tensor,
+        times: &Tensor,
+    ) -> Result<(Tensor, LossTerm, TimeBins)> {
+        let (mask, order) = (inputs.mask.f_narrow(0, from, n)?, &order[from as usize..][..n as usize]);
+        let Words { hidden, ids, places } = Words::of(hidden, &inputs.ids, order, &mask)?;
         let CrossEntropy { sum, each } = net.cross_entropy(&hidden, &ids, None)?;
-        let term = LossTerm { name: CE, sum: sum.f_detach()?, count: places.size1()? as f64 };
-        let shares = inputs.rows.clean_share.f_narrow(0, plan.denoise, plan.decode)?.f_reshape([-1])?;
-        let shares = shares.f_index_select(0, &upload(&places, each.device())?)?;
-        let bins = TimeBins::of(CE, &shares, &each, &each.f_ones_like()?)?;
+        let term = LossTerm { name, sum: sum.f_detach()?, count: places.size1()? as f64 };
+        let times = times.f_expand([n, mask.size2()?.1, 1], false)?.f_reshape([-1])?;
+        let times = times.f_index_select(0, &upload(&places, each.device())?)?;
+        let bins = TimeBins::of(name, &times, &each, &each.f_ones_like()?)?;
         Ok((sum, term, bins))
     }
 }
@@ -164,6 +183,15 @@ impl Objective for ElfObjective {
             sum = &sum + l2;
             terms.push(term);
             by_time.push(bins);
+            if self.denoiser_ce_weight > 0.0 {
+                let times = rows.t.f_narrow(0, 0, n)?.f_view([-1, 1, 1])?;
+                let hidden = hidden.f_narrow(0, 0, n)?;
+                let (ce, term, bins) =
+                    Self::words_term(DENOISE_CE, net, &plan.order, [0, n], &inputs, &hidden, &times)?;
+                sum = &sum + ce * self.denoiser_ce_weight;
+                terms.push(term);
+                by_time.push(bins);
+            }
         }
         if d > 0 {
             let (ce, term, bins) = Self::decode_term(net, &plan, &inputs, &hidden.f_narrow(0, n, d)?)?;

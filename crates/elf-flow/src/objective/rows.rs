@@ -191,28 +191,28 @@ pub(super) fn pin(x: &Tensor, clean: &Tensor, condition: &Tensor) -> Tensor {
     x * (1.0 - condition) + clean * condition
 }
 
-/// The words that decode rows learn: the N loss positions of those rows.
+/// The words that some rows of a pass learn: the N loss positions of those rows.
 pub(super) struct Words {
     /// Hidden states, `[N, H]`.
     pub(super) hidden: Tensor,
     /// Token ids, `[N]`, on the device of `hidden`.
     pub(super) ids: Tensor,
-    /// The positions' numbers among the `d * S` of decode rows, `[N]`, on the CPU.
+    /// The positions' numbers among the `n * S` of those rows, `[N]`, on the CPU.
     pub(super) places: Tensor,
 }
 
 impl Words {
-    /// From the decode rows' hidden states `[d, S, H]`, the batch's `ids` `[B, S]` in its own order, and a `mask` `[B, S]` in the plan's
-    /// order that is not 0 at loss positions.
-    pub(super) fn of(hidden: &Tensor, ids: &Tensor, plan: &RowPlan, mask: &Tensor) -> Result<Self> {
-        let (d, s, _) = hidden.size3()?;
+    /// From the rows' hidden states `[n, S, H]`, the batch's `ids` `[B, S]`, the rows' numbers in the batch, and their `mask` `[n, S]`,
+    /// which is not 0 at loss positions.
+    pub(super) fn of(hidden: &Tensor, ids: &Tensor, rows: &[i64], mask: &Tensor) -> Result<Self> {
+        let (n, s, _) = hidden.size3()?;
         let device = hidden.device();
-        let mask = host_numbers(&mask.f_narrow(0, plan.denoise, d)?)?;
+        let mask = host_numbers(mask)?;
         let places: Vec<i64> = mask.iter().zip(0..).filter(|(counts, _)| **counts != 0.0).map(|(_, at)| at).collect();
         let places = Tensor::f_from_slice(&places)?;
-        let rows = Tensor::f_from_slice(&plan.order[plan.denoise as usize..])?;
+        let rows = Tensor::f_from_slice(rows)?;
         let ids = ids.f_index_select(0, &rows)?.f_reshape([-1])?.f_index_select(0, &places)?;
-        let hidden = hidden.f_reshape([d * s, -1])?.f_index_select(0, &upload(&places, device)?)?;
+        let hidden = hidden.f_reshape([n * s, -1])?.f_index_select(0, &upload(&places, device)?)?;
         Ok(Self { hidden, ids: upload(&ids, device)?, places })
     }
 }

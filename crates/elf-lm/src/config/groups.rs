@@ -171,6 +171,9 @@ impl Default for FlowConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
+    /// Weight of the words' cross-entropy on the rows that train denoising, beside their squared error; 0 in the paper. Helps small
+    /// models to learn from context.
+    pub denoiser_ce_weight: f64,
     /// Fraction of rows that train decoding (decode rows).
     pub decoder_prob: f64,
     /// Standard deviation of the noise in decode rows; `null`: 5 for unconditional text, 1 for conditional tasks.
@@ -187,6 +190,7 @@ pub struct DecoderConfig {
 impl Default for DecoderConfig {
     fn default() -> Self {
         Self {
+            denoiser_ce_weight: 0.0,
             decoder_prob: 0.2,
             decoder_noise_scale: None,
             decoder_p_mean: 0.8,

@@ -251,6 +251,7 @@ fn objective(config: &RunConfig) -> ElfObjective {
         time: config.flow.law(config.flow.time_schedule),
         guidance: GuidanceLaw { min: config.guidance.self_cond_cfg_min, max: config.guidance.self_cond_cfg_max },
         self_cond_prob: config.guidance.self_cond_prob,
+        denoiser_ce_weight: config.decoder.denoiser_ce_weight,
         decoder_prob: config.decoder.decoder_prob,
         decoder_noise_scale: config.decoder.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
         decoder: LogitNormal { mean: config.decoder.decoder_p_mean, std: config.decoder.decoder_p_std },
