@@ -1,14 +1,16 @@
 //! The way that computations take on a GPU.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::Device;
 
 use crate::ffi;
 
-/// Calls of [`on_gpu_path`] that run now, in any thread.
-static FORCED: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Calls of [`on_gpu_path`] that this thread is in.
+    static FORCED: Cell<usize> = const { Cell::new(0) };
+}
 
 /// The variable of the environment that makes a whole program take the way for GPUs, if it is set to 1.
 pub const GPU_PATH_VARIABLE: &str = "ELF_GPU_PATH";
@@ -21,19 +23,19 @@ fn asked_for() -> bool {
 /// Whether tensors on this device take the way for GPUs: plain forms, libtorch's attention, operations on lists, draws by
 /// counter. True on every GPU, and on a CPU inside of [`on_gpu_path`] or if the environment asks for it ([`GPU_PATH_VARIABLE`]).
 pub fn takes_gpu_path(device: Device) -> bool {
-    device != Device::Cpu || FORCED.load(Ordering::Relaxed) > 0 || asked_for()
+    device != Device::Cpu || FORCED.get() > 0 || asked_for()
 }
 
-/// Runs `f` with CPU tensors on the way that GPUs take, in all threads, since backward passes may have their own. For tests and
-/// counters.
+/// Runs `f` with CPU tensors on the way that GPUs take, in this thread, in which backward passes of CPU tensors run too. For tests
+/// and counters.
 pub fn on_gpu_path<T>(f: impl FnOnce() -> T) -> T {
     struct Back;
     impl Drop for Back {
         fn drop(&mut self) {
-            FORCED.fetch_sub(1, Ordering::Relaxed);
+            FORCED.set(FORCED.get() - 1);
         }
     }
-    FORCED.fetch_add(1, Ordering::Relaxed);
+    FORCED.set(FORCED.get() + 1);
     let _back = Back;
     f()
 }

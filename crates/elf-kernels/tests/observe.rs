@@ -27,6 +27,19 @@ fn what_the_host_waits_for_is_told_apart() {
 }
 
 #[test]
+fn launches_are_those_of_operations_that_call_no_other() {
+    let x = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
+    let launches = |f: &dyn Fn() -> Tensor| operations(f).1.launches();
+    assert_eq!(launches(&|| &x + &x), 1);
+    assert_eq!(launches(&|| x.view([16]).narrow(0, 0, 4).unsqueeze(0)), 0, "views launch nothing");
+    assert_eq!(launches(&|| x.mm(&x)), 1);
+    assert_eq!(launches(&|| x.linear(&x, Some(&x.get(0)))), 1, "a bias is added by the product");
+    let list = [x.copy(), x.copy(), x.copy()];
+    let (_, seen) = operations(|| elf_kernels::lists::zero(&list).unwrap());
+    assert_eq!(seen.launches_by_operation(), [("aten::_foreach_zero_", 2)], "a list counts as one operation");
+}
+
+#[test]
 fn observing_ends_when_what_is_observed_panics() {
     let broken = std::panic::catch_unwind(|| operations(|| panic!("broken")));
     assert!(broken.is_err());
