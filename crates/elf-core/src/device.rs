@@ -108,7 +108,7 @@ fn cuda_library() -> std::result::Result<(), String> {
                 let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
                 let keep = |library| {
                     std::mem::forget(library);
-                    elf_kernels::attend_without_cudnn();
+                    elf_kernels::set_up_gpus();
                 };
                 library.map(keep).map_err(|e| e.to_string())
             }
@@ -127,6 +127,30 @@ pub fn cuda_devices() -> usize {
         return 0;
     }
     usize::try_from(Cuda::device_count()).unwrap_or(0)
+}
+
+/// Bytes of memory that are free on a GPU, those of other processes not included; `None` if that cannot be told.
+pub fn free_gpu_memory(gpu: usize) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use std::ffi::c_int;
+
+        use libloading::os::unix::{Library, Symbol};
+        cuda_library().ok()?;
+        let loaded = Library::this();
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: the CUDA runtime that libtorch_cuda needs has these functions, with these signatures since its first version; they
+        // write to the two numbers alone.
+        unsafe {
+            let set_device: Symbol<unsafe extern "C" fn(c_int) -> c_int> = loaded.get(b"cudaSetDevice").ok()?;
+            let memory: Symbol<unsafe extern "C" fn(*mut usize, *mut usize) -> c_int> =
+                loaded.get(b"cudaMemGetInfo").ok()?;
+            let told = set_device(c_int::try_from(gpu).ok()?) == 0 && memory(&mut free, &mut total) == 0;
+            told.then_some(free as u64)
+        }
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 /// Number of numbers to hold at a time in a computation that is done in pieces: `on_cpu` on a CPU, whose cache should hold
@@ -214,6 +238,11 @@ pub fn describe(device: Device) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_memory_is_told_of_a_gpu_that_is_not_there() {
+        assert_eq!(free_gpu_memory(usize::MAX), None);
+    }
 
     #[test]
     fn names_round_trip() {

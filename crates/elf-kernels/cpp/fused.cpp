@@ -479,8 +479,6 @@ const char* elf_kernels_isa() {
   }
 }
 
-void elf_attend_without_cudnn() { at::globalContext().setSDPUseCuDNN(false); }
-
 char* elf_rms_norm(const Tensor* x, const Tensor* w, double eps, int to_bf16, Tensor** out) {
   return guarded([&] {
     check_activation(*x);

@@ -6,6 +6,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <c10/core/AllocatorConfig.h>
+
+#include <cstdlib>
 
 #include <tuple>
 #include <vector>
@@ -93,6 +96,18 @@ char* elf_list_without_grad(Tensor* const* p, size_t n) {
 // The Euclidean norms of the tensors, [n].
 char* elf_list_norms(Tensor* const* p, size_t n, Tensor** out) {
   return guarded([&] { *out = new Tensor(at::stack(at::_foreach_norm(listed(p, n)))); });
+}
+
+// Settings for GPUs. Attention by libtorch's own kernels: cuDNN's are compiled anew, in a good part of a second, for each shape, and
+// rows of texts have many. Memory in segments that grow, since shapes vary, unless the user says otherwise.
+void elf_set_up_gpus() {
+  at::globalContext().setSDPUseCuDNN(false);
+  if (getenv("PYTORCH_CUDA_ALLOC_CONF") != nullptr || getenv("PYTORCH_ALLOC_CONF") != nullptr) return;
+  try {
+    c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+  } catch (const std::exception&) {
+    // Without them, memory is only used less well.
+  }
 }
 
 // Whether fp32 products on a GPU may round their inputs to TF32.

@@ -10,7 +10,7 @@ pub(crate) type Text = *mut c_char;
 unsafe extern "C" {
     fn elf_kernels_free(text: Text);
     fn elf_kernels_isa() -> *const c_char;
-    pub(crate) fn elf_attend_without_cudnn();
+    pub(crate) fn elf_set_up_gpus();
     pub(crate) fn elf_mkl_use_vector_code(keep: c_int) -> c_int;
     pub(crate) fn elf_observe_begin(
         state: *mut c_void,

@@ -40,6 +40,13 @@ pub fn on_gpu_path<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
+/// Settings of libtorch's for GPUs, as soon as its CUDA part is loaded: no attention by cuDNN, which compiles a kernel for each shape,
+/// and memory in segments that grow.
+pub fn set_up_gpus() {
+    // SAFETY: sets flags of libtorch's.
+    unsafe { ffi::elf_set_up_gpus() }
+}
+
 /// Whether fp32 matrix products on GPUs may round their inputs to the 10 bits of TF32, which is several times as fast. Libtorch's
 /// default is no.
 pub fn allow_tf32(allow: bool) {

@@ -28,9 +28,6 @@ pub mod plain;
 mod recompute;
 
 pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
-pub use gpu_path::{GPU_PATH_VARIABLE, allow_tf32, on_gpu_path, takes_gpu_path};
-pub use ops::{
-    adam, add_scaled, attend, attend_without_cudnn, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax,
-    swiglu,
-};
+pub use gpu_path::{GPU_PATH_VARIABLE, allow_tf32, on_gpu_path, set_up_gpus, takes_gpu_path};
+pub use ops::{adam, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu};
 pub use recompute::recompute;

@@ -12,13 +12,6 @@ pub fn instruction_set() -> &'static str {
     ffi::isa()
 }
 
-/// Makes libtorch's attention on GPUs use its own kernels rather than cuDNN's, which are compiled anew, in a good part of a
-/// second, for each shape: rows of texts have many.
-pub fn attend_without_cudnn() {
-    // SAFETY: sets a flag of libtorch.
-    unsafe { ffi::elf_attend_without_cudnn() }
-}
-
 /// Whether the fused loops support such tensors.
 fn is_ours(x: &Tensor) -> bool {
     !takes_gpu_path(x.device()) && matches!(x.kind(), Kind::Float | Kind::BFloat16)

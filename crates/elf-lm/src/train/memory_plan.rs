@@ -23,8 +23,8 @@ pub struct MemoryPlan {
 /// libtorch's code and tables.
 const PROGRAM: u64 = 400 << 20;
 
-/// Logits are made in chunks of this many.
-const LOGITS_IN_HAND: u64 = 1 << 24;
+/// Logits are made in chunks of this many on a CPU.
+const LOGITS_IN_HAND: i64 = 1 << 24;
 
 impl MemoryPlan {
     /// The estimate for a plan whose encoder has so many parameters.
@@ -44,7 +44,9 @@ impl MemoryPlan {
         let (c, v) = (size(plan.model.text_encoder_dim), size(plan.model.vocab_size));
         // Clean latents, noise of both kinds, the noisy mixture, the previous estimate, the target and their differences.
         let latents = 12 * rows * positions * c * 4;
-        let head = 2 * LOGITS_IN_HAND * 4 + 2 * c * v * 4;
+        // A chunk in the blocks' kind, and on a GPU in fp32 before and after the logarithm.
+        let chunk = size(elf_core::device::at_a_time(device, LOGITS_IN_HAND)).min(rows * positions * v);
+        let head = if on_cpu { 2 } else { 3 } * chunk * 4 + 2 * c * v * 4;
         Self {
             state: 4 * n * (3 + averages) + low + teacher,
             activations: match plan.config.compute.gradient_checkpointing {

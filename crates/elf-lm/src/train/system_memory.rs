@@ -26,10 +26,14 @@ pub fn reset_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Bytes that each of so many processes on this machine may have; `None` where the system does not say, and on a GPU, where
-/// libtorch does not.
+/// Bytes that each of so many processes on this machine may have: a share of its memory, or what is free on the process's GPU. `None`
+/// where that is not known.
 pub fn available(device: Device, processes: u64) -> Option<u64> {
-    Some(total_bytes()? / processes.max(1)).filter(|_| device == Device::Cpu)
+    match device {
+        Device::Cpu => Some(total_bytes()? / processes.max(1)),
+        Device::Cuda(gpu) => elf_core::device::free_gpu_memory(gpu),
+        _ => None,
+    }
 }
 
 /// Refuses an operation that needs more than the `available` bytes, before it takes any. `what` is the subject of the
