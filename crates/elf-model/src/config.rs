@@ -34,7 +34,8 @@ pub struct ElfConfig {
     /// Whether the network learns latents of its own, a table with one for each entry of the vocabulary, in place of a frozen encoder's.
     #[serde(default)]
     pub learned_latents: bool,
-    /// Whether clean tokens before a block have a learned vector for each word as a second input besides their latents.
+    /// Whether the tokens of a condition, and clean tokens before a block, have a learned vector for each word as a second input
+    /// besides their latents.
     #[serde(default)]
     pub context_table: bool,
     /// Whether hidden states are normalised before the vocabulary head, as they are before the denoising head. They are not in the

@@ -225,6 +225,57 @@ fn counting_sees_passes_rows_and_logits() {
     assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8, context_rows: 0 });
 }
 
+/// Words have an effect where they are known, and only in a network with a table; without any, a row is as one without a condition.
+#[test]
+fn words_of_a_condition_come_in_through_the_table() {
+    let (z, t) = rows(2, 5, 6);
+    let words = Tensor::from_slice(&[3i64, 4, 5, -1, -1, 3, -1, -1, -1, -1]).view([2, 5]);
+    let out = |net: &Elf, z: &Tensor, words: Option<&Tensor>| {
+        net.trunk(&TrunkInput { words, x_prev: Some(z), ..TrunkInput::new(z, &t) }).unwrap()
+    };
+    let plain = network(small(), PrecisionPolicy::F32);
+    assert_eq!(difference(&out(&plain, &z, None), &out(&plain, &z, Some(&words))), 0.0);
+    for token_posterior_dims in [0, 3] {
+        let net = network(ElfConfig { context_table: true, token_posterior_dims, ..small() }, PrecisionPolicy::F32);
+        let table = net.params().get("context_table.weight").unwrap().tensor.shallow_clone();
+        let none = words.full_like(-1);
+        assert!(difference(&out(&net, &z, None), &out(&net, &z, Some(&none))) < 1e-5);
+        let told = out(&net, &z, Some(&words));
+        assert!(difference(&told, &out(&net, &z, None)) > 1e-3);
+        // A row is computed as if it were alone.
+        let row = |x: &Tensor| x.narrow(0, 1, 1);
+        let (alone, alone_words, time) = (row(&z), row(&words), row(&t));
+        let input = TrunkInput { words: Some(&alone_words), x_prev: Some(&alone), ..TrunkInput::new(&alone, &time) };
+        assert!(difference(&row(&told), &net.trunk(&input).unwrap()) < 1e-5);
+        // Another vector for a word of one row, and for the word of no row, which the table has for negative ids.
+        tch::no_grad(|| _ = table.get(4).fill_(0.5));
+        net.params().changed();
+        let changed = out(&net, &z, Some(&words));
+        assert!(difference(&told.get(0), &changed.get(0)) > 1e-3);
+        assert_eq!(difference(&told.get(1), &changed.get(1)), 0.0);
+        tch::no_grad(|| _ = table.get(0).fill_(0.5));
+        net.params().changed();
+        assert_eq!(difference(&changed, &out(&net, &z, Some(&words))), 0.0);
+    }
+    let short = words.narrow(1, 0, 4);
+    let input = TrunkInput { words: Some(&short), ..TrunkInput::new(&z, &t) };
+    assert!(plain.trunk(&input).unwrap_err().to_string().contains("words has shape [2, 4]"));
+}
+
+/// What follows a condition does not depend on how many positions the condition has, other than by its tokens.
+#[test]
+fn positions_behind_a_condition_begin_at_zero() {
+    let net = network(ElfConfig { context_table: true, ..small() }, PrecisionPolicy::F32);
+    let words = Tensor::from_slice(&[1i64, 1, -1, -1, -1, 1, -1, -1, -1, -1]).view([2, 5]);
+    let rope = net.rope_behind(&words).unwrap();
+    let expected = crate::rope::Rope::of_rows(6, &[0], 3, 16, Device::Cpu).unwrap();
+    let behind = |from: i64, n: i64| rope.cos().narrow(0, from, n);
+    assert_eq!(rope.len(), 2 * 11);
+    assert!(behind(8, 3).equal(&expected.cos().narrow(0, 6, 3)));
+    assert!(behind(11 + 7, 3).equal(&expected.cos().narrow(0, 6, 3)));
+    assert!(behind(0, 7).equal(&expected.cos().narrow(0, 0, 7)));
+}
+
 #[test]
 fn what_blocks_have_besides_is_kept_by_files() {
     let config = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };

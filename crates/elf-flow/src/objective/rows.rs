@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::elf_objective::ElfObjective;
 use crate::batch::host_numbers;
-use crate::blocks::{FinishedPrefix, TeacherForcing};
+use crate::blocks::{FinishedPrefix, NO_WORD, TeacherForcing};
 use crate::{FlowPath, LatentBatch, Result};
 
 /// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows.
@@ -49,6 +49,8 @@ pub(super) struct Prepared {
     pub(super) w: Tensor,
     /// 1 on condition positions, `[B, S, 1]`.
     pub(super) condition: Option<Tensor>,
+    /// Token ids of the condition positions, negative elsewhere, `[B, S]`; none in blocks, where they are part of the prefix.
+    pub(super) words: Option<Tensor>,
     /// In blocks: the clean rows, as the prefix of their own blocks.
     forcing: Option<TeacherForcing>,
 }
@@ -62,6 +64,7 @@ impl Prepared {
             z: learned(&self.z)?,
             clean_share: learned(&self.clean_share)?,
             condition: self.condition.as_ref().map(learned).transpose()?,
+            words: None,
             forcing: Some(forcing),
             ..self
         })
@@ -77,10 +80,11 @@ impl Prepared {
     pub(super) fn head(&self, net: &dyn Network, n: i64, x_prev: Option<&Tensor>) -> Result<Tensor> {
         let first = |x: &Tensor| x.f_narrow(0, 0, n);
         let (z, t, w, x_prev) = (first(&self.z)?, first(&self.t)?, first(&self.w)?, x_prev.map(first).transpose()?);
-        let prefix = self.prefix(n)?;
+        let (prefix, words) = (self.prefix(n)?, self.words.as_ref().map(first).transpose()?);
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
+            words: words.as_ref(),
             context: prefix.as_ref().map(FinishedPrefix::context),
             ..TrunkInput::new(&z, &t)
         };
@@ -181,9 +185,20 @@ impl ElfObjective {
             x0,
             w,
             condition,
+            words: words_of(batch)?.map(|words| upload(&words.f_index_select(0, &order)?, device)).transpose()?,
             forcing: None,
         })
     }
+}
+
+/// Token ids of a batch's condition positions, [`NO_WORD`] elsewhere and in rows whose condition is dropped: `[B, S]`, on the CPU.
+pub(super) fn words_of(batch: &LatentBatch) -> Result<Option<Tensor>> {
+    let Some(condition) = &batch.condition else { return Ok(None) };
+    let words = batch.ids.f_masked_fill(&condition.f_eq(0.0)?, NO_WORD)?;
+    if !batch.dropped.contains(&true) {
+        return Ok(Some(words));
+    }
+    Ok(Some(words.f_masked_fill(&Tensor::f_from_slice(&batch.dropped)?.f_unsqueeze(-1)?, NO_WORD)?))
 }
 
 /// `clean` on condition positions, `x` elsewhere.
@@ -248,4 +263,28 @@ pub(super) fn mixed_trunk(net: &dyn Network, plan: &RowPlan, input: TrunkInput) 
     let gate = upload(&Tensor::f_from_slice(&gate)?, input.z.device())?;
     let decode = (plan.decode > 0).then_some(&gate);
     Ok(net.trunk(&TrunkInput { decode, ..input })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn words_are_those_of_conditions_that_are_not_dropped() {
+        let ids = Tensor::from_slice(&[7i64, 8, 9, 10, 11, 12]).view([2, 3]);
+        let batch = |condition: Option<[f32; 6]>, dropped: &[bool]| LatentBatch {
+            latents: Tensor::zeros([2, 3, 1], (Kind::Float, Device::Cpu)),
+            ids: ids.shallow_clone(),
+            loss_mask: Tensor::ones([2, 3], (Kind::Float, Device::Cpu)),
+            condition: condition.map(|mask| Tensor::from_slice(&mask).view([2, 3])),
+            dropped: dropped.to_vec(),
+        };
+        assert!(words_of(&batch(None, &[])).unwrap().is_none());
+        let given = Some([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+        for (dropped, expected) in [(&[][..], [7i64, -1, -1, 10, 11, -1]), (&[false, true], [7, -1, -1, -1, -1, -1])] {
+            let words = words_of(&batch(given, dropped)).unwrap().unwrap();
+            assert!(words.equal(&Tensor::from_slice(&expected).view([2, 3])), "{words}");
+        }
+    }
 }

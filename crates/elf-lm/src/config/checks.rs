@@ -114,16 +114,10 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "block_size needs causal_latents: true, since other latents of a block contain information about later blocks"
         );
     }
-    if config.network.context_table && config.network.block_size.is_none() {
+    if config.network.context_table && config.network.block_size.is_none() && !conditional {
         fail!(
             setting("context_table"),
-            "context_table applies to the tokens before a block, and there are no blocks: set block_size, or leave it out"
-        );
-    }
-    if config.batches.group_by_length && config.network.block_size.is_none() && conditional {
-        fail!(
-            setting("group_by_length"),
-            "group_by_length without a block_size is for unconditional text: the length of an answer is not known before it is written. Leave it out"
+            "context_table applies to conditions and to the tokens before a block: set max_input_length or block_size, or leave it out"
         );
     }
     if config.batches.group_by_length && config.pad_token() == PadTokenName::Eos {

@@ -102,8 +102,8 @@ pub struct NetworkConfig {
     /// Generate text in blocks of this many tokens, each conditioned on all before it; `null`: all tokens at once, as
     /// in the paper. Needs `causal_latents`.
     pub block_size: Option<usize>,
-    /// Feed in the tokens before a block through a learned embedding table as well as through their latents. For models
-    /// with a `block_size`, which learn to follow a source many times faster with it. Not in the paper.
+    /// Feed in the tokens of a condition, and with a `block_size` those before a block, through a learned embedding table
+    /// as well as through their latents. Models learn to follow a source many times faster with it. Not in the paper.
     pub context_table: bool,
     /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
@@ -247,8 +247,9 @@ pub struct BatchConfig {
     /// Rows per batch over all devices.
     pub global_batch_size: usize,
     /// Put rows of similar length into the same batch, and cut each batch to its longest row. With a `block_size` this
-    /// only saves work. Without one, for unconditional text, batches have rows of equal length and no padding, and
-    /// sampling draws each text's length from the training data's lengths.
+    /// only saves work. Without one, batches have rows of equal length and no padding, and sampling takes each text's
+    /// length from those of the training data: drawn, or, for conditional tasks, the median of the lengths of answers to
+    /// inputs of that length.
     pub group_by_length: bool,
 }
 

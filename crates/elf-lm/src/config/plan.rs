@@ -220,6 +220,12 @@ impl RunPlan {
         Ok(Collator::new(self.span.collate(), tokenizer)?)
     }
 
+    /// Positions of a row that no text gets, whatever its condition: as in the released code those of the longest condition, unless
+    /// rows have a length of their own.
+    pub fn reserved_positions(&self) -> usize {
+        if self.has_rows_of_equal_length() { 0 } else { self.span.max_input_length.unwrap_or(0) }
+    }
+
     /// Whether training batches have rows of equal length and no filling, and texts a length of their own.
     pub fn has_rows_of_equal_length(&self) -> bool {
         self.config.batches.group_by_length && self.config.network.block_size.is_none()
