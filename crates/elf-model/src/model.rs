@@ -28,6 +28,9 @@ pub(crate) const CONTEXT_TABLE: &str = "context_table.weight";
 /// Its standard deviation at the start, that of GPT-2.
 const CONTEXT_TABLE_STD: f64 = 0.02;
 
+/// The word of a position that belongs to no condition.
+const NO_WORD: i64 = -1;
+
 /// The factor by which latents of given tokens are scaled down in networks with that table. Muon's updates have a fixed size, so a
 /// table is learned quickly only if it starts small and is not dominated by the latents: with unscaled latents it had no effect.
 const LATENTS_BESIDE_TABLE: f64 = 0.02;
@@ -187,11 +190,11 @@ impl Elf {
         }
     }
 
-    /// Angles of rows that begin with a condition, whose tokens have `words` `[B, S]` that are not negative: what follows a condition counts
+    /// Angles of rows that begin with a condition, whose positions are those of `words` `[B, S]` that are not -1: what follows a condition counts
     /// its positions from 0 again, so that a source token and the target token of the same place are always equally far apart.
     pub(crate) fn rope_behind(&self, words: &Tensor) -> Result<Rope> {
         let ((b, s), device) = (words.size2()?, words.device());
-        let free = words.f_lt(0)?.f_to_kind(Kind::Int64)?;
+        let free = words.f_eq(NO_WORD)?.f_to_kind(Kind::Int64)?;
         let given = s - free.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Int64)?;
         let positions = Tensor::f_arange(s, (Kind::Int64, device))? - given * free;
         // A token of the prefix is not rotated, as one at position 0 is not.
@@ -280,7 +283,7 @@ impl Elf {
     /// Lifted latents `[B, S, H]` with the table's vectors of the condition's tokens, `words` `[B, S]`, added.
     fn with_condition(&self, lifted: Tensor, words: &Tensor) -> Result<Tensor> {
         let Some(table) = &self.context_table else { return Ok(lifted) };
-        let others = words.f_lt(0)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
+        let others = words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
         let scales = others * (1.0 - LATENTS_BESIDE_TABLE) + LATENTS_BESIDE_TABLE;
         Ok(&lifted * scales + Self::vectors(table, words, lifted.kind())?)
     }
@@ -351,7 +354,7 @@ impl Elf {
         let (prefix, device) = (self.config.prefix_len(), input.z.device());
         let words = input.words.filter(|_| input.context.is_none() && self.context_table.is_some());
         let rope = match words {
-            Some(words) if std::env::var("ELF_POS").is_err() => self.rope_behind(words)?,
+            Some(words) => self.rope_behind(words)?,
             _ if firsts.iter().all(|&other| other == first) => {
                 self.rope(Layout { prefix, context: k, first, text: s }, device)?
             }
@@ -385,7 +388,7 @@ impl Elf {
                 let mut estimate = posterior.lift(&reading.estimate, kind)?;
                 if let Some(words) = words {
                     // Latents of a condition are clean at all times, and nothing is to be estimated of them.
-                    estimate = estimate * words.f_lt(0)?.f_unsqueeze(-1)?.f_to_kind(kind)?;
+                    estimate = estimate * words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(kind)?;
                 }
                 Tensor::f_cat(&[text.f_narrow(1, 0, k)?, text.f_narrow(1, k, s)? + estimate], 1)?
             }

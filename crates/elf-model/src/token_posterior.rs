@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use elf_core::layers::Linear;
 use elf_core::{Error, Fans, Init, ParamBuilder, Result, TokenClasses, Weight};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
 
@@ -17,8 +17,9 @@ const LEAST_VARIANCE: f64 = 1e-5;
 /// The noise scale from which on the mean square of noisy latents grows with the noise at almost all times.
 const STRONG_NOISE: f64 = 2.0;
 
-/// Logits held at a time: few enough for a cache.
+/// Logits held at a time: on a CPU few enough for a cache, elsewhere as many as make large products.
 const LOGITS_AT_A_TIME: i64 = 1 << 21;
+const LOGITS_AT_A_TIME_ELSEWHERE: i64 = 1 << 28;
 
 /// The Bayes estimate of a latent under [`TokenClasses`], a frozen model of latents without context.
 ///
@@ -136,7 +137,8 @@ impl TokenPosterior {
             let evidence = first(&(&z * &precision))?;
             let curvature = first(&(&precision * &share))? * -0.5;
             let mut means = Vec::new();
-            let step = (LOGITS_AT_A_TIME / (s * v).max(1)).max(1);
+            let at_a_time = if z.device() == Device::Cpu { LOGITS_AT_A_TIME } else { LOGITS_AT_A_TIME_ELSEWHERE };
+            let step = (at_a_time / (s * v).max(1)).max(1);
             for start in (0..b).step_by(step as usize) {
                 let rows = |x: &Tensor| x.f_narrow(0, start, step.min(b - start));
                 let scores = self.scores(&rows(&evidence)?, &rows(&curvature)?)?;
@@ -215,7 +217,6 @@ impl TokenPosterior {
 mod tests {
     use super::*;
     use crate::Preset;
-    use tch::Device;
 
     const NOISE_SCALES: [f64; 2] = [2.0, 5.0];
 
