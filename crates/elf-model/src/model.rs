@@ -494,7 +494,11 @@ impl Network for Elf {
         let normalised = self.final_norm.forward_to(&hidden, self.policy.latent_maps.kind());
         let head = self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?;
         Ok(match reading {
-            Some((posterior, reading)) => posterior.back(&(head + reading.estimate))?,
+            Some((posterior, reading)) => {
+                let flat = hidden.f_reshape([-1, self.config.hidden_size])?;
+                let logits = || self.vocab_head.logits(&flat, self.policy.vocab_head);
+                posterior.back(&(head + posterior.estimate(&reading, logits)?))?
+            }
             None => head,
         })
     }

@@ -48,7 +48,8 @@ fn elf_b_has_the_published_number_of_parameters() {
     let of_blocks = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
     let without_guidance = ElfConfig { num_self_cond_cfg_tokens: 0, ..small() };
     let informed = ElfConfig { token_posterior_dims: 3, ..small() };
-    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, informed] {
+    let by_words = ElfConfig { token_posterior_words: true, ..informed.clone() };
+    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, informed, by_words] {
         let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
         assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
     }
@@ -373,6 +374,41 @@ fn a_network_with_a_token_posterior_starts_from_it() {
     let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
     let message = without.start_token_posterior(&classes, [2.0, 5.0]).unwrap_err().to_string();
     assert!(message.contains("token_posterior_dims"), "{message}");
+}
+
+/// With logits of zeros the estimate by words is the one without context; with others it is the mean of their words.
+#[test]
+fn a_clean_estimate_may_start_from_words() {
+    let (plain, classes) = informed();
+    let net = Elf::new(
+        ElfConfig { token_posterior_words: true, ..plain.config().clone() },
+        PrecisionPolicy::F32,
+        5,
+        Device::Cpu,
+    );
+    let net = net.unwrap();
+    net.start_token_posterior(&classes, [2.0, 5.0]).unwrap();
+    let [kernel, bias] =
+        ["unembed_kernel", "unembed_bias"].map(|name| net.params().get(name).unwrap().tensor.shallow_clone());
+    tch::no_grad(|| _ = kernel.shallow_clone().zero_());
+    net.params().changed();
+    let z = rows(1, 4, 6).0;
+    for t in [0.0, 0.3, 0.8] {
+        let estimate = |net: &Elf| net.clean(&pass(net, &z, t, false)).unwrap();
+        assert!(difference(&estimate(&net), &estimate(&plain)) < 1e-3, "at {t}");
+    }
+    tch::no_grad(|| _ = bias.get(9).fill_(100.0));
+    net.params().changed();
+    let found = net.clean(&pass(&net, &z, 0.0, false)).unwrap();
+    let expected = classes.means.get(9).unsqueeze(0).matmul(&classes.axes.narrow(1, 0, 3).tr());
+    assert!(difference(&found, &expected.expand_as(&found)) < 1e-3);
+    net.params().set_requires_grad(true);
+    net.clean(&pass(&net, &z, 0.3, false)).unwrap().square().sum(Kind::Float).backward();
+    assert!(kernel.grad().defined());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    net.save(&path).unwrap();
+    assert_eq!(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap().config(), net.config());
 }
 
 /// The loss has the logits of [`Network::logits`], gradients reach everything but the classes, and files keep all of it.

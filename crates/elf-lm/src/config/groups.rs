@@ -111,6 +111,9 @@ pub struct NetworkConfig {
     /// training data along this many of their principal axes, and let it predict the difference: it then need not learn what
     /// can be read without context. 0: none. Not in the paper.
     pub token_posterior_dims: i64,
+    /// Let the clean estimate start from the words that the vocabulary head reads, together with what the noisy latent tells,
+    /// so that latents are learned as quickly as words. Needs `token_posterior_dims`. Not in the paper.
+    pub token_posterior_words: bool,
 }
 
 impl Default for NetworkConfig {
@@ -131,6 +134,7 @@ impl Default for NetworkConfig {
             context_table: false,
             vocab_head_norm: false,
             token_posterior_dims: 0,
+            token_posterior_words: false,
         }
     }
 }

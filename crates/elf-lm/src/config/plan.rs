@@ -320,6 +320,7 @@ fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConf
     model.context_table = config.network.context_table;
     model.vocab_head_norm = config.network.vocab_head_norm;
     model.token_posterior_dims = config.network.token_posterior_dims;
+    model.token_posterior_words = config.network.token_posterior_words;
     Ok(model)
 }
 
