@@ -385,11 +385,12 @@ impl Elf {
         };
         let text = match &reading {
             Some((posterior, reading)) => {
-                let mut estimate = posterior.lift(&reading.estimate, kind)?;
-                if let Some(words) = words {
+                let lifted = posterior.lift(&reading.estimate, kind)?;
+                let estimate = match words {
                     // Latents of a condition are clean at all times, and nothing is to be estimated of them.
-                    estimate = estimate * words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(kind)?;
-                }
+                    Some(words) => lifted * words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(kind)?,
+                    None => lifted,
+                };
                 Tensor::f_cat(&[text.f_narrow(1, 0, k)?, text.f_narrow(1, k, s)? + estimate], 1)?
             }
             None => text,
