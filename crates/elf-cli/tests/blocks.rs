@@ -104,7 +104,7 @@ fn what_blocks_cannot_do_is_said_in_one_line() {
         materials.train(&other, &["objective=mdlm", key]).badly(&[key.split('=').next().unwrap(), "objective elf"]);
     }
     materials.train(&other, &["group_by_length=true"]).badly(&["group_by_length", "pad_token: pad"]);
-    materials.train(&other, &["context_table=true"]).badly(&["context_table", "block_size"]);
+    materials.train(&other, &["context_table=true"]).badly(&["context_table", "max_input_length", "block_size"]);
     let learned = [&BLOCKS[..], &["group_by_length=true", "pad_token=eos"]].concat();
     materials.train(&other, &learned).badly(&["group_by_length", "pad_token: pad"]);
     materials.train(&model, &BLOCKS).well();

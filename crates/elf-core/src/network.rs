@@ -79,14 +79,18 @@ pub struct TrunkInput<'a> {
     pub decode: Option<&'a Tensor>,
     /// The finished prefix, for networks that write block by block.
     pub context: Option<Context<'a>>,
+    /// Token ids of the condition positions among those of z, `[B, S]`, i64, on the device of z: -1 at all others, and in rows whose
+    /// condition is dropped; -2 where a word of a condition is dropped. `None` without a condition, and for networks that write block
+    /// by block.
+    pub words: Option<&'a Tensor>,
     /// Dropout masks; `None` switches dropout off.
     pub dropout: Option<&'a Dropout>,
 }
 
 impl<'a> TrunkInput<'a> {
-    /// A denoise-mode input without self-conditioning, guidance, context or dropout.
+    /// A denoise-mode input without self-conditioning, guidance, context, condition or dropout.
     pub fn new(z: &'a Tensor, t: &'a Tensor) -> Self {
-        Self { z, x_prev: None, t, guidance: None, decode: None, context: None, dropout: None }
+        Self { z, x_prev: None, t, guidance: None, decode: None, context: None, words: None, dropout: None }
     }
 }
 

@@ -177,17 +177,23 @@ impl Batch {
     /// Results of models in which no token sees later ones do not change. Other models would see rows of other lengths than those
     /// they were trained on.
     #[must_use]
-    pub fn trimmed(mut self) -> Self {
+    pub fn trimmed(self) -> Self {
         let longest = self.valid_len.iter().copied().max().unwrap_or(0).max(1);
-        if self.pad_token == PadToken::Eos || longest >= self.seq_len {
+        if self.pad_token == PadToken::Eos { self } else { self.cut_to(longest) }
+    }
+
+    /// The batch without the positions from `length` on, which have to be filling in every row. Works in place.
+    #[must_use]
+    pub fn cut_to(mut self, length: usize) -> Self {
+        if length >= self.seq_len {
             return self;
         }
         for row in 1..self.rows {
             let from = row * self.seq_len;
-            self.input_ids.copy_within(from..from + longest, row * longest);
+            self.input_ids.copy_within(from..from + length, row * length);
         }
-        self.input_ids.truncate(self.rows * longest);
-        self.seq_len = longest;
+        self.input_ids.truncate(self.rows * length);
+        self.seq_len = length;
         self
     }
 

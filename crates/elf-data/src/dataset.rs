@@ -364,12 +364,20 @@ impl Dataset {
     /// # Errors
     /// If `max_input_length` is set and there are no conditions, or a row cannot be read.
     pub fn lengths(&self, config: CollateConfig) -> Result<Vec<u32>> {
+        Ok(self.lengths_of_parts(config)?.into_iter().map(|[condition, target]| condition + target).collect())
+    }
+
+    /// Each row's number of condition tokens and of target tokens after `config` has cut them. Reads all rows once.
+    ///
+    /// # Errors
+    /// As [`Dataset::lengths`].
+    pub fn lengths_of_parts(&self, config: CollateConfig) -> Result<Vec<[u32; 2]>> {
         if config.max_input_length.is_some() && !self.conditional {
             return Err(Error::NoCondition);
         }
         let cut = |target: usize, condition: Option<usize>| {
             let (condition, target) = config.cut(condition.unwrap_or(0), target);
-            (condition + target) as u32
+            [condition as u32, target as u32]
         };
         if let Store::Memory { input, condition } = &self.store {
             return Ok((0..self.rows)

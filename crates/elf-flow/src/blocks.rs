@@ -245,6 +245,15 @@ fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Resul
     }
 }
 
+/// The words of a condition for a pass of `rows` rows; in blocks they are part of the prefix.
+pub(crate) fn words(
+    prefix: Option<&PrefixContext>,
+    condition: Option<&Condition>,
+    rows: i64,
+) -> Result<Option<Tensor>> {
+    condition.filter(|_| prefix.is_none()).map(|condition| condition.words(rows)).transpose()
+}
+
 /// A pass through the trunk, given the finished prefix if there is one.
 pub(crate) fn trunk(net: &dyn Network, prefix: Option<&PrefixContext>, input: TrunkInput) -> Result<Tensor> {
     let context = prefix.map(|prefix| prefix.context(net, &input)).transpose()?;

@@ -5,6 +5,7 @@ use elf_core::device::upload;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::host_numbers;
+use crate::blocks::NO_WORD;
 use crate::{Error, Field, Prediction, Result};
 
 /// The condition of a batch: which positions are given, and their clean latents.
@@ -12,7 +13,7 @@ use crate::{Error, Field, Prediction, Result};
 pub struct Condition {
     /// Clean latents, `[B, S, C]`; values outside the condition positions are ignored.
     latents: Tensor,
-    /// Their token ids, `[B, S]`, i64, on the latents' device; values outside the condition positions are ignored.
+    /// Their token ids, `[B, S]`, i64, on the latents' device; negative outside the condition positions.
     ids: Tensor,
     /// True on positions to generate, `[B, S, 1]`, bool.
     free: Tensor,
@@ -45,7 +46,7 @@ impl Condition {
             s => flat.chunks(s as usize).map(|row| row.iter().take_while(|&&m| m == 1.0).count()).collect(),
         };
         let free = upload(&mask.f_eq(0.0)?.f_unsqueeze(-1)?, latents.device())?;
-        let ids = upload(ids, latents.device())?;
+        let ids = upload(ids, latents.device())?.f_masked_fill(&free.f_squeeze_dim(-1)?, NO_WORD)?;
         Ok(Self { latents: latents.shallow_clone(), ids, free, lengths })
     }
 
@@ -73,6 +74,18 @@ impl Condition {
     /// `ids` `[B, S]` with the condition's in its positions.
     pub(crate) fn pin_ids(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(ids.f_where_self(&self.free.f_squeeze_dim(-1)?, &self.ids)?)
+    }
+
+    /// Token ids of the condition, negative elsewhere, for a pass of `rows` rows: `[B, S]`, or `[2B, S]` with a second half that has
+    /// no condition.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn words(&self, rows: i64) -> Result<Tensor> {
+        match rows == self.lengths.len() as i64 {
+            true => Ok(self.ids.shallow_clone()),
+            false => Ok(Tensor::f_cat(&[&self.ids, &self.ids.f_full_like(NO_WORD)?], 0)?),
+        }
     }
 
     /// `z` `[B, S, C]` with 0 in the condition's positions.

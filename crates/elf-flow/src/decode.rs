@@ -124,10 +124,12 @@ impl<'a> Decoder<'a> {
         let ones = Tensor::f_ones([b], (Kind::Float, z.device()))?;
         let w = &ones * self.guidance;
         let x_prev = self.trained.self_conditioned.then(|| z.f_zeros_like()).transpose()?;
+        let words = blocks::words(self.prefix, condition, b)?;
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
             decode: Some(&ones),
+            words: words.as_ref(),
             ..TrunkInput::new(&z, &ones)
         };
         let hidden = blocks::trunk(self.net, self.prefix, input)?.f_flatten(0, 1)?;

@@ -43,21 +43,25 @@ impl std::ops::AddAssign for EstimateErrors {
 }
 
 /// Measures the errors of a network on true texts.
-#[derive(Debug)]
 pub struct Probe<'a> {
-    field: NetworkField<'a>,
-    decoder: Decoder<'a>,
+    net: &'a dyn elf_core::Network,
     trained: TrainedFlow,
+    guidance: f64,
+}
+
+impl std::fmt::Debug for Probe<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Probe")
+            .field("trained", &self.trained)
+            .field("guidance", &self.guidance)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Probe<'a> {
     /// Makes a probe of a network; `guidance` is the self-conditioning guidance scale w, for networks with such an input.
     pub fn new(net: &'a dyn elf_core::Network, trained: TrainedFlow, guidance: f64) -> Self {
-        Self {
-            field: NetworkField::new(net, trained, guidance),
-            decoder: Decoder::new(net, trained, guidance),
-            trained,
-        }
+        Self { net, trained, guidance }
     }
 
     /// The errors at time `t` of texts that are noisy to that degree. The estimate is the one that sampling would use: for
@@ -83,9 +87,10 @@ impl<'a> Probe<'a> {
             let eps = noise.normal("noise", &[b, s, c])?;
             let time = Tensor::f_full([1], t, (Kind::Float, batch.latents.device()))?;
             let z = self.trained.path.interpolate(&batch.latents, &eps, &time);
+            let network = NetworkField::new(self.net, self.trained, self.guidance).with_condition(condition.as_ref());
             let field: Box<dyn Field + '_> = match &condition {
-                Some(condition) => Box::new(Conditioned::new(&self.field, condition)),
-                None => Box::new(&self.field),
+                Some(condition) => Box::new(Conditioned::new(network, condition)),
+                None => Box::new(network),
             };
             let mut x = field.eval(&z, t, None)?.x;
             if self.trained.self_conditioned {
@@ -124,7 +129,7 @@ impl<'a> Probe<'a> {
         let sum = |t: Tensor| -> Result<f64> { Ok(t.f_sum(Kind::Double)?.f_double_value(&[])?) };
         let mask = counted.f_to_device(device)?.f_to_kind(Kind::Float)?;
         let error = (x - &batch.latents).f_square()?.f_mean_dim(-1, false, Kind::Float)?;
-        let ids = self.decoder.ids(x, condition)?;
+        let ids = Decoder::new(self.net, self.trained, self.guidance).ids(x, condition)?;
         let right = ids.f_eq_tensor(&batch.ids.f_to_device(device)?)?.f_to_kind(Kind::Float)?;
         Ok(EstimateErrors {
             positions: sum(mask.shallow_clone())?,

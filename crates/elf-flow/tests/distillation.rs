@@ -136,7 +136,7 @@ impl Start {
 
     fn begin(&self) -> TeacherStart<'_> {
         let Self { z, x_prev, guidance, times } = self;
-        TeacherStart { z, x_prev: Some(x_prev), guidance, times, condition: None }
+        TeacherStart { z, x_prev: Some(x_prev), guidance, times, condition: None, words: None }
     }
 }
 
@@ -343,7 +343,7 @@ fn a_step_over_all_of_the_time_begins_at_its_start() {
         (Tensor::zeros([6, 1], (Kind::Float, Device::Cpu)), Tensor::ones([6, 1], (Kind::Float, Device::Cpu)));
     let times = Tensor::cat(&[start, places.sort(-1, false).0, end], -1);
     let guidance = base.guidance.transform(&draws.uniform("cfg_scale_u", &[6]).unwrap());
-    let start = TeacherStart { z: &z, x_prev: None, guidance: &guidance, times: &times, condition: None };
+    let start = TeacherStart { z: &z, x_prev: None, guidance: &guidance, times: &times, condition: None, words: None };
     assert!(largest(&(target - teacher_target(&teacher, &base.path, &start).unwrap())) < 1e-3);
 }
 
@@ -368,7 +368,7 @@ fn schedules_take_the_draws_of_their_law() {
     let times = Tensor::from_slice(&[0.0f32, 0.125, 0.375, 0.5, 0.25, 0.3, 0.5, 0.75]).view([rows, 4]);
     let z = base().path.interpolate(&batch.latents, &eps, &times.select(1, 0).view([-1, 1, 1]));
     let guidance = base().guidance.transform(&w);
-    let start = TeacherStart { z: &z, x_prev: None, guidance: &guidance, times: &times, condition: None };
+    let start = TeacherStart { z: &z, x_prev: None, guidance: &guidance, times: &times, condition: None, words: None };
     assert!(largest(&(target - teacher_target(&teacher, &base().path, &start).unwrap())) < 1e-5);
 }
 

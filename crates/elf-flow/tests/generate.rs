@@ -2,6 +2,8 @@
 
 mod toy;
 
+use std::cell::RefCell;
+
 use elf_core::{Counting, Network, Noise, Replay, Seeded, TokenDraw, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
@@ -32,7 +34,8 @@ fn condition_of(seeds: &[u64]) -> Condition {
     let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[seeds.len() as i64, S, C]).unwrap();
     let mask: Vec<f32> =
         seeds.iter().flat_map(|seed| (0..S).map(move |i| f32::from(i <= (*seed % 4) as i64))).collect();
-    let ids = Tensor::zeros([seeds.len() as i64, S], (Kind::Int64, Device::Cpu));
+    let ids: Vec<i64> = seeds.iter().flat_map(|seed| (0..S).map(move |i| (*seed as i64 * 5 + i) % V)).collect();
+    let ids = Tensor::from_slice(&ids).view([-1, S]);
     Condition::new(&latents, &ids, &Tensor::from_slice(&mask).view([-1, S])).unwrap()
 }
 
@@ -70,6 +73,56 @@ fn a_batch_costs_what_it_says() {
             got.ids.iter().all(|row| row.len() == S as usize && row.iter().all(|id| (0..V).contains(id))),
             "{name}"
         );
+    }
+}
+
+/// A network that keeps the words it is told.
+struct Told(Toy, RefCell<Vec<Option<Tensor>>>);
+
+impl Network for Told {
+    fn shape(&self) -> elf_core::NetworkShape {
+        self.0.shape()
+    }
+
+    fn params(&self) -> &elf_core::ParamSet {
+        self.0.params()
+    }
+
+    fn trunk(&self, input: &TrunkInput) -> elf_core::Result<Tensor> {
+        self.1.borrow_mut().push(input.words.map(Tensor::shallow_clone));
+        self.0.trunk(input)
+    }
+
+    fn clean(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.0.clean(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> elf_core::Result<Tensor> {
+        self.0.logits(hidden)
+    }
+}
+
+/// At every evaluation and in decoding, and none in the half without a condition.
+#[test]
+fn networks_are_told_the_words_of_a_condition() {
+    let seeds = [1, 2];
+    let condition = condition_of(&seeds);
+    let net = Told(Toy::new(true), RefCell::default());
+    generate(&net, config(), &Request::new(&seeds, S));
+    assert!(net.1.take().iter().all(Option::is_none));
+    let expected = Tensor::from_slice(&[5i64, 6, -1, -1, -1, -1, -1, -1, -1, 10, 11, 12, -1, -1, -1, -1, -1, -1]);
+    let expected = expected.view([2, S]);
+    for guidance in [1.0, 2.0] {
+        let config = GenerateConfig { condition_guidance: guidance, ..config() };
+        generate(&net, config, &Request { condition: Some(&condition), ..Request::new(&seeds, S) });
+        let told = net.1.take();
+        assert_eq!(told.len(), 7);
+        for (pass, words) in told.into_iter().map(Option::unwrap).enumerate() {
+            assert!(words.narrow(0, 0, 2).equal(&expected), "{words}");
+            let twice = guidance != 1.0 && pass < 6;
+            assert_eq!(words.size()[0], if twice { 4 } else { 2 });
+            assert!(!twice || words.narrow(0, 2, 2).equal(&expected.full_like(-1)), "{words}");
+        }
     }
 }
 
@@ -282,11 +335,13 @@ fn decoding_in_chunks_changes_nothing() {
         let expected = logits.log_softmax(-1, Kind::Float).amax([-1], false).view([3, S]);
         assert!(log_probs.allclose(&expected, 1e-5, 1e-6, false), "{positions}");
     }
-    // The condition is put in before decoding.
+    // The condition is put in before decoding, and the network is told its words.
     let condition = condition_of(&[1, 2, 3]);
     let decoder = Decoder::new(&net, TRAINED, 1.0);
-    let pinned = condition.pin(&z).unwrap();
-    assert!(decoder.ids(&z, Some(&condition)).unwrap().equal(&decoder.ids(&pinned, None).unwrap()));
+    let (pinned, words) = (condition.pin(&z).unwrap(), condition.words(3).unwrap());
+    let input = TrunkInput { z: &pinned, words: Some(&words), ..input };
+    let expected = net.logits(&net.trunk(&input).unwrap().flatten(0, 1)).unwrap().argmax(-1, false).view([3, S]);
+    assert!(decoder.ids(&z, Some(&condition)).unwrap().equal(&expected));
 }
 
 /// At the end of a run, by draws of their own: everything before them is as it is without.

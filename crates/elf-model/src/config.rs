@@ -34,7 +34,8 @@ pub struct ElfConfig {
     /// Whether the network learns latents of its own, a table with one for each entry of the vocabulary, in place of a frozen encoder's.
     #[serde(default)]
     pub learned_latents: bool,
-    /// Whether clean tokens before a block have a learned vector for each word as a second input besides their latents.
+    /// Whether the tokens of a condition, and clean tokens before a block, have a learned vector for each word as a second input
+    /// besides their latents.
     #[serde(default)]
     pub context_table: bool,
     /// Whether hidden states are normalised before the vocabulary head, as they are before the denoising head. They are not in the
@@ -45,6 +46,10 @@ pub struct ElfConfig {
     /// network without that input, as the released ones.
     #[serde(default)]
     pub token_posterior_dims: i64,
+    /// Whether the clean estimate starts from the words that the vocabulary head reads, by Bayes' rule together with the noisy latent,
+    /// in place of from the noisy latent alone.
+    #[serde(default)]
+    pub token_posterior_words: bool,
 }
 
 fn default_mlp_ratio() -> f64 {
@@ -92,6 +97,7 @@ impl Preset {
             context_table: false,
             vocab_head_norm: false,
             token_posterior_dims: 0,
+            token_posterior_words: false,
         }
     }
 }
@@ -120,6 +126,9 @@ impl ElfConfig {
                 "token_posterior_dims is {}: it must be 0 (none) or at most the {} channels of a latent",
                 self.token_posterior_dims, self.text_encoder_dim
             )));
+        }
+        if self.token_posterior_words && self.token_posterior_dims == 0 {
+            return Err(Error::Config("token_posterior_words needs token_posterior_dims above 0".to_owned()));
         }
         self.blocks().check()
     }
@@ -172,7 +181,8 @@ impl ElfConfig {
         let chosen =
             with(self.learned_latents, v * c) + with(self.context_table, v * h) + with(self.vocab_head_norm, h);
         let dims = size(self.token_posterior_dims);
-        let chosen = chosen + with(dims > 0, c * c + v * dims + c + v + 2 + c * h);
+        let chosen =
+            chosen + with(dims > 0, c * c + v * dims + c + v + 2 + c * h) + with(self.token_posterior_words, 1);
         latents + embedders + size(self.prefix_len()) * h + self.blocks().parameter_count() + heads + chosen
     }
 

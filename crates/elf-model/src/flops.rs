@@ -63,6 +63,7 @@ mod tests {
             context_table: false,
             vocab_head_norm: false,
             token_posterior_dims: 0,
+            token_posterior_words: false,
         };
         assert_eq!(config.mlp_hidden(), 21);
         // A text position: 8 -> 4 is 64, 4 -> 3 is 24, 3 -> 8 is 48.

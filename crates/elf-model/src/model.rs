@@ -22,13 +22,16 @@ use crate::vocab_head::VocabHead;
 /// The name of the parameter of learned latents; the released model has none.
 pub(crate) const LATENT_TABLE: &str = "latent_table";
 
-/// The name of the table of clean tokens; the released model has none.
+/// The name of the table of given tokens; the released model has none.
 pub(crate) const CONTEXT_TABLE: &str = "context_table.weight";
 
 /// Its standard deviation at the start, that of GPT-2.
 const CONTEXT_TABLE_STD: f64 = 0.02;
 
-/// The factor by which latents of clean tokens are scaled down in networks with that table. Muon's updates have a fixed size, so a
+/// The word of a position that belongs to no condition.
+const NO_WORD: i64 = -1;
+
+/// The factor by which latents of given tokens are scaled down in networks with that table. Muon's updates have a fixed size, so a
 /// table is learned quickly only if it starts small and is not dominated by the latents: with unscaled latents it had no effect.
 const LATENTS_BESIDE_TABLE: f64 = 0.02;
 
@@ -58,7 +61,7 @@ pub struct Elf {
     vocab_head: VocabHead,
     /// Learned latents, `[1, V, C]`.
     latent_table: Option<Weight>,
-    /// The table of clean tokens, `[V, H]`.
+    /// The table of given tokens: those of a condition, and clean ones before a block; `[V, H]`.
     context_table: Option<Embedding>,
     /// The estimate of each token from its own noisy latent.
     token_posterior: Option<TokenPosterior>,
@@ -188,6 +191,19 @@ impl Elf {
         }
     }
 
+    /// Angles of rows that begin with a condition, whose positions are those of `words` `[B, S]` that are not -1: what follows a condition counts
+    /// its positions from 0 again, so that a source token and the target token of the same place are always equally far apart.
+    pub(crate) fn rope_behind(&self, words: &Tensor) -> Result<Rope> {
+        let ((b, s), device) = (words.size2()?, words.device());
+        let free = words.f_eq(NO_WORD)?.f_to_kind(Kind::Int64)?;
+        let given = s - free.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Int64)?;
+        let positions = Tensor::f_arange(s, (Kind::Int64, device))? - given * free;
+        // A token of the prefix is not rotated, as one at position 0 is not.
+        let prefix = Tensor::f_zeros([b, self.config.prefix_len()], (Kind::Int64, device))?;
+        let places = Tensor::f_cat(&[prefix, positions], 1)?.f_flatten(0, 1)?;
+        self.rope(Layout { prefix: 0, context: 0, first: 0, text: s }, device)?.picked(&places)
+    }
+
     /// Dropout of a pass over the prefix, `context` clean tokens and `text` noisy ones from `first` on. Masks are drawn for whole rows,
     /// which have all positions twice if there are clean tokens; a pass uses the part that it computes.
     fn dropout_of(&self, dropout: &Dropout, context: i64, first: i64, text: i64) -> Arc<PassDropout> {
@@ -229,6 +245,9 @@ impl Elf {
         if let Some(x) = input.x_prev.filter(|x| x.size() != [b, s, c]) {
             return Err(wrong("x_prev", x, format!("[{b}, {s}, {c}]")));
         }
+        if let Some(words) = input.words.filter(|words| words.size() != [b, s]) {
+            return Err(wrong("words", words, format!("[{b}, {s}]")));
+        }
         for (what, rows) in [("t", Some(input.t)), ("guidance", input.guidance), ("decode", input.decode)] {
             if let Some(rows) = rows.filter(|r| r.size() != [b]) {
                 return Err(wrong(what, rows, format!("[{b}]")));
@@ -258,10 +277,22 @@ impl Elf {
     fn with_words(&self, lifted: Tensor, ids: &Tensor) -> Result<Tensor> {
         let Some(table) = &self.context_table else { return Ok(lifted) };
         let (k, n) = (ids.size2()?.1, lifted.size3()?.1);
-        let known = ids.f_ge(0)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
-        let words = table.forward(&ids.f_clamp_min(0)?).f_to_kind(lifted.kind())?;
-        let clean = lifted.f_narrow(1, 0, k)? * LATENTS_BESIDE_TABLE + words * known;
+        let clean = lifted.f_narrow(1, 0, k)? * LATENTS_BESIDE_TABLE + Self::vectors(table, ids, lifted.kind())?;
         Ok(Tensor::f_cat(&[clean, lifted.f_narrow(1, k, n - k)?], 1)?)
+    }
+
+    /// Lifted latents `[B, S, H]` with the table's vectors of the condition's tokens, `words` `[B, S]`, added.
+    fn with_condition(&self, lifted: Tensor, words: &Tensor) -> Result<Tensor> {
+        let Some(table) = &self.context_table else { return Ok(lifted) };
+        let others = words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
+        let scales = others * (1.0 - LATENTS_BESIDE_TABLE) + LATENTS_BESIDE_TABLE;
+        Ok(&lifted * scales + Self::vectors(table, words, lifted.kind())?)
+    }
+
+    /// The table's vectors of `ids` `[B, N]`, in `kind`; 0 where an id is negative: `[B, N, H]`.
+    fn vectors(table: &Embedding, ids: &Tensor, kind: Kind) -> Result<Tensor> {
+        let known = ids.f_ge(0)?.f_unsqueeze(-1)?.f_to_kind(kind)?;
+        Ok(table.forward(&ids.f_clamp_min(0)?).f_to_kind(kind)? * known)
     }
 
     /// Latents as this network computes with them: along the axes of its token posterior, if it has one.
@@ -322,14 +353,24 @@ impl Elf {
             (None, None) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
         };
         let (prefix, device) = (self.config.prefix_len(), input.z.device());
-        let rope = match firsts.iter().all(|&other| other == first) {
-            true => self.rope(Layout { prefix, context: k, first, text: s }, device)?,
-            false => Rope::of_rows(prefix, firsts, s, self.config.head_dim(), device)?,
+        let words = input.words.filter(|_| input.context.is_none() && self.context_table.is_some());
+        let rope = match words {
+            Some(words) => self.rope_behind(words)?,
+            _ if firsts.iter().all(|&other| other == first) => {
+                self.rope(Layout { prefix, context: k, first, text: s }, device)?
+            }
+            _ => Rope::of_rows(prefix, firsts, s, self.config.head_dim(), device)?,
         };
         let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
         let (z, x_prev) = (self.along(input.z)?, input.x_prev.map(|x| self.along(x)).transpose()?);
         let text = match &context {
-            None => self.latents.forward(&z, x_prev.as_ref(), maps),
+            None => {
+                let lifted = self.latents.forward(&z, x_prev.as_ref(), maps);
+                match words {
+                    Some(words) => self.with_condition(lifted, words)?,
+                    None => lifted,
+                }
+            }
             // The previous estimate of clean tokens is the tokens themselves, as on condition positions.
             Some(Context { latents, ids, .. }) => {
                 let latents = self.along(latents)?;
@@ -345,8 +386,13 @@ impl Elf {
         };
         let text = match &reading {
             Some((posterior, reading)) => {
-                let noisy = text.f_narrow(1, k, s)? + posterior.lift(&reading.estimate, kind)?;
-                Tensor::f_cat(&[text.f_narrow(1, 0, k)?, noisy], 1)?
+                let lifted = posterior.lift(&reading.estimate, kind)?;
+                let estimate = match words {
+                    // Latents of a condition are clean at all times, and nothing is to be estimated of them.
+                    Some(words) => lifted * words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(kind)?,
+                    None => lifted,
+                };
+                Tensor::f_cat(&[text.f_narrow(1, 0, k)?, text.f_narrow(1, k, s)? + estimate], 1)?
             }
             None => text,
         };
@@ -450,7 +496,11 @@ impl Network for Elf {
         let normalised = self.final_norm.forward_to(&hidden, self.policy.latent_maps.kind());
         let head = self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?;
         Ok(match reading {
-            Some((posterior, reading)) => posterior.back(&(head + reading.estimate))?,
+            Some((posterior, reading)) => {
+                let flat = hidden.f_reshape([-1, self.config.hidden_size])?;
+                let logits = || self.vocab_head.logits(&flat, self.policy.vocab_head);
+                posterior.back(&(head + posterior.estimate(&reading, logits)?))?
+            }
             None => head,
         })
     }

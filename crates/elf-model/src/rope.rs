@@ -52,6 +52,14 @@ impl Rope {
         Self::at(0, &Tensor::f_from_slice(&positions)?, head_dim, device)
     }
 
+    /// These angles at `places` `[N]`, i64, on their device, each a place among [`Rope::len`] positions.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub(crate) fn picked(&self, places: &Tensor) -> Result<Self> {
+        Ok(Self { cos: self.cos.f_index_select(0, places)?, sin: self.sin.f_index_select(0, places)? })
+    }
+
     /// Another handle of the same angles.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }

@@ -48,7 +48,8 @@ fn elf_b_has_the_published_number_of_parameters() {
     let of_blocks = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
     let without_guidance = ElfConfig { num_self_cond_cfg_tokens: 0, ..small() };
     let informed = ElfConfig { token_posterior_dims: 3, ..small() };
-    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, informed] {
+    let by_words = ElfConfig { token_posterior_words: true, ..informed.clone() };
+    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, informed, by_words] {
         let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
         assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
     }
@@ -225,6 +226,58 @@ fn counting_sees_passes_rows_and_logits() {
     assert_eq!(net.count(), PassCount { passes: 2, rows: 4, rows_with_grad: 2, logit_positions: 8, context_rows: 0 });
 }
 
+/// Words have an effect where they are known, and only in a network with a table; without any, a row is as one without a condition.
+#[test]
+fn words_of_a_condition_come_in_through_the_table() {
+    let (z, t) = rows(2, 5, 6);
+    let words = Tensor::from_slice(&[3i64, 4, 5, -1, -1, 3, -1, -1, -1, -1]).view([2, 5]);
+    let out = |net: &Elf, z: &Tensor, words: Option<&Tensor>| {
+        net.trunk(&TrunkInput { words, x_prev: Some(z), ..TrunkInput::new(z, &t) }).unwrap()
+    };
+    let plain = network(small(), PrecisionPolicy::F32);
+    assert_eq!(difference(&out(&plain, &z, None), &out(&plain, &z, Some(&words))), 0.0);
+    for token_posterior_dims in [0, 3] {
+        let net = network(ElfConfig { context_table: true, token_posterior_dims, ..small() }, PrecisionPolicy::F32);
+        let table = net.params().get("context_table.weight").unwrap().tensor.shallow_clone();
+        let none = words.full_like(-1);
+        assert!(difference(&out(&net, &z, None), &out(&net, &z, Some(&none))) < 1e-5);
+        let told = out(&net, &z, Some(&words));
+        assert!(difference(&told, &out(&net, &z, None)) > 1e-3);
+        // A row is computed as if it were alone.
+        let row = |x: &Tensor| x.narrow(0, 1, 1);
+        let (alone, alone_words, time) = (row(&z), row(&words), row(&t));
+        let input = TrunkInput { words: Some(&alone_words), x_prev: Some(&alone), ..TrunkInput::new(&alone, &time) };
+        assert!(difference(&row(&told), &net.trunk(&input).unwrap()) < 1e-5);
+        // Another vector for a word of one row, and for the word of no row, which the table has for negative ids.
+        tch::no_grad(|| _ = table.get(4).fill_(0.5));
+        net.params().changed();
+        let changed = out(&net, &z, Some(&words));
+        assert!(difference(&told.get(0), &changed.get(0)) > 1e-3);
+        assert_eq!(difference(&told.get(1), &changed.get(1)), 0.0);
+        tch::no_grad(|| _ = table.get(0).fill_(0.5));
+        net.params().changed();
+        assert_eq!(difference(&changed, &out(&net, &z, Some(&words))), 0.0);
+    }
+    let short = words.narrow(1, 0, 4);
+    let input = TrunkInput { words: Some(&short), ..TrunkInput::new(&z, &t) };
+    assert!(plain.trunk(&input).unwrap_err().to_string().contains("words has shape [2, 4]"));
+}
+
+/// What follows a condition does not depend on how many positions the condition has, other than by its tokens.
+#[test]
+fn positions_behind_a_condition_begin_at_zero() {
+    let net = network(ElfConfig { context_table: true, ..small() }, PrecisionPolicy::F32);
+    // A word that is dropped belongs to the condition, too.
+    let words = Tensor::from_slice(&[1i64, -2, -1, -1, -1, 1, -1, -1, -1, -1]).view([2, 5]);
+    let rope = net.rope_behind(&words).unwrap();
+    let expected = crate::rope::Rope::of_rows(6, &[0], 3, 16, Device::Cpu).unwrap();
+    let behind = |from: i64, n: i64| rope.cos().narrow(0, from, n);
+    assert_eq!(rope.len(), 2 * 11);
+    assert!(behind(8, 3).equal(&expected.cos().narrow(0, 6, 3)));
+    assert!(behind(11 + 7, 3).equal(&expected.cos().narrow(0, 6, 3)));
+    assert!(behind(0, 7).equal(&expected.cos().narrow(0, 0, 7)));
+}
+
 #[test]
 fn what_blocks_have_besides_is_kept_by_files() {
     let config = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
@@ -321,6 +374,41 @@ fn a_network_with_a_token_posterior_starts_from_it() {
     let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
     let message = without.start_token_posterior(&classes, [2.0, 5.0]).unwrap_err().to_string();
     assert!(message.contains("token_posterior_dims"), "{message}");
+}
+
+/// With logits of zeros the estimate by words is the one without context; with others it is the mean of their words.
+#[test]
+fn a_clean_estimate_may_start_from_words() {
+    let (plain, classes) = informed();
+    let net = Elf::new(
+        ElfConfig { token_posterior_words: true, ..plain.config().clone() },
+        PrecisionPolicy::F32,
+        5,
+        Device::Cpu,
+    );
+    let net = net.unwrap();
+    net.start_token_posterior(&classes, [2.0, 5.0]).unwrap();
+    let [kernel, bias] =
+        ["unembed_kernel", "unembed_bias"].map(|name| net.params().get(name).unwrap().tensor.shallow_clone());
+    tch::no_grad(|| _ = kernel.shallow_clone().zero_());
+    net.params().changed();
+    let z = rows(1, 4, 6).0;
+    for t in [0.0, 0.3, 0.8] {
+        let estimate = |net: &Elf| net.clean(&pass(net, &z, t, false)).unwrap();
+        assert!(difference(&estimate(&net), &estimate(&plain)) < 1e-3, "at {t}");
+    }
+    tch::no_grad(|| _ = bias.get(9).fill_(100.0));
+    net.params().changed();
+    let found = net.clean(&pass(&net, &z, 0.0, false)).unwrap();
+    let expected = classes.means.get(9).unsqueeze(0).matmul(&classes.axes.narrow(1, 0, 3).tr());
+    assert!(difference(&found, &expected.expand_as(&found)) < 1e-3);
+    net.params().set_requires_grad(true);
+    net.clean(&pass(&net, &z, 0.3, false)).unwrap().square().sum(Kind::Float).backward();
+    assert!(kernel.grad().defined());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    net.save(&path).unwrap();
+    assert_eq!(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap().config(), net.config());
 }
 
 /// The loss has the logits of [`Network::logits`], gradients reach everything but the classes, and files keep all of it.

@@ -12,6 +12,9 @@ use crate::ElfConfig;
 /// The name of the tokens' mean latents; the released model has none.
 pub(crate) const TOKEN_MEANS: &str = "token_posterior.means";
 
+/// The name of the weight of the vocabulary head's logits in the clean estimate.
+pub(crate) const WORDS_TRUST: &str = "token_posterior.words_trust";
+
 /// The least variance, so that clean latents can be divided by it.
 const LEAST_VARIANCE: f64 = 1e-5;
 
@@ -40,6 +43,8 @@ pub(crate) struct TokenPosterior {
     noise_scales: Weight,
     /// From the estimate to the input of the blocks, C to H.
     lift: Linear,
+    /// The weight of the vocabulary head's logits in the clean estimate, `[1]`.
+    trust: Option<Weight>,
     /// What is computed of the means once, with their generation.
     prepared: RefCell<Option<(u64, Prepared)>>,
 }
@@ -84,6 +89,10 @@ impl TokenPosterior {
             log_shares: b.frozen("token_posterior.log_shares", &[v], zero)?,
             noise_scales: b.frozen("token_posterior.noise_scales", &[2], Init::Constant(1.0))?,
             lift: Linear::new(b, "token_posterior.lift", fans, Init::XavierUniform, false)?,
+            trust: match config.token_posterior_words {
+                true => Some(b.frozen(WORDS_TRUST, &[1], Init::Constant(1.0))?),
+                false => None,
+            },
             prepared: RefCell::new(None),
         })
     }
@@ -177,6 +186,25 @@ impl TokenPosterior {
         let decode = by_row(decode)?;
         let mixed = |denoise: Tensor, decoded: &Tensor| denoise.f_expand_as(decoded)?.f_lerp_tensor(decoded, &decode);
         Ok((mixed(share, &told)?, mixed(noise, &told_noise)?))
+    }
+
+    /// The estimate of a reading, `[.., C]`, with `logits` of its words, `[N, V]` for N positions in all, added to its own scores, if the
+    /// network is one that does so.
+    pub(crate) fn estimate(&self, reading: &Reading, logits: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        let Some(trust) = &self.trust else { return Ok(reading.estimate.shallow_clone()) };
+        let (c, k) = (self.axes.master().size2()?.0, self.means.master().size2()?.1);
+        let flat = |x: &Tensor, channels: i64| x.f_reshape([-1, channels]);
+        let (evidence, curvature) = (flat(&reading.evidence, k)?, flat(&reading.curvature, k)?);
+        let estimate = flat(&reading.estimate, c)?;
+        let own = Reading { estimate: estimate.shallow_clone(), evidence, curvature };
+        let scores = logits()? * trust.master() + self.word_scores(&own)?;
+        let mean = scores.f_softmax(-1, Kind::Float)?.f_matmul(self.means.master())?;
+        // Given the token, E[x | z, w] = gain z + (1 - kept) m, as in `read`.
+        let variances = self.variances.master().f_clamp_min(LEAST_VARIANCE)?.f_narrow(0, 0, k)?;
+        let kept = own.curvature * &variances * -2.0;
+        let first = own.evidence * variances + (1.0 - kept) * mean;
+        let all = Tensor::f_cat(&[first, estimate.f_narrow(-1, k, c - k)?], -1)?;
+        Ok(all.f_view_as(&reading.estimate)?)
     }
 
     /// The scores of a reading of N positions, `[N, V]`, without gradient.

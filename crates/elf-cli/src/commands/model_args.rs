@@ -31,7 +31,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "ENCODER")]
     pub encoder: Option<PathBuf>,
     /// For an exported model or a file from elsewhere: positions per text; same as --option max_length=N. Default: as
-    /// in its config.yml or --config; 1024 without one.
+    /// in its config.yml or --config; 1024 without one. For a model that was trained on rows of equal length
+    /// (group_by_length): tokens per text, its end included, in place of those of the training data.
     #[arg(long)]
     pub length: Option<usize>,
     /// Use the raw trained parameters instead of their running averages (EMA).

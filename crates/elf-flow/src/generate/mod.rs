@@ -203,9 +203,11 @@ impl<'a> Generator<'a> {
         let &Surroundings { condition, own, weak } = surroundings;
         let rows = start.size3()?.0 as u64;
         let w = self.config.self_conditioning_guidance;
-        let network = NetworkField::new(self.net, self.trained, w).with_prefix(own);
-        let weak =
-            self.guide.map(|guide| (NetworkField::new(guide.net, guide.trained, w).with_prefix(weak), guide.scale));
+        let network = NetworkField::new(self.net, self.trained, w).with_prefix(own).with_condition(condition);
+        let weak = self.guide.map(|guide| {
+            let field = NetworkField::new(guide.net, guide.trained, w);
+            (field.with_prefix(weak).with_condition(condition), guide.scale)
+        });
         let guided: Box<dyn Field + '_> = match &weak {
             Some((weak, scale)) => Box::new(AutoGuidance::new(&network, weak, *scale)),
             None => Box::new(&network),

@@ -90,6 +90,8 @@ pub struct TeacherStart<'a> {
     pub times: &'a Tensor,
     /// Clean latents `[R, S, C]`, and 1 on the condition positions `[R, S, 1]`, where latents stay clean in all steps.
     pub condition: Option<(&'a Tensor, &'a Tensor)>,
+    /// Token ids of the condition positions, negative elsewhere, `[R, S]`.
+    pub words: Option<&'a Tensor>,
 }
 
 /// The clean latents `[R, S, C]` that a student must predict at the first time for one Euler step to end where K Euler steps of
@@ -111,8 +113,12 @@ pub fn teacher_target(teacher: &dyn Network, path: &FlowPath, start: &TeacherSta
         let mut x_prev = start.x_prev.map(Tensor::shallow_clone);
         for k in 0..substeps {
             let t = start.times.f_select(1, k)?;
-            let input =
-                TrunkInput { x_prev: x_prev.as_ref(), guidance: Some(start.guidance), ..TrunkInput::new(&z, &t) };
+            let input = TrunkInput {
+                x_prev: x_prev.as_ref(),
+                guidance: Some(start.guidance),
+                words: start.words,
+                ..TrunkInput::new(&z, &t)
+            };
             let head = teacher.clean(&teacher.trunk(&input)?)?;
             let t = t.f_view([-1, 1, 1])?;
             let x = path.clean_of(head, &z, &t);
@@ -220,7 +226,7 @@ impl<'t> DistillObjective<'t> {
         let denoise_rows = upload(&Tensor::f_from_slice(&plan.order[..n as usize])?, batch.latents.device())?;
         let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
         let prepared = self.base.prepare(batch, plan, &starts, noise)?;
-        let Prepared { x0, z, w, condition, .. } = &prepared;
+        let Prepared { x0, z, w, condition, words, .. } = &prepared;
 
         let x_prev = match self.base.self_conditioned() {
             false => None,
@@ -238,7 +244,7 @@ impl<'t> DistillObjective<'t> {
         let first = |t: &Tensor| t.f_narrow(0, 0, n);
         let (z, w, x0) = (first(z)?, first(w)?, first(x0)?);
         let hint = x_prev.as_ref().map(first).transpose()?;
-        let condition = condition.as_ref().map(first).transpose()?;
+        let (condition, words) = (condition.as_ref().map(first).transpose()?, words.as_ref().map(first).transpose()?);
         let target = if n == 0 {
             z
         } else {
@@ -248,6 +254,7 @@ impl<'t> DistillObjective<'t> {
                 guidance: &w,
                 times: &times,
                 condition: condition.as_ref().map(|mask| (&x0, mask)),
+                words: words.as_ref(),
             };
             teacher_target(self.teacher, &self.base.path, &start)?
         };
@@ -262,13 +269,14 @@ impl Objective for DistillObjective<'_> {
         let device = batch.latents.device();
         let plan = self.base.plan_rows(b, noise)?;
         let (n, d) = (plan.denoise, plan.decode);
-        let StudentInputs { prepared: Prepared { z, t, w, .. }, x_prev, target } =
+        let StudentInputs { prepared: Prepared { z, t, w, words, .. }, x_prev, target } =
             tch::no_grad(|| self.inputs(batch, &plan, noise))?;
 
         let dropout = dropout(net, &plan, s, noise)?;
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
+            words: words.as_ref(),
             dropout: dropout.as_ref(),
             ..TrunkInput::new(&z, &t)
         };

@@ -169,6 +169,7 @@ impl Objective for ElfObjective {
             x_prev: hints.x_prev.as_ref(),
             guidance: Some(&rows.w),
             context: prefix.as_ref().map(FinishedPrefix::context),
+            words: rows.words.as_ref(),
             dropout: dropout.as_ref(),
             ..TrunkInput::new(&rows.z, &rows.t)
         };

@@ -6,8 +6,14 @@ use tch::{Kind, Tensor};
 
 use super::elf_objective::ElfObjective;
 use crate::batch::host_numbers;
-use crate::blocks::{FinishedPrefix, TeacherForcing};
+use crate::blocks::{FinishedPrefix, NO_WORD, TeacherForcing};
 use crate::{FlowPath, LatentBatch, Result};
+
+/// The word of a condition position whose word is dropped.
+const DROPPED_WORD: i64 = -2;
+
+/// The place of the dropout of words among those of a network, which count its blocks from 0.
+const WORDS: u64 = u64::MAX;
 
 /// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows.
 pub(super) struct RowPlan {
@@ -49,6 +55,8 @@ pub(super) struct Prepared {
     pub(super) w: Tensor,
     /// 1 on condition positions, `[B, S, 1]`.
     pub(super) condition: Option<Tensor>,
+    /// Token ids of the condition positions as networks take them, `[B, S]`; none in blocks, where they are part of the prefix.
+    pub(super) words: Option<Tensor>,
     /// In blocks: the clean rows, as the prefix of their own blocks.
     forcing: Option<TeacherForcing>,
 }
@@ -62,6 +70,7 @@ impl Prepared {
             z: learned(&self.z)?,
             clean_share: learned(&self.clean_share)?,
             condition: self.condition.as_ref().map(learned).transpose()?,
+            words: None,
             forcing: Some(forcing),
             ..self
         })
@@ -77,10 +86,11 @@ impl Prepared {
     pub(super) fn head(&self, net: &dyn Network, n: i64, x_prev: Option<&Tensor>) -> Result<Tensor> {
         let first = |x: &Tensor| x.f_narrow(0, 0, n);
         let (z, t, w, x_prev) = (first(&self.z)?, first(&self.t)?, first(&self.w)?, x_prev.map(first).transpose()?);
-        let prefix = self.prefix(n)?;
+        let (prefix, words) = (self.prefix(n)?, self.words.as_ref().map(first).transpose()?);
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
+            words: words.as_ref(),
             context: prefix.as_ref().map(FinishedPrefix::context),
             ..TrunkInput::new(&z, &t)
         };
@@ -149,6 +159,22 @@ impl ElfObjective {
             x0 = &x0 * (1.0 - condition * (1.0 - keep));
         }
 
+        let words = words_of(batch)?.map(|words| upload(&words.f_index_select(0, &order)?, device)).transpose()?;
+        let words = match (words, &condition, self.word_dropout > 0.0) {
+            (Some(words), Some(condition), true) => match Dropout::draw(noise, b as usize, s)? {
+                Some(dropout) => {
+                    let ones = Tensor::f_ones([b, s, 1], (Kind::Float, device))?;
+                    let kept = dropout.in_order(&plan.order).apply(&ones, self.word_dropout, &[WORDS], s, &[[0, s]])?;
+                    let dropped = kept.f_eq(0.0)?.f_logical_and(&condition.f_ne(0.0)?)?;
+                    x0 = x0.f_masked_fill(&dropped, 0.0)?;
+                    let dropped = dropped.f_squeeze_dim(-1)?.f_logical_and(&words.f_ge(0)?)?;
+                    Some(words.f_masked_fill(&dropped, DROPPED_WORD)?)
+                }
+                None => Some(words),
+            },
+            (words, ..) => words,
+        };
+
         let t = t.f_index_select(0, &rows)?;
         let w = self.guidance.transform(&noise.uniform("cfg_scale_u", &[b])?).f_index_select(0, &rows)?;
         let denoise_rows = rows.f_narrow(0, 0, plan.denoise)?;
@@ -181,9 +207,20 @@ impl ElfObjective {
             x0,
             w,
             condition,
+            words,
             forcing: None,
         })
     }
+}
+
+/// Token ids of a batch's condition positions, [`NO_WORD`] elsewhere and in rows whose condition is dropped: `[B, S]`, on the CPU.
+pub(super) fn words_of(batch: &LatentBatch) -> Result<Option<Tensor>> {
+    let Some(condition) = &batch.condition else { return Ok(None) };
+    let words = batch.ids.f_masked_fill(&condition.f_eq(0.0)?, NO_WORD)?;
+    if !batch.dropped.contains(&true) {
+        return Ok(Some(words));
+    }
+    Ok(Some(words.f_masked_fill(&Tensor::f_from_slice(&batch.dropped)?.f_unsqueeze(-1)?, NO_WORD)?))
 }
 
 /// `clean` on condition positions, `x` elsewhere.
@@ -248,4 +285,64 @@ pub(super) fn mixed_trunk(net: &dyn Network, plan: &RowPlan, input: TrunkInput) 
     let gate = upload(&Tensor::f_from_slice(&gate)?, input.z.device())?;
     let decode = (plan.decode > 0).then_some(&gate);
     Ok(net.trunk(&TrunkInput { decode, ..input })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn words_are_those_of_conditions_that_are_not_dropped() {
+        let ids = Tensor::from_slice(&[7i64, 8, 9, 10, 11, 12]).view([2, 3]);
+        let batch = |condition: Option<[f32; 6]>, dropped: &[bool]| LatentBatch {
+            latents: Tensor::zeros([2, 3, 1], (Kind::Float, Device::Cpu)),
+            ids: ids.shallow_clone(),
+            loss_mask: Tensor::ones([2, 3], (Kind::Float, Device::Cpu)),
+            condition: condition.map(|mask| Tensor::from_slice(&mask).view([2, 3])),
+            dropped: dropped.to_vec(),
+        };
+        assert!(words_of(&batch(None, &[])).unwrap().is_none());
+        let given = Some([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
+        for (dropped, expected) in [(&[][..], [7i64, -1, -1, 10, 11, -1]), (&[false, true], [7, -1, -1, -1, -1, -1])] {
+            let words = words_of(&batch(given, dropped)).unwrap().unwrap();
+            assert!(words.equal(&Tensor::from_slice(&expected).view([2, 3])), "{words}");
+        }
+    }
+
+    #[test]
+    fn words_are_dropped_in_training_with_their_latents() {
+        let (b, s) = (40i64, 10i64);
+        let long = |value: f64, kind| Tensor::full([b, s], value, (kind, Device::Cpu));
+        let given = Tensor::arange(s, (Kind::Int64, Device::Cpu)).lt(6).to_kind(Kind::Float).expand([b, s], false);
+        let batch = LatentBatch {
+            latents: Tensor::ones([b, s, 3], (Kind::Float, Device::Cpu)),
+            ids: long(7.0, Kind::Int64),
+            loss_mask: 1.0 - &given,
+            condition: Some(given.contiguous()),
+            dropped: Vec::new(),
+        };
+        let objective = ElfObjective { word_dropout: 0.25, ..ElfObjective::default() };
+        let prepared = |noise: elf_core::Seeded| {
+            let mut noise = noise;
+            let plan = objective.plan_rows(b, &mut noise).unwrap();
+            let t = objective.time.draw(b, &mut noise).unwrap();
+            objective.prepare(&batch, &plan, &t, &mut noise).unwrap()
+        };
+        let noise = || elf_core::Seeded::new((0..b as u64).collect(), Device::Cpu);
+        let Prepared { x0, words, .. } = prepared(noise());
+        let words = words.unwrap();
+        let (source, target) = (words.narrow(1, 0, 6), words.narrow(1, 6, 4));
+        let dropped = source.eq(DROPPED_WORD);
+        assert!(
+            dropped.logical_or(&source.eq(7)).all().int64_value(&[]) == 1
+                && target.eq(NO_WORD).all().int64_value(&[]) == 1
+        );
+        // Four standard errors of a share of 240.
+        let share = dropped.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        assert!((share - 0.25).abs() < 0.112, "{share}");
+        assert!(x0.narrow(1, 0, 6).select(2, 1).eq(0.0).equal(&dropped));
+        assert!(x0.narrow(1, 6, 4).eq(1.0).all().int64_value(&[]) == 1);
+        assert!(prepared(noise().without_dropout()).words.unwrap().ne(DROPPED_WORD).all().int64_value(&[]) == 1);
+    }
 }

@@ -34,6 +34,7 @@ struct Trunk {
     guidance: Option<Tensor>,
     decode: Option<Tensor>,
     context: Option<Prefix>,
+    words: Option<Tensor>,
 }
 
 /// A [`Context`].
@@ -119,6 +120,7 @@ impl Trunk {
             guidance: self.guidance.as_ref(),
             decode: self.decode.as_ref(),
             context: self.context.as_ref().map(Prefix::context),
+            words: self.words.as_ref(),
             ..TrunkInput::new(&self.z, &self.t)
         }
     }
@@ -145,10 +147,15 @@ impl Trunk {
             let own = all.iter().map(own).collect::<std::result::Result<Vec<_>, _>>()?;
             Ok(Some(Tensor::f_cat(&own, 0)?))
         };
-        let previous: Vec<&Tensor> = all.iter().filter_map(|trunk| trunk.x_prev.as_ref()).collect();
+        // Calls of one kind all have it, or none has.
+        let tensors = |of: fn(&Self) -> &Option<Tensor>| {
+            let own: Vec<&Tensor> = all.iter().filter_map(|trunk| of(trunk).as_ref()).collect();
+            if own.is_empty() { Ok(None) } else { Tensor::f_cat(&own, 0).map(Some) }
+        };
         Ok(Some(Self {
             z: cat(all.iter().map(|trunk| &trunk.z))?,
-            x_prev: if previous.is_empty() { None } else { Some(Tensor::f_cat(&previous, 0)?) },
+            x_prev: tensors(|trunk| &trunk.x_prev)?,
+            words: tensors(|trunk| &trunk.words)?,
             t: cat(all.iter().map(|trunk| &trunk.t))?,
             guidance: numbers(|trunk| &trunk.guidance, 1.0)?,
             decode: numbers(|trunk| &trunk.decode, 0.0)?,
@@ -166,6 +173,7 @@ impl<'a> Call<'a> {
             guidance: handle(input.guidance),
             decode: handle(input.decode),
             context: input.context.as_ref().map(Prefix::of),
+            words: handle(input.words),
         };
         Self { net, what: What::Trunk(trunk) }
     }
@@ -202,8 +210,8 @@ impl<'a> Call<'a> {
     /// Its kind. With `exact`, calls of a kind have equal shapes.
     pub(super) fn kind(&self, exact: bool) -> CallKind {
         let (name, mut sizes) = match &self.what {
-            What::Trunk(Trunk { z, x_prev, context, .. }) => {
-                let mut sizes = [&z.size()[1..], &[i64::from(x_prev.is_some())]].concat();
+            What::Trunk(Trunk { z, x_prev, context, words, .. }) => {
+                let mut sizes = [&z.size()[1..], &[i64::from(x_prev.is_some()), i64::from(words.is_some())]].concat();
                 if let Some(context) = context {
                     let remembered = context.memory.is_some();
                     sizes.push(i64::from(remembered));

@@ -1,4 +1,5 @@
-//! A small network with everything that sampling can tell apart: both inputs, time, guidance scale, mode, mixing over positions.
+//! A small network with everything that sampling can tell apart: both inputs, words of a condition, time, guidance scale, mode, mixing over
+//! positions.
 
 use elf_core::{Fans, Init, Network, NetworkShape, ParamBuilder, ParamSet, Result, TrunkInput, Weight};
 use tch::{Device, Kind, Tensor};
@@ -54,6 +55,9 @@ impl Network for Toy {
         let mut h = input.z.matmul(self.from_z.master()) + scalars.matmul(self.from_scalars.master());
         if let Some(x) = input.x_prev {
             h += x.matmul(self.from_x.master());
+        }
+        if let Some(words) = input.words {
+            h += ((words + 1.0) / V as f64).unsqueeze(-1);
         }
         let h = h.tanh();
         let context = h.mean_dim([1i64].as_slice(), true, Kind::Float).matmul(self.mix.master());

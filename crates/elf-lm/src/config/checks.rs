@@ -95,6 +95,12 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0"
         );
     }
+    if config.guidance.word_dropout != 0.0 && (!conditional || config.network.block_size.is_some()) {
+        fail!(
+            setting("word_dropout"),
+            "word_dropout is for conditional tasks (max_input_length) without a block_size: leave it out"
+        );
+    }
     if config.network.learned_latents && conditional {
         fail!(
             setting("learned_latents"),
@@ -114,16 +120,10 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "block_size needs causal_latents: true, since other latents of a block contain information about later blocks"
         );
     }
-    if config.network.context_table && config.network.block_size.is_none() {
+    if config.network.context_table && config.network.block_size.is_none() && !conditional {
         fail!(
             setting("context_table"),
-            "context_table applies to the tokens before a block, and there are no blocks: set block_size, or leave it out"
-        );
-    }
-    if config.batches.group_by_length && config.network.block_size.is_none() && conditional {
-        fail!(
-            setting("group_by_length"),
-            "group_by_length without a block_size is for unconditional text: the length of an answer is not known before it is written. Leave it out"
+            "context_table applies to conditions and to the tokens before a block: set max_input_length or block_size, or leave it out"
         );
     }
     if config.batches.group_by_length && config.pad_token() == PadTokenName::Eos {
@@ -141,6 +141,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("vocab_head_norm", config.network.vocab_head_norm),
             ("token_posterior_dims", config.network.token_posterior_dims != 0),
             ("decoder_clean_condition", config.decoder.decoder_clean_condition),
+            ("word_dropout", config.guidance.word_dropout != 0.0),
         ] {
             if set {
                 fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");

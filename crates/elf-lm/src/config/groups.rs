@@ -102,8 +102,8 @@ pub struct NetworkConfig {
     /// Generate text in blocks of this many tokens, each conditioned on all before it; `null`: all tokens at once, as
     /// in the paper. Needs `causal_latents`.
     pub block_size: Option<usize>,
-    /// Feed in the tokens before a block through a learned embedding table as well as through their latents. For models
-    /// with a `block_size`, which learn to follow a source many times faster with it. Not in the paper.
+    /// Feed in the tokens of a condition, and with a `block_size` those before a block, through a learned embedding table
+    /// as well as through their latents. Models learn to follow a source many times faster with it. Not in the paper.
     pub context_table: bool,
     /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
@@ -111,6 +111,9 @@ pub struct NetworkConfig {
     /// training data along this many of their principal axes, and let it predict the difference: it then need not learn what
     /// can be read without context. 0: none. Not in the paper.
     pub token_posterior_dims: i64,
+    /// Let the clean estimate start from the words that the vocabulary head reads, together with what the noisy latent tells,
+    /// so that latents are learned as quickly as words. Needs `token_posterior_dims`. Not in the paper.
+    pub token_posterior_words: bool,
 }
 
 impl Default for NetworkConfig {
@@ -131,6 +134,7 @@ impl Default for NetworkConfig {
             context_table: false,
             vocab_head_norm: false,
             token_posterior_dims: 0,
+            token_posterior_words: false,
         }
     }
 }
@@ -206,6 +210,9 @@ impl Default for DecoderConfig {
 pub struct GuidanceConfig {
     /// Fraction of rows trained without their condition; `null`: 0 for unconditional text, 0.1 for conditional tasks.
     pub label_drop_prob: Option<f64>,
+    /// Fraction of the words of conditions that are dropped in training, against learning them by heart. For conditional
+    /// tasks without a `block_size`. Not in the paper.
+    pub word_dropout: f64,
     /// Fraction of self-conditioned rows; 0 makes a network that takes only z as input.
     pub self_cond_prob: f64,
     /// Smallest self-conditioning guidance scale in training.
@@ -216,7 +223,13 @@ pub struct GuidanceConfig {
 
 impl Default for GuidanceConfig {
     fn default() -> Self {
-        Self { label_drop_prob: None, self_cond_prob: 0.5, self_cond_cfg_min: 0.5, self_cond_cfg_max: 5.0 }
+        Self {
+            label_drop_prob: None,
+            word_dropout: 0.0,
+            self_cond_prob: 0.5,
+            self_cond_cfg_min: 0.5,
+            self_cond_cfg_max: 5.0,
+        }
     }
 }
 
@@ -251,8 +264,9 @@ pub struct BatchConfig {
     /// Rows per batch over all devices.
     pub global_batch_size: usize,
     /// Put rows of similar length into the same batch, and cut each batch to its longest row. With a `block_size` this
-    /// only saves work. Without one, for unconditional text, batches have rows of equal length and no padding, and
-    /// sampling draws each text's length from the training data's lengths.
+    /// only saves work. Without one, batches have rows of equal length and no padding, and sampling takes each text's
+    /// length from those of the training data: drawn, or, for conditional tasks, the median of the lengths of answers to
+    /// inputs of that length.
     pub group_by_length: bool,
 }
 

@@ -29,7 +29,7 @@ pub use groups::{
     GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
 };
 pub use keys::{Overrides, read_record, read_yaml};
-pub use length_law::LengthLaw;
+pub use length_law::{LENGTHS, LengthLaw};
 pub use names::{ObjectiveName, OptimizerName, PadTokenName, ScheduleName, TimeScheduleName};
 pub use plan::{EncoderFiles, EncoderRecord, Facts, OTHER_ENCODER, OTHER_STATS, RunInputs, RunPlan};
 pub use run::RunConfig;

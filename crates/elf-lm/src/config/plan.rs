@@ -220,6 +220,12 @@ impl RunPlan {
         Ok(Collator::new(self.span.collate(), tokenizer)?)
     }
 
+    /// Positions of a row that no text gets, whatever its condition: as in the released code those of the longest condition, unless
+    /// rows have a length of their own.
+    pub fn reserved_positions(&self) -> usize {
+        if self.has_rows_of_equal_length() { 0 } else { self.span.max_input_length.unwrap_or(0) }
+    }
+
     /// Whether training batches have rows of equal length and no filling, and texts a length of their own.
     pub fn has_rows_of_equal_length(&self) -> bool {
         self.config.batches.group_by_length && self.config.network.block_size.is_none()
@@ -256,6 +262,7 @@ fn objective(config: &RunConfig) -> ElfObjective {
         decoder_noise_scale: config.decoder.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
         decoder: LogitNormal { mean: config.decoder.decoder_p_mean, std: config.decoder.decoder_p_std },
         decoder_clean_condition: config.decoder.decoder_clean_condition,
+        word_dropout: config.guidance.word_dropout,
         block_size: config.network.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
     }
 }
@@ -314,6 +321,7 @@ fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConf
     model.context_table = config.network.context_table;
     model.vocab_head_norm = config.network.vocab_head_norm;
     model.token_posterior_dims = config.network.token_posterior_dims;
+    model.token_posterior_words = config.network.token_posterior_words;
     Ok(model)
 }
 

@@ -1,5 +1,6 @@
 //! A model's location, plan and tokenizer, read before its parameters.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use elf_core::weights::Weights;
@@ -12,7 +13,9 @@ use super::content_hash::hash_of_folder;
 use super::model_ref::hash_of_weights;
 use super::same_latents::LatentsOf;
 use super::{ModelRef, ModelSource};
-use crate::config::{EncoderFiles, Facts, Overrides, RunConfig, RunPlan, Sampling, read_record, read_yaml};
+use crate::config::{
+    EncoderFiles, Facts, LENGTHS, LengthLaw, Overrides, RunConfig, RunPlan, Sampling, read_record, read_yaml,
+};
 use crate::error::{Context, fail};
 use crate::text::text_latents::{TextLatents, encoder_folder};
 use crate::{Host, Result, Silent};
@@ -42,18 +45,17 @@ impl DescribedModel {
         let Some(run) = found.run() else {
             return Self::of_external(found, source, host);
         };
-        if source.config.is_some()
-            || source.tokenizer.is_some()
-            || source.length.is_some()
-            || !source.options.is_empty()
-        {
+        let (mut plan, tokenizer) = (run.plan.clone(), run.run.tokenizer()?);
+        let another_length = source.length.is_some() && plan.lengths.is_none();
+        if source.config.is_some() || source.tokenizer.is_some() || another_length || !source.options.is_empty() {
             fail!(
                 place(&source.path),
                 "{} is a run of this program, which knows its own settings: leave --config, --option, --tokenizer and --length out",
                 source.path.display()
             );
         }
-        let (plan, tokenizer) = (run.plan.clone(), run.run.tokenizer()?);
+        let lengths = plan.lengths.take();
+        set_lengths(&mut plan, lengths, source.length)?;
         Ok(Self { plan, tokenizer, source, found, settings_known: true })
     }
 
@@ -84,6 +86,12 @@ impl DescribedModel {
         };
         let mut plan = RunPlan::new(&config, facts, source.device)?;
         plan.model = model;
+        let lengths = weights.path().with_file_name(LENGTHS);
+        if plan.has_rows_of_equal_length() && lengths.is_file() {
+            let text = fs::read_to_string(&lengths).with_context(|| lengths.display())?;
+            let law = serde_json::from_str(&text).with_context(|| lengths.display())?;
+            set_lengths(&mut plan, Some(law), source.length)?;
+        }
         Ok(Self { plan, tokenizer, source, found, settings_known })
     }
 
@@ -232,6 +240,20 @@ pub(super) fn needs_encoder(plan: &RunPlan) -> bool {
     plan.baseline.is_none() && (plan.span.max_input_length.is_some() || plan.objective.block_size.is_some())
 }
 
+/// Gives a plan the distribution of its texts' lengths, if there is one, or the single length that is `wanted`.
+fn set_lengths(plan: &mut RunPlan, lengths: Option<LengthLaw>, wanted: Option<usize>) -> Result<()> {
+    let Some(wanted) = wanted.filter(|_| lengths.is_some()) else {
+        plan.lengths = lengths;
+        return Ok(());
+    };
+    let most = plan.span.max_length - plan.span.max_input_length.unwrap_or(0);
+    if !(1..=most).contains(&wanted) {
+        fail!(setting("length"), "--length {wanted}: texts of this model have from 1 to {most} tokens");
+    }
+    plan.lengths = Some(LengthLaw::only(wanted));
+    Ok(())
+}
+
 /// The configuration of an external model, and whether it is that of the training rather than the defaults.
 fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(RunConfig, bool)> {
     let warn = |line: String| host.warning(line);
@@ -248,7 +270,10 @@ fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(Ru
     if let Some(path) = &source.tokenizer {
         config.data.tokenizer_name = Some(text(path)?);
     }
-    config.data.max_length = source.length.unwrap_or(config.data.max_length);
+    // Of a model that knows the lengths of its texts, rows stay as they are.
+    if !weights.path().with_file_name(LENGTHS).is_file() {
+        config.data.max_length = source.length.unwrap_or(config.data.max_length);
+    }
     // A relative encoder path counts from the model's folder first, so that both can be moved together.
     let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder.encoder_model_name);
     if let Some(named) = &source.encoder {

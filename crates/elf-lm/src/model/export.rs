@@ -13,7 +13,7 @@ use tch::{Device, Kind};
 
 use super::model_card::ExportedCard;
 use super::run_folder::RunModel;
-use crate::config::{RunConfig, RunPlan, SAMPLING, Sampling, read_sampling};
+use crate::config::{LENGTHS, RunConfig, RunPlan, SAMPLING, Sampling, read_sampling};
 use crate::error::{Context, fail};
 use crate::{Host, Result};
 
@@ -136,6 +136,10 @@ fn write_model(folder: &Path, found: &RunModel, asked: &ExportOptions) -> Result
     tensorfile::write(&folder.join("model.safetensors"), named, metadata)?;
     fs::write(folder.join("config.yml"), settings(&found.plan, asked.encoder.as_deref())?)
         .with_context(|| format!("cannot write {}", folder.display()))?;
+    if let Some(lengths) = &found.plan.lengths {
+        fs::write(folder.join(LENGTHS), serde_json::to_vec(lengths)?)
+            .with_context(|| format!("cannot write {}", folder.display()))?;
+    }
     found.run.tokenizer()?.save(folder.join("tokenizer.json"))?;
     Ok(Size { tensors: tensors.len(), parameters: weights.numel() })
 }

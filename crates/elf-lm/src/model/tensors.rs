@@ -159,7 +159,12 @@ impl Model {
                 Given::Prefix(prefix) => Some(prefix.context()),
                 _ => None,
             };
-            let input = TrunkInput { x_prev: x_prev.as_ref(), guidance, context, ..TrunkInput::new(&z, t) };
+            let words = match &given {
+                Given::Inputs(inputs) => Some(inputs.words(b)?),
+                _ => None,
+            };
+            let words = words.as_ref();
+            let input = TrunkInput { x_prev: x_prev.as_ref(), guidance, context, words, ..TrunkInput::new(&z, t) };
             let head = net.clean(&net.trunk(&input)?)?;
             let x = trained.path.clean_of(head, &z, &t.f_view([b, 1, 1])?);
             Ok(match &given {
@@ -185,7 +190,7 @@ impl Model {
             Given::Prefix(prefix) => decoder.with_prefix(Some(&PrefixContext::of(prefix))).read(z, None),
         })?;
         let (input_lengths, longest) = match &given {
-            Given::Inputs(inputs) => (inputs.lengths().to_vec(), plan.span.max_input_length.unwrap_or(0)),
+            Given::Inputs(inputs) => (inputs.lengths().to_vec(), plan.reserved_positions()),
             _ => (vec![0; b as usize], 0),
         };
         let trim = Trim {

@@ -172,7 +172,7 @@ impl BatchWriter for BaselineWriter<'_> {
         let longest = self.plan.span.max_input_length;
         let (ids, starts) = match batch.conditions {
             Some(conditions) => {
-                let batch = conditions.collate(self.plan, self.tokenizer, b)?;
+                let batch = conditions.collate(self.plan, self.tokenizer, b, s)?;
                 (batch.input_ids, batch.cond_len.iter().map(|&n| n as i64).collect())
             }
             None => (vec![0; b * s], vec![0; b]),

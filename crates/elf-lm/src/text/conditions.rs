@@ -53,17 +53,22 @@ impl Conditions {
         self.ids[row].len() > self.longest
     }
 
-    /// A batch of rows with conditions and no targets. The last row is repeated up to `rows`.
+    /// The length of each condition, cut to the model's maximum.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.ids.iter().map(|ids| ids.len().min(self.longest))
+    }
+
+    /// A batch of rows of `length` positions with conditions and no targets. The last row is repeated up to `rows`.
     ///
     /// # Errors
     /// If the tokenizer has no padding token.
-    pub fn collate(&self, plan: &RunPlan, tokenizer: &Tokenizer, rows: usize) -> Result<Batch> {
+    pub fn collate(&self, plan: &RunPlan, tokenizer: &Tokenizer, rows: usize, length: usize) -> Result<Batch> {
         let example = |ids: &Vec<i32>| Example { input_ids: Vec::new(), condition_ids: Some(ids.clone()) };
         let mut examples: Vec<Example> = self.ids.iter().map(example).collect();
         if let Some(last) = self.ids.last().filter(|_| rows > examples.len()) {
             examples.resize_with(rows, || example(last));
         }
-        Ok(plan.collator(tokenizer)?.collate(&examples)?)
+        Ok(plan.collator(tokenizer)?.collate(&examples)?.cut_to(length))
     }
 }
 
@@ -89,7 +94,7 @@ mod tests {
     }
 
     fn collate(plan: &RunPlan, tokenizer: &Tokenizer, request: &TextRequest) -> Result<Batch> {
-        Conditions::of(plan, tokenizer, &[request])?.unwrap().collate(plan, tokenizer, 1)
+        Conditions::of(plan, tokenizer, &[request])?.unwrap().collate(plan, tokenizer, 1, 16)
     }
 
     #[test]

@@ -99,18 +99,18 @@ impl<'a> FlowWriter<'a> {
         let trim = Trim {
             eos: i64::from(tokenizer.eos_id()?),
             pad: i64::from(tokenizer.pad_id()?),
-            max_input_length: plan.span.max_input_length.unwrap_or(0),
+            max_input_length: plan.reserved_positions(),
         };
         Ok(Self { parts, generator, trim })
     }
 
     /// The conditions of a batch, as token ids and encoded.
-    fn condition(&self, conditions: &Conditions, rows: usize) -> Result<(Batch, Condition)> {
+    fn condition(&self, conditions: &Conditions, rows: usize, length: usize) -> Result<(Batch, Condition)> {
         let FlowParts { plan, tokenizer, latents, .. } = self.parts;
         let Some(latents) = latents else {
             fail!(request, "this model generates from an input text, for which its text encoder is needed");
         };
-        let batch = conditions.collate(plan, tokenizer, rows)?;
+        let batch = conditions.collate(plan, tokenizer, rows, length)?;
         let encoded = latents.encode(&batch)?;
         match encoded.condition {
             Some(mask) => Ok((batch, Condition::new(&encoded.latents, &encoded.ids, &mask)?)),
@@ -161,7 +161,8 @@ impl BatchWriter for FlowWriter<'_> {
         watch: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
     ) -> Result<WrittenBatch> {
         let asked = batch.requests.len();
-        let conditions = batch.conditions.map(|conditions| self.condition(conditions, asked)).transpose()?;
+        let encoded = |conditions: &Conditions| self.condition(conditions, asked, batch.length);
+        let conditions = batch.conditions.map(encoded).transpose()?;
         let condition = conditions.as_ref().map(|(_, condition)| condition);
         let seeds: Vec<u64> = batch.requests.iter().map(|request| request.seed).collect();
         let ids = conditions.as_ref().map(|(ids, _)| ids);

@@ -25,6 +25,14 @@ pub struct TextRequest {
     pub condition_ids: Option<Vec<i32>>,
     /// A reference answer, passed through for evaluation.
     pub reference: Option<String>,
+    /// Its number among the candidates for one text, from 0, which determines the length of an answer.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub candidate: usize,
+}
+
+/// Whether it is the number of the first candidate.
+fn is_first(candidate: &usize) -> bool {
+    *candidate == 0
 }
 
 impl TextRequest {
@@ -48,7 +56,7 @@ impl TextRequest {
     pub(super) fn candidates(&self, count: usize) -> impl Iterator<Item = Self> {
         (0..count as u64).map(|i| match i {
             0 => self.clone(),
-            _ => Self { seed: key_of(&[self.seed, i]), ..self.clone() },
+            _ => Self { seed: key_of(&[self.seed, i]), candidate: i as usize, ..self.clone() },
         })
     }
 

@@ -1,5 +1,8 @@
 //! Grouping of requests into batches with rows of equal length.
 
+use elf_data::Tokenizer;
+
+use super::conditions::Conditions;
 use super::generated::TextRequest;
 use crate::Result;
 use crate::config::RunPlan;
@@ -14,17 +17,24 @@ pub struct TextBatch {
 }
 
 /// Splits a list of requests into batches of at most `rows`. With a length distribution (`plan.lengths`), each
-/// request's length is drawn from its seed, and batches have rows of equal length. Without one, all rows have
-/// `max_length` positions.
+/// request's text has a length of its own, and batches have rows of equal length, conditions included. Without one, all
+/// rows have `max_length` positions.
 ///
 /// # Errors
-/// If libtorch fails.
-pub fn text_batches(plan: &RunPlan, requests: &[TextRequest], rows: usize) -> Result<Vec<TextBatch>> {
+/// If a condition is missing or not expected, or libtorch fails.
+pub fn text_batches(
+    plan: &RunPlan,
+    tokenizer: &Tokenizer,
+    requests: &[TextRequest],
+    rows: usize,
+) -> Result<Vec<TextBatch>> {
     let longest = plan.span.max_length;
     let mut lengths = vec![longest; requests.len()];
     if let Some(law) = &plan.lengths {
-        for (length, request) in lengths.iter_mut().zip(requests) {
-            *length = law.draw(request.seed)?.min(longest);
+        let conditions = Conditions::of(plan, tokenizer, &requests.iter().collect::<Vec<_>>())?;
+        let given = conditions.map_or_else(|| vec![0; requests.len()], |conditions| conditions.lengths().collect());
+        for ((length, request), given) in lengths.iter_mut().zip(requests).zip(given) {
+            *length = (given + law.length(request.seed, given, request.candidate)?).min(longest);
         }
     }
     let mut places: Vec<usize> = (0..requests.len()).collect();
@@ -41,35 +51,56 @@ pub fn text_batches(plan: &RunPlan, requests: &[TextRequest], rows: usize) -> Re
 mod tests {
     use super::*;
     use crate::config::{Facts, LengthLaw, RunConfig};
+    use std::path::Path;
     use tch::Device;
 
-    fn plan(lengths: Option<LengthLaw>) -> RunPlan {
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tokenizers/t5/tokenizer.json")).unwrap()
+    }
+
+    fn plan(max_input_length: Option<usize>, lengths: Option<LengthLaw>) -> RunPlan {
         let facts = Facts { latent_dim: 512, vocab_size: 32_100, rows: 1 << 40, condition_eos: false, ranks: 1 };
-        let config = RunConfig::default().with(|c| c.data.max_length = 16);
+        let config = RunConfig::default().with(|c| {
+            c.data.max_length = 16;
+            c.data.max_input_length = max_input_length;
+        });
         RunPlan { lengths, ..RunPlan::new(&config, facts, Device::Cpu).unwrap() }
     }
 
     #[test]
     fn batches_hold_every_request_once_and_rows_of_one_length() {
         let requests = TextRequest::unconditional(3, 50);
-        let whole = text_batches(&plan(None), &requests, 8).unwrap();
+        let tokenizer = tokenizer();
+        let whole = text_batches(&plan(None, None), &tokenizer, &requests, 8).unwrap();
         assert_eq!(whole.len(), 7);
         assert!(whole.iter().all(|batch| batch.length == 16));
         assert!(whole.iter().flat_map(|batch| &batch.places).copied().eq(0..50));
 
-        let law = LengthLaw::of(&[4, 4, 9, 30]).unwrap();
-        let batches = text_batches(&plan(Some(law.clone())), &requests, 8).unwrap();
+        let law = LengthLaw::of(&[4, 4, 9, 30].map(|length| [0, length]), false).unwrap();
+        let batches = text_batches(&plan(None, Some(law.clone())), &tokenizer, &requests, 8).unwrap();
         let mut places: Vec<usize> = batches.iter().flat_map(|batch| batch.places.clone()).collect();
         places.sort_unstable();
         assert!(places.into_iter().eq(0..50));
         for batch in &batches {
             assert!((1..=8).contains(&batch.places.len()));
             // Lengths above the row length are cut to it.
-            assert!(batch.places.iter().all(|&p| law.draw(requests[p].seed).unwrap().min(16) == batch.length));
+            assert!(batch.places.iter().all(|&p| law.length(requests[p].seed, 0, 0).unwrap().min(16) == batch.length));
         }
         // A text's length does not depend on other requests.
-        let alone = text_batches(&plan(Some(law)), &requests[7..8], 8).unwrap();
+        let alone = text_batches(&plan(None, Some(law)), &tokenizer, &requests[7..8], 8).unwrap();
         let among = batches.iter().find(|batch| batch.places.contains(&7)).unwrap();
         assert_eq!(alone[0].length, among.length);
+    }
+
+    #[test]
+    fn rows_of_answers_are_as_long_as_both_parts() {
+        let law = LengthLaw::of(&[[[3, 4]; 200], [[8, 5]; 200]].concat(), true).unwrap();
+        let plan = plan(Some(8), Some(law));
+        let inputs = [vec![5; 3], vec![5; 8], vec![5; 12], vec![5; 3]];
+        let request = |ids: &Vec<i32>| TextRequest { condition_ids: Some(ids.clone()), ..TextRequest::default() };
+        let requests: Vec<TextRequest> = inputs.iter().map(request).collect();
+        let batches = text_batches(&plan, &tokenizer(), &requests, 8).unwrap();
+        let expected = [(7, vec![0, 3]), (13, vec![1, 2])].map(|(length, places)| TextBatch { length, places });
+        assert_eq!(batches, expected);
     }
 }

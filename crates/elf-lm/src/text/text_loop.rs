@@ -199,7 +199,7 @@ impl TextLoop<'_> {
         watch: &mut TextWatch,
     ) -> Result<Generation> {
         let mut done = Generation::default();
-        let batches = text_batches(self.plan, requests, options.rows)?;
+        let batches = text_batches(self.plan, self.tokenizer, requests, options.rows)?;
         let before = kept.as_deref_mut().map(Unfinished::take_before).unwrap_or_default();
         let own = batches.iter().skip(self.comm.rank() as usize).step_by(self.comm.world() as usize).skip(before.len());
         before.into_iter().for_each(|batch| done.add(batch));

@@ -122,8 +122,9 @@ impl TrainingInputs {
         let mut plan = RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? };
         // A GPT-2 ends its texts itself.
         if plan.has_rows_of_equal_length() && config.objective != ObjectiveName::Gpt2 {
-            let lengths = self.train.lengths(plan.collator(&self.tokenizer)?.config())?;
-            plan.lengths = Some(LengthLaw::of(&lengths).context("group_by_length")?);
+            let lengths = self.train.lengths_of_parts(plan.collator(&self.tokenizer)?.config())?;
+            let conditional = plan.span.max_input_length.is_some();
+            plan.lengths = Some(LengthLaw::of(&lengths, conditional).context("group_by_length")?);
         }
         Ok(plan)
     }

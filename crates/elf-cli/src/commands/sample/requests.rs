@@ -38,6 +38,7 @@ pub fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer, host: 
             condition: Some(condition),
             condition_ids: None,
             reference,
+            candidate: 0,
         };
         texts.into_iter().enumerate().map(request).collect::<Vec<_>>()
     };
