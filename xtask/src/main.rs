@@ -22,6 +22,7 @@ mod metrics;
 mod nccl;
 mod python;
 mod reproduce;
+mod rival;
 mod source;
 mod steps;
 mod training_figures;
@@ -65,6 +66,8 @@ enum Task {
     Demo(demo::Options),
     /// Run the experiments: train, sample, evaluate and report. Safe to interrupt and run again.
     Reproduce(reproduce::Options),
+    /// Measure training and sampling against the same equations in PyTorch (`tests/rival/`), in turns, on this machine.
+    Rival(rival::Options),
     /// Build the library for training on several GPUs, which needs the headers of NCCL and CUDA.
     Nccl(nccl::Options),
     /// Print figures of the source: lines, public items and dependencies of each package, the longest files and functions.
@@ -113,6 +116,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Python(options) => wheel::run(&workspace, &options)?,
         Task::Demo(options) => demo::run(&workspace, &options)?,
         Task::Reproduce(options) => reproduce::run(&workspace, &options)?,
+        Task::Rival(options) => rival::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,
         Task::Metrics(options) => metrics::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,

@@ -15,13 +15,11 @@ use elf_core::device::upload;
 use elf_core::{Context, Memory, Network, Noise, Result as CoreResult, TrunkInput};
 use tch::{Device, Kind, Tensor};
 
+use crate::condition::NO_WORD;
 use crate::{Condition, LatentBatch, Result};
 
 /// The block number of a condition's positions.
 const GIVEN: i64 = -1;
-
-/// The token id of a position without a word.
-pub(crate) const NO_WORD: i64 = -1;
 
 /// Turns the words of finished blocks into latents, from which the next block is generated. Implemented by users of this crate, which
 /// has no text encoder.

@@ -5,8 +5,10 @@ use elf_core::device::upload;
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::host_numbers;
-use crate::blocks::NO_WORD;
 use crate::{Error, Field, Prediction, Result};
+
+/// The token id of a position without a word.
+pub(crate) const NO_WORD: i64 = -1;
 
 /// The condition of a batch: which positions are given, and their clean latents.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 use elf_core::Noise;
 use tch::{Kind, Tensor};
 
-use crate::blocks::NO_WORD;
+use crate::condition::NO_WORD;
 use crate::{Condition, Conditioned, Decoder, Field, LatentBatch, NetworkField, Result, TrainedFlow};
 
 /// Errors summed over positions; sums of several batches can be added.

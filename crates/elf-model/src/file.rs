@@ -8,7 +8,8 @@ use elf_core::weights::{ParamKind, Weights};
 use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
-use crate::model::{CONTEXT_TABLE, LATENT_TABLE};
+use crate::context_table::CONTEXT_TABLE;
+use crate::model::LATENT_TABLE;
 use crate::token_posterior::{TOKEN_MEANS, WORDS_TRUST};
 use crate::vocab_head::VOCAB_HEAD_NORM;
 use crate::{Elf, ElfConfig};

@@ -11,6 +11,7 @@
 mod attention;
 mod block;
 mod config;
+mod context_table;
 mod embed;
 mod file;
 mod flops;
@@ -19,6 +20,7 @@ mod masked;
 mod memory;
 mod model;
 mod rope;
+mod seen;
 mod token_posterior;
 mod vocab_head;
 

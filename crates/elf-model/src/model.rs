@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use elf_core::device::upload;
-use elf_core::layers::{Embedding, Linear, RmsNorm};
+use elf_core::layers::{Linear, RmsNorm};
 use elf_core::{
     Context, CrossEntropy, Dropout, Error, Fans, Init, LearnedLatents, Memory, Network, NetworkShape, ParamBuilder,
     ParamSet, PrecisionPolicy, Result, TokenClasses, TrunkInput, Weight,
@@ -13,27 +13,16 @@ use tch::{Device, Kind, Tensor};
 
 use crate::ElfConfig;
 use crate::block::{Block, Pass, PassDropout};
+use crate::context_table::{ContextTable, NO_WORD};
 use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::join::join;
 use crate::rope::Rope;
+use crate::seen::{additive, seen};
 use crate::token_posterior::{Reading, TokenPosterior};
 use crate::vocab_head::VocabHead;
 
 /// The name of the parameter of learned latents; the released model has none.
 pub(crate) const LATENT_TABLE: &str = "latent_table";
-
-/// The name of the table of given tokens; the released model has none.
-pub(crate) const CONTEXT_TABLE: &str = "context_table.weight";
-
-/// Its standard deviation at the start, that of GPT-2.
-const CONTEXT_TABLE_STD: f64 = 0.02;
-
-/// The word of a position that belongs to no condition.
-const NO_WORD: i64 = -1;
-
-/// The factor by which latents of given tokens are scaled down in networks with that table. Muon's updates have a fixed size, so a
-/// table is learned quickly only if it starts small and is not dominated by the latents: with unscaled latents it had no effect.
-const LATENTS_BESIDE_TABLE: f64 = 0.02;
 
 /// The positions of a sequence after its prefix: those of clean tokens, 0 to `context`, then `text` others from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +51,7 @@ pub struct Elf {
     /// Learned latents, `[1, V, C]`.
     latent_table: Option<Weight>,
     /// The table of given tokens: those of a condition, and clean ones before a block; `[V, H]`.
-    context_table: Option<Embedding>,
+    context_table: Option<ContextTable>,
     /// The estimate of each token from its own noisy latent.
     token_posterior: Option<TokenPosterior>,
     /// Whether blocks are computed again in the backward pass instead of keeping their intermediate results.
@@ -113,7 +102,7 @@ impl Elf {
             false => None,
         };
         let context_table = match config.context_table {
-            true => Some(Embedding::new(b, CONTEXT_TABLE, config.vocab_size, h, CONTEXT_TABLE_STD)?),
+            true => Some(ContextTable::new(b, config.vocab_size, h)?),
             false => None,
         };
         let token_posterior = match config.token_posterior_dims {
@@ -273,26 +262,12 @@ impl Elf {
         Ok((b, s))
     }
 
-    /// Lifted latents `[B, N, H]`, whose first K tokens are clean, with the table's vectors of those tokens, `ids` `[B, K]`, added.
-    fn with_words(&self, lifted: Tensor, ids: &Tensor) -> Result<Tensor> {
-        let Some(table) = &self.context_table else { return Ok(lifted) };
-        let (k, n) = (ids.size2()?.1, lifted.size3()?.1);
-        let clean = lifted.f_narrow(1, 0, k)? * LATENTS_BESIDE_TABLE + Self::vectors(table, ids, lifted.kind())?;
-        Ok(Tensor::f_cat(&[clean, lifted.f_narrow(1, k, n - k)?], 1)?)
-    }
-
-    /// Lifted latents `[B, S, H]` with the table's vectors of the condition's tokens, `words` `[B, S]`, added.
-    fn with_condition(&self, lifted: Tensor, words: &Tensor) -> Result<Tensor> {
-        let Some(table) = &self.context_table else { return Ok(lifted) };
-        let others = words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(lifted.kind())?;
-        let scales = others * (1.0 - LATENTS_BESIDE_TABLE) + LATENTS_BESIDE_TABLE;
-        Ok(&lifted * scales + Self::vectors(table, words, lifted.kind())?)
-    }
-
-    /// The table's vectors of `ids` `[B, N]`, in `kind`; 0 where an id is negative: `[B, N, H]`.
-    fn vectors(table: &Embedding, ids: &Tensor, kind: Kind) -> Result<Tensor> {
-        let known = ids.f_ge(0)?.f_unsqueeze(-1)?.f_to_kind(kind)?;
-        Ok(table.forward(&ids.f_clamp_min(0)?).f_to_kind(kind)? * known)
+    /// Lifted latents `[B, N, H]`, whose first K tokens are clean and have these `ids` `[B, K]`, with what the network's table adds to them.
+    fn on_clean(&self, lifted: Tensor, ids: &Tensor) -> Result<Tensor> {
+        match &self.context_table {
+            Some(table) => table.on_clean(&lifted, ids),
+            None => Ok(lifted),
+        }
     }
 
     /// Latents as this network computes with them: along the axes of its token posterior, if it has one.
@@ -301,24 +276,6 @@ impl Elf {
             Some(posterior) => posterior.along(latents),
             None => Ok(latents.shallow_clone()),
         }
-    }
-
-    /// Which positions of prefix, context and text see which, `[B, P + K + S, P + K + S]`, bool: queries by keys.
-    fn seen(&self, context: &Context) -> Result<Tensor> {
-        let device = context.blocks.device();
-        let (b, k) = context.blocks.size2()?;
-        let (p, s) = (self.config.prefix_len(), context.noisy_blocks.size2()?.1);
-        let all = |rows: i64, columns: i64, seen: bool| {
-            Tensor::f_full([b, rows, columns], i64::from(seen), (Kind::Bool, device))
-        };
-        let (clean, noisy) = (context.blocks, context.noisy_blocks);
-        let (clean_keys, noisy_keys) = (clean.f_unsqueeze(1)?, noisy.f_unsqueeze(1)?);
-        let (clean_queries, noisy_queries) = (clean.f_unsqueeze(-1)?, noisy.f_unsqueeze(-1)?);
-        let of_prefix = Tensor::f_cat(&[all(p, p, true)?, all(p, k + s, false)?], -1)?;
-        let of_clean = [all(k, p, false)?, clean_keys.f_le_tensor(&clean_queries)?, all(k, s, false)?];
-        let of_noisy =
-            [all(s, p, true)?, clean_keys.f_lt_tensor(&noisy_queries)?, noisy_keys.f_eq_tensor(&noisy_queries)?];
-        Ok(Tensor::f_cat(&[of_prefix, Tensor::f_cat(&of_clean, -1)?, Tensor::f_cat(&of_noisy, -1)?], 1)?)
     }
 
     /// Does the same as [`Network::trunk`] with an attention mask over text positions, `[B, S]`, 1 where a position is seen. The released
@@ -349,11 +306,12 @@ impl Elf {
         let k = context.map_or(0, |context| context.latents.size()[1]);
         let mask = match (memory, &context) {
             (Some(memory), _) => Some(memory.mask.shallow_clone()),
-            (None, Some(context)) => Some(additive(&self.seen(context)?, kind)?.f_unsqueeze(1)?),
+            (None, Some(context)) => Some(additive(&seen(self.config.prefix_len(), context)?, kind)?.f_unsqueeze(1)?),
             (None, None) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
         };
         let (prefix, device) = (self.config.prefix_len(), input.z.device());
-        let words = input.words.filter(|_| input.context.is_none() && self.context_table.is_some());
+        let by_words = input.words.filter(|_| input.context.is_none()).zip(self.context_table.as_ref());
+        let words = by_words.map(|(words, _)| words);
         let rope = match words {
             Some(words) => self.rope_behind(words)?,
             _ if firsts.iter().all(|&other| other == first) => {
@@ -366,8 +324,8 @@ impl Elf {
         let text = match &context {
             None => {
                 let lifted = self.latents.forward(&z, x_prev.as_ref(), maps);
-                match words {
-                    Some(words) => self.with_condition(lifted, words)?,
+                match by_words {
+                    Some((words, table)) => table.on_condition(&lifted, words)?,
                     None => lifted,
                 }
             }
@@ -376,7 +334,8 @@ impl Elf {
                 let latents = self.along(latents)?;
                 let with_context = |text: &Tensor| Tensor::f_cat(&[&latents, text], 1);
                 let x_prev = x_prev.as_ref().map(with_context).transpose()?;
-                self.with_words(self.latents.forward(&with_context(&z)?, x_prev.as_ref(), maps), ids)?
+                let lifted = self.latents.forward(&with_context(&z)?, x_prev.as_ref(), maps);
+                self.on_clean(lifted, ids)?
             }
         }
         .to_kind(kind);
@@ -431,12 +390,6 @@ impl Elf {
     }
 }
 
-/// An additive mask: 0 where `seen` is true, minus infinity elsewhere.
-fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
-    let zeros = Tensor::f_zeros(seen.size(), (kind, seen.device()))?;
-    Ok(zeros.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?)
-}
-
 impl Network for Elf {
     fn shape(&self) -> NetworkShape {
         self.config.network_shape()
@@ -458,7 +411,7 @@ impl Network for Elf {
         let known = earlier.first().map_or(0, |[keys, _]| keys.size()[1]);
         let new = |x: &Tensor| x.f_narrow(1, known, k - known);
         tch::no_grad(|| {
-            let seen = self.seen(context)?;
+            let seen = seen(self.config.prefix_len(), context)?;
             // In a pass that uses this memory, the keys of the context come before those of the prefix.
             let range = |from: i64, until: i64| Tensor::f_arange_start(from, until, (Kind::Int64, device));
             let (clean, prefix, text) = (range(p, p + k)?, range(0, p)?, range(p + k, p + k + s)?);
@@ -472,7 +425,7 @@ impl Network for Elf {
             let latents = self.along(&new(context.latents)?)?;
             let lifted =
                 self.latents.forward(&latents, self_conditioned.then_some(&latents), self.policy.latent_maps.kind());
-            let mut x = self.with_words(lifted, &new(context.ids)?)?.to_kind(kind);
+            let mut x = self.on_clean(lifted, &new(context.ids)?)?.to_kind(kind);
             let mut layers = Vec::with_capacity(self.blocks.len());
             for (i, block) in self.blocks.iter().enumerate() {
                 let earlier = earlier.get(i);

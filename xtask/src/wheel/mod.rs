@@ -84,6 +84,19 @@ fn python() -> Result<Python> {
     Ok(python)
 }
 
+/// A command of the scratch environment's Python in which torch can be imported.
+///
+/// # Errors
+/// If there is no Python that torch is for, or a package cannot be fetched.
+pub fn with_torch(workspace: &Workspace, libtorch: &Libtorch) -> Result<Command> {
+    let environment = Environment::ready(workspace, &python()?)?;
+    let torch = Torch::for_python(&environment.base, libtorch)?;
+    environment.add(&torch.packages)?;
+    let mut command = environment.python.command();
+    torch.prepare(&environment.python, &environment.folder.join("stand-ins"), &mut command)?;
+    Ok(command)
+}
+
 /// A virtual environment in the target folder.
 struct Environment {
     folder: PathBuf,

@@ -128,28 +128,23 @@ impl ElfObjective {
         inputs: &LossInputs,
         hidden: &Tensor,
     ) -> Result<(Tensor, LossTerm, TimeBins)> {
-        let shares = inputs.rows.clean_share.f_narrow(0, plan.denoise, plan.decode)?;
-        let rows = [plan.denoise, plan.decode];
-        Self::words_term(CE, net, &plan.order, rows, inputs, hidden, &shares)
+        let times = inputs.rows.clean_share.f_narrow(0, plan.denoise, plan.decode)?;
+        let order = &plan.order[plan.denoise as usize..];
+        let mask = inputs.mask.f_narrow(0, plan.denoise, plan.decode)?;
+        let words = Words::of(hidden, &inputs.ids, order, &mask)?;
+        Self::words_term(CE, net, &words, &times.f_expand([-1, mask.size2()?.1, -1], false)?)
     }
 
-    /// The cross-entropy of the words of `rows` `[from, n]` in the order of the pass, whose hidden states are `[n, S, H]`: its sum, the
-    /// term and its bins by `times`, `[n, S, 1]` or `[n, 1, 1]`.
+    /// The cross-entropy of words: its sum, the term and its bins by the `times` `[n, S, 1]` of all positions of their rows.
     fn words_term(
         name: &'static str,
         net: &dyn Network,
-        order: &[i64],
-        [from, n]: [i64; 2],
-        inputs: &LossInputs,
-        hidden: &Tensor,
+        words: &Words,
         times: &Tensor,
     ) -> Result<(Tensor, LossTerm, TimeBins)> {
-        let (mask, order) = (inputs.mask.f_narrow(0, from, n)?, &order[from as usize..][..n as usize]);
-        let Words { hidden, ids, places } = Words::of(hidden, &inputs.ids, order, &mask)?;
-        let CrossEntropy { sum, each } = net.cross_entropy(&hidden, &ids, None)?;
-        let term = LossTerm { name, sum: sum.f_detach()?, count: places.size1()? as f64 };
-        let times = times.f_expand([n, mask.size2()?.1, 1], false)?.f_reshape([-1])?;
-        let times = times.f_index_select(0, &upload(&places, each.device())?)?;
+        let CrossEntropy { sum, each } = net.cross_entropy(&words.hidden, &words.ids, None)?;
+        let term = LossTerm { name, sum: sum.f_detach()?, count: words.places.size1()? as f64 };
+        let times = times.f_reshape([-1])?.f_index_select(0, &upload(&words.places, each.device())?)?;
         let bins = TimeBins::of(name, &times, &each, &each.f_ones_like()?)?;
         Ok((sum, term, bins))
     }
@@ -185,10 +180,10 @@ impl Objective for ElfObjective {
             terms.push(term);
             by_time.push(bins);
             if self.denoiser_ce_weight > 0.0 {
-                let times = rows.t.f_narrow(0, 0, n)?.f_view([-1, 1, 1])?;
-                let hidden = hidden.f_narrow(0, 0, n)?;
-                let (ce, term, bins) =
-                    Self::words_term(DENOISE_CE, net, &plan.order, [0, n], &inputs, &hidden, &times)?;
+                let mask = inputs.mask.f_narrow(0, 0, n)?;
+                let times = rows.t.f_narrow(0, 0, n)?.f_view([-1, 1, 1])?.f_expand([-1, mask.size2()?.1, -1], false)?;
+                let words = Words::of(&hidden.f_narrow(0, 0, n)?, &inputs.ids, &plan.order[..n as usize], &mask)?;
+                let (ce, term, bins) = Self::words_term(DENOISE_CE, net, &words, &times)?;
                 sum = &sum + ce * self.denoiser_ce_weight;
                 terms.push(term);
                 by_time.push(bins);

@@ -39,9 +39,6 @@ pub struct ElfObjective {
     /// else, so that under heavy noise its decode rows learn nothing of how a target follows from its condition.
     #[serde(default)]
     pub decoder_clean_condition: bool,
-    /// Share of the words of conditions that are dropped in training; 0 in the released code. Not for texts in blocks.
-    #[serde(default)]
-    pub word_dropout: f64,
     /// Tokens of a block, for a text that is written block after block, each given all tokens before it; `None` for all tokens
     /// together, as in the paper. In blocks, latents must not depend on later tokens.
     #[serde(default)]
@@ -61,7 +58,6 @@ impl Default for ElfObjective {
             decoder_noise_scale: 5.0,
             decoder: LogitNormal::DECODER,
             decoder_clean_condition: false,
-            word_dropout: 0.0,
             block_size: None,
         }
     }
@@ -80,9 +76,6 @@ impl ElfObjective {
             if !(0.0..=1.0).contains(&p) {
                 return Err(Error::setting(setting, format!("{p} is not a probability")));
             }
-        }
-        if !(0.0..1.0).contains(&self.word_dropout) {
-            return Err(Error::setting("word_dropout", format!("{} is not in [0, 1)", self.word_dropout)));
         }
         if let Some(size) = self.block_size.filter(|&size| size < 1) {
             return Err(Error::setting(

@@ -6,14 +6,9 @@ use tch::{Kind, Tensor};
 
 use super::elf_objective::ElfObjective;
 use crate::batch::host_numbers;
-use crate::blocks::{FinishedPrefix, NO_WORD, TeacherForcing};
+use crate::blocks::{FinishedPrefix, TeacherForcing};
+use crate::condition::NO_WORD;
 use crate::{FlowPath, LatentBatch, Result};
-
-/// The word of a condition position whose word is dropped.
-const DROPPED_WORD: i64 = -2;
-
-/// The place of the dropout of words among those of a network, which count its blocks from 0.
-const WORDS: u64 = u64::MAX;
 
 /// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows.
 pub(super) struct RowPlan {
@@ -160,20 +155,6 @@ impl ElfObjective {
         }
 
         let words = words_of(batch)?.map(|words| upload(&words.f_index_select(0, &order)?, device)).transpose()?;
-        let words = match (words, &condition, self.word_dropout > 0.0) {
-            (Some(words), Some(condition), true) => match Dropout::draw(noise, b as usize, s)? {
-                Some(dropout) => {
-                    let ones = Tensor::f_ones([b, s, 1], (Kind::Float, device))?;
-                    let kept = dropout.in_order(&plan.order).apply(&ones, self.word_dropout, &[WORDS], s, &[[0, s]])?;
-                    let dropped = kept.f_eq(0.0)?.f_logical_and(&condition.f_ne(0.0)?)?;
-                    x0 = x0.f_masked_fill(&dropped, 0.0)?;
-                    let dropped = dropped.f_squeeze_dim(-1)?.f_logical_and(&words.f_ge(0)?)?;
-                    Some(words.f_masked_fill(&dropped, DROPPED_WORD)?)
-                }
-                None => Some(words),
-            },
-            (words, ..) => words,
-        };
 
         let t = t.f_index_select(0, &rows)?;
         let w = self.guidance.transform(&noise.uniform("cfg_scale_u", &[b])?).f_index_select(0, &rows)?;
@@ -308,41 +289,5 @@ mod tests {
             let words = words_of(&batch(given, dropped)).unwrap().unwrap();
             assert!(words.equal(&Tensor::from_slice(&expected).view([2, 3])), "{words}");
         }
-    }
-
-    #[test]
-    fn words_are_dropped_in_training_with_their_latents() {
-        let (b, s) = (40i64, 10i64);
-        let long = |value: f64, kind| Tensor::full([b, s], value, (kind, Device::Cpu));
-        let given = Tensor::arange(s, (Kind::Int64, Device::Cpu)).lt(6).to_kind(Kind::Float).expand([b, s], false);
-        let batch = LatentBatch {
-            latents: Tensor::ones([b, s, 3], (Kind::Float, Device::Cpu)),
-            ids: long(7.0, Kind::Int64),
-            loss_mask: 1.0 - &given,
-            condition: Some(given.contiguous()),
-            dropped: Vec::new(),
-        };
-        let objective = ElfObjective { word_dropout: 0.25, ..ElfObjective::default() };
-        let prepared = |noise: elf_core::Seeded| {
-            let mut noise = noise;
-            let plan = objective.plan_rows(b, &mut noise).unwrap();
-            let t = objective.time.draw(b, &mut noise).unwrap();
-            objective.prepare(&batch, &plan, &t, &mut noise).unwrap()
-        };
-        let noise = || elf_core::Seeded::new((0..b as u64).collect(), Device::Cpu);
-        let Prepared { x0, words, .. } = prepared(noise());
-        let words = words.unwrap();
-        let (source, target) = (words.narrow(1, 0, 6), words.narrow(1, 6, 4));
-        let dropped = source.eq(DROPPED_WORD);
-        assert!(
-            dropped.logical_or(&source.eq(7)).all().int64_value(&[]) == 1
-                && target.eq(NO_WORD).all().int64_value(&[]) == 1
-        );
-        // Four standard errors of a share of 240.
-        let share = dropped.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
-        assert!((share - 0.25).abs() < 0.112, "{share}");
-        assert!(x0.narrow(1, 0, 6).select(2, 1).eq(0.0).equal(&dropped));
-        assert!(x0.narrow(1, 6, 4).eq(1.0).all().int64_value(&[]) == 1);
-        assert!(prepared(noise().without_dropout()).words.unwrap().ne(DROPPED_WORD).all().int64_value(&[]) == 1);
     }
 }

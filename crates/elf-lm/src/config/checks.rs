@@ -95,12 +95,6 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "label_drop_prob {share} needs a conditional task: set max_input_length, or label_drop_prob to 0"
         );
     }
-    if config.guidance.word_dropout != 0.0 && (!conditional || config.network.block_size.is_some()) {
-        fail!(
-            setting("word_dropout"),
-            "word_dropout is for conditional tasks (max_input_length) without a block_size: leave it out"
-        );
-    }
     if config.network.learned_latents && conditional {
         fail!(
             setting("learned_latents"),
@@ -141,7 +135,6 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("vocab_head_norm", config.network.vocab_head_norm),
             ("token_posterior_dims", config.network.token_posterior_dims != 0),
             ("decoder_clean_condition", config.decoder.decoder_clean_condition),
-            ("word_dropout", config.guidance.word_dropout != 0.0),
         ] {
             if set {
                 fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");

@@ -210,9 +210,6 @@ impl Default for DecoderConfig {
 pub struct GuidanceConfig {
     /// Fraction of rows trained without their condition; `null`: 0 for unconditional text, 0.1 for conditional tasks.
     pub label_drop_prob: Option<f64>,
-    /// Fraction of the words of conditions that are dropped in training, against learning them by heart. For conditional
-    /// tasks without a `block_size`. Not in the paper.
-    pub word_dropout: f64,
     /// Fraction of self-conditioned rows; 0 makes a network that takes only z as input.
     pub self_cond_prob: f64,
     /// Smallest self-conditioning guidance scale in training.
@@ -223,13 +220,7 @@ pub struct GuidanceConfig {
 
 impl Default for GuidanceConfig {
     fn default() -> Self {
-        Self {
-            label_drop_prob: None,
-            word_dropout: 0.0,
-            self_cond_prob: 0.5,
-            self_cond_cfg_min: 0.5,
-            self_cond_cfg_max: 5.0,
-        }
+        Self { label_drop_prob: None, self_cond_prob: 0.5, self_cond_cfg_min: 0.5, self_cond_cfg_max: 5.0 }
     }
 }
 

@@ -262,7 +262,6 @@ fn objective(config: &RunConfig) -> ElfObjective {
         decoder_noise_scale: config.decoder.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
         decoder: LogitNormal { mean: config.decoder.decoder_p_mean, std: config.decoder.decoder_p_std },
         decoder_clean_condition: config.decoder.decoder_clean_condition,
-        word_dropout: config.guidance.word_dropout,
         block_size: config.network.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
     }
 }
