@@ -17,7 +17,7 @@ use crate::context_table::{ContextTable, NO_WORD};
 use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::join::join;
 use crate::rope::Rope;
-use crate::seen::{additive, seen};
+use crate::seen::{additive, padding_mask, seen};
 use crate::token_posterior::{Reading, TokenPosterior};
 use crate::vocab_head::VocabHead;
 
@@ -294,22 +294,43 @@ impl Elf {
         }
     }
 
+    /// Latents and their previous estimate lifted to the width of the blocks, behind the clean tokens of a context, with what the network's
+    /// table adds to those or to the words of a condition: `[B, K + S, H]`.
+    fn lifted(
+        &self,
+        z: &Tensor,
+        x_prev: Option<Tensor>,
+        context: Option<&Context>,
+        by_words: Option<(&Tensor, &ContextTable)>,
+    ) -> Result<Tensor> {
+        let maps = self.policy.latent_maps.kind();
+        let Some(Context { latents, ids, .. }) = context else {
+            let lifted = self.latents.forward(z, x_prev.as_ref(), maps);
+            return by_words.map_or(Ok(lifted.shallow_clone()), |(words, table)| table.on_condition(&lifted, words));
+        };
+        // The previous estimate of clean tokens is the tokens themselves, as on condition positions.
+        let latents = self.along(latents)?;
+        let with_context = |text: &Tensor| Tensor::f_cat(&[&latents, text], 1);
+        let x_prev = x_prev.as_ref().map(with_context).transpose()?;
+        self.on_clean(self.latents.forward(&with_context(z)?, x_prev.as_ref(), maps), ids)
+    }
+
     /// A pass of the trunk; `mask` is over text positions, `[B, S]`.
     fn pass(&self, input: &TrunkInput, mask: Option<&Tensor>) -> Result<Tensor> {
         let (b, s) = self.check_input(input)?;
-        let (kind, maps) = (self.policy.blocks.kind(), self.policy.latent_maps.kind());
+        let kind = self.policy.blocks.kind();
         let memory = input.context.and_then(|context| context.memory);
         let firsts = memory.map_or(&[][..], |memory| &memory.first);
         let first = firsts.first().copied().or(input.context.map(|context| context.first)).unwrap_or(0);
         // Clean tokens that this pass computes: none if their keys and values are cached.
         let context = input.context.filter(|_| memory.is_none());
         let k = context.map_or(0, |context| context.latents.size()[1]);
+        let (prefix, device) = (self.config.prefix_len(), input.z.device());
         let mask = match (memory, &context) {
             (Some(memory), _) => Some(memory.mask.shallow_clone()),
-            (None, Some(context)) => Some(additive(&seen(self.config.prefix_len(), context)?, kind)?.f_unsqueeze(1)?),
-            (None, None) => mask.map(|mask| self.additive_mask(mask, b, kind)).transpose()?,
+            (None, Some(context)) => Some(additive(&seen(prefix, context)?, kind)?.f_unsqueeze(1)?),
+            (None, None) => mask.map(|mask| padding_mask(prefix, mask, kind)).transpose()?,
         };
-        let (prefix, device) = (self.config.prefix_len(), input.z.device());
         let by_words = input.words.filter(|_| input.context.is_none()).zip(self.context_table.as_ref());
         let words = by_words.map(|(words, _)| words);
         let rope = match words {
@@ -321,37 +342,15 @@ impl Elf {
         };
         let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
         let (z, x_prev) = (self.along(input.z)?, input.x_prev.map(|x| self.along(x)).transpose()?);
-        let text = match &context {
-            None => {
-                let lifted = self.latents.forward(&z, x_prev.as_ref(), maps);
-                match by_words {
-                    Some((words, table)) => table.on_condition(&lifted, words)?,
-                    None => lifted,
-                }
-            }
-            // The previous estimate of clean tokens is the tokens themselves, as on condition positions.
-            Some(Context { latents, ids, .. }) => {
-                let latents = self.along(latents)?;
-                let with_context = |text: &Tensor| Tensor::f_cat(&[&latents, text], 1);
-                let x_prev = x_prev.as_ref().map(with_context).transpose()?;
-                let lifted = self.latents.forward(&with_context(&z)?, x_prev.as_ref(), maps);
-                self.on_clean(lifted, ids)?
-            }
-        }
-        .to_kind(kind);
+        let text = self.lifted(&z, x_prev, context.as_ref(), by_words)?.to_kind(kind);
         let reading = match &self.token_posterior {
             Some(posterior) => Some((posterior, posterior.read(&z, input.t, input.decode)?)),
             None => None,
         };
         let text = match &reading {
             Some((posterior, reading)) => {
-                let lifted = posterior.lift(&reading.estimate, kind)?;
-                let estimate = match words {
-                    // Latents of a condition are clean at all times, and nothing is to be estimated of them.
-                    Some(words) => lifted * words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(kind)?,
-                    None => lifted,
-                };
-                Tensor::f_cat(&[text.f_narrow(1, 0, k)?, text.f_narrow(1, k, s)? + estimate], 1)?
+                let noisy = posterior.added_to(&text.f_narrow(1, k, s)?, &reading.estimate, words)?;
+                Tensor::f_cat(&[text.f_narrow(1, 0, k)?, noisy], 1)?
             }
             None => text,
         };
@@ -380,13 +379,6 @@ impl Elf {
         let part = |from: i64, size: i64| output.f_narrow(-1, from, size);
         let reading = Reading { estimate: part(h, c)?, evidence: part(h + c, k)?, curvature: part(h + c + k, k)? };
         Ok((part(0, h)?, Some((posterior, reading))))
-    }
-
-    /// An additive mask over prefix and text, `[B, 1, 1, P + S]`; the prefix is always seen.
-    fn additive_mask(&self, mask: &Tensor, batch: i64, kind: Kind) -> Result<Tensor> {
-        let prefix = Tensor::f_ones([batch, self.config.prefix_len()], (Kind::Bool, mask.device()))?;
-        let seen = Tensor::f_cat(&[prefix, mask.to_kind(Kind::Bool)], 1)?;
-        Ok(additive(&seen, kind)?.f_unsqueeze(1)?.f_unsqueeze(1)?)
     }
 }
 

@@ -24,3 +24,10 @@ pub(crate) fn additive(seen: &Tensor, kind: Kind) -> Result<Tensor> {
     let zeros = Tensor::f_zeros(seen.size(), (kind, seen.device()))?;
     Ok(zeros.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?)
 }
+
+/// The additive mask `[B, 1, 1, P + S]` of a prefix that is always seen and text whose `mask` `[B, S]` is 1 where it is seen.
+pub(crate) fn padding_mask(prefix: i64, mask: &Tensor, kind: Kind) -> Result<Tensor> {
+    let prefix = Tensor::f_ones([mask.size2()?.0, prefix], (Kind::Bool, mask.device()))?;
+    let seen = Tensor::f_cat(&[prefix, mask.f_to_kind(Kind::Bool)?], 1)?;
+    Ok(additive(&seen, kind)?.f_unsqueeze(1)?.f_unsqueeze(1)?)
+}

@@ -8,6 +8,7 @@ use elf_core::{Error, Fans, Init, ParamBuilder, Result, TokenClasses, Weight};
 use tch::{Kind, Tensor};
 
 use crate::ElfConfig;
+use crate::context_table::NO_WORD;
 
 /// The name of the tokens' mean latents; the released model has none.
 pub(crate) const TOKEN_MEANS: &str = "token_posterior.means";
@@ -234,9 +235,15 @@ impl TokenPosterior {
         Ok(scores)
     }
 
-    /// An estimate `[B, S, C]` as part of the blocks' input, `[B, S, H]`, in `kind`.
-    pub(crate) fn lift(&self, estimate: &Tensor, kind: Kind) -> Result<Tensor> {
-        Ok(self.lift.forward(&estimate.f_to_kind(kind)?))
+    /// The blocks' input `[B, S, H]` with an estimate `[B, S, C]` added, but for positions of a condition, those of `words` `[B, S]` that
+    /// are not -1: their latents are clean at all times, and nothing is to be estimated of them.
+    pub(crate) fn added_to(&self, text: &Tensor, estimate: &Tensor, words: Option<&Tensor>) -> Result<Tensor> {
+        let lifted = self.lift.forward(&estimate.f_to_kind(text.kind())?);
+        let lifted = match words {
+            Some(words) => lifted * words.f_eq(NO_WORD)?.f_unsqueeze(-1)?.f_to_kind(text.kind())?,
+            None => lifted,
+        };
+        Ok(text + lifted)
     }
 }
 

@@ -146,13 +146,7 @@ impl ElfObjective {
             Some(mask) => Some(upload(&mask.f_index_select(0, &order)?.f_unsqueeze(-1)?, device)?),
             None => None,
         };
-        let mut x0 = batch.latents.f_index_select(0, &rows)?;
-        if let (Some(condition), true) = (&condition, batch.dropped.contains(&true)) {
-            let keep: Vec<f32> = plan.order.iter().map(|&i| f32::from(!batch.dropped[i as usize])).collect();
-            let keep = upload(&Tensor::f_from_slice(&keep)?, device)?.f_view([b, 1, 1])?;
-            // A dropped row keeps its target positions and loses its condition positions.
-            x0 = &x0 * (1.0 - condition * (1.0 - keep));
-        }
+        let x0 = without_dropped(batch.latents.f_index_select(0, &rows)?, batch, &plan.order, condition.as_ref())?;
 
         let words = words_of(batch)?.map(|words| upload(&words.f_index_select(0, &order)?, device)).transpose()?;
 
@@ -192,6 +186,15 @@ impl ElfObjective {
             forcing: None,
         })
     }
+}
+
+/// The latents `x0` `[B, S, C]` of a batch's rows in this order; a row whose condition is dropped keeps its target positions and loses its
+/// `condition` positions, `[B, S, 1]`.
+fn without_dropped(x0: Tensor, batch: &LatentBatch, order: &[i64], condition: Option<&Tensor>) -> Result<Tensor> {
+    let Some(condition) = condition.filter(|_| batch.dropped.contains(&true)) else { return Ok(x0) };
+    let keep: Vec<f32> = order.iter().map(|&i| f32::from(!batch.dropped[i as usize])).collect();
+    let keep = upload(&Tensor::f_from_slice(&keep)?, x0.device())?.f_view([-1, 1, 1])?;
+    Ok(x0 * (1.0 - condition * (1.0 - keep)))
 }
 
 /// Token ids of a batch's condition positions, [`NO_WORD`] elsewhere and in rows whose condition is dropped: `[B, S]`, on the CPU.
