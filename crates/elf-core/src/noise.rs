@@ -140,8 +140,8 @@ impl Seeded {
         let stream = self.next_stream(name, shape)?;
         if elf_kernels::takes_gpu_path(self.device) {
             let keys: Vec<u64> = self.rows.iter().map(|row| key_of(&[*row, stream])).collect();
-            // A few numbers are drawn sooner on the host.
-            let few = shape.iter().product::<i64>() <= FEW;
+            // A few numbers are drawn sooner on the host, for a row of any batch, so that its numbers are the same to the last bit.
+            let few = shape[1..].iter().product::<i64>() <= FEW;
             let device = if few { Device::Cpu } else { self.device };
             return tch::no_grad(|| crate::device::upload(&law.by_counter(&keys, shape, device)?, self.device));
         }
@@ -166,8 +166,8 @@ enum Law {
     Uniform,
 }
 
-/// Numbers of a draw that take longer to launch on a GPU than to make on the host.
-const FEW: i64 = 1 << 16;
+/// Numbers of a row that take longer to launch on a GPU than to make on the host.
+const FEW: i64 = 64;
 
 /// The bits of a word that a uniform number is made of: as many as fp32 holds.
 const UNIFORM_BITS: i64 = 24;
