@@ -33,9 +33,10 @@ pub type Check = (String, Box<dyn Fn(Device) -> Comparisons>);
 /// If the reference numbers are missing; so do the checks.
 pub fn all() -> Vec<Check> {
     let mut checks: Vec<Check> = vec![("one pass".into(), Box::new(passes))];
-    checks.extend(ENCODERS.map(|folder| -> Check {
-        (format!("encoder {folder}"), Box::new(move |device| encoder(folder, device)))
-    }));
+    checks.extend(
+        ENCODERS
+            .map(|folder| -> Check { (format!("encoder {folder}"), Box::new(move |device| encoder(folder, device))) }),
+    );
     for rollout in parity_json::<Vec<Rollout>>("samplers.json") {
         checks.push((format!("rollout {}", rollout.name), Box::new(move |device| rollout.check(device))));
     }

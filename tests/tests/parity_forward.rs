@@ -3,7 +3,7 @@
 use elf_core::{Network, TrunkInput};
 use elf_model::{Rope, sinusoidal_features};
 use elf_tests::small::network_of;
-use elf_tests::{Reference, checks, assert_close, assert_close_relative};
+use elf_tests::{Reference, assert_close, assert_close_relative, checks};
 use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = checks::OF_A_PASS;

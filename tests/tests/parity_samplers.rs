@@ -57,7 +57,8 @@ fn parity_sde_without_noise_is_the_ode() {
         let seeds = vec![0; b as usize];
         let request = Request { condition: condition.as_ref(), ..Request::new(&seeds, s) };
         let config = GenerateConfig { sampler: SamplerChoice::named("sde").with("gamma", 0.0), ..rollout.config() };
-        let generator = Generator::new(&net, rollout.trained(), config, &Registry::builtin()).unwrap().with_times(times).unwrap();
+        let generator =
+            Generator::new(&net, rollout.trained(), config, &Registry::builtin()).unwrap().with_times(times).unwrap();
         let mut noise = Replay::new();
         noise.push("z0", &(get("z0") / rollout.noise_scale));
         let got = generator.generate_from(&request, &mut noise, &mut ()).unwrap();

@@ -44,9 +44,10 @@ stage() {
     echo "== $name: $state after $seconds s: $*"
     cat "$out/$name.txt"
     [ "$state" = ok ] || tail -n 5 "$out/$name.log"
-    finding=$(awk '/^(ceilings|checks):/ { print }
-        /^(training|sampling) / { printf "%s positions/s, %s of the ceiling, median %s ms", $2, $5, $6 }
-        /^GPU memory / { printf "; %s GB", $(NF - 1) }' "$out/$name.txt" 2> /dev/null | tr '\n' ' ')
+    finding=$(awk '/^(ceilings|checks):/ { found = $0 }
+        /^(training|sampling) / { found = $2 " positions/s, " $5 " of the ceiling, median " $6 " ms" }
+        /^GPU memory / { memory = ", " $(NF - 1) " GB" }
+        END { print found memory }' "$out/$name.txt" 2> /dev/null)
     printf '%-12s %-11s %5d  %s\n' "$name" "$state" "$seconds" "$finding" >> "$out/table.txt"
     [ -s "$out/entries.txt" ] && echo , >> "$out/entries.txt"
     {

@@ -45,7 +45,8 @@ impl Checked {
 
 /// Each operation against its plain form on the CPU.
 pub fn operations(workload: &Workload) -> Vec<Checked> {
-    operations::compare(workload).into_iter().map(|(name, found)| Checked::new(name, found)).collect()
+    let compare = |operation: &operations::Operation| caught(|| operation.compare(workload.device)).flatten();
+    operations::all(workload).iter().map(|one| Checked::new(one.name.to_owned(), compare(one))).collect()
 }
 
 /// The reference numbers, in the folder that `ELF_PARITY_DIR` names.

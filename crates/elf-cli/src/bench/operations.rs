@@ -10,18 +10,9 @@ use elf_tests::comparisons::Comparisons;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use self::runs::Run;
+use self::runs::{Form, Run};
 use super::median;
 use super::workload::Workload;
-
-/// Which code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// What the program runs on the tensors' device.
-    Own,
-    /// The form made of libtorch's operations.
-    Plain,
-}
 
 /// What an input is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,8 +34,9 @@ enum Role {
 }
 
 /// An operation and the shapes that it is run on.
-struct Operation {
-    name: &'static str,
+pub struct Operation {
+    /// Its name.
+    pub name: &'static str,
     inputs: Vec<(Vec<i64>, Role)>,
     run: Run,
     /// Whether GPUs run it on many positions.
@@ -104,7 +96,30 @@ impl Operation {
         }
         Ok(found.iter().map(|x| x.detach().to_device(Device::Cpu)).collect())
     }
+
+    /// Each form in each kind on a device against the plain form in fp32 on the CPU, from the same inputs.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn compare(&self, device: Device) -> Result<Comparisons> {
+        let mut found = Comparisons::default();
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let fresh = || self.inputs(kind, Device::Cpu);
+            let wide = |x: Tensor| if x.kind() == kind { x.to_kind(Kind::Float) } else { x };
+            let wanted = self.evaluate(Form::Plain, fresh()?.into_iter().map(wide).collect())?;
+            for form in [Form::Own, Form::Plain] {
+                let inputs = fresh()?.into_iter().map(|x| x.to_device(device)).collect();
+                for (at, (got, want)) in self.evaluate(form, inputs)?.iter().zip(&wanted).enumerate() {
+                    found.close_relative(format!("{form:?}, {kind:?}, tensor {at}"), got, want, tolerance(kind));
+                }
+            }
+        }
+        Ok(found)
+    }
 }
+
+/// Matrices of a list.
+const LISTED: usize = 12;
 
 /// The operations of blocks and heads, in the sizes of a workload.
 fn of_activations(w: &Workload) -> Vec<Operation> {
@@ -157,13 +172,13 @@ fn of_activations(w: &Workload) -> Vec<Operation> {
     ]
 }
 
-/// The operations of optimisers, on one matrix and on lists of as many as all blocks have.
+/// The operations of optimisers, on one matrix and on lists of those of several blocks.
 fn of_parameters(w: &Workload) -> Vec<Operation> {
     use Role::{Constant, Square};
     let matrix: &[i64] = &[w.model.hidden_size, w.model.mlp_hidden()];
     let single = |roles: &[Role]| roles.iter().map(|role| (matrix, *role)).collect::<Vec<_>>();
     let listed = |roles: &[Role]| {
-        let list = |role| std::iter::repeat_n((matrix, role), 3 * w.model.depth as usize);
+        let list = |role| std::iter::repeat_n((matrix, role), LISTED);
         roles.iter().flat_map(|role| list(*role)).collect::<Vec<_>>()
     };
     let (two, four) = ([Constant; 2], [Constant, Constant, Constant, Square]);
@@ -179,7 +194,8 @@ fn of_parameters(w: &Workload) -> Vec<Operation> {
     ]
 }
 
-fn operations(w: &Workload) -> Vec<Operation> {
+/// All operations, in the sizes of a workload.
+pub fn all(w: &Workload) -> Vec<Operation> {
     of_activations(w).into_iter().chain(of_parameters(w)).collect()
 }
 
@@ -187,26 +203,6 @@ fn operations(w: &Workload) -> Vec<Operation> {
 /// intermediates in bf16.
 fn tolerance(kind: Kind) -> f64 {
     if kind == Kind::Float { 1e-5 } else { 2e-2 }
-}
-
-/// Each operation in each form and kind on the workload's device against its plain form in fp32 on the CPU, from the same inputs.
-pub fn compare(w: &Workload) -> Vec<(String, Result<Comparisons>)> {
-    let compare = |operation: &Operation| -> Result<Comparisons> {
-        let mut found = Comparisons::default();
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let fresh = || operation.inputs(kind, Device::Cpu);
-            let wide = |x: Tensor| if x.kind() == kind { x.to_kind(Kind::Float) } else { x };
-            let wanted = operation.evaluate(Form::Plain, fresh()?.into_iter().map(wide).collect())?;
-            for form in [Form::Own, Form::Plain] {
-                let inputs = fresh()?.into_iter().map(|x| x.to_device(w.device)).collect();
-                for (at, (got, want)) in operation.evaluate(form, inputs)?.iter().zip(&wanted).enumerate() {
-                    found.close_relative(format!("{form:?}, {kind:?}, tensor {at}"), got, want, tolerance(kind));
-                }
-            }
-        }
-        Ok(found)
-    };
-    operations(w).iter().map(|operation| (operation.name.to_owned(), compare(operation))).collect()
 }
 
 /// The time of one pass of an operation, and the bytes that it has to move.
@@ -226,13 +222,13 @@ pub struct Speed {
 
 /// The speed of the operations in the workload's precision, forward and, where there is one, backward.
 pub fn speeds(w: &Workload) -> Result<Vec<Speed>> {
-    let mut all = Vec::new();
-    for operation in operations(w).iter().filter(|operation| operation.timed) {
+    let mut speeds = Vec::new();
+    for operation in all(w).iter().filter(|operation| operation.timed) {
         for form in [Form::Own, Form::Plain] {
             let mut inputs = operation.inputs(w.policy.blocks.kind(), w.device)?;
             let learned = operation.learned(&mut inputs);
             let mut add = |backward, seconds, bytes| {
-                all.push(Speed { operation: operation.name, form: format!("{form:?}"), backward, seconds, bytes });
+                speeds.push(Speed { operation: operation.name, form: format!("{form:?}"), backward, seconds, bytes });
             };
             let outputs = (operation.run)(&inputs, form)?;
             let (read, written, gradients) = (bytes(&inputs), bytes(&outputs), bytes(&learned));
@@ -245,7 +241,7 @@ pub fn speeds(w: &Workload) -> Result<Vec<Speed>> {
             }
         }
     }
-    Ok(all)
+    Ok(speeds)
 }
 
 fn bytes(tensors: &[Tensor]) -> u64 {

@@ -196,11 +196,7 @@ impl Workload {
             }
         }
         let positions = (self.steps * self.batch * self.seq) as u64;
-        Ok(Training {
-            measured: Measured { positions, elapsed, median: median(&laps), flops },
-            times,
-            data_wait,
-        })
+        Ok(Training { measured: Measured { positions, elapsed, median: median(&laps), flops }, times, data_wait })
     }
 
     /// What the timed steps needed: the encoder; rows with gradients three times (forward, and twice that backward), rows

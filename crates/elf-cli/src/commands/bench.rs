@@ -196,7 +196,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let results = measure(&args, &workload)?;
     let peak = results.peak(native);
     if let Some(path) = &args.json {
-        write_json(path, &as_json(&args, &workload, &results, peak))?;
+        write_json(path, &as_json(&args.preset.name(), &workload, &results, peak))?;
         note!("written to {}", path.display());
     }
     if !args.json.as_deref().is_some_and(is_output) {
@@ -257,7 +257,7 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
         results.load = Some(workload.load()?);
     }
     measure_more(args, workload, &mut results)?;
-    if with_ceilings && !results.stages().is_empty() {
+    if with_ceilings && !elf_kernels::takes_gpu_path(device) {
         // Once more: the better of before and after, since other programs can only take away.
         add_ceilings(&mut results, device)?;
     }

@@ -4,9 +4,16 @@ use elf_core::{Noise, Seeded};
 use elf_kernels::{AdamStep, Heads, MomentumStep, Turned, lists, plain};
 use tch::{Kind, TchError, Tensor};
 
-use super::Form;
+/// Which code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What the program runs on the tensors' device.
+    Own,
+    /// The form made of libtorch's operations.
+    Plain,
+}
 
-pub(super) type Outputs = Result<Vec<Tensor>, TchError>;
+type Outputs = Result<Vec<Tensor>, TchError>;
 pub(super) type Run = fn(&[Tensor], Form) -> Outputs;
 
 const EPS: f64 = 1e-6;

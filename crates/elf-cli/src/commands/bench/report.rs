@@ -6,7 +6,7 @@ use elf_kernels::observe::Operations;
 use elf_tests::comparisons::Comparison;
 use serde_json::{Value, json};
 
-use super::{BenchArgs, http};
+use super::http;
 use crate::bench::checked::Checked;
 use crate::bench::http_load::Load;
 use crate::bench::operations::Speed;
@@ -109,16 +109,19 @@ fn rates_table(results: &Results, peak: f64) -> Vec<String> {
     let mut lines = Vec::new();
     if results.copy > 0.0 {
         lines.push(format!(
-        "ceilings: matrix product bf16 {:.3} TFLOP/s, fp32 {:.3} TFLOP/s; copy {:.1} GB/s",
-        results.matmul_bf16 / tera,
-        results.matmul_f32 / tera,
-        results.copy / 1e9
-    ));
+            "ceilings: matrix product bf16 {:.3} TFLOP/s, fp32 {:.3} TFLOP/s; copy {:.1} GB/s",
+            results.matmul_bf16 / tera,
+            results.matmul_f32 / tera,
+            results.copy / 1e9
+        ));
     }
     if !results.stages().is_empty() {
         lines.push(String::new());
         let (rate, work) = ("positions/s", "MFLOP/position");
-        lines.push(format!("{:14} {rate:>13} {work:>16} {:>10} {:>12} {:>12}", "", "TFLOP/s", "of ceiling", "median, ms"));
+        lines.push(format!(
+            "{:14} {rate:>13} {work:>16} {:>10} {:>12} {:>12}",
+            "", "TFLOP/s", "of ceiling", "median, ms"
+        ));
     }
     for (name, m) in results.stages() {
         let median = 1e3 * m.median.as_secs_f64();
@@ -201,17 +204,17 @@ fn label(writer: Writer) -> String {
     }
 }
 
-pub fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) -> Value {
+pub fn as_json(preset: &str, workload: &Workload, results: &Results, peak: f64) -> Value {
     let rate = |m: &Option<Measured>| m.map(|m| m.rate());
     let train = results.train.as_ref().map(|(t, _)| t);
     let measured = train.map(|t| t.measured);
     let median = |m: Option<Measured>| m.map(|m| m.median.as_secs_f64());
     let utilisation = |m: Option<Measured>| m.map(|m| m.flops_per_second() / peak);
     json!({
-        "preset": args.preset.name(),
-        "batch": args.batch,
-        "seq": args.seq,
-        "sampling_steps": args.sampling_steps,
+        "preset": preset,
+        "batch": workload.batch,
+        "seq": workload.seq,
+        "sampling_steps": workload.sampling_steps,
         "parameters": workload.model.parameter_count(),
         "device": describe(workload.device),
         "threads": tch::get_num_threads(),
