@@ -4,6 +4,8 @@
 //! so that the same tests run on reference numbers of other shapes.
 
 pub mod blocks;
+pub mod checks;
+pub mod comparisons;
 pub mod recorded;
 pub mod small;
 
@@ -54,8 +56,16 @@ impl Reference {
     /// # Panics
     /// If it is missing or damaged.
     pub fn open(name: &str) -> Self {
+        Self::on(name, Device::Cpu)
+    }
+
+    /// Reads a file to a device.
+    ///
+    /// # Panics
+    /// If it is missing or damaged.
+    pub fn on(name: &str, device: Device) -> Self {
         let tensors =
-            TensorFile::open(parity_path(name)).and_then(|f| f.read_all(Device::Cpu)).unwrap_or_else(|e| panic!("{e}"));
+            TensorFile::open(parity_path(name)).and_then(|f| f.read_all(device)).unwrap_or_else(|e| panic!("{e}"));
         Self { file: name.to_owned(), tensors: tensors.into_iter().collect() }
     }
 
@@ -84,8 +94,15 @@ pub fn max_difference(got: &Tensor, want: &Tensor) -> f64 {
     if want.numel() == 0 {
         return 0.0;
     }
-    let difference = (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max().double_value(&[]);
+    let [got, want] = [got, want].map(|x| x.to_device(Device::Cpu).to_kind(Kind::Double));
+    let difference = (got - want).abs().max().double_value(&[]);
     if difference.is_nan() { f64::INFINITY } else { difference }
+}
+
+/// The largest element, at least 1e-6.
+pub fn largest(x: &Tensor) -> f64 {
+    let largest = if x.numel() == 0 { 0.0 } else { x.to_kind(Kind::Double).abs().max().double_value(&[]) };
+    largest.max(1e-6)
 }
 
 /// Asserts that two tensors differ by at most `tolerance` in every element.
@@ -104,10 +121,10 @@ pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
 /// If they differ by more.
 #[track_caller]
 pub fn assert_close_relative(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
-    let scale = if want.numel() == 0 { 0.0 } else { want.to_kind(Kind::Double).abs().max().double_value(&[]) };
+    let scale = largest(want);
     let difference = max_difference(got, want);
     assert!(
-        difference <= tolerance * scale.max(1e-6),
+        difference <= tolerance * scale,
         "{what}: differs by {difference:e} where the largest is {scale:e}, allowed a share of {tolerance:e}"
     );
 }

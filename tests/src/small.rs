@@ -20,8 +20,16 @@ pub fn network() -> Elf {
 /// # Panics
 /// If it is missing or damaged.
 pub fn network_of(weights: &str) -> Elf {
+    network_on(weights, Device::Cpu)
+}
+
+/// [`network_of`] on another device.
+///
+/// # Panics
+/// If it is missing or damaged.
+pub fn network_on(weights: &str, device: Device) -> Elf {
     let path = parity_path(&format!("{weights}.safetensors"));
-    Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap_or_else(|e| panic!("{e}"))
+    Elf::load(&path, PrecisionPolicy::F32, device).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Batch number `index` for a network: `rows` rows of `length` positions, the first two of them the condition. Every third row's

@@ -1,12 +1,12 @@
 //! One pass of the network against the released code's numbers: 1e-5 absolute.
 
 use elf_core::{Network, TrunkInput};
-use elf_model::{Elf, Rope, sinusoidal_features};
+use elf_model::{Rope, sinusoidal_features};
 use elf_tests::small::network_of;
-use elf_tests::{Reference, assert_close, assert_close_relative};
+use elf_tests::{Reference, assert_close, assert_close_relative, checks};
 use tch::{Device, Kind, Tensor};
 
-const TOLERANCE: f64 = 1e-5;
+const TOLERANCE: f64 = checks::OF_A_PASS;
 
 struct Case {
     reference: Reference,
@@ -26,60 +26,11 @@ impl Case {
     fn input(&self) -> TrunkInput<'_> {
         TrunkInput { x_prev: Some(&self.x_prev), guidance: Some(&self.w), ..TrunkInput::new(&self.z, &self.t) }
     }
-
-    fn check(&self, net: &Elf, name: &str, input: &TrunkInput) {
-        self.check_hidden(net, name, net.trunk(input).unwrap());
-    }
-
-    fn check_hidden(&self, net: &Elf, name: &str, hidden: Tensor) {
-        let mut checked = false;
-        if let Some(x) = self.reference.find(&format!("{name}.x")) {
-            assert_close(&format!("{name}.x"), &net.clean(&hidden).unwrap(), x, TOLERANCE);
-            checked = true;
-        }
-        if let Some(logits) = self.reference.find(&format!("{name}.logits")) {
-            let flat = hidden.reshape([-1, net.shape().hidden_size]);
-            let got = net.logits(&flat).unwrap().view_as(logits);
-            assert_close(&format!("{name}.logits"), &got, logits, TOLERANCE);
-            checked = true;
-        }
-        assert!(checked, "no reference numbers for {name}");
-    }
 }
 
 #[test]
-fn parity_denoise_and_decode() {
-    let (case, net) = (Case::open(), network_of("model"));
-    case.check(&net, "denoise", &case.input());
-    let gate = case.t.ones_like();
-    case.check(&net, "decode", &TrunkInput { decode: Some(&gate), ..case.input() });
-}
-
-#[test]
-fn parity_rows_of_mixed_mode() {
-    let (case, net) = (Case::open(), network_of("model"));
-    let gate = case.reference.get("in.gate");
-    case.check(&net, "mixed", &TrunkInput { decode: Some(gate), ..case.input() });
-}
-
-#[test]
-fn parity_padding_mask() {
-    let (case, net) = (Case::open(), network_of("model"));
-    let mask = case.reference.get("in.attention_mask");
-    case.check_hidden(&net, "masked", net.trunk_with_mask(&case.input(), mask).unwrap());
-}
-
-#[test]
-fn parity_input_without_self_conditioning() {
-    let (case, net) = (Case::open(), network_of("model"));
-    case.check(&net, "plain", &TrunkInput { x_prev: None, ..case.input() });
-}
-
-#[test]
-fn parity_network_without_guidance_tokens() {
-    let (case, net) = (Case::open(), network_of("model_no_sc_tokens"));
-    assert!(!net.shape().guidance_input);
-    case.check(&net, "no_sc_tokens", &case.input());
+fn parity_of_a_pass() {
+    checks::passes(Device::Cpu).assert();
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod compiler;
 mod demo;
 mod doctor;
 mod gpu;
+mod gpu_check;
 #[cfg(test)]
 mod house_rules;
 mod libtorch;
@@ -70,6 +71,8 @@ enum Task {
     Rival(rival::Options),
     /// Build the library for training on several GPUs, which needs the headers of NCCL and CUDA.
     Nccl(nccl::Options),
+    /// Pack a folder that checks and measures everything on a machine with a GPU and a Python torch, in minutes: `sh run.sh`.
+    GpuCheck(gpu_check::Options),
     /// Print figures of the source: lines, public items and dependencies of each package, the longest files and functions.
     Metrics(metrics::Options),
     /// Run the checks of continuous integration except the tests: format, lints, documentation, benches.
@@ -118,6 +121,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Reproduce(options) => reproduce::run(&workspace, &options)?,
         Task::Rival(options) => rival::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,
+        Task::GpuCheck(options) => gpu_check::run(&workspace, &options)?,
         Task::Metrics(options) => metrics::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,
         Task::Fuzz { cases } => checks::fuzz(&workspace, cases)?,

@@ -67,6 +67,25 @@ fn servers_are_measured_as_clients_see_them() {
     run(elf(&["bench", "--preset", "mini", "--only", "http", "--model", &missing])).badly(&["elf serve", "missing"]);
 }
 
+/// Operations agree with their plain forms in every kind, each with a speed; without reference numbers parity is refused.
+#[test]
+fn operations_are_compared_and_timed() {
+    let folder = TempDir::new().unwrap();
+    let file = within(&folder, "operations.json");
+    let asked = ["--only", "operations", "--only", "speeds", "--json", &file];
+    let ran = run(elf(&[&SMALL[..], &asked].concat())).well();
+    assert!(ran.out.contains("checks: 16 of 16 hold") && !ran.out.contains("ceilings"), "{}", ran.out);
+    let all: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let (checked, speeds) = (all["checked"].as_array().unwrap(), all["speeds"].as_array().unwrap());
+    assert!(checked.iter().all(|check| check["beyond"] == serde_json::json!([]) && check["error"].is_null()));
+    assert!(speeds.iter().all(|speed| speed["seconds"].as_f64().unwrap() > 0.0 && speed["bytes"].as_u64() > Some(0)));
+    assert!(all["matmul_peak_flops"].is_null() && all["gpu_memory_bytes"].is_null());
+
+    let mut parity = elf(&["bench", "--preset", "mini", "--only", "parity"]);
+    parity.env("ELF_PARITY_DIR", folder.path());
+    run(parity).badly(&["samplers.json"]);
+}
+
 #[test]
 fn sizes_of_nothing_are_refused() {
     run(elf(&["bench", "--batch", "0"])).badly(&["--batch", "at least 1"]);

@@ -12,13 +12,14 @@ use elf_data::{
 };
 use elf_encoder::{EncoderMask, LatentStats, T5Config, T5Encoder, TextEncoder};
 use elf_flow::sampler::Registry;
-use elf_flow::{Decoder, ElfObjective, GenerateConfig, Generator, LatentBatch, Request, TrainedFlow};
+use elf_flow::{Cost, Decoder, ElfObjective, GenerateConfig, Generator, LatentBatch, Request, TrainedFlow};
 use elf_kernels::observe::{self, Operations};
 use elf_model::{Elf, ElfConfig};
 use elf_train::optim::{MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, StepTimes, Trainer, TrainerConfig};
 use tch::{Device, Kind, Tensor};
 
+use super::median;
 use elf_lm::text::text_latents::TextLatents;
 
 /// Standard deviation of T5-small's latents.
@@ -56,6 +57,8 @@ pub struct Measured {
     pub positions: u64,
     /// Time for all of them.
     pub elapsed: Duration,
+    /// Time for one step or batch.
+    pub median: Duration,
     /// Floating-point operations that they needed.
     pub flops: u64,
 }
@@ -157,30 +160,43 @@ impl Workload {
     pub fn train(&self) -> Result<Training> {
         let mut trainer = self.trainer(Counting::new(self.net()?))?;
         let mut batches = Batches { loader: self.loader()?, latents: self.latents()? };
-        let mut step = |trainer: &mut Trainer<_, _>| -> Result<StepTimes> {
+        let step = |trainer: &mut Trainer<_, _>, batches: &mut Batches| -> Result<StepTimes> {
             let report = trainer.step(std::iter::once_with(|| batches.next()))?.context("the data has no end")?;
             Ok(report.times)
         };
-        step(&mut trainer)?;
+        // The first steps make what later ones reuse; on a GPU each has rows in other numbers.
+        for _ in 0..self.on_gpu(3) {
+            step(&mut trainer, &mut batches)?;
+        }
         device::wait(self.device);
         trainer.net().reset();
         let waited = batches.loader.waited();
         let mut times = StepTimes::default();
         let begun = Instant::now();
+        let mut laps = Vec::new();
         for _ in 0..self.steps {
-            let report = trainer.step(std::iter::once_with(|| batches.next()))?.context("the data has no end")?;
-            times.batches += report.times.batches;
-            times.gradients += report.times.gradients;
-            times.update += report.times.update;
+            let at = Instant::now();
+            let of_step = step(&mut trainer, &mut batches)?;
+            times.batches += of_step.batches;
+            times.gradients += of_step.gradients;
+            times.update += of_step.update;
+            laps.push(at.elapsed());
         }
         device::wait(self.device);
-        let elapsed = begun.elapsed();
+        let (elapsed, flops) = (begun.elapsed(), self.train_flops(trainer.net().count()));
+        let data_wait = batches.loader.waited() - waited;
+        if self.device != Device::Cpu {
+            // Above they were queued; for their own times each is waited for.
+            laps.clear();
+            for _ in 0..self.steps {
+                let at = Instant::now();
+                step(&mut trainer, &mut batches)?;
+                device::wait(self.device);
+                laps.push(at.elapsed());
+            }
+        }
         let positions = (self.steps * self.batch * self.seq) as u64;
-        Ok(Training {
-            measured: Measured { positions, elapsed, flops: self.train_flops(trainer.net().count()) },
-            times,
-            data_wait: batches.loader.waited() - waited,
-        })
+        Ok(Training { measured: Measured { positions, elapsed, median: median(&laps), flops }, times, data_wait })
     }
 
     /// What the timed steps needed: the encoder; rows with gradients three times (forward, and twice that backward), rows
@@ -268,15 +284,23 @@ impl Workload {
         Generator::new(net, TrainedFlow::from(&Self::objective()), warm, &Registry::builtin())?
             .generate(&request, &mut ())?;
         device::wait(self.device);
-        let begun = Instant::now();
-        let generated = generator.generate(&request, &mut ())?;
-        let elapsed = begun.elapsed();
-        let (rows, s) = (generated.cost.rows, self.seq as u64);
-        let denoise = rows * (generated.cost.passes - 1);
+        let mut laps = Vec::new();
+        let mut run = || -> Result<Cost> {
+            let begun = Instant::now();
+            let generated = generator.generate(&request, &mut ())?;
+            laps.push(begun.elapsed());
+            Ok(generated.cost)
+        };
+        let cost = run()?;
+        for _ in 1..self.on_gpu(3) {
+            run()?;
+        }
+        let (rows, s) = (laps.len() as u64 * cost.rows, self.seq as u64);
+        let denoise = rows * (cost.passes - 1);
         let flops = denoise * (self.model.trunk_flops(s) + self.model.clean_flops(s))
             + rows * self.model.trunk_flops(s)
             + self.model.logits_flops(rows * s);
-        Ok(Measured { positions: rows * s, elapsed, flops })
+        Ok(Measured { positions: rows * s, elapsed: laps.iter().sum(), median: median(&laps), flops })
     }
 
     /// The last pass alone: latents to tokens.
@@ -308,14 +332,21 @@ impl Workload {
     fn repeat<R>(&self, flops: u64, mut f: impl FnMut() -> Result<R>) -> Result<Measured> {
         f()?;
         device::wait(self.device);
-        let (begun, mut runs) = (Instant::now(), 0);
-        while runs < 3 || begun.elapsed() < Duration::from_millis(500) {
+        let mut laps = Vec::new();
+        while laps.len() < 3 || laps.iter().sum::<Duration>() < Duration::from_millis(500) {
+            let at = Instant::now();
             f()?;
-            runs += 1;
+            device::wait(self.device);
+            laps.push(at.elapsed());
         }
-        device::wait(self.device);
+        let runs = laps.len() as u64;
         let positions = runs * (self.batch * self.seq) as u64;
-        Ok(Measured { positions, elapsed: begun.elapsed(), flops: flops * runs })
+        Ok(Measured { positions, elapsed: laps.iter().sum(), median: median(&laps), flops: flops * runs })
+    }
+
+    /// So many times where time is short, once on a CPU.
+    fn on_gpu(&self, times: usize) -> usize {
+        if self.device == Device::Cpu { 1 } else { times }
     }
 }
 

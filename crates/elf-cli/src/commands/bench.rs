@@ -1,6 +1,7 @@
 //! `elf bench`.
 
 mod http;
+mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,18 +12,15 @@ use elf_core::device::{DeviceChoice, describe};
 use elf_core::{Precision, PrecisionPolicy};
 use elf_encoder::T5Config;
 use elf_model::{ElfConfig, Preset};
-use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use self::http::HttpArgs;
+use self::report::{Results, as_json, table};
 use super::{MOST_ROWS, at_least_one, at_most, output_file};
-use crate::bench::ceiling;
-use crate::bench::http_load::Load;
-use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
-use crate::bench::workload::{Measured, Training, Workload};
+use crate::bench::workload::Workload;
+use crate::bench::{ceiling, checked, gpu_memory, operations};
 use crate::printing::{note, out};
 use crate::standard_streams::is_output;
-use elf_kernels::observe::Operations;
 use elf_lm::json_files::write_json;
 use elf_lm::text::text_file::check_writable;
 use elf_lm::train::system_memory;
@@ -59,7 +57,7 @@ pub struct BenchArgs {
     /// towards the operations that the step needs.
     #[arg(long)]
     recompute: bool,
-    /// Run only these stages. Default: all but `serve` and `http`.
+    /// Run only these stages. Default: `train`, `sample`, `decode`, `encode` and `load`.
     #[arg(long, value_enum)]
     only: Vec<Stage>,
     /// Profile where the time of a training step goes. The device is synchronised after each part, which costs a GPU
@@ -107,6 +105,28 @@ enum Stage {
     Serve,
     /// What clients of `elf serve` get: latency, time to the first words, requests and positions per second, memory.
     Http,
+    /// The machine's ceilings alone; most other stages measure them, too.
+    Ceilings,
+    /// Values and gradients of each operation of the network and the optimisers on the device, in fp32 and bf16, against
+    /// its plain form in fp32 on the CPU. Fails if any is beyond its tolerance.
+    Operations,
+    /// Time and bytes per second of these operations.
+    Speeds,
+    /// Passes, rollouts and training steps on the device in fp32 against the reference numbers in the folder that the
+    /// variable ELF_PARITY_DIR names. Fails if any is beyond its tolerance.
+    Parity,
+}
+
+impl Stage {
+    /// Whether it is made unless others are asked for.
+    fn by_default(self) -> bool {
+        matches!(self, Self::Train | Self::Sample | Self::Decode | Self::Encode | Self::Load)
+    }
+
+    /// Whether its results are compared with the ceilings.
+    fn needs_ceilings(self) -> bool {
+        self.by_default() || matches!(self, Self::Serve | Self::Http | Self::Ceilings)
+    }
 }
 
 impl BenchPreset {
@@ -129,27 +149,6 @@ impl BenchPreset {
             Self::ElfL => (Preset::L.config(512, 32100), small),
         }
     }
-}
-
-/// Operations that a table of launches names.
-const MOST_LAUNCHED: usize = 30;
-
-/// What is known so far; a stage that was not asked for is missing.
-#[derive(Default)]
-struct Results {
-    matmul_bf16: f64,
-    matmul_f32: f64,
-    copy: f64,
-    train: Option<(Training, Option<u64>)>,
-    profile: Vec<(&'static str, f64)>,
-    sample: Option<Measured>,
-    decode: Option<Measured>,
-    encode: Option<Measured>,
-    load: Option<Measured>,
-    /// What was counted, and by how much it is to be divided.
-    launches: Vec<(&'static str, Operations, u64)>,
-    served: Vec<Served>,
-    http: Vec<Load>,
 }
 
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
@@ -197,13 +196,13 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let results = measure(&args, &workload)?;
     let peak = results.peak(native);
     if let Some(path) = &args.json {
-        write_json(path, &as_json(&args, &workload, &results, peak))?;
+        write_json(path, &as_json(&args.preset.name(), &workload, &results, peak))?;
         note!("written to {}", path.display());
     }
     if !args.json.as_deref().is_some_and(is_output) {
         out!("{}", table(&results, peak))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if results.checked.iter().all(checked::Checked::holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Refuses sizes of which a training step does not fit into memory.
@@ -219,18 +218,15 @@ fn check_memory(workload: &Workload) -> Result<()> {
 
 fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     let device = workload.device;
-    let wanted = |stage: Stage| match args.only.as_slice() {
-        [] => !matches!(stage, Stage::Count | Stage::Serve | Stage::Http),
-        only => only.contains(&stage),
-    };
+    let wanted = |stage: Stage| if args.only.is_empty() { stage.by_default() } else { args.only.contains(&stage) };
     let stage = |name: &str| note!("measuring {name} ...");
-    stage("the machine's ceilings");
-    let mut results = Results {
-        matmul_bf16: ceiling::matmul_flops(Kind::BFloat16, device)?,
-        matmul_f32: ceiling::matmul_flops(Kind::Float, device)?,
-        copy: ceiling::copy_bytes(device)?,
-        ..Results::default()
-    };
+    let with_ceilings = args.only.is_empty() || args.only.iter().any(|stage| stage.needs_ceilings());
+    let mut results = Results::default();
+    if with_ceilings {
+        stage("the machine's ceilings");
+        add_ceilings(&mut results, device)?;
+        results.copy = ceiling::copy_bytes(device)?;
+    }
     if wanted(Stage::Train) {
         stage("training");
         system_memory::reset_peak();
@@ -260,6 +256,19 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
         stage("data loading");
         results.load = Some(workload.load()?);
     }
+    measure_more(args, workload, &mut results)?;
+    if with_ceilings && !elf_kernels::takes_gpu_path(device) {
+        // Once more: the better of before and after, since other programs can only take away.
+        add_ceilings(&mut results, device)?;
+    }
+    results.gpu_memory = gpu_memory::in_use(device);
+    Ok(results)
+}
+
+/// The stages that are made when asked for.
+fn measure_more(args: &BenchArgs, workload: &Workload, results: &mut Results) -> Result<()> {
+    let wanted = |stage: Stage| args.only.contains(&stage);
+    let stage = |name: &str| note!("measuring {name} ...");
     if wanted(Stage::Count) {
         stage("launches");
         results.launches = vec![("a training step", workload.train_operations()?, 1)];
@@ -273,175 +282,23 @@ fn measure(args: &BenchArgs, workload: &Workload) -> Result<Results> {
     if wanted(Stage::Http) {
         results.http = args.http.measure(args.device)?;
     }
-    // The ceiling once more: the better of before and after, since other programs can only take away.
+    if wanted(Stage::Operations) {
+        note!("comparing operations ...");
+        results.checked.extend(checked::operations(workload));
+    }
+    if wanted(Stage::Parity) {
+        note!("comparing with the reference numbers ...");
+        results.checked.extend(checked::parity(workload.device)?);
+    }
+    if wanted(Stage::Speeds) {
+        stage("operations");
+        results.speeds = operations::speeds(workload)?;
+    }
+    Ok(())
+}
+
+fn add_ceilings(results: &mut Results, device: Device) -> Result<()> {
     results.matmul_bf16 = results.matmul_bf16.max(ceiling::matmul_flops(Kind::BFloat16, device)?);
     results.matmul_f32 = results.matmul_f32.max(ceiling::matmul_flops(Kind::Float, device)?);
-    Ok(results)
-}
-
-impl Results {
-    /// The ceiling of the precision that the blocks run in.
-    fn peak(&self, precision: Precision) -> f64 {
-        match precision {
-            Precision::Bf16 => self.matmul_bf16,
-            Precision::F32 => self.matmul_f32,
-        }
-    }
-
-    fn stages(&self) -> Vec<(&'static str, Measured)> {
-        let train = self.train.as_ref().map(|(t, _)| t.measured);
-        let all = [
-            ("training", train),
-            ("sampling", self.sample),
-            ("decoding", self.decode),
-            ("encoding", self.encode),
-            ("data loading", self.load),
-        ];
-        all.into_iter().filter_map(|(name, m)| Some((name, m?))).collect()
-    }
-}
-
-impl Training {
-    fn share(&self, part: std::time::Duration) -> f64 {
-        part.as_secs_f64() / self.measured.elapsed.as_secs_f64()
-    }
-}
-
-fn table(results: &Results, peak: f64) -> String {
-    let tera = 1e12;
-    let mut lines = vec![format!(
-        "ceilings: matrix product bf16 {:.3} TFLOP/s, fp32 {:.3} TFLOP/s; copy {:.1} GB/s",
-        results.matmul_bf16 / tera,
-        results.matmul_f32 / tera,
-        results.copy / 1e9
-    )];
-    if !results.stages().is_empty() {
-        lines.push(String::new());
-        let (rate, work) = ("positions/s", "MFLOP/position");
-        lines.push(format!("{:14} {rate:>13} {work:>16} {:>10} {:>12}", "", "TFLOP/s", "of ceiling"));
-    }
-    for (name, m) in results.stages() {
-        lines.push(match m.flops {
-            0 => format!("{name:14} {:13.0} {:>16} {:>10} {:>12}", m.rate(), "-", "-", "-"),
-            _ => format!(
-                "{name:14} {:13.0} {:16.1} {:10.3} {:11.1}%",
-                m.rate(),
-                m.flops_per_position() / 1e6,
-                m.flops_per_second() / tera,
-                100.0 * m.flops_per_second() / peak
-            ),
-        });
-    }
-    if let Some((train, peak_memory)) = &results.train {
-        lines.push(String::new());
-        let memory = peak_memory.map_or("not known".to_owned(), |bytes| format!("{:.2} GB", bytes as f64 / 1e9));
-        lines.push(format!(
-            "of a training step: optimiser and averages {:.1}%, encoding {:.1}%, waiting for tokens {:.2}%; peak memory {memory}",
-            100.0 * train.share(train.times.update),
-            100.0 * train.share(train.times.batches.saturating_sub(train.data_wait)),
-            100.0 * train.share(train.data_wait),
-        ));
-    }
-    for (what, operations, times) in &results.launches {
-        lines.push(String::new());
-        lines.push(format!("{what} launches about {} kernels on a GPU", operations.launches() / times));
-        for (name, launches) in operations.launches_by_operation().into_iter().take(MOST_LAUNCHED) {
-            lines.push(format!("  {name:44} {:7.1}", launches as f64 / *times as f64));
-        }
-    }
-    lines.extend(serving_table(&results.served));
-    lines.extend(http::table(&results.http, results.copy));
-    if !results.profile.is_empty() {
-        let whole: f64 = results.profile.iter().map(|(_, seconds)| seconds).sum();
-        lines.push(String::new());
-        lines.push(format!("a training step of {:.0} ms, by part", 1e3 * whole));
-        for (part, seconds) in &results.profile {
-            lines.push(format!("  {part:28} {:9.1} ms {:6.1}%", 1e3 * seconds, 100.0 * seconds / whole));
-        }
-    }
-    lines.join("\n")
-}
-
-/// What texts cost, for each number of texts at a time; nothing if it was not measured.
-fn serving_table(served: &[Served]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for rows in numbers_of_texts(served) {
-        let title = if rows == 1 { "one text at a time".to_owned() } else { format!("{rows} texts at a time") };
-        lines.push(String::new());
-        lines.push(format!("{title:24} {:>9} {:>12}", "seconds", "texts/s"));
-        for one in served.iter().filter(|s| s.rows == rows) {
-            lines.push(format!("  {:22} {:9.2} {:12.3}", label(one.writer), one.seconds(), one.texts_per_second()));
-        }
-        if let Some(steps) = steps_as_long_as_gpt2(served, rows) {
-            lines.push(if steps < 0.0 {
-                "  GPT-2 is there before ELF's last pass alone would be".to_owned()
-            } else {
-                format!("  as long as GPT-2 take {steps:.1} steps of ELF")
-            });
-        }
-    }
-    lines
-}
-
-/// In the order in which they were measured.
-fn numbers_of_texts(served: &[Served]) -> Vec<usize> {
-    let mut rows: Vec<usize> = served.iter().map(|s| s.rows).collect();
-    rows.dedup();
-    rows
-}
-
-fn label(writer: Writer) -> String {
-    match writer {
-        Writer::Elf { steps: 1 } => "ELF, 1 step".to_owned(),
-        Writer::Elf { steps } => format!("ELF, {steps} steps"),
-        Writer::Gpt2 => "GPT-2".to_owned(),
-    }
-}
-
-fn as_json(args: &BenchArgs, workload: &Workload, results: &Results, peak: f64) -> Value {
-    let rate = |m: &Option<Measured>| m.map(|m| m.rate());
-    let train = results.train.as_ref().map(|(t, _)| t);
-    let measured = train.map(|t| t.measured);
-    let utilisation = |m: Option<Measured>| m.map(|m| m.flops_per_second() / peak);
-    json!({
-        "preset": args.preset.name(),
-        "batch": args.batch,
-        "seq": args.seq,
-        "sampling_steps": args.sampling_steps,
-        "parameters": workload.model.parameter_count(),
-        "device": describe(workload.device),
-        "threads": tch::get_num_threads(),
-        "precision": workload.policy.blocks,
-        "heads_precision": workload.policy.vocab_head,
-        "muon_precision": workload.muon,
-        "gradient_checkpointing": workload.recompute,
-        "matmul_peak_flops": peak,
-        "matmul_bf16_flops": results.matmul_bf16,
-        "matmul_f32_flops": results.matmul_f32,
-        "copy_bytes_per_s": results.copy,
-        "train_positions_per_s": measured.map(|m| m.rate()),
-        "train_flops_per_position": measured.map(|m| m.flops_per_position()),
-        "train_utilisation": utilisation(measured),
-        "optimizer_share": train.map(|t| t.share(t.times.update)),
-        "data_wait_share": train.map(|t| t.share(t.data_wait)),
-        "peak_memory_bytes": results.train.as_ref().and_then(|(_, bytes)| *bytes),
-        "sample_positions_per_s": rate(&results.sample),
-        "sample_flops_per_position": results.sample.map(|m| m.flops_per_position()),
-        "sample_utilisation": utilisation(results.sample),
-        "decode_positions_per_s": rate(&results.decode),
-        "encode_positions_per_s": rate(&results.encode),
-        "load_positions_per_s": rate(&results.load),
-        "serving": results.served.iter().map(|s| json!({
-            "writer": label(s.writer),
-            "texts_at_a_time": s.rows,
-            "seconds": s.seconds(),
-            "texts_per_s": s.texts_per_second(),
-        })).collect::<Vec<_>>(),
-        "elf_steps_as_long_as_gpt2": numbers_of_texts(&results.served).into_iter().map(|rows| json!({
-            "texts_at_a_time": rows,
-            "steps": steps_as_long_as_gpt2(&results.served, rows),
-        })).collect::<Vec<_>>(),
-        "http": results.http,
-        "profile_seconds": results.profile.iter().map(|(part, s)| json!({"part": part, "seconds": s})).collect::<Vec<_>>(),
-    })
+    Ok(())
 }
