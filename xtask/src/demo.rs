@@ -154,7 +154,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("    {libtorch}");
         Ok(libtorch)
     })?;
-    let elf = steps.time("building elf", || workspace.build(&libtorch, "elf-cli", "elf"))?;
+    let elf = steps.time("building elf", || workspace.build(&libtorch, "elf"))?;
     for call in ready_models().into_iter().chain(calls(out, options.minutes)) {
         match &call.leaves {
             Some(path) if workspace.root.join(path).exists() => {

@@ -128,7 +128,7 @@ fn table(entries: &[Entry]) -> String {
 /// If the program does not build, there is no Python that torch is for, or a run fails.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let libtorch = setup(workspace, SetUp::Once)?;
-    let elf = workspace.build(&libtorch, "elf-cli", "elf")?;
+    let elf = workspace.build(&libtorch, "elf")?;
     let python = with_torch(workspace, &libtorch)?;
     let mut entries = entries();
     for round in 1..=options.rounds.max(1) {

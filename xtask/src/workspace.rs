@@ -76,8 +76,9 @@ impl Workspace {
     ///
     /// # Errors
     /// If it does not build.
-    pub fn build(&self, libtorch: &Libtorch, package: &str, program: &str) -> Result<PathBuf> {
-        let arguments = ["build", "--release", "--package", package];
+    pub fn build(&self, libtorch: &Libtorch, program: &str) -> Result<PathBuf> {
+        // With the features of the whole workspace, as tests are built, so that nothing is compiled twice.
+        let arguments = ["build", "--release", "--workspace", "--bin", program];
         let output = self
             .cargo_with(libtorch)
             .args(arguments)
@@ -86,10 +87,10 @@ impl Workspace {
             .output()
             .context("cargo cannot be started")?;
         if !output.status.success() {
-            bail!("{package} does not build; to see it again: cargo {}", arguments.join(" "));
+            bail!("{program} does not build; to see it again: cargo {}", arguments.join(" "));
         }
         executable(&String::from_utf8_lossy(&output.stdout), program)
-            .with_context(|| format!("cargo built {package} but names no program {program} among its results"))
+            .with_context(|| format!("cargo names no program {program} among its results"))
     }
 
     /// The folder that holds what cargo builds, for a look at the free space.

@@ -54,7 +54,7 @@ pub struct Options {
 /// If the program does not build, the package is too large, or a stage of the rehearsal fails.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let libtorch = setup(workspace, SetUp::Once)?;
-    let program = workspace.build(&libtorch, "elf-cli", "elf")?;
+    let program = workspace.build(&libtorch, "elf")?;
     let folder = options.output.clone().unwrap_or_else(|| workspace.target().join("gpu-check"));
     let bytes = pack(workspace, &libtorch, &program, &folder)?;
     println!("{} ({:.1} MiB); on the other machine: sh run.sh", folder.display(), bytes as f64 / f64::from(1 << 20));

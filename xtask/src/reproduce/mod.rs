@@ -115,7 +115,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
     let libtorch = setup(workspace, SetUp::Once)?;
     println!("libtorch: {libtorch}");
-    let elf = workspace.build(&libtorch, "elf-cli", "elf")?;
+    let elf = workspace.build(&libtorch, "elf")?;
     let speed = match (&options.bench, options.dry_run) {
         (Some(file), _) => Speed::read(file)?,
         (None, true) => Speed::measure(&elf, workspace, options.preset)?,
