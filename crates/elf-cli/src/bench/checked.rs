@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anyhow::{Result, anyhow};
-use elf_tests::checks;
+use anyhow::{Result, anyhow, ensure};
 use elf_tests::comparisons::{Comparison, Comparisons};
+use elf_tests::{checks, parity_path};
 use serde::Serialize;
 use tch::Device;
 
@@ -54,6 +54,8 @@ pub fn operations(workload: &Workload) -> Vec<Checked> {
 /// # Errors
 /// If they are missing.
 pub fn parity(device: Device) -> Result<Vec<Checked>> {
+    let one = parity_path("samplers.json");
+    ensure!(one.is_file(), "there is no {}: let ELF_PARITY_DIR name the folder of reference numbers", one.display());
     let all = caught(checks::all)?;
     Ok(all.into_iter().map(|(name, check)| Checked::new(name, caught(|| check(device)))).collect())
 }
