@@ -12,6 +12,7 @@ const X86_VARIANTS: [(&str, &[&str]); 2] = [
 
 fn main() {
     println!("cargo:rerun-if-changed=cpp");
+    println!("cargo:rerun-if-changed=cuda");
     for name in ["LIBTORCH_INCLUDE", "LIBTORCH_CXX11_ABI"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
@@ -22,7 +23,9 @@ fn main() {
     let root = env::var_os("LIBTORCH_INCLUDE").map(PathBuf::from);
     let root = root.or_else(|| lib.parent().map(PathBuf::from)).unwrap_or_else(|| lib.clone());
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+    let out = kernels_source();
     cpp()
+        .include(out)
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
@@ -30,6 +33,8 @@ fn main() {
         .flag_if_supported("-fopenmp")
         .file("cpp/fused.cpp")
         .file("cpp/gpu_forms.cpp")
+        .file("cpp/gpu_kernels.cpp")
+        .file("cpp/launch.cpp")
         .file("cpp/lists.cpp")
         .file("cpp/mkl.cpp")
         .file("cpp/observe.cpp")
@@ -41,6 +46,20 @@ fn main() {
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
+}
+
+/// Writes the source of the kernels as a string of C++, for NVRTC; gives its folder.
+fn kernels_source() -> PathBuf {
+    let out = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
+    let written = std::fs::read_to_string("cuda/kernels.cuh").and_then(|source| {
+        let text = format!("static const char KERNELS_SOURCE[] = R\"kernels({source})kernels\";\n");
+        std::fs::write(out.join("elf_kernels_source.h"), text)
+    });
+    if let Err(error) = written {
+        println!("cargo:warning=the source of the kernels cannot be copied: {error}");
+        exit(1);
+    }
+    out
 }
 
 fn cpp() -> cc::Build {

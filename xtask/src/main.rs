@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod checks;
 mod compiler;
+mod cuda_kernels;
 mod demo;
 mod doctor;
 mod gpu;
@@ -73,6 +74,9 @@ enum Task {
     Nccl(nccl::Options),
     /// Pack a folder that checks and measures everything on a machine with a GPU and a Python torch, in minutes: `sh run.sh`.
     GpuCheck(gpu_check::Options),
+    /// Compile the kernels for GPUs ahead of time, with an nvcc that is fetched first, and print the registers of each; none may be
+    /// spilled. No GPU is needed, and no program needs the result.
+    CudaKernels(cuda_kernels::Options),
     /// Print figures of the source: lines, public items and dependencies of each package, the longest files and functions.
     Metrics(metrics::Options),
     /// Run the checks of continuous integration except the tests: format, lints, documentation, benches.
@@ -122,6 +126,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Rival(options) => rival::run(&workspace, &options)?,
         Task::Nccl(options) => nccl::run(&workspace, &options)?,
         Task::GpuCheck(options) => gpu_check::run(&workspace, &options)?,
+        Task::CudaKernels(options) => cuda_kernels::run(&workspace, &options)?,
         Task::Metrics(options) => metrics::run(&workspace, &options)?,
         Task::Ci => checks::ci(&workspace)?,
         Task::Fuzz { cases } => checks::fuzz(&workspace, cases)?,

@@ -63,11 +63,25 @@ impl RmsNorm {
 
     /// [`RmsNorm::forward`] with the result in `kind`, rounded once.
     pub fn forward_to(&self, x: &Tensor, kind: Kind) -> Tensor {
-        // Loops of our own want the weight in fp32, libtorch's kernel in the kind of what it normalises.
-        let own = !elf_kernels::takes_gpu_path(x.device()) || kind == Kind::Float;
-        let weight = self.weight.get(if own { Kind::Float } else { x.kind() });
+        let weight = self.weight_for(x, kind);
         // Panics on wrong shapes, as tch's plain operations do.
         elf_kernels::rms_norm(x, &weight, self.eps, kind).unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    /// `x + branch`, and [`RmsNorm::forward`] of that.
+    ///
+    /// # Errors
+    /// If shapes or kinds do not fit.
+    pub fn add_forward(&self, x: &Tensor, branch: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok(elf_kernels::add_rms_norm(x, branch, &self.weight_for(x, x.kind()), self.eps, x.kind())?)
+    }
+
+    /// The weight in the kind that is wanted: loops and kernels of our own take fp32, libtorch's kernel takes that of what it
+    /// normalises.
+    fn weight_for(&self, x: &Tensor, kind: Kind) -> Tensor {
+        let (device, size) = (x.device(), self.weight.master().size()[0]);
+        let own = !elf_kernels::takes_gpu_path(device) || elf_kernels::kernels::norms(device, size);
+        self.weight.get(if own || kind == Kind::Float { Kind::Float } else { x.kind() })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use elf_kernels::kernels;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
@@ -143,7 +144,7 @@ impl Seeded {
             // A few numbers are drawn sooner on the host, for a row of any batch, so that its numbers are the same to the last bit.
             let few = shape[1..].iter().product::<i64>() <= FEW;
             let device = if few { Device::Cpu } else { self.device };
-            return tch::no_grad(|| crate::device::upload(&law.by_counter(&keys, shape, device)?, self.device));
+            return tch::no_grad(|| crate::device::upload(&law.by_counter(&keys, shape, device, few)?, self.device));
         }
         let _alone = generator();
         tch::no_grad(|| {
@@ -182,8 +183,23 @@ impl Law {
     }
 
     /// All rows at once, `[rows, ..]`: splitmix64 of key and place, element by element, and for normal numbers Box and Muller's
-    /// transform, of which each word makes two.
-    fn by_counter(self, keys: &[u64], shape: &[i64], device: Device) -> Result<Tensor> {
+    /// transform, of which each word makes two. A kernel of our own makes it one launch. `few` says that a GPU's draw is made here.
+    fn by_counter(self, keys: &[u64], shape: &[i64], device: Device, few: bool) -> Result<Tensor> {
+        let n: i64 = shape[1..].iter().product();
+        if kernels::available(device) {
+            let keys: Vec<i64> = keys.iter().map(|&key| key as i64).collect();
+            let keys = crate::device::upload(&Tensor::f_from_slice(&keys)?, device)?;
+            let law = match self {
+                Self::Normal => kernels::Law::Normal,
+                Self::Uniform => kernels::Law::Uniform,
+            };
+            return Ok(kernels::draw(&keys, n, law, !few)?.f_reshape(shape)?);
+        }
+        self.by_operations(keys, shape, device)
+    }
+
+    /// [`Law::by_counter`] by libtorch's operations.
+    fn by_operations(self, keys: &[u64], shape: &[i64], device: Device) -> Result<Tensor> {
         let n: i64 = shape[1..].iter().product();
         let words = match self {
             Self::Normal => (n + 1) / 2,
@@ -389,7 +405,7 @@ mod tests {
     #[test]
     fn draws_by_counter_are_of_their_law_and_of_their_row() {
         let keys = [3u64, u64::MAX, 4];
-        let draw = |keys: &[u64], law: Law, shape: &[i64]| law.by_counter(keys, shape, Device::Cpu).unwrap();
+        let draw = |keys: &[u64], law: Law, shape: &[i64]| law.by_counter(keys, shape, Device::Cpu, true).unwrap();
         for law in [Law::Normal, Law::Uniform] {
             for n in [1i64, 2, 7, 384] {
                 let together = rows_of(&draw(&keys, law, &[3, n]));
@@ -424,6 +440,19 @@ mod tests {
         for i in 0..3 {
             let expected = (word(u64::MAX, i + 1) >> 40) as f64 / (1u64 << 24) as f64;
             assert_eq!(first.double_value(&[0, i as i64]), expected);
+        }
+    }
+
+    #[test]
+    fn the_kernel_draws_the_numbers_of_the_operations() {
+        let keys = [3u64, u64::MAX, 1 << 63];
+        for law in [Law::Normal, Law::Uniform] {
+            for n in [1i64, 2, 7, 40_001] {
+                let by_kernel = law.by_counter(&keys, &[3, n], Device::Cpu, true).unwrap();
+                let by_operations = law.by_operations(&keys, &[3, n], Device::Cpu).unwrap();
+                let far = (by_kernel - by_operations).abs().max().double_value(&[]);
+                assert!(far <= 1e-6, "{law:?}, {n}: {far:e}");
+            }
         }
     }
 

@@ -1,9 +1,8 @@
 //! Parameters by name, which are trained, averaged, stored and loaded.
 
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use indexmap::IndexMap;
 use tch::{Device, Kind, Tensor};
@@ -191,13 +190,56 @@ impl ParamSet {
     }
 }
 
+/// Copies of parameters in lower precision, of one generation of values.
+#[derive(Debug, Default)]
+struct Copies {
+    generation: u64,
+    /// Masters and their copies by number and kind, in the order in which they were first asked for.
+    all: IndexMap<(usize, Kind), (Tensor, Option<Tensor>)>,
+}
+
+/// Parameters that are copied together on a GPU, where it takes the launches of one. Their gradients are handed on together too, so
+/// they are not all of a network: ranks exchange complete gradients while others are still computed.
+const COPIED_TOGETHER: usize = 32;
+
+impl Copies {
+    /// The copy of one parameter. On a GPU those that were asked for one after the other in former generations are made together.
+    fn get(&mut self, number: usize, kind: Kind, master: &Tensor, generation: u64) -> Tensor {
+        if self.generation != generation {
+            self.generation = generation;
+            self.all.values_mut().for_each(|(_, copy)| *copy = None);
+        }
+        let entry = self.all.entry((number, kind));
+        let place = entry.index();
+        if let Some(copy) = &entry.or_insert_with(|| (master.shallow_clone(), None)).1 {
+            return copy.shallow_clone();
+        }
+        let first = place / COPIED_TOGETHER * COPIED_TOGETHER;
+        let together = first..(first + COPIED_TOGETHER).min(self.all.len());
+        let lacking =
+            |i: &usize| self.all.get_index(*i).is_some_and(|(key, (_, copy))| key.1 == kind && copy.is_none());
+        let places: Vec<usize> = match elf_kernels::takes_gpu_path(master.device()) {
+            true => together.filter(lacking).collect(),
+            false => vec![place],
+        };
+        let masters: Vec<Tensor> = places.iter().map(|&i| self.all[i].0.shallow_clone()).collect();
+        // Panics if memory runs out, as tch's plain operations do.
+        let copies = tch::with_grad(|| elf_kernels::lists::cast(&masters, kind)).unwrap_or_else(|e| panic!("{e:?}"));
+        for (i, copy) in places.into_iter().zip(copies) {
+            self.all[i].1 = Some(copy);
+        }
+        self.all[place].1.as_ref().map_or_else(|| master.to_kind(kind), Tensor::shallow_clone)
+    }
+}
+
 /// A layer's handle on one parameter: the fp32 master and, on request, a copy in lower precision, which is made once after each
 /// change and shared by all passes until the next one.
 #[derive(Debug)]
 pub struct Weight {
     master: Tensor,
+    number: usize,
     generation: Arc<AtomicU64>,
-    cast: RefCell<Option<(u64, Tensor)>>,
+    copies: Arc<Mutex<Copies>>,
 }
 
 impl Weight {
@@ -207,23 +249,18 @@ impl Weight {
         if self.master.kind() == kind {
             return self.master.shallow_clone();
         }
-        let now = self.generation();
-        let mut cast = self.cast.borrow_mut();
-        match &*cast {
-            Some((made, copy)) if *made == now && copy.kind() == kind => copy.shallow_clone(),
-            _ => {
-                let copy = tch::with_grad(|| self.master.to_kind(kind));
-                let shared = copy.shallow_clone();
-                *cast = Some((now, copy));
-                shared
-            }
-        }
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.get(self.number, kind, &self.master, self.generation())
     }
 
     /// Another handle on the same parameter, and on its copy in lower precision if there is one.
     pub fn shallow_clone(&self) -> Self {
-        let cast = self.cast.borrow().as_ref().map(|(made, copy)| (*made, copy.shallow_clone()));
-        Self { master: self.master.shallow_clone(), generation: Arc::clone(&self.generation), cast: RefCell::new(cast) }
+        Self {
+            master: self.master.shallow_clone(),
+            number: self.number,
+            generation: Arc::clone(&self.generation),
+            copies: Arc::clone(&self.copies),
+        }
     }
 
     /// A number that is another after each [`ParamSet::changed`], for what is computed from parameters once.
@@ -241,6 +278,7 @@ impl Weight {
 #[derive(Debug)]
 pub struct ParamBuilder {
     set: ParamSet,
+    copies: Arc<Mutex<Copies>>,
     device: Device,
     /// `None` leaves values undefined, for models that are loaded immediately afterwards.
     seed: Option<u64>,
@@ -249,12 +287,12 @@ pub struct ParamBuilder {
 impl ParamBuilder {
     /// Parameters drawn from `seed`; each depends on the seed and its own name only.
     pub fn seeded(seed: u64, device: Device) -> Self {
-        Self { set: ParamSet::default(), device, seed: Some(seed) }
+        Self { set: ParamSet::default(), copies: Arc::default(), device, seed: Some(seed) }
     }
 
     /// Parameters without defined values; the caller loads all of them before use.
     pub fn unset(device: Device) -> Self {
-        Self { set: ParamSet::default(), device, seed: None }
+        Self { set: ParamSet::default(), copies: Arc::default(), device, seed: None }
     }
 
     /// The parameters' device.
@@ -292,7 +330,12 @@ impl ParamBuilder {
         }
         let tensor = tch::no_grad(|| self.start(name, shape, init, fans))?;
         self.set.params.insert(name.to_owned(), Param { tensor: tensor.shallow_clone(), fans, frozen });
-        Ok(Weight { master: tensor, generation: Arc::clone(&self.set.generation), cast: RefCell::new(None) })
+        Ok(Weight {
+            master: tensor,
+            number: self.set.params.len(),
+            generation: Arc::clone(&self.set.generation),
+            copies: Arc::clone(&self.copies),
+        })
     }
 
     fn start(&self, name: &str, shape: &[i64], init: Init, fans: Option<Fans>) -> Result<Tensor> {

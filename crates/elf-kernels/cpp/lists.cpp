@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/AllocatorConfig.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdlib>
 
@@ -15,6 +16,8 @@
 
 using at::Tensor;
 using elf::guarded;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
 
 namespace {
 
@@ -25,9 +28,44 @@ std::vector<Tensor> listed(Tensor* const* tensors, size_t n) {
   return list;
 }
 
+struct Cast : torch::autograd::Function<Cast> {
+  static variable_list forward(AutogradContext* ctx, at::TensorList list, at::ScalarType kind) {
+    ctx->set_materialize_grads(false);
+    variable_list made;
+    for (const Tensor& t : list) made.push_back(at::empty_like(t, t.options().dtype(kind)));
+    at::_foreach_copy_(made, list);
+    ctx->saved_data["kind"] = static_cast<int64_t>(list[0].scalar_type());
+    return made;
+  }
+
+  // What has no gradient gets none.
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto kind = static_cast<at::ScalarType>(ctx->saved_data["kind"].toInt());
+    std::vector<Tensor> from, to;
+    for (Tensor& grad : grads) {
+      if (!grad.defined()) continue;
+      from.push_back(grad);
+      grad = at::empty_like(grad, grad.options().dtype(kind));
+      to.push_back(grad);
+    }
+    if (!to.empty()) at::_foreach_copy_(to, from);
+    grads.emplace_back();
+    return grads;
+  }
+};
+
 }  // namespace
 
 extern "C" {
+
+char* elf_list_to_bf16(Tensor* const* p, size_t n, Tensor** out) {
+  return guarded([&] {
+    if (n == 0) return;
+    const auto list = listed(p, n);
+    const auto made = Cast::apply(at::TensorList(list), at::kBFloat16);
+    for (size_t i = 0; i < n; i++) out[i] = new Tensor(made[i]);
+  });
+}
 
 // step: b1, b2, eps, of_first, of_grad, of_second, lr, keep.
 char* elf_list_adam(Tensor* const* p, Tensor* const* g, Tensor* const* m, Tensor* const* v, size_t n, const double* step) {

@@ -58,6 +58,54 @@ unsafe extern "C" {
         k: *mut *mut C_tensor,
         v: *mut *mut C_tensor,
     ) -> Text;
+    pub(crate) fn elf_gpu_swiglu(h: *const C_tensor, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_gpu_heads(
+        qkv: *const C_tensor,
+        q_weight: *const C_tensor,
+        k_weight: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        eps: c_double,
+        q_scale: c_double,
+        q: *mut *mut C_tensor,
+        k: *mut *mut C_tensor,
+        v: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_gpu_norm_size(n: i64) -> c_int;
+    pub(crate) fn elf_gpu_norms(x: *const C_tensor, w: *const C_tensor) -> c_int;
+    pub(crate) fn elf_gpu_rms_norm(
+        x: *const C_tensor,
+        branch: *const C_tensor,
+        w: *const C_tensor,
+        eps: c_double,
+        to_bf16: c_int,
+        sum: *mut *mut C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_gpu_scores(
+        logits: *const C_tensor,
+        bias: *const C_tensor,
+        ids: *const C_tensor,
+        weights: *const C_tensor,
+    ) -> c_int;
+    pub(crate) fn elf_gpu_cross_entropy(
+        logits: *mut C_tensor,
+        bias: *const C_tensor,
+        ids: *const C_tensor,
+        weights: *const C_tensor,
+        with_slope: c_int,
+        losses: *mut *mut C_tensor,
+        bias_slope: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_draw(
+        keys: *const C_tensor,
+        n: i64,
+        normal: c_int,
+        counted: c_int,
+        out: *mut *mut C_tensor,
+    ) -> Text;
+    pub(crate) fn elf_has_kernels(cuda_index: c_int) -> c_int;
+    pub(crate) fn elf_compile_kernels(architecture: *const c_char, reason: *mut Text) -> usize;
     pub(crate) fn elf_softmax(x: *const C_tensor, mask: *const C_tensor, out: *mut *mut C_tensor) -> Text;
     pub(crate) fn elf_attend(
         q: *const C_tensor,
@@ -92,6 +140,7 @@ unsafe extern "C" {
         v: *mut C_tensor,
         step: *const c_double,
     ) -> Text;
+    pub(crate) fn elf_list_to_bf16(p: *const *mut C_tensor, n: usize, out: *mut *mut C_tensor) -> Text;
     pub(crate) fn elf_list_adam(
         p: *const *mut C_tensor,
         g: *const *mut C_tensor,

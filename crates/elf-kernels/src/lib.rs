@@ -5,8 +5,8 @@
 //! read and write all numbers once more, in fp32. Here each operation is one loop over rows in the cache, compiled for AVX2
 //! and AVX-512 and selected at run time.
 //!
-//! Each function has a plain form in [`plain`], made of libtorch's own operations. It runs on GPUs, and tests compare the
-//! fused form with it. Activations may be fp32 or bf16; statistics and sums are always fp32, and a result is rounded once.
+//! Each function has a plain form in [`plain`], made of libtorch's own operations; tests compare the fused form with it. GPUs run
+//! kernels of this crate's own ([`kernels`]), and the plain forms where there are none. Activations may be fp32 or bf16; statistics and sums are always fp32, and a result is rounded once.
 //! Gradients are of first order: the fused forms have no second derivatives.
 //!
 //! [`lists`] has operations on all parameters at once, as GPUs want them. [`takes_gpu_path`] says whether a tensor takes the
@@ -20,6 +20,7 @@
 mod arguments;
 mod ffi;
 mod gpu_path;
+pub mod kernels;
 pub mod lists;
 pub mod mkl;
 pub mod observe;
@@ -29,5 +30,7 @@ mod recompute;
 
 pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
 pub use gpu_path::{GPU_PATH_VARIABLE, allow_tf32, on_gpu_path, set_up_gpus, takes_gpu_path};
-pub use ops::{adam, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu};
+pub use ops::{
+    adam, add_rms_norm, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu,
+};
 pub use recompute::recompute;

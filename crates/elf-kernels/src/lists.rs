@@ -3,7 +3,7 @@
 
 use std::ptr::null_mut;
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 use crate::arguments::{AdamStep, MomentumStep};
@@ -19,6 +19,21 @@ fn of_one_length(what: &str, lists: &[&[Tensor]]) -> Result<usize, TchError> {
         true => Ok(n),
         false => Err(TchError::Shape(format!("{what}: lists of different lengths"))),
     }
+}
+
+/// Copies in `kind` that carry their gradients back, in the kind of the originals; those of several are copied together in both
+/// directions.
+///
+/// # Errors
+/// If libtorch fails.
+pub fn cast(list: &[Tensor], kind: Kind) -> Result<Vec<Tensor>, TchError> {
+    if list.len() == 1 || kind != Kind::BFloat16 {
+        return list.iter().map(|t| t.f_to_kind(kind)).collect();
+    }
+    let mut out = vec![null_mut(); list.len()];
+    // SAFETY: all tensors live through the call; all of `out` are set if there is no error.
+    ffi::check(unsafe { ffi::elf_list_to_bf16(pointers(list).as_ptr(), list.len(), out.as_mut_ptr()) })?;
+    Ok(out.into_iter().map(ffi::taken).collect())
 }
 
 /// [`crate::adam`] of each parameter `p[i]` with its gradient and moments.

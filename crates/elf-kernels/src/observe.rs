@@ -84,9 +84,9 @@ fn as_one(name: &str) -> Option<u64> {
     AS_ONE.iter().find(|(start, _)| name.starts_with(start)).map(|(_, launches)| *launches)
 }
 
-/// Whether libtorch's autograd, which is observed too, and not an operation is named so.
+/// Whether libtorch's autograd, which is observed too, and neither an operation nor a kernel of [`crate::kernels`] is named so.
 fn is_a_wrapper(name: &str) -> bool {
-    !name.starts_with("aten::")
+    !name.starts_with("aten::") && !name.starts_with("elf_")
 }
 
 /// What an operation that calls no other launches on a GPU.
@@ -126,6 +126,11 @@ impl Operations {
         let mut all: Vec<_> = self.launches.iter().map(|(name, &n)| (name.as_str(), n)).collect();
         all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         all
+    }
+
+    /// [`Operations::launches`] of the operations whose names begin so.
+    pub fn launched_by(&self, start: &str) -> u64 {
+        self.launches.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, n)| n).sum()
     }
 
     fn told(&mut self, name: &str, inner: u64) {

@@ -5,7 +5,7 @@ use std::ptr::{null, null_mut};
 use tch::{Kind, TchError, Tensor};
 
 use crate::arguments::{AdamStep, Heads, MomentumStep, Turned};
-use crate::{ffi, plain, takes_gpu_path};
+use crate::{ffi, kernels, plain, takes_gpu_path};
 
 /// The variant of the loops on this processor: `avx512`, `avx2` or `base`.
 pub fn instruction_set() -> &'static str {
@@ -25,7 +25,7 @@ fn is_ours(x: &Tensor) -> bool {
 /// If shapes or kinds do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Tensor, TchError> {
     if !is_ours(x) || !matches!(kind, Kind::Float | Kind::BFloat16) {
-        return plain::rms_norm(x, weight, eps, kind);
+        return kernels::rms_norm(x, weight, eps, kind);
     }
     let mut out = null_mut();
     // SAFETY: both tensors live through the call; `out` is set if there is no error.
@@ -35,6 +35,25 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Ten
     Ok(ffi::taken(out))
 }
 
+/// `x + branch`, and [`rms_norm`] of that: on a GPU one launch for both.
+///
+/// # Errors
+/// If shapes or kinds do not fit.
+pub fn add_rms_norm(
+    x: &Tensor,
+    branch: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    kind: Kind,
+) -> Result<(Tensor, Tensor), TchError> {
+    if !is_ours(x) {
+        return kernels::add_rms_norm(x, branch, weight, eps, kind);
+    }
+    let sum = x.f_add(branch)?;
+    let normed = rms_norm(&sum, weight, eps, kind)?;
+    Ok((sum, normed))
+}
+
 /// The activation of SwiGLU: `h` `[.., 2 n]`, a gate and a value one after the other, to `silu(gate) * value` `[.., n]`, in
 /// the same kind.
 ///
@@ -42,7 +61,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Ten
 /// If the last dimension is odd.
 pub fn swiglu(h: &Tensor) -> Result<Tensor, TchError> {
     if !is_ours(h) {
-        return plain::swiglu(h);
+        return kernels::swiglu(h);
     }
     let mut out = null_mut();
     // SAFETY: the tensor lives through the call; `out` is set if there is no error.
@@ -57,7 +76,7 @@ pub fn swiglu(h: &Tensor) -> Result<Tensor, TchError> {
 /// If shapes or kinds do not fit, or a head is longer than 512.
 pub fn heads(qkv: &Tensor, how: &Heads) -> Result<Turned, TchError> {
     if !is_ours(qkv) {
-        return plain::heads(qkv, how);
+        return kernels::heads(qkv, how);
     }
     let (mut q, mut k, mut v) = (null_mut(), null_mut(), null_mut());
     // SAFETY: all tensors live through the call; the three are set if there is no error.
@@ -128,7 +147,7 @@ pub fn cross_entropy(
     with_slope: bool,
 ) -> Result<(Tensor, Option<Tensor>), TchError> {
     if !is_ours(logits) {
-        return plain::cross_entropy(logits, bias, ids, weights, with_slope);
+        return kernels::cross_entropy(logits, bias, ids, weights, with_slope);
     }
     let (mut losses, mut slope) = (null_mut(), null_mut());
     // SAFETY: all tensors live through the call; `losses`, and `slope` if asked for, are set if there is no error.

@@ -19,6 +19,22 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, kind: Kind) -> Result<Ten
     x.f_internal_fused_rms_norm(channels, Some(&weight), eps)?.0.f_to_kind(kind)
 }
 
+/// [`crate::add_rms_norm`].
+///
+/// # Errors
+/// If libtorch fails.
+pub fn add_rms_norm(
+    x: &Tensor,
+    branch: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    kind: Kind,
+) -> Result<(Tensor, Tensor), TchError> {
+    let sum = x.f_add(branch)?;
+    let normed = rms_norm(&sum, weight, eps, kind)?;
+    Ok((sum, normed))
+}
+
 /// [`crate::swiglu`].
 ///
 /// # Errors

@@ -109,11 +109,28 @@ impl Block {
         pass: &Pass,
         known: Option<&[Tensor; 2]>,
     ) -> Result<(Tensor, [Tensor; 2])> {
-        let (attended, own) = self.attn.forward(&self.norm1.forward(x), &pass.rope, known, pass.mask.as_ref())?;
-        let x = x + self.drop(attended, pass, 0)?;
-        let gated = elf_kernels::swiglu(&self.w12.forward(&self.norm2.forward(&x)))?;
+        let (x, branch, own) = self.forward_open(x, None, pass, known)?;
+        Ok((x + branch, own))
+    }
+
+    /// Does the same as [`Block::forward_with`] with the last sum of the block before, `x + branch`, and without its own, which are its
+    /// first two results: a GPU makes one launch of a sum and the normalisation after it.
+    pub(crate) fn forward_open(
+        &self,
+        x: &Tensor,
+        branch: Option<&Tensor>,
+        pass: &Pass,
+        known: Option<&[Tensor; 2]>,
+    ) -> Result<(Tensor, Tensor, [Tensor; 2])> {
+        let (x, normed) = match branch {
+            Some(branch) => self.norm1.add_forward(x, branch)?,
+            None => (x.shallow_clone(), self.norm1.forward(x)),
+        };
+        let (attended, own) = self.attn.forward(&normed, &pass.rope, known, pass.mask.as_ref())?;
+        let (x, normed) = self.norm2.add_forward(&x, &self.drop(attended, pass, 0)?)?;
+        let gated = elf_kernels::swiglu(&self.w12.forward(&normed))?;
         let gated = self.drop(gated, pass, 1)?;
-        Ok((x + self.w3.forward(&gated), own))
+        Ok((x, self.w3.forward(&gated), own))
     }
 
     /// Applies the dropout of this place in the block.

@@ -14,14 +14,18 @@ use crate::python::Python;
 use crate::{machine, steps};
 
 /// One file of the package index.
-struct Wheel {
+#[derive(Debug)]
+pub struct Wheel {
     /// Name and version, as pip wants them.
-    requirement: &'static str,
+    pub requirement: &'static str,
     /// The platform that makes pip take this file, independent of the Python that runs it.
-    platform: &'static str,
-    file: &'static str,
-    sha256: &'static str,
-    megabytes: u32,
+    pub platform: &'static str,
+    /// The file's name.
+    pub file: &'static str,
+    /// The file's hash, which pip checks.
+    pub sha256: &'static str,
+    /// Its size, to be told of before the download.
+    pub megabytes: u32,
 }
 
 /// The packages that the CPU part of `torch` needs, in the versions that it names through its requirement
@@ -147,6 +151,32 @@ fn fetched(name: &str) -> Result<Libtorch> {
     Ok(libtorch)
 }
 
+/// The content of some packages, side by side in a folder of the user cache, fetched first if it is not there.
+///
+/// # Errors
+/// If it cannot be fetched, with the reason.
+pub fn fetched_wheels(name: &str, wheels: &[Wheel]) -> Result<PathBuf> {
+    let cache = folder()?;
+    let home = cache.join(name);
+    let downloads = cache.join(format!("{name}.download"));
+    fs::create_dir_all(&cache).with_context(|| cannot_write(&cache))?;
+    let _lock = lock(&cache.join(format!("{name}.lock")))?;
+    if home.exists() {
+        return Ok(home);
+    }
+    let python = Python::find()?;
+    python.pip_version()?;
+    for wheel in wheels {
+        download(&python, wheel, &downloads)?;
+    }
+    let aside = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(&cache).with_context(|| cannot_write(&cache))?;
+    let all = aside.path().join("all");
+    unzip(&python, wheels, &downloads, &all)?;
+    fs::rename(&all, &home).with_context(|| cannot_write(&home))?;
+    fs::remove_dir_all(&downloads).with_context(|| cannot_write(&downloads))?;
+    Ok(home)
+}
+
 /// The folder of downloads: `ELF_CACHE_DIR`, or `elf` in the user's cache folder.
 ///
 /// # Errors
@@ -240,21 +270,23 @@ fn unpack(python: &Python, wheels: &[Wheel], downloads: &Path, home: &Path) -> R
     let aside = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(cache).with_context(|| cannot_write(cache))?;
     let all = aside.path().join("all");
     let kept = aside.path().join("kept");
-    for wheel in wheels {
-        let mut unzip = python.command();
-        unzip.args(["-m", "zipfile", "-e"]).arg(downloads.join(wheel.file)).arg(&all);
-        steps::run(&mut unzip).with_context(|| {
-            format!(
-                "{} cannot be unpacked. If it is damaged, delete {} and run `cargo xtask setup` again",
-                wheel.file,
-                downloads.display()
-            )
-        })?;
-    }
+    unzip(python, wheels, downloads, &all)?;
     keep_needed(&all, &kept).with_context(|| cannot_write(&kept))?;
     Libtorch::inspect(&kept.join("torch")).map_err(|problem| anyhow!("what pip fetched cannot be used: {problem}"))?;
     fs::rename(&kept, home).with_context(|| cannot_write(home))?;
     Libtorch::inspect(&home.join("torch"))
+}
+
+/// Unpacks the files side by side.
+fn unzip(python: &Python, wheels: &[Wheel], downloads: &Path, to: &Path) -> Result<()> {
+    for wheel in wheels {
+        let mut unzip = python.command();
+        unzip.args(["-m", "zipfile", "-e"]).arg(downloads.join(wheel.file)).arg(to);
+        steps::run(&mut unzip).with_context(|| {
+            format!("{} cannot be unpacked. If it is damaged, delete {} and try again", wheel.file, downloads.display())
+        })?;
+    }
+    Ok(())
 }
 
 /// Moves what is needed out of an unpacked set of Python packages: `torch` with its libraries, headers and Python part, the

@@ -365,3 +365,37 @@ impl Batches {
         next().map_err(|error| elf_train::Error::Source(error.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use elf_model::Preset;
+
+    use super::*;
+
+    /// Launches of a training step of ELF-B's depth on a GPU: whoever lowers them lowers this number too.
+    const MOST_LAUNCHES: u64 = 1185;
+
+    #[test]
+    fn a_training_step_launches_no_more_than_it_did() {
+        let widths = ElfConfig { hidden_size: 96, num_heads: 4, ..Preset::B.config(32, 128) };
+        let encoder = T5Config { vocab_size: 128, d_model: 32, d_ff: 64, num_heads: 2, d_kv: 16, ..T5Config::small() };
+        let workload = Workload {
+            model: widths,
+            encoder,
+            policy: PrecisionPolicy::uniform(Precision::Bf16),
+            muon: Precision::Bf16,
+            recompute: false,
+            batch: 8,
+            seq: 16,
+            steps: 1,
+            sampling_steps: 1,
+            device: Device::Cpu,
+        };
+        assert_eq!(workload.model.depth, 12);
+        let operations = workload.train_operations().unwrap();
+        let launches = operations.launches();
+        let most = operations.launches_by_operation();
+        assert!(launches <= MOST_LAUNCHES, "{launches} launches: {most:?}");
+        println!("{launches} launches: {most:?}");
+    }
+}
