@@ -39,6 +39,29 @@ impl Pass {
     }
 }
 
+/// `x` through all blocks, each with the keys and values of earlier tokens if there are `known` ones. With `recompute`, blocks whose
+/// input has a gradient are computed again in the backward pass.
+pub(crate) fn all(
+    blocks: &[Block],
+    mut x: Tensor,
+    pass: &Pass,
+    known: Option<&[[Tensor; 2]]>,
+    recompute: bool,
+) -> Result<Tensor> {
+    let closed = |x: &Tensor, branch: Option<Tensor>| branch.map_or_else(|| x.shallow_clone(), |branch| x + branch);
+    // What the last block has not added yet.
+    let mut branch = None;
+    for (i, block) in blocks.iter().enumerate() {
+        if known.is_none() && recompute && x.requires_grad() {
+            x = block.forward_recomputed(&closed(&x, branch.take()), pass)?;
+            continue;
+        }
+        let (sum, open, _) = block.forward_open(&x, branch.as_ref(), pass, known.and_then(|known| known.get(i)))?;
+        (x, branch) = (sum, Some(open));
+    }
+    Ok(closed(&x, branch))
+}
+
 #[derive(Debug)]
 pub(crate) struct Block {
     norm1: RmsNorm,

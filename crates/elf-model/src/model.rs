@@ -354,20 +354,9 @@ impl Elf {
             }
             None => text,
         };
-        let mut x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
-        // What the last block has not added yet.
-        let mut branch: Option<Tensor> = None;
-        let closed = |x: Tensor, branch: Option<Tensor>| branch.map_or_else(|| x.shallow_clone(), |branch| &x + branch);
-        for (i, block) in self.blocks.iter().enumerate() {
-            if memory.is_none() && self.recompute && x.requires_grad() {
-                x = block.forward_recomputed(&closed(x, branch.take()), &pass)?;
-                continue;
-            }
-            let known = memory.and_then(|memory| memory.layers.get(i));
-            let (sum, open, _) = block.forward_open(&x, branch.as_ref(), &pass, known)?;
-            (x, branch) = (sum, Some(open));
-        }
-        x = closed(x, branch);
+        let x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
+        let known = memory.map(|memory| &memory.layers[..]);
+        let x = crate::block::all(&self.blocks, x, &pass, known, self.recompute)?;
         let hidden = x.f_narrow(1, self.config.prefix_len() + k, s)?;
         match reading {
             Some((_, Reading { estimate, evidence, curvature })) => {
