@@ -2,15 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::libtorch::Wheel;
-use crate::python::Python;
-use crate::steps;
 use crate::workspace::Workspace;
 
 /// What nvcc is made of, in the version whose code drivers of CUDA 13.0 take.
