@@ -200,7 +200,7 @@ fn kernels_compile_at_run_time_and_a_damaged_file_is_made_anew() {
     assert_eq!(content.len(), made + 16);
     std::fs::write(file, &content[..content.len() / 2]).unwrap();
     assert_eq!(kernels::compile("sm_90"), Ok(made));
-    assert_eq!(kept(), [file.clone()]);
+    assert_eq!(kept(), std::slice::from_ref(file));
     assert_eq!(std::fs::read(file).unwrap(), content);
     assert!(kernels::compile("sm_1").is_err());
     std::fs::remove_dir_all(&folder).unwrap();
