@@ -141,6 +141,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
                 bail!("{} failed", command_line(&command));
             }
             let [train, sample] = speeds(&printed).with_context(|| command_line(&command))?;
+            eprintln!("  training {train:.1}, sampling {sample:.1} positions/s");
             (entry.train, entry.sample) = (entry.train.max(train), entry.sample.max(sample));
         }
     }
