@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::libtorch::Wheel;
+use crate::libtorch::{CUDA_RUNTIME, Wheel};
 use crate::workspace::Workspace;
 
 /// What nvcc is made of, in the version whose code drivers of CUDA 13.0 take.
@@ -27,13 +27,7 @@ const WHEELS: [Wheel; 5] = [
         sha256: "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
         megabytes: 1,
     },
-    Wheel {
-        requirement: "nvidia-cuda-runtime==13.0.96",
-        platform: "manylinux2014_x86_64",
-        file: "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
-        sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-        megabytes: 2,
-    },
+    CUDA_RUNTIME,
     Wheel {
         requirement: "nvidia-cuda-nvcc==13.0.88",
         platform: "manylinux2014_x86_64",

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use elf_kernels::kernels;
+use elf_kernels::kernels::{self, Law};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{Error, Result};
@@ -144,27 +144,18 @@ impl Seeded {
             // A few numbers are drawn sooner on the host, for a row of any batch, so that its numbers are the same to the last bit.
             let few = shape[1..].iter().product::<i64>() <= FEW;
             let device = if few { Device::Cpu } else { self.device };
-            return tch::no_grad(|| crate::device::upload(&law.by_counter(&keys, shape, device, few)?, self.device));
+            return tch::no_grad(|| crate::device::upload(&by_counter(law, &keys, shape, device, few)?, self.device));
         }
         let _alone = generator();
         tch::no_grad(|| {
             let drawn = Tensor::f_empty(shape, (Kind::Float, self.device))?;
             for (i, row) in (0..).zip(&self.rows) {
                 tch::manual_seed(key_of(&[*row, stream]) as i64);
-                law.fill(&mut drawn.f_get(i)?)?;
+                fill(law, &mut drawn.f_get(i)?)?;
             }
             Ok(drawn)
         })
     }
-}
-
-/// What is drawn.
-#[derive(Debug, Clone, Copy)]
-enum Law {
-    /// Standard normal.
-    Normal,
-    /// Uniform in [0, 1).
-    Uniform,
 }
 
 /// Numbers of a row that take longer to launch on a GPU than to make on the host.
@@ -173,58 +164,49 @@ const FEW: i64 = 64;
 /// The bits of a word that a uniform number is made of: as many as fp32 holds.
 const UNIFORM_BITS: i64 = 24;
 
-impl Law {
-    /// One row by libtorch's generator.
-    fn fill(self, row: &mut Tensor) -> std::result::Result<(), TchError> {
-        match self {
-            Self::Normal => row.f_normal_(0.0, 1.0).map(drop),
-            Self::Uniform => row.f_uniform_(0.0, 1.0).map(drop),
-        }
+/// One row by libtorch's generator.
+fn fill(law: Law, row: &mut Tensor) -> std::result::Result<(), TchError> {
+    match law {
+        Law::Normal => row.f_normal_(0.0, 1.0).map(drop),
+        Law::Uniform => row.f_uniform_(0.0, 1.0).map(drop),
     }
+}
 
-    /// All rows at once, `[rows, ..]`: splitmix64 of key and place, element by element, and for normal numbers Box and Muller's
-    /// transform, of which each word makes two. A kernel of our own makes it one launch. `few` says that a GPU's draw is made here.
-    fn by_counter(self, keys: &[u64], shape: &[i64], device: Device, few: bool) -> Result<Tensor> {
-        let n: i64 = shape[1..].iter().product();
-        if kernels::available(device) {
-            let keys: Vec<i64> = keys.iter().map(|&key| key as i64).collect();
-            let keys = crate::device::upload(&Tensor::f_from_slice(&keys)?, device)?;
-            let law = match self {
-                Self::Normal => kernels::Law::Normal,
-                Self::Uniform => kernels::Law::Uniform,
-            };
-            return Ok(kernels::draw(&keys, n, law, !few)?.f_reshape(shape)?);
+/// All rows at once, `[rows, ..]`: splitmix64 of key and place, element by element, and for normal numbers Box and Muller's
+/// transform, of which each word makes two. A kernel of our own makes it one launch. `few` says that a GPU's draw is made here.
+fn by_counter(law: Law, keys: &[u64], shape: &[i64], device: Device, few: bool) -> Result<Tensor> {
+    let n: i64 = shape[1..].iter().product();
+    let keys: Vec<i64> = keys.iter().map(|&key| key as i64).collect();
+    let keys = crate::device::upload(&Tensor::f_from_slice(&keys)?, device)?;
+    let drawn = match kernels::available(device) {
+        true => kernels::draw(&keys, n, law, !few)?,
+        false => by_operations(law, &keys, n)?,
+    };
+    Ok(drawn.f_reshape(shape)?)
+}
+
+/// [`by_counter`] by libtorch's operations: `[rows, n]` of `keys` `[rows]`.
+fn by_operations(law: Law, keys: &Tensor, n: i64) -> Result<Tensor> {
+    let words = match law {
+        Law::Normal => (n + 1) / 2,
+        Law::Uniform => n,
+    };
+    let places = Tensor::f_arange_start(1, words + 1, (Kind::Int64, keys.device()))?.f_mul_scalar_(GOLDEN as i64)?;
+    let bits = scrambled(keys.f_unsqueeze(-1)?.f_add(&places)?)?;
+    let unit = 1.0 / (1i64 << UNIFORM_BITS) as f64;
+    // The top bits and the ones at the end, which share none.
+    let top = |bits: &Tensor| Ok::<_, crate::Error>(shifted(bits, 64 - UNIFORM_BITS)?.f_to_kind(Kind::Float)?);
+    match law {
+        Law::Uniform => Ok(top(&bits)?.f_mul_scalar_(unit)?),
+        Law::Normal => {
+            // In (0, 1): the logarithm of 0 is none.
+            let radius =
+                top(&bits)?.f_add_scalar_(0.5)?.f_mul_scalar_(unit)?.f_log_()?.f_mul_scalar_(-2.0)?.f_sqrt_()?;
+            let last = bits.f_bitwise_and((1i64 << UNIFORM_BITS) - 1)?.f_to_kind(Kind::Float)?;
+            let angle = last.f_mul_scalar(unit * std::f64::consts::TAU)?;
+            let (cos, sin) = (angle.f_cos()?.f_mul_(&radius)?, angle.f_sin()?.f_mul_(&radius)?);
+            Ok(Tensor::f_cat(&[cos, sin], 1)?.f_narrow(1, 0, n)?)
         }
-        self.by_operations(keys, shape, device)
-    }
-
-    /// [`Law::by_counter`] by libtorch's operations.
-    fn by_operations(self, keys: &[u64], shape: &[i64], device: Device) -> Result<Tensor> {
-        let n: i64 = shape[1..].iter().product();
-        let words = match self {
-            Self::Normal => (n + 1) / 2,
-            Self::Uniform => n,
-        };
-        let keys: Vec<i64> = keys.iter().map(|&key| key as i64).collect();
-        let keys = crate::device::upload(&Tensor::f_from_slice(&keys)?, device)?.f_unsqueeze(-1)?;
-        let places = Tensor::f_arange_start(1, words + 1, (Kind::Int64, device))?.f_mul_scalar_(GOLDEN as i64)?;
-        let bits = scrambled(keys.f_add(&places)?)?;
-        let unit = 1.0 / (1i64 << UNIFORM_BITS) as f64;
-        // The top bits and the ones at the end, which share none.
-        let top = |bits: &Tensor| Ok::<_, crate::Error>(shifted(bits, 64 - UNIFORM_BITS)?.f_to_kind(Kind::Float)?);
-        let drawn = match self {
-            Self::Uniform => top(&bits)?.f_mul_scalar_(unit)?,
-            Self::Normal => {
-                // In (0, 1): the logarithm of 0 is none.
-                let radius =
-                    top(&bits)?.f_add_scalar_(0.5)?.f_mul_scalar_(unit)?.f_log_()?.f_mul_scalar_(-2.0)?.f_sqrt_()?;
-                let last = bits.f_bitwise_and((1i64 << UNIFORM_BITS) - 1)?.f_to_kind(Kind::Float)?;
-                let angle = last.f_mul_scalar(unit * std::f64::consts::TAU)?;
-                let (cos, sin) = (angle.f_cos()?.f_mul_(&radius)?, angle.f_sin()?.f_mul_(&radius)?);
-                Tensor::f_cat(&[cos, sin], 1)?.f_narrow(1, 0, n)?
-            }
-        };
-        Ok(drawn.f_reshape(shape)?)
     }
 }
 
@@ -405,7 +387,7 @@ mod tests {
     #[test]
     fn draws_by_counter_are_of_their_law_and_of_their_row() {
         let keys = [3u64, u64::MAX, 4];
-        let draw = |keys: &[u64], law: Law, shape: &[i64]| law.by_counter(keys, shape, Device::Cpu, true).unwrap();
+        let draw = |keys: &[u64], law: Law, shape: &[i64]| by_counter(law, keys, shape, Device::Cpu, true).unwrap();
         for law in [Law::Normal, Law::Uniform] {
             for n in [1i64, 2, 7, 384] {
                 let together = rows_of(&draw(&keys, law, &[3, n]));
@@ -448,8 +430,8 @@ mod tests {
         let keys = [3u64, u64::MAX, 1 << 63];
         for law in [Law::Normal, Law::Uniform] {
             for n in [1i64, 2, 7, 40_001] {
-                let by_kernel = law.by_counter(&keys, &[3, n], Device::Cpu, true).unwrap();
-                let by_operations = law.by_operations(&keys, &[3, n], Device::Cpu).unwrap();
+                let by_kernel = by_counter(law, &keys, &[3, n], Device::Cpu, true).unwrap();
+                let by_operations = by_operations(law, &Tensor::from_slice(&keys.map(|key| key as i64)), n).unwrap();
                 let far = (by_kernel - by_operations).abs().max().double_value(&[]);
                 assert!(far <= 1e-6, "{law:?}, {n}: {far:e}");
             }

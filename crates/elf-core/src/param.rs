@@ -87,14 +87,11 @@ impl ParamSet {
         self.changed();
     }
 
-    /// Drops all gradients.
+    /// Sets all gradients to 0.
     pub fn zero_grad(&self) {
-        let gpu = self.params.values().any(|p| elf_kernels::takes_gpu_path(p.tensor.device()));
         let given: Vec<Tensor> = self.params.values().map(|p| p.tensor.grad()).filter(Tensor::defined).collect();
-        match gpu && tch::no_grad(|| elf_kernels::lists::zero(&given)).is_ok() {
-            true => {}
-            false => self.params.values().for_each(|p| p.tensor.shallow_clone().zero_grad()),
-        }
+        // Panics if a GPU fails, as tch's plain operations do.
+        tch::no_grad(|| elf_kernels::lists::zero(&given)).unwrap_or_else(|e| panic!("{e:?}"));
     }
 
     /// The parameters whose names `keep` accepts, as a set that shares its tensors with this one.

@@ -76,7 +76,7 @@ fn a_batch_costs_what_it_says() {
     }
 }
 
-/// A network that keeps the words it is told.
+/// A network that records the `words` of each input of its trunk.
 struct Told(Toy, RefCell<Vec<Option<Tensor>>>);
 
 impl Network for Told {
@@ -335,7 +335,7 @@ fn decoding_in_chunks_changes_nothing() {
         let expected = logits.log_softmax(-1, Kind::Float).amax([-1], false).view([3, S]);
         assert!(log_probs.allclose(&expected, 1e-5, 1e-6, false), "{positions}");
     }
-    // The condition is put in before decoding, and the network is told its words.
+    // Before decoding, the condition replaces its positions, and its words are an input of the network.
     let condition = condition_of(&[1, 2, 3]);
     let decoder = Decoder::new(&net, TRAINED, 1.0);
     let (pinned, words) = (condition.pin(&z).unwrap(), condition.words(3).unwrap());

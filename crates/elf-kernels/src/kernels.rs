@@ -156,7 +156,7 @@ pub enum Law {
 }
 
 /// Numbers `[rows, n]`, fp32, on the device of `keys` (int64 `[rows]`), number i of a row being a function of the row's key and i.
-/// With `counted`, a draw on a CPU is told to observers as the launch that it is on a GPU.
+/// With `counted`, observers ([`crate::observe`]) count a draw on a CPU as one launch, which it is on a GPU.
 ///
 /// # Errors
 /// If the keys are of another kind or shape, or there are no kernels for their device ([`available`]).

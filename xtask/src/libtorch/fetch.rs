@@ -28,16 +28,19 @@ pub struct Wheel {
     pub megabytes: u32,
 }
 
+/// The runtime of CUDA, in the version that `torch` names.
+pub const CUDA_RUNTIME: Wheel = Wheel {
+    requirement: "nvidia-cuda-runtime==13.0.96",
+    platform: "manylinux2014_x86_64",
+    file: "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+    sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+    megabytes: 2,
+};
+
 /// The packages that the CPU part of `torch` needs, in the versions that it names through its requirement
 /// `cuda-toolkit==13.0.2`; small, and so the first, so that a network failure shows soon.
 const CUDA_WHEELS: [Wheel; 2] = [
-    Wheel {
-        requirement: "nvidia-cuda-runtime==13.0.96",
-        platform: "manylinux2014_x86_64",
-        file: "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
-        sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-        megabytes: 2,
-    },
+    CUDA_RUNTIME,
     Wheel {
         requirement: "nvidia-cuda-cupti==13.0.85",
         platform: "manylinux_2_25_x86_64",

@@ -6,6 +6,6 @@ pub mod folder;
 pub mod link;
 pub mod setup;
 
-pub use self::fetch::{Wheel, fetched_wheels};
+pub use self::fetch::{CUDA_RUNTIME, Wheel, fetched_wheels};
 pub use self::folder::{Libtorch, missing_libraries};
 pub use self::setup::{LOADER_REMEDY, SetUp, setup};
