@@ -57,6 +57,7 @@ fn entries() -> Vec<Entry> {
         entry("PyTorch compiled, bf16 autocast", false, true, &["--bf16", "--compile"]),
         entry("elf, fp32", true, false, &["--f32"]),
         entry("elf, as it chooses here", true, true, &[]),
+        entry("elf, 8-bit products in sampling", true, true, &["--int8"]),
     ]
 }
 

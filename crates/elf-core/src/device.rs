@@ -191,6 +191,8 @@ pub struct CpuFeatures {
     pub amx_bf16: bool,
     /// bf16 dot products in 512-bit vectors.
     pub avx512_bf16: bool,
+    /// Dot products of 8-bit integers in vectors, summed exactly.
+    pub vnni: bool,
     /// A processor of Intel, whose bf16 dot products in vectors are no faster than fp32 ones.
     pub intel: bool,
 }
@@ -211,12 +213,13 @@ pub fn cpu_features() -> CpuFeatures {
         CpuFeatures {
             amx_bf16: leaf7.edx & (1 << 22) != 0,
             avx512_bf16: std::arch::is_x86_feature_detected!("avx512bf16"),
+            vnni: std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni"),
             // The vendor's name, four letters a register.
             intel: [leaf0.ebx, leaf0.edx, leaf0.ecx].map(u32::to_le_bytes).concat() == *b"GenuineIntel",
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    CpuFeatures { amx_bf16: false, avx512_bf16: false, intel: false }
+    CpuFeatures { amx_bf16: false, avx512_bf16: false, vnni: false, intel: false }
 }
 
 /// One line that names the device, for logs and reports.
@@ -255,7 +258,8 @@ mod tests {
 
     #[test]
     fn bf16_is_chosen_where_it_is_faster() {
-        let features = |amx_bf16, avx512_bf16, intel| CpuFeatures { amx_bf16, avx512_bf16, intel }.bf16_matmul();
+        let features =
+            |amx_bf16, avx512_bf16, intel| CpuFeatures { amx_bf16, avx512_bf16, vnni: false, intel }.bf16_matmul();
         assert!(features(true, true, true) && features(false, true, false));
         assert!(!features(false, true, true) && !features(false, false, false));
     }

@@ -1,5 +1,8 @@
 //! The layers that T5, GPT-2 and ELF have in common. Each takes activations of any kind and uses its weights in that kind.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use elf_kernels::Int8Matrix;
 use tch::{Kind, Tensor};
 
 use crate::{Fans, Init, ParamBuilder, Result, Weight};
@@ -9,7 +12,11 @@ use crate::{Fans, Init, ParamBuilder, Result, Weight};
 pub struct Linear {
     weight: Weight,
     bias: Option<Weight>,
+    /// The weight in 8 bits and its generation, where passes without gradient use that.
+    int8: Option<Rounded>,
 }
+
+type Rounded = Arc<Mutex<Option<(u64, Int8Matrix)>>>;
 
 impl Linear {
     /// Makes `{name}.weight` `[fan_out, fan_in]` started with `init`, and `{name}.bias` `[fan_out]` started with 0 if `bias`.
@@ -20,18 +27,39 @@ impl Linear {
         let Fans { fan_in, fan_out } = fans;
         let weight = b.matrix(&format!("{name}.weight"), [fan_out, fan_in], init, fans)?;
         let bias = bias.then(|| b.tensor(&format!("{name}.bias"), &[fan_out], Init::Constant(0.0))).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, int8: None })
     }
 
     /// Another handle on the same layer.
     pub fn shallow_clone(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Weight::shallow_clone) }
+        let bias = self.bias.as_ref().map(Weight::shallow_clone);
+        Self { weight: self.weight.shallow_clone(), bias, int8: self.int8.clone() }
+    }
+
+    /// Rounds weights and activations to 8 bits in passes without gradient, if `int8`; see [`Int8Matrix`].
+    #[must_use]
+    pub fn with_int8(self, int8: bool) -> Self {
+        Self { int8: int8.then(Rounded::default), ..self }
     }
 
     /// `[.., fan_in]` to `[.., fan_out]`, in the kind of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();
+        if let Some(int8) = self.int8.as_deref().filter(|_| !x.requires_grad()) {
+            // Panics on wrong shapes, as tch's plain operations do.
+            return self.forward_int8(x, int8).unwrap_or_else(|e| panic!("{e:?}"));
+        }
         x.linear(&self.weight.get(kind), self.bias.as_ref().map(|b| b.get(kind)))
+    }
+
+    fn forward_int8(&self, x: &Tensor, int8: &Mutex<Option<(u64, Int8Matrix)>>) -> Result<Tensor> {
+        let now = self.weight.generation();
+        let mut kept = int8.lock().unwrap_or_else(PoisonError::into_inner);
+        let matrix = match &mut *kept {
+            Some((of, matrix)) if *of == now => matrix,
+            kept => &mut kept.insert((now, Int8Matrix::new(self.weight.master())?)).1,
+        };
+        Ok(matrix.linear(x, self.bias.as_ref().map(Weight::master))?)
     }
 }
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
+use crate::{Error, Result};
+
 /// The precision of a network's blocks. Master weights, optimiser state, statistics, conditioning and losses are fp32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,6 +54,9 @@ pub struct PrecisionPolicy {
     /// The matrix products between latents and the blocks, on the way in and on the way out. The reference runs them in fp32.
     #[serde(default = "full")]
     pub latent_maps: Precision,
+    /// Whether the blocks' linear layers multiply 8-bit integers in passes without gradient; activations between them are in `blocks`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub int8: bool,
 }
 
 fn full() -> Precision {
@@ -64,7 +69,7 @@ impl PrecisionPolicy {
 
     /// One precision for all parts.
     pub const fn uniform(all: Precision) -> Self {
-        Self { blocks: all, vocab_head: all, latent_maps: all }
+        Self { blocks: all, vocab_head: all, latent_maps: all, int8: false }
     }
 
     /// The reference's mixed precision: blocks in `blocks`, all other parts in fp32.
@@ -74,9 +79,19 @@ impl PrecisionPolicy {
 
     /// Lets a GPU round the inputs of fp32 products to TF32 where blocks are in bf16, which has fewer digits. Networks call it as they
     /// are made; it holds for the process.
-    pub fn settle(self, device: Device) {
+    ///
+    /// # Errors
+    /// If 8-bit products are asked for where the device has none that are exact.
+    pub fn settle(self, device: Device) -> Result<()> {
         if matches!(device, Device::Cuda(_)) {
             elf_kernels::allow_tf32(self.blocks == Precision::Bf16);
+        }
+        match self.int8 && !(device == Device::Cpu && crate::device::cpu_features().vnni) {
+            true => Err(Error::Config(format!(
+                "8-bit products are for CPUs with dot products of 8-bit integers (VNNI), and {} has none: leave int8 out",
+                crate::device::describe(device)
+            ))),
+            false => Ok(()),
         }
     }
 }

@@ -43,6 +43,9 @@ impl Gpt2 {
     /// # Errors
     /// If the settings are invalid, or libtorch fails.
     pub fn new(config: &Gpt2Config, mut builder: ParamBuilder, precision: PrecisionPolicy) -> Result<Self> {
+        if precision.int8 {
+            return Err(Error::Config("GPT-2 has no 8-bit products: leave int8 out".to_owned()));
+        }
         config.check()?;
         let device = builder.device();
         let b = &mut builder;

@@ -1,7 +1,7 @@
 // Tensors and threads around rows.cpp, and the gradients that libtorch's autograd asks for. Plain C functions for lib.rs.
 
+#include "choice.h"
 #include "guarded.h"
-#include "rows.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -16,73 +16,20 @@
 
 using at::Tensor;
 using elf::bf16;
+using elf::data;
+using elf::for_kind;
 using elf::guarded;
+using elf::is_bf16;
+using elf::Isa;
+using elf::isa;
+using elf::Number;
+using elf::over_rows;
 using elf::Rows;
+using elf::rows;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 namespace {
-
-enum class Isa { base, avx2, avx512 };
-
-Isa isa() {
-  static const Isa found = [] {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-      return Isa::avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
-#endif
-    return Isa::base;
-  }();
-  return found;
-}
-
-template <typename T>
-const Rows<T>& rows();
-
-template <>
-const Rows<float>& rows<float>() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return elf::rows_f32_avx512;
-  if (isa() == Isa::avx2) return elf::rows_f32_avx2;
-#endif
-  return elf::rows_f32_base;
-}
-
-template <>
-const Rows<bf16>& rows<bf16>() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return elf::rows_bf16_avx512;
-  if (isa() == Isa::avx2) return elf::rows_bf16_avx2;
-#endif
-  return elf::rows_bf16_base;
-}
-
-template <typename T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
-
-bool is_bf16(const Tensor& t) { return t.scalar_type() == at::kBFloat16; }
-
-// Calls f with a null pointer of the tensor's kind of number.
-template <typename F>
-void for_kind(const Tensor& t, F f) {
-  if (is_bf16(t))
-    f(static_cast<bf16*>(nullptr));
-  else
-    f(static_cast<float*>(nullptr));
-}
-
-template <typename P>
-using Number = std::remove_const_t<std::remove_pointer_t<P>>;
-
-// Rows in parallel, in pieces of some ten thousand numbers.
-template <typename F>
-void over_rows(int64_t rows, int64_t width, F f) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, width)), f);
-}
 
 // One row of sums for each thread, added up at the end: the same sum each time, for one number of threads.
 struct Sums {

@@ -52,7 +52,7 @@ Tensor reduced(const Tensor& sums) {
   const int64_t rows = sums.size(0), columns = sums.numel() / rows;
   Tensor total = new_floats({columns}, sums);
   const elf_gpu::Reduce a{floats(sums), floats(total), rows, columns};
-  launch(Kernel::elf_reduce, sums.device(), &a, Grid{(columns + 31) / 32 * 8, 32, 32});
+  launch(Kernel::elf_reduce, sums.device(), &a, Grid{(columns + 31) / 32 * 8, 32, 32}, {{&sums}, {&total}});
   return total;
 }
 
@@ -74,7 +74,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
     shape.back() /= 2;
     Tensor y = at::empty(shape, h.options());
     const elf_gpu::SwiGlu a{h.data_ptr(), nullptr, y.data_ptr(), y.numel() / shape.back(), shape.back()};
-    launch(of_kind(h, Kernel::elf_swiglu_f32, Kernel::elf_swiglu_bf16), h.device(), &a, elements(y.numel() / VECTOR));
+    launch(of_kind(h, Kernel::elf_swiglu_f32, Kernel::elf_swiglu_bf16), h.device(), &a, elements(y.numel() / VECTOR),
+           {{&h}, {&y}});
     ctx->save_for_backward({h});
     return y;
   }
@@ -85,7 +86,7 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
     const int64_t n = h.size(-1) / 2;
     const elf_gpu::SwiGlu a{h.data_ptr(), dy.data_ptr(), dh.data_ptr(), dy.numel() / n, n};
     launch(of_kind(h, Kernel::elf_swiglu_back_f32, Kernel::elf_swiglu_back_bf16), h.device(), &a,
-           elements(dy.numel() / VECTOR));
+           elements(dy.numel() / VECTOR), {{&h, &dy}, {&dh}});
     return {dh};
   }
 };
@@ -110,7 +111,8 @@ struct Heads : torch::autograd::Function<Heads> {
     const bool eights = dim % VECTOR == 0;
     launch(eights ? of_kind(qkv, Kernel::elf_heads_f32, Kernel::elf_heads_bf16)
                   : of_kind(qkv, Kernel::elf_heads_pairs_f32, Kernel::elf_heads_pairs_bf16),
-           qkv.device(), &a, Grid{b * n * heads, lanes_for(dim, eights ? VECTOR : 2)});
+           qkv.device(), &a, Grid{b * n * heads, lanes_for(dim, eights ? VECTOR : 2)},
+           {{&qkv, &q_weight, &k_weight, &cos, &sin}, {&q, &k, &v}});
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({qkv, q_weight, k_weight, cos, sin});
     ctx->saved_data["eps"] = eps;
@@ -136,7 +138,7 @@ struct Heads : torch::autograd::Function<Heads> {
                                static_cast<float>(ctx->saved_data["q_scale"].toDouble())};
     launch(eights ? of_kind(qkv, Kernel::elf_heads_back_f32, Kernel::elf_heads_back_bf16)
                   : of_kind(qkv, Kernel::elf_heads_back_pairs_f32, Kernel::elf_heads_back_pairs_bf16),
-           qkv.device(), &a, grid);
+           qkv.device(), &a, grid, {{&qkv, &dq, &dk, &dv, &q_weight, &k_weight, &cos, &sin}, {&dqkv, &sums}});
     const Tensor total = reduced(sums);
     return {dqkv, total.narrow(0, 0, dim), total.narrow(0, dim, dim), Tensor(), Tensor(), Tensor(), Tensor()};
   }
@@ -167,7 +169,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
                              static_cast<float>(eps)};
     launch(to_bf16 ? of_kind(x, Kernel::elf_rms_norm_f32_to_bf16, Kernel::elf_rms_norm_bf16)
                    : of_kind(x, Kernel::elf_rms_norm_f32, Kernel::elf_rms_norm_bf16_to_f32),
-           x.device(), &a, Grid{rows, lanes_for(n, VECTOR)});
+           x.device(), &a, Grid{rows, lanes_for(n, VECTOR)}, {{&x, &branch, &w}, {&y, &inverse, &both}});
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({branch_in ? both : x, w, inverse});
     ctx->saved_data["with_branch"] = branch_in.has_value();
@@ -189,7 +191,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
                                  floats(w),     floats(inverse), floats(sums), rows, n};
     launch(is_bf16(dy) ? of_kind(x, Kernel::elf_rms_norm_back_f32_to_bf16, Kernel::elf_rms_norm_back_bf16)
                        : of_kind(x, Kernel::elf_rms_norm_back_f32, Kernel::elf_rms_norm_back_bf16_to_f32),
-           x.device(), &a, grid);
+           x.device(), &a, grid, {{&dy, &x, &dsum, &w, &inverse}, {&dx, &sums}});
     return {dx, with_branch ? dx : Tensor(), reduced(sums).view(w.sizes()), Tensor(), Tensor()};
   }
 };
@@ -267,11 +269,11 @@ char* elf_gpu_cross_entropy(Tensor* logits, const Tensor* bias_in, const Tensor*
                                   n,
                                   slices};
     launch(of_kind(*logits, Kernel::elf_cross_entropy_f32, Kernel::elf_cross_entropy_bf16), bias.device(), &a,
-           Grid{rows, lanes_for(n, 2)});
+           Grid{rows, lanes_for(n, 2)}, {{logits, &bias, &ids, &weights}, {&each, &normaliser}});
     *losses = new Tensor(each);
     if (with_slope == 0) return;
     launch(of_kind(*logits, Kernel::elf_cross_entropy_slope_f32, Kernel::elf_cross_entropy_slope_bf16), bias.device(), &a,
-           Grid{(n + 63) / 64 * slices});
+           Grid{(n + 63) / 64 * slices}, {{logits, &bias, &ids, &weights, &normaliser}, {logits, &sums}});
     *bias_slope = new Tensor(reduced(sums));
   });
 }
@@ -287,7 +289,7 @@ char* elf_draw(const Tensor* keys_in, int64_t n, int normal, int counted, Tensor
     const Kernel kernel = normal != 0 ? Kernel::elf_normal : Kernel::elf_uniform;
     const Grid grid = elements(rows * (normal != 0 ? (n + 1) / 2 : n));
     if (drawn.numel() > 0 && (counted != 0 || !keys.device().is_cpu()))
-      launch(kernel, keys.device(), &a, grid);
+      launch(kernel, keys.device(), &a, grid, {{&keys}, {&drawn}});
     else if (drawn.numel() > 0)
       elf::run_on_host(kernel, &a, grid);
     *out = new Tensor(drawn);

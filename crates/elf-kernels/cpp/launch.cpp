@@ -283,9 +283,20 @@ void run_on_host(Kernel kernel, const void* arguments, const Grid& grid) {
   });
 }
 
-void launch(Kernel kernel, const at::Device& device, const void* arguments, const Grid& grid) {
+void launch(Kernel kernel, const at::Device& device, const void* arguments, const Grid& grid, const Touched& touched) {
   const auto& entry = ENTRIES[static_cast<size_t>(kernel)];
-  RECORD_FUNCTION(entry.name, std::vector<c10::IValue>());
+  at::RecordFunction record(at::RecordScope::FUNCTION);
+  if (record.isActive()) {
+    const auto values = [](const auto& tensors) {
+      std::vector<c10::IValue> all;
+      for (const at::Tensor* t : tensors)
+        if (t != nullptr && t->defined()) all.emplace_back(*t);
+      return all;
+    };
+    const std::vector<c10::IValue> read = values(touched.read);
+    record.before(entry.name, c10::ArrayRef<const c10::IValue>(read.data(), read.size()));
+    record.setOutputs(values(touched.written));
+  }
   if (device.is_cpu()) return run_on_host(kernel, arguments, grid);
   const c10::DeviceGuard on_device(device);
   enter(device);

@@ -7,6 +7,8 @@
 
 #include <ATen/ATen.h>
 
+#include <initializer_list>
+
 namespace elf {
 
 enum class Kernel {
@@ -37,8 +39,13 @@ Spread spread(const at::Device& device, const Grid& grid);
 // line of warning why not.
 bool has_kernels(const at::Device& device);
 
+// The tensors of a kernel, for observers: those that it reads and those that it writes, null or undefined where there are none.
+struct Touched {
+  std::initializer_list<const at::Tensor*> read, written;
+};
+
 // Queues a kernel on the device's current stream. `arguments` is the kernel's structure. Throws if the driver refuses.
-void launch(Kernel kernel, const at::Device& device, const void* arguments, const Grid& grid);
+void launch(Kernel kernel, const at::Device& device, const void* arguments, const Grid& grid, const Touched& touched);
 
 // Runs a kernel on the host, uncounted.
 void run_on_host(Kernel kernel, const void* arguments, const Grid& grid);

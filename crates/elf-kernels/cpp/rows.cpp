@@ -312,10 +312,34 @@ void add_scaled(float* p, const T* d, float a, int64_t n) {
 }
 
 template <typename T>
+float quantise(const T* x, uint8_t* q, int64_t n) {
+  const float most = largest([&](int64_t i) { return std::fabs(get(x, i)); }, n);
+  // 0 unless something is infinite or no number.
+  float odd = 0;
+  for (int64_t i = 0; i < n; ++i) odd += get(x, i) * 0.0f;
+  const float scale = odd == 0 ? most / 127.0f : std::nanf("");
+  const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const float at = __builtin_nearbyintf(get(x, i) * inverse) + 128.0f;
+    q[i] = static_cast<uint8_t>(static_cast<int32_t>(at > 255.0f ? 255.0f : (at > 1.0f ? at : 1.0f)));
+  }
+  return scale;
+}
+
+template <typename T>
+void rescale(const float* x, float scale, const float* shift, T* y, int64_t n) {
+  if (shift == nullptr) {
+    for (int64_t i = 0; i < n; ++i) put(y, i, x[i] * scale);
+  } else {
+    for (int64_t i = 0; i < n; ++i) put(y, i, x[i] * scale + shift[i]);
+  }
+}
+
+template <typename T>
 constexpr Rows<T> table() {
   return {rms_norm<T, float>,  rms_norm<T, bf16>, rms_norm_back<T, float>, rms_norm_back<T, bf16>, swiglu<T>, swiglu_back<T>,
           turn<T>,             turn_back<T>,      softmax<T>,              softmax_back<T>,        attend<T>,  attend_back<T>,
-          cross_entropy<T>,        momentum<T>,            add_scaled<T>};
+          cross_entropy<T>,    momentum<T>,       add_scaled<T>,           quantise<T>,             rescale<T>};
 }
 
 }  // namespace

@@ -67,6 +67,10 @@ struct Rows {
   double (*momentum)(float* m, const float* g, T* u, float decay, float ahead, float now, int64_t n);
   // p += a d.
   void (*add_scaled)(float* p, const T* d, float a, int64_t n);
+  // q = round(x / scale) + 128, with the scale of the row's largest number, which is returned: no number if x has one that is none.
+  float (*quantise)(const T* x, uint8_t* q, int64_t n);
+  // y = x scale + shift, shift being null or a row.
+  void (*rescale)(const float* x, float scale, const float* shift, T* y, int64_t n);
 };
 
 void adam_base(float* p, const float* g, float* m, float* v, const AdamStep& s, int64_t n);

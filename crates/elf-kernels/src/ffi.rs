@@ -1,4 +1,4 @@
-//! The C functions of `cpp/fused.cpp`.
+//! The C functions of `cpp`.
 
 use std::ffi::{CStr, c_char, c_double, c_int, c_void};
 
@@ -14,7 +14,7 @@ unsafe extern "C" {
     pub(crate) fn elf_mkl_use_vector_code(keep: c_int) -> c_int;
     pub(crate) fn elf_observe_begin(
         state: *mut c_void,
-        told: unsafe extern "C" fn(*mut c_void, *const c_char, u64),
+        told: unsafe extern "C" fn(*mut c_void, *const c_char, u64, u64),
     ) -> u64;
     pub(crate) fn elf_observe_end(handle: u64);
     pub(crate) fn elf_rms_norm(
@@ -164,6 +164,14 @@ unsafe extern "C" {
     pub(crate) fn elf_list_zero(p: *const *mut C_tensor, n: usize) -> Text;
     pub(crate) fn elf_list_without_grad(p: *const *mut C_tensor, n: usize) -> Text;
     pub(crate) fn elf_list_norms(p: *const *mut C_tensor, n: usize, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_int8_pack(w: *const C_tensor, packed: *mut *mut C_tensor, scales: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_int8_linear(
+        x: *const C_tensor,
+        packed: *const C_tensor,
+        scales: *const C_tensor,
+        bias: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> Text;
     pub(crate) fn elf_allow_tf32(allow: c_int);
 }
 

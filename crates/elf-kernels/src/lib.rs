@@ -20,6 +20,7 @@
 mod arguments;
 mod ffi;
 mod gpu_path;
+mod int8;
 pub mod kernels;
 pub mod lists;
 pub mod mkl;
@@ -30,6 +31,7 @@ mod recompute;
 
 pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
 pub use gpu_path::{GPU_PATH_VARIABLE, allow_tf32, on_gpu_path, set_up_gpus, takes_gpu_path};
+pub use int8::Int8Matrix;
 pub use ops::{
     adam, add_rms_norm, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu,
 };

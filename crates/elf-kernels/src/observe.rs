@@ -100,6 +100,8 @@ fn launches_of(name: &str) -> u64 {
 pub struct Operations {
     calls: BTreeMap<String, u64>,
     launches: BTreeMap<String, u64>,
+    /// Bytes of the inputs and results of what is launched.
+    bytes: BTreeMap<String, u64>,
     /// Operations of [`AS_ONE`] that are open.
     within: u64,
 }
@@ -121,11 +123,20 @@ impl Operations {
         self.launches.values().sum()
     }
 
+    /// Bytes that these kernels would read and write: those of the inputs and of the results of each, a tensor once in either, and only
+    /// what a view of it shows.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.values().sum()
+    }
+
+    /// The operations that launch kernels, with the bytes of all their calls, the most first.
+    pub fn bytes_by_operation(&self) -> Vec<(&str, u64)> {
+        most_first(&self.bytes)
+    }
+
     /// The operations that launch kernels, with the kernels of all their calls, the most first.
     pub fn launches_by_operation(&self) -> Vec<(&str, u64)> {
-        let mut all: Vec<_> = self.launches.iter().map(|(name, &n)| (name.as_str(), n)).collect();
-        all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        all
+        most_first(&self.launches)
     }
 
     /// [`Operations::launches`] of the operations whose names begin so.
@@ -133,7 +144,7 @@ impl Operations {
         self.launches.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, n)| n).sum()
     }
 
-    fn told(&mut self, name: &str, inner: u64) {
+    fn told(&mut self, name: &str, inner: u64, bytes: u64) {
         if inner == 0 {
             *self.calls.entry(name.to_owned()).or_default() += 1;
             self.within += u64::from(as_one(name).is_some());
@@ -149,6 +160,7 @@ impl Operations {
         };
         if launches > 0 && self.within == 0 {
             *self.launches.entry(name.to_owned()).or_default() += launches;
+            *self.bytes.entry(name.to_owned()).or_default() += bytes;
         }
     }
 
@@ -161,6 +173,12 @@ impl Operations {
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.calls.iter().map(|(name, &calls)| (name.as_str(), calls))
     }
+}
+
+fn most_first(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let mut all: Vec<_> = counts.iter().map(|(name, &n)| (name.as_str(), n)).collect();
+    all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    all
 }
 
 /// Runs `f`, and counts the libtorch operations that this thread calls: those that `f` calls, those inside of them, and
@@ -189,8 +207,8 @@ impl Drop for Observer {
     }
 }
 
-unsafe extern "C" fn count(calls: *mut c_void, name: *const c_char, inner: u64) {
+unsafe extern "C" fn count(calls: *mut c_void, name: *const c_char, inner: u64, bytes: u64) {
     // SAFETY: `calls` belongs to `operations`, on the same thread, without another borrow; the name ends in 0.
     let (calls, name) = unsafe { (&*calls.cast::<RefCell<Operations>>(), CStr::from_ptr(name)) };
-    calls.borrow_mut().told(&name.to_string_lossy(), inner);
+    calls.borrow_mut().told(&name.to_string_lossy(), inner, bytes);
 }

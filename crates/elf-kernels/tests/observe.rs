@@ -40,6 +40,23 @@ fn launches_are_those_of_operations_that_call_no_other() {
 }
 
 #[test]
+fn bytes_are_those_of_inputs_and_results() {
+    let (x, y) =
+        (Tensor::ones([4, 4], (Kind::Float, Device::Cpu)), Tensor::ones([4, 4], (Kind::BFloat16, Device::Cpu)));
+    let bytes = |f: &dyn Fn() -> Tensor| operations(f).1.bytes();
+    assert_eq!(bytes(&|| &x + &y), 64 + 32 + 64);
+    assert_eq!(bytes(&|| &x * &x), 64 + 64, "the same input is read once");
+    assert_eq!(bytes(&|| &x + x.get(0)), 64 + 16 + 64);
+    assert_eq!(bytes(&|| &x + x.get(0).expand([4, 4], false)), 64 + 16 + 64, "what repeats is read once");
+    assert_eq!(bytes(&|| x.linear(&x, Some(&x.get(0)))), 16 + 64 + 64);
+    assert_eq!(bytes(&|| x.view([16]).narrow(0, 0, 4).unsqueeze(0)), 0, "views move nothing");
+    let weight = Tensor::ones([16], (Kind::Float, Device::Cpu));
+    let rows = Tensor::ones([3, 16], (Kind::BFloat16, Device::Cpu));
+    let normed = || elf_kernels::on_gpu_path(|| elf_kernels::rms_norm(&rows, &weight, 1e-6, Kind::BFloat16).unwrap());
+    assert_eq!(bytes(&normed), 3 * 32 + 64 + 3 * 32 + 3 * 4, "rows, weight, result, and a root for each row");
+}
+
+#[test]
 fn observing_ends_when_what_is_observed_panics() {
     let broken = std::panic::catch_unwind(|| operations(|| panic!("broken")));
     assert!(broken.is_err());

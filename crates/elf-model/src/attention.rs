@@ -1,7 +1,7 @@
 //! Full bidirectional attention with normalised, rotated queries and keys.
 
 use elf_core::layers::Linear;
-use elf_core::{Fans, Init, ParamBuilder, Precision, Result, Weight};
+use elf_core::{Fans, Init, ParamBuilder, Precision, PrecisionPolicy, Result, Weight};
 use elf_kernels::{Heads, Turned};
 use tch::{Kind, Tensor};
 
@@ -20,14 +20,17 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    pub(crate) fn new(b: &mut ParamBuilder, name: &str, sizes: &BlockSizes) -> Result<Self> {
+    pub(crate) fn new(b: &mut ParamBuilder, name: &str, sizes: &BlockSizes, policy: PrecisionPolicy) -> Result<Self> {
+        let linear = |b: &mut ParamBuilder, name: String, fans| {
+            Ok::<_, elf_core::Error>(Linear::new(b, &name, fans, Init::XavierUniform, true)?.with_int8(policy.int8))
+        };
         let h = sizes.hidden_size;
         let one = Init::Constant(1.0);
         Ok(Self {
-            qkv: Linear::new(b, &format!("{name}.qkv"), Fans { fan_in: h, fan_out: 3 * h }, Init::XavierUniform, true)?,
+            qkv: linear(b, format!("{name}.qkv"), Fans { fan_in: h, fan_out: 3 * h })?,
             q_norm: b.tensor(&format!("{name}.q_norm.weight"), &[sizes.head_dim()], one)?,
             k_norm: b.tensor(&format!("{name}.k_norm.weight"), &[sizes.head_dim()], one)?,
-            proj: Linear::new(b, &format!("{name}.proj"), Fans { fan_in: h, fan_out: h }, Init::XavierUniform, true)?,
+            proj: linear(b, format!("{name}.proj"), Fans { fan_in: h, fan_out: h })?,
             heads: sizes.num_heads,
         })
     }
@@ -78,8 +81,7 @@ impl Attention {
                 attend(&q, &Tensor::f_cat(&[keys, &k], 1)?, &Tensor::f_cat(&[values, &v], 1)?, batch, mask)?
             }
         };
-        let mixed = mixed.f_view([batch, self.heads, n, head_dim])?.f_transpose(1, 2)?;
-        Ok((self.proj.forward(&mixed.f_reshape([batch, n, hidden])?), [k, v]))
+        Ok((self.proj.forward(&mixed.f_transpose(1, 2)?.f_reshape([batch, n, hidden])?), [k, v]))
     }
 }
 
@@ -99,28 +101,20 @@ pub(crate) fn keeps_scores(n: i64, precision: Precision, on_cpu: bool) -> bool {
 }
 
 /// `softmax(q k^T) v` of queries `[B * heads, N, head_dim]`, already scaled, and keys and values `[B * heads, M, head_dim]`; `mask` is
-/// additive, `[B, 1, 1, M]` or `[B, 1, N, M]`.
+/// additive, `[B, 1, 1, M]` or `[B, 1, N, M]`. To `[B, heads, N, head_dim]`.
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: i64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (rows, n, head_dim) = q.size3()?;
     let (heads, m) = (rows / batch, k.size3()?.1);
     let precision = if q.kind() == Kind::BFloat16 { Precision::Bf16 } else { Precision::F32 };
     if !keeps_scores(m, precision, !elf_kernels::takes_gpu_path(q.device())) {
         let by_row = |x: &Tensor| x.f_view([batch, heads, -1, head_dim]);
-        let mixed = Tensor::f_scaled_dot_product_attention(
-            &by_row(q)?,
-            &by_row(k)?,
-            &by_row(v)?,
-            mask,
-            0.0,
-            false,
-            1.0,
-            false,
-        )?;
-        return Ok(mixed.f_reshape([rows, n, head_dim])?);
+        let (q, k, v) = (by_row(q)?, by_row(k)?, by_row(v)?);
+        return Ok(Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, false, 1.0, false)?);
     }
+    let by_head = |mixed: Tensor| Ok(mixed.f_view([batch, heads, n, head_dim])?);
     if precision == Precision::F32 {
         let mask = mask.map(|mask| mask.f_to_kind(Kind::Float)?.f_reshape([mask.size()[0], -1, m])).transpose()?;
-        return Ok(elf_kernels::attend(q, k, v, mask.as_ref())?);
+        return by_head(elf_kernels::attend(q, k, v, mask.as_ref())?);
     }
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?;
     let weights = match mask {
@@ -134,5 +128,5 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, batch: i64, mask: Option<&Tensor>)
             elf_kernels::softmax(&scores, mask.as_ref())?
         }
     };
-    Ok(weights.f_bmm(v)?)
+    by_head(weights.f_bmm(v)?)
 }

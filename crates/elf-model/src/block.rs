@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use elf_core::layers::{Linear, RmsNorm};
-use elf_core::{Dropout, Fans, Init, ParamBuilder, Result};
+use elf_core::{Dropout, Fans, Init, ParamBuilder, PrecisionPolicy, Result};
 use tch::{TchError, Tensor};
 
 use crate::attention::Attention;
@@ -62,6 +62,16 @@ pub(crate) fn all(
     Ok(closed(&x, branch))
 }
 
+/// The blocks of a network.
+pub(crate) fn make(
+    b: &mut ParamBuilder,
+    sizes: &BlockSizes,
+    depth: i64,
+    policy: PrecisionPolicy,
+) -> Result<Vec<Block>> {
+    (0..depth).map(|i| Block::new(b, i, sizes, policy)).collect()
+}
+
 #[derive(Debug)]
 pub(crate) struct Block {
     norm1: RmsNorm,
@@ -74,12 +84,12 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(b: &mut ParamBuilder, index: i64, sizes: &BlockSizes) -> Result<Self> {
+    fn new(b: &mut ParamBuilder, index: i64, sizes: &BlockSizes, policy: PrecisionPolicy) -> Result<Self> {
         let name = format!("blocks.{index}");
         let (h, inner) = (sizes.hidden_size, sizes.mlp_hidden());
         Ok(Self {
             norm1: RmsNorm::new(b, &format!("{name}.norm1"), h, EPS)?,
-            attn: Attention::new(b, &format!("{name}.attn"), sizes)?,
+            attn: Attention::new(b, &format!("{name}.attn"), sizes, policy)?,
             norm2: RmsNorm::new(b, &format!("{name}.norm2"), h, EPS)?,
             w12: Linear::new(
                 b,
@@ -87,14 +97,16 @@ impl Block {
                 Fans { fan_in: h, fan_out: 2 * inner },
                 Init::XavierUniform,
                 true,
-            )?,
+            )?
+            .with_int8(policy.int8),
             w3: Linear::new(
                 b,
                 &format!("{name}.mlp.w3"),
                 Fans { fan_in: inner, fan_out: h },
                 Init::XavierUniform,
                 true,
-            )?,
+            )?
+            .with_int8(policy.int8),
             index: index as u64,
             dropout: sizes.dropout_in(index),
         })

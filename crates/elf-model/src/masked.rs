@@ -105,12 +105,12 @@ impl MaskedTransformer {
     /// # Errors
     /// If no network is possible with the configuration, or libtorch fails.
     pub fn new(config: MaskedConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
-        policy.settle(builder.device());
+        policy.settle(builder.device())?;
         config.check()?;
         let device = builder.device();
         let (b, blocks) = (&mut builder, config.blocks());
         let tokens = Embedding::new(b, "tokens.weight", config.vocab_size + 1, config.hidden_size, TABLE_STD)?;
-        let blocks = (0..config.depth).map(|i| Block::new(b, i, &blocks)).collect::<Result<_>>()?;
+        let blocks = crate::block::make(b, &blocks, config.depth, policy)?;
         let final_norm = RmsNorm::new(b, "norm_final", config.hidden_size, 1e-6)?;
         let bias = b.tensor("unembed_bias", &[config.vocab_size], Init::Constant(0.0))?;
         let params = builder.finish();

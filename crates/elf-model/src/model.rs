@@ -79,7 +79,7 @@ impl Elf {
 
     fn build(config: ElfConfig, policy: PrecisionPolicy, mut builder: ParamBuilder) -> Result<Self> {
         config.check()?;
-        policy.settle(builder.device());
+        policy.settle(builder.device())?;
         let b = &mut builder;
         let (c, h) = (config.text_encoder_dim, config.hidden_size);
         let tokens = |b: &mut ParamBuilder, name: &str, n: i64| b.tensor(name, &[1, n, h], Init::Normal(0.02));
@@ -91,7 +91,7 @@ impl Elf {
             n => Some((ScalarEmbedder::new(b, "self_cond_cfg_embedder", h)?, tokens(b, "self_cond_cfg_tokens", n)?)),
         };
         let mode_tokens = tokens(b, "mode_tokens", config.num_model_mode_tokens)?;
-        let blocks = (0..config.depth).map(|i| Block::new(b, i, &config.blocks())).collect::<Result<_>>()?;
+        let blocks = crate::block::make(b, &config.blocks(), config.depth, policy)?;
         let final_norm = RmsNorm::new(b, "final_layer.norm_final", h, 1e-6)?;
         let final_linear =
             Linear::new(b, "final_layer.linear", Fans { fan_in: h, fan_out: c }, Init::Constant(0.0), true)?;

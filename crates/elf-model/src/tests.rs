@@ -75,6 +75,36 @@ fn bf16_blocks_stay_near_fp32() {
     }
 }
 
+/// 8-bit products stay near fp32 ones, follow the parameters when these change, and leave gradients to fp32.
+#[test]
+fn eight_bit_products_stay_near_fp32() {
+    if !elf_core::device::cpu_features().vnni {
+        eprintln!("skipped: this processor has no 8-bit dot products (VNNI)");
+        return;
+    }
+    let (z, t) = rows(3, 9, 6);
+    let (wide, rounded) = (PrecisionPolicy::F32, PrecisionPolicy { int8: true, ..PrecisionPolicy::F32 });
+    let (wide, rounded) = (network(small(), wide), network(small(), rounded));
+    let hidden = |net: &Elf| tch::no_grad(|| net.trunk(&TrunkInput::new(&z, &t)).unwrap());
+    for _ in 0..2 {
+        let (exact, near) = (hidden(&wide), hidden(&rounded));
+        let error = difference(&exact, &near);
+        assert!(error > 0.0 && error < 0.05 * exact.abs().max().double_value(&[]), "{error}");
+        for net in [&wide, &rounded] {
+            let weight = net.params().get("blocks.1.mlp.w3.weight").unwrap();
+            tch::no_grad(|| _ = weight.tensor.shallow_clone().g_mul_scalar_(-2.0));
+            net.params().changed();
+        }
+    }
+    for net in [&wide, &rounded] {
+        net.params().set_requires_grad(true);
+    }
+    let with_gradients = |net: &Elf| net.trunk(&TrunkInput::new(&z, &t)).unwrap().detach();
+    assert_eq!(difference(&with_gradients(&wide), &with_gradients(&rounded)), 0.0);
+    let refused = Elf::new(small(), PrecisionPolicy { int8: true, ..PrecisionPolicy::F32 }, 5, Device::Cuda(0));
+    assert!(refused.is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 pub mod ceiling;
 pub mod checked;
+pub mod count;
 pub mod gpu_memory;
 pub mod http_load;
 pub mod operations;

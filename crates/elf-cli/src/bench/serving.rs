@@ -69,7 +69,7 @@ impl Workload {
     pub fn serve(&self) -> Result<Vec<Served>> {
         let mut many = vec![1, self.batch];
         many.dedup();
-        let (elf, gpt2) = (self.net()?, self.gpt2()?);
+        let (elf, gpt2) = (self.sampling_net()?, self.gpt2()?);
         let mut served = Vec::new();
         for rows in many {
             for steps in steps_up_to(self.sampling_steps) {

@@ -13,7 +13,6 @@ use elf_data::{
 use elf_encoder::{EncoderMask, LatentStats, T5Config, T5Encoder, TextEncoder};
 use elf_flow::sampler::Registry;
 use elf_flow::{Cost, Decoder, ElfObjective, GenerateConfig, Generator, LatentBatch, Request, TrainedFlow};
-use elf_kernels::observe::{self, Operations};
 use elf_model::{Elf, ElfConfig};
 use elf_train::optim::{MuonConfig, OptimizerConfig};
 use elf_train::{Schedule, Solo, StepTimes, Trainer, TrainerConfig};
@@ -34,6 +33,8 @@ pub struct Workload {
     pub encoder: T5Config,
     /// Precision of the parts of the network.
     pub policy: PrecisionPolicy,
+    /// Whether sampling and decoding multiply 8-bit integers.
+    pub int8: bool,
     /// Precision of Muon's iterations.
     pub muon: Precision,
     /// Whether blocks are run again in the backward pass instead of keeping activations.
@@ -102,12 +103,23 @@ impl Workload {
         Ok(net)
     }
 
+    /// The network as it samples.
+    pub fn sampling_net(&self) -> Result<Elf> {
+        let policy = PrecisionPolicy { int8: self.int8, ..self.policy };
+        Ok(Elf::new(self.model.clone(), policy, 1, self.device)?)
+    }
+
     fn encoder(&self) -> Result<Box<dyn TextEncoder>> {
         Ok(Box::new(T5Encoder::new(&self.encoder, ParamBuilder::seeded(2, self.device), self.policy.blocks)?))
     }
 
     fn latents(&self) -> Result<TextLatents> {
         Ok(TextLatents::new(self.encoder()?, LatentStats::uniform(0.0, LATENT_STD)?, self.device)?)
+    }
+
+    /// Encoded batches.
+    pub fn batches(&self) -> Result<Batches> {
+        Ok(Batches { loader: self.loader()?, latents: self.latents()? })
     }
 
     fn objective() -> ElfObjective {
@@ -143,7 +155,7 @@ impl Workload {
         )?)
     }
 
-    fn trainer<N: Network>(&self, net: N) -> Result<Trainer<N, ElfObjective>> {
+    pub fn trainer<N: Network>(&self, net: N) -> Result<Trainer<N, ElfObjective>> {
         let muon = MuonConfig { precision: self.muon, ..MuonConfig::default() };
         let config = TrainerConfig {
             optimizer: OptimizerConfig::Muon(muon),
@@ -159,7 +171,7 @@ impl Workload {
     /// Training steps as `elf train` takes them: tokens from a loader, encoder, loss, gradients, Muon, averages.
     pub fn train(&self) -> Result<Training> {
         let mut trainer = self.trainer(Counting::new(self.net()?))?;
-        let mut batches = Batches { loader: self.loader()?, latents: self.latents()? };
+        let mut batches = self.batches()?;
         let step = |trainer: &mut Trainer<_, _>, batches: &mut Batches| -> Result<StepTimes> {
             let report = trainer.step(std::iter::once_with(|| batches.next()))?.context("the data has no end")?;
             Ok(report.times)
@@ -212,29 +224,6 @@ impl Workload {
             + 3 * self.model.logits_flops(count.logit_positions)
     }
 
-    /// Operations of a training step on the way that GPUs take, after one step that makes what later ones reuse.
-    pub fn train_operations(&self) -> Result<Operations> {
-        elf_kernels::on_gpu_path(|| {
-            let mut trainer = self.trainer(self.net()?)?;
-            let mut batches = Batches { loader: self.loader()?, latents: self.latents()? };
-            let mut step = || -> Result<()> {
-                trainer.step(std::iter::once_with(|| batches.next()))?.context("the data has no end").map(drop)
-            };
-            step()?;
-            let (done, operations) = observe::operations(step);
-            done.map(|()| operations)
-        })
-    }
-
-    /// Operations of a sampling step, the draws and the sampler's included: those of a run, by its steps.
-    pub fn sample_operations(&self) -> Result<Operations> {
-        elf_kernels::on_gpu_path(|| {
-            let net = self.net()?;
-            let (done, operations) = observe::operations(|| self.sample_with(&net));
-            done.map(|_| operations)
-        })
-    }
-
     /// The parts of a training step, each waited for: mean times over the steps.
     pub fn profile(&self) -> Result<Profile> {
         let mut trainer = self.trainer(Timed::new(self.net()?))?;
@@ -271,7 +260,7 @@ impl Workload {
 
     /// One batch from noise to tokens, as `elf sample` makes it, after one to warm up.
     pub fn sample(&self) -> Result<Measured> {
-        self.sample_with(&self.net()?)
+        self.sample_with(&self.sampling_net()?)
     }
 
     /// The same, with a network that is there.
@@ -305,7 +294,7 @@ impl Workload {
 
     /// The last pass alone: latents to tokens.
     pub fn decode(&self) -> Result<Measured> {
-        let net = self.net()?;
+        let net = self.sampling_net()?;
         let decoder = Decoder::new(&net, TrainedFlow::from(&Self::objective()), 1.0);
         let (rows, s) = (self.batch as u64, self.seq as u64);
         let shape = [self.batch as i64, self.seq as i64, self.model.text_encoder_dim];
@@ -351,51 +340,21 @@ impl Workload {
 }
 
 /// Encoded batches without end.
-struct Batches {
+pub struct Batches {
     loader: Loader,
     latents: TextLatents,
 }
 
 impl Batches {
-    fn next(&mut self) -> elf_train::Result<LatentBatch> {
+    /// The next one.
+    ///
+    /// # Errors
+    /// If tokens cannot be encoded.
+    pub fn next(&mut self) -> elf_train::Result<LatentBatch> {
         let mut next = || -> Result<LatentBatch> {
             let tokens = self.loader.next_batch()?;
             Ok(self.latents.encode(&tokens.batch)?)
         };
         next().map_err(|error| elf_train::Error::Source(error.into()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use elf_model::Preset;
-
-    use super::*;
-
-    /// Launches of a training step of ELF-B's depth on a GPU: whoever lowers them lowers this number too.
-    const MOST_LAUNCHES: u64 = 1185;
-
-    #[test]
-    fn a_training_step_launches_no_more_than_it_did() {
-        let widths = ElfConfig { hidden_size: 96, num_heads: 4, ..Preset::B.config(32, 128) };
-        let encoder = T5Config { vocab_size: 128, d_model: 32, d_ff: 64, num_heads: 2, d_kv: 16, ..T5Config::small() };
-        let workload = Workload {
-            model: widths,
-            encoder,
-            policy: PrecisionPolicy::uniform(Precision::Bf16),
-            muon: Precision::Bf16,
-            recompute: false,
-            batch: 8,
-            seq: 16,
-            steps: 1,
-            sampling_steps: 1,
-            device: Device::Cpu,
-        };
-        assert_eq!(workload.model.depth, 12);
-        let operations = workload.train_operations().unwrap();
-        let launches = operations.launches();
-        let most = operations.launches_by_operation();
-        assert!(launches <= MOST_LAUNCHES, "{launches} launches: {most:?}");
-        println!("{launches} launches: {most:?}");
     }
 }

@@ -53,6 +53,10 @@ pub struct BenchArgs {
     /// even where the device supports bf16.
     #[arg(long)]
     heads_f32: bool,
+    /// Sample and decode with 8-bit products in the blocks, as `elf sample --int8` does. The ceiling stays that of the activations'
+    /// precision.
+    #[arg(long)]
+    int8: bool,
     /// Use gradient checkpointing, as with `gradient_checkpointing: true`. The recomputation of a block does not count
     /// towards the operations that the step needs.
     #[arg(long)]
@@ -173,6 +177,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         model,
         encoder,
         policy: PrecisionPolicy { blocks: native, ..PrecisionPolicy::uniform(unless(args.heads_f32)) },
+        int8: args.int8,
         muon: unless(args.muon_f32),
         recompute: args.recompute,
         batch: args.batch,
@@ -271,9 +276,7 @@ fn measure_more(args: &BenchArgs, workload: &Workload, results: &mut Results) ->
     let stage = |name: &str| note!("measuring {name} ...");
     if wanted(Stage::Count) {
         stage("launches");
-        results.launches = vec![("a training step", workload.train_operations()?, 1)];
-        let passes = workload.sampling_steps as u64 + 1;
-        results.launches.push(("a sampling step", workload.sample_operations()?, passes));
+        results.counted = vec![workload.count_training()?, workload.count_sampling()?];
     }
     if wanted(Stage::Serve) {
         stage("the writing of texts");

@@ -48,6 +48,10 @@ pub struct ModelArgs {
     /// supports it: a few percent faster.
     #[arg(long, conflicts_with = "f32")]
     pub heads_bf16: bool,
+    /// Multiply 8-bit integers in the blocks' linear layers, on a CPU that has dot products of these (VNNI): faster, with small
+    /// changes of the texts (see docs/performance.md).
+    #[arg(long)]
+    pub int8: bool,
 }
 
 impl ModelArgs {
@@ -64,6 +68,7 @@ impl ModelArgs {
             device,
             precision: self.f32.then_some(Precision::F32),
             heads_too: self.heads_bf16,
+            int8: self.int8,
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct ModelSource {
     pub precision: Option<Precision>,
     /// Whether the vocabulary head and the projections between latents and blocks use that precision instead of fp32.
     pub heads_too: bool,
+    /// Whether the blocks' linear layers multiply 8-bit integers, on a CPU that has dot products of these (VNNI).
+    pub int8: bool,
 }
 
 impl ModelSource {
@@ -53,6 +55,7 @@ impl ModelSource {
             device: DeviceChoice::Auto.resolve().unwrap_or(Device::Cpu),
             precision: None,
             heads_too: false,
+            int8: false,
         }
     }
 
@@ -71,6 +74,11 @@ impl ModelSource {
         Self { precision: Some(precision), ..self }
     }
 
+    /// Chooses 8-bit products in the blocks.
+    pub fn int8(self, int8: bool) -> Self {
+        Self { int8, ..self }
+    }
+
     /// Chooses the running averages of the parameters (`true`) or the parameters as trained.
     pub fn averaged(self, averaged: bool) -> Self {
         Self { averaged, ..self }
@@ -83,9 +91,10 @@ impl ModelSource {
 
     /// The precision of each part of the network.
     pub fn policy(&self) -> PrecisionPolicy {
-        match self.heads_too {
+        let policy = match self.heads_too {
             true => PrecisionPolicy::uniform(self.block_precision()),
             false => PrecisionPolicy::with_blocks(self.block_precision()),
-        }
+        };
+        PrecisionPolicy { int8: self.int8, ..policy }
     }
 }

@@ -2,19 +2,19 @@
 
 use elf_core::Precision;
 use elf_core::device::describe;
-use elf_kernels::observe::Operations;
 use elf_tests::comparisons::Comparison;
 use serde_json::{Value, json};
 
 use super::http;
 use crate::bench::checked::Checked;
+use crate::bench::count::Counted;
 use crate::bench::http_load::Load;
 use crate::bench::operations::Speed;
 use crate::bench::serving::{Served, Writer, steps_as_long_as_gpt2};
 use crate::bench::workload::{Measured, Training, Workload};
 
-/// Operations that a table of launches names.
-const MOST_LAUNCHED: usize = 30;
+/// Operations that a table of launches or bytes names.
+const MOST_NAMED: usize = 30;
 
 /// What is known so far; a stage that was not asked for is missing, and ceilings that no stage needs are 0.
 #[derive(Default)]
@@ -28,8 +28,8 @@ pub struct Results {
     pub decode: Option<Measured>,
     pub encode: Option<Measured>,
     pub load: Option<Measured>,
-    /// What was counted, and by how much it is to be divided.
-    pub launches: Vec<(&'static str, Operations, u64)>,
+    /// Launches and bytes of steps.
+    pub counted: Vec<Counted>,
     pub served: Vec<Served>,
     pub http: Vec<Load>,
     pub checked: Vec<Checked>,
@@ -78,13 +78,7 @@ pub fn table(results: &Results, peak: f64) -> String {
             100.0 * train.share(train.data_wait),
         ));
     }
-    for (what, operations, times) in &results.launches {
-        lines.push(String::new());
-        lines.push(format!("{what} launches about {} kernels on a GPU", operations.launches() / times));
-        for (name, launches) in operations.launches_by_operation().into_iter().take(MOST_LAUNCHED) {
-            lines.push(format!("  {name:44} {:7.1}", launches as f64 / *times as f64));
-        }
-    }
+    lines.extend(counts_table(&results.counted));
     if let Some(bytes) = results.gpu_memory {
         lines.push(format!("GPU memory in use at the end: {:.2} GB", bytes as f64 / 1e9));
     }
@@ -101,6 +95,25 @@ pub fn table(results: &Results, peak: f64) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// Launches and bytes of steps.
+fn counts_table(counted: &[Counted]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for step in counted {
+        let (all, products) = step.all_bytes();
+        lines.push(String::new());
+        lines.push(format!("{} launches about {:.0} kernels on a GPU", step.what, step.all_launches()));
+        lines.extend(step.launches.iter().take(MOST_NAMED).map(|(name, n)| format!("  {name:44} {n:7.1}")));
+        let mega = 1e6;
+        lines.push(format!(
+            "and moves {:.3} MB for each position, {:.3} MB of them in matrix products",
+            all / mega,
+            products / mega
+        ));
+        lines.extend(step.bytes.iter().take(MOST_NAMED).map(|(name, n)| format!("  {name:44} {:7.3}", n / mega)));
+    }
+    lines
 }
 
 /// Ceilings, and what was made of them.
@@ -221,6 +234,7 @@ pub fn as_json(preset: &str, workload: &Workload, results: &Results, peak: f64) 
         "precision": workload.policy.blocks,
         "heads_precision": workload.policy.vocab_head,
         "muon_precision": workload.muon,
+        "int8": workload.int8,
         "gradient_checkpointing": workload.recompute,
         "matmul_peak_flops": Some(peak).filter(|peak| *peak > 0.0),
         "matmul_bf16_flops": results.matmul_bf16,
@@ -238,6 +252,12 @@ pub fn as_json(preset: &str, workload: &Workload, results: &Results, peak: f64) 
         "sample_utilisation": utilisation(results.sample),
         "sample_median_seconds": median(results.sample),
         "gpu_memory_bytes": results.gpu_memory,
+        "counted": results.counted.iter().map(|c| json!({
+            "what": c.what,
+            "launches": c.all_launches(),
+            "bytes_per_position": c.all_bytes().0,
+            "product_bytes_per_position": c.all_bytes().1,
+        })).collect::<Vec<_>>(),
         "checked": results.checked,
         "speeds": results.speeds,
         "decode_positions_per_s": rate(&results.decode),
