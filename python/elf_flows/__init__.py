@@ -20,7 +20,7 @@ TORCH_VERSION = "2.11"
 
 if "torch" not in _sys.modules and "OMP_WAIT_POLICY" not in _os.environ:
     # As the program does: libtorch's threads otherwise spin for long while they wait, which starves whatever runs beside them.
-    _os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 try:
     # It loads libtorch, which the native part is linked to by name alone.

@@ -196,7 +196,7 @@ fn start_with_patient_threads() {
             let _ = std::process::Command::new(program)
                 .args(std::env::args_os().skip(1))
                 .stdin(input)
-                .env("GOMP_SPINCOUNT", "1000")
+                .env("GOMP_SPINCOUNT", "10000")
                 .exec();
         }
     }

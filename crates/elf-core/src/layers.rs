@@ -54,10 +54,13 @@ impl Linear {
 
     fn forward_int8(&self, x: &Tensor, int8: &Mutex<Option<(u64, Int8Matrix)>>) -> Result<Tensor> {
         let now = self.weight.generation();
-        let mut kept = int8.lock().unwrap_or_else(PoisonError::into_inner);
-        let matrix = match &mut *kept {
-            Some((of, matrix)) if *of == now => matrix,
-            kept => &mut kept.insert((now, Int8Matrix::new(self.weight.master())?)).1,
+        // Locked no longer than it takes to find the matrix: several threads multiply with it.
+        let matrix = {
+            let mut kept = int8.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*kept {
+                Some((of, matrix)) if *of == now => matrix.shallow_clone(),
+                _ => kept.insert((now, Int8Matrix::new(self.weight.master())?)).1.shallow_clone(),
+            }
         };
         Ok(matrix.linear(x, self.bias.as_ref().map(Weight::master))?)
     }

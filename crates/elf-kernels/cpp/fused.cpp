@@ -438,6 +438,15 @@ char* elf_rms_norm(const Tensor* x, const Tensor* w, double eps, int to_bf16, Te
 // Text for a message that Rust hands over; freed by whoever reads it.
 char* elf_kernels_text(const char* bytes, size_t length) { return strndup(bytes, length); }
 
+// run(work, i) for each i below n, side by side.
+char* elf_parallel(int64_t n, void* work, void (*run)(void*, int64_t)) {
+  return guarded([&] {
+    at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) run(work, i);
+    });
+  });
+}
+
 // Takes `state` over in any case.
 char* elf_recompute(const Tensor* x, void* state, Closure::Call call, void (*drop)(void*), Tensor** out) {
   return guarded([&] {

@@ -164,6 +164,7 @@ unsafe extern "C" {
     pub(crate) fn elf_list_zero(p: *const *mut C_tensor, n: usize) -> Text;
     pub(crate) fn elf_list_without_grad(p: *const *mut C_tensor, n: usize) -> Text;
     pub(crate) fn elf_list_norms(p: *const *mut C_tensor, n: usize, out: *mut *mut C_tensor) -> Text;
+    pub(crate) fn elf_parallel(n: i64, work: *mut c_void, run: unsafe extern "C" fn(*mut c_void, i64)) -> Text;
     pub(crate) fn elf_int8_pack(w: *const C_tensor, packed: *mut *mut C_tensor, scales: *mut *mut C_tensor) -> Text;
     pub(crate) fn elf_int8_linear(
         x: *const C_tensor,

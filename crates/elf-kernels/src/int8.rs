@@ -28,6 +28,12 @@ impl Int8Matrix {
         Ok(Self { packed: ffi::taken(packed), scales: ffi::taken(scales) })
     }
 
+    /// Another handle on the same numbers.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self { packed: self.packed.shallow_clone(), scales: self.scales.shallow_clone() }
+    }
+
     /// `x` `[.., in]`, fp32 or bf16, to `[.., out]` in the same kind, with a bias `[out]`. No gradient is recorded.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod lists;
 pub mod mkl;
 pub mod observe;
 mod ops;
+mod parallel;
 pub mod plain;
 mod recompute;
 
@@ -35,4 +36,5 @@ pub use int8::Int8Matrix;
 pub use ops::{
     adam, add_rms_norm, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu,
 };
+pub use parallel::parallel;
 pub use recompute::recompute;

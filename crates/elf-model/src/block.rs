@@ -39,9 +39,80 @@ impl Pass {
     }
 }
 
-/// `x` through all blocks, each with the keys and values of earlier tokens if there are `known` ones. With `recompute`, blocks whose
-/// input has a gradient are computed again in the backward pass.
+/// Tokens of a batch through all blocks, each with the keys and values of earlier tokens if there are `known` ones. With `recompute`,
+/// blocks whose input has a gradient are computed again in the backward pass. Without gradients, a CPU's threads take rows of
+/// their own, where each gets about as many.
 pub(crate) fn all(
+    blocks: &[Block],
+    x: Tensor,
+    pass: &Pass,
+    known: Option<&[[Tensor; 2]]>,
+    recompute: bool,
+) -> Result<Tensor> {
+    let shares = shares_of(&x, pass);
+    if shares < 2 {
+        return in_turn(blocks, x, pass, known, recompute);
+    }
+    let rows = x.size()[0];
+    let bounds: Vec<i64> = (0..=shares).map(|i| rows * i / shares).collect();
+    let parts = bounds.windows(2).map(|b| Share::new(blocks, &x, pass, known, [b[0], b[1] - b[0]]));
+    let done = elf_kernels::parallel(parts.collect::<Result<Vec<_>>>()?, Share::run)?;
+    Ok(Tensor::f_cat(&done.into_iter().collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// The parts into which the rows of a pass fall for the threads of a CPU: 1 if these do better on one operation after another.
+fn shares_of(x: &Tensor, pass: &Pass) -> i64 {
+    let (rows, threads) = (x.size()[0], i64::from(tch::get_num_threads()));
+    let alike = 4 * rows >= 3 * threads * ((rows + threads - 1) / threads);
+    let alone = x.requires_grad() || pass.dropout.is_some() || elf_kernels::takes_gpu_path(x.device());
+    if alike && rows >= threads && !alone { threads } else { 1 }
+}
+
+/// Some rows of a pass, with handles of its own on all that it needs.
+struct Share {
+    blocks: Vec<Block>,
+    x: Tensor,
+    pass: Pass,
+    known: Option<Vec<[Tensor; 2]>>,
+}
+
+impl Share {
+    /// The rows `[first, number]`.
+    fn new(
+        blocks: &[Block],
+        x: &Tensor,
+        pass: &Pass,
+        known: Option<&[[Tensor; 2]]>,
+        [first, n]: [i64; 2],
+    ) -> Result<Self> {
+        let rows = x.size()[0];
+        // What has several entries for each row, and what is the same for all.
+        let of_rows = |x: &Tensor| match x.size()[0] {
+            all if all % rows == 0 && all > 1 => x.f_narrow(0, all / rows * first, all / rows * n),
+            _ => Ok(x.shallow_clone()),
+        };
+        let own_angles = pass.rope.len() != x.size()[1];
+        let mask = pass.mask.as_ref().map(of_rows).transpose()?;
+        let of_layer = |[keys, values]: &[Tensor; 2]| Ok([of_rows(keys)?, of_rows(values)?]);
+        Ok(Self {
+            blocks: blocks.iter().map(Block::shallow_clone).collect(),
+            x: x.f_narrow(0, first, n)?,
+            pass: Pass {
+                rope: if own_angles { pass.rope.of_some(rows, first, n)? } else { pass.rope.shallow_clone() },
+                mask,
+                dropout: None,
+            },
+            known: known.map(|known| known.iter().map(of_layer).collect::<Result<_>>()).transpose()?,
+        })
+    }
+
+    fn run(self) -> Result<Tensor> {
+        tch::no_grad(|| in_turn(&self.blocks, self.x, &self.pass, self.known.as_deref(), false))
+    }
+}
+
+/// The blocks one after another.
+fn in_turn(
     blocks: &[Block],
     mut x: Tensor,
     pass: &Pass,

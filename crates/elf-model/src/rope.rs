@@ -60,6 +60,16 @@ impl Rope {
         Ok(Self { cos: self.cos.f_index_select(0, places)?, sin: self.sin.f_index_select(0, places)? })
     }
 
+    /// The angles of `n` rows from `first` on, of `rows` rows with angles of their own.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub(crate) fn of_some(&self, rows: i64, first: i64, n: i64) -> Result<Self> {
+        let each = self.len() / rows;
+        let some = |x: &Tensor| x.f_narrow(0, each * first, each * n);
+        Ok(Self { cos: some(&self.cos)?, sin: some(&self.sin)? })
+    }
+
     /// Another handle of the same angles.
     pub(crate) fn shallow_clone(&self) -> Self {
         Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }
