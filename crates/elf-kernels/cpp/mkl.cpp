@@ -36,9 +36,9 @@ int elf_mkl_use_vector_code(int keep) {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return kOwn;
   as_if_intel = true;
   if (keep) return kUsers;
-  bool wide = __builtin_cpu_is("intel") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  mkl_serv_cbwr_set(wide ? kAvx512 : kAvx2);
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (!wide || mkl_serv_cbwr_set(kAvx512) != 0) mkl_serv_cbwr_set(kAvx2);
   // It may have been too late, or MKL may know the processor better.
   switch (mkl_serv_cbwr_get(kAll)) {
     case kAvx2: return kStrictAvx2;

@@ -20,10 +20,9 @@ pub enum Code {
 /// Makes MKL use code for the processor's vector instructions, in its strict mode, in this process.
 ///
 /// On processors of other vendors than Intel, MKL uses generic code. On Intel's processors, the last bits of a row of a
-/// product depend on the row's place in the batch, so that a text depends on the other texts. With this function, AMD's
-/// processors run the code for AVX2, and strict mode makes a row's result a function of the row on both.
-/// `tests/rows_in_any_order.rs` tests this with the code for AVX2. Strict code for AVX-512 is used on Intel's processors
-/// only, and is untested.
+/// product depend on the row's place in the batch, so that a text depends on the other texts. With this function, all
+/// processors run the code for AVX-512, or for AVX2 where they have no AVX-512, and strict mode makes a row's result a
+/// function of the row. `tests/rows_in_any_order.rs` tests this with the code of the processor that runs it.
 ///
 /// Call this at the beginning of a program, before tensors are made: MKL keeps its code after its first computation. A
 /// branch that the user set in `MKL_CBWR` stays.
