@@ -1,6 +1,5 @@
 //! Parts of a computation side by side, each on one thread.
 
-use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +8,12 @@ use tch::TchError;
 
 use crate::ffi;
 
+/// What becomes of a part: none yet, its result, or its panic.
+type Outcome<R> = Option<std::thread::Result<R>>;
+
 struct Work<T, R> {
     parts: Vec<Mutex<Option<T>>>,
-    results: Vec<Mutex<Option<Result<R, Box<dyn Any + Send>>>>>,
+    results: Vec<Mutex<Outcome<R>>>,
     f: fn(T) -> R,
 }
 
@@ -33,10 +35,7 @@ pub fn parallel<T: Send, R: Send>(parts: Vec<T>, f: fn(T) -> R) -> Result<Vec<R>
     // SAFETY: the work outlives the call, which returns when all parts are done, and is shared by reference: parts and results are
     // taken and left under locks.
     ffi::check(unsafe { ffi::elf_parallel(n as i64, (&raw const work).cast_mut().cast(), run_part::<T, R>) })?;
-    let done = |result: Mutex<Option<Result<R, Box<dyn Any + Send>>>>| match result
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-    {
+    let done = |result: Mutex<Outcome<R>>| match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(Ok(result)) => Ok(result),
         Some(Err(panic)) => resume_unwind(panic),
         None => Err(TchError::Torch("a part of a computation was left out".to_owned())),
