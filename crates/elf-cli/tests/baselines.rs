@@ -39,6 +39,24 @@ fn field(path: &str, name: &str) -> Vec<String> {
     json_lines(path).iter().map(|line| line[name].as_str().unwrap_or_default().to_owned()).collect()
 }
 
+/// 8-bit products write texts of a network that has them, and are refused by one that has not; a processor without them is named.
+#[test]
+fn eight_bit_products_are_for_networks_and_processors_that_have_them() {
+    let folder = TempDir::new().unwrap();
+    let output = |name: &str| within(&folder, &format!("{name}.jsonl"));
+    let rounded = |objective: &str| {
+        let model = Runs::all().path(objective, "free");
+        sample(&model, &output(objective), &["-n", "4", "--int8"])
+    };
+    if elf_core::device::cpu_features().vnni {
+        rounded("mdlm").well();
+        assert_eq!(field(&output("mdlm"), "prediction").len(), 4);
+        rounded("gpt2").badly(&["GPT-2", "int8"]);
+    } else {
+        rounded("mdlm").badly(&["VNNI", "int8"]);
+    }
+}
+
 #[test]
 fn texts_are_written_and_depend_on_their_seeds_alone() {
     let folder = TempDir::new().unwrap();
