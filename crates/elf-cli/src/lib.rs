@@ -184,7 +184,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 /// libtorch's threads spin while they wait for one another, for a long time by default: right on an idle machine, ruinous
-/// on a busy one, where training on two cores was measured at a tenth of its speed. A short spin keeps nearly all of either.
+/// on a busy one, where training on two cores was measured at a tenth of its speed. A short spin loses nothing on a busy machine, and on an idle one less than threads that sleep at once.
 /// OpenMP reads its setting once, when it is loaded, so the program re-executes itself with the variable set; a value the user
 /// has set is kept.
 fn start_with_patient_threads() {

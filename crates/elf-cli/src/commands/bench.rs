@@ -102,7 +102,8 @@ enum Stage {
     Encode,
     /// Collated batches of tokens.
     Load,
-    /// Kernels that a training step and sampling launch on a GPU, counted on a CPU that takes its way; independent of widths.
+    /// Kernels that a training step and sampling launch on a GPU, and the bytes that these move for each position, counted on a CPU
+    /// that takes its way: the mean of --steps steps, made with --batch rows and with twice as many.
     Count,
     /// Latency and throughput of generated texts: by ELF with several step counts and by a GPT-2 of the same width and
     /// depth with a KV cache, one at a time and a batch at a time.
@@ -186,7 +187,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         sampling_steps: args.sampling_steps,
         device,
     };
-    check_memory(&workload)?;
+    check_memory(&args, &workload)?;
     note!(
         "{}: {} parameters, {} x {} positions; {}; blocks {}, heads {}, Muon {}",
         args.preset.name(),
@@ -211,9 +212,11 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
 }
 
 /// Refuses sizes of which a training step does not fit into memory.
-fn check_memory(workload: &Workload) -> Result<()> {
+fn check_memory(args: &BenchArgs, workload: &Workload) -> Result<()> {
     let (rows, positions) = (workload.batch as u64, workload.seq as u64);
-    let activations = workload.model.activation_bytes(rows, positions, workload.policy, true);
+    // Steps are counted with twice the rows, too.
+    let most = if args.only.contains(&Stage::Count) { 2 * rows } else { rows };
+    let activations = workload.model.activation_bytes(most, positions, workload.policy, true);
     let needed = activations.saturating_add(20 * workload.model.parameter_count());
     let available = system_memory::available(workload.device, 1);
     Ok(system_memory::check("a training step", needed, available, |_| {
