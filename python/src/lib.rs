@@ -35,6 +35,7 @@ mod _native {
         use pyo3::types::PyModuleMethods;
         // The code that the program computes with, so that the same seeds give the same texts.
         elf_lm::use_vector_code();
+        elf_lm::flush_denormals();
         module.add("TRAJECTORY_SCRIPT", elf_lm::trajectory_view::SCRIPT)?;
         module.add("TRAJECTORY_STYLE", elf_lm::trajectory_view::STYLE)
     }

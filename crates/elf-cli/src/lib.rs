@@ -108,6 +108,7 @@ pub fn main() -> ExitCode {
         start_with_patient_threads();
         keep_freed_memory();
         elf_kernels::mkl::use_vector_code();
+        elf_kernels::flush_denormals();
     }
     let outcome = std::panic::catch_unwind(|| carry_out(cli.command));
     standard_streams::forget();

@@ -408,6 +408,54 @@ struct Recompute : torch::autograd::Function<Recompute> {
   }
 };
 
+// Results of parts of a batch, each with a graph of its own.
+struct Parts : torch::CustomClassHolder {
+  variable_list inputs, outputs;
+
+  Parts(variable_list inputs, variable_list outputs) : inputs(std::move(inputs)), outputs(std::move(outputs)) {}
+};
+
+struct Joined : torch::autograd::Function<Joined> {
+  static Tensor forward(AutogradContext* ctx, const Tensor&, at::TensorList leaves, const c10::intrusive_ptr<Parts>& parts) {
+    ctx->save_for_backward(leaves.vec());
+    ctx->saved_data["parts"] = c10::IValue::make_capsule(parts);
+    return at::cat(parts->outputs, 0);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto capsule = ctx->saved_data["parts"].toCapsule();
+    const auto& parts = static_cast<const Parts&>(*capsule);
+    const variable_list leaves = ctx->get_saved_variables();
+    const int64_t n = parts.outputs.size();
+    variable_list slopes;
+    for (int64_t i = 0, row = 0; i < n; row += parts.outputs[i++].size(0)) {
+      slopes.push_back(grads[0].narrow(0, row, parts.outputs[i].size(0)));
+    }
+    std::vector<variable_list> found(n);
+    at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        variable_list wanted{parts.inputs[i]};
+        wanted.insert(wanted.end(), leaves.begin(), leaves.end());
+        found[i] = torch::autograd::grad({parts.outputs[i]}, wanted, {slopes[i]}, false, false, true);
+      }
+    });
+    variable_list of_inputs;
+    for (const auto& of_part : found) of_inputs.push_back(of_part[0]);
+    variable_list sums{at::cat(of_inputs, 0)};
+    for (size_t j = 1; j <= leaves.size(); ++j) {
+      // The parts in their order: the same sum each time.
+      Tensor sum = found[0][j];
+      for (int64_t i = 1; i < n; ++i) {
+        const Tensor& next = found[i][j];
+        if (next.defined()) sum = sum.defined() ? sum.add_(next) : next;
+      }
+      sums.push_back(sum);
+    }
+    sums.emplace_back();
+    return sums;
+  }
+};
+
 bool plain_f32(const Tensor& t, int64_t n) {
   return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() == n;
 }
@@ -444,6 +492,28 @@ char* elf_parallel(int64_t n, void* work, void (*run)(void*, int64_t)) {
     at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) run(work, i);
     });
+  });
+}
+
+// Numbers too small to be normal count as 0 in this thread and in libtorch's: 0 where the processor cannot.
+int elf_flush_denormals() {
+  if (!at::globalContext().setFlushDenormal(true)) return 0;
+  at::parallel_for(0, at::get_num_threads(), 1, [](int64_t, int64_t) { at::globalContext().setFlushDenormal(true); });
+  return 1;
+}
+
+// The outputs as one tensor, which sends gradients to x, whose rows the inputs are, and to the leaves.
+char* elf_joined(const Tensor* x, Tensor* const* inputs, Tensor* const* outputs, size_t n, Tensor* const* leaves,
+                 size_t n_leaves, Tensor** out) {
+  return guarded([&] {
+    const auto list = [](Tensor* const* of, size_t n) {
+      variable_list all;
+      for (size_t i = 0; i < n; ++i) all.push_back(*of[i]);
+      return all;
+    };
+    const auto parts = c10::make_intrusive<Parts>(list(inputs, n), list(outputs, n));
+    const variable_list all_leaves = list(leaves, n_leaves);
+    *out = new Tensor(Joined::apply(*x, at::TensorList(all_leaves), parts));
   });
 }
 

@@ -12,6 +12,7 @@ unsafe extern "C" {
     fn elf_kernels_isa() -> *const c_char;
     pub(crate) fn elf_set_up_gpus();
     pub(crate) fn elf_mkl_use_vector_code(keep: c_int) -> c_int;
+    pub(crate) fn elf_flush_denormals() -> c_int;
     pub(crate) fn elf_observe_begin(
         state: *mut c_void,
         told: unsafe extern "C" fn(*mut c_void, *const c_char, u64, u64),
@@ -25,6 +26,15 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
     ) -> Text;
     fn elf_kernels_text(bytes: *const c_char, length: usize) -> Text;
+    pub(crate) fn elf_joined(
+        x: *const C_tensor,
+        inputs: *const *mut C_tensor,
+        outputs: *const *mut C_tensor,
+        n: usize,
+        leaves: *const *mut C_tensor,
+        n_leaves: usize,
+        out: *mut *mut C_tensor,
+    ) -> Text;
     pub(crate) fn elf_recompute(
         x: *const C_tensor,
         state: *mut c_void,

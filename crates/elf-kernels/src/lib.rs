@@ -12,12 +12,13 @@
 //! [`lists`] has operations on all parameters at once, as GPUs want them. [`takes_gpu_path`] says whether a tensor takes the
 //! forms for GPUs; [`on_gpu_path`] makes a CPU take them, so that tests and counters see what a GPU would run.
 //!
-//! Further modules: [`mkl`] selects MKL's code for fp32 products, and [`observe`] counts the libtorch operations of a piece
+//! Further: [`mkl`] selects MKL's code for fp32 products, [`flush_denormals`] keeps numbers near 0 from slowing it down, and [`observe`] counts the libtorch operations of a piece
 //! of code.
 //!
 //! The crate deliberately does not know parameters, layers, models, or the optimisers' rules beyond one element.
 
 mod arguments;
+mod denormals;
 mod ffi;
 mod gpu_path;
 mod int8;
@@ -31,10 +32,11 @@ pub mod plain;
 mod recompute;
 
 pub use arguments::{AdamStep, Heads, MomentumStep, Turned};
+pub use denormals::flush_denormals;
 pub use gpu_path::{GPU_PATH_VARIABLE, allow_tf32, on_gpu_path, set_up_gpus, takes_gpu_path};
 pub use int8::Int8Matrix;
 pub use ops::{
     adam, add_rms_norm, add_scaled, attend, cross_entropy, heads, instruction_set, momentum, rms_norm, softmax, swiglu,
 };
-pub use parallel::parallel;
+pub use parallel::{Part, joined, parallel};
 pub use recompute::recompute;

@@ -24,6 +24,7 @@ pub mod trajectory_view;
 pub use elf_core::Precision;
 pub use elf_core::device::DeviceChoice;
 pub use elf_eval::{bleu, rouge};
+pub use elf_kernels::flush_denormals;
 pub use elf_kernels::mkl::use_vector_code;
 
 pub use config::{RunConfig, Sampling, SamplingPatch};

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use elf_core::layers::{Linear, RmsNorm};
-use elf_core::{Dropout, Fans, Init, ParamBuilder, PrecisionPolicy, Result};
-use tch::{TchError, Tensor};
+use elf_core::{Dropout, Fans, Init, ParamBuilder, ParamSet, PrecisionPolicy, Result};
+use elf_kernels::Part;
+use tch::{Kind, TchError, Tensor};
 
 use crate::attention::Attention;
 use crate::config::BlockSizes;
 use crate::rope::Rope;
 
 const EPS: f64 = 1e-6;
+/// What the names of all blocks' parameters begin with.
+const PREFIX: &str = "blocks.";
 
 /// The inputs that all blocks of one pass share.
 pub(crate) struct Pass {
@@ -40,16 +43,17 @@ impl Pass {
 }
 
 /// Tokens of a batch through all blocks, each with the keys and values of earlier tokens if there are `known` ones. With `recompute`,
-/// blocks whose input has a gradient are computed again in the backward pass. Without gradients, a CPU's threads take rows of
-/// their own, where each gets about as many.
+/// blocks whose input has a gradient are computed again in the backward pass. A CPU's threads take rows of their own, in the
+/// backward pass too, where each gets about as many. The blocks' parameters are among `params`.
 pub(crate) fn all(
     blocks: &[Block],
+    params: &ParamSet,
     x: Tensor,
     pass: &Pass,
     known: Option<&[[Tensor; 2]]>,
     recompute: bool,
 ) -> Result<Tensor> {
-    let shares = shares_of(&x, pass);
+    let shares = shares_of(&x, pass, recompute);
     if shares < 2 {
         return in_turn(blocks, x, pass, known, recompute);
     }
@@ -57,15 +61,31 @@ pub(crate) fn all(
     let bounds: Vec<i64> = (0..=shares).map(|i| rows * i / shares).collect();
     let parts = bounds.windows(2).map(|b| Share::new(blocks, &x, pass, known, [b[0], b[1] - b[0]]));
     let done = elf_kernels::parallel(parts.collect::<Result<Vec<_>>>()?, Share::run)?;
-    Ok(Tensor::f_cat(&done.into_iter().collect::<Result<Vec<_>>>()?, 0)?)
+    let done = done.into_iter().collect::<Result<Vec<Part>>>()?;
+    if x.requires_grad() {
+        let own = params.iter().filter(|(name, p)| name.starts_with(PREFIX) && p.tensor.requires_grad());
+        let leaves: Vec<Tensor> = own.map(|(_, p)| p.tensor.shallow_clone()).collect();
+        return Ok(elf_kernels::joined(&x, &leaves, &done)?);
+    }
+    Ok(Tensor::f_cat(&done.iter().map(|part| &part.output).collect::<Vec<_>>(), 0)?)
 }
 
 /// The parts into which the rows of a pass fall for the threads of a CPU: 1 if these do better on one operation after another.
-fn shares_of(x: &Tensor, pass: &Pass) -> i64 {
-    let (rows, threads) = (x.size()[0], i64::from(tch::get_num_threads()));
-    let alike = 4 * rows >= 3 * threads * ((rows + threads - 1) / threads);
-    let alone = x.requires_grad() || pass.dropout.is_some() || elf_kernels::takes_gpu_path(x.device());
-    if alike && rows >= threads && !alone { threads } else { 1 }
+fn shares_of(x: &Tensor, pass: &Pass, recompute: bool) -> i64 {
+    let (size, threads) = (x.size(), i64::from(tch::get_num_threads()));
+    let (rows, tokens, hidden) = (size[0], size[0] * size[1], size[2]);
+    let alike = rows >= threads && 4 * rows >= 3 * threads * ((rows + threads - 1) / threads);
+    // Copies of weights in bf16 are part of one graph, which several backward passes cannot share.
+    let learns =
+        !x.requires_grad() || (!recompute && x.kind() == Kind::Float && learns_side_by_side(tokens, threads, hidden));
+    let possible = learns && pass.dropout.is_none() && !elf_kernels::takes_gpu_path(x.device());
+    if alike && possible { threads } else { 1 }
+}
+
+/// Whether so many tokens are enough for gradients of each thread's own: of all blocks' parameters, they are no larger then than what is
+/// kept for the backward pass.
+pub(crate) fn learns_side_by_side(tokens: i64, threads: i64, hidden: i64) -> bool {
+    tokens >= threads.saturating_mul(hidden)
 }
 
 /// Some rows of a pass, with handles of its own on all that it needs.
@@ -96,7 +116,7 @@ impl Share {
         let of_layer = |[keys, values]: &[Tensor; 2]| Ok([of_rows(keys)?, of_rows(values)?]);
         Ok(Self {
             blocks: blocks.iter().map(Block::shallow_clone).collect(),
-            x: x.f_narrow(0, first, n)?,
+            x: if x.requires_grad() { Part::input(x, first, n)? } else { x.f_narrow(0, first, n)? },
             pass: Pass {
                 rope: if own_angles { pass.rope.of_some(rows, first, n)? } else { pass.rope.shallow_clone() },
                 mask,
@@ -106,8 +126,11 @@ impl Share {
         })
     }
 
-    fn run(self) -> Result<Tensor> {
-        tch::no_grad(|| in_turn(&self.blocks, self.x, &self.pass, self.known.as_deref(), false))
+    fn run(self) -> Result<Part> {
+        let input = self.x.shallow_clone();
+        let run = || in_turn(&self.blocks, self.x, &self.pass, self.known.as_deref(), false);
+        let output = if input.requires_grad() { run()? } else { tch::no_grad(run)? };
+        Ok(Part { input, output })
     }
 }
 
@@ -156,7 +179,7 @@ pub(crate) struct Block {
 
 impl Block {
     fn new(b: &mut ParamBuilder, index: i64, sizes: &BlockSizes, policy: PrecisionPolicy) -> Result<Self> {
-        let name = format!("blocks.{index}");
+        let name = format!("{PREFIX}{index}");
         let (h, inner) = (sizes.hidden_size, sizes.mlp_hidden());
         Ok(Self {
             norm1: RmsNorm::new(b, &format!("{name}.norm1"), h, EPS)?,

@@ -4,6 +4,7 @@ use elf_core::{Precision, PrecisionPolicy};
 
 use crate::ElfConfig;
 use crate::attention::keeps_scores;
+use crate::block::learns_side_by_side;
 
 impl ElfConfig {
     /// Bytes that the trunk keeps between its forward and its backward pass, for `rows` rows of `text` positions.
@@ -28,6 +29,18 @@ impl ElfConfig {
         let inputs = rows * (size(self.prefix_len()) + text) * size(self.depth) * size(self.hidden_size);
         let whole = self.activation_bytes(rows, text, policy, on_cpu);
         inputs * bytes(policy.blocks) + whole / size(self.depth).max(1)
+    }
+
+    /// Bytes of the blocks' gradients in a CPU's backward pass over `rows` rows of `text` positions, where each of `threads` threads has
+    /// its own.
+    pub fn thread_gradient_bytes(&self, rows: u64, text: u64, policy: PrecisionPolicy, threads: u64) -> u64 {
+        let (hidden, inner) = (self.hidden_size.max(0), self.mlp_hidden().max(0));
+        let tokens = rows * (self.prefix_len().max(0) as u64 + text);
+        let several = policy.blocks == Precision::F32 && threads > 1;
+        match several && learns_side_by_side(tokens as i64, threads as i64, hidden) {
+            true => threads * self.depth.max(0) as u64 * (hidden * (4 * hidden + 3 * inner)) as u64 * 4,
+            false => 0,
+        }
     }
 }
 

@@ -356,7 +356,7 @@ impl Elf {
         };
         let x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
         let known = memory.map(|memory| &memory.layers[..]);
-        let x = crate::block::all(&self.blocks, x, &pass, known, self.recompute)?;
+        let x = crate::block::all(&self.blocks, &self.params, x, &pass, known, self.recompute)?;
         let hidden = x.f_narrow(1, self.config.prefix_len() + k, s)?;
         match reading {
             Some((_, Reading { estimate, evidence, curvature })) => {

@@ -61,12 +61,13 @@ pub struct Trainer<N, O> {
 
 impl<N, O: TrainingObjective<N>> Trainer<N, O> {
     /// Makes a trainer at step 0. Enables gradients for all parameters but frozen ones, and sends the parameters of rank 0
-    /// to all ranks.
+    /// to all ranks. Numbers too small to be normal are 0 in this thread from here on ([`elf_kernels::flush_denormals`]).
     ///
     /// # Errors
     /// If a setting is out of its range, or a rank has failed.
     pub fn new(net: N, objective: O, config: TrainerConfig, comm: Rc<dyn Comm>) -> Result<Self> {
         config.schedule.check()?;
+        elf_kernels::flush_denormals();
         if let Some(limit) = config.clip_norm
             && !(limit > 0.0 && limit.is_finite())
         {

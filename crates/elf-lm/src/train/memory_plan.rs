@@ -47,13 +47,23 @@ impl MemoryPlan {
         // A chunk in the blocks' kind, and on a GPU in fp32 before and after the logarithm.
         let chunk = size(elf_core::device::at_a_time(device, LOGITS_IN_HAND)).min(rows * positions * v);
         let head = if on_cpu { 2 } else { 3 } * chunk * 4 + 2 * c * v * 4;
+        let threads = if on_cpu { tch::get_num_threads().max(1) as u64 } else { 1 };
+        let (activations, of_threads) = match plan.config.compute.gradient_checkpointing {
+            true => (plan.model.activation_bytes_recomputed(rows, positions, plan.precision, on_cpu), 0),
+            false => (
+                plan.model.activation_bytes(rows, positions, plan.precision, on_cpu),
+                plan.model.thread_gradient_bytes(rows, positions, plan.precision, threads),
+            ),
+        };
         Self {
             state: 4 * n * (3 + averages) + low + teacher,
-            activations: match plan.config.compute.gradient_checkpointing {
-                true => plan.model.activation_bytes_recomputed(rows, positions, plan.precision, on_cpu),
-                false => plan.model.activation_bytes(rows, positions, plan.precision, on_cpu),
-            },
-            rest: latents + head + 5 * encoder_parameters + (plan.config.compute.latent_cache_mb << 20) + PROGRAM,
+            activations,
+            rest: of_threads
+                + latents
+                + head
+                + 5 * encoder_parameters
+                + (plan.config.compute.latent_cache_mb << 20)
+                + PROGRAM,
         }
     }
 
