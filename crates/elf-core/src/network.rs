@@ -105,6 +105,12 @@ pub trait Network {
     /// The parameters by name.
     fn params(&self) -> &ParamSet;
 
+    /// Whether the results of a row depend neither on the other rows of its batch nor on how many there are, to the last bit; see
+    /// [`PrecisionPolicy::rows_stand_alone`](crate::PrecisionPolicy::rows_stand_alone). The default promises nothing.
+    fn rows_stand_alone(&self) -> bool {
+        false
+    }
+
     /// Runs the trunk: `[B, S, C]` (and `x_prev`) to hidden states `[B, S, H]` of the text positions, in fp32 or bf16.
     ///
     /// # Errors
@@ -234,6 +240,10 @@ impl<N: Network> Network for Counting<N> {
 
     fn params(&self) -> &ParamSet {
         self.inner.params()
+    }
+
+    fn rows_stand_alone(&self) -> bool {
+        self.inner.rows_stand_alone()
     }
 
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {

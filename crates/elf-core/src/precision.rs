@@ -77,6 +77,13 @@ impl PrecisionPolicy {
         Self { blocks, ..Self::F32 }
     }
 
+    /// Whether the numbers of a row on the CPU depend neither on the other rows of its batch nor on how many there are, to the last bit: all
+    /// parts are in fp32, and MKL computes in its strict mode ([`elf_kernels::mkl`]).
+    pub fn rows_stand_alone(self) -> bool {
+        let wide = [self.blocks, self.vocab_head, self.latent_maps].iter().all(|&part| part == Precision::F32);
+        wide && !self.int8 && !elf_kernels::takes_gpu_path(Device::Cpu) && elf_kernels::mkl::rows_stand_alone()
+    }
+
     /// Lets a GPU round the inputs of fp32 products to TF32 where blocks are in bf16, which has fewer digits. Networks call it as they
     /// are made; it holds for the process.
     ///

@@ -30,6 +30,16 @@ extern "C" {
 // MKL asks this function of its own whether the processor is Intel's, and a program's function of that name stands before it.
 int mkl_serv_intel_cpu_true() { return as_if_intel || __builtin_cpu_is("intel"); }
 
+// What is in force, whoever chose it: kUsers is not among the answers.
+int elf_mkl_code() {
+  if (mkl_serv_cbwr_get == nullptr) return kOwn;
+  switch (mkl_serv_cbwr_get(kAll)) {
+    case kAvx2: return kStrictAvx2;
+    case kAvx512: return kStrictAvx512;
+    default: return kOwn;
+  }
+}
+
 // `keep`: the user has told MKL which branch to take.
 int elf_mkl_use_vector_code(int keep) {
   if (mkl_serv_cbwr_set == nullptr || mkl_serv_cbwr_get == nullptr) return kOwn;
@@ -40,16 +50,13 @@ int elf_mkl_use_vector_code(int keep) {
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (!wide || mkl_serv_cbwr_set(kAvx512) != 0) mkl_serv_cbwr_set(kAvx2);
   // It may have been too late, or MKL may know the processor better.
-  switch (mkl_serv_cbwr_get(kAll)) {
-    case kAvx2: return kStrictAvx2;
-    case kAvx512: return kStrictAvx512;
-    default: return kOwn;
-  }
+  return elf_mkl_code();
 }
 }
 
 #else
 
+extern "C" int elf_mkl_code() { return kOwn; }
 extern "C" int elf_mkl_use_vector_code(int) { return kOwn; }
 
 #endif

@@ -11,6 +11,7 @@ unsafe extern "C" {
     fn elf_kernels_free(text: Text);
     fn elf_kernels_isa() -> *const c_char;
     pub(crate) fn elf_set_up_gpus();
+    pub(crate) fn elf_mkl_code() -> c_int;
     pub(crate) fn elf_mkl_use_vector_code(keep: c_int) -> c_int;
     pub(crate) fn elf_flush_denormals() -> c_int;
     pub(crate) fn elf_observe_begin(

@@ -17,6 +17,13 @@ pub enum Code {
     Users,
 }
 
+/// Whether a row of an fp32 product on the CPU depends neither on the other rows nor on their number: MKL computes in its strict mode, by
+/// [`use_vector_code`] or by the user's choice.
+pub fn rows_stand_alone() -> bool {
+    // SAFETY: asks MKL for its mode.
+    matches!(unsafe { ffi::elf_mkl_code() }, 1 | 2)
+}
+
 /// Makes MKL use code for the processor's vector instructions, in its strict mode, in this process.
 ///
 /// On processors of other vendors than Intel, MKL uses generic code. On Intel's processors, the last bits of a row of a

@@ -386,6 +386,10 @@ impl Network for Elf {
         &self.params
     }
 
+    fn rows_stand_alone(&self) -> bool {
+        self.params.iter().all(|(_, p)| p.tensor.device() == Device::Cpu) && self.policy.rows_stand_alone()
+    }
+
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         self.pass(input, None)
     }

@@ -34,7 +34,8 @@ pub struct GenerateConfig {
     /// drawn independently, so draw in blocks of one token, or at `decode_at` 1.
     pub draw: TokenDraw,
     /// Fills every batch up to this many rows. Matrix products of another shape may round differently, and a rounding may change a
-    /// token: with one fixed shape a row's tokens depend on its seed and its condition, not on the other rows.
+    /// token: with one fixed shape a row's tokens depend on its seed and its condition, not on the other rows. Where rows stand alone
+    /// anyway ([`elf_core::Network::rows_stand_alone`]), batches are not filled up.
     pub pad_to: Option<usize>,
 }
 

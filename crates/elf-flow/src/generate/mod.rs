@@ -129,10 +129,13 @@ impl<'a> Generator<'a> {
     /// If the request does not fit together or exceeds `pad_to`, the network fails, the latents are not finite, or `observer` cancels.
     pub fn generate(&self, request: &Request, observer: &mut dyn SamplingObserver) -> Result<Generated> {
         let asked = request.seeds.len();
-        let rows = self.config.pad_to.unwrap_or(asked);
+        let mut rows = self.config.pad_to.unwrap_or(asked);
         if rows < asked {
             let reason = format!("{asked} rows are more than {rows}; split the batch, or raise it");
             return Err(Error::setting("pad_to", reason));
+        }
+        if self.net.rows_stand_alone() && self.guide.as_ref().is_none_or(|guide| guide.net.rows_stand_alone()) {
+            rows = asked;
         }
         let seeds = (0..rows).filter_map(|i| request.seeds.get(i).or(request.seeds.first())).copied().collect();
         self.run(request, rows, &mut Seeded::new(seeds, self.device), observer)

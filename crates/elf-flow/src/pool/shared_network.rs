@@ -38,6 +38,10 @@ impl Network for SharedNetwork<'_, '_> {
         self.net.params()
     }
 
+    fn rows_stand_alone(&self) -> bool {
+        self.net.rows_stand_alone()
+    }
+
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         match input.dropout {
             None => self.wait(Call::trunk(self.net, input)),
