@@ -144,6 +144,7 @@ const NEEDED: &[(&str, &str, &str)] = &[
     ("samples_folder", "run", "run"),
     ("guide", "sampling_config", "settings.yml"),
     ("guide_scale", "guide", "run"),
+    ("guide_until", "guide", "run"),
 ];
 
 /// Options that exclude one of the bases.

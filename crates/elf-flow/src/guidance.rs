@@ -107,24 +107,32 @@ impl<F: Field> Field for ConditionGuidance<'_, F> {
 ///
 /// Both tend to err in the same direction, the weak one more. Going on from it through the strong one leads away from what
 /// neither has learned and, unlike a lower temperature, costs little variety. Two evaluations; one where only one counts
-/// (s = 1 or s = 0).
+/// (s = 1 or s = 0, and from [`AutoGuidance::until`] on).
 #[derive(Debug)]
 pub struct AutoGuidance<F, G> {
     strong: F,
     weak: G,
     scale: f64,
+    until: f64,
 }
 
 impl<F: Field, G: Field> AutoGuidance<F, G> {
     /// Guides `strong` away from `weak` with scale s. Both take the same latents, of the same noise scale.
     pub fn new(strong: F, weak: G, scale: f64) -> Self {
-        Self { strong, weak, scale }
+        Self { strong, weak, scale, until: f64::INFINITY }
+    }
+
+    /// Guides at times before `until` only (Kynkäänniemi et al. 2024, arXiv 2404.07724, who bound it on both sides).
+    #[must_use]
+    pub fn until(self, until: f64) -> Self {
+        Self { until, ..self }
     }
 }
 
 impl<F: Field, G: Field> Field for AutoGuidance<F, G> {
     fn eval(&self, z: &Tensor, t: f64, hint: Option<&Tensor>) -> Result<Prediction> {
-        guided(self.scale, || self.weak.eval(z, t, hint), || self.strong.eval(z, t, hint))
+        let scale = if t < self.until { self.scale } else { 1.0 };
+        guided(scale, || self.weak.eval(z, t, hint), || self.strong.eval(z, t, hint))
     }
 
     fn pin(&self, z: Tensor) -> Result<Tensor> {

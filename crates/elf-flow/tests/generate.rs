@@ -158,6 +158,11 @@ fn a_guide_is_left_behind_by_its_scale() {
         assert!(got.v.allclose(&between(&of_weak.v, &of_strong.v), 1e-5, 1e-5, false), "{scale}");
         assert!(got.x.allclose(&between(&of_weak.x, &of_strong.x), 1e-5, 1e-5, false), "{scale}");
         assert_eq!(guided.noise_scale(), TRAINED.path.noise_scale);
+        // From its end on the guide has no say; before it, all.
+        for (until, expected) in [(0.3, &of_strong.v), (0.31, &got.v)] {
+            let bounded = AutoGuidance::new(field(&strong), field(&weak), scale).until(until);
+            assert!(bounded.eval(&z, 0.3, None).unwrap().v.equal(expected), "{scale} until {until}");
+        }
     }
 }
 
@@ -165,11 +170,11 @@ fn a_guide_is_left_behind_by_its_scale() {
 fn a_guided_run_costs_twice_and_a_guide_of_its_own_kind_changes_nothing() {
     let seeds = [1, 2];
     let condition = condition_of(&seeds);
-    let run = |net: &dyn Network, guide: Option<(&dyn Network, f64)>, condition: Option<&Condition>| {
+    let run = |net: &dyn Network, guide: Option<(&dyn Network, f64, f64)>, condition: Option<&Condition>| {
         let config = GenerateConfig { condition_guidance: if condition.is_some() { 2.0 } else { 1.0 }, ..config() };
         let generator = Generator::new(net, TRAINED, config, &Registry::builtin()).unwrap();
         let generator = match guide {
-            Some((net, scale)) => generator.with_guide(Guide { net, trained: TRAINED, scale }).unwrap(),
+            Some((net, scale, until)) => generator.with_guide(Guide { net, trained: TRAINED, scale, until }).unwrap(),
             None => generator,
         };
         generator.generate(&Request { condition, ..Request::new(&seeds, S) }, &mut ()).unwrap()
@@ -177,15 +182,19 @@ fn a_guided_run_costs_twice_and_a_guide_of_its_own_kind_changes_nothing() {
     let (strong, weak, n) = (Toy::new(true), another_toy(), config().steps as u64);
     for (condition, each) in [(None, 1), (Some(&condition), 2)] {
         let alone = run(&strong, None, condition);
-        let with_itself = run(&strong, Some((&strong, 3.0)), condition);
+        let with_itself = run(&strong, Some((&strong, 3.0, 1.0)), condition);
         assert!(with_itself.z.allclose(&alone.z, 1e-4, 1e-4, false));
-        let unguided = run(&strong, Some((&weak, 1.0)), condition);
+        let unguided = run(&strong, Some((&weak, 1.0, 1.0)), condition);
         assert!(unguided.z.equal(&alone.z));
         let (counted, counted_weak) = (Counting::new(Toy::new(true)), Counting::new(another_toy()));
-        let guided = run(&counted, Some((&counted_weak, 3.0)), condition);
+        let guided = run(&counted, Some((&counted_weak, 3.0, 1.0)), condition);
         assert!(!guided.z.allclose(&alone.z, 1e-4, 1e-4, false));
         assert_eq!((alone.cost.passes, guided.cost.passes), (each * n + 1, 2 * each * n + 1));
         assert_eq!((counted.count().rows, counted_weak.count().rows), ((each * n + 1) * 2, each * n * 2));
+        // The first step alone begins so early.
+        counted_weak.reset();
+        let at_first = run(&counted, Some((&counted_weak, 3.0, 1e-9)), condition);
+        assert_eq!((at_first.cost.passes, counted_weak.count().rows), (each * (n + 1) + 1, each * 2));
     }
 }
 
@@ -419,13 +428,16 @@ fn what_makes_no_sense_is_refused_by_name() {
 #[test]
 fn guides_requests_and_times_that_do_not_fit_are_refused() {
     let net = Toy::new(true);
-    let guided = |trained: TrainedFlow, scale: f64| {
+    let guided = |trained: TrainedFlow, scale: f64, until: f64| {
         let generator = Generator::new(&net, TRAINED, config(), &Registry::builtin()).unwrap();
-        generator.with_guide(Guide { net: &net, trained, scale }).map(|_| ()).unwrap_err().to_string()
+        generator.with_guide(Guide { net: &net, trained, scale, until }).map(|_| ()).unwrap_err().to_string()
     };
     let louder = TrainedFlow { path: FlowPath { noise_scale: 3.0, ..TRAINED.path }, ..TRAINED };
-    assert!(guided(louder, 2.0).contains("another scale"));
-    assert!(guided(TRAINED, f64::INFINITY).contains("guide"));
+    assert!(guided(louder, 2.0, 1.0).contains("another scale"));
+    assert!(guided(TRAINED, f64::INFINITY, 1.0).contains("guide"));
+    for wrong in [0.0, 1.5, f64::NAN] {
+        assert!(guided(TRAINED, 2.0, wrong).contains("guide_until"));
+    }
 
     let seeds = [1, 2];
     let condition = condition_of(&[1, 2, 3]);

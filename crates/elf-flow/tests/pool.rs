@@ -89,7 +89,7 @@ impl Asked {
         };
         let mut generator = Generator::new(net, TRAINED, config, &registry)?;
         if self.guided {
-            generator = generator.with_guide(Guide { net: weak, trained: TRAINED, scale: 1.5 })?;
+            generator = generator.with_guide(Guide { net: weak, trained: TRAINED, scale: 1.5, until: 1.0 })?;
         }
         let seeds = [self.seed];
         let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[1, self.length, C])?;

@@ -46,6 +46,9 @@ pub struct SamplingArgs {
     /// Autoguidance scale; 1 disables it.
     #[arg(long)]
     pub guide_scale: Option<f64>,
+    /// The time in (0, 1] from which on the guide does not guide. Default: 1, the whole way.
+    #[arg(long, value_name = "TIME")]
+    pub guide_until: Option<f64>,
     /// The time in (0, 1] at which integration ends and the text is decoded. Default: 1.
     #[arg(long)]
     pub decode_at: Option<f64>,

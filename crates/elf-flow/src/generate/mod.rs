@@ -88,6 +88,8 @@ impl<'a> Generator<'a> {
         let (own, other) = (self.net.shape().latent_dim, guide.net.shape().latent_dim);
         let reason = if !(guide.scale as f32).is_finite() {
             Some(format!("{} is not a scale", guide.scale))
+        } else if !(guide.until > 0.0 && guide.until <= 1.0) {
+            Some(format!("guide_until is {}, and must be a time above 0 and at most 1", guide.until))
         } else if own != other {
             Some(format!("its latents have {other} channels, and those of the network {own}"))
         } else if guide.trained.path.noise_scale != self.trained.path.noise_scale {
@@ -209,10 +211,10 @@ impl<'a> Generator<'a> {
         let network = NetworkField::new(self.net, self.trained, w).with_prefix(own).with_condition(condition);
         let weak = self.guide.map(|guide| {
             let field = NetworkField::new(guide.net, guide.trained, w);
-            (field.with_prefix(weak).with_condition(condition), guide.scale)
+            (field.with_prefix(weak).with_condition(condition), guide)
         });
         let guided: Box<dyn Field + '_> = match &weak {
-            Some((weak, scale)) => Box::new(AutoGuidance::new(&network, weak, *scale)),
+            Some((weak, guide)) => Box::new(AutoGuidance::new(&network, weak, guide.scale).until(guide.until)),
             None => Box::new(&network),
         };
         let field = self.field(guided, condition);

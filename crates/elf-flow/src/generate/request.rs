@@ -15,6 +15,8 @@ pub struct Guide<'a> {
     pub trained: TrainedFlow,
     /// s; 1 is none, anything else doubles the cost of a step.
     pub scale: f64,
+    /// The time in (0, 1] from which on it does not guide, and costs nothing.
+    pub until: f64,
 }
 
 /// One batch of texts to sample.

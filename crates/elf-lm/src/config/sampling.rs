@@ -25,6 +25,7 @@ pub(super) const METHOD: &str = "sampling_method";
 pub(super) const SAMPLER: &str = "sampler";
 pub(super) const GUIDE: &str = "guide";
 pub(super) const GUIDE_SCALE: &str = "guide_scale";
+pub(super) const GUIDE_UNTIL: &str = "guide_until";
 
 /// One way to sample. The defaults are the paper's setting for unconditional text in 32 steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,8 @@ pub struct Sampling {
     pub guide: Option<PathBuf>,
     /// Autoguidance scale, if there is a guide; 1 is none.
     pub guide_scale: f64,
+    /// The time from which on the guide does not guide; 1 is the whole way.
+    pub guide_until: f64,
     /// The time at which integration ends and the text is decoded. The released code always uses 1.
     pub decode_at: f64,
     /// Temperature by which logits are divided before each token is drawn; 0 takes the likeliest, as the released code
@@ -70,6 +73,7 @@ impl Default for Sampling {
             time_schedule: TimeScheduleName::LogitNormal,
             guide: None,
             guide_scale: 3.0,
+            guide_until: 1.0,
             decode_at: 1.0,
             temperature: 0.0,
             top_p: 1.0,
@@ -163,6 +167,7 @@ impl Sampling {
             self.sampler.settings_label(),
             unless(self.time_schedule == TimeScheduleName::LogitNormal, "-uniform".to_owned()),
             unless(self.guide.is_none(), format!("-guide{}", self.guide_scale)),
+            unless(self.guide.is_none() || self.guide_until == 1.0, format!("-until{}", self.guide_until)),
             unless(self.decode_at == 1.0, format!("-at{}", self.decode_at)),
             unless(self.temperature == 0.0, format!("-t{}", self.temperature)),
             unless(self.top_p == 1.0, format!("-p{}", self.top_p)),
@@ -202,7 +207,7 @@ impl Sampling {
         let keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
         for key in ORDER.iter().copied() {
             debug_assert!(keys.contains_key(key));
-            let Some(values) = own.remove(key).filter(|_| guided || key != GUIDE_SCALE) else {
+            let Some(values) = own.remove(key).filter(|_| guided || ![GUIDE_SCALE, GUIDE_UNTIL].contains(&key)) else {
                 continue;
             };
             let values = if let Value::Array(values) = values { values } else { vec![values] };
@@ -257,7 +262,7 @@ impl Sampling {
     /// If the sampler is not registered.
     pub fn to_yaml(&self, samplers: &Registry) -> Result<String> {
         let mut keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
-        keys.retain(|key, _| ![SAMPLER, GUIDE, GUIDE_SCALE].contains(&key.as_str()));
+        keys.retain(|key, _| ![SAMPLER, GUIDE, GUIDE_SCALE, GUIDE_UNTIL].contains(&key.as_str()));
         let released = samplers.entry(&self.sampler.name)?.released_keys();
         let key_of = |setting: &String| released.iter().find(|(_, known)| known == setting).map(|(key, _)| *key);
         let mut lines = Vec::new();
@@ -278,13 +283,14 @@ impl Sampling {
 }
 
 /// The keys of a setting except the sampler. In combinations, later keys vary faster.
-pub(super) const ORDER: [&str; 11] = [
+pub(super) const ORDER: [&str; 12] = [
     "num_sampling_steps",
     "cfg",
     "self_cond_cfg_scale",
     "time_schedule",
     GUIDE,
     GUIDE_SCALE,
+    GUIDE_UNTIL,
     "decode_at",
     "temperature",
     "top_p",

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::RunPlan;
 use super::keys::{check_known, parse_yaml};
-use super::sampling::{GUIDE, GUIDE_SCALE, ORDER, RELEASED, SAMPLER, SAMPLING, Sampling, SamplingPatch};
+use super::sampling::{GUIDE, GUIDE_SCALE, GUIDE_UNTIL, ORDER, RELEASED, SAMPLER, SAMPLING, Sampling, SamplingPatch};
 use crate::error::{Context, fail};
 use crate::{Host, Result};
 
@@ -186,11 +186,13 @@ impl SamplingOf<'_> {
 
     /// Refuses changes that have no effect on this setting.
     fn check_effect(&self, setting: &Sampling, patch: &SamplingPatch) -> Result<()> {
-        if patch.has(GUIDE_SCALE) && setting.guide.is_none() {
-            fail!(
-                setting(GUIDE_SCALE),
-                "--guide-scale has no effect without a guide: name a weaker version of the model with --guide"
-            );
+        for (key, option) in [(GUIDE_SCALE, "--guide-scale"), (GUIDE_UNTIL, "--guide-until")] {
+            if patch.has(key) && setting.guide.is_none() {
+                fail!(
+                    setting(key),
+                    "{option} has no effect without a guide: name a weaker version of the model with --guide"
+                );
+            }
         }
         let accepted = self.samplers.entry(&setting.sampler.name)?.released_keys();
         for entry in self.samplers.entries() {
@@ -277,11 +279,12 @@ mod tests {
 
     #[test]
     fn guides_are_looked_for_beside_the_file() {
-        let text = "- guide: weak\n  guide_scales: [2, 3]\n  decode_at: 0.6\n  temperature: 0.8\n  top_p: 0.9\n  best_of: 4\n- guide: elsewhere\n";
+        let text = "- guide: weak\n  guide_scales: [2, 3]\n  guide_until: 0.3\n  decode_at: 0.6\n  temperature: 0.8\n  top_p: 0.9\n  best_of: 4\n- guide: elsewhere\n";
         let (folder, path) = written(text);
         std::fs::create_dir(folder.path().join("weak")).unwrap();
         let settings = read_sampling(&path, &Registry::builtin()).unwrap();
-        let expected = [2, 3].map(|scale| format!("sde-32-w3-cfg1-gamma1.5-guide{scale}-at0.6-t0.8-p0.9-best4"));
+        let expected =
+            [2, 3].map(|scale| format!("sde-32-w3-cfg1-gamma1.5-guide{scale}-until0.3-at0.6-t0.8-p0.9-best4"));
         assert_eq!(names(&settings)[..2], expected);
         assert_eq!(settings[0].guide, Some(folder.path().join("weak")));
         assert_eq!(settings[2].guide, Some("elsewhere".into()));

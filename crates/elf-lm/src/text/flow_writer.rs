@@ -94,7 +94,8 @@ impl<'a> FlowWriter<'a> {
             let Some((net, trained)) = parts.guide else {
                 fail!(setting("guide"), "{}", no_guide(path));
             };
-            generator = generator.with_guide(Guide { net, trained, scale: sampling.guide_scale })?;
+            let Sampling { guide_scale: scale, guide_until: until, .. } = *sampling;
+            generator = generator.with_guide(Guide { net, trained, scale, until })?;
         }
         let trim = Trim {
             eos: i64::from(tokenizer.eos_id()?),
