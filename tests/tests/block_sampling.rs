@@ -70,7 +70,7 @@ fn each_block_costs_a_run_and_a_decoding() {
 
     let error = generate(&net, Some(4), config("euler"), &Request::new(&seeds, S)).unwrap_err();
     assert!(matches!(&error, Error::Setting { .. }) && error.to_string().contains("block_size"), "{error}");
-    let other = Guide { net: &net, trained: trained(None), scale: 2.0 };
+    let other = Guide { net: &net, trained: trained(None), scale: 2.0, until: 1.0 };
     let generator = Generator::new(&net, trained(Some(4)), config("euler"), &Registry::builtin()).unwrap();
     assert!(generator.with_guide(other).unwrap_err().to_string().contains("block"));
 }
@@ -172,7 +172,7 @@ fn texts_do_not_depend_on_what_is_kept_of_earlier_blocks() {
         let made = |table: &Table| {
             let config = GenerateConfig { condition_guidance, ..config("euler") };
             let generator = Generator::new(&net, trained(Some(size)), config, &Registry::builtin()).unwrap();
-            let guide = Guide { net: &net, trained: trained(Some(size)), scale: 1.5 };
+            let guide = Guide { net: &net, trained: trained(Some(size)), scale: 1.5, until: 1.0 };
             let request = Request { condition, reencoding: Some(table), ..Request::new(seeds, S) };
             generator.with_guide(guide).unwrap().generate(&request, &mut ()).unwrap()
         };
@@ -236,7 +236,7 @@ fn a_row_does_not_depend_on_its_batch() {
         let draw = if guidance == 1.0 { TokenDraw::default() } else { TokenDraw::LIKELIEST };
         let config = GenerateConfig { condition_guidance: guidance, pad_to: Some(4), draw, ..config(sampler) };
         let generator = Generator::new(&net, trained(Some(3)), config, &Registry::builtin()).unwrap();
-        let guide = Guide { net: &net, trained: trained(Some(3)), scale: 1.5 };
+        let guide = Guide { net: &net, trained: trained(Some(3)), scale: 1.5, until: 1.0 };
         let got = generator.with_guide(guide).unwrap().generate(&request, &mut ()).unwrap();
         assert!(condition.pin(&got.z).unwrap().equal(&got.z), "a condition stays as it is");
         got.ids

@@ -11,8 +11,11 @@ fn numbers(shape: &[i64], step: f64) -> Tensor {
     (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
 }
 
+/// A way through the network, to hidden states.
+type Run<'a> = &'a dyn Fn(&Elf) -> Tensor;
+
 /// A pass over all rows with this many threads: the hidden states, and the gradients of all parameters that have one.
-fn pass(net: &Elf, threads: i32, run: &dyn Fn(&Elf) -> Tensor) -> (Tensor, Vec<(String, Tensor)>) {
+fn pass(net: &Elf, threads: i32, run: Run) -> (Tensor, Vec<(String, Tensor)>) {
     tch::set_num_threads(threads);
     net.params().zero_grad();
     let hidden = run(net);
@@ -52,8 +55,7 @@ fn training_rows_side_by_side_have_the_gradients_of_rows_together() {
     let plain = |net: &Elf| net.trunk(&TrunkInput { x_prev: Some(&z), ..TrunkInput::new(&z, &t) }).unwrap();
     let masked = |net: &Elf| net.trunk_with_mask(&TrunkInput::new(&z, &t), &mask).unwrap();
     let conditional = |net: &Elf| net.trunk(&TrunkInput { words: Some(&words), ..TrunkInput::new(&z, &t) }).unwrap();
-    let kinds: [(&str, &dyn Fn(&Elf) -> Tensor); 3] =
-        [("plain", &plain), ("masked", &masked), ("conditional", &conditional)];
+    let kinds: [(&str, Run); 3] = [("plain", &plain), ("masked", &masked), ("conditional", &conditional)];
     for (what, run) in kinds {
         let (hidden, gradients) = pass(&net, 1, run);
         assert!(gradients.iter().filter(|(name, _)| name.starts_with("blocks.")).count() >= 3 * 10, "{what}");
