@@ -21,6 +21,8 @@ pub(crate) struct Pass {
     /// Additive attention mask, `[B, 1, 1, M]` or `[B, 1, N, M]`, over M tokens: the N of the pass, after K with cached keys and values.
     pub(crate) mask: Option<Tensor>,
     pub(crate) dropout: Option<Arc<PassDropout>>,
+    /// Whether blocks whose input has a gradient are computed again in the backward pass.
+    pub(crate) recompute: bool,
 }
 
 /// The dropout of a pass, and the places of its tokens in whole rows.
@@ -38,12 +40,12 @@ impl Pass {
             rope: self.rope.shallow_clone(),
             mask: self.mask.as_ref().map(Tensor::shallow_clone),
             dropout: self.dropout.clone(),
+            recompute: self.recompute,
         }
     }
 }
 
-/// Tokens of a batch through all blocks, each with the keys and values of earlier tokens if there are `known` ones. With `recompute`,
-/// blocks whose input has a gradient are computed again in the backward pass. A CPU's threads take rows of their own, in the
+/// Tokens of a batch through all blocks, each with the keys and values of earlier tokens if there are `known` ones. A CPU's threads take rows of their own, in the
 /// backward pass too, where each gets about as many. The blocks' parameters are among `params`.
 pub(crate) fn all(
     blocks: &[Block],
@@ -51,11 +53,10 @@ pub(crate) fn all(
     x: Tensor,
     pass: &Pass,
     known: Option<&[[Tensor; 2]]>,
-    recompute: bool,
 ) -> Result<Tensor> {
-    let shares = shares_of(&x, pass, recompute);
+    let shares = shares_of(&x, pass);
     if shares < 2 {
-        return in_turn(blocks, x, pass, known, recompute);
+        return in_turn(blocks, x, pass, known);
     }
     let rows = x.size()[0];
     let bounds: Vec<i64> = (0..=shares).map(|i| rows * i / shares).collect();
@@ -71,13 +72,13 @@ pub(crate) fn all(
 }
 
 /// The parts into which the rows of a pass fall for the threads of a CPU: 1 if these do better on one operation after another.
-fn shares_of(x: &Tensor, pass: &Pass, recompute: bool) -> i64 {
+fn shares_of(x: &Tensor, pass: &Pass) -> i64 {
     let (size, threads) = (x.size(), i64::from(tch::get_num_threads()));
     let (rows, tokens, hidden) = (size[0], size[0] * size[1], size[2]);
     let alike = rows >= threads && 4 * rows >= 3 * threads * ((rows + threads - 1) / threads);
     // Copies of weights in bf16 are part of one graph, which several backward passes cannot share.
-    let learns =
-        !x.requires_grad() || (!recompute && x.kind() == Kind::Float && learns_side_by_side(tokens, threads, hidden));
+    let learns = !x.requires_grad()
+        || (!pass.recompute && x.kind() == Kind::Float && learns_side_by_side(tokens, threads, hidden));
     let possible = learns && pass.dropout.is_none() && !elf_kernels::takes_gpu_path(x.device());
     if alike && possible { threads } else { 1 }
 }
@@ -121,6 +122,7 @@ impl Share {
                 rope: if own_angles { pass.rope.of_some(rows, first, n)? } else { pass.rope.shallow_clone() },
                 mask,
                 dropout: None,
+                recompute: false,
             },
             known: known.map(|known| known.iter().map(of_layer).collect::<Result<_>>()).transpose()?,
         })
@@ -128,25 +130,19 @@ impl Share {
 
     fn run(self) -> Result<Part> {
         let input = self.x.shallow_clone();
-        let run = || in_turn(&self.blocks, self.x, &self.pass, self.known.as_deref(), false);
+        let run = || in_turn(&self.blocks, self.x, &self.pass, self.known.as_deref());
         let output = if input.requires_grad() { run()? } else { tch::no_grad(run)? };
         Ok(Part { input, output })
     }
 }
 
 /// The blocks one after another.
-fn in_turn(
-    blocks: &[Block],
-    mut x: Tensor,
-    pass: &Pass,
-    known: Option<&[[Tensor; 2]]>,
-    recompute: bool,
-) -> Result<Tensor> {
+fn in_turn(blocks: &[Block], mut x: Tensor, pass: &Pass, known: Option<&[[Tensor; 2]]>) -> Result<Tensor> {
     let closed = |x: &Tensor, branch: Option<Tensor>| branch.map_or_else(|| x.shallow_clone(), |branch| x + branch);
     // What the last block has not added yet.
     let mut branch = None;
     for (i, block) in blocks.iter().enumerate() {
-        if known.is_none() && recompute && x.requires_grad() {
+        if known.is_none() && pass.recompute && x.requires_grad() {
             x = block.forward_recomputed(&closed(&x, branch.take()), pass)?;
             continue;
         }

@@ -196,7 +196,7 @@ impl TokenNetwork for MaskedTransformer {
         let dropout = dropout.map(|dropout| {
             Arc::new(PassDropout { dropout: dropout.clone(), of: dropout.length(), held: vec![[0, s]] })
         });
-        let pass = Pass { rope: self.rope(s)?, mask: None, dropout };
+        let pass = Pass { rope: self.rope(s)?, mask: None, dropout, recompute: self.recompute };
         let mut x = self.tokens.forward(&upload(ids, self.device)?).f_to_kind(kind)?;
         for block in &self.blocks {
             x = match self.recompute && x.requires_grad() {

@@ -340,7 +340,12 @@ impl Elf {
             }
             _ => Rope::of_rows(prefix, firsts, s, self.config.head_dim(), device)?,
         };
-        let pass = Pass { rope, mask, dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)) };
+        let pass = Pass {
+            rope,
+            mask,
+            dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)),
+            recompute: self.recompute,
+        };
         let (z, x_prev) = (self.along(input.z)?, input.x_prev.map(|x| self.along(x)).transpose()?);
         let text = self.lifted(&z, x_prev, context.as_ref(), by_words)?.to_kind(kind);
         let reading = match &self.token_posterior {
@@ -356,7 +361,7 @@ impl Elf {
         };
         let x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
         let known = memory.map(|memory| &memory.layers[..]);
-        let x = crate::block::all(&self.blocks, &self.params, x, &pass, known, self.recompute)?;
+        let x = crate::block::all(&self.blocks, &self.params, x, &pass, known)?;
         let hidden = x.f_narrow(1, self.config.prefix_len() + k, s)?;
         match reading {
             Some((_, Reading { estimate, evidence, curvature })) => {
@@ -412,7 +417,7 @@ impl Network for Elf {
             let own = additive(&seen.f_narrow(1, p + known, k - known)?.f_narrow(2, p, k)?, kind)?;
 
             let rope = self.rope(Layout { prefix: 0, context: 0, first: known, text: k - known }, device)?;
-            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None };
+            let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None, recompute: false };
             let latents = self.along(&new(context.latents)?)?;
             let lifted =
                 self.latents.forward(&latents, self_conditioned.then_some(&latents), self.policy.latent_maps.kind());
