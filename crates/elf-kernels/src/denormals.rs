@@ -5,7 +5,7 @@ use crate::ffi;
 /// Makes results below 1.2e-38 zero, and such inputs too, in the calling thread, in libtorch's threads and in all threads that these
 /// start. Returns whether the processor can.
 ///
-/// Processors compute with such numbers a hundred times as slowly as with others, and a softmax over many words has a gradient full of
+/// Processors compute with such numbers many times as slowly as with others, and a softmax over many words has a gradient full of
 /// them. Call this at the beginning of a program; measurements are in `docs/performance.md`.
 pub fn flush_denormals() -> bool {
     // SAFETY: sets a mode of the threads' floating-point units.
