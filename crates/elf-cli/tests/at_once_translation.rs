@@ -8,8 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tiny_run::{Materials, checkpoints, elf, json_lines, run, tensors, within};
 
-const TABLE: [&str; 4] =
-    ["context_table=true", "vocab_head_norm=true", "decoder_clean_condition=true", "token_posterior_dims=4"];
+const TABLE: [&str; 3] = ["context_table=true", "vocab_head_norm=true", "decoder_clean_condition=true"];
 const LENGTHS: [&str; 2] = ["pad_token=pad", "group_by_length=true"];
 const TEXTS: [&str; 4] = ["--text", "tree", "--text", "dog red the meets king old a"];
 

@@ -63,21 +63,6 @@ impl Unembedding {
     /// # Errors
     /// If shapes do not fit, an id is outside of the vocabulary, or libtorch fails.
     pub fn cross_entropy(&self, features: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
-        self.cross_entropy_with(features, ids, weights, &|_, _| Ok(None))
-    }
-
-    /// [`Unembedding::cross_entropy`] with logits that are added to this head's and have no gradient: `scores` gives those of the
-    /// rows `start` to `start + n`, `[n, V]`, if there are any.
-    ///
-    /// # Errors
-    /// As [`Unembedding::cross_entropy`], or if `scores` fails.
-    pub fn cross_entropy_with(
-        &self,
-        features: &Tensor,
-        ids: &Tensor,
-        weights: Option<&Tensor>,
-        scores: &dyn Fn(i64, i64) -> Result<Option<Tensor>>,
-    ) -> Result<CrossEntropy> {
         let (rows, vocab) = (features.size2()?.0, self.bias.size1()?);
         let (with_grad, kind) = (features.requires_grad(), self.kernel.kind());
         let mut each = vec![Tensor::f_zeros([0], (Kind::Float, features.device()))?];
@@ -92,9 +77,6 @@ impl Unembedding {
                 let target = ids.f_narrow(0, start, n)?;
                 let weight = weights.map(|w| w.f_narrow(0, start, n)).transpose()?;
                 let mut logits = x.f_matmul(&self.kernel)?;
-                if let Some(scores) = scores(start, n)? {
-                    let _ = logits.f_add_(&scores.f_to_kind(kind)?)?;
-                }
                 let (losses, bias_slope) =
                     elf_kernels::cross_entropy(&mut logits, &self.bias, &target, weight.as_ref(), with_grad)?;
                 each.push(losses);

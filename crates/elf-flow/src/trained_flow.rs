@@ -1,6 +1,6 @@
 //! What sampling must know of a network's training.
 
-use crate::{ElfObjective, FlowPath};
+use crate::{ElfObjective, FlowPath, PredictionTarget};
 
 /// How a network was trained, as far as sampling depends on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,6 +12,15 @@ pub struct TrainedFlow {
     pub self_conditioned: bool,
     /// Tokens of a block, for networks that generate block after block; `None` for all tokens together, as in the paper.
     pub block_size: Option<i64>,
+}
+
+impl TrainedFlow {
+    /// The same flow for a network that estimates clean latents, and takes no earlier estimate.
+    #[must_use]
+    pub fn of_clean_estimates(self) -> Self {
+        let path = FlowPath { prediction: PredictionTarget::Clean, ..self.path };
+        Self { path, self_conditioned: false, ..self }
+    }
 }
 
 impl From<&ElfObjective> for TrainedFlow {

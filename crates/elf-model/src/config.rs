@@ -42,14 +42,10 @@ pub struct ElfConfig {
     /// released model.
     #[serde(default)]
     pub vocab_head_norm: bool,
-    /// K, principal axes of the latents along which the network is given an estimate of each token from its own noisy latent; 0 for a
-    /// network without that input, as the released ones.
+    /// K, principal axes of the latents along which the network's [`WordGuide`](crate::WordGuide) tells words apart; 0 for a network
+    /// without one, as the released ones. The guide is stored with the network, which does not use it itself.
     #[serde(default)]
-    pub token_posterior_dims: i64,
-    /// Whether the clean estimate starts from the words that the vocabulary head reads, by Bayes' rule together with the noisy latent,
-    /// in place of from the noisy latent alone.
-    #[serde(default)]
-    pub token_posterior_words: bool,
+    pub word_guide_dims: i64,
 }
 
 fn default_mlp_ratio() -> f64 {
@@ -96,8 +92,7 @@ impl Preset {
             learned_latents: false,
             context_table: false,
             vocab_head_norm: false,
-            token_posterior_dims: 0,
-            token_posterior_words: false,
+            word_guide_dims: 0,
         }
     }
 }
@@ -121,14 +116,11 @@ impl ElfConfig {
                 self.num_self_cond_cfg_tokens
             )));
         }
-        if !(0..=self.text_encoder_dim).contains(&self.token_posterior_dims) {
+        if !(0..=self.text_encoder_dim).contains(&self.word_guide_dims) {
             return Err(Error::Config(format!(
-                "token_posterior_dims is {}: it must be 0 (none) or at most the {} channels of a latent",
-                self.token_posterior_dims, self.text_encoder_dim
+                "word_guide_dims is {}: it must be 0 (none) or at most the {} channels of a latent",
+                self.word_guide_dims, self.text_encoder_dim
             )));
-        }
-        if self.token_posterior_words && self.token_posterior_dims == 0 {
-            return Err(Error::Config("token_posterior_words needs token_posterior_dims above 0".to_owned()));
         }
         self.blocks().check()
     }
@@ -137,10 +129,7 @@ impl ElfConfig {
     pub fn network_shape(&self) -> NetworkShape {
         NetworkShape {
             latent_dim: self.text_encoder_dim,
-            hidden_size: match self.token_posterior_dims {
-                0 => self.hidden_size,
-                k => self.hidden_size + self.text_encoder_dim + 2 * k,
-            },
+            hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
             guidance_input: self.num_self_cond_cfg_tokens > 0,
             stochastic: self.proj_dropout > 0.0,
@@ -180,9 +169,8 @@ impl ElfConfig {
         let with = |chosen: bool, numbers: u64| if chosen { numbers } else { 0 };
         let chosen =
             with(self.learned_latents, v * c) + with(self.context_table, v * h) + with(self.vocab_head_norm, h);
-        let dims = size(self.token_posterior_dims);
-        let chosen =
-            chosen + with(dims > 0, c * c + v * dims + c + v + 2 + c * h) + with(self.token_posterior_words, 1);
+        let dims = size(self.word_guide_dims);
+        let chosen = chosen + with(dims > 0, c * c + v * dims + c + v + 1);
         latents + embedders + size(self.prefix_len()) * h + self.blocks().parameter_count() + heads + chosen
     }
 

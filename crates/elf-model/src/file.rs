@@ -10,8 +10,8 @@ use tch::Device;
 
 use crate::context_table::CONTEXT_TABLE;
 use crate::model::LATENT_TABLE;
-use crate::token_posterior::{TOKEN_MEANS, WORDS_TRUST};
 use crate::vocab_head::VOCAB_HEAD_NORM;
+use crate::word_guide::WORD_MEANS;
 use crate::{Elf, ElfConfig};
 
 impl ElfConfig {
@@ -55,8 +55,7 @@ impl ElfConfig {
             learned_latents: file.shape(LATENT_TABLE).is_some(),
             context_table: file.shape(CONTEXT_TABLE).is_some(),
             vocab_head_norm: file.shape(&format!("{VOCAB_HEAD_NORM}.weight")).is_some(),
-            token_posterior_words: file.shape(WORDS_TRUST).is_some(),
-            token_posterior_dims: file.shape(TOKEN_MEANS).and_then(|s| s.get(1).copied()).unwrap_or(0),
+            word_guide_dims: file.shape(WORD_MEANS).and_then(|s| s.get(1).copied()).unwrap_or(0),
         };
         config.check()?;
         Ok(config)

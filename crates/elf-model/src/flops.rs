@@ -17,11 +17,7 @@ impl ElfConfig {
         let size = |n: i64| n.max(0) as u64;
         let (c, b, h) = (size(self.text_encoder_dim), size(self.bottleneck_dim), size(self.hidden_size));
         let (inner, n) = (size(self.mlp_hidden()), size(self.prefix_len()) + text);
-        let estimate = match size(self.token_posterior_dims) {
-            0 => 0,
-            k => 2 * c * c + 2 * size(self.vocab_size) * k + c * h,
-        };
-        let entry = text * 2 * (2 * c * c + c * b + b * h + estimate);
+        let entry = text * 2 * (2 * c * c + c * b + b * h);
         let embedders = if self.num_self_cond_cfg_tokens > 0 { 2 } else { 1 };
         let scalars = embedders * 2 * (FEATURES as u64 * h + h * h);
         let block = n * (2 * (4 * h * h + 3 * h * inner) + 4 * n * h);
@@ -62,8 +58,7 @@ mod tests {
             learned_latents: false,
             context_table: false,
             vocab_head_norm: false,
-            token_posterior_dims: 0,
-            token_posterior_words: false,
+            word_guide_dims: 0,
         };
         assert_eq!(config.mlp_hidden(), 21);
         // A text position: 8 -> 4 is 64, 4 -> 3 is 24, 3 -> 8 is 48.

@@ -21,8 +21,8 @@ mod memory;
 mod model;
 mod rope;
 mod seen;
-mod token_posterior;
 mod vocab_head;
+mod word_guide;
 
 #[cfg(test)]
 mod tests;
@@ -32,3 +32,4 @@ pub use embed::sinusoidal_features;
 pub use masked::{MaskedConfig, MaskedTransformer};
 pub use model::Elf;
 pub use rope::Rope;
+pub use word_guide::WordGuide;

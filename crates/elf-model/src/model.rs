@@ -18,8 +18,8 @@ use crate::embed::{LatentProjection, ScalarEmbedder};
 use crate::join::join;
 use crate::rope::Rope;
 use crate::seen::{additive, padding_mask, seen};
-use crate::token_posterior::{Reading, TokenPosterior};
 use crate::vocab_head::VocabHead;
+use crate::word_guide::WordGuide;
 
 /// The name of the parameter of learned latents; the released model has none.
 pub(crate) const LATENT_TABLE: &str = "latent_table";
@@ -52,8 +52,7 @@ pub struct Elf {
     latent_table: Option<Weight>,
     /// The table of given tokens: those of a condition, and clean ones before a block; `[V, H]`.
     context_table: Option<ContextTable>,
-    /// The estimate of each token from its own noisy latent.
-    token_posterior: Option<TokenPosterior>,
+    word_guide: Option<WordGuide>,
     /// Whether blocks are computed again in the backward pass instead of keeping their intermediate results.
     recompute: bool,
     /// Rotary angles of the last layout.
@@ -105,9 +104,9 @@ impl Elf {
             true => Some(ContextTable::new(b, config.vocab_size, h)?),
             false => None,
         };
-        let token_posterior = match config.token_posterior_dims {
+        let word_guide = match config.word_guide_dims {
             0 => None,
-            _ => Some(TokenPosterior::new(b, &config)?),
+            _ => Some(WordGuide::new(b, &config, policy)?),
         };
         let params = builder.finish();
         let rope = RefCell::new(None);
@@ -126,7 +125,7 @@ impl Elf {
             vocab_head,
             latent_table,
             context_table,
-            token_posterior,
+            word_guide,
             recompute: false,
             rope,
         })
@@ -148,15 +147,20 @@ impl Elf {
         self.recompute = recompute;
     }
 
-    /// Gives the network the classes that its estimate of each token from its own noisy latent is made of; `noise_scales` are the
-    /// standard deviations of the noise of denoise rows and of decode rows at t = 0. The values of networks that are loaded come with their parameters.
+    /// The guide that knows words and no context, if the network has one.
+    pub fn word_guide(&self) -> Option<&WordGuide> {
+        self.word_guide.as_ref()
+    }
+
+    /// Makes the word guide of these classes; `noise_scale` is the standard deviation of the noise at t = 0. The guide of a network that
+    /// is loaded comes with its parameters.
     ///
     /// # Errors
-    /// If the network has no such estimate (`token_posterior_dims` is 0), a shape does not fit, or libtorch fails.
-    pub fn start_token_posterior(&self, classes: &TokenClasses, noise_scales: [f64; 2]) -> Result<()> {
-        match &self.token_posterior {
-            Some(posterior) => posterior.start(classes, noise_scales)?,
-            None => return Err(Error::Config("this network has no token posterior: token_posterior_dims is 0".into())),
+    /// If the network has no word guide (`word_guide_dims` is 0), a shape does not fit, or libtorch fails.
+    pub fn start_word_guide(&self, classes: &TokenClasses, noise_scale: f64) -> Result<()> {
+        match &self.word_guide {
+            Some(guide) => guide.start(classes, noise_scale)?,
+            None => return Err(Error::Config("this network has no word guide: word_guide_dims is 0".to_owned())),
         }
         self.params.changed();
         Ok(())
@@ -270,14 +274,6 @@ impl Elf {
         }
     }
 
-    /// Latents as this network computes with them: along the axes of its token posterior, if it has one.
-    fn along(&self, latents: &Tensor) -> Result<Tensor> {
-        match &self.token_posterior {
-            Some(posterior) => posterior.along(latents),
-            None => Ok(latents.shallow_clone()),
-        }
-    }
-
     /// Does the same as [`Network::trunk`] with an attention mask over text positions, `[B, S]`, 1 where a position is seen. The released
     /// code has such a mask, but its models are trained and sampled without.
     ///
@@ -299,19 +295,18 @@ impl Elf {
     fn lifted(
         &self,
         z: &Tensor,
-        x_prev: Option<Tensor>,
+        x_prev: Option<&Tensor>,
         context: Option<&Context>,
         by_words: Option<(&Tensor, &ContextTable)>,
     ) -> Result<Tensor> {
         let maps = self.policy.latent_maps.kind();
         let Some(Context { latents, ids, .. }) = context else {
-            let lifted = self.latents.forward(z, x_prev.as_ref(), maps);
+            let lifted = self.latents.forward(z, x_prev, maps);
             return by_words.map_or(Ok(lifted.shallow_clone()), |(words, table)| table.on_condition(&lifted, words));
         };
         // The previous estimate of clean tokens is the tokens themselves, as on condition positions.
-        let latents = self.along(latents)?;
-        let with_context = |text: &Tensor| Tensor::f_cat(&[&latents, text], 1);
-        let x_prev = x_prev.as_ref().map(with_context).transpose()?;
+        let with_context = |text: &Tensor| Tensor::f_cat(&[*latents, text], 1);
+        let x_prev = x_prev.map(with_context).transpose()?;
         self.on_clean(self.latents.forward(&with_context(z)?, x_prev.as_ref(), maps), ids)
     }
 
@@ -346,39 +341,11 @@ impl Elf {
             dropout: input.dropout.map(|dropout| self.dropout_of(dropout, k, first, s)),
             recompute: self.recompute,
         };
-        let (z, x_prev) = (self.along(input.z)?, input.x_prev.map(|x| self.along(x)).transpose()?);
-        let text = self.lifted(&z, x_prev, context.as_ref(), by_words)?.to_kind(kind);
-        let reading = match &self.token_posterior {
-            Some(posterior) => Some((posterior, posterior.read(&z, input.t, input.decode)?)),
-            None => None,
-        };
-        let text = match &reading {
-            Some((posterior, reading)) => {
-                let noisy = posterior.added_to(&text.f_narrow(1, k, s)?, &reading.estimate, words)?;
-                Tensor::f_cat(&[text.f_narrow(1, 0, k)?, noisy], 1)?
-            }
-            None => text,
-        };
+        let text = self.lifted(input.z, input.x_prev, context.as_ref(), by_words)?.to_kind(kind);
         let x = Tensor::f_cat(&[self.prefix(input, b)?.to_kind(kind), text], 1)?;
         let known = memory.map(|memory| &memory.layers[..]);
         let x = crate::block::all(&self.blocks, &self.params, x, &pass, known)?;
-        let hidden = x.f_narrow(1, self.config.prefix_len() + k, s)?;
-        match reading {
-            Some((_, Reading { estimate, evidence, curvature })) => {
-                Ok(Tensor::f_cat(&[hidden.f_to_kind(Kind::Float)?, estimate, evidence, curvature], -1)?)
-            }
-            None => Ok(hidden),
-        }
-    }
-
-    /// The hidden states `[.., H]` in the trunk's output and, if the network has a token posterior, what that read, which the trunk passes
-    /// on to the heads.
-    fn parts<'a>(&'a self, output: &Tensor) -> Result<(Tensor, Option<(&'a TokenPosterior, Reading)>)> {
-        let (h, c, k) = (self.config.hidden_size, self.config.text_encoder_dim, self.config.token_posterior_dims);
-        let Some(posterior) = &self.token_posterior else { return Ok((output.shallow_clone(), None)) };
-        let part = |from: i64, size: i64| output.f_narrow(-1, from, size);
-        let reading = Reading { estimate: part(h, c)?, evidence: part(h + c, k)?, curvature: part(h + c + k, k)? };
-        Ok((part(0, h)?, Some((posterior, reading))))
+        Ok(x.f_narrow(1, self.config.prefix_len() + k, s)?)
     }
 }
 
@@ -418,7 +385,7 @@ impl Network for Elf {
 
             let rope = self.rope(Layout { prefix: 0, context: 0, first: known, text: k - known }, device)?;
             let pass = Pass { rope, mask: Some(own.f_unsqueeze(1)?), dropout: None, recompute: false };
-            let latents = self.along(&new(context.latents)?)?;
+            let latents = new(context.latents)?;
             let lifted =
                 self.latents.forward(&latents, self_conditioned.then_some(&latents), self.policy.latent_maps.kind());
             let mut x = self.on_clean(lifted, &new(context.ids)?)?.to_kind(kind);
@@ -441,35 +408,16 @@ impl Network for Elf {
     }
 
     fn clean(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (hidden, reading) = self.parts(hidden)?;
-        let normalised = self.final_norm.forward_to(&hidden, self.policy.latent_maps.kind());
-        let head = self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?;
-        Ok(match reading {
-            Some((posterior, reading)) => {
-                let flat = hidden.f_reshape([-1, self.config.hidden_size])?;
-                let logits = || self.vocab_head.logits(&flat, self.policy.vocab_head);
-                posterior.back(&(head + posterior.estimate(&reading, logits)?))?
-            }
-            None => head,
-        })
+        let normalised = self.final_norm.forward_to(hidden, self.policy.latent_maps.kind());
+        Ok(self.final_linear.forward(&normalised).f_to_kind(Kind::Float)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let (hidden, reading) = self.parts(hidden)?;
-        let logits = self.vocab_head.logits(&hidden, self.policy.vocab_head)?;
-        Ok(match reading {
-            Some((posterior, reading)) => logits + posterior.word_scores(&reading)?,
-            None => logits,
-        })
+        self.vocab_head.logits(hidden, self.policy.vocab_head)
     }
 
     fn cross_entropy(&self, hidden: &Tensor, ids: &Tensor, weights: Option<&Tensor>) -> Result<CrossEntropy> {
-        let (hidden, reading) = self.parts(hidden)?;
-        let scores = |start: i64, n: i64| match &reading {
-            Some((posterior, reading)) => posterior.word_scores(&reading.rows(start, n)?).map(Some),
-            None => Ok(None),
-        };
-        self.vocab_head.cross_entropy(&hidden, ids, weights, self.policy.vocab_head, &scores)
+        self.vocab_head.cross_entropy(hidden, ids, weights, self.policy.vocab_head)
     }
 }
 

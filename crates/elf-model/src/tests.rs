@@ -1,8 +1,8 @@
 //! Laws that hold for any sizes; the package elf-tests compares numbers with the reference.
 
 use elf_core::{
-    Context, Counting, CrossEntropy, Dropout, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy,
-    TokenClasses, TrunkInput,
+    Context, Counting, Dropout, LearnedLatents, Network, PassCount, Precision, PrecisionPolicy, TokenClasses,
+    TrunkInput,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -47,9 +47,8 @@ fn elf_b_has_the_published_number_of_parameters() {
     let learned = ElfConfig { learned_latents: true, ..small() };
     let of_blocks = ElfConfig { context_table: true, vocab_head_norm: true, ..small() };
     let without_guidance = ElfConfig { num_self_cond_cfg_tokens: 0, ..small() };
-    let informed = ElfConfig { token_posterior_dims: 3, ..small() };
-    let by_words = ElfConfig { token_posterior_words: true, ..informed.clone() };
-    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, informed, by_words] {
+    let guided = ElfConfig { word_guide_dims: 3, ..small() };
+    for config in [Preset::B.config(512, 32100), small(), without_guidance, learned, of_blocks, guided] {
         let net = Elf::unset(config.clone(), PrecisionPolicy::F32, Device::Cpu).unwrap();
         assert_eq!(config.parameter_count(), net.params().numel(), "{config:?}");
     }
@@ -266,28 +265,26 @@ fn words_of_a_condition_come_in_through_the_table() {
     };
     let plain = network(small(), PrecisionPolicy::F32);
     assert_eq!(difference(&out(&plain, &z, None), &out(&plain, &z, Some(&words))), 0.0);
-    for token_posterior_dims in [0, 3] {
-        let net = network(ElfConfig { context_table: true, token_posterior_dims, ..small() }, PrecisionPolicy::F32);
-        let table = net.params().get("context_table.weight").unwrap().tensor.shallow_clone();
-        let none = words.full_like(-1);
-        assert!(difference(&out(&net, &z, None), &out(&net, &z, Some(&none))) < 1e-5);
-        let told = out(&net, &z, Some(&words));
-        assert!(difference(&told, &out(&net, &z, None)) > 1e-3);
-        // A row is computed as if it were alone.
-        let row = |x: &Tensor| x.narrow(0, 1, 1);
-        let (alone, alone_words, time) = (row(&z), row(&words), row(&t));
-        let input = TrunkInput { words: Some(&alone_words), x_prev: Some(&alone), ..TrunkInput::new(&alone, &time) };
-        assert!(difference(&row(&told), &net.trunk(&input).unwrap()) < 1e-5);
-        // Another vector for a word of one row, and for the word of no row, which the table has for negative ids.
-        tch::no_grad(|| _ = table.get(4).fill_(0.5));
-        net.params().changed();
-        let changed = out(&net, &z, Some(&words));
-        assert!(difference(&told.get(0), &changed.get(0)) > 1e-3);
-        assert_eq!(difference(&told.get(1), &changed.get(1)), 0.0);
-        tch::no_grad(|| _ = table.get(0).fill_(0.5));
-        net.params().changed();
-        assert_eq!(difference(&changed, &out(&net, &z, Some(&words))), 0.0);
-    }
+    let net = network(ElfConfig { context_table: true, ..small() }, PrecisionPolicy::F32);
+    let table = net.params().get("context_table.weight").unwrap().tensor.shallow_clone();
+    let none = words.full_like(-1);
+    assert!(difference(&out(&net, &z, None), &out(&net, &z, Some(&none))) < 1e-5);
+    let told = out(&net, &z, Some(&words));
+    assert!(difference(&told, &out(&net, &z, None)) > 1e-3);
+    // A row is computed as if it were alone.
+    let row = |x: &Tensor| x.narrow(0, 1, 1);
+    let (alone, alone_words, time) = (row(&z), row(&words), row(&t));
+    let input = TrunkInput { words: Some(&alone_words), x_prev: Some(&alone), ..TrunkInput::new(&alone, &time) };
+    assert!(difference(&row(&told), &net.trunk(&input).unwrap()) < 1e-5);
+    // Another vector for a word of one row, and for the word of no row, which the table has for negative ids.
+    tch::no_grad(|| _ = table.get(4).fill_(0.5));
+    net.params().changed();
+    let changed = out(&net, &z, Some(&words));
+    assert!(difference(&told.get(0), &changed.get(0)) > 1e-3);
+    assert_eq!(difference(&told.get(1), &changed.get(1)), 0.0);
+    tch::no_grad(|| _ = table.get(0).fill_(0.5));
+    net.params().changed();
+    assert_eq!(difference(&changed, &out(&net, &z, Some(&words))), 0.0);
     let short = words.narrow(1, 0, 4);
     let input = TrunkInput { words: Some(&short), ..TrunkInput::new(&z, &t) };
     assert!(plain.trunk(&input).unwrap_err().to_string().contains("words has shape [2, 4]"));
@@ -358,112 +355,34 @@ fn wave(shape: &[i64], step: f64) -> Tensor {
     (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
 }
 
-/// A small network with a token posterior, whose head is 0, and its classes.
-fn informed() -> (Elf, TokenClasses) {
-    let config = ElfConfig { token_posterior_dims: 3, ..small() };
-    let net = Elf::new(config, PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
-    let means = wave(&[40, 3], 1.7);
+/// A network computes the same with and without a word guide, which is frozen and kept in files.
+#[test]
+fn a_word_guide_belongs_to_a_network_that_does_not_use_it() {
     let classes = TokenClasses {
-        // Of mean square 1 over the six channels, as normalised latents are.
-        means: &means * (means.square().sum_dim_intlist(-1, true, Kind::Float) / 6.0).rsqrt(),
+        axes: Tensor::linalg_qr(&wave(&[6, 6], 0.9), "reduced").0,
+        means: wave(&[40, 3], 1.7),
         variances: Tensor::ones([6], (Kind::Float, Device::Cpu)) * 0.01,
         log_shares: Tensor::zeros([40], (Kind::Float, Device::Cpu)),
-        axes: Tensor::linalg_qr(&wave(&[6, 6], 0.9), "reduced").0,
     };
-    net.start_token_posterior(&classes, [2.0, 5.0]).unwrap();
-    (net, classes)
-}
-
-/// The clean latents of tokens 7 to 10.
-fn four_tokens(classes: &TokenClasses) -> Tensor {
-    classes.means.narrow(0, 7, 4).matmul(&classes.axes.narrow(1, 0, 3).tr()).unsqueeze(0)
-}
-
-fn pass(net: &Elf, z: &Tensor, t: f64, decode: bool) -> Tensor {
-    let (t, mode) = (Tensor::from_slice(&[t as f32]), Tensor::from_slice(&[f32::from(u8::from(decode))]));
-    let input = TrunkInput { x_prev: Some(&z.zeros_like()), decode: Some(&mode), ..TrunkInput::new(z, &t) };
-    net.trunk(&input).unwrap()
-}
-
-/// With a head of zeros, the network's estimate is the one without context, and its words are those of that estimate.
-#[test]
-fn a_network_with_a_token_posterior_starts_from_it() {
-    let (net, classes) = informed();
-    let clean = four_tokens(&classes);
-    // Clean latents are kept, and pure noise says nothing: the estimate is the mean of all means.
-    assert!(difference(&net.clean(&pass(&net, &clean, 1.0, false)).unwrap(), &clean) < 1e-3);
-    let common = classes.means.mean_dim([0i64].as_slice(), true, Kind::Float);
-    let common = common.matmul(&classes.axes.narrow(1, 0, 3).tr());
-    let start = net.clean(&pass(&net, &rows(1, 4, 6).0, 0.0, false)).unwrap();
-    assert!(difference(&start, &common.expand_as(&start)) < 1e-4);
-    let hidden = pass(&net, &clean, 1.0, true).squeeze_dim(0);
-    assert_eq!(hidden.size()[1], net.shape().hidden_size);
-    let read = classes.means.index_select(0, &net.logits(&hidden).unwrap().argmax(-1, false));
-    // Tokens 7 and 23 have nearly the same mean.
-    assert!(difference(&read, &classes.means.narrow(0, 7, 4)) < 0.4, "{read}");
-    let without = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
-    let message = without.start_token_posterior(&classes, [2.0, 5.0]).unwrap_err().to_string();
-    assert!(message.contains("token_posterior_dims"), "{message}");
-}
-
-/// With logits of zeros the estimate by words is the one without context; with others it is the mean of their words.
-#[test]
-fn a_clean_estimate_may_start_from_words() {
-    let (plain, classes) = informed();
-    let net = Elf::new(
-        ElfConfig { token_posterior_words: true, ..plain.config().clone() },
-        PrecisionPolicy::F32,
-        5,
-        Device::Cpu,
-    );
-    let net = net.unwrap();
-    net.start_token_posterior(&classes, [2.0, 5.0]).unwrap();
-    let [kernel, bias] =
-        ["unembed_kernel", "unembed_bias"].map(|name| net.params().get(name).unwrap().tensor.shallow_clone());
-    tch::no_grad(|| _ = kernel.shallow_clone().zero_());
-    net.params().changed();
-    let z = rows(1, 4, 6).0;
-    for t in [0.0, 0.3, 0.8] {
-        let estimate = |net: &Elf| net.clean(&pass(net, &z, t, false)).unwrap();
-        assert!(difference(&estimate(&net), &estimate(&plain)) < 1e-3, "at {t}");
-    }
-    tch::no_grad(|| _ = bias.get(9).fill_(100.0));
-    net.params().changed();
-    let found = net.clean(&pass(&net, &z, 0.0, false)).unwrap();
-    let expected = classes.means.get(9).unsqueeze(0).matmul(&classes.axes.narrow(1, 0, 3).tr());
-    assert!(difference(&found, &expected.expand_as(&found)) < 1e-3);
+    let plain = Elf::new(small(), PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    let net = Elf::new(ElfConfig { word_guide_dims: 3, ..small() }, PrecisionPolicy::F32, 5, Device::Cpu).unwrap();
+    net.start_word_guide(&classes, 2.0).unwrap();
+    let message = plain.start_word_guide(&classes, 2.0).unwrap_err().to_string();
+    assert!(plain.word_guide().is_none() && message.contains("word_guide_dims"), "{message}");
+    let (z, t) = rows(2, 4, 6);
+    let estimate = |net: &Elf| net.clean(&net.trunk(&TrunkInput::new(&z, &t)).unwrap()).unwrap();
+    assert_eq!(difference(&estimate(&net), &estimate(&plain)), 0.0);
     net.params().set_requires_grad(true);
-    net.clean(&pass(&net, &z, 0.3, false)).unwrap().square().sum(Kind::Float).backward();
-    assert!(kernel.grad().defined());
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.safetensors");
-    net.save(&path).unwrap();
-    assert_eq!(Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap().config(), net.config());
-}
-
-/// The loss has the logits of [`Network::logits`], gradients reach everything but the classes, and files keep all of it.
-#[test]
-fn a_token_posterior_is_frozen_and_kept() {
-    let (net, classes) = informed();
-    net.params().set_requires_grad(true);
-    let clean = four_tokens(&classes);
-    let hidden = pass(&net, &clean, 1.0, true).squeeze_dim(0);
-    let targets = Tensor::from_slice(&[7i64, 8, 9, 3]);
-    let CrossEntropy { sum, each } = net.cross_entropy(&hidden, &targets, None).unwrap();
-    let logits = net.logits(&hidden).unwrap();
-    let plain = logits.cross_entropy_loss(&targets, None::<&Tensor>, tch::Reduction::None, -100, 0.0);
-    assert!(difference(&each, &plain) < 1e-4);
-    (sum + net.clean(&hidden).unwrap().square().sum(Kind::Float)).backward();
     for (name, p) in net.params().iter() {
-        assert_eq!(p.tensor.requires_grad(), !p.frozen, "{name}");
+        assert_eq!(p.tensor.requires_grad(), !name.starts_with("word_guide."), "{name}");
     }
-    assert!(net.params().get("token_posterior.lift.weight").unwrap().tensor.grad().defined());
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     net.save(&path).unwrap();
     let again = Elf::load(&path, PrecisionPolicy::F32, Device::Cpu).unwrap();
     assert_eq!(again.config(), net.config());
-    let estimate = |net: &Elf| net.clean(&pass(net, &clean, 0.4, false)).unwrap();
-    assert_eq!(difference(&estimate(&again), &estimate(&net)), 0.0);
+    let guided = |net: &Elf| net.word_guide().unwrap().estimate(&z, &t).unwrap();
+    assert_eq!(difference(&guided(&again), &guided(&net)), 0.0);
+    assert!(guided(&net).abs().max().double_value(&[]) > 0.01);
 }

@@ -59,15 +59,14 @@ impl VocabHead {
         self.unembedding(precision).logits(&self.features(hidden, precision))
     }
 
-    /// Cross-entropies, in chunks of rows; `scores` as in [`Unembedding::cross_entropy_with`].
+    /// Cross-entropies, in chunks of rows.
     pub(crate) fn cross_entropy(
         &self,
         hidden: &Tensor,
         ids: &Tensor,
         weights: Option<&Tensor>,
         precision: Precision,
-        scores: &dyn Fn(i64, i64) -> Result<Option<Tensor>>,
     ) -> Result<CrossEntropy> {
-        self.unembedding(precision).cross_entropy_with(&self.features(hidden, precision), ids, weights, scores)
+        self.unembedding(precision).cross_entropy(&self.features(hidden, precision), ids, weights)
     }
 }

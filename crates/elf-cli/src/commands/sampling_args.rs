@@ -43,6 +43,9 @@ pub struct SamplingArgs {
     /// shorter run on the same latents. Doubles the cost.
     #[arg(long, value_name = "MODEL")]
     pub guide: Option<PathBuf>,
+    /// Autoguidance away from what the model keeps of words without context, for models trained with word_guide_dims.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", conflicts_with = "guide")]
+    pub word_guide: Option<bool>,
     /// Autoguidance scale; 1 disables it.
     #[arg(long)]
     pub guide_scale: Option<f64>,

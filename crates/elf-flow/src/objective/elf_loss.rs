@@ -14,8 +14,6 @@ use crate::{LatentBatch, Result};
 /// Names of the parts of the loss.
 const L2: &str = "l2";
 const CE: &str = "ce";
-/// The name of the cross-entropy of denoise rows.
-const DENOISE_CE: &str = "denoise_ce";
 
 /// The rows of a batch, and what is learned at which of their positions.
 struct LossInputs {
@@ -132,20 +130,11 @@ impl ElfObjective {
         let order = &plan.order[plan.denoise as usize..];
         let mask = inputs.mask.f_narrow(0, plan.denoise, plan.decode)?;
         let words = Words::of(hidden, &inputs.ids, order, &mask)?;
-        Self::words_term(CE, net, &words, &times.f_expand([-1, mask.size2()?.1, -1], false)?)
-    }
-
-    /// The cross-entropy of words: its sum, the term and its bins by the `times` `[n, S, 1]` of all positions of their rows.
-    fn words_term(
-        name: &'static str,
-        net: &dyn Network,
-        words: &Words,
-        times: &Tensor,
-    ) -> Result<(Tensor, LossTerm, TimeBins)> {
+        let times = times.f_expand([-1, mask.size2()?.1, -1], false)?;
         let CrossEntropy { sum, each } = net.cross_entropy(&words.hidden, &words.ids, None)?;
-        let term = LossTerm { name, sum: sum.f_detach()?, count: words.places.size1()? as f64 };
+        let term = LossTerm { name: CE, sum: sum.f_detach()?, count: words.places.size1()? as f64 };
         let times = times.f_reshape([-1])?.f_index_select(0, &upload(&words.places, each.device())?)?;
-        let bins = TimeBins::of(name, &times, &each, &each.f_ones_like()?)?;
+        let bins = TimeBins::of(CE, &times, &each, &each.f_ones_like()?)?;
         Ok((sum, term, bins))
     }
 }
@@ -179,15 +168,6 @@ impl Objective for ElfObjective {
             sum = &sum + l2;
             terms.push(term);
             by_time.push(bins);
-            if self.denoiser_ce_weight > 0.0 {
-                let mask = inputs.mask.f_narrow(0, 0, n)?;
-                let times = rows.t.f_narrow(0, 0, n)?.f_view([-1, 1, 1])?.f_expand([-1, mask.size2()?.1, -1], false)?;
-                let words = Words::of(&hidden.f_narrow(0, 0, n)?, &inputs.ids, &plan.order[..n as usize], &mask)?;
-                let (ce, term, bins) = Self::words_term(DENOISE_CE, net, &words, &times)?;
-                sum = &sum + ce * self.denoiser_ce_weight;
-                terms.push(term);
-                by_time.push(bins);
-            }
         }
         if d > 0 {
             let (ce, term, bins) = Self::decode_term(net, &plan, &inputs, &hidden.f_narrow(0, n, d)?)?;

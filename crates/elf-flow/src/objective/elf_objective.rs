@@ -25,10 +25,6 @@ pub struct ElfObjective {
     pub guidance: GuidanceLaw,
     /// Share of self-conditioned rows among denoise rows; 0 means a network that takes z alone.
     pub self_cond_prob: f64,
-    /// Weight of the cross-entropy of denoise rows' words, read from the same hidden states at the rows' own times, beside their squared
-    /// error; 0 in the paper. A squared error is spread over all channels; this says which words a text may have.
-    #[serde(default)]
-    pub denoiser_ce_weight: f64,
     /// Share of decode rows.
     pub decoder_prob: f64,
     /// Standard deviation of the noise in decode rows.
@@ -53,7 +49,6 @@ impl Default for ElfObjective {
             time: TimeLaw::LogitNormal(LogitNormal::DENOISER),
             guidance: GuidanceLaw::default(),
             self_cond_prob: 0.5,
-            denoiser_ce_weight: 0.0,
             decoder_prob: 0.2,
             decoder_noise_scale: 5.0,
             decoder: LogitNormal::DECODER,
@@ -82,9 +77,6 @@ impl ElfObjective {
                 "block_size",
                 format!("a block of {size} tokens is not possible; use 1 or more"),
             ));
-        }
-        if !(self.denoiser_ce_weight >= 0.0 && (self.denoiser_ce_weight as f32).is_finite()) {
-            return Err(Error::setting("denoiser_ce_weight", format!("{} is not a weight", self.denoiser_ce_weight)));
         }
         self.decoder.check("decoder_p_mean, decoder_p_std")?;
         // Tensors are fp32 and cannot hold a larger number.
@@ -118,7 +110,6 @@ mod tests {
             (scale(1e300), "decoder_noise_scale"),
             (scale(-1.0), "decoder_noise_scale"),
             (scale(f64::NAN), "decoder_noise_scale"),
-            (ElfObjective { denoiser_ce_weight: -1.0, ..ElfObjective::default() }, "denoiser_ce_weight"),
             (widest(1e300), "self_cond_cfg_max"),
         ] {
             let message = objective.check().unwrap_err().to_string();

@@ -1,7 +1,5 @@
 //! Checks of a training configuration.
 
-use elf_flow::PredictionTarget;
-
 use super::{ObjectiveName, PadTokenName, RunConfig};
 use crate::Result;
 use crate::error::fail;
@@ -101,7 +99,12 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "learned_latents is for unconditional text: conditions are encoded by a frozen encoder. Set it to false, or max_input_length to null"
         );
     }
-    check_token_posterior(config)?;
+    if config.network.word_guide_dims != 0 && config.network.learned_latents {
+        fail!(
+            setting("word_guide_dims"),
+            "word_guide_dims is measured before the first step, and learned_latents changes latents all the time: leave one of them out"
+        );
+    }
     if config.network.learned_latents && config.network.causal_latents {
         fail!(
             setting("causal_latents"),
@@ -133,7 +136,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("block_size", config.network.block_size.is_some()),
             ("context_table", config.network.context_table),
             ("vocab_head_norm", config.network.vocab_head_norm),
-            ("token_posterior_dims", config.network.token_posterior_dims != 0),
+            ("word_guide_dims", config.network.word_guide_dims != 0),
             ("decoder_clean_condition", config.decoder.decoder_clean_condition),
         ] {
             if set {
@@ -142,20 +145,4 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Refuses a token posterior of a network that does not predict the clean latents of an encoder.
-fn check_token_posterior(config: &RunConfig) -> Result<()> {
-    if config.network.token_posterior_dims == 0 {
-        return Ok(());
-    }
-    let reason = match (config.network.learned_latents, config.flow.prediction) {
-        (true, _) => "learned_latents changes them all the time",
-        (_, PredictionTarget::Velocity) => "prediction: v has a velocity in their place",
-        _ => return Ok(()),
-    };
-    fail!(
-        setting("token_posterior_dims"),
-        "token_posterior_dims is for the prediction of an encoder's clean latents, and {reason}: leave one of them out"
-    );
 }

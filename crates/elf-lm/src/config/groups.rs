@@ -107,13 +107,10 @@ pub struct NetworkConfig {
     pub context_table: bool,
     /// Normalise the input of the vocabulary head. Not in the paper.
     pub vocab_head_norm: bool,
-    /// Give the network an estimate of each token from its own noisy latent, made of the tokens' mean latents in the
-    /// training data along this many of their principal axes, and let it predict the difference: it then need not learn what
-    /// can be read without context. 0: none. Not in the paper.
-    pub token_posterior_dims: i64,
-    /// Let the clean estimate start from the words that the vocabulary head reads, together with what the noisy latent tells,
-    /// so that latents are learned as quickly as words. Needs `token_posterior_dims`. Not in the paper.
-    pub token_posterior_words: bool,
+    /// Keep with the model what each noisy latent says of its word without any context, along this many principal axes of the
+    /// latents of the training data, which are measured before the first step: sampling with `word_guide` is led away from that. The
+    /// network does not use it. 0: none. Not in the paper.
+    pub word_guide_dims: i64,
 }
 
 impl Default for NetworkConfig {
@@ -133,8 +130,7 @@ impl Default for NetworkConfig {
             block_size: None,
             context_table: false,
             vocab_head_norm: false,
-            token_posterior_dims: 0,
-            token_posterior_words: false,
+            word_guide_dims: 0,
         }
     }
 }
@@ -175,9 +171,6 @@ impl Default for FlowConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
-    /// Weight of the words' cross-entropy on the rows that train denoising, beside their squared error; 0 in the paper. Helps small
-    /// models to learn from context.
-    pub denoiser_ce_weight: f64,
     /// Fraction of rows that train decoding (decode rows).
     pub decoder_prob: f64,
     /// Standard deviation of the noise in decode rows; `null`: 5 for unconditional text, 1 for conditional tasks.
@@ -194,7 +187,6 @@ pub struct DecoderConfig {
 impl Default for DecoderConfig {
     fn default() -> Self {
         Self {
-            denoiser_ce_weight: 0.0,
             decoder_prob: 0.2,
             decoder_noise_scale: None,
             decoder_p_mean: 0.8,

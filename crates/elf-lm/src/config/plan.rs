@@ -257,7 +257,6 @@ fn objective(config: &RunConfig) -> ElfObjective {
         time: config.flow.law(config.flow.time_schedule),
         guidance: GuidanceLaw { min: config.guidance.self_cond_cfg_min, max: config.guidance.self_cond_cfg_max },
         self_cond_prob: config.guidance.self_cond_prob,
-        denoiser_ce_weight: config.decoder.denoiser_ce_weight,
         decoder_prob: config.decoder.decoder_prob,
         decoder_noise_scale: config.decoder.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
         decoder: LogitNormal { mean: config.decoder.decoder_p_mean, std: config.decoder.decoder_p_std },
@@ -319,8 +318,7 @@ fn model(config: &RunConfig, latent_dim: i64, vocab_size: i64) -> Result<ElfConf
     model.learned_latents = config.network.learned_latents;
     model.context_table = config.network.context_table;
     model.vocab_head_norm = config.network.vocab_head_norm;
-    model.token_posterior_dims = config.network.token_posterior_dims;
-    model.token_posterior_words = config.network.token_posterior_words;
+    model.word_guide_dims = config.network.word_guide_dims;
     Ok(model)
 }
 

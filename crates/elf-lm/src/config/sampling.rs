@@ -24,6 +24,7 @@ pub(super) const RELEASED: [(&str, &str); 4] = [
 pub(super) const METHOD: &str = "sampling_method";
 pub(super) const SAMPLER: &str = "sampler";
 pub(super) const GUIDE: &str = "guide";
+pub(super) const WORD_GUIDE: &str = "word_guide";
 pub(super) const GUIDE_SCALE: &str = "guide_scale";
 pub(super) const GUIDE_UNTIL: &str = "guide_until";
 
@@ -45,6 +46,9 @@ pub struct Sampling {
     /// the working directory; in the file of a model's own folder, only a path within that folder. Not in the released
     /// code.
     pub guide: Option<PathBuf>,
+    /// Whether autoguidance steers away from what the model keeps of words without context, in place of from another model. Not in the
+    /// released code.
+    pub word_guide: bool,
     /// Autoguidance scale, if there is a guide; 1 is none.
     pub guide_scale: f64,
     /// The time from which on the guide does not guide; 1 is the whole way.
@@ -72,6 +76,7 @@ impl Default for Sampling {
             self_cond_cfg_scale: 3.0,
             time_schedule: TimeScheduleName::LogitNormal,
             guide: None,
+            word_guide: false,
             guide_scale: 3.0,
             guide_until: 1.0,
             decode_at: 1.0,
@@ -116,6 +121,11 @@ impl SamplingPatch {
 }
 
 impl Sampling {
+    /// Whether there is a guide of either kind.
+    pub fn guided(&self) -> bool {
+        self.guide.is_some() || self.word_guide
+    }
+
     /// This setting with another number of steps.
     pub fn steps(self, steps: usize) -> Self {
         Self { num_sampling_steps: steps, ..self }
@@ -167,7 +177,8 @@ impl Sampling {
             self.sampler.settings_label(),
             unless(self.time_schedule == TimeScheduleName::LogitNormal, "-uniform".to_owned()),
             unless(self.guide.is_none(), format!("-guide{}", self.guide_scale)),
-            unless(self.guide.is_none() || self.guide_until == 1.0, format!("-until{}", self.guide_until)),
+            unless(!self.word_guide, format!("-words{}", self.guide_scale)),
+            unless(!self.guided() || self.guide_until == 1.0, format!("-until{}", self.guide_until)),
             unless(self.decode_at == 1.0, format!("-at{}", self.decode_at)),
             unless(self.temperature == 0.0, format!("-t{}", self.temperature)),
             unless(self.top_p == 1.0, format!("-p{}", self.top_p)),
@@ -202,7 +213,14 @@ impl Sampling {
         for sampler in self.samplers(own.remove(SAMPLER), &of_sampler, samplers)? {
             all.push(Self { sampler, ..self.clone() });
         }
-        let guided = own.get(GUIDE).map_or(self.guide.is_some(), |guide| !guide.is_null());
+        let named = own.get(GUIDE).map(|guide| !guide.is_null());
+        let words = own.get(WORD_GUIDE).map(|words| *words != Value::Bool(false));
+        for setting in &mut all {
+            // A change from one kind of guide to the other.
+            setting.word_guide &= named != Some(true);
+            setting.guide = setting.guide.take().filter(|_| words != Some(true));
+        }
+        let guided = named.unwrap_or(false) || words.unwrap_or(false) || all.iter().any(Self::guided);
         // In this order, later keys vary faster.
         let keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
         for key in ORDER.iter().copied() {
@@ -218,6 +236,12 @@ impl Sampling {
                 }
             }
             all = more;
+        }
+        if all.iter().any(|setting| setting.guide.is_some() && setting.word_guide) {
+            fail!(
+                setting(GUIDE),
+                "{GUIDE} and {WORD_GUIDE} are both set, and a text has one guide: leave one of them out"
+            );
         }
         Ok(all)
     }
@@ -262,7 +286,7 @@ impl Sampling {
     /// If the sampler is not registered.
     pub fn to_yaml(&self, samplers: &Registry) -> Result<String> {
         let mut keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(self)?)?;
-        keys.retain(|key, _| ![SAMPLER, GUIDE, GUIDE_SCALE, GUIDE_UNTIL].contains(&key.as_str()));
+        keys.retain(|key, _| ![SAMPLER, GUIDE, WORD_GUIDE, GUIDE_SCALE, GUIDE_UNTIL].contains(&key.as_str()));
         let released = samplers.entry(&self.sampler.name)?.released_keys();
         let key_of = |setting: &String| released.iter().find(|(_, known)| known == setting).map(|(key, _)| *key);
         let mut lines = Vec::new();
@@ -283,12 +307,13 @@ impl Sampling {
 }
 
 /// The keys of a setting except the sampler. In combinations, later keys vary faster.
-pub(super) const ORDER: [&str; 12] = [
+pub(super) const ORDER: [&str; 13] = [
     "num_sampling_steps",
     "cfg",
     "self_cond_cfg_scale",
     "time_schedule",
     GUIDE,
+    WORD_GUIDE,
     GUIDE_SCALE,
     GUIDE_UNTIL,
     "decode_at",

@@ -147,7 +147,7 @@ impl SamplingOf<'_> {
             for mut setting in setting.merged(patch, self.samplers)? {
                 self.check_effect(&setting, patch)?;
                 if setting.guide_scale == 1.0 {
-                    setting.guide = None;
+                    (setting.guide, setting.word_guide) = (None, false);
                 }
                 if let (Some(guide), Some(_), false) = (&setting.guide, &own, patch.has(GUIDE)) {
                     check_own_guide(self.folder, guide)?;
@@ -187,10 +187,10 @@ impl SamplingOf<'_> {
     /// Refuses changes that have no effect on this setting.
     fn check_effect(&self, setting: &Sampling, patch: &SamplingPatch) -> Result<()> {
         for (key, option) in [(GUIDE_SCALE, "--guide-scale"), (GUIDE_UNTIL, "--guide-until")] {
-            if patch.has(key) && setting.guide.is_none() {
+            if patch.has(key) && !setting.guided() {
                 fail!(
                     setting(key),
-                    "{option} has no effect without a guide: name a weaker version of the model with --guide"
+                    "{option} has no effect without a guide: name a weaker version of the model with --guide, or take its --word-guide"
                 );
             }
         }

@@ -88,6 +88,19 @@ impl Guide {
     }
 }
 
+/// The guide that a setting asks for: what `net`, trained by `plan`, keeps of words, or the model that was loaded.
+pub(crate) fn guide_of<'a>(
+    sampling: &Sampling,
+    net: &'a Elf,
+    plan: &RunPlan,
+    loaded: Option<&'a Guide>,
+) -> Option<(&'a dyn Network, TrainedFlow)> {
+    match sampling.word_guide {
+        true => Some((net.word_guide()? as &dyn Network, TrainedFlow::from(&plan.objective).of_clean_estimates())),
+        false => loaded.and_then(Guide::parts),
+    }
+}
+
 /// A method of generation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Method {
@@ -181,7 +194,7 @@ impl Loaded {
         let DescribedModel { plan, tokenizer, .. } = &self.described;
         Ok(match (&self.net, method) {
             (Net::Flow(net), Method::Flow(sampling)) => {
-                let guide = guide.and_then(Guide::parts);
+                let guide = guide_of(sampling, net, plan, guide);
                 let parts = FlowParts { net: net.as_ref(), plan, tokenizer, latents: self.latents.as_ref(), guide };
                 Box::new(FlowWriter::new(parts, sampling, grid_seed, pad_to, samplers)?)
             }

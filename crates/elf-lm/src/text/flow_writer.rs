@@ -1,7 +1,6 @@
 //! Generation with an embedded language flow.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use elf_core::{Network, TokenDraw};
 use elf_data::{Batch, Tokenizer};
@@ -30,7 +29,7 @@ pub struct FlowParts<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The encoder, needed for conditions and for generation in blocks.
     pub latents: Option<&'a TextLatents>,
-    /// A weaker version of the network and how it was trained, for settings with a guide.
+    /// The guide and how it was trained, for settings with one.
     pub guide: Option<(&'a dyn Network, TrainedFlow)>,
 }
 
@@ -56,9 +55,18 @@ fn generate_config(sampling: &Sampling, grid_seed: u64, plan: &RunPlan) -> Gener
     }
 }
 
-/// The error message for a setting with a guide where none is loaded.
-fn no_guide(path: &Path) -> String {
-    format!("the guide {} works with `elf sample` only: remove it from the sampling file", path.display())
+/// The error message for a setting with a guide where there is none.
+fn no_guide(sampling: &Sampling) -> String {
+    match &sampling.guide {
+        Some(path) => {
+            format!("the guide {} works with `elf sample` only: remove it from the sampling file", path.display())
+        }
+        None => {
+            "this model keeps nothing of words without context to be guided by: turn word_guide off, or train with \
+                 word_guide_dims"
+                .to_owned()
+        }
+    }
 }
 
 /// Checks a setting for models of this plan, without a network.
@@ -67,8 +75,8 @@ fn no_guide(path: &Path) -> String {
 /// If the setting is invalid; the message names it.
 pub fn check_sampling(plan: &RunPlan, sampling: &Sampling, samplers: &Registry) -> Result<()> {
     sampling.candidates()?;
-    if let Some(path) = &sampling.guide {
-        fail!(setting("guide"), "{}", no_guide(path));
+    if sampling.guide.is_some() || sampling.word_guide && plan.model.word_guide_dims == 0 {
+        fail!(setting("guide"), "{}", no_guide(sampling));
     }
     let config = generate_config(sampling, 0, plan);
     Ok(config.check(&plan.model.network_shape(), &TrainedFlow::from(&plan.objective), samplers)?)
@@ -90,9 +98,9 @@ impl<'a> FlowWriter<'a> {
         let FlowParts { net, plan, tokenizer, .. } = parts;
         let config = GenerateConfig { pad_to, ..generate_config(sampling, grid_seed, plan) };
         let mut generator = Generator::new(net, TrainedFlow::from(&plan.objective), config, samplers)?;
-        if let Some(path) = &sampling.guide {
+        if sampling.guided() {
             let Some((net, trained)) = parts.guide else {
-                fail!(setting("guide"), "{}", no_guide(path));
+                fail!(setting("guide"), "{}", no_guide(sampling));
             };
             let Sampling { guide_scale: scale, guide_until: until, .. } = *sampling;
             generator = generator.with_guide(Guide { net, trained, scale, until })?;

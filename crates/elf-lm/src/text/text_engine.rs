@@ -12,7 +12,7 @@ use super::text_loop::{BatchOptions, TextEvent, TextLoop};
 use super::text_run::GenerateOptions;
 use crate::config::{Candidates, Sampling};
 use crate::error::fail;
-use crate::model::loaded::{Guide, Loaded, Net};
+use crate::model::loaded::{Guide, Loaded, Net, guide_of};
 use crate::{Error, Model, Result};
 
 /// A listener to the events of one text of an engine, which returns `Break` to cancel it.
@@ -180,7 +180,7 @@ impl<'a> TextOfRun<'a> {
             fail!(request, "texts of baselines are generated in whole batches");
         };
         let (plan, tokenizer, net) = (&described.plan, &described.tokenizer, net.as_ref());
-        let guide = guide.and_then(Guide::parts);
+        let guide = guide_of(&sampling, net, plan, guide);
         Ok(move |shared: &Shared<'_, 'a>| {
             let net = shared.network(net);
             let guide = guide.map(|(net, trained)| (shared.network(net), trained));

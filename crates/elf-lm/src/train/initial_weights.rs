@@ -44,13 +44,14 @@ pub fn initial_model(plan: &RunPlan, tokenizer: &Tokenizer, host: &Host) -> Resu
     Ok(Some(found))
 }
 
-/// Reads the running averages of that model, or what a file has instead, into parameters.
+/// Reads the running averages of that model, or what a file has instead, into the parameters that training changes. What is measured
+/// before training stays as this run measured it.
 ///
 /// # Errors
 /// If it is damaged, or of another network.
 pub fn begin_as(initial: &ModelRef, params: &ParamSet) -> Result<()> {
     initial
         .verify()
-        .and_then(|()| initial.load_into(params, true))
+        .and_then(|()| initial.load_into(&params.trained(), true))
         .with_context(|| format!("{KEY}: a run can only begin as a network of its own sizes"))
 }

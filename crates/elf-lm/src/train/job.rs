@@ -108,7 +108,7 @@ impl Ended {
     }
 }
 
-/// Rows of the training data that a token posterior is made of at most.
+/// Rows of the training data that a word guide is made of at most.
 const MEASURED_ROWS: usize = 200_000;
 const MEASURED_ROWS_AT_ONCE: usize = 256;
 
@@ -127,26 +127,27 @@ where
     O: TrainingObjective<Elf, Batch = LatentBatch> + Copy,
 {
     net.set_recompute(job.plan.config.compute.gradient_checkpointing);
-    let begins = job.initial.is_none() && job.plan.config.output.resume.is_none();
     let kind = ElfKind::new(job.plan, &job.inputs.tokenizer, job.inputs.latents()?);
-    if begins && job.folder.checkpoints().latest()?.is_none() {
-        start_token_posterior(job.plan, job.inputs, &kind, &net)?;
+    if job.plan.config.output.resume.is_none() && job.folder.checkpoints().latest()?.is_none() {
+        start_word_guide(job.plan, job.inputs, &kind, &net)?;
     }
     train_kind(job, &kind, objective, net)
 }
 
-/// Makes the token posterior of `net`, if it is to have one, from latents of the training data.
+/// Makes the word guide of `net`, if it is to have one, from latents of the training data.
 ///
 /// # Errors
 /// If rows cannot be read or encoded.
-fn start_token_posterior<O>(plan: &RunPlan, inputs: &TrainingInputs, kind: &ElfKind<'_, O>, net: &Elf) -> Result<()>
+fn start_word_guide<O>(plan: &RunPlan, inputs: &TrainingInputs, kind: &ElfKind<'_, O>, net: &Elf) -> Result<()>
 where
     O: TrainingObjective<Elf, Batch = LatentBatch>,
 {
-    let noise_scales = [plan.objective.path.noise_scale, plan.objective.decoder_noise_scale];
-    match plan.model.token_posterior_dims {
+    match plan.model.word_guide_dims {
         0 => Ok(()),
-        dims => Ok(net.start_token_posterior(&word_moments(plan, inputs, kind)?.classes(dims)?, noise_scales)?),
+        dims => {
+            let classes = word_moments(plan, inputs, kind)?.classes(dims)?;
+            Ok(net.start_word_guide(&classes, plan.objective.path.noise_scale)?)
+        }
     }
 }
 

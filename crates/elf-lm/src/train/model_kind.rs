@@ -15,7 +15,7 @@ use super::TrainingInputs;
 use super::latent_cache::LatentCache;
 use crate::config::RunPlan;
 use crate::error::fail;
-use crate::model::loaded::Method;
+use crate::model::loaded::{Method, guide_of};
 use crate::text::flow_writer::{FlowParts, FlowWriter};
 use crate::text::text_latents::{TextLatents, latent_batch};
 use crate::text::text_loop::BatchWriter;
@@ -96,7 +96,8 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> ModelKind for ElfKind<'_, O
             fail!(request, "{} is no way for a flow to generate", method.name());
         };
         let Self { plan, tokenizer, latents, .. } = *self;
-        let parts = FlowParts { net, plan, tokenizer, latents: Some(latents), guide: None };
+        let parts =
+            FlowParts { net, plan, tokenizer, latents: Some(latents), guide: guide_of(sampling, net, plan, None) };
         Ok(Box::new(FlowWriter::new(parts, sampling, plan.config.seed, Some(rows), samplers)?))
     }
 }

@@ -21,7 +21,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 17] {
+    fn of_elf(&self) -> [(&'static str, bool); 18] {
         [
             ("--sampling-config", self.sampling.sampling_config.is_some()),
             ("--sampler", self.sampling.sampler.is_some()),
@@ -30,6 +30,7 @@ impl SampleArgs {
             ("--sde-gamma", self.sampling.sde_gamma.is_some()),
             ("--uniform-grid", self.sampling.uniform_grid),
             ("--guide", self.sampling.guide.is_some()),
+            ("--word-guide", self.sampling.word_guide.is_some()),
             ("--guide-scale", self.sampling.guide_scale.is_some()),
             ("--guide-until", self.sampling.guide_until.is_some()),
             ("--decode-at", self.sampling.decode_at.is_some()),
