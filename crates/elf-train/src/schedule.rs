@@ -13,6 +13,12 @@ pub enum Decay {
     Constant,
     /// Half a cosine from the peak rate to `min_lr` at the last step.
     Cosine,
+    /// Warmup-stable-decay (Hu et al. 2024, arXiv 2404.06395): the peak rate, and in the last steps a straight line to `min_lr`. A run's end
+    /// may be chosen while it goes on.
+    Wsd {
+        /// The number of these last steps.
+        fall: u64,
+    },
 }
 
 /// A linear warm-up from 0, then a [`Decay`].
@@ -28,9 +34,9 @@ pub struct Schedule {
     pub warmup_steps: u64,
     /// The rate after the warm-up.
     pub decay: Decay,
-    /// The rate at the end of a cosine; a constant schedule ignores it.
+    /// The rate at the end; a constant schedule ignores it.
     pub min_lr: f64,
-    /// Optimiser steps in all, warm-up included, at the end of which a cosine ends. A constant schedule ignores it.
+    /// Optimiser steps in all, warm-up included. A constant schedule ignores it.
     pub total_steps: u64,
 }
 
@@ -51,15 +57,21 @@ impl Schedule {
                 format!("{} is not a learning rate; give 0 or a positive number", self.lr),
             ));
         }
-        if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) && self.decay == Decay::Cosine {
+        if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) && self.decay != Decay::Constant {
             return Err(Error::setting("min_lr", format!("{} is not between 0 and lr, {}", self.min_lr, self.lr)));
         }
-        if self.decay == Decay::Cosine && self.total_steps < self.warmup_steps {
-            let reason =
-                format!("{} steps of warm-up do not fit into {} steps in all", self.warmup_steps, self.total_steps);
-            return Err(Error::setting("warmup_steps", reason));
+        let (what, needed) = match self.decay {
+            Decay::Constant => return Ok(()),
+            Decay::Cosine => ("warm-up", self.warmup_steps),
+            Decay::Wsd { fall } => ("warm-up and fall", self.warmup_steps.saturating_add(fall)),
+        };
+        match self.total_steps < needed {
+            true => {
+                let reason = format!("{needed} steps of {what} do not fit into {} steps in all", self.total_steps);
+                Err(Error::setting("warmup_steps", reason))
+            }
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The learning rate of the optimiser step after `steps_done` others.
@@ -74,6 +86,10 @@ impl Schedule {
                     (steps_done - self.warmup_steps, self.total_steps.saturating_sub(self.warmup_steps));
                 let progress = (after as f64 / length.max(1) as f64).min(1.0);
                 self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+            Decay::Wsd { fall } => {
+                let left = self.total_steps.saturating_sub(steps_done) as f64 / fall.max(1) as f64;
+                self.min_lr + (self.lr - self.min_lr) * left.min(1.0)
             }
         }
     }
@@ -103,6 +119,17 @@ mod tests {
         ] {
             assert!(wrong.check().unwrap_err().to_string().starts_with(name));
         }
+    }
+
+    #[test]
+    fn a_fall_at_the_end_is_a_straight_line() {
+        let wsd =
+            Schedule { decay: Decay::Wsd { fall: 4 }, total_steps: 10, min_lr: 0.2, ..Schedule::constant(1.0, 2) };
+        wsd.check().unwrap();
+        let rates = [0, 1, 2, 5, 6, 7, 8, 9, 10, 11].map(|step| (wsd.lr_at(step) * 10.0).round());
+        assert_eq!(rates, [0.0, 5.0, 10.0, 10.0, 10.0, 8.0, 6.0, 4.0, 2.0, 2.0]);
+        let wrong = Schedule { decay: Decay::Wsd { fall: 9 }, ..wsd };
+        assert!(wrong.check().unwrap_err().to_string().contains("warmup_steps"));
     }
 
     proptest! {

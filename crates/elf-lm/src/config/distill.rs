@@ -108,6 +108,7 @@ const NOT_INHERITED: &[&str] = &[
     "lr",
     "blr",
     "min_lr",
+    "lr_decay_share",
     "lr_schedule",
     "weight_decay",
     "optimizer",

@@ -267,10 +267,12 @@ pub struct OptimizationConfig {
     pub lr: Option<f64>,
     /// Learning rate for 256 rows.
     pub blr: f64,
-    /// Learning rate at the end of a cosine schedule.
+    /// Learning rate at the end of a schedule that falls.
     pub min_lr: f64,
     /// The schedule after warm-up.
     pub lr_schedule: ScheduleName,
+    /// Share of all steps, the last ones, in which `lr_schedule: wsd` falls.
+    pub lr_decay_share: f64,
     /// Decoupled weight decay (AdamW only).
     pub weight_decay: f64,
     /// The optimiser.
@@ -292,6 +294,7 @@ impl Default for OptimizationConfig {
             blr: 1e-3,
             min_lr: 0.0,
             lr_schedule: ScheduleName::Constant,
+            lr_decay_share: 0.2,
             weight_decay: 0.0,
             optimizer: OptimizerName::Muon,
             muon_bf16: false,

@@ -43,6 +43,8 @@ pub enum ScheduleName {
     Constant,
     /// Cosine to `min_lr` after warm-up.
     Cosine,
+    /// Warmup-stable-decay: constant, and linear to `min_lr` in the last `lr_decay_share` of the steps.
+    Wsd,
 }
 
 /// An optimiser.

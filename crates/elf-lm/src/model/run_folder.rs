@@ -180,8 +180,22 @@ impl RunModel {
 /// # Errors
 /// If it cannot be read.
 pub fn plan_of(checkpoint: &Checkpoint) -> Result<RunPlan> {
-    serde_json::from_value(checkpoint.state().plan.clone())
+    let mut plan = checkpoint.state().plan.clone();
+    drop_retired(&mut plan);
+    serde_json::from_value(plan)
         .with_context(|| format!("the plan in {} is from another version of this program", checkpoint.path().display()))
+}
+
+/// Settings that earlier versions wrote into plans and that are no more.
+const RETIRED: [&str; 3] = ["token_posterior_dims", "token_posterior_words", "denoiser_ce_weight"];
+
+/// Removes retired settings from a plan where they had no effect; a plan that depends on one stays unreadable.
+fn drop_retired(plan: &mut Value) {
+    if let Value::Object(settings) = plan {
+        let idle = |value: &Value| value.as_f64() == Some(0.0) || value.as_bool() == Some(false);
+        settings.retain(|key, value| !(RETIRED.contains(&key.as_str()) && idle(value)));
+        settings.values_mut().for_each(drop_retired);
+    }
 }
 
 /// In a folder of distillation rounds, the last round that has a checkpoint.
@@ -196,4 +210,18 @@ fn last_round(folder: &Path) -> Result<Option<RunFolder>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_that_are_no_more_are_dropped_where_they_did_nothing() {
+        let mut plan = json!({"config": {"lr": 0.1, "token_posterior_words": false}, "denoiser_ce_weight": 0.0, "token_posterior_dims": 3});
+        drop_retired(&mut plan);
+        assert_eq!(plan, json!({"config": {"lr": 0.1}, "token_posterior_dims": 3}));
+    }
 }

@@ -270,6 +270,18 @@ where
     Ok((trainer, cursor))
 }
 
+/// The steps in which a warmup-stable-decay schedule falls.
+fn fall_steps(plan: &RunPlan) -> Result<u64> {
+    let share = plan.config.optimization.lr_decay_share;
+    if !(share > 0.0 && share <= 1.0) {
+        fail!(
+            setting("lr_decay_share"),
+            "lr_decay_share is {share}, and must be a share of all steps: above 0, at most 1"
+        );
+    }
+    Ok(((plan.length.total as f64 * share).round() as u64).max(1))
+}
+
 /// When a plan's run saves, evaluates and ends.
 fn run_control(plan: &RunPlan) -> RunControl {
     RunControl {
@@ -351,6 +363,7 @@ pub fn trainer_config(plan: &RunPlan, device: Device) -> Result<TrainerConfig> {
             decay: match config.optimization.lr_schedule {
                 ScheduleName::Constant => Decay::Constant,
                 ScheduleName::Cosine => Decay::Cosine,
+                ScheduleName::Wsd => Decay::Wsd { fall: fall_steps(plan)? },
             },
             min_lr: config.optimization.min_lr,
             total_steps: plan.length.total,
