@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DE_EN = ROOT / "models/mini-de-en"  # Writes token by token, from an input.
-AT_ONCE = ROOT / "models/mini-descriptions"  # Writes all tokens at once, without an input.
+AT_ONCE = ROOT / "models/definitions"  # Writes all tokens at once, without an input.
 
 
 @pytest.fixture(scope="session")

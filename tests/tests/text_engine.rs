@@ -71,7 +71,7 @@ fn compare(made: &GeneratedText, alone: &GeneratedText, name: &str) {
 #[test]
 fn a_text_is_the_same_whoever_runs_beside_it_and_whenever_it_joins() {
     for (name, steps) in
-        [("mini-de-en", [8, 8, 12, 8]), ("mini-descriptions-blocks", [8, 8, 4, 8]), ("mini-descriptions", [6, 6, 4, 9])]
+        [("mini-de-en", [8, 8, 12, 8]), ("mini-descriptions-blocks", [8, 8, 4, 8]), ("definitions", [6, 6, 4, 9])]
     {
         let model = model(name);
         let asked: Vec<Asked> = (0..4)
@@ -102,7 +102,7 @@ fn a_text_is_the_same_whoever_runs_beside_it_and_whenever_it_joins() {
 
 #[test]
 fn candidates_are_rows_of_their_own_and_one_of_them_is_kept() {
-    let model = model("mini-descriptions");
+    let model = model("definitions");
     let sampling = Sampling { best_of: 3, ..model.sampling().unwrap().steps(4) };
     let request = TextRequest { seed: 3, ..TextRequest::default() };
     let alone = model.generate_watched(std::slice::from_ref(&request), &sampling, &options(), &mut ignore).unwrap();

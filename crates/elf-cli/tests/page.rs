@@ -33,7 +33,7 @@ const TEXTS: &str = "return [...document.querySelectorAll('.elf-text')].map((tex
 fn models(more: &[&str]) -> Server {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     let path = |name| models.join(name).to_str().unwrap().to_owned();
-    let paths = ["mini-de-en", "mini-descriptions"].map(path);
+    let paths = ["mini-de-en", "definitions"].map(path);
     Server::of(&[&paths.each_ref().map(String::as_str), more].concat())
 }
 
@@ -114,14 +114,14 @@ fn a_link_shows_the_same(browser: &Browser, whole: &Value) {
 
 fn an_unconditional_model_has_no_input(browser: &Browser) {
     browser.run(
-        "const model = document.getElementById('model'); model.value = 'mini-descriptions'; \
+        "const model = document.getElementById('model'); model.value = 'definitions'; \
          model.dispatchEvent(new Event('change'))",
     );
     assert_eq!(browser.run("return document.getElementById('input').checkVisibility()"), json!(false));
     browser.fill("#steps", "4");
     browser.click("#generate");
     browser.until(FINISHED, || ());
-    assert!(browser.text("#given").contains("mini-descriptions"));
+    assert!(browser.text("#given").contains("definitions"));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn pictures() {
         browser.until(FINISHED, || ());
     };
     browser.screen(1000, 720, "light");
-    show("#model=mini-descriptions&n=2&steps=32&seed=0&t=0.15");
+    show("#model=definitions&n=2&steps=32&seed=0&t=0.15");
     browser.picture(&folder.join("page-forming.png"));
     browser.press(SLIDER, key::END);
     browser.picture(&folder.join("page-finished.png"));

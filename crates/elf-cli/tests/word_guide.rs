@@ -41,8 +41,14 @@ fn a_word_guide_is_measured_once_kept_and_used() {
     let from = format!("init_from={plain}");
     materials.train(&begun, &[guided, &from, "max_steps=1", "lr=0"]).well();
     assert_eq!(texts(&begun, "begun.jsonl", &by_words), led);
+    let from = format!("init_from={whole}");
+    let begun = within(&folder, "begun-again");
+    materials.train(&begun, &[guided, &from, "max_steps=1", "lr=0"]).well();
+    assert_eq!(texts(&begun, "begun-again.jsonl", &by_words), led);
     let students = within(&folder, "students");
     run(elf(&["distill", "--teacher", &whole, "--output", &students, "-o", "max_steps=2"])).well();
+
+    run(elf(&["convert", &whole, &within(&folder, "checkpoint_10")])).well();
 
     run(elf(&["sample", &plain, "--word-guide", "-n", "1"])).badly(&["word_guide", "word_guide_dims"]);
     run(elf(&["sample", &whole, "--word-guide", "--guide", &plain, "-n", "1"])).badly(&["--word-guide", "--guide"]);

@@ -42,7 +42,7 @@ pub use noise::{Noise, Replay, Seeded, key_of};
 pub use param::{Fans, Init, Param, ParamBuilder, ParamSet, Weight};
 pub use precision::{Precision, PrecisionPolicy};
 pub use timed::Timed;
-pub use token_classes::TokenClasses;
+pub use token_classes::{TokenClasses, WORD_GUIDE};
 pub use token_draw::TokenDraw;
 pub use token_network::{TokenNetwork, id_outside};
 pub use unembedding::Unembedding;

@@ -2,6 +2,9 @@
 
 use tch::Tensor;
 
+/// What the names of parameters begin with that a network keeps for guides made of [`TokenClasses`], and does not use itself.
+pub const WORD_GUIDE: &str = "word_guide.";
+
 /// A model of latents without context: those of token w are normal around a mean of its own, with variances that all
 /// tokens share, along the principal axes of all latents.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
-use elf_core::{Error, Network, PrecisionPolicy, Result};
+use elf_core::{Error, Network, PrecisionPolicy, Result, WORD_GUIDE};
 use tch::Device;
 
 use crate::context_table::CONTEXT_TABLE;
@@ -80,13 +80,15 @@ const RELEASED_ORDER: [&str; 13] = [
 ];
 
 impl ElfConfig {
-    /// All parameters' names in the order of the released model's `state_dict`, by which its optimisers number them.
+    /// All parameters' names but those of a word guide, in the order of the released model's `state_dict`, by which its optimisers number
+    /// them.
     ///
     /// # Errors
     /// If no network is possible with the configuration, or it has parameters that the released model does not have.
     pub fn released_order(&self) -> Result<Vec<String>> {
         let net = Elf::unset(self.clone(), PrecisionPolicy::F32, Device::Cpu)?;
-        let mut names: Vec<String> = net.params().iter().map(|(name, _)| name.to_owned()).collect();
+        let known = net.params().subset(|name| !name.starts_with(WORD_GUIDE));
+        let mut names: Vec<String> = known.iter().map(|(name, _)| name.to_owned()).collect();
         let rank = |name: &str| {
             let part = name.split('.').next().unwrap_or(name);
             RELEASED_ORDER.iter().position(|known| *known == part)

@@ -197,14 +197,8 @@ impl TokenNetwork for MaskedTransformer {
             Arc::new(PassDropout { dropout: dropout.clone(), of: dropout.length(), held: vec![[0, s]] })
         });
         let pass = Pass { rope: self.rope(s)?, mask: None, dropout, recompute: self.recompute };
-        let mut x = self.tokens.forward(&upload(ids, self.device)?).f_to_kind(kind)?;
-        for block in &self.blocks {
-            x = match self.recompute && x.requires_grad() {
-                true => block.forward_recomputed(&x, &pass)?,
-                false => block.forward(&x, &pass)?,
-            };
-        }
-        Ok(x)
+        let x = self.tokens.forward(&upload(ids, self.device)?).f_to_kind(kind)?;
+        crate::block::all(&self.blocks, &self.params, x, &pass, None)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {

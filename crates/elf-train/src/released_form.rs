@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use elf_core::key_of;
 use elf_core::pytorch::Value;
 use elf_core::weights::{AVERAGED, TRAINED};
+use elf_core::{WORD_GUIDE, key_of};
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::Checkpoint;
@@ -105,7 +105,7 @@ pub fn released_form_of_parameters(order: &[String], params: Vec<(String, Tensor
     ]))
 }
 
-/// Parameters in the released model's order.
+/// Parameters in the released model's order, without a word guide, which the network does not use.
 struct Parameters<'a>(Vec<(&'a String, Tensor)>);
 
 impl<'a> Parameters<'a> {
@@ -116,6 +116,7 @@ impl<'a> Parameters<'a> {
                 format!("it and the released model do not have the same parameters: {name} is on one side only"),
             )
         };
+        tensors.retain(|name, _| !name.starts_with(WORD_GUIDE));
         let pairs = order.iter().map(|name| Ok((name, tensors.remove(name).ok_or_else(|| alone(name))?)));
         let pairs = pairs.collect::<Result<_>>()?;
         match tensors.keys().next() {
