@@ -108,7 +108,9 @@ fn candidates_are_rows_of_their_own_and_one_of_them_is_kept() {
     let alone = model.generate_watched(std::slice::from_ref(&request), &sampling, &options(), &mut ignore).unwrap();
     let mut engine = TextEngine::new(4, false);
     let id = engine.admit(&model, &request, &sampling, &options(), Box::new(ignore)).unwrap();
-    assert_eq!((engine.rows(), engine.step().rows), (3, 3));
+    // Candidates of one length share passes.
+    assert_eq!(engine.rows(), 3);
+    assert!((1..=3).contains(&engine.step().rows));
     let made = together(&mut engine, &[(0, id)]);
     compare(&made[0].1, &alone.texts[0], "best of three");
     // All of them leave with it.
