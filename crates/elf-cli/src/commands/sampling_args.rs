@@ -52,6 +52,9 @@ pub struct SamplingArgs {
     /// The time in (0, 1] from which on the guide does not guide. Default: 1, the whole way.
     #[arg(long, value_name = "TIME")]
     pub guide_until: Option<f64>,
+    /// The time in (0, 1] from which the last step leads to the end; the others lie before it. Default: 1, the grid's own times.
+    #[arg(long, value_name = "TIME")]
+    pub leap_at: Option<f64>,
     /// The time in (0, 1] at which integration ends and the text is decoded. Default: 1.
     #[arg(long)]
     pub decode_at: Option<f64>,

@@ -1,6 +1,6 @@
 //! How text is sampled, and whether a network can be sampled so.
 
-use elf_core::{NetworkShape, TokenDraw};
+use elf_core::{NetworkShape, Noise, TokenDraw};
 use serde::{Deserialize, Serialize};
 
 use crate::sampler::{Registry, SamplerChoice, Sde};
@@ -25,6 +25,10 @@ pub struct GenerateConfig {
     pub self_conditioning_guidance: f64,
     /// s, the condition guidance scale; 1 is none, anything else doubles the cost of a step.
     pub condition_guidance: f64,
+    /// The time in (0, 1] from which the last step leads to the end, all others lying evenly or by `grid` before it; 1 for times of `grid`
+    /// alone, as in the paper. With a sampler that follows the clean estimate, the network then decodes the estimate that it makes at this
+    /// time, which helps where later ones are worse.
+    pub leap_at: f64,
     /// The time in (0, 1] at which a run ends and the network decodes; the paper's is 1. Decode rows of training are noisy, so the
     /// network has learned to decode earlier, which helps where it has learned the last steps to clean latents less well than
     /// decoding noisy ones. The grid is cut at this time: fewer steps are made.
@@ -48,6 +52,7 @@ impl Default for GenerateConfig {
             grid_seed: 0,
             self_conditioning_guidance: 3.0,
             condition_guidance: 1.0,
+            leap_at: 1.0,
             decode_at: 1.0,
             draw: TokenDraw::LIKELIEST,
             pad_to: None,
@@ -79,8 +84,13 @@ impl GenerateConfig {
             return Err(Error::setting("steps", reason));
         }
         self.grid.check_grid(self.steps)?;
-        if !(self.decode_at > 0.0 && self.decode_at <= 1.0) {
-            return Err(Error::setting("decode_at", format!("{} is not a time in (0, 1]", self.decode_at)));
+        for (setting, time) in [("leap_at", self.leap_at), ("decode_at", self.decode_at)] {
+            if !(time > 0.0 && time <= 1.0) {
+                return Err(Error::setting(setting, format!("{time} is not a time in (0, 1]")));
+            }
+        }
+        if self.leap_at < 1.0 && self.steps < 2 {
+            return Err(Error::setting("leap_at", "a leap needs at least 2 steps: one to its time, and itself"));
         }
         self.draw.check()?;
         match self.pad_to {
@@ -88,4 +98,28 @@ impl GenerateConfig {
             _ => Ok(()),
         }
     }
+
+    /// The times of a run, from 0 to `decode_at`.
+    ///
+    /// # Errors
+    /// If the noise fails.
+    pub(super) fn times(&self, noise: &mut dyn Noise) -> Result<Vec<f64>> {
+        let times = match self.leap_at < 1.0 {
+            true => {
+                let before = self.grid.grid(self.steps - 1, noise)?;
+                before.into_iter().map(|t| t * self.leap_at).chain([1.0]).collect()
+            }
+            false => self.grid.grid(self.steps, noise)?,
+        };
+        Ok(until(times, self.decode_at))
+    }
+}
+
+/// The times before `end`, and `end` itself.
+pub(super) fn until(mut times: Vec<f64>, end: f64) -> Vec<f64> {
+    if end < 1.0 {
+        times.retain(|&t| t < end);
+        times.push(end);
+    }
+    times
 }

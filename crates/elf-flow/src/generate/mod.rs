@@ -7,6 +7,7 @@ mod in_blocks;
 mod request;
 
 pub use config::GenerateConfig;
+use config::until;
 pub use request::{Cost, Generated, Guide, Request};
 
 use elf_core::{Error as CoreError, Network, Noise, Seeded};
@@ -74,8 +75,7 @@ impl<'a> Generator<'a> {
         config.check(&net.shape(), &trained, registry)?;
         let sampler = registry.config(&config.sampler)?;
         // Drawn on the CPU, so that a run visits the same times on every device.
-        let times = config.grid.grid(config.steps, &mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
-        let times = until(times, config.decode_at);
+        let times = config.times(&mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
         let device = net.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
         Ok(Self { net, trained, config, guide: None, sampler, times, device })
     }
@@ -266,13 +266,4 @@ impl<'a> Generator<'a> {
         }
         field
     }
-}
-
-/// The times before `end`, and `end` itself.
-fn until(mut times: Vec<f64>, end: f64) -> Vec<f64> {
-    if end < 1.0 {
-        times.retain(|&t| t < end);
-        times.push(end);
-    }
-    times
 }

@@ -53,6 +53,9 @@ pub struct Sampling {
     pub guide_scale: f64,
     /// The time from which on the guide does not guide; 1 is the whole way.
     pub guide_until: f64,
+    /// The time from which the last step leads to the end, all others lying before it; 1 for the grid's own times. Not in the released
+    /// code.
+    pub leap_at: f64,
     /// The time at which integration ends and the text is decoded. The released code always uses 1.
     pub decode_at: f64,
     /// Temperature by which logits are divided before each token is drawn; 0 takes the likeliest, as the released code
@@ -79,6 +82,7 @@ impl Default for Sampling {
             word_guide: false,
             guide_scale: 3.0,
             guide_until: 1.0,
+            leap_at: 1.0,
             decode_at: 1.0,
             temperature: 0.0,
             top_p: 1.0,
@@ -179,6 +183,7 @@ impl Sampling {
             unless(self.guide.is_none(), format!("-guide{}", self.guide_scale)),
             unless(!self.word_guide, format!("-words{}", self.guide_scale)),
             unless(!self.guided() || self.guide_until == 1.0, format!("-until{}", self.guide_until)),
+            unless(self.leap_at == 1.0, format!("-leap{}", self.leap_at)),
             unless(self.decode_at == 1.0, format!("-at{}", self.decode_at)),
             unless(self.temperature == 0.0, format!("-t{}", self.temperature)),
             unless(self.top_p == 1.0, format!("-p{}", self.top_p)),
@@ -307,7 +312,7 @@ impl Sampling {
 }
 
 /// The keys of a setting except the sampler. In combinations, later keys vary faster.
-pub(super) const ORDER: [&str; 13] = [
+pub(super) const ORDER: [&str; 14] = [
     "num_sampling_steps",
     "cfg",
     "self_cond_cfg_scale",
@@ -316,6 +321,7 @@ pub(super) const ORDER: [&str; 13] = [
     WORD_GUIDE,
     GUIDE_SCALE,
     GUIDE_UNTIL,
+    "leap_at",
     "decode_at",
     "temperature",
     "top_p",

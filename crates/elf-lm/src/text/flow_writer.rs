@@ -49,6 +49,7 @@ fn generate_config(sampling: &Sampling, grid_seed: u64, plan: &RunPlan) -> Gener
         grid_seed,
         self_conditioning_guidance: sampling.self_cond_cfg_scale,
         condition_guidance: sampling.cfg,
+        leap_at: sampling.leap_at,
         decode_at: sampling.decode_at,
         draw: TokenDraw { temperature: sampling.temperature, top_p: sampling.top_p },
         ..GenerateConfig::default()

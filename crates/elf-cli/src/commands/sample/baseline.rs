@@ -21,7 +21,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 18] {
+    fn of_elf(&self) -> [(&'static str, bool); 19] {
         [
             ("--sampling-config", self.sampling.sampling_config.is_some()),
             ("--sampler", self.sampling.sampler.is_some()),
@@ -33,6 +33,7 @@ impl SampleArgs {
             ("--word-guide", self.sampling.word_guide.is_some()),
             ("--guide-scale", self.sampling.guide_scale.is_some()),
             ("--guide-until", self.sampling.guide_until.is_some()),
+            ("--leap-at", self.sampling.leap_at.is_some()),
             ("--decode-at", self.sampling.decode_at.is_some()),
             ("--best-of", self.sampling.best_of.is_some()),
             ("--trace", self.trace),
