@@ -221,20 +221,6 @@ fn decoding_early_cuts_the_run() {
 }
 
 #[test]
-fn a_leap_is_the_last_step_and_the_others_lie_before_it() {
-    let net = Counting::new(Toy::new(true));
-    let with = |leap_at, steps| GenerateConfig { leap_at, grid: TimeLaw::Uniform, steps, ..config() };
-    let generator = Generator::new(&net, TRAINED, with(0.4, 5), &Registry::builtin()).unwrap();
-    let near = |(a, b): (&f64, f64)| (a - b).abs() < 1e-12;
-    assert!(generator.times().iter().zip([0.0, 0.1, 0.2, 0.3, 0.4, 1.0]).all(near), "{:?}", generator.times());
-    assert_eq!(generator.generate(&Request::new(&[1], S), &mut ()).unwrap().cost.passes, 5 + 1);
-    for (wrong, steps) in [(0.0, 5), (1.5, 5), (f64::NAN, 5), (0.4, 1)] {
-        let error = Generator::new(&net, TRAINED, with(wrong, steps), &Registry::builtin()).unwrap_err().to_string();
-        assert!(error.contains("leap_at"), "{error}");
-    }
-}
-
-#[test]
 fn a_row_does_not_depend_on_its_batch() {
     let net = Toy::new(true);
     let (likeliest, drawn) = (TokenDraw::LIKELIEST, TokenDraw::default());

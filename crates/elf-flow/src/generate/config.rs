@@ -123,3 +123,35 @@ pub(super) fn until(mut times: Vec<f64>, end: f64) -> Vec<f64> {
     }
     times
 }
+
+#[cfg(test)]
+mod tests {
+    use elf_core::Seeded;
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_leap_is_the_last_step_and_the_others_lie_before_it() {
+        let with = |leap_at, steps| GenerateConfig {
+            leap_at,
+            grid: TimeLaw::Uniform,
+            steps,
+            self_conditioning_guidance: 1.0,
+            ..GenerateConfig::default()
+        };
+        let times = with(0.4, 5).times(&mut Seeded::new(vec![0], Device::Cpu)).unwrap();
+        assert_eq!(times.len(), 6);
+        assert!(times.iter().zip([0.0, 0.1, 0.2, 0.3, 0.4, 1.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{times:?}");
+        let shape =
+            NetworkShape { latent_dim: 2, hidden_size: 2, vocab_size: 2, guidance_input: false, stochastic: false };
+        let flow = crate::FlowPath::default();
+        let trained = TrainedFlow { path: flow, self_conditioned: false, block_size: None };
+        let check = |config: GenerateConfig| config.check(&shape, &trained, &Registry::builtin());
+        check(with(0.4, 5)).unwrap();
+        for (wrong, steps) in [(0.0, 5), (1.5, 5), (f64::NAN, 5), (0.4, 1)] {
+            let error = check(with(wrong, steps)).unwrap_err().to_string();
+            assert!(error.contains("leap_at"), "{error}");
+        }
+    }
+}
