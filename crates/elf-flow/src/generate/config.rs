@@ -89,9 +89,6 @@ impl GenerateConfig {
                 return Err(Error::setting(setting, format!("{time} is not a time in (0, 1]")));
             }
         }
-        if self.leap_at < 1.0 && self.steps < 2 {
-            return Err(Error::setting("leap_at", "a leap needs at least 2 steps: one to its time, and itself"));
-        }
         self.draw.check()?;
         match self.pad_to {
             Some(0) => Err(Error::setting("pad_to", "a batch of 0 rows holds nothing")),
@@ -104,7 +101,7 @@ impl GenerateConfig {
     /// # Errors
     /// If the noise fails.
     pub(super) fn times(&self, noise: &mut dyn Noise) -> Result<Vec<f64>> {
-        let times = match self.leap_at < 1.0 {
+        let times = match self.leap_at < 1.0 && self.steps > 1 {
             true => {
                 let before = self.grid.grid(self.steps - 1, noise)?;
                 before.into_iter().map(|t| t * self.leap_at).chain([1.0]).collect()
@@ -149,8 +146,10 @@ mod tests {
         let trained = TrainedFlow { path: flow, self_conditioned: false, block_size: None };
         let check = |config: GenerateConfig| config.check(&shape, &trained, &Registry::builtin());
         check(with(0.4, 5)).unwrap();
-        for (wrong, steps) in [(0.0, 5), (1.5, 5), (f64::NAN, 5), (0.4, 1)] {
-            let error = check(with(wrong, steps)).unwrap_err().to_string();
+        let one = with(0.4, 1).times(&mut Seeded::new(vec![0], Device::Cpu)).unwrap();
+        assert_eq!(one, [0.0, 1.0]);
+        for wrong in [0.0, 1.5, f64::NAN] {
+            let error = check(with(wrong, 5)).unwrap_err().to_string();
             assert!(error.contains("leap_at"), "{error}");
         }
     }
