@@ -13,7 +13,8 @@ from conftest import ROOT
 def test_what_is_encoded_is_decoded(writer):
     texts = ["Python library for drawing", "fonts for X", "library for reading files", "tools for the GNOME desktop"]
     encoded = writer.encode(texts)
-    assert encoded.latents.shape == (4, writer.max_length, writer.latent_dim)
+    rows, positions, channels = encoded.latents.shape
+    assert (rows, channels) == (4, writer.latent_dim) and 0 < positions <= writer.max_length
     assert encoded.latents.dtype == torch.float32 and encoded.ids.dtype == torch.int64
 
     def right(latents):
