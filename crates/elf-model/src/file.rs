@@ -5,7 +5,7 @@ use std::path::Path;
 
 use elf_core::tensorfile;
 use elf_core::weights::{ParamKind, Weights};
-use elf_core::{Error, Network, PrecisionPolicy, Result, WORD_GUIDE};
+use elf_core::{Error, Network, PrecisionPolicy, Result};
 use tch::Device;
 
 use crate::context_table::CONTEXT_TABLE;
@@ -87,7 +87,7 @@ impl ElfConfig {
     /// If no network is possible with the configuration, or it has parameters that the released model does not have.
     pub fn released_order(&self) -> Result<Vec<String>> {
         let net = Elf::unset(self.clone(), PrecisionPolicy::F32, Device::Cpu)?;
-        let known = net.params().subset(|name| !name.starts_with(WORD_GUIDE));
+        let known = net.params().trained();
         let mut names: Vec<String> = known.iter().map(|(name, _)| name.to_owned()).collect();
         let rank = |name: &str| {
             let part = name.split('.').next().unwrap_or(name);

@@ -3,7 +3,6 @@
 use elf_core::ParamSet;
 use elf_data::Tokenizer;
 use elf_hub::What;
-use tch::Tensor;
 
 use crate::config::{BaselinePlan, RunPlan};
 use crate::error::{Context, fail};
@@ -51,16 +50,13 @@ pub fn initial_model(plan: &RunPlan, tokenizer: &Tokenizer, host: &Host) -> Resu
 /// # Errors
 /// If it is damaged, or of another network.
 pub fn begin_as(initial: &ModelRef, params: &ParamSet) -> Result<()> {
-    let frozen =
-        |params: &ParamSet| params.iter().filter(|(_, p)| p.frozen).map(|(_, p)| p.tensor.shallow_clone()).collect();
-    let (own, measured): (Vec<Tensor>, Vec<Tensor>) =
-        (frozen(params), frozen(params).iter().map(Tensor::copy).collect());
+    let frozen = params.subset(|name| params.get(name).is_some_and(|p| p.frozen));
+    let measured = frozen.snapshot();
     // A model may lack what is measured, or bring its own.
     initial
         .verify()
         .and_then(|()| initial.load_into(&params.trained(), true).or_else(|_| initial.load_into(params, true)))
         .with_context(|| format!("{KEY}: a run can only begin as a network of its own sizes"))?;
-    tch::no_grad(|| own.into_iter().zip(&measured).try_for_each(|(mut own, measured)| own.f_copy_(measured)))?;
-    params.changed();
+    frozen.load("what this run measured", measured.iter().map(|(name, value)| (name.as_str(), value)))?;
     Ok(())
 }
