@@ -76,6 +76,7 @@ impl Case {
             substeps: self.pd_teacher_steps,
             student_times: self.times(&self.pd_student_schedule),
             teacher_times: self.times(&self.pd_teacher_schedule),
+            own_runs: None,
         };
         DistillObjective::new(base, step, teacher).unwrap()
     }

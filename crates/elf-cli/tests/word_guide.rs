@@ -60,3 +60,45 @@ fn a_word_guide_is_measured_once_kept_and_used() {
     refused(&["word_guide_dims=100000"], &["word_guide_dims", "channels"]);
     refused(&[guided, "objective=gpt2"], &["word_guide_dims", "no latents"]);
 }
+
+#[test]
+fn a_student_of_guided_runs_needs_no_guide() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let (guided, plain, student) = (within(&folder, "guided"), within(&folder, "plain"), within(&folder, "student"));
+    materials.train(&guided, &["word_guide_dims=4"]).well();
+    materials.train(&plain, &[]).well();
+    let distil = |teacher: &str, output: &str, options: &[&str]| {
+        let usual = ["max_steps=2", "lr=0", "pd_step_size=0.25", "pd_teacher_steps=2"];
+        let options = usual.iter().chain(options).flat_map(|option| ["-o", option]);
+        run(elf(&["distill", "--teacher", teacher, "--output", output].into_iter().chain(options).collect::<Vec<_>>()))
+    };
+    let runs = ["pd_own_runs=true", "pd_leap_at=0.4", "pd_guide_scale=3"];
+    distil(&guided, &student, &runs).well();
+    let metrics = json_lines(&format!("{student}/metrics.jsonl"));
+    assert!(metrics.iter().any(|line| line["l2"].as_f64().is_some_and(|l2| l2 > 0.0)), "{metrics:?}");
+
+    // It has learned nothing, so that it writes as its teacher does without guide, by the steps that it was to learn.
+    let texts = |model: &str, name: &str, options: &[&str]| {
+        let output = within(&folder, name);
+        run(elf(&[&["sample", model, "-n", "4", "-o", &output], options].concat())).well();
+        json_lines(&output).iter().map(|line| line["prediction"].clone()).collect::<Vec<_>>()
+    };
+    let steps =
+        ["--sampler", "euler", "--steps", "4", "--uniform-grid", "--leap-at", "0.4", "--self-cond-cfg-scale", "1"];
+    assert_eq!(texts(&student, "student.jsonl", &[]), texts(&guided, "teacher.jsonl", &steps));
+    run(elf(&["sample", &student, "--word-guide", "-n", "1"])).badly(&["word_guide", "word_guide_dims"]);
+    let card = std::fs::read_to_string(format!("{student}/README.md")).unwrap();
+    assert!(card.contains("in 4 steps, the last of which leads from t = 0.4") && card.contains("scale 3"), "{card}");
+    let (exported, again) = (within(&folder, "exported"), within(&folder, "again"));
+    run(elf(&["export", &student, &exported, "--dtype", "f32"])).well();
+    assert_eq!(texts(&exported, "exported.jsonl", &[]), texts(&student, "student.jsonl", &[]));
+    // A teacher may be a parameter file with its settings beside it.
+    distil(&exported, &again, &[format!("data_path={}", materials.path("shards")).as_str(), runs[0], runs[1]]).well();
+
+    let refused = |teacher: &str, options: &[&str], parts: &[&str]| {
+        _ = distil(teacher, &within(&folder, "no"), options).badly(parts);
+    };
+    refused(&plain, &runs, &["pd_guide_scale", "word_guide_dims"]);
+    refused(&guided, &["pd_leap_at=0.4"], &["pd_leap_at", "pd_own_runs"]);
+    refused(&guided, &["pd_own_runs=true", "pd_leap_at=0"], &["pd_leap_at"]);
+}

@@ -50,7 +50,7 @@ pub use generate::{Cost, GenerateConfig, Generated, Generator, Guide, Request};
 pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
 pub use network_field::NetworkField;
 pub use objective::{
-    DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, Targets, TeacherStart, TimeBins,
+    DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, OwnRuns, Targets, TeacherStart, TimeBins,
     teacher_target,
 };
 pub use pool::{PoolStep, RunId, RunPool, Shared, SharedNetwork};

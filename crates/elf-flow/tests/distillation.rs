@@ -39,7 +39,7 @@ fn batch(rows: i64, conditional: bool) -> LatentBatch {
 
 fn step(step_size: f64, substeps: usize) -> DistillStep {
     let law = TimeLaw::LogitNormal(LogitNormal::DENOISER);
-    DistillStep { step_size, substeps, student_times: law, teacher_times: law }
+    DistillStep { step_size, substeps, student_times: law, teacher_times: law, own_runs: None }
 }
 
 fn base() -> ElfObjective {

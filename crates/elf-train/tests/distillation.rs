@@ -14,7 +14,7 @@ const STEPS: u64 = 120;
 
 fn objective(teacher: &SmallNet) -> DistillObjective<'_> {
     let law = TimeLaw::LogitNormal(LogitNormal::DENOISER);
-    let step = DistillStep { step_size: 0.5, substeps: 4, student_times: law, teacher_times: law };
+    let step = DistillStep { step_size: 0.5, substeps: 4, student_times: law, teacher_times: law, own_runs: None };
     DistillObjective::new(ElfObjective::default(), step, teacher).unwrap()
 }
 

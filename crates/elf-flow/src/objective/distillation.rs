@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::elf_objective::ElfObjective;
-use super::rows::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk, pin};
+use super::own_runs::OwnRuns;
+use super::rows::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk};
+use super::teacher::{Teacher, TeacherStart};
 use super::{Loss, LossTerm, Objective};
-use crate::{Error, FlowPath, LatentBatch, Result, TimeLaw};
+use crate::{Error, Guide, LatentBatch, Result, TimeLaw};
 
 /// The shortest step that can be learned: the target divides by it.
 const SHORTEST_STEP: f64 = 1e-3;
@@ -28,6 +30,9 @@ pub struct DistillStep {
     pub student_times: TimeLaw,
     /// The law of the places within a step at which one step of the teacher ends and the next begins (`pd_teacher_schedule`).
     pub teacher_times: TimeLaw,
+    /// Starts on the teacher's own runs; `None` for starts in noisy data, as in the released code. Neither law above counts then.
+    #[serde(default)]
+    pub own_runs: Option<OwnRuns>,
 }
 
 impl DistillStep {
@@ -45,7 +50,8 @@ impl DistillStep {
             return Err(Error::setting("pd_teacher_steps", "the teacher needs at least 1 step"));
         }
         self.student_times.check()?;
-        self.teacher_times.check()
+        self.teacher_times.check()?;
+        self.own_runs.as_ref().map_or(Ok(()), OwnRuns::check)
     }
 
     /// Steps that carry a student from noise to data: 1 / [`DistillStep::step_size`], rounded.
@@ -76,71 +82,6 @@ impl DistillStep {
     }
 }
 
-/// The start and the times of a teacher's steps: R rows on its device.
-#[derive(Debug, Clone, Copy)]
-pub struct TeacherStart<'a> {
-    /// Noisy latents at the first times, `[R, S, C]`.
-    pub z: &'a Tensor,
-    /// The previous clean estimate for the first step, `[R, S, C]`; later steps take the one before. `None` for a network
-    /// that takes z alone.
-    pub x_prev: Option<&'a Tensor>,
-    /// Guidance scales, `[R]`.
-    pub guidance: &'a Tensor,
-    /// Times, `[R, K + 1]`, ascending within each row.
-    pub times: &'a Tensor,
-    /// Clean latents `[R, S, C]`, and 1 on the condition positions `[R, S, 1]`, where latents stay clean in all steps.
-    pub condition: Option<(&'a Tensor, &'a Tensor)>,
-    /// Token ids of the condition positions, negative elsewhere, `[R, S]`.
-    pub words: Option<&'a Tensor>,
-}
-
-/// The clean latents `[R, S, C]` that a student must predict at the first time for one Euler step to end where K Euler steps of
-/// the teacher end: `z + (1 - t_0) / (t_K - t_0) (z_K - z)`. For K = 1 the teacher's own prediction.
-///
-/// K passes over the R rows, without gradient; it draws nothing.
-///
-/// # Errors
-/// If the shapes do not fit together, or the teacher fails.
-pub fn teacher_target(teacher: &dyn Network, path: &FlowPath, start: &TeacherStart) -> Result<Tensor> {
-    let (rows, columns) = start.times.size2()?;
-    if columns < 2 || rows != start.z.size3()?.0 {
-        let (found, expected) = (start.times.size(), format!("[{}, 2 or more]", start.z.size3()?.0));
-        return Err(elf_core::Error::Shape { what: "teacher times".into(), found, expected }.into());
-    }
-    tch::no_grad(|| {
-        let substeps = columns - 1;
-        let mut z = start.z.shallow_clone();
-        let mut x_prev = start.x_prev.map(Tensor::shallow_clone);
-        for k in 0..substeps {
-            let t = start.times.f_select(1, k)?;
-            let input = TrunkInput {
-                x_prev: x_prev.as_ref(),
-                guidance: Some(start.guidance),
-                words: start.words,
-                ..TrunkInput::new(&z, &t)
-            };
-            let head = teacher.clean(&teacher.trunk(&input)?)?;
-            let t = t.f_view([-1, 1, 1])?;
-            let x = path.clean_of(head, &z, &t);
-            if substeps == 1 {
-                return Ok(x);
-            }
-            let span = start.times.f_select(1, k + 1)?.f_view([-1, 1, 1])? - &t;
-            z = &z + path.velocity(&x, &z, &t) * span;
-            let (pinned, x) = match start.condition {
-                Some((clean, condition)) => (pin(&z, clean, condition), pin(&x, clean, condition)),
-                None => (z, x),
-            };
-            z = pinned;
-            x_prev = x_prev.map(|_| x);
-        }
-        let first = start.times.f_select(1, 0)?.f_view([-1, 1, 1])?;
-        let last = start.times.f_select(1, substeps)?.f_view([-1, 1, 1])?;
-        let stretch = (1.0 - &first) / (last - &first).f_clamp_min(1e-6)?;
-        Ok(start.z + stretch * (z - start.z))
-    })
-}
-
 /// The targets of a batch's denoise rows.
 #[derive(Debug)]
 pub struct Targets {
@@ -150,13 +91,22 @@ pub struct Targets {
     pub target: Tensor,
 }
 
-/// The student's inputs and targets, in the order of the row plan.
-struct StudentInputs {
-    prepared: Prepared,
-    /// The previous estimate, `[B, S, C]`.
-    x_prev: Option<Tensor>,
-    /// Clean latents that denoise rows learn to predict, `[rows, S, C]`.
-    target: Tensor,
+/// The student's rows with their targets: denoise rows, then decode rows.
+pub(super) struct StudentInputs {
+    /// The rows' places in the batch; several of them may be of one row.
+    pub(super) plan: RowPlan,
+    /// Noisy latents, `[R, S, C]`.
+    pub(super) z: Tensor,
+    /// Times `[R]`, 1 in decode rows.
+    pub(super) t: Tensor,
+    /// Guidance scales `[R]`.
+    pub(super) w: Tensor,
+    /// Token ids of the condition positions, `[R, S]`.
+    pub(super) words: Option<Tensor>,
+    /// The previous estimate, `[R, S, C]`.
+    pub(super) x_prev: Option<Tensor>,
+    /// Clean latents that denoise rows learn to predict, `[R - decode rows, S, C]`.
+    pub(super) target: Tensor,
 }
 
 /// The objective of progressive distillation: a row is either a *denoise* row, whose loss is the squared error of the clean
@@ -174,11 +124,14 @@ struct StudentInputs {
 /// times, decode rows never, and no gradient is recorded for it; logits are taken at the loss positions of decode rows only.
 ///
 /// With `self_cond_prob` 0 teacher and student take z alone, as networks trained and sampled that way do.
+///
+/// With [`OwnRuns`] a denoise row is a run of the teacher, and as many rows for the student as it makes steps; coins of self-conditioning
+/// and laws of times do not count, and `noise` is where runs begin.
 #[derive(Clone, Copy)]
 pub struct DistillObjective<'t> {
-    base: ElfObjective,
-    step: DistillStep,
-    teacher: &'t dyn Network,
+    pub(super) base: ElfObjective,
+    pub(super) step: DistillStep,
+    pub(super) teacher: Teacher<'t>,
 }
 
 impl<'t> DistillObjective<'t> {
@@ -190,7 +143,13 @@ impl<'t> DistillObjective<'t> {
     pub fn new(base: ElfObjective, step: DistillStep, teacher: &'t dyn Network) -> Result<Self> {
         base.check()?;
         step.check()?;
-        Ok(Self { base, step, teacher })
+        Ok(Self { base, step, teacher: Teacher { net: teacher, guide: None } })
+    }
+
+    /// Leads the teacher's steps away from a weaker network.
+    #[must_use]
+    pub fn with_guide(self, guide: Guide<'t>) -> Self {
+        Self { teacher: Teacher { guide: Some(guide), ..self.teacher }, ..self }
     }
 
     /// The step that is learned.
@@ -198,10 +157,25 @@ impl<'t> DistillObjective<'t> {
         &self.step
     }
 
-    /// How often the teacher sees a row on average: its K steps for denoise rows, and once more for those that are
-    /// self-conditioned. The student sees each row once, with gradient.
+    /// How often the teacher, or its guide, sees a row on average: its K steps for denoise rows, and once more for those that are
+    /// self-conditioned.
     pub fn teacher_passes_per_row(&self) -> f64 {
-        (1.0 - self.base.decoder_prob) * (self.step.substeps as f64 + self.base.self_cond_prob)
+        let passes = match &self.step.own_runs {
+            Some(runs) => self.run_times(runs).iter().map(|step| step.len() - 1).sum::<usize>() as f64,
+            None => self.step.substeps as f64 + self.base.self_cond_prob,
+        };
+        (1.0 - self.base.decoder_prob) * passes * if self.teacher.guide.is_some() { 2.0 } else { 1.0 }
+    }
+
+    /// The times of a run: [`OwnRuns::times`].
+    pub(super) fn run_times(&self, runs: &OwnRuns) -> Vec<Vec<f64>> {
+        runs.times(self.step.student_steps(), self.step.substeps)
+    }
+
+    /// Rows that the student sees, with gradient, for each of the batch's on average.
+    pub fn student_rows_per_row(&self) -> f64 {
+        let of_denoise = self.step.own_runs.as_ref().map_or(1.0, |runs| self.run_times(runs).len() as f64);
+        (1.0 - self.base.decoder_prob) * of_denoise + self.base.decoder_prob
     }
 
     /// The targets of a batch's denoise rows, by the same draws as [`Objective::loss`].
@@ -209,23 +183,33 @@ impl<'t> DistillObjective<'t> {
     /// # Errors
     /// As [`Objective::loss`].
     pub fn targets(&self, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Targets> {
-        let plan = self.base.plan_rows(batch.sizes()?.0, noise)?;
-        let target = tch::no_grad(|| self.inputs(batch, &plan, noise))?.target;
+        let StudentInputs { plan, target, .. } = self.inputs(batch, noise)?;
         Ok(Targets { rows: plan.order[..plan.denoise as usize].to_vec(), target })
     }
 
-    /// Corrupts the rows of a batch and lets the teacher make its steps.
-    fn inputs(&self, batch: &LatentBatch, plan: &RowPlan, noise: &mut dyn Noise) -> Result<StudentInputs> {
+    /// The student's rows of a batch, without gradient.
+    fn inputs(&self, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<StudentInputs> {
         let (b, s, c) = batch.sizes()?;
-        if c != self.teacher.shape().latent_dim {
-            let expected = format!("[B, S, {}], as the teacher's latents have", self.teacher.shape().latent_dim);
+        let wanted = self.teacher.net.shape().latent_dim;
+        if c != wanted {
+            let expected = format!("[B, S, {wanted}], as the teacher's latents have");
             return Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into());
         }
+        let plan = self.base.plan_rows(b, noise)?;
+        tch::no_grad(|| match &self.step.own_runs {
+            Some(runs) => self.inputs_of_runs(runs, batch, &plan, noise),
+            None => self.inputs_of_data(batch, plan, noise),
+        })
+    }
+
+    /// Corrupts the rows of a batch and lets the teacher make its steps.
+    fn inputs_of_data(&self, batch: &LatentBatch, plan: RowPlan, noise: &mut dyn Noise) -> Result<StudentInputs> {
+        let (b, ..) = batch.sizes()?;
         let (n, u) = (plan.denoise, plan.self_cond);
         let starts = self.step.starts(b, noise)?;
         let denoise_rows = upload(&Tensor::f_from_slice(&plan.order[..n as usize])?, batch.latents.device())?;
         let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
-        let prepared = self.base.prepare(batch, plan, &starts, noise)?;
+        let prepared = self.base.prepare(batch, &plan, &starts, noise)?;
         let Prepared { x0, z, w, condition, words, .. } = &prepared;
 
         let x_prev = match self.base.self_conditioned() {
@@ -237,7 +221,7 @@ impl<'t> DistillObjective<'t> {
                     None => z.f_zeros_like()?,
                 };
                 // ... and the teacher's estimate given that, in self-conditioned rows.
-                Some(prepared.previous_estimate(self.teacher, &self.base.path, start, u)?.0)
+                Some(prepared.previous_estimate(self.teacher.net, &self.base.path, start, u)?.0)
             }
         };
 
@@ -256,9 +240,10 @@ impl<'t> DistillObjective<'t> {
                 condition: condition.as_ref().map(|mask| (&x0, mask)),
                 words: words.as_ref(),
             };
-            teacher_target(self.teacher, &self.base.path, &start)?
+            self.teacher.steps(&self.base.path, &start)?.target
         };
-        Ok(StudentInputs { prepared, x_prev, target })
+        let Prepared { z, t, w, words, .. } = prepared;
+        Ok(StudentInputs { plan, z, t, w, words, x_prev, target })
     }
 }
 
@@ -267,12 +252,10 @@ impl Objective for DistillObjective<'_> {
         let (b, s, c) = batch.sizes()?;
         check_channels(net, (b, s, c))?;
         let device = batch.latents.device();
-        let plan = self.base.plan_rows(b, noise)?;
+        let StudentInputs { plan, z, t, w, words, x_prev, target } = self.inputs(batch, noise)?;
         let (n, d) = (plan.denoise, plan.decode);
-        let StudentInputs { prepared: Prepared { z, t, w, words, .. }, x_prev, target } =
-            tch::no_grad(|| self.inputs(batch, &plan, noise))?;
 
-        let dropout = dropout(net, &plan, s, noise)?;
+        let dropout = dropout(net, &plan, (b, s), noise)?;
         let input = TrunkInput {
             x_prev: x_prev.as_ref(),
             guidance: Some(&w),
@@ -304,7 +287,7 @@ impl Objective for DistillObjective<'_> {
             terms.push(LossTerm { name: "ce", sum: ce.f_detach()?, count: d as f64 });
             sum = &sum + ce;
         }
-        Ok(Loss { sum, count: b as f64, terms, by_time: Vec::new() })
+        Ok(Loss { sum, count: (n + d) as f64, terms, by_time: Vec::new() })
     }
 }
 

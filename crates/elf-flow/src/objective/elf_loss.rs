@@ -148,7 +148,7 @@ impl Objective for ElfObjective {
         let rows = &inputs.rows;
         let hints = self.hints(net, &plan, rows)?;
 
-        let (prefix, dropout) = (rows.prefix(b)?, dropout(net, &plan, s, noise)?);
+        let (prefix, dropout) = (rows.prefix(b)?, dropout(net, &plan, (b, s), noise)?);
         let input = TrunkInput {
             x_prev: hints.x_prev.as_ref(),
             guidance: Some(&rows.w),

@@ -3,11 +3,15 @@
 mod distillation;
 mod elf_loss;
 mod elf_objective;
+mod own_runs;
 mod rows;
+mod teacher;
 mod time_bins;
 
-pub use distillation::{DistillObjective, DistillStep, Targets, TeacherStart, teacher_target};
+pub use distillation::{DistillObjective, DistillStep, Targets};
 pub use elf_objective::ElfObjective;
+pub use own_runs::OwnRuns;
+pub use teacher::{TeacherStart, teacher_target};
 pub use time_bins::TimeBins;
 
 use elf_core::{Network, Noise};

@@ -248,15 +248,15 @@ pub(super) fn check_channels(net: &dyn Network, (b, s, c): (i64, i64, i64)) -> R
     Err(elf_core::Error::Shape { what: "latents".into(), found: vec![b, s, c], expected }.into())
 }
 
-/// Dropout for one pass over the rows of a plan, in its order, if the network uses any; `length` is that of whole rows.
+/// Dropout for one pass over the rows of a plan, in its order, if the network uses any, for a batch of `rows` rows of `length` positions.
 pub(super) fn dropout(
     net: &dyn Network,
     plan: &RowPlan,
-    length: i64,
+    (rows, length): (i64, i64),
     noise: &mut dyn Noise,
 ) -> Result<Option<Dropout>> {
     let drawn = match net.shape().stochastic {
-        true => Dropout::draw(noise, plan.order.len(), length)?,
+        true => Dropout::draw(noise, rows as usize, length)?,
         false => None,
     };
     Ok(drawn.map(|dropout| dropout.in_order(&plan.order)))

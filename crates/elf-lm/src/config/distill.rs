@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::error::Context;
-use elf_flow::DistillStep;
+use crate::error::{Context, fail};
+use elf_flow::{DistillStep, OwnRuns};
 use elf_train::Round;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -34,6 +34,14 @@ pub struct DistillKeys {
     pub pd_student_schedule: TimeScheduleName,
     /// The distribution of the boundaries between the teacher's steps.
     pub pd_teacher_schedule: TimeScheduleName,
+    /// Whether students learn the teacher's own runs from noise, in place of its steps from noisy data. Not in the released code, and
+    /// neither are the next two.
+    pub pd_own_runs: bool,
+    /// With `pd_own_runs`: the time from which the last step leads to the end, all others lying evenly before it; 1 for even steps.
+    pub pd_leap_at: f64,
+    /// With `pd_own_runs`: the scale by which the teacher is led away from what it keeps of words without context
+    /// (`word_guide_dims`); 1 is none.
+    pub pd_guide_scale: f64,
 }
 
 impl Default for DistillKeys {
@@ -47,6 +55,9 @@ impl Default for DistillKeys {
             pd_step_size: None,
             pd_student_schedule: TimeScheduleName::LogitNormal,
             pd_teacher_schedule: TimeScheduleName::LogitNormal,
+            pd_own_runs: false,
+            pd_leap_at: 1.0,
+            pd_guide_scale: 1.0,
         }
     }
 }
@@ -150,11 +161,20 @@ impl DistillConfig {
     /// # Errors
     /// If a setting is out of its range.
     pub fn step(&self, step_size: f64, substeps: usize) -> Result<DistillStep> {
+        let keys = &self.keys;
+        for (key, value) in [("pd_leap_at", keys.pd_leap_at), ("pd_guide_scale", keys.pd_guide_scale)] {
+            if value != 1.0 && !keys.pd_own_runs {
+                fail!(setting(key), "{key} is about runs of the teacher: add pd_own_runs: true, or leave it out");
+            }
+        }
         let step = DistillStep {
             step_size,
             substeps,
-            student_times: self.run.flow.law(self.keys.pd_student_schedule),
-            teacher_times: self.run.flow.law(self.keys.pd_teacher_schedule),
+            student_times: self.run.flow.law(keys.pd_student_schedule),
+            teacher_times: self.run.flow.law(keys.pd_teacher_schedule),
+            own_runs: keys
+                .pd_own_runs
+                .then_some(OwnRuns { leap_at: keys.pd_leap_at, guide_scale: keys.pd_guide_scale }),
         };
         step.check()?;
         Ok(step)

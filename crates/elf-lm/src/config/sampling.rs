@@ -136,7 +136,7 @@ impl Sampling {
     }
 
     /// The default setting for a model: the paper's; for a distilled model, the number of steps that it was trained for
-    /// and the guidance and noise of the released distilled model.
+    /// and the guidance and noise of the released distilled model, or those of the teacher's runs that it learned.
     pub fn default_for(plan: &RunPlan) -> Self {
         let conditional = plan.span.max_input_length.is_some();
         let guided = plan.objective.self_conditioned();
@@ -154,6 +154,17 @@ impl Sampling {
             return setting;
         };
         let num_sampling_steps = distilled.step.student_steps();
+        if let Some(runs) = &distilled.step.own_runs {
+            // As its teacher's runs went, whose guide it has learned.
+            return Self {
+                sampler: euler(),
+                num_sampling_steps,
+                self_cond_cfg_scale: 1.0,
+                time_schedule: TimeScheduleName::Uniform,
+                leap_at: runs.leap_at,
+                ..setting
+            };
+        }
         let (w, gamma) = if num_sampling_steps <= 8 { (2.5, 1.5) } else { (2.0, 2.0) };
         Self {
             num_sampling_steps,

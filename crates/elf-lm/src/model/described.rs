@@ -258,13 +258,14 @@ fn set_lengths(plan: &mut RunPlan, lengths: Option<LengthLaw>, wanted: Option<us
 fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(RunConfig, bool)> {
     let warn = |line: String| host.warning(line);
     let options = Overrides::parse(&source.options)?;
-    let beside = weights.path().with_file_name(CONFIG_FILE);
-    let mut config: RunConfig = match &source.config {
-        None if beside.is_file() => {
-            host.note(format!("settings: {}", beside.display()));
-            read_record(&beside, &options, warn)?
-        }
-        path => read_yaml(path.as_deref(), &options, warn)?,
+    let beside = match &source.config {
+        None => config_beside(weights.path(), &options, host)?,
+        Some(_) => None,
+    };
+    let settings_known = source.config.is_some() || beside.is_some();
+    let mut config = match beside {
+        Some(config) => config,
+        None => read_yaml(source.config.as_deref(), &options, warn)?,
     };
     let text = |path: &PathBuf| path.to_str().context("a path that is not Unicode").map(str::to_owned);
     if let Some(path) = &source.tokenizer {
@@ -274,14 +275,34 @@ fn config_of(weights: &Weights, source: &ModelSource, host: &Host) -> Result<(Ru
     if !weights.path().with_file_name(LENGTHS).is_file() {
         config.data.max_length = source.length.unwrap_or(config.data.max_length);
     }
-    // A relative encoder path counts from the model's folder first, so that both can be moved together.
-    let encoder = weights.path().parent().unwrap_or(Path::new(".")).join(&config.encoder.encoder_model_name);
-    if let Some(named) = &source.encoder {
-        config.encoder.encoder_model_name = text(named)?;
-    } else if encoder.join("config.json").is_file() {
+    match &source.encoder {
+        Some(named) => config.encoder.encoder_model_name = text(named)?,
+        None => find_encoder(&mut config, weights.path()),
+    }
+    Ok((config, settings_known))
+}
+
+/// The configuration beside the parameter file `weights`, if there is one.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn config_beside(weights: &Path, options: &Overrides, host: &Host) -> Result<Option<RunConfig>> {
+    let beside = weights.with_file_name(CONFIG_FILE);
+    if !beside.is_file() {
+        return Ok(None);
+    }
+    host.note(format!("settings: {}", beside.display()));
+    let mut config = read_record(&beside, options, |line| host.warning(line))?;
+    find_encoder(&mut config, weights);
+    Ok(Some(config))
+}
+
+/// Counts a relative encoder path from the folder of `weights` first, so that both can be moved together.
+fn find_encoder(config: &mut RunConfig, weights: &Path) {
+    let encoder = elf_files::folder_of(weights).join(&config.encoder.encoder_model_name);
+    if encoder.join("config.json").is_file() {
         config.encoder.encoder_model_name = encoder.to_string_lossy().into_owned();
     }
-    Ok((config, source.config.is_some() || beside.is_file()))
 }
 
 fn tokenizer_path(weights: &Weights, config: &RunConfig, host: &Host) -> Result<PathBuf> {

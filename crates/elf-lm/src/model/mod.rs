@@ -14,7 +14,7 @@ mod source;
 mod tensors;
 mod writing_memory;
 
-pub use described::DescribedModel;
+pub use described::{DescribedModel, config_beside};
 pub use model::Model;
 pub use model_ref::{ModelRef, Resumable};
 pub use source::ModelSource;

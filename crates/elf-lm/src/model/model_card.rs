@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use elf_eval::evaluation::Evaluation;
+use elf_flow::{DistillStep, OwnRuns};
 use elf_train::Round;
 use serde_json::Value;
 
@@ -35,9 +36,8 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
          teacher_blake3: {}\n\
          ---\n\n\
          # An ELF for {steps} step{} ({title})\n\n\
-         One step of this student covers {} of the time from noise to text, as {} Euler steps of its teacher do. It is trained for\n\
-         {steps} step{}, the default of `elf sample` (`{}`). With fewer steps, each step is longer than any it was trained\n\
-         on.\n\n\
+         {} It is trained for {steps} step{}, the default of `elf sample` (`{}`). With fewer steps, each step is longer than any it\n\
+         was trained on.\n\n\
          | | |\n\
          | --- | --- |\n\
          | network | {} blocks of width {}, {} heads |\n\
@@ -49,8 +49,7 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         step.substeps,
         teacher.blake3,
         plural(steps),
-        step.step_size,
-        step.substeps,
+        what_is_learned(step),
         plural(steps),
         setting.name(),
         plan.model.depth,
@@ -61,6 +60,24 @@ pub fn distilled(plan: &RunPlan, distillation: &DistillationPlan) -> String {
         teacher.name,
         plan.length.total,
         plan.batch_rows * plan.config.optimization.grad_accum_steps,
+    )
+}
+
+/// One sentence on what a student's step does.
+fn what_is_learned(step: &DistillStep) -> String {
+    let (size, substeps) = (step.step_size, step.substeps);
+    let Some(OwnRuns { leap_at, guide_scale }) = step.own_runs else {
+        return format!(
+            "One step of this student covers {size} of the time from noise to text, as {substeps} Euler steps of its teacher do."
+        );
+    };
+    let leap =
+        if leap_at < 1.0 { format!(", the last of which leads from t = {leap_at} to the end") } else { String::new() };
+    let guide = if guide_scale == 1.0 { String::new() } else { format!(", guided at scale {guide_scale}") };
+    format!(
+        "This student makes the runs of its teacher{guide} in {} step{}{leap}; its teacher takes {substeps} Euler steps for each other one.",
+        step.student_steps(),
+        plural(step.student_steps())
     )
 }
 
@@ -150,11 +167,11 @@ impl ExportedCard<'_> {
             let (steps, setting) = (step.student_steps(), Sampling::default_for(plan));
             let _ = writeln!(
                 card,
-                "| distilled | for {steps} step{}, each as long as {} of its teacher `{}`; made to be sampled as `{}` |",
+                "| distilled | for {steps} step{} from `{}`; made to be sampled as `{}`. {} |",
                 plural(steps),
-                step.substeps,
                 teacher.name,
-                setting.name()
+                setting.name(),
+                what_is_learned(step)
             );
         }
         if seconds > 0.0 {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use elf_core::device::DeviceChoice;
-use elf_flow::{DistillObjective, DistillStep};
+use elf_flow::{DistillObjective, DistillStep, Guide, TrainedFlow};
 use elf_hub::What;
 use elf_model::{Elf, ElfConfig};
 use elf_train::{Checkpoint, Comm, Curriculum, Round, Solo};
@@ -61,17 +61,24 @@ impl Distillation {
         let rounds = Rounds::of(wanted, &config, &curriculum)?;
         let (name, root) = names(&config, rounds, &curriculum)?;
         let found = FoundTeacher::find(&name, config.keys.teacher_use_ema, &root, host)?;
-        if let Some(plan) = found.plan() {
-            config.inherit(&plan.config)?;
+        if let Some(trained) = found.config(host)? {
+            config.inherit(&trained)?;
         }
         without_missing_settings(&mut config, host);
         let inputs = TrainingInputs::load(&config.run, device, host)?;
         let mut plan = inputs.plan(&config.run, device, 1)?;
         let teacher = found.load(plan.precision, device)?;
         fit(&mut plan, teacher.config(), found.plan())?;
+        if config.keys.pd_own_runs {
+            plan.model.word_guide_dims = 0;
+        }
+        let record = found.record(&teacher, &root)?;
+        // The round that takes the most memory, until each puts itself in its place.
+        let step = rounds.largest_step(&config, &curriculum)?;
+        let start = StudentStart::Teacher;
+        plan.distillation = Some(DistillationPlan { round: None, step, teacher: record.clone(), start });
         inputs.memory(&plan, device, 1).check(&plan, available(device, processes_here))?;
         check_evaluations(&plan, &inputs, host.samplers())?;
-        let record = found.record(&teacher, &root)?;
         let deadline = deadline(&config.run);
         let prepared = Self { config, plan, inputs, teacher, record, root, curriculum, rounds, device, deadline };
         host.note(prepared.describe()?);
@@ -116,13 +123,14 @@ impl Distillation {
         let mut lines =
             vec![self.inputs.describe(&self.plan, self.device, 1), format!("teacher: {}", self.record.place.display())];
         let line = |name: &str, step: &DistillStep| -> Result<String> {
-            let passes = DistillObjective::new(self.plan.objective, *step, &self.teacher)?.teacher_passes_per_row();
+            let objective = self.objective(&self.plan, *step)?;
+            let (passes, rows) = (objective.teacher_passes_per_row(), objective.student_rows_per_row());
             Ok(format!(
-                "{name}: a student of {} step(s), for each of which the teacher takes {}; {passes:.1} passes of the teacher a row, \
-                 {:.3e} operations an optimiser step",
+                "{name}: a student of {} step(s), for each of which the teacher takes {}; {passes:.1} passes of the teacher and {rows:.1} \
+                 of the student a row, {:.3e} operations an optimiser step",
                 step.student_steps(),
                 step.substeps,
-                operations_per_step(&self.plan, passes)
+                operations_per_step(&self.plan, passes, rows)
             ))
         };
         for round in rounds {
@@ -208,7 +216,7 @@ impl Distillation {
             Some(_) => Elf::unset(plan.model.clone(), plan.precision, self.device)?,
             None => teacher::student(&start, &plan, &self.teacher, self.device)?,
         };
-        let objective = DistillObjective::new(plan.objective, step, &self.teacher)?;
+        let objective = self.objective(&plan, step)?;
         plan.distillation = Some(DistillationPlan { round, step, teacher: self.record.clone(), start });
         let alone: Rc<dyn Comm> = Rc::new(Solo);
         let job = Job {
@@ -221,6 +229,23 @@ impl Distillation {
             host,
         };
         train_flow(job, objective, net)
+    }
+
+    /// What students learn, for each of their steps.
+    fn objective(&self, plan: &RunPlan, step: DistillStep) -> Result<DistillObjective<'_>> {
+        let objective = DistillObjective::new(plan.objective, step, &self.teacher)?;
+        let Some(scale) = step.own_runs.map(|runs| runs.guide_scale).filter(|scale| *scale != 1.0) else {
+            return Ok(objective);
+        };
+        let Some(net) = self.teacher.word_guide() else {
+            fail!(
+                setting("pd_guide_scale"),
+                "the teacher keeps nothing of words without context to be guided by: leave pd_guide_scale out, or train a teacher \
+                 with word_guide_dims"
+            )
+        };
+        let trained = TrainedFlow::from(&plan.objective).of_clean_estimates();
+        Ok(objective.with_guide(Guide { net, trained, scale, until: 1.0 }))
     }
 
     /// The start of the first student, or of one of a single round.
@@ -347,15 +372,16 @@ fn fit(plan: &mut RunPlan, teacher: &ElfConfig, trained: Option<&RunPlan>) -> Re
     Ok(())
 }
 
-/// Floating-point operations of an optimiser step, counted by formula: a row's passes of the teacher, and the student's one,
-/// whose gradient takes twice as much again.
-fn operations_per_step(plan: &RunPlan, teacher_passes: f64) -> f64 {
+/// Floating-point operations of an optimiser step, counted by formula: a row's passes of the teacher, and the student's over the
+/// `student_rows` that come of it, whose gradient takes twice as much again.
+fn operations_per_step(plan: &RunPlan, teacher_passes: f64, student_rows: f64) -> f64 {
     let positions = plan.span.max_length as u64;
     let [trunk, clean, logits] =
         [plan.model.trunk_flops(positions), plan.model.clean_flops(positions), plan.model.logits_flops(positions)]
             .map(|operations| operations as f64);
     let decode = plan.objective.decoder_prob;
-    let row = teacher_passes * (trunk + clean) + 3.0 * (trunk + (1.0 - decode) * clean + decode * logits);
+    let student = student_rows * trunk + (student_rows - decode) * clean + decode * logits;
+    let row = teacher_passes * (trunk + clean) + 3.0 * student;
     row * (plan.batch_rows * plan.config.optimization.grad_accum_steps) as f64
 }
 
@@ -370,7 +396,7 @@ mod tests {
         let facts = Facts { latent_dim: 512, vocab_size: 32100, rows: 51_200, condition_eos: false, ranks: 1 };
         let plan = RunPlan::new(&DistillConfig::default().run, facts, Device::Cpu).unwrap();
         for (passes, documented) in [(0.4, 0.39), (3.6, 0.75), (6.8, 1.10), (13.2, 1.82), (26.0, 3.24), (51.6, 6.10)] {
-            let petaflop = operations_per_step(&plan, passes) / 1e15;
+            let petaflop = operations_per_step(&plan, passes, 1.0) / 1e15;
             assert!((petaflop - documented).abs() < 0.006, "{passes} passes: {petaflop}");
         }
     }

@@ -40,7 +40,10 @@ impl MemoryPlan {
         let on_cpu = device == Device::Cpu;
         // Where texts are written in blocks, each row stands beside itself, noisy and clean.
         let copies = if plan.objective.block_size.is_some() { 2 } else { 1 };
-        let (rows, positions) = (plan.batch_rows as u64, copies * plan.span.max_length as u64);
+        // A run of the teacher is a row of each of the student's steps.
+        let runs = plan.distillation.as_ref().filter(|lesson| lesson.step.own_runs.is_some());
+        let of_each = runs.map_or(1, |lesson| lesson.step.student_steps() as u64);
+        let (rows, positions) = (of_each * plan.batch_rows as u64, copies * plan.span.max_length as u64);
         let (c, v) = (size(plan.model.text_encoder_dim), size(plan.model.vocab_size));
         // Clean latents, noise of both kinds, the noisy mixture, the previous estimate, the target and their differences.
         let latents = 12 * rows * positions * c * 4;

@@ -62,6 +62,22 @@ impl Rounds {
         }
     }
 
+    /// The step of the round whose student sees the most rows at a time: that of most steps.
+    ///
+    /// # Errors
+    /// If a setting is out of its range.
+    pub fn largest_step(&self, config: &DistillConfig, curriculum: &Curriculum) -> Result<DistillStep> {
+        match self {
+            Self::Own(step) => Ok(*step),
+            Self::One(round) => config.step(round.step_size(), round.teacher_steps),
+            Self::All => {
+                let most = curriculum.rounds().iter().max_by_key(|round| round.student_steps);
+                let round = most.context("a curriculum has rounds")?;
+                config.step(round.step_size(), round.teacher_steps)
+            }
+        }
+    }
+
     /// The folder of all rounds. The released configuration names that of the first round, whose parent is meant.
     pub fn root(&self, output: &str, curriculum: &Curriculum) -> PathBuf {
         let output = Path::new(output);

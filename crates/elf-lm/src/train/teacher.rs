@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, fail};
-use elf_core::{Network, PrecisionPolicy};
+use elf_core::{Network, Param, PrecisionPolicy, WORD_GUIDE};
 use elf_hub::What;
 use elf_model::Elf;
 use tch::Device;
 
-use crate::config::{RunPlan, StudentStart, TeacherRecord};
+use crate::config::{Overrides, RunConfig, RunPlan, StudentStart, TeacherRecord};
 use crate::json_files::write_json;
-use crate::model::ModelRef;
 use crate::model::run_folder::TEACHER;
+use crate::model::{ModelRef, config_beside};
 use crate::{Host, Result};
 
 /// A teacher that has been found, but not yet loaded.
@@ -59,6 +59,17 @@ impl FoundTeacher {
     /// How it was trained, if that was done by this program.
     pub fn plan(&self) -> Option<&RunPlan> {
         self.found.plan()
+    }
+
+    /// The settings that it was trained with: a run's own, or those that are written beside a parameter file.
+    ///
+    /// # Errors
+    /// If these cannot be read.
+    pub fn config(&self, host: &Host) -> Result<Option<RunConfig>> {
+        match self.plan() {
+            Some(plan) => Ok(Some(plan.config.clone())),
+            None => config_beside(self.found.path(), &Overrides::default(), host),
+        }
     }
 
     /// The network, without gradients.
@@ -124,15 +135,18 @@ pub fn student(start: &StudentStart, plan: &RunPlan, teacher: &Elf, device: Devi
         return Ok(Elf::new(plan.model.clone(), plan.precision, plan.config.seed, device)?);
     }
     let net = Elf::unset(plan.model.clone(), plan.precision, device)?;
+    // A student of guided runs has no guide.
+    let own = |(name, _): &(&str, &Param)| plan.model.word_guide_dims > 0 || !name.starts_with(WORD_GUIDE);
+    let copy = |of: &str, from: &Elf| {
+        net.params().load(of, from.params().iter().filter(own).map(|(name, p)| (name, &p.tensor)))
+    };
     match start {
         StudentStart::Checkpoint(place) => {
             let initial = ModelRef::open(place)?.elf_only("which no student can begin as")?;
             initial.verify()?;
-            initial.load_into(net.params(), true)?;
+            copy("what the student begins as", &initial.network(true, plan.precision, device)?)?;
         }
-        StudentStart::Teacher | StudentStart::Random => {
-            net.params().load("the teacher", teacher.params().iter().map(|(name, p)| (name, &p.tensor)))?;
-        }
+        StudentStart::Teacher | StudentStart::Random => copy("the teacher", teacher)?,
     }
     Ok(net)
 }
