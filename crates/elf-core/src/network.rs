@@ -111,6 +111,12 @@ pub trait Network {
         false
     }
 
+    /// A weaker network of the same latents that is kept with this one, for autoguidance away from it. It estimates clean latents from
+    /// noisy ones alone. The default has none.
+    fn guide(&self) -> Option<&dyn Network> {
+        None
+    }
+
     /// Runs the trunk: `[B, S, C]` (and `x_prev`) to hidden states `[B, S, H]` of the text positions, in fp32 or bf16.
     ///
     /// # Errors
@@ -244,6 +250,10 @@ impl<N: Network> Network for Counting<N> {
 
     fn rows_stand_alone(&self) -> bool {
         self.inner.rows_stand_alone()
+    }
+
+    fn guide(&self) -> Option<&dyn Network> {
+        self.inner.guide()
     }
 
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {

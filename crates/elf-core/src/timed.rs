@@ -57,6 +57,10 @@ impl<N: Network> Network for Timed<N> {
         self.inner.params()
     }
 
+    fn guide(&self) -> Option<&dyn Network> {
+        self.inner.guide()
+    }
+
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         let part = |hidden: &Tensor| match hidden.requires_grad() {
             true => "trunk, forward",

@@ -50,8 +50,8 @@ pub use generate::{Cost, GenerateConfig, Generated, Generator, Guide, Request};
 pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
 pub use network_field::NetworkField;
 pub use objective::{
-    DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, OwnRuns, Targets, TeacherStart, TimeBins,
-    teacher_target,
+    DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, OwnEstimates, OwnRuns, Targets,
+    TeacherStart, TimeBins, teacher_target,
 };
 pub use pool::{PoolStep, RunId, RunPool, Shared, SharedNetwork};
 pub use prediction::Prediction;

@@ -362,6 +362,10 @@ impl Network for Elf {
         self.params.iter().all(|(_, p)| p.tensor.device() == Device::Cpu) && self.policy.rows_stand_alone()
     }
 
+    fn guide(&self) -> Option<&dyn Network> {
+        self.word_guide.as_ref().map(|guide| guide as &dyn Network)
+    }
+
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         self.pass(input, None)
     }

@@ -125,6 +125,8 @@ pub(super) struct StudentInputs {
 ///
 /// With `self_cond_prob` 0 teacher and student take z alone, as networks trained and sampled that way do.
 ///
+/// With [`OwnEstimates`](crate::OwnEstimates) in `base`, decode rows are read from the student's estimates.
+///
 /// With [`OwnRuns`] a denoise row is a run of the teacher, and as many rows for the student as it makes steps; coins of self-conditioning
 /// and laws of times do not count, and `noise` is where runs begin.
 #[derive(Clone, Copy)]
@@ -161,20 +163,21 @@ impl<'t> DistillObjective<'t> {
     /// self-conditioned.
     pub fn teacher_passes_per_row(&self) -> f64 {
         let passes = match &self.step.own_runs {
-            Some(runs) => self.run_times(runs).iter().map(|step| step.len() - 1).sum::<usize>() as f64,
+            Some(_) => self.run_times().iter().map(|step| step.len() - 1).sum::<usize>() as f64,
             None => self.step.substeps as f64 + self.base.self_cond_prob,
         };
         (1.0 - self.base.decoder_prob) * passes * if self.teacher.guide.is_some() { 2.0 } else { 1.0 }
     }
 
-    /// The times of a run: [`OwnRuns::times`].
-    pub(super) fn run_times(&self, runs: &OwnRuns) -> Vec<Vec<f64>> {
-        runs.times(self.step.student_steps(), self.step.substeps)
+    /// The times of a run ([`OwnRuns::times`]); none where students start in noisy data.
+    pub(super) fn run_times(&self) -> Vec<Vec<f64>> {
+        let step = &self.step;
+        step.own_runs.as_ref().map_or(Vec::new(), |runs| runs.times(step.student_steps(), step.substeps))
     }
 
     /// Rows that the student sees, with gradient, for each of the batch's on average.
     pub fn student_rows_per_row(&self) -> f64 {
-        let of_denoise = self.step.own_runs.as_ref().map_or(1.0, |runs| self.run_times(runs).len() as f64);
+        let of_denoise = self.run_times().len().max(1) as f64;
         (1.0 - self.base.decoder_prob) * of_denoise + self.base.decoder_prob
     }
 
@@ -183,12 +186,17 @@ impl<'t> DistillObjective<'t> {
     /// # Errors
     /// As [`Objective::loss`].
     pub fn targets(&self, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<Targets> {
-        let StudentInputs { plan, target, .. } = self.inputs(batch, noise)?;
+        let StudentInputs { plan, target, .. } = self.inputs(None, batch, noise)?;
         Ok(Targets { rows: plan.order[..plan.denoise as usize].to_vec(), target })
     }
 
-    /// The student's rows of a batch, without gradient.
-    fn inputs(&self, batch: &LatentBatch, noise: &mut dyn Noise) -> Result<StudentInputs> {
+    /// The student's rows of a batch, without gradient. Without `student` no decode row holds an estimate.
+    fn inputs(
+        &self,
+        student: Option<&dyn Network>,
+        batch: &LatentBatch,
+        noise: &mut dyn Noise,
+    ) -> Result<StudentInputs> {
         let (b, s, c) = batch.sizes()?;
         let wanted = self.teacher.net.shape().latent_dim;
         if c != wanted {
@@ -197,19 +205,28 @@ impl<'t> DistillObjective<'t> {
         }
         let plan = self.base.plan_rows(b, noise)?;
         tch::no_grad(|| match &self.step.own_runs {
-            Some(runs) => self.inputs_of_runs(runs, batch, &plan, noise),
-            None => self.inputs_of_data(batch, plan, noise),
+            Some(_) => self.inputs_of_runs(student, batch, &plan, noise),
+            None => self.inputs_of_data(student, batch, plan, noise),
         })
     }
 
     /// Corrupts the rows of a batch and lets the teacher make its steps.
-    fn inputs_of_data(&self, batch: &LatentBatch, plan: RowPlan, noise: &mut dyn Noise) -> Result<StudentInputs> {
+    fn inputs_of_data(
+        &self,
+        student: Option<&dyn Network>,
+        batch: &LatentBatch,
+        plan: RowPlan,
+        noise: &mut dyn Noise,
+    ) -> Result<StudentInputs> {
         let (b, ..) = batch.sizes()?;
         let (n, u) = (plan.denoise, plan.self_cond);
         let starts = self.step.starts(b, noise)?;
         let denoise_rows = upload(&Tensor::f_from_slice(&plan.order[..n as usize])?, batch.latents.device())?;
         let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
-        let prepared = self.base.prepare(batch, &plan, &starts, noise)?;
+        let mut prepared = self.base.prepare(batch, &plan, &starts, noise)?;
+        if let Some(student) = student {
+            self.base.put_estimates(student, &mut prepared, &plan, noise)?;
+        }
         let Prepared { x0, z, w, condition, words, .. } = &prepared;
 
         let x_prev = match self.base.self_conditioned() {
@@ -252,7 +269,7 @@ impl Objective for DistillObjective<'_> {
         let (b, s, c) = batch.sizes()?;
         check_channels(net, (b, s, c))?;
         let device = batch.latents.device();
-        let StudentInputs { plan, z, t, w, words, x_prev, target } = self.inputs(batch, noise)?;
+        let StudentInputs { plan, z, t, w, words, x_prev, target } = self.inputs(Some(net), batch, noise)?;
         let (n, d) = (plan.denoise, plan.decode);
 
         let dropout = dropout(net, &plan, (b, s), noise)?;

@@ -144,7 +144,8 @@ impl Objective for ElfObjective {
         let (b, s, c) = batch.sizes()?;
         check_channels(net, (b, s, c))?;
         let plan = self.plan_rows(b, noise)?;
-        let inputs = self.inputs(batch, &plan, noise)?;
+        let mut inputs = self.inputs(batch, &plan, noise)?;
+        self.put_estimates(net, &mut inputs.rows, &plan, noise)?;
         let rows = &inputs.rows;
         let hints = self.hints(net, &plan, rows)?;
 

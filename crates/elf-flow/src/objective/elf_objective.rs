@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::OwnEstimates;
 use crate::{Error, FlowPath, GuidanceLaw, LogitNormal, Result, TimeLaw};
 
 /// The objective of the paper: each row is either a *denoise* row, whose loss is the velocity's squared error, or a *decode*
 /// row, whose loss is the cross-entropy of its words.
 ///
 /// Draws: `decoder_coin`, `self_cond_u` (host), `t_normal` or `t_uniform` `[B]`, `cfg_scale_u` `[B]`, `noise` `[B, S, C]`,
-/// `decoder_lambda_normal` `[B, S]`, `decoder_noise_normal` `[B, S, C]`.
+/// `decoder_lambda_normal` `[B, S]`, `decoder_noise_normal` `[B, S, C]`; with [`OwnEstimates`] also `decoder_estimate_u` (host),
+/// `decoder_estimate_t` `[B]`, `decoder_estimate_noise` `[B, S, C]`.
 ///
 /// The released code runs five passes over every row and takes all logits. The same mathematics needs less: the pass
 /// without self-conditioning only for denoise rows that are self-conditioned; no pass of its own for the guidance target's
@@ -35,6 +37,9 @@ pub struct ElfObjective {
     /// else, so that under heavy noise its decode rows learn nothing of how a target follows from its condition.
     #[serde(default)]
     pub decoder_clean_condition: bool,
+    /// Decode rows that are read from the network's own estimates; `None` for none, as in the paper.
+    #[serde(default)]
+    pub decoder_estimates: Option<OwnEstimates>,
     /// Tokens of a block, for a text that is written block after block, each given all tokens before it; `None` for all tokens
     /// together, as in the paper. In blocks, latents must not depend on later tokens.
     #[serde(default)]
@@ -53,6 +58,7 @@ impl Default for ElfObjective {
             decoder_noise_scale: 5.0,
             decoder: LogitNormal::DECODER,
             decoder_clean_condition: false,
+            decoder_estimates: None,
             block_size: None,
         }
     }
@@ -77,6 +83,9 @@ impl ElfObjective {
                 "block_size",
                 format!("a block of {size} tokens is not possible; use 1 or more"),
             ));
+        }
+        if let Some(own) = &self.decoder_estimates {
+            own.check(self.block_size)?;
         }
         self.decoder.check("decoder_p_mean, decoder_p_std")?;
         // Tensors are fp32 and cannot hold a larger number.

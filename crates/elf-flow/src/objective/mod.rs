@@ -3,6 +3,7 @@
 mod distillation;
 mod elf_loss;
 mod elf_objective;
+mod own_estimates;
 mod own_runs;
 mod rows;
 mod teacher;
@@ -10,6 +11,7 @@ mod time_bins;
 
 pub use distillation::{DistillObjective, DistillStep, Targets};
 pub use elf_objective::ElfObjective;
+pub use own_estimates::OwnEstimates;
 pub use own_runs::OwnRuns;
 pub use teacher::{TeacherStart, teacher_target};
 pub use time_bins::TimeBins;

@@ -1,6 +1,6 @@
 //! Starts of a student's steps on the teacher's own runs from noise.
 
-use elf_core::Noise;
+use elf_core::{Network, Noise};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -59,7 +59,7 @@ impl DistillObjective<'_> {
     /// The student's rows: all first steps, all second ones and so on, and then the batch's decode rows.
     pub(super) fn inputs_of_runs(
         &self,
-        runs: &OwnRuns,
+        student: Option<&dyn Network>,
         batch: &LatentBatch,
         plan: &RowPlan,
         noise: &mut dyn Noise,
@@ -67,7 +67,11 @@ impl DistillObjective<'_> {
         let (b, ..) = batch.sizes()?;
         let (n, d) = (plan.denoise, plan.decode);
         let start = Tensor::f_zeros([b], (Kind::Float, batch.latents.device()))?;
-        let Prepared { x0, z, t, w, condition, words, .. } = self.base.prepare(batch, plan, &start, noise)?;
+        let mut prepared = self.base.prepare(batch, plan, &start, noise)?;
+        if let Some(student) = student {
+            self.base.put_estimates(student, &mut prepared, plan, noise)?;
+        }
+        let Prepared { x0, z, t, w, condition, words, .. } = prepared;
         let no_estimate = match &condition {
             Some(condition) => &x0 * condition,
             None => z.f_zeros_like()?,
@@ -78,7 +82,7 @@ impl DistillObjective<'_> {
 
         let mut rows = Rows::default();
         let (mut at, mut estimate, mut previous) = (first(&z)?, first(&no_estimate)?, first(&no_estimate)?);
-        for times in if n == 0 { Vec::new() } else { self.run_times(runs) } {
+        for times in if n == 0 { Vec::new() } else { self.run_times() } {
             let grid = Tensor::f_from_slice(&times)?.f_to_kind(Kind::Float)?.f_to_device(at.device())?;
             let grid = grid.f_unsqueeze(0)?.f_expand([n, times.len() as i64], false)?;
             let t = grid.f_select(1, 0)?;
@@ -115,7 +119,7 @@ impl DistillObjective<'_> {
             (0..steps).flat_map(|_| &plan.order[..n as usize]).chain(&plan.order[n as usize..]).copied().collect();
         let target = if steps == 0 { first(&z)? } else { Tensor::f_cat(&rows.target, 0)? };
         Ok(StudentInputs {
-            plan: RowPlan { order, self_cond: 0, denoise: n * steps as i64, decode: d },
+            plan: RowPlan { order, self_cond: 0, denoise: n * steps as i64, decode: d, estimated: 0 },
             z: with_decode(rows.z, &z)?,
             t: with_decode(rows.t, &t)?,
             w: repeated(&w)?,

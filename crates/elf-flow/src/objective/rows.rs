@@ -10,7 +10,8 @@ use crate::blocks::{FinishedPrefix, TeacherForcing};
 use crate::condition::NO_WORD;
 use crate::{FlowPath, LatentBatch, Result};
 
-/// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows.
+/// The rows of a batch in the order in which they are computed: self-conditioned denoise rows, other denoise rows, decode rows of noisy
+/// latents, decode rows of own estimates.
 pub(super) struct RowPlan {
     /// The rows' places in the batch.
     pub(super) order: Vec<i64>,
@@ -18,21 +19,24 @@ pub(super) struct RowPlan {
     pub(super) self_cond: i64,
     /// The number of denoise rows, self-conditioned ones included.
     pub(super) denoise: i64,
-    /// The number of decode rows.
+    /// The number of decode rows, those of own estimates included.
     pub(super) decode: i64,
+    /// The number of decode rows of own estimates.
+    pub(super) estimated: i64,
 }
 
 impl RowPlan {
-    pub(super) fn new(decode: &[bool], self_cond: &[bool]) -> Self {
+    pub(super) fn new(decode: &[bool], self_cond: &[bool], estimated: &[bool]) -> Self {
         let rows = |wanted: &dyn Fn(usize) -> bool| {
             (0..decode.len()).filter(|&i| wanted(i)).map(|i| i as i64).collect::<Vec<_>>()
         };
         let conditioned = rows(&|i| !decode[i] && self_cond[i]);
         let plain = rows(&|i| !decode[i] && !self_cond[i]);
-        let decoded = rows(&|i| decode[i]);
-        let (n, d) = (conditioned.len() as i64, decoded.len() as i64);
-        let denoise = n + plain.len() as i64;
-        Self { order: [conditioned, plain, decoded].concat(), self_cond: n, denoise, decode: d }
+        let noisy = rows(&|i| decode[i] && !estimated[i]);
+        let read = rows(&|i| decode[i] && estimated[i]);
+        let (n, e) = (conditioned.len() as i64, read.len() as i64);
+        let (denoise, decode) = (n + plain.len() as i64, noisy.len() as i64 + e);
+        Self { order: [conditioned, plain, noisy, read].concat(), self_cond: n, denoise, decode, estimated: e }
     }
 }
 
@@ -53,7 +57,7 @@ pub(super) struct Prepared {
     /// Token ids of the condition positions as networks take them, `[B, S]`; none in blocks, where they are part of the prefix.
     pub(super) words: Option<Tensor>,
     /// In blocks: the clean rows, as the prefix of their own blocks.
-    forcing: Option<TeacherForcing>,
+    pub(super) forcing: Option<TeacherForcing>,
 }
 
 impl Prepared {
@@ -119,7 +123,7 @@ impl Prepared {
 }
 
 impl ElfObjective {
-    /// Draws which rows are decoded and which are self-conditioned.
+    /// Draws which rows are decoded, which are self-conditioned, and which hold own estimates.
     pub(super) fn plan_rows(&self, rows: i64, noise: &mut dyn Noise) -> Result<RowPlan> {
         let below = |coins: Vec<f64>, p: f64| coins.into_iter().map(|u| u < p).collect::<Vec<bool>>();
         let decode = below(noise.coins("decoder_coin", rows as usize)?, self.decoder_prob);
@@ -127,7 +131,11 @@ impl ElfObjective {
             true => below(noise.coins("self_cond_u", rows as usize)?, self.self_cond_prob),
             false => vec![false; rows as usize],
         };
-        Ok(RowPlan::new(&decode, &self_cond))
+        let estimated = match &self.decoder_estimates {
+            Some(own) => below(noise.coins("decoder_estimate_u", rows as usize)?, own.prob),
+            None => vec![false; rows as usize],
+        };
+        Ok(RowPlan::new(&decode, &self_cond, &estimated))
     }
 
     /// The batch as the network sees it, its denoise rows at the times `t` `[B]` (in the batch's own order).

@@ -1,6 +1,6 @@
 //! Checks of a training configuration.
 
-use super::{ObjectiveName, PadTokenName, RunConfig};
+use super::{DecoderConfig, ObjectiveName, PadTokenName, RunConfig};
 use crate::Result;
 use crate::error::fail;
 
@@ -105,6 +105,13 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             "word_guide_dims is measured before the first step, and learned_latents changes latents all the time: leave one of them out"
         );
     }
+    let DecoderConfig { decoder_estimate_prob: read, decoder_estimate_guide: scale, .. } = config.decoder;
+    if read != 0.0 && scale != 1.0 && config.network.word_guide_dims == 0 {
+        fail!(
+            setting("decoder_estimate_guide"),
+            "decoder_estimate_guide leads away from what the model keeps of words without context: set word_guide_dims, or leave it out"
+        );
+    }
     if config.network.learned_latents && config.network.causal_latents {
         fail!(
             setting("causal_latents"),
@@ -138,6 +145,7 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             ("vocab_head_norm", config.network.vocab_head_norm),
             ("word_guide_dims", config.network.word_guide_dims != 0),
             ("decoder_clean_condition", config.decoder.decoder_clean_condition),
+            ("decoder_estimate_prob", config.decoder.decoder_estimate_prob != 0.0),
         ] {
             if set {
                 fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");

@@ -182,6 +182,16 @@ pub struct DecoderConfig {
     /// Leave the condition of decode rows clean, so that they learn how the target follows from it; the released code
     /// corrupts it.
     pub decoder_clean_condition: bool,
+    /// Fraction of decode rows that hold the network's own clean estimates, which is what sampling reads, in place of noisy latents.
+    /// Not in the released code, and neither are the next three.
+    pub decoder_estimate_prob: f64,
+    /// The earliest time at which these estimates are made.
+    pub decoder_estimate_from: f64,
+    /// The latest one.
+    pub decoder_estimate_to: f64,
+    /// The scale by which they are led away from what the model keeps of words without context (`word_guide_dims`), as texts will be;
+    /// 1 is none.
+    pub decoder_estimate_guide: f64,
 }
 
 impl Default for DecoderConfig {
@@ -192,6 +202,10 @@ impl Default for DecoderConfig {
             decoder_p_mean: 0.8,
             decoder_p_std: 0.8,
             decoder_clean_condition: false,
+            decoder_estimate_prob: 0.0,
+            decoder_estimate_from: 0.2,
+            decoder_estimate_to: 0.5,
+            decoder_estimate_guide: 1.0,
         }
     }
 }

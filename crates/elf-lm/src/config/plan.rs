@@ -5,7 +5,7 @@ use crate::error::fail;
 use elf_core::PrecisionPolicy;
 use elf_data::{Batch, CollateConfig, Collator, PadToken, Tokenizer};
 use elf_encoder::LatentStats;
-use elf_flow::{ElfObjective, FlowPath, GuidanceLaw, LogitNormal};
+use elf_flow::{ElfObjective, FlowPath, GuidanceLaw, LogitNormal, OwnEstimates};
 use elf_model::{ElfConfig, Preset};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -261,6 +261,12 @@ fn objective(config: &RunConfig) -> ElfObjective {
         decoder_noise_scale: config.decoder.decoder_noise_scale.unwrap_or(if conditional { 1.0 } else { 5.0 }),
         decoder: LogitNormal { mean: config.decoder.decoder_p_mean, std: config.decoder.decoder_p_std },
         decoder_clean_condition: config.decoder.decoder_clean_condition,
+        decoder_estimates: (config.decoder.decoder_estimate_prob != 0.0).then_some(OwnEstimates {
+            prob: config.decoder.decoder_estimate_prob,
+            from: config.decoder.decoder_estimate_from,
+            to: config.decoder.decoder_estimate_to,
+            guide_scale: config.decoder.decoder_estimate_guide,
+        }),
         block_size: config.network.block_size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
     }
 }

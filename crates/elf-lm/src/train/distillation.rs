@@ -71,6 +71,8 @@ impl Distillation {
         fit(&mut plan, teacher.config(), found.plan())?;
         if config.keys.pd_own_runs {
             plan.model.word_guide_dims = 0;
+            // The student's estimates are guided ones.
+            plan.objective.decoder_estimates.iter_mut().for_each(|own| own.guide_scale = 1.0);
         }
         let record = found.record(&teacher, &root)?;
         // The round that takes the most memory, until each puts itself in its place.
