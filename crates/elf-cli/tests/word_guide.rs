@@ -61,6 +61,33 @@ fn a_word_guide_is_measured_once_kept_and_used() {
     refused(&[guided, "objective=gpt2"], &["word_guide_dims", "no latents"]);
 }
 
+/// Decode rows of own estimates: another training, the same in two parts, and switched on where a run goes on.
+#[test]
+fn words_are_learned_from_own_estimates() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let [whole, parts, plain] = ["whole", "parts", "plain"].map(|name| within(&folder, name));
+    let guided = "word_guide_dims=4";
+    let read = ["decoder_estimate_prob=0.7", "decoder_estimate_guide=2", "decoder_prob=0.5"];
+    let options = |more: &[&'static str]| [&[guided][..], &read, more].concat();
+    materials.train(&whole, &options(&[])).well();
+    materials.train(&parts, &options(&["max_steps=3"])).well();
+    materials.train(&parts, &options(&[])).well();
+    let last = |run: &str| tensors(checkpoints(run).last().unwrap());
+    assert!(last(&whole) == last(&parts), "a run in two parts is another one");
+    materials.train(&plain, &[guided, read[2]]).well();
+    assert!(last(&whole) != last(&plain), "estimates are learned from");
+    materials.train(&plain, &options(&["max_steps=8"])).well();
+    let losses = json_lines(&format!("{plain}/metrics.jsonl"));
+    assert_eq!(losses.last().unwrap()["step"], 8, "{losses:?}");
+
+    let refused = |options: &[&str], parts: &[&str]| _ = materials.train(&within(&folder, "no"), options).badly(parts);
+    refused(&read, &["decoder_estimate_guide", "word_guide_dims"]);
+    refused(&[read[0], "objective=mdlm"], &["decoder_estimate_prob", "no latents"]);
+    refused(&[read[0], "decoder_estimate_from=0.8"], &["decoder_estimate_from"]);
+    refused(&["decoder_estimate_prob=2"], &["decoder_estimate_prob"]);
+    refused(&[read[0], "block_size=1", "causal_latents=true"], &["decoder_estimate_prob", "block_size"]);
+}
+
 #[test]
 fn a_student_of_guided_runs_needs_no_guide() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
