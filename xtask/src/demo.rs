@@ -104,7 +104,7 @@ fn calls(out: &Path, minutes: f64) -> Vec<Call> {
             "its texts, all words at once in 32 steps: one as it forms, and the results",
             None,
             format!(
-                "sample {at}/run --sampling-config configs/sampling/definitions.yml --num 64 --batch-size 64 --trace \
+                "sample {at}/run --sampling-config configs/sampling/definitions.yml --temperature 0 --num 64 --batch-size 64 --trace \
                  --output {at}/samples.jsonl"
             ),
         ),
