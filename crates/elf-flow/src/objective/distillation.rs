@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::elf_objective::ElfObjective;
 use super::own_runs::OwnRuns;
-use super::rows::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk};
+use super::rows::{Prepared, RowPlan, Words, check_channels, dropout, mixed_trunk, pin};
 use super::teacher::{Teacher, TeacherStart};
 use super::{Loss, LossTerm, Objective};
 use crate::{Error, Guide, LatentBatch, Result, TimeLaw};
@@ -92,21 +92,21 @@ pub struct Targets {
 }
 
 /// The student's rows with their targets: denoise rows, then decode rows.
-pub(super) struct StudentInputs {
+struct StudentInputs {
     /// The rows' places in the batch; several of them may be of one row.
-    pub(super) plan: RowPlan,
+    plan: RowPlan,
     /// Noisy latents, `[R, S, C]`.
-    pub(super) z: Tensor,
+    z: Tensor,
     /// Times `[R]`, 1 in decode rows.
-    pub(super) t: Tensor,
+    t: Tensor,
     /// Guidance scales `[R]`.
-    pub(super) w: Tensor,
+    w: Tensor,
     /// Token ids of the condition positions, `[R, S]`.
-    pub(super) words: Option<Tensor>,
+    words: Option<Tensor>,
     /// The previous estimate, `[R, S, C]`.
-    pub(super) x_prev: Option<Tensor>,
+    x_prev: Option<Tensor>,
     /// Clean latents that denoise rows learn to predict, `[R - decode rows, S, C]`.
-    pub(super) target: Tensor,
+    target: Tensor,
 }
 
 /// The objective of progressive distillation: a row is either a *denoise* row, whose loss is the squared error of the clean
@@ -131,9 +131,9 @@ pub(super) struct StudentInputs {
 /// and laws of times do not count, and `noise` is where runs begin.
 #[derive(Clone, Copy)]
 pub struct DistillObjective<'t> {
-    pub(super) base: ElfObjective,
-    pub(super) step: DistillStep,
-    pub(super) teacher: Teacher<'t>,
+    base: ElfObjective,
+    step: DistillStep,
+    teacher: Teacher<'t>,
 }
 
 impl<'t> DistillObjective<'t> {
@@ -170,7 +170,7 @@ impl<'t> DistillObjective<'t> {
     }
 
     /// The times of a run ([`OwnRuns::times`]); none where students start in noisy data.
-    pub(super) fn run_times(&self) -> Vec<Vec<f64>> {
+    fn run_times(&self) -> Vec<Vec<f64>> {
         let step = &self.step;
         step.own_runs.as_ref().map_or(Vec::new(), |runs| runs.times(step.student_steps(), step.substeps))
     }
@@ -262,6 +262,102 @@ impl<'t> DistillObjective<'t> {
         let Prepared { z, t, w, words, .. } = prepared;
         Ok(StudentInputs { plan, z, t, w, words, x_prev, target })
     }
+}
+
+impl DistillObjective<'_> {
+    /// The student's rows: all first steps, all second ones and so on, and then the batch's decode rows.
+    fn inputs_of_runs(
+        &self,
+        student: Option<&dyn Network>,
+        batch: &LatentBatch,
+        plan: &RowPlan,
+        noise: &mut dyn Noise,
+    ) -> Result<StudentInputs> {
+        let (b, ..) = batch.sizes()?;
+        let (n, d) = (plan.denoise, plan.decode);
+        let start = Tensor::f_zeros([b], (Kind::Float, batch.latents.device()))?;
+        let mut prepared = self.base.prepare(batch, plan, &start, noise)?;
+        if let Some(student) = student {
+            self.base.put_estimates(student, &mut prepared, plan, noise)?;
+        }
+        let Prepared { x0, z, t, w, condition, words, .. } = prepared;
+        let no_estimate = match &condition {
+            Some(condition) => &x0 * condition,
+            None => z.f_zeros_like()?,
+        };
+        let first = |x: &Tensor| x.f_narrow(0, 0, n);
+        let (start, clean, none, scales) = (first(&z)?, first(&x0)?, first(&no_estimate)?, first(&w)?);
+        let (given, known) = (condition.as_ref().map(first).transpose()?, words.as_ref().map(first).transpose()?);
+        let start = TeacherStart {
+            z: &start,
+            x_prev: Some(&none),
+            guidance: &scales,
+            times: &t,
+            condition: given.as_ref().map(|mask| (&clean, mask)),
+            words: known.as_ref(),
+        };
+        let rows = self.runs_from(&start)?;
+        let steps = rows.z.len();
+        let last = |x: &Tensor| x.f_narrow(0, n, d);
+        let repeated = |x: &Tensor| -> Result<Tensor> {
+            let own = first(x)?;
+            Ok(Tensor::f_cat(&(0..steps).map(|_| &own).chain([&last(x)?]).collect::<Vec<_>>(), 0)?)
+        };
+        let with_decode = |mut rows: Vec<Tensor>, all: &Tensor| -> Result<Tensor> {
+            rows.push(last(all)?);
+            Ok(Tensor::f_cat(&rows, 0)?)
+        };
+        let order =
+            (0..steps).flat_map(|_| &plan.order[..n as usize]).chain(&plan.order[n as usize..]).copied().collect();
+        let target = if steps == 0 { clean.shallow_clone() } else { Tensor::f_cat(&rows.target, 0)? };
+        Ok(StudentInputs {
+            plan: RowPlan { order, self_cond: 0, denoise: n * steps as i64, decode: d, estimated: 0 },
+            z: with_decode(rows.z, &z)?,
+            t: with_decode(rows.t, &t)?,
+            w: repeated(&w)?,
+            words: words.as_ref().map(repeated).transpose()?,
+            x_prev: match self.base.self_conditioned() {
+                true => Some(with_decode(rows.x_prev, &no_estimate)?),
+                false => None,
+            },
+            target,
+        })
+    }
+}
+
+impl DistillObjective<'_> {
+    /// The teacher's runs from `start` (whose times do not count), as rows of each of the student's steps; none without runs.
+    fn runs_from(&self, start: &TeacherStart) -> Result<Rows> {
+        let (n, mut rows) = (start.z.size3()?.0, Rows::default());
+        let (mut at, none) = (start.z.shallow_clone(), start.x_prev.map(Tensor::shallow_clone));
+        let (mut estimate, mut previous) = (none.as_ref().map(Tensor::shallow_clone), none);
+        for times in if n == 0 { Vec::new() } else { self.run_times() } {
+            let grid = Tensor::f_from_slice(&times)?.f_to_kind(Kind::Float)?.f_to_device(at.device())?;
+            let grid = grid.f_unsqueeze(0)?.f_expand([n, times.len() as i64], false)?;
+            let hint = estimate.as_ref().filter(|_| self.base.self_conditioned());
+            let step = TeacherStart { z: &at, x_prev: hint, times: &grid, ..*start };
+            let end = self.teacher.steps(&self.base.path, &step)?;
+            let target = match start.condition {
+                Some((clean, mask)) => pin(&end.target, clean, mask),
+                None => end.target,
+            };
+            rows.t.push(grid.f_select(1, 0)?);
+            rows.z.push(at);
+            rows.x_prev.extend(previous);
+            rows.target.push(target.shallow_clone());
+            (at, estimate, previous) = (end.z, Some(end.x), Some(target));
+        }
+        Ok(rows)
+    }
+}
+
+/// The student's rows of each of its steps.
+#[derive(Default)]
+struct Rows {
+    z: Vec<Tensor>,
+    x_prev: Vec<Tensor>,
+    t: Vec<Tensor>,
+    target: Vec<Tensor>,
 }
 
 impl Objective for DistillObjective<'_> {

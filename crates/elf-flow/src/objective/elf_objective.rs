@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::OwnEstimates;
 use crate::{Error, FlowPath, GuidanceLaw, LogitNormal, Result, TimeLaw};
 
 /// The objective of the paper: each row is either a *denoise* row, whose loss is the velocity's squared error, or a *decode*
@@ -98,6 +97,46 @@ impl ElfObjective {
     /// Whether networks trained with this objective take a previous clean estimate as a second input.
     pub fn self_conditioned(&self) -> bool {
         self.self_cond_prob > 0.0
+    }
+}
+
+/// Which decode rows hold the network's own clean estimates in place of noisy latents. Not in the paper or the released code.
+///
+/// A sampler's last step reads words from an estimate of the network's: a mean of all texts that are possible there, without noise, with
+/// the network's own errors, and guided. Noisy latents are none of that, so that decode rows of the released kind teach little of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnEstimates {
+    /// Their share of the decode rows.
+    pub prob: f64,
+    /// The earliest time in [0, 1] at which the estimate is made; times are even.
+    pub from: f64,
+    /// The latest one.
+    pub to: f64,
+    /// The scale by which the estimate is led away from that of the network's own guide ([`Network::guide`](elf_core::Network::guide)); 1 is none.
+    pub guide_scale: f64,
+}
+
+impl OwnEstimates {
+    fn check(&self, block_size: Option<i64>) -> Result<()> {
+        let Self { prob, from, to, guide_scale } = *self;
+        if !(0.0..=1.0).contains(&prob) {
+            return Err(Error::setting("decoder_estimate_prob", format!("{prob} is not a probability")));
+        }
+        if !(0.0 <= from && from <= to && to <= 1.0) {
+            let reason = format!("{from} and {to} are not times in [0, 1] in their order");
+            return Err(Error::setting("decoder_estimate_from, decoder_estimate_to", reason));
+        }
+        if !(guide_scale as f32).is_finite() {
+            return Err(Error::setting("decoder_estimate_guide", format!("{guide_scale} is not a scale")));
+        }
+        match block_size {
+            None => Ok(()),
+            Some(_) => Err(Error::setting(
+                "decoder_estimate_prob",
+                "own estimates are read where texts are written all at once: leave it out, or block_size",
+            )),
+        }
     }
 }
 

@@ -10,8 +10,7 @@ mod teacher;
 mod time_bins;
 
 pub use distillation::{DistillObjective, DistillStep, Targets};
-pub use elf_objective::ElfObjective;
-pub use own_estimates::OwnEstimates;
+pub use elf_objective::{ElfObjective, OwnEstimates};
 pub use own_runs::OwnRuns;
 pub use teacher::{TeacherStart, teacher_target};
 pub use time_bins::TimeBins;

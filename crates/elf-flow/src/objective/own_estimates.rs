@@ -1,52 +1,11 @@
 //! Decode rows that are read from what the network itself estimates, as the last step of sampling does.
 
 use elf_core::{Network, Noise, TrunkInput};
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::elf_objective::ElfObjective;
+use super::elf_objective::{ElfObjective, OwnEstimates};
 use super::rows::{Prepared, RowPlan, pin};
 use crate::{Error, Result};
-
-/// Which decode rows hold the network's own clean estimates in place of noisy latents. Not in the paper or the released code.
-///
-/// A sampler's last step reads words from an estimate of the network's: a mean of all texts that are possible there, without noise, with
-/// the network's own errors, and guided. Noisy latents are none of that, so that decode rows of the released kind teach little of it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OwnEstimates {
-    /// Their share of the decode rows.
-    pub prob: f64,
-    /// The earliest time in [0, 1] at which the estimate is made; times are even.
-    pub from: f64,
-    /// The latest one.
-    pub to: f64,
-    /// The scale by which the estimate is led away from that of the network's own guide ([`Network::guide`]); 1 is none.
-    pub guide_scale: f64,
-}
-
-impl OwnEstimates {
-    pub(super) fn check(&self, block_size: Option<i64>) -> Result<()> {
-        let Self { prob, from, to, guide_scale } = *self;
-        if !(0.0..=1.0).contains(&prob) {
-            return Err(Error::setting("decoder_estimate_prob", format!("{prob} is not a probability")));
-        }
-        if !(0.0 <= from && from <= to && to <= 1.0) {
-            let reason = format!("{from} and {to} are not times in [0, 1] in their order");
-            return Err(Error::setting("decoder_estimate_from, decoder_estimate_to", reason));
-        }
-        if !(guide_scale as f32).is_finite() {
-            return Err(Error::setting("decoder_estimate_guide", format!("{guide_scale} is not a scale")));
-        }
-        match block_size {
-            None => Ok(()),
-            Some(_) => Err(Error::setting(
-                "decoder_estimate_prob",
-                "own estimates are read where texts are written all at once: leave it out, or block_size",
-            )),
-        }
-    }
-}
 
 impl ElfObjective {
     /// Puts the network's own estimates in the place of the latents of the plan's last decode rows, without gradient: made twice where

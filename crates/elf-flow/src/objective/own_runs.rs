@@ -1,13 +1,8 @@
 //! Starts of a student's steps on the teacher's own runs from noise.
 
-use elf_core::{Network, Noise};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
 
-use super::distillation::{DistillObjective, StudentInputs};
-use super::rows::{Prepared, RowPlan, pin};
-use super::teacher::TeacherStart;
-use crate::{Error, LatentBatch, Result};
+use crate::{Error, Result};
 
 /// How students learn the teacher's own runs: each denoise row of a batch is a run from noise over all of the student's steps, and
 /// every one of them is a row for the student, which starts where the teacher comes by.
@@ -53,91 +48,4 @@ impl OwnRuns {
             }
         }
     }
-}
-
-impl DistillObjective<'_> {
-    /// The student's rows: all first steps, all second ones and so on, and then the batch's decode rows.
-    pub(super) fn inputs_of_runs(
-        &self,
-        student: Option<&dyn Network>,
-        batch: &LatentBatch,
-        plan: &RowPlan,
-        noise: &mut dyn Noise,
-    ) -> Result<StudentInputs> {
-        let (b, ..) = batch.sizes()?;
-        let (n, d) = (plan.denoise, plan.decode);
-        let start = Tensor::f_zeros([b], (Kind::Float, batch.latents.device()))?;
-        let mut prepared = self.base.prepare(batch, plan, &start, noise)?;
-        if let Some(student) = student {
-            self.base.put_estimates(student, &mut prepared, plan, noise)?;
-        }
-        let Prepared { x0, z, t, w, condition, words, .. } = prepared;
-        let no_estimate = match &condition {
-            Some(condition) => &x0 * condition,
-            None => z.f_zeros_like()?,
-        };
-        let first = |x: &Tensor| x.f_narrow(0, 0, n);
-        let (clean, scales) = (first(&x0)?, first(&w)?);
-        let (given, known) = (condition.as_ref().map(first).transpose()?, words.as_ref().map(first).transpose()?);
-
-        let mut rows = Rows::default();
-        let (mut at, mut estimate, mut previous) = (first(&z)?, first(&no_estimate)?, first(&no_estimate)?);
-        for times in if n == 0 { Vec::new() } else { self.run_times() } {
-            let grid = Tensor::f_from_slice(&times)?.f_to_kind(Kind::Float)?.f_to_device(at.device())?;
-            let grid = grid.f_unsqueeze(0)?.f_expand([n, times.len() as i64], false)?;
-            let t = grid.f_select(1, 0)?;
-            let start = TeacherStart {
-                z: &at,
-                x_prev: self.base.self_conditioned().then_some(&estimate),
-                guidance: &scales,
-                times: &grid,
-                condition: given.as_ref().map(|mask| (&clean, mask)),
-                words: known.as_ref(),
-            };
-            let end = self.teacher.steps(&self.base.path, &start)?;
-            let target = match &given {
-                Some(mask) => pin(&end.target, &clean, mask),
-                None => end.target,
-            };
-            rows.z.push(at);
-            rows.x_prev.push(previous);
-            rows.t.push(t);
-            rows.target.push(target.shallow_clone());
-            (at, estimate, previous) = (end.z, end.x, target);
-        }
-        let steps = rows.z.len();
-        let last = |x: &Tensor| x.f_narrow(0, n, d);
-        let repeated = |x: &Tensor| -> Result<Tensor> {
-            let own = first(x)?;
-            Ok(Tensor::f_cat(&(0..steps).map(|_| &own).chain([&last(x)?]).collect::<Vec<_>>(), 0)?)
-        };
-        let with_decode = |mut rows: Vec<Tensor>, all: &Tensor| -> Result<Tensor> {
-            rows.push(last(all)?);
-            Ok(Tensor::f_cat(&rows, 0)?)
-        };
-        let order =
-            (0..steps).flat_map(|_| &plan.order[..n as usize]).chain(&plan.order[n as usize..]).copied().collect();
-        let target = if steps == 0 { first(&z)? } else { Tensor::f_cat(&rows.target, 0)? };
-        Ok(StudentInputs {
-            plan: RowPlan { order, self_cond: 0, denoise: n * steps as i64, decode: d, estimated: 0 },
-            z: with_decode(rows.z, &z)?,
-            t: with_decode(rows.t, &t)?,
-            w: repeated(&w)?,
-            words: words.as_ref().map(repeated).transpose()?,
-            x_prev: match self.base.self_conditioned() {
-                true => Some(with_decode(rows.x_prev, &no_estimate)?),
-                false => None,
-            },
-            target,
-        })
-    }
-}
-
-/// The student's rows of each of its steps.
-#[derive(Default)]
-struct Rows {
-    z: Vec<Tensor>,
-    x_prev: Vec<Tensor>,
-    t: Vec<Tensor>,
-    target: Vec<Tensor>,
 }

@@ -14,7 +14,8 @@ impl RunConfig {
     /// If a setting is invalid; the message names it and the reason.
     pub fn check(&self) -> Result<()> {
         check_numbers(self)?;
-        check_combinations(self)
+        check_combinations(self)?;
+        check_estimates(self)
     }
 }
 
@@ -71,6 +72,17 @@ fn check_numbers(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
+fn check_estimates(config: &RunConfig) -> Result<()> {
+    let DecoderConfig { decoder_estimate_prob: read, decoder_estimate_guide: scale, .. } = config.decoder;
+    if read != 0.0 && scale != 1.0 && config.network.word_guide_dims == 0 {
+        fail!(
+            setting("decoder_estimate_guide"),
+            "decoder_estimate_guide leads away from what the model keeps of words without context: set word_guide_dims, or leave it out"
+        );
+    }
+    Ok(())
+}
+
 /// Refuses settings that conflict with each other.
 fn check_combinations(config: &RunConfig) -> Result<()> {
     let conditional = config.data.max_input_length.is_some();
@@ -103,13 +115,6 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
         fail!(
             setting("word_guide_dims"),
             "word_guide_dims is measured before the first step, and learned_latents changes latents all the time: leave one of them out"
-        );
-    }
-    let DecoderConfig { decoder_estimate_prob: read, decoder_estimate_guide: scale, .. } = config.decoder;
-    if read != 0.0 && scale != 1.0 && config.network.word_guide_dims == 0 {
-        fail!(
-            setting("decoder_estimate_guide"),
-            "decoder_estimate_guide leads away from what the model keeps of words without context: set word_guide_dims, or leave it out"
         );
     }
     if config.network.learned_latents && config.network.causal_latents {
