@@ -110,7 +110,7 @@ struct StudentInputs {
 }
 
 /// The objective of progressive distillation: a row is either a *denoise* row, whose loss is the squared error of the clean
-/// prediction against [`teacher_target`], or a *decode* row as in [`ElfObjective`].
+/// prediction against [`teacher_target`](super::teacher_target), or a *decode* row as in [`ElfObjective`].
 ///
 /// On self-conditioned rows the teacher's prediction without a previous estimate is the previous estimate of both. The loss of a
 /// row is the mean over its loss positions; the loss of a batch the mean over its rows. The target has no guidance other than
