@@ -1,40 +1,26 @@
 //! Laws of distillation on the teacher's own runs: students that hit their targets end where the teacher's sampling ends.
 
+mod batches;
 mod toy;
 
 use std::cell::RefCell;
 
+use batches::{S, batch};
 use elf_core::{Network, NetworkShape, Noise, ParamSet, Replay, Result, Seeded, TrunkInput};
 use elf_flow::sampler::{Euler, Registry, SamplerChoice};
 use elf_flow::{
-    Condition, DistillObjective, DistillStep, ElfObjective, GenerateConfig, Generator, GuidanceLaw, Guide, LatentBatch,
-    Objective, OwnRuns, Request, TimeLaw, TrainedFlow,
+    Condition, DistillObjective, DistillStep, ElfObjective, GenerateConfig, Generator, GuidanceLaw, Guide, Objective,
+    OwnRuns, Request, TimeLaw, TrainedFlow,
 };
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
-use toy::{C, Toy, V};
+use tch::{Device, Tensor};
+use toy::{C, Toy};
 
-const S: i64 = 5;
-/// Condition positions of a conditional batch.
-const GIVEN: i64 = 2;
 /// The self-conditioning guidance scale of all runs.
 const W: f64 = 1.7;
 
 fn seeds(rows: i64) -> Vec<u64> {
     (0..rows as u64).collect()
-}
-
-fn batch(rows: i64, conditional: bool) -> LatentBatch {
-    let mut draws = Seeded::new(seeds(rows), Device::Cpu);
-    let given = Tensor::arange(S, (Kind::Int64, Device::Cpu)).lt(GIVEN).to_kind(Kind::Float);
-    let given = given.expand([rows, S], false).contiguous();
-    LatentBatch {
-        latents: draws.normal("latents", &[rows, S, C]).unwrap(),
-        ids: (draws.uniform("ids", &[rows, S]).unwrap() * V as f64).to_kind(Kind::Int64),
-        loss_mask: if conditional { 1.0 - &given } else { given.ones_like() },
-        condition: conditional.then_some(given),
-        dropped: Vec::new(),
-    }
 }
 
 fn step(steps: usize, substeps: usize, leap_at: f64, guide_scale: f64) -> DistillStep {

@@ -1,9 +1,11 @@
 //! Decode rows of own estimates: what they hold is what a sampler's last step reads, and no row depends on another.
 
+mod batches;
 mod toy;
 
 use std::cell::RefCell;
 
+use batches::{S, batch};
 use elf_core::{Network, NetworkShape, Noise, ParamSet, Result, Seeded, TrunkInput};
 use elf_flow::{
     AutoGuidance, Condition, Conditioned, ElfObjective, Field, GuidanceLaw, LatentBatch, NetworkField, Objective,
@@ -11,11 +13,8 @@ use elf_flow::{
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
-use toy::{C, Toy, V};
+use toy::{C, Toy};
 
-const S: i64 = 5;
-/// Condition positions of a conditional batch.
-const GIVEN: i64 = 2;
 /// The self-conditioning guidance scale of all rows.
 const W: f64 = 1.7;
 
@@ -68,19 +67,6 @@ impl Network for Watched {
 
 fn seeds(first: u64, rows: i64) -> Vec<u64> {
     (first..).take(rows as usize).collect()
-}
-
-fn batch(rows: i64, conditional: bool) -> LatentBatch {
-    let mut draws = Seeded::new(seeds(0, rows), Device::Cpu);
-    let given = Tensor::arange(S, (Kind::Int64, Device::Cpu)).lt(GIVEN).to_kind(Kind::Float);
-    let given = given.expand([rows, S], false).contiguous();
-    LatentBatch {
-        latents: draws.normal("latents", &[rows, S, C]).unwrap(),
-        ids: (draws.uniform("ids", &[rows, S]).unwrap() * V as f64).to_kind(Kind::Int64),
-        loss_mask: if conditional { 1.0 - &given } else { given.ones_like() },
-        condition: conditional.then_some(given),
-        dropped: Vec::new(),
-    }
 }
 
 fn objective(own: OwnEstimates, decoder_prob: f64, self_cond_prob: f64) -> ElfObjective {

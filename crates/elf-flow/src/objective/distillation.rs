@@ -30,7 +30,7 @@ pub struct DistillStep {
     pub student_times: TimeLaw,
     /// The law of the places within a step at which one step of the teacher ends and the next begins (`pd_teacher_schedule`).
     pub teacher_times: TimeLaw,
-    /// Starts on the teacher's own runs; `None` for starts in noisy data, as in the released code. Neither law above counts then.
+    /// Starts on the teacher's own runs, for which neither law above counts; `None` for starts in noisy data, as in the released code.
     #[serde(default)]
     pub own_runs: Option<OwnRuns>,
 }
@@ -210,6 +210,22 @@ impl<'t> DistillObjective<'t> {
         })
     }
 
+    /// The batch as the network sees it, with the student's estimates in the decode rows that are to have them.
+    fn prepared(
+        &self,
+        student: Option<&dyn Network>,
+        batch: &LatentBatch,
+        plan: &RowPlan,
+        starts: &Tensor,
+        noise: &mut dyn Noise,
+    ) -> Result<Prepared> {
+        let mut prepared = self.base.prepare(batch, plan, starts, noise)?;
+        if let Some(student) = student {
+            self.base.put_estimates(student, &mut prepared, plan, noise)?;
+        }
+        Ok(prepared)
+    }
+
     /// Corrupts the rows of a batch and lets the teacher make its steps.
     fn inputs_of_data(
         &self,
@@ -223,23 +239,13 @@ impl<'t> DistillObjective<'t> {
         let starts = self.step.starts(b, noise)?;
         let denoise_rows = upload(&Tensor::f_from_slice(&plan.order[..n as usize])?, batch.latents.device())?;
         let times = self.step.teacher_grid(&starts, noise)?.f_index_select(0, &denoise_rows)?;
-        let mut prepared = self.base.prepare(batch, &plan, &starts, noise)?;
-        if let Some(student) = student {
-            self.base.put_estimates(student, &mut prepared, &plan, noise)?;
-        }
+        let prepared = self.prepared(student, batch, &plan, &starts, noise)?;
         let Prepared { x0, z, w, condition, words, .. } = &prepared;
 
         let x_prev = match self.base.self_conditioned() {
             false => None,
-            true => {
-                // Clean on condition positions in every row, decode rows included (so in the released code), 0 elsewhere ...
-                let start = match condition {
-                    Some(condition) => x0 * condition,
-                    None => z.f_zeros_like()?,
-                };
-                // ... and the teacher's estimate given that, in self-conditioned rows.
-                Some(prepared.previous_estimate(self.teacher.net, &self.base.path, start, u)?.0)
-            }
+            // In self-conditioned rows the teacher's estimate.
+            true => Some(prepared.previous_estimate(self.teacher.net, &self.base.path, prepared.no_estimate()?, u)?.0),
         };
 
         let first = |t: &Tensor| t.f_narrow(0, 0, n);
@@ -262,9 +268,7 @@ impl<'t> DistillObjective<'t> {
         let Prepared { z, t, w, words, .. } = prepared;
         Ok(StudentInputs { plan, z, t, w, words, x_prev, target })
     }
-}
 
-impl DistillObjective<'_> {
     /// The student's rows: all first steps, all second ones and so on, and then the batch's decode rows.
     fn inputs_of_runs(
         &self,
@@ -276,15 +280,9 @@ impl DistillObjective<'_> {
         let (b, ..) = batch.sizes()?;
         let (n, d) = (plan.denoise, plan.decode);
         let start = Tensor::f_zeros([b], (Kind::Float, batch.latents.device()))?;
-        let mut prepared = self.base.prepare(batch, plan, &start, noise)?;
-        if let Some(student) = student {
-            self.base.put_estimates(student, &mut prepared, plan, noise)?;
-        }
+        let prepared = self.prepared(student, batch, plan, &start, noise)?;
+        let no_estimate = prepared.no_estimate()?;
         let Prepared { x0, z, t, w, condition, words, .. } = prepared;
-        let no_estimate = match &condition {
-            Some(condition) => &x0 * condition,
-            None => z.f_zeros_like()?,
-        };
         let first = |x: &Tensor| x.f_narrow(0, 0, n);
         let (start, clean, none, scales) = (first(&z)?, first(&x0)?, first(&no_estimate)?, first(&w)?);
         let (given, known) = (condition.as_ref().map(first).transpose()?, words.as_ref().map(first).transpose()?);
@@ -323,9 +321,7 @@ impl DistillObjective<'_> {
             target,
         })
     }
-}
 
-impl DistillObjective<'_> {
     /// The teacher's runs from `start` (whose times do not count), as rows of each of the student's steps; none without runs.
     fn runs_from(&self, start: &TeacherStart) -> Result<Rows> {
         let (n, mut rows) = (start.z.size3()?.0, Rows::default());

@@ -80,6 +80,15 @@ impl Prepared {
         self.forcing.as_ref().map(|forcing| forcing.of(n)).transpose()
     }
 
+    /// The previous estimate where there is none yet: clean on condition positions in every row, decode rows included (so in the released
+    /// distillation), 0 elsewhere.
+    pub(super) fn no_estimate(&self) -> Result<Tensor> {
+        Ok(match &self.condition {
+            Some(condition) => &self.x0 * condition,
+            None => self.z.f_zeros_like()?,
+        })
+    }
+
     /// The output of the network's clean head for the first `n` rows, given their rows of `x_prev` `[B, S, C]`, without dropout:
     /// `[n, S, C]`.
     pub(super) fn head(&self, net: &dyn Network, n: i64, x_prev: Option<&Tensor>) -> Result<Tensor> {
