@@ -101,6 +101,14 @@ fn calls(out: &Path, minutes: f64) -> Vec<Call> {
             ),
         ),
         call(
+            "the words that its texts may consist of",
+            None,
+            format!(
+                "data words --input data/descriptions-train.parquet --column {COLUMN} --tokenizer models/minilm-l3 \
+                 --output {at}/run/words.txt"
+            ),
+        ),
+        call(
             "its texts, all words at once in 32 steps: one as it forms, and the results",
             None,
             format!(

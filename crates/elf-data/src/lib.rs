@@ -37,6 +37,7 @@ mod splits;
 mod tokenizer;
 mod unigram_training;
 mod wordpiece_cut;
+mod words;
 
 pub use collate::{Batch, CollateConfig, Collator, PadToken, is_label_dropped};
 pub use dataset::{Dataset, OpenOptions};
@@ -49,3 +50,4 @@ pub use splits::is_split;
 pub use tokenizer::{EOS, PAD, Tokenizer, UNK};
 pub use unigram_training::{Trained, UnigramConfig, train_unigram};
 pub use wordpiece_cut::{SmallerTokenizer, WordPieceCut};
+pub use words::word_list;

@@ -87,6 +87,11 @@ impl Tokenizer {
         elf_files::write(&file, &self.json).map_err(Error::io("write", &file))
     }
 
+    /// The library's model, which splits words into tokens.
+    pub(crate) fn model(&self) -> &tokenizers::ModelWrapper {
+        self.inner.get_model()
+    }
+
     /// The bytes of the file.
     pub(crate) fn json(&self) -> &[u8] {
         &self.json

@@ -5,7 +5,7 @@ use elf_core::{Network, TokenDraw, TrunkInput};
 use tch::{Device, Kind, Tensor};
 
 use crate::blocks::{self, PrefixContext};
-use crate::{Condition, Result, TrainedFlow};
+use crate::{Condition, Lexicon, Result, TrainedFlow};
 
 /// A chunk of logits takes 32 MiB at most on a CPU (unless one position takes more), where larger chunks are slower.
 const LOGITS_PER_CHUNK: i64 = 1 << 23;
@@ -32,6 +32,7 @@ pub struct Decoder<'a> {
     guidance: f64,
     positions_per_chunk: i64,
     prefix: Option<&'a PrefixContext<'a>>,
+    lexicon: Option<&'a Lexicon>,
 }
 
 impl std::fmt::Debug for Decoder<'_> {
@@ -46,7 +47,7 @@ impl std::fmt::Debug for Decoder<'_> {
 impl<'a> Decoder<'a> {
     /// Makes a decoder of a network. `guidance` is the self-conditioning guidance scale w, for networks with such an input.
     pub fn new(net: &'a dyn Network, trained: TrainedFlow, guidance: f64) -> Self {
-        Self { net, trained, guidance, positions_per_chunk: positions_per_chunk(net), prefix: None }
+        Self { net, trained, guidance, positions_per_chunk: positions_per_chunk(net), prefix: None, lexicon: None }
     }
 
     /// Turns at most `positions` positions into logits at a time.
@@ -57,6 +58,11 @@ impl<'a> Decoder<'a> {
     /// Decodes the block after a finished prefix.
     pub fn with_prefix(self, prefix: Option<&'a PrefixContext<'a>>) -> Self {
         Self { prefix, ..self }
+    }
+
+    /// Reads texts that are sequences of a lexicon's words, in [`Decoder::read`] and [`Decoder::drawn`].
+    pub fn with_lexicon(self, lexicon: Option<&'a Lexicon>) -> Self {
+        Self { lexicon, ..self }
     }
 
     /// Token ids `[B, S]`, i64, on the latents' device, of latents `z` `[B, S, C]`, in one pass at t = 1 (at which all decode rows are
@@ -77,7 +83,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// As [`Decoder::ids`].
     pub fn read(&self, z: &Tensor, condition: Option<&Condition>) -> Result<Reading> {
-        self.reading(z, condition, |_, logits| Ok(logits.f_argmax(-1, false)?))
+        self.choose(z, condition, None)
     }
 
     /// Does the same as [`Decoder::read`] with tokens drawn as `how` says, by `draws` `[B, S]` in [0, 1). Positions are drawn
@@ -86,8 +92,31 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// As [`Decoder::ids`].
     pub fn drawn(&self, z: &Tensor, condition: Option<&Condition>, how: &TokenDraw, draws: &Tensor) -> Result<Reading> {
-        let draws = draws.f_reshape([-1])?;
-        self.reading(z, condition, |from, logits| Ok(how.tokens(logits, &draws.f_narrow(0, from, logits.size2()?.0)?)?))
+        self.choose(z, condition, Some((how, &draws.f_reshape([-1])?)))
+    }
+
+    /// The likeliest tokens, or those drawn by draws `[B * S]`; as whole words where there is a lexicon.
+    fn choose(
+        &self,
+        z: &Tensor,
+        condition: Option<&Condition>,
+        drawn: Option<(&TokenDraw, &Tensor)>,
+    ) -> Result<Reading> {
+        let (b, s, _) = z.size3()?;
+        let skipped = condition.map_or_else(|| vec![0; b as usize], |condition| condition.lengths().to_vec());
+        self.reading(z, condition, |from, logits| {
+            let positions = logits.size2()?.0;
+            let draws = drawn.map(|(_, draws)| draws.f_narrow(0, from, positions)).transpose()?;
+            let drawn = drawn.zip(draws.as_ref()).map(|((how, _), draws)| (how, draws));
+            match (self.lexicon, drawn) {
+                (Some(lexicon), _) => {
+                    let rows = (from / s) as usize..((from + positions) / s) as usize;
+                    lexicon.tokens(logits, s as usize, &skipped[rows], drawn)
+                }
+                (None, Some((how, draws))) => Ok(how.tokens(logits, draws)?),
+                (None, None) => Ok(logits.f_argmax(-1, false)?),
+            }
+        })
     }
 
     /// The tokens that `choose` picks from the fp32 logits of a chunk of positions, and their log-probabilities. Its first argument is
@@ -134,8 +163,13 @@ impl<'a> Decoder<'a> {
         };
         let hidden = blocks::trunk(self.net, self.prefix, input)?.f_flatten(0, 1)?;
         let positions = b * s;
-        let read = (0..positions).step_by(self.positions_per_chunk as usize).map(|from| {
-            let chunk = hidden.f_narrow(0, from, self.positions_per_chunk.min(positions - from))?;
+        let at_a_time = match self.lexicon {
+            // Whole rows.
+            Some(_) => (self.positions_per_chunk / s.max(1)).max(1) * s.max(1),
+            None => self.positions_per_chunk,
+        };
+        let read = (0..positions).step_by(at_a_time as usize).map(|from| {
+            let chunk = hidden.f_narrow(0, from, at_a_time.min(positions - from))?;
             of(from, &self.net.logits(&chunk)?)
         });
         read.collect()

@@ -27,6 +27,7 @@ mod field;
 mod flow_path;
 mod generate;
 mod guidance;
+mod lexicon;
 mod network_field;
 mod objective;
 mod pool;
@@ -48,6 +49,7 @@ pub use field::Field;
 pub use flow_path::{FlowPath, PredictionTarget};
 pub use generate::{Cost, GenerateConfig, Generated, Generator, Guide, Request};
 pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
+pub use lexicon::Lexicon;
 pub use network_field::NetworkField;
 pub use objective::{
     DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, OwnEstimates, OwnRuns, Targets,

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use elf_data::selection::{Excluded, SelectionConfig, select};
 use elf_data::shards::{EosOptions, Lengths, PrepareConfig, inspect, prepare};
 use elf_data::source::{PlainText, Source, TEXT_COLUMN};
-use elf_data::{Packing, Tokenizer};
+use elf_data::{Packing, Tokenizer, word_list};
 use elf_hub::What;
 
 use super::output_file;
@@ -27,6 +27,8 @@ pub enum DataCommand {
     Select(SelectArgs),
     /// Convert text columns to token shards. Safe to interrupt and run again.
     Prepare(PrepareArgs),
+    /// List the words of texts, one a line: the words.txt by which `elf sample --whole-words` reads.
+    Words(WordsArgs),
     /// Show what a folder of token shards contains.
     Inspect(InspectArgs),
 }
@@ -132,6 +134,22 @@ fn excluded_column(text: &str) -> Result<(String, TextColumn), String> {
 }
 
 #[derive(Debug, Args)]
+pub struct WordsArgs {
+    /// Parquet, JSONL or plain text files, or folders of them; or Hugging Face ids of data sets.
+    #[arg(long, required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+    /// The column with the texts.
+    #[arg(long, default_value = TEXT_COLUMN)]
+    column: String,
+    /// The model's tokenizer, which must be a WordPiece one: a tokenizer.json, the folder containing one, or a Hugging Face id.
+    #[arg(long)]
+    tokenizer: PathBuf,
+    /// The file to write: words.txt in a model's folder.
+    #[arg(long, value_parser = output_file())]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A folder of token shards, or single shards; or Hugging Face ids of data sets.
     #[arg(required = true)]
@@ -148,6 +166,7 @@ pub fn run(command: DataCommand) -> Result<ExitCode> {
     match command {
         DataCommand::Select(args) => run_select(args),
         DataCommand::Prepare(args) => run_prepare(args),
+        DataCommand::Words(args) => run_words(&args),
         DataCommand::Inspect(args) => run_inspect(args),
     }
 }
@@ -200,6 +219,22 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         report.near_duplicates,
         report.excluded
     );
+    if is_output(&args.output) {
+        note!("{told}");
+    } else {
+        out!("{told}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_words(args: &WordsArgs) -> Result<ExitCode> {
+    check_writable(&args.output)?;
+    let inputs = hub::locate_all(&args.input, What::Dataset)?;
+    let source = Source::open(&inputs, &[args.column.as_str()], PlainText::Lines)?;
+    let words = word_list(&source, &Tokenizer::load(hub::locate(&args.tokenizer, What::Tokenizer)?)?)?;
+    let lines: String = words.iter().flat_map(|word| [word, "\n"]).collect();
+    elf_files::write(&args.output, lines).with_context(|| format!("cannot write {}", args.output.display()))?;
+    let told = format!("{} words written to {}", words.len(), args.output.display());
     if is_output(&args.output) {
         note!("{told}");
     } else {

@@ -66,6 +66,10 @@ pub struct SamplingArgs {
     /// Top-p (nucleus) sampling: draw each word among the likeliest that together have this probability (1: all).
     #[arg(long)]
     pub top_p: Option<f64>,
+    /// Read texts as sequences of whole words, those of the list in the model's folder (words.txt; see `elf data words`). Default: tokens by
+    /// themselves.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub whole_words: Option<bool>,
     /// Generate this many candidates per text, and keep the one the model decodes with the highest confidence: fewer
     /// broken texts, less variety. Multiplies the cost.
     #[arg(long)]

@@ -17,8 +17,8 @@ use crate::blocks::PrefixContext;
 use crate::sampler::{ConfiguredSampler, Registry, State, integrate};
 use crate::sampling_observer::SamplingObserver;
 use crate::{
-    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, NetworkField, Reading, Result,
-    SelfConditioningGuidance, TrainedFlow,
+    AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Error, Field, Lexicon, NetworkField, Reading,
+    Result, SelfConditioningGuidance, TrainedFlow,
 };
 
 /// A batch that is being sampled.
@@ -47,6 +47,7 @@ pub struct Generator<'a> {
     trained: TrainedFlow,
     config: GenerateConfig,
     guide: Option<Guide<'a>>,
+    lexicon: Option<&'a Lexicon>,
     sampler: ConfiguredSampler,
     times: Vec<f64>,
     device: Device,
@@ -77,7 +78,7 @@ impl<'a> Generator<'a> {
         // Drawn on the CPU, so that a run visits the same times on every device.
         let times = config.times(&mut Seeded::new(vec![config.grid_seed], Device::Cpu))?;
         let device = net.params().iter().next().map_or(Device::Cpu, |(_, p)| p.tensor.device());
-        Ok(Self { net, trained, config, guide: None, sampler, times, device })
+        Ok(Self { net, trained, config, guide: None, lexicon: None, sampler, times, device })
     }
 
     /// Leads away from a weaker version of the network.
@@ -102,6 +103,20 @@ impl<'a> Generator<'a> {
         match reason {
             Some(reason) => Err(Error::setting("guide", reason)),
             None => Ok(Self { guide: Some(guide), ..self }),
+        }
+    }
+
+    /// Reads texts as sequences of a lexicon's words.
+    ///
+    /// # Errors
+    /// If texts are written in blocks, whose ends may lie within words.
+    pub fn with_lexicon(self, lexicon: &'a Lexicon) -> Result<Self> {
+        match self.trained.block_size {
+            None => Ok(Self { lexicon: Some(lexicon), ..self }),
+            Some(_) => {
+                let reason = "words are read as wholes where all tokens of a text are generated together, and this model writes in blocks";
+                Err(Error::setting("lexicon", reason))
+            }
         }
     }
 
@@ -179,7 +194,9 @@ impl<'a> Generator<'a> {
 
     /// Reads words from latents; `prefix` is the finished prefix of a block.
     fn decoder<'p>(&'p self, prefix: Option<&'p PrefixContext<'p>>) -> Decoder<'p> {
-        Decoder::new(self.net, self.trained, self.config.self_conditioning_guidance).with_prefix(prefix)
+        Decoder::new(self.net, self.trained, self.config.self_conditioning_guidance)
+            .with_prefix(prefix)
+            .with_lexicon(self.lexicon)
     }
 
     /// The words of latents `z` `[B, S, C]` at the end of a run.

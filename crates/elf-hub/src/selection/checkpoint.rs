@@ -11,6 +11,9 @@ use crate::reference::is_inner_path;
 const SAMPLING: &str = "sampling.yml";
 const GUIDE: &str = "guide";
 
+/// The words that a model's texts may consist of.
+const WORDS: &str = "words.txt";
+
 /// The setting that names the encoder: a folder of the repository, or one elsewhere.
 const ENCODER_KEY: &str = "encoder_model_name";
 
@@ -33,9 +36,11 @@ impl Folder<'_> {
         Self { what, reference: self.reference, listing: self.listing, prefix: format!("{}{name}/", self.prefix) }
     }
 
-    /// The settings at the top of the folder.
+    /// The settings and the list of words at the top of the folder.
     fn settings(&self) -> impl Iterator<Item = RemoteFile> {
-        let settings = |path: &str| !path.contains('/') && [".yml", ".yaml", ".json"].iter().any(|e| path.ends_with(e));
+        let settings = |path: &str| {
+            path == WORDS || !path.contains('/') && [".yml", ".yaml", ".json"].iter().any(|e| path.ends_with(e))
+        };
         self.files().filter(move |(path, _)| settings(path)).map(|(_, file)| file.clone())
     }
 
@@ -92,7 +97,8 @@ impl Folder<'_> {
         // The folder of a run.
         let step = |path: &str| number_in(path.strip_prefix("checkpoints/")?.split('/').next()?, "step-");
         if let Some(latest) = self.files().filter_map(|(path, _)| step(path)).max() {
-            let wanted = |path: &str| ["plan.json", "tokenizer.json"].contains(&path) || step(path) == Some(latest);
+            let wanted =
+                |path: &str| ["plan.json", "tokenizer.json", WORDS].contains(&path) || step(path) == Some(latest);
             let files = self.files().filter(|(path, _)| wanted(path)).map(|(_, f)| f.clone()).collect();
             return Ok(Selection { files, result: self.path() });
         }

@@ -122,6 +122,8 @@ fn an_exported_model_comes_with_its_guide_and_its_encoder() {
         "model.safetensors",
         "sampling.yml",
         "tokenizer.json",
+        "words.txt",
+        "notes.txt",
         "guide/config.yml",
         "guide/model.safetensors",
         "guide/notes.txt",
@@ -131,7 +133,7 @@ fn an_exported_model_comes_with_its_guide_and_its_encoder() {
         "parts/encoder/model.safetensors",
         "samples/a.json",
     ];
-    let model = ["config.yml", "sampling.yml", "tokenizer.json", "model.safetensors"];
+    let model = ["config.yml", "sampling.yml", "tokenizer.json", "words.txt", "model.safetensors"];
     let guide = ["guide/config.yml", "guide/tokenizer.json", "guide/model.safetensors"];
     let encoder = ["config.json", "latent_stats.json", "model.safetensors"].map(|n| format!("parts/encoder/{n}"));
     let encoder = encoder.each_ref().map(String::as_str);
@@ -153,7 +155,7 @@ fn an_exported_model_comes_with_its_guide_and_its_encoder() {
     let within: Vec<String> = names.iter().filter(|n| **n != "sampling.yml").map(|n| format!("m/{n}")).collect();
     let within: Vec<&str> = within.iter().map(String::as_str).collect();
     let (files, result) = chosen(What::ElfCheckpoint, "x/y:m", &within, "encoder_model_name: parts/encoder").unwrap();
-    assert_eq!((files.len(), result.as_str()), (6, "m"), "{files:?}");
+    assert_eq!((files.len(), result.as_str()), (7, "m"), "{files:?}");
     assert!(files.iter().all(|file| !file.contains("guide")), "{files:?}");
     // A guide without weights is no guide, and told before anything large is fetched.
     let half: Vec<&str> = names.into_iter().filter(|n| *n != "guide/model.safetensors").collect();

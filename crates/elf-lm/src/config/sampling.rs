@@ -63,6 +63,9 @@ pub struct Sampling {
     pub temperature: f64,
     /// Top-p (nucleus) sampling: tokens are drawn among the likeliest that together have this probability; 1 is all.
     pub top_p: f64,
+    /// Whether texts are read as sequences of the words in the model's list of words, in place of tokens by themselves. Not in the released
+    /// code.
+    pub whole_words: bool,
     /// Candidates generated per text, of which the one decoded with the highest confidence is kept.
     pub best_of: usize,
     /// Candidates generated per text, of which the one of minimum Bayes risk is kept: the one with the highest mean BLEU against
@@ -86,6 +89,7 @@ impl Default for Sampling {
             decode_at: 1.0,
             temperature: 0.0,
             top_p: 1.0,
+            whole_words: false,
             best_of: 1,
             mbr: 1,
         }
@@ -198,6 +202,7 @@ impl Sampling {
             unless(self.decode_at == 1.0, format!("-at{}", self.decode_at)),
             unless(self.temperature == 0.0, format!("-t{}", self.temperature)),
             unless(self.top_p == 1.0, format!("-p{}", self.top_p)),
+            unless(!self.whole_words, "-whole".to_owned()),
             unless(self.best_of == 1, format!("-best{}", self.best_of)),
             unless(self.mbr == 1, format!("-mbr{}", self.mbr)),
         ]
@@ -323,7 +328,7 @@ impl Sampling {
 }
 
 /// The keys of a setting except the sampler. In combinations, later keys vary faster.
-pub(super) const ORDER: [&str; 14] = [
+pub(super) const ORDER: [&str; 15] = [
     "num_sampling_steps",
     "cfg",
     "self_cond_cfg_scale",
@@ -336,6 +341,7 @@ pub(super) const ORDER: [&str; 14] = [
     "decode_at",
     "temperature",
     "top_p",
+    "whole_words",
     "best_of",
     "mbr",
 ];

@@ -9,9 +9,12 @@ use elf_hub::What;
 use elf_model::ElfConfig;
 use serde_json::{Value, json};
 
+use elf_flow::Lexicon;
+
 use super::content_hash::hash_of_folder;
 use super::model_ref::hash_of_weights;
 use super::same_latents::LatentsOf;
+use super::word_list::lexicon_of;
 use super::{ModelRef, ModelSource};
 use crate::config::{
     EncoderFiles, Facts, LENGTHS, LengthLaw, Overrides, RunConfig, RunPlan, Sampling, read_record, read_yaml,
@@ -30,6 +33,8 @@ pub struct DescribedModel {
     pub plan: RunPlan,
     /// The tokenizer that the model was trained with.
     pub tokenizer: Tokenizer,
+    /// The words that its texts may consist of, if the model's folder has a list of them ([`WORDS`](super::WORDS)).
+    pub lexicon: Option<Lexicon>,
     source: ModelSource,
     found: ModelRef,
     /// Whether `plan` is that of the training; for an external file without a configuration it consists of defaults.
@@ -42,6 +47,12 @@ impl DescribedModel {
     /// # Errors
     /// If a file is missing or does not fit the model.
     pub fn of(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
+        let described = Self::without_words(found, source, host)?;
+        let lexicon = lexicon_of(described.folder(), &described.tokenizer)?;
+        Ok(Self { lexicon, ..described })
+    }
+
+    fn without_words(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
         let Some(run) = found.run() else {
             return Self::of_external(found, source, host);
         };
@@ -56,7 +67,7 @@ impl DescribedModel {
         }
         let lengths = plan.lengths.take();
         set_lengths(&mut plan, lengths, source.length)?;
-        Ok(Self { plan, tokenizer, source, found, settings_known: true })
+        Ok(Self { plan, tokenizer, lexicon: None, source, found, settings_known: true })
     }
 
     fn of_external(found: ModelRef, source: ModelSource, host: &Host) -> Result<Self> {
@@ -92,7 +103,7 @@ impl DescribedModel {
             let law = serde_json::from_str(&text).with_context(|| lengths.display())?;
             set_lengths(&mut plan, Some(law), source.length)?;
         }
-        Ok(Self { plan, tokenizer, source, found, settings_known })
+        Ok(Self { plan, tokenizer, lexicon: None, source, found, settings_known })
     }
 
     /// The options that the model is read with.

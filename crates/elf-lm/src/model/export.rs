@@ -11,6 +11,7 @@ use elf_eval::evaluation::Evaluation;
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
+use super::WORDS;
 use super::model_card::ExportedCard;
 use super::run_folder::RunModel;
 use crate::config::{LENGTHS, RunConfig, RunPlan, SAMPLING, Sampling, read_sampling};
@@ -78,7 +79,7 @@ pub fn export(asked: &ExportOptions, host: &Host) -> Result<Exported> {
     }
     let guide = asked.guide.as_ref().map(|run| elf(run, "which cannot guide a flow")).transpose()?;
     let sampling = match &asked.sampling {
-        Some(file) => Some(sampling(file, guide.is_some(), host)?),
+        Some(file) => Some(sampling(file, guide.is_some(), &found.run.root().join(WORDS), host)?),
         // The exported settings do not mention distillation, so the number of steps goes into a sampling file.
         None if found.plan.distillation.is_some() => Some(Sampling::default_for(&found.plan).to_yaml(host.samplers())?),
         None => None,
@@ -140,14 +141,27 @@ fn write_model(folder: &Path, found: &RunModel, asked: &ExportOptions) -> Result
         fs::write(folder.join(LENGTHS), serde_json::to_vec(lengths)?)
             .with_context(|| format!("cannot write {}", folder.display()))?;
     }
+    let words = found.run.root().join(WORDS);
+    if words.is_file() {
+        fs::copy(&words, folder.join(WORDS)).with_context(|| format!("cannot write {}", folder.display()))?;
+    }
     found.run.tokenizer()?.save(folder.join("tokenizer.json"))?;
     Ok(Size { tensors: tensors.len(), parameters: weights.numel() })
 }
 
-/// The text of a sampling file, after a check of its settings and of whether it names a guide.
-fn sampling(file: &Path, guided: bool, host: &Host) -> Result<String> {
+/// The text of a sampling file, after a check of its settings, of whether it names a guide, and of whether it reads whole words, which takes a
+/// list of `words`.
+fn sampling(file: &Path, guided: bool, words: &Path, host: &Host) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let settings = read_sampling(file, host.samplers())?;
+    if settings.iter().any(|setting| setting.whole_words) && !words.is_file() {
+        fail!(
+            place(words),
+            "{} reads whole words, and {} is missing: make it of the training texts with `elf data words`",
+            file.display(),
+            words.display()
+        );
+    }
     let mut guides = settings.iter().filter_map(|setting| setting.guide.as_ref());
     let names_guide = guides.clone().next().is_some();
     // `read_sampling` resolves the name to a path if the folder exists beside the file.

@@ -191,11 +191,18 @@ impl Loaded {
         pad_to: Option<usize>,
         samplers: &Registry,
     ) -> Result<Box<dyn BatchWriter + 'a>> {
-        let DescribedModel { plan, tokenizer, .. } = &self.described;
+        let DescribedModel { plan, tokenizer, lexicon, .. } = &self.described;
         Ok(match (&self.net, method) {
             (Net::Flow(net), Method::Flow(sampling)) => {
                 let guide = guide_of(sampling, net, plan, guide);
-                let parts = FlowParts { net: net.as_ref(), plan, tokenizer, latents: self.latents.as_ref(), guide };
+                let parts = FlowParts {
+                    net: net.as_ref(),
+                    plan,
+                    tokenizer,
+                    latents: self.latents.as_ref(),
+                    guide,
+                    lexicon: lexicon.as_ref(),
+                };
                 Box::new(FlowWriter::new(parts, sampling, grid_seed, pad_to, samplers)?)
             }
             (Net::Gpt2(net), Method::Baseline { decoding, .. }) => {

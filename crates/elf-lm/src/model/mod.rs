@@ -12,6 +12,7 @@ pub mod run_folder;
 pub mod same_latents;
 mod source;
 mod tensors;
+mod word_list;
 mod writing_memory;
 
 pub use described::{DescribedModel, config_beside};
@@ -19,4 +20,5 @@ pub use model::Model;
 pub use model_ref::{ModelRef, Resumable};
 pub use source::ModelSource;
 pub use tensors::{EncodedTexts, NoisyLatents, ReadText};
+pub use word_list::WORDS;
 pub use writing_memory::check_memory_together;

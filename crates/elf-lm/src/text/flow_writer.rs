@@ -6,7 +6,7 @@ use elf_core::{Network, TokenDraw};
 use elf_data::{Batch, Tokenizer};
 use elf_flow::sampler::Registry;
 use elf_flow::{
-    Condition, Cost, Frame, GenerateConfig, Generator, Guide, Next, Reencode, Request, SamplingObserver, Step,
+    Condition, Cost, Frame, GenerateConfig, Generator, Guide, Lexicon, Next, Reencode, Request, SamplingObserver, Step,
     TrainedFlow, Trim,
 };
 
@@ -16,6 +16,7 @@ use super::text_loop::{BatchEvent, BatchWriter, TextBatchRequest, WrittenBatch, 
 use super::text_so_far::TextSoFar;
 use crate::config::{RunPlan, Sampling};
 use crate::error::fail;
+use crate::model::WORDS;
 use crate::{Error, Result};
 
 /// The parts of a flow that generation needs.
@@ -31,6 +32,8 @@ pub struct FlowParts<'a> {
     pub latents: Option<&'a TextLatents>,
     /// The guide and how it was trained, for settings with one.
     pub guide: Option<(&'a dyn Network, TrainedFlow)>,
+    /// The words that texts may consist of, for settings that read whole words.
+    pub lexicon: Option<&'a Lexicon>,
 }
 
 /// A flow with a sampling setting.
@@ -105,6 +108,16 @@ impl<'a> FlowWriter<'a> {
             };
             let Sampling { guide_scale: scale, guide_until: until, .. } = *sampling;
             generator = generator.with_guide(Guide { net, trained, scale, until })?;
+        }
+        if sampling.whole_words {
+            let Some(lexicon) = parts.lexicon else {
+                fail!(
+                    setting("whole_words"),
+                    "whole_words needs a list of words in the model's folder, {WORDS}: make it of the training texts with `elf data words`, \
+                     or turn whole_words off"
+                );
+            };
+            generator = generator.with_lexicon(lexicon)?;
         }
         let trim = Trim {
             eos: i64::from(tokenizer.eos_id()?),

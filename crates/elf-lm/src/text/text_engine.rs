@@ -185,7 +185,14 @@ impl<'a> TextOfRun<'a> {
             let net = shared.network(net);
             let guide = guide.map(|(net, trained)| (shared.network(net), trained));
             let guide = guide.as_ref().map(|(net, trained)| (net as &dyn Network, *trained));
-            let parts = FlowParts { net: &net, plan, tokenizer, latents: latents.as_ref(), guide };
+            let parts = FlowParts {
+                net: &net,
+                plan,
+                tokenizer,
+                latents: latents.as_ref(),
+                guide,
+                lexicon: described.lexicon.as_ref(),
+            };
             let writer = FlowWriter::new(parts, &sampling, options.grid_seed, None, model.samplers())?;
             let GenerateOptions { ref trace, frames, log_probs, .. } = options;
             let batch =

@@ -103,6 +103,10 @@ pub fn check_evaluations(plan: &RunPlan, inputs: &TrainingInputs, samplers: &Reg
     }
     let settings = sampling_settings(plan, samplers)?;
     let checked = match &plan.baseline {
+        None if settings.iter().any(|setting| setting.whole_words) => {
+            let reason = "whole_words reads by the list of words in a model's folder, which a training has not: leave it out for evaluations";
+            Err(Error::setting("whole_words", reason))
+        }
         None => settings.iter().try_for_each(|setting| check_sampling(plan, setting, samplers)),
         // Of a file of settings, masked diffusion takes the steps alone, and a GPT-2 nothing.
         Some(BaselinePlan::Mdlm { .. }) if settings.iter().any(|setting| setting.num_sampling_steps == 0) => {

@@ -96,8 +96,14 @@ impl<O: TrainingObjective<Elf, Batch = LatentBatch>> ModelKind for ElfKind<'_, O
             fail!(request, "{} is no way for a flow to generate", method.name());
         };
         let Self { plan, tokenizer, latents, .. } = *self;
-        let parts =
-            FlowParts { net, plan, tokenizer, latents: Some(latents), guide: guide_of(sampling, net, plan, None) };
+        let parts = FlowParts {
+            net,
+            plan,
+            tokenizer,
+            latents: Some(latents),
+            guide: guide_of(sampling, net, plan, None),
+            lexicon: None,
+        };
         Ok(Box::new(FlowWriter::new(parts, sampling, plan.config.seed, Some(rows), samplers)?))
     }
 }

@@ -21,7 +21,7 @@ impl SampleArgs {
     }
 
     /// Flags that only a flow knows, and whether they were given.
-    fn of_elf(&self) -> [(&'static str, bool); 19] {
+    fn of_elf(&self) -> [(&'static str, bool); 20] {
         [
             ("--sampling-config", self.sampling.sampling_config.is_some()),
             ("--sampler", self.sampling.sampler.is_some()),
@@ -35,6 +35,7 @@ impl SampleArgs {
             ("--guide-until", self.sampling.guide_until.is_some()),
             ("--leap-at", self.sampling.leap_at.is_some()),
             ("--decode-at", self.sampling.decode_at.is_some()),
+            ("--whole-words", self.sampling.whole_words.is_some()),
             ("--best-of", self.sampling.best_of.is_some()),
             ("--trace", self.trace),
             ("--config", self.model.config.is_some()),

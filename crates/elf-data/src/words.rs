@@ -1,0 +1,62 @@
+//! Words of a text, and the tokens of each.
+
+use std::collections::BTreeSet;
+
+use tokenizers::ModelWrapper;
+
+use crate::error::{Error, Result};
+use crate::source::Source;
+use crate::tokenizer::Tokenizer;
+
+/// Texts tokenized at a time.
+const TEXTS_AT_A_TIME: usize = 4096;
+
+impl Tokenizer {
+    /// The tokens of each word of `ids`: a token that begins one, and those that go on with it.
+    ///
+    /// # Errors
+    /// If the tokenizer is not a WordPiece one, whose tokens alone tell whether they go on with a word.
+    pub fn words<'i>(&self, ids: &'i [i32]) -> Result<Vec<&'i [i32]>> {
+        let prefix = self.continuing()?;
+        let goes_on = |&id: &i32| self.token(id).is_some_and(|token| token.starts_with(prefix));
+        Ok(ids.chunk_by(|_, next| goes_on(next)).collect())
+    }
+
+    /// What tokens begin with that go on with a word.
+    fn continuing(&self) -> Result<&str> {
+        match self.model() {
+            ModelWrapper::WordPiece(model) if !model.continuing_subword_prefix.is_empty() => {
+                Ok(&model.continuing_subword_prefix)
+            }
+            _ => Err(Error::Tokenizer {
+                origin: self.origin().to_owned(),
+                reason: "words are told apart by the tokens of a WordPiece tokenizer, and it is of another kind"
+                    .to_owned(),
+            }),
+        }
+    }
+}
+
+/// All words of the texts of a source with one column, as the tokenizer spells them.
+///
+/// # Errors
+/// If a text cannot be read or tokenized, or the tokenizer is not a WordPiece one.
+pub fn word_list(source: &Source, tokenizer: &Tokenizer) -> Result<BTreeSet<String>> {
+    let prefix = tokenizer.continuing()?;
+    let mut tokens = BTreeSet::new();
+    let mut texts = source.texts();
+    loop {
+        let part = texts.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<Vec<String>>>()?;
+        if part.is_empty() {
+            break;
+        }
+        for ids in tokenizer.encode_batch(&part)? {
+            tokens.extend(tokenizer.words(&ids)?.into_iter().map(<[i32]>::to_vec));
+        }
+    }
+    let spelt = |&id: &i32| {
+        let token = tokenizer.token(id).unwrap_or_default();
+        token.strip_prefix(prefix).map_or(token.clone(), str::to_owned)
+    };
+    Ok(tokens.iter().map(|word| word.iter().map(spelt).collect()).collect())
+}
