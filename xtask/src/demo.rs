@@ -55,12 +55,16 @@ impl Call {
 const COLUMN: &str = "synopsis";
 
 /// Texts of the repository's models. They take seconds, so they are generated every time.
-fn ready_models() -> [Call; 4] {
+fn ready_models() -> [Call; 5] {
     let call = |title, line| Call::new(title, None, line);
     [
         call(
             "definitions, all words at once in 32 steps: one as it forms, and twelve",
             "sample models/definitions --num 12 --trace",
+        ),
+        call(
+            "definitions in 4 steps, by a student of that model: one as it forms, and twelve",
+            "sample models/definitions-few --num 12 --trace",
         ),
         call(
             "German descriptions of the test split in English, token by token",

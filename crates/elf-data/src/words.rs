@@ -1,6 +1,6 @@
 //! Words of a text, and the tokens of each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use tokenizers::ModelWrapper;
 
@@ -37,13 +37,13 @@ impl Tokenizer {
     }
 }
 
-/// All words of the texts of a source with one column, as the tokenizer spells them.
+/// All words of the texts of a source with one column, as the tokenizer spells them, and how often each occurs.
 ///
 /// # Errors
 /// If a text cannot be read or tokenized, or the tokenizer is not a WordPiece one.
-pub fn word_list(source: &Source, tokenizer: &Tokenizer) -> Result<BTreeSet<String>> {
+pub fn word_list(source: &Source, tokenizer: &Tokenizer) -> Result<BTreeMap<String, u64>> {
     let prefix = tokenizer.continuing()?;
-    let mut tokens = BTreeSet::new();
+    let mut counts: BTreeMap<Vec<i32>, u64> = BTreeMap::new();
     let mut texts = source.texts();
     loop {
         let part = texts.by_ref().take(TEXTS_AT_A_TIME).collect::<Result<Vec<String>>>()?;
@@ -51,12 +51,12 @@ pub fn word_list(source: &Source, tokenizer: &Tokenizer) -> Result<BTreeSet<Stri
             break;
         }
         for ids in tokenizer.encode_batch(&part)? {
-            tokens.extend(tokenizer.words(&ids)?.into_iter().map(<[i32]>::to_vec));
+            tokenizer.words(&ids)?.into_iter().for_each(|word| *counts.entry(word.to_vec()).or_default() += 1);
         }
     }
     let spelt = |&id: &i32| {
         let token = tokenizer.token(id).unwrap_or_default();
         token.strip_prefix(prefix).map_or(token.clone(), str::to_owned)
     };
-    Ok(tokens.iter().map(|word| word.iter().map(spelt).collect()).collect())
+    Ok(counts.iter().map(|(word, count)| (word.iter().map(spelt).collect(), *count)).collect())
 }

@@ -1,5 +1,7 @@
 //! Tokens that are read as whole words.
 
+use std::collections::BTreeMap;
+
 use elf_core::TokenDraw;
 use tch::{Device, Kind, Tensor};
 
@@ -10,52 +12,74 @@ use crate::{Error, Result};
 /// A network tells the tokens of a text apart: `p(w_1, .., w_S | z) = p_1(w_1) .. p_S(w_S)`. A word of several tokens is then put together of
 /// pieces of different words as easily as of its own. A lexicon conditions that distribution on the text being a sequence of its words. The
 /// likeliest such text, or one drawn exactly, is found in one sweep over the positions (dynamic programming over where words begin).
+///
+/// Independent tokens also make words too seldom whose tokens come together, and those too often whose tokens are seldom alone. By Bayes'
+/// rule, if a network told tokens from nothing but latents of their own, a word would have the weight `P(w) / P(w_1) .. P(w_k)` besides, the share of
+/// the word over those of its tokens. It tells them from context too, which says some of that already: the square root is taken.
 #[derive(Debug, Clone)]
 pub struct Lexicon {
-    /// Whether a token is a word of its own, `[V]`.
-    alone: Vec<bool>,
-    /// Words of several tokens, sorted.
-    words: Vec<Vec<usize>>,
+    /// The log weight of each token as a word of its own, minus infinity if it is none, `[V]`.
+    alone: Vec<f64>,
+    /// Words of several tokens with their log weights.
+    words: Vec<(Vec<usize>, f64)>,
 }
 
-/// Log weights of what may stand from a position on.
-struct Sweep {
-    /// Of the texts from each position to the end, `[S + 1]`: their sum, or the largest.
-    rest: Vec<f64>,
+/// The power of the weights of words. 0.35, 0.5, 0.7 were about equally good, 0 and 1 worse (docs/log.md, 2026-11-30).
+const WEIGHT: f64 = 0.5;
+
+/// What a network says of the tokens of one text.
+#[derive(Clone, Copy)]
+struct Tokens<'t> {
+    /// Log-probabilities, `[S, V]`.
+    log_p: &'t [f32],
+    /// What the weights of words are multiplied by, as the logits were.
+    per_temperature: f64,
+    /// A draw for each position, `[S]`; none for the likeliest.
+    draws: Option<&'t [f64]>,
 }
 
 impl Lexicon {
-    /// From the tokens of each word, ids below `vocab_size`; words may repeat.
+    /// From the tokens of each word, ids below `vocab_size`, and how often it was counted.
     ///
     /// # Errors
-    /// If there is no word, a word has no token, or an id is not in the vocabulary.
-    pub fn new(words: impl IntoIterator<Item = Vec<i64>>, vocab_size: i64) -> Result<Self> {
+    /// If there is no word, a word has no token or was counted less than once, or an id is not in the vocabulary.
+    pub fn new(words: impl IntoIterator<Item = (Vec<i64>, u64)>, vocab_size: i64) -> Result<Self> {
         let refuse = |reason: String| Err(Error::setting("lexicon", reason));
-        let mut alone = vec![false; usize::try_from(vocab_size).unwrap_or_default()];
-        let mut several = Vec::new();
-        for word in words {
-            let Some(ids) = word.iter().map(|&id| usize::try_from(id).ok().filter(|&id| id < alone.len())).collect()
-            else {
-                return refuse(format!("{word:?} has a token outside of the vocabulary of {vocab_size}"));
-            };
-            let ids: Vec<usize> = ids;
-            match ids[..] {
-                [] => return refuse("a word has no tokens".to_owned()),
-                [id] => alone[id] = true,
-                _ => several.push(ids),
+        let v = usize::try_from(vocab_size).unwrap_or_default();
+        let mut counts: BTreeMap<Vec<usize>, f64> = BTreeMap::new();
+        for (word, count) in words {
+            let ids: Option<Vec<usize>> =
+                word.iter().map(|&id| usize::try_from(id).ok().filter(|&id| id < v)).collect();
+            match ids {
+                Some(ids) if !ids.is_empty() && count > 0 => *counts.entry(ids).or_default() += count as f64,
+                Some(_) => return refuse(format!("the word {word:?} has no tokens, or was never counted")),
+                None => return refuse(format!("{word:?} has a token outside of the vocabulary of {vocab_size}")),
             }
         }
-        several.sort_unstable();
-        several.dedup();
-        if several.is_empty() && !alone.contains(&true) {
+        if counts.is_empty() {
             return refuse("it has no words".to_owned());
+        }
+        let mut of_token = vec![0.0; v];
+        counts.iter().for_each(|(word, count)| word.iter().for_each(|&id| of_token[id] += count));
+        let all: f64 = of_token.iter().sum();
+        let weight = |word: &[usize], count: f64| {
+            WEIGHT * ((count / all).ln() - word.iter().map(|&id| (of_token[id] / all).ln()).sum::<f64>())
+        };
+        let mut alone = vec![f64::NEG_INFINITY; v];
+        let mut several = Vec::new();
+        for (word, count) in counts {
+            let weight = weight(&word, count);
+            match word[..] {
+                [id] => alone[id] = weight,
+                _ => several.push((word, weight)),
+            }
         }
         Ok(Self { alone, words: several })
     }
 
     /// The number of words.
     pub fn len(&self) -> usize {
-        self.words.len() + self.alone.iter().filter(|&&alone| alone).count()
+        self.words.len() + self.alone.iter().filter(|weight| weight.is_finite()).count()
     }
 
     /// Whether there are no words; never true.
@@ -92,7 +116,10 @@ impl Lexicon {
         for (row, skip) in skipped.iter().enumerate() {
             let of = row * positions + skip..(row + 1) * positions;
             let draws = draws.as_ref().map(|draws| &draws[of.clone()]);
-            let text = |log_p: &Vec<f32>| self.text(&log_p[of.start * v..of.end * v], draws);
+            let text = |log_p: &Vec<f32>| {
+                let log_p = &log_p[of.start * v..of.end * v];
+                self.text(Tokens { log_p, per_temperature: temperature.recip(), draws })
+            };
             // Where no text is left among the likeliest tokens, all are drawn among.
             let Some(text) = nucleus.as_ref().and_then(text).or_else(|| text(&log_p)) else {
                 return Err(Error::setting("lexicon", format!("no text of its words has {} tokens", of.len())));
@@ -102,65 +129,63 @@ impl Lexicon {
         Ok(Tensor::f_from_slice(&ids)?.f_to_device(logits.device())?)
     }
 
-    /// The text for log-probabilities `[S, V]`: drawn by `draws` `[S]`, or the likeliest.
-    fn text(&self, log_p: &[f32], draws: Option<&[f64]>) -> Option<Vec<usize>> {
-        let positions = log_p.len() / self.alone.len();
-        let sweep = self.sweep(log_p, positions, draws.is_none());
-        if sweep.rest[0] == f64::NEG_INFINITY {
+    /// The text that is drawn, or the likeliest.
+    fn text(&self, tokens: Tokens) -> Option<Vec<usize>> {
+        let rest = self.rest(tokens);
+        let positions = rest.len() - 1;
+        if rest[0] == f64::NEG_INFINITY {
             return None;
         }
         let mut text = Vec::with_capacity(positions);
         while text.len() < positions {
             let at = text.len();
-            match draws {
-                None => {
-                    let (_, word) = self.options(log_p, at, &sweep.rest).max_by(|a, b| a.0.total_cmp(&b.0))?;
-                    text.extend(word.tokens());
-                }
+            let mut options = self.options(tokens, at, &rest);
+            let word = match tokens.draws {
+                None => options.max_by(|a, b| a.0.total_cmp(&b.0))?.1,
                 Some(draws) => {
                     let mut left = draws[at];
                     let mut last = None;
-                    for (weight, word) in self.options(log_p, at, &sweep.rest) {
-                        let share = (weight - sweep.rest[at]).exp();
-                        if share > 0.0 {
-                            last = Some(word);
-                        }
-                        left -= share;
-                        if left < 0.0 {
-                            break;
-                        }
-                    }
                     // Rounding may leave a draw beyond the last word.
-                    text.extend(last?.tokens());
+                    let within = options.find_map(|(weight, word)| {
+                        let share = (weight - rest[at]).exp();
+                        last = if share > 0.0 { Some(word) } else { last };
+                        left -= share;
+                        (left < 0.0).then_some(word)
+                    });
+                    within.or(last)?
                 }
-            }
+            };
+            text.extend(word.tokens());
         }
         Some(text)
     }
 
-    fn sweep(&self, log_p: &[f32], positions: usize, largest: bool) -> Sweep {
+    /// Log weights of the texts from each position to the end, `[S + 1]`: their sum if one is drawn, else the largest.
+    fn rest(&self, tokens: Tokens) -> Vec<f64> {
+        let positions = tokens.log_p.len() / self.alone.len();
         let mut rest = vec![0.0; positions + 1];
         for at in (0..positions).rev() {
-            let max = self.options(log_p, at, &rest).map(|(weight, _)| weight).fold(f64::NEG_INFINITY, f64::max);
-            rest[at] = if largest || max == f64::NEG_INFINITY {
-                max
-            } else {
-                max + self.options(log_p, at, &rest).map(|(weight, _)| (weight - max).exp()).sum::<f64>().ln()
-            };
+            let weights: Vec<f64> = self.options(tokens, at, &rest).map(|(weight, _)| weight).collect();
+            let max = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let drawn = tokens.draws.is_some() && max.is_finite();
+            let sum = || weights.iter().map(|weight| (weight - max).exp()).sum::<f64>();
+            rest[at] = if drawn { max + sum().ln() } else { max };
         }
-        Sweep { rest }
+        rest
     }
 
     /// The words that may stand at a position, with the log weight of each together with all that may follow it.
-    fn options<'l>(&'l self, log_p: &'l [f32], at: usize, rest: &'l [f64]) -> impl Iterator<Item = (f64, Word<'l>)> {
+    fn options<'l>(&'l self, tokens: Tokens<'l>, at: usize, rest: &'l [f64]) -> impl Iterator<Item = (f64, Word<'l>)> {
         let (v, positions) = (self.alone.len(), rest.len() - 1);
+        let Tokens { log_p, per_temperature, .. } = tokens;
         let of = move |offset: usize, id: usize| f64::from(log_p[(at + offset) * v + id]);
-        let alone = self.alone.iter().enumerate().filter(|(_, alone)| **alone);
-        let alone = alone.map(move |(id, _)| (of(0, id) + rest[at + 1], Word::Alone(id)));
-        let fitting = self.words.iter().filter(move |word| at + word.len() <= positions);
-        let several = fitting.map(move |word| {
+        let alone = self.alone.iter().enumerate().filter(|(_, weight)| weight.is_finite());
+        let alone =
+            alone.map(move |(id, weight)| (of(0, id) + weight * per_temperature + rest[at + 1], Word::Alone(id)));
+        let fitting = self.words.iter().filter(move |(word, _)| at + word.len() <= positions);
+        let several = fitting.map(move |(word, weight)| {
             let own: f64 = word.iter().enumerate().map(|(offset, &id)| of(offset, id)).sum();
-            (own + rest[at + word.len()], Word::Several(word))
+            (own + weight * per_temperature + rest[at + word.len()], Word::Several(word))
         });
         alone.chain(several)
     }
@@ -212,8 +237,29 @@ mod tests {
         all
     }
 
+    /// The words, the first counted once, the second twice and so on.
     fn lexicon(words: &[Vec<i64>]) -> Lexicon {
-        Lexicon::new(words.to_vec(), V as i64).unwrap()
+        Lexicon::new(words.iter().cloned().zip(1..), V as i64).unwrap()
+    }
+
+    /// The log weight of the words that a text consists of.
+    fn weight_of(words: &[Vec<i64>], text: &[i64]) -> f64 {
+        let of_token = |id: i64| -> f64 {
+            words
+                .iter()
+                .zip(1..)
+                .map(|(word, n)| f64::from(n) * word.iter().filter(|&&own| own == id).count() as f64)
+                .sum()
+        };
+        let all: f64 = (0..V as i64).map(of_token).sum();
+        let parts = text.chunk_by(|_, next| *next >= 3);
+        parts
+            .map(|part| {
+                let count = words.iter().position(|word| word == part).unwrap() as f64 + 1.0;
+                let apart: f64 = part.iter().map(|&id| (of_token(id) / all).ln()).sum();
+                0.5 * ((count / all).ln() - apart)
+            })
+            .sum()
     }
 
     /// Words that do not begin as others do: a text is then a sequence of words in one way only.
@@ -250,11 +296,12 @@ mod tests {
         fn the_likeliest_text_of_the_words_is_read(words in words(), logits in proptest::collection::vec(-3f32..3.0, 4 * V)) {
             let possible = texts(&words, 4);
             let found = read(&lexicon(&words), &logits, &[0], None);
-            let best = possible.iter().map(|text| log_p_of(&logits, 1.0, text)).fold(f64::NEG_INFINITY, f64::max);
+            let of = |text: &Vec<i64>| log_p_of(&logits, 1.0, text) + weight_of(&words, text);
+            let best = possible.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
             match found {
                 Ok(found) => {
                     prop_assert!(possible.contains(&found), "{:?}", found);
-                    prop_assert!((log_p_of(&logits, 1.0, &found) - best).abs() < 1e-5);
+                    prop_assert!((of(&found) - best).abs() < 1e-5);
                 }
                 Err(error) => prop_assert!(possible.is_empty() && error.to_string().contains("4 tokens")),
             }
@@ -275,7 +322,8 @@ mod tests {
                 let found = read(&lexicon, &logits, &[0], Some((&how, &draws))).unwrap();
                 counts[possible.iter().position(|text| *text == found).unwrap()] += 1;
             }
-            let weights: Vec<f64> = possible.iter().map(|text| log_p_of(&logits, temperature, text).exp()).collect();
+            let weight = |text: &Vec<i64>| (log_p_of(&logits, temperature, text) + weight_of(&words, text) / temperature).exp();
+            let weights: Vec<f64> = possible.iter().map(weight).collect();
             let all: f64 = weights.iter().sum();
             for (weight, count) in weights.iter().zip(counts) {
                 let (expected, found) = (weight / all, count as f64 / (N * N) as f64);
@@ -294,7 +342,7 @@ mod tests {
         assert_eq!(read(&lexicon, &logits, &[1, 0], None).unwrap(), [5, 1, 3, 0, 0, 0]);
         assert_eq!(read(&lexicon, &logits, &[3, 3], None).unwrap(), [5; 6]);
         // Positions that only a part of a word would fit.
-        let word = Lexicon::new([vec![1, 3]], V as i64).unwrap();
+        let word = Lexicon::new([(vec![1, 3], 1)], V as i64).unwrap();
         assert!(read(&word, &logits, &[0, 0], None).unwrap_err().to_string().contains("3 tokens"));
     }
 
@@ -313,11 +361,14 @@ mod tests {
 
     #[test]
     fn what_is_no_lexicon_is_refused() {
-        let message = |words: &[Vec<i64>]| Lexicon::new(words.to_vec(), V as i64).unwrap_err().to_string();
+        let counted =
+            |words: &[Vec<i64>], count| Lexicon::new(words.iter().map(|word| (word.clone(), count)), V as i64);
+        let message = |words: &[Vec<i64>]| counted(words, 1).unwrap_err().to_string();
         assert!(message(&[]).contains("no words"));
         assert!(message(&[vec![0], vec![]]).contains("no tokens"));
         assert!(message(&[vec![0, 6]]).contains("outside of the vocabulary"));
         assert!(message(&[vec![-1]]).contains("outside of the vocabulary"));
+        assert!(counted(&[vec![0]], 0).unwrap_err().to_string().contains("never counted"));
         assert_eq!(lexicon(&[vec![0], vec![1, 3], vec![1, 3], vec![0]]).len(), 2);
     }
 }

@@ -27,7 +27,7 @@ pub enum DataCommand {
     Select(SelectArgs),
     /// Convert text columns to token shards. Safe to interrupt and run again.
     Prepare(PrepareArgs),
-    /// List the words of texts, one a line: the words.txt by which `elf sample --whole-words` reads.
+    /// Count the words of texts: the words.txt by which `elf sample --whole-words` reads.
     Words(WordsArgs),
     /// Show what a folder of token shards contains.
     Inspect(InspectArgs),
@@ -232,7 +232,7 @@ fn run_words(args: &WordsArgs) -> Result<ExitCode> {
     let inputs = hub::locate_all(&args.input, What::Dataset)?;
     let source = Source::open(&inputs, &[args.column.as_str()], PlainText::Lines)?;
     let words = word_list(&source, &Tokenizer::load(hub::locate(&args.tokenizer, What::Tokenizer)?)?)?;
-    let lines: String = words.iter().flat_map(|word| [word, "\n"]).collect();
+    let lines: String = words.iter().map(|(word, count)| format!("{word} {count}\n")).collect();
     elf_files::write(&args.output, lines).with_context(|| format!("cannot write {}", args.output.display()))?;
     let told = format!("{} words written to {}", words.len(), args.output.display());
     if is_output(&args.output) {

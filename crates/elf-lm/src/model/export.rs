@@ -202,6 +202,11 @@ fn settings(plan: &RunPlan, encoder: Option<&str>) -> Result<String> {
         // The run took this from its data.
         own.insert("condition_eos".to_owned(), plan.condition_eos.into());
     }
+    // A student of guided runs has no guide, whatever it took over from its teacher's settings.
+    own.insert("word_guide_dims".to_owned(), plan.model.word_guide_dims.into());
+    if let Some(estimates) = &plan.objective.decoder_estimates {
+        own.insert("decoder_estimate_guide".to_owned(), estimates.guide_scale.into());
+    }
     own.retain(|key, value| !NOT_EXPORTED.contains(&key.as_str()) && defaults.get(key) != Some(value));
     // The tokenizer is in the same folder.
     own.remove("tokenizer_name");

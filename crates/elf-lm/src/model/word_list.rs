@@ -7,9 +7,9 @@ use elf_data::Tokenizer;
 use elf_flow::Lexicon;
 
 use crate::Result;
-use crate::error::Context;
+use crate::error::{Context, fail};
 
-/// The file of a model's words, one a line, in the model's folder.
+/// The file of a model's words in the model's folder: a line for each, with how often it occurs.
 pub const WORDS: &str = "words.txt";
 
 /// The lexicon of the model in `folder`, if there is a list of words: these, the end of a text and padding.
@@ -22,10 +22,22 @@ pub(super) fn lexicon_of(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<
         return Ok(None);
     }
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut words = vec![vec![i64::from(tokenizer.eos_id()?)], vec![i64::from(tokenizer.pad_id()?)]];
-    for ids in tokenizer.encode_batch(&text.lines().collect::<Vec<_>>())? {
-        let known = tokenizer.words(&ids).with_context(|| path.display())?.into_iter();
-        words.extend(known.map(|word| word.iter().map(|&id| i64::from(id)).collect()));
+    let mut words = [tokenizer.eos_id()?, tokenizer.pad_id()?].map(|id| (vec![i64::from(id)], 1)).to_vec();
+    let counted = |(number, line): (usize, &str)| match line.rsplit_once(' ').map(|(word, count)| (word, count.parse()))
+    {
+        Some((word, Ok(count))) => Ok((word.to_owned(), count)),
+        _ => fail!(
+            place(&path),
+            "{}, line {}: a word, a space and how often it occurs are wanted, as `elf data words` writes them",
+            path.display(),
+            number + 1
+        ),
+    };
+    let lines = text.lines().enumerate().map(counted).collect::<Result<Vec<(String, u64)>>>()?;
+    let (spelt, counts): (Vec<String>, Vec<u64>) = lines.into_iter().unzip();
+    for (ids, count) in tokenizer.encode_batch(&spelt)?.iter().zip(counts) {
+        let known = tokenizer.words(ids).with_context(|| path.display())?.into_iter();
+        words.extend(known.map(|word| (word.iter().map(|&id| i64::from(id)).collect(), count)));
     }
     Ok(Some(Lexicon::new(words, tokenizer.vocab_size() as i64).with_context(|| path.display())?))
 }
