@@ -34,7 +34,8 @@ fn minutes(text: &str) -> Result<f64, String> {
 /// What a few minutes of training on two cores can and cannot show.
 const HONESTLY: &str = "\
 The texts before the training are definitions, those after it have the words and forms of package descriptions; both losses fall on
-held-out text. Most names and many words of several pieces are still wrong: minutes teach the manner of a corpus, hours its words.";
+held-out text. Texts are read as words of the training texts, and few of them describe a package yet: minutes teach the manner of a corpus,
+hours its words.";
 
 /// One call of `elf`.
 struct Call {
