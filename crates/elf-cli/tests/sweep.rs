@@ -58,6 +58,7 @@ impl Files {
         let table: Vec<(&'static str, Vec<(&str, &str)>)> = vec![
             ("data select", vec![("input", corpus), ("column", "text"), ("output", NEW)]),
             ("data prepare", vec![("input", corpus), ("tokenizer", tokenizer), ("output", NEW)]),
+            ("data words", vec![("input", corpus), ("tokenizer", bert), ("output", NEW)]),
             ("data inspect", vec![("shards", "{shards}")]),
             ("tokenizer train", vec![("input", corpus), ("vocab_size", "60"), ("output", NEW)]),
             ("encoder init", [&SIZES[..], &[("tokenizer", tokenizer), ("output", NEW)]].concat()),
