@@ -89,18 +89,7 @@ impl Files {
             ("export", vec![("run", model), ("output", NEW)]),
             ("probe", vec![("path", model), ("data", "{shards}"), ("limit", "2"), ("times", "1"), ("output", NEW)]),
             ("eval", vec![("samples", "{samples.jsonl}"), ("output", NEW)]),
-            (
-                "bench",
-                vec![
-                    ("preset", "mini"),
-                    ("batch", "1"),
-                    ("seq", "8"),
-                    ("steps", "1"),
-                    ("sampling_steps", "1"),
-                    ("only", "load"),
-                    ("json", NEW),
-                ],
-            ),
+            ("bench", BENCH.to_vec()),
             ("pull", vec![("references", "a/b"), ("kind", "tokenizer")]),
         ];
         let value = |text: &str| match text.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
@@ -112,6 +101,17 @@ impl Files {
         table.into_iter().map(|(name, pairs)| (name, values(pairs))).collect()
     }
 }
+
+/// A bench of a moment.
+const BENCH: [(&str, &str); 7] = [
+    ("preset", "mini"),
+    ("batch", "1"),
+    ("seq", "8"),
+    ("steps", "1"),
+    ("sampling_steps", "1"),
+    ("only", "load"),
+    ("json", NEW),
+];
 
 /// The sizes of a small encoder.
 const SIZES: [(&str, &str); 5] =
