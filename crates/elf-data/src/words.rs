@@ -12,17 +12,17 @@ use crate::tokenizer::Tokenizer;
 const TEXTS_AT_A_TIME: usize = 4096;
 
 impl Tokenizer {
-    /// The tokens of each word of `ids`: a token that begins one, and those that go on with it.
+    /// `ids` split into words: the first token of each word, and those that continue it.
     ///
     /// # Errors
-    /// If the tokenizer is not a WordPiece one, whose tokens alone tell whether they go on with a word.
+    /// If the tokenizer is not a WordPiece one: other kinds do not mark which tokens continue a word.
     pub fn words<'i>(&self, ids: &'i [i32]) -> Result<Vec<&'i [i32]>> {
         let prefix = self.continuing()?;
-        let goes_on = |&id: &i32| self.token(id).is_some_and(|token| token.starts_with(prefix));
-        Ok(ids.chunk_by(|_, next| goes_on(next)).collect())
+        let continues = |&id: &i32| self.token(id).is_some_and(|token| token.starts_with(prefix));
+        Ok(ids.chunk_by(|_, next| continues(next)).collect())
     }
 
-    /// What tokens begin with that go on with a word.
+    /// The prefix of tokens that continue a word, such as `##`.
     fn continuing(&self) -> Result<&str> {
         match self.model() {
             ModelWrapper::WordPiece(model) if !model.continuing_subword_prefix.is_empty() => {
@@ -30,8 +30,7 @@ impl Tokenizer {
             }
             _ => Err(Error::Tokenizer {
                 origin: self.origin().to_owned(),
-                reason: "words are told apart by the tokens of a WordPiece tokenizer, and it is of another kind"
-                    .to_owned(),
+                reason: "its model is not WordPiece, the only kind that marks the tokens inside of a word".to_owned(),
             }),
         }
     }

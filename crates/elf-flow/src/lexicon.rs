@@ -13,9 +13,9 @@ use crate::{Error, Result};
 /// pieces of different words as easily as of its own. A lexicon conditions that distribution on the text being a sequence of its words. The
 /// likeliest such text, or one drawn exactly, is found in one sweep over the positions (dynamic programming over where words begin).
 ///
-/// Independent tokens also make words too seldom whose tokens come together, and those too often whose tokens are seldom alone. By Bayes'
-/// rule, if a network told tokens from nothing but latents of their own, a word would have the weight `P(w) / P(w_1) .. P(w_k)` besides, the share of
-/// the word over those of its tokens. It tells them from context too, which says some of that already: the square root is taken.
+/// Each word also has a weight, the square root of `P(w) / (P(w_1) .. P(w_k))`: its share of the counted tokens over the shares of its own tokens.
+/// By Bayes' rule the ratio itself would be right if the network predicted each token from that token's latent alone. It also uses the context,
+/// which holds part of the same information, so that only the root is taken.
 #[derive(Debug, Clone)]
 pub struct Lexicon {
     /// The log weight of each token as a word of its own, minus infinity if it is none, `[V]`.

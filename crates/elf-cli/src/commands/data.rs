@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -219,12 +219,18 @@ fn run_select(args: SelectArgs) -> Result<ExitCode> {
         report.near_duplicates,
         report.excluded
     );
-    if is_output(&args.output) {
+    tell(&args.output, &told)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what was written to `output`: on standard output, unless that is what was written.
+fn tell(output: &Path, told: &str) -> Result<()> {
+    if is_output(output) {
         note!("{told}");
     } else {
         out!("{told}")?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn run_words(args: &WordsArgs) -> Result<ExitCode> {
@@ -235,11 +241,7 @@ fn run_words(args: &WordsArgs) -> Result<ExitCode> {
     let lines: String = words.iter().map(|(word, count)| format!("{word} {count}\n")).collect();
     elf_files::write(&args.output, lines).with_context(|| format!("cannot write {}", args.output.display()))?;
     let told = format!("{} words written to {}", words.len(), args.output.display());
-    if is_output(&args.output) {
-        note!("{told}");
-    } else {
-        out!("{told}")?;
-    }
+    tell(&args.output, &told)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use elf_core::weights::Weights;
 use elf_data::Tokenizer;
+use elf_flow::Lexicon;
 use elf_hub::What;
 use elf_model::ElfConfig;
 use serde_json::{Value, json};
-
-use elf_flow::Lexicon;
 
 use super::content_hash::hash_of_folder;
 use super::model_ref::hash_of_weights;
