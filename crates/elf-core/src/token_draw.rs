@@ -71,15 +71,24 @@ impl TokenDraw {
             Ok(sums.f_le_tensor(&draws)?.f_sum_dim_intlist(-1, true, Kind::Int64)?.f_clamp_max(last)?)
         };
         let tokens = if self.top_p < 1.0 {
-            let (p, order) = p.f_sort(-1, true)?;
-            // A token stays while the likelier ones together have less than `top_p`; the likeliest always stays.
-            let before = p.f_cumsum(-1, Kind::Double)?.f_sub(&p)?;
-            let kept = p.f_masked_fill(&before.f_ge(self.top_p)?, 0.0)?;
+            let (kept, order) = self.nucleus(&p)?;
             order.f_gather(1, &place(&kept)?, false)?
         } else {
             place(&p)?
         };
         Ok(tokens.f_squeeze_dim(1)?)
+    }
+
+    /// The likeliest tokens of `probabilities` `[N, V]` that together have `top_p`: probabilities from the highest down, 0 for all other tokens,
+    /// and the tokens in that order, both `[N, V]`.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn nucleus(&self, probabilities: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (p, order) = probabilities.f_sort(-1, true)?;
+        // A token stays while the likelier ones together have less than `top_p`; the likeliest always stays.
+        let before = p.f_cumsum(-1, Kind::Double)?.f_sub(&p)?;
+        Ok((p.f_masked_fill(&before.f_ge(self.top_p)?, 0.0)?, order))
     }
 }
 

@@ -101,12 +101,13 @@ impl Lexicon {
         drawn: Option<(&TokenDraw, &Tensor)>,
     ) -> Result<Tensor> {
         let drawn = drawn.filter(|(how, _)| !how.is_likeliest());
-        let TokenDraw { temperature, top_p } = drawn.map_or_else(TokenDraw::default, |(how, _)| *how);
+        let how = drawn.map_or_else(TokenDraw::default, |(how, _)| *how);
+        let temperature = how.temperature;
         let v = self.alone.len();
         let log_p = (logits.f_to_kind(Kind::Float)? / temperature).f_log_softmax(-1, Kind::Float)?;
         let host =
             |log_p: &Tensor| Ok::<_, Error>(Vec::<f32>::try_from(log_p.f_reshape([-1])?.f_to_device(Device::Cpu)?)?);
-        let nucleus = if top_p < 1.0 { Some(host(&nucleus(&log_p, top_p)?)?) } else { None };
+        let nucleus = if how.top_p < 1.0 { Some(host(&nucleus(&log_p, &how)?)?) } else { None };
         let log_p = host(&log_p)?;
         let mut ids = Vec::<i64>::try_from(logits.f_argmax(-1, false)?)?;
         let draws = match drawn {
@@ -191,12 +192,10 @@ impl Lexicon {
     }
 }
 
-/// Log-probabilities `[N, V]` of the likeliest tokens that together have the probability `top_p`; of all others, minus infinity.
-fn nucleus(log_p: &Tensor, top_p: f64) -> Result<Tensor> {
-    let (sorted, order) = log_p.f_sort(-1, true)?;
-    let p = sorted.f_exp()?;
-    let beyond = p.f_cumsum(-1, Kind::Double)?.f_sub(&p)?.f_ge(top_p)?;
-    Ok(log_p.f_scatter(-1, &order, &sorted.f_masked_fill(&beyond, f64::NEG_INFINITY)?)?)
+/// Log-probabilities `[N, V]` of the tokens that are drawn among; of all others, minus infinity.
+fn nucleus(log_p: &Tensor, how: &TokenDraw) -> Result<Tensor> {
+    let (p, tokens) = how.nucleus(&log_p.f_exp()?)?;
+    Ok(log_p.f_scatter(-1, &tokens, &p.f_log()?)?)
 }
 
 /// A word of a lexicon.
