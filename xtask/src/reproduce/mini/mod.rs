@@ -10,7 +10,7 @@ mod training;
 
 use std::path::{Path, PathBuf};
 
-use self::settings::{Encoder, GUIDE, SHIPPED_ENCODER, Scale, TASKS};
+use self::settings::{ABLATIONS, SHIPPED_ENCODER, Scale, TASKS, Task};
 use super::stage::{Stage, StageName};
 
 /// Builds the stages of the preset.
@@ -31,19 +31,15 @@ impl Mini<'_> {
         stages.extend(TASKS.iter().map(|task| self.data(task)));
         stages.push(self.judge());
         stages.extend(self.trainings());
-        let guide = names::ablation(GUIDE);
-        let ablations =
-            self.other_encoders().into_iter().chain(self.scale.ablations.iter().flat_map(|a| self.ablation(a)));
-        let (guide, ablations): (Vec<Stage>, Vec<Stage>) = ablations.partition(|stage| stage.name == guide);
-        stages.extend(guide);
         stages.push(self.test_texts());
         stages.extend(TASKS.iter().flat_map(|task| self.systems(task)).map(|(_, stage)| stage));
         if self.scale.sampler_study {
-            stages.extend(self.sampler_study().stages());
+            stages.extend(self.sampler_study().into_iter().filter_map(|studied| studied.made));
         }
-        stages.extend(ablations);
         stages.push(self.distillation());
-        stages.extend(self.students().into_iter().map(|student| student.texts));
+        stages.extend(self.students().into_iter().map(|(_, texts)| texts));
+        stages.extend(self.other_encoders());
+        stages.extend(ABLATIONS.iter().flat_map(|ablation| self.ablation(ablation)));
         stages
     }
 
@@ -52,34 +48,34 @@ impl Mini<'_> {
         self.work.join(stage)
     }
 
-    /// The folder of an encoder.
-    fn encoder(&self, encoder: Encoder) -> PathBuf {
-        match self.scale.encoder_steps {
-            None if encoder == Encoder::Pretrained => SHIPPED_ENCODER.into(),
-            _ => self.at(&names::encoder(encoder)).join("t5"),
+    /// The folder of a task's encoder.
+    fn encoder(&self, task: &Task) -> PathBuf {
+        match (task.encoder, self.scale.encoder_steps) {
+            (Some(folder), _) => folder.into(),
+            (None, None) => SHIPPED_ENCODER.into(),
+            (None, Some(_)) => self.at(&names::pretrained()).join("t5"),
         }
     }
 
-    fn tokenizer(&self) -> PathBuf {
-        match self.scale.encoder_steps {
-            None => SHIPPED_ENCODER.into(),
-            Some(_) => self.at(&names::tokenizer()),
+    /// The folder of a task's tokenizer.
+    fn tokenizer(&self, task: &Task) -> PathBuf {
+        match (task.encoder, self.scale.encoder_steps) {
+            (None, Some(_)) => self.at(&names::tokenizer()),
+            _ => self.encoder(task),
         }
     }
 
-    fn needing_tokenizer(&self, stage: Stage) -> Stage {
-        match self.scale.encoder_steps {
-            None => stage.reading(Path::new(SHIPPED_ENCODER).join("tokenizer.json")),
-            Some(_) => stage.after(names::tokenizer()),
+    fn needing_tokenizer(&self, stage: Stage, task: &Task) -> Stage {
+        match (task.encoder, self.scale.encoder_steps) {
+            (None, Some(_)) => stage.after(names::tokenizer()),
+            _ => stage.reading(self.encoder(task).join("tokenizer.json")),
         }
     }
 
-    fn needing_encoder(&self, stage: Stage, encoder: Encoder) -> Stage {
-        match self.scale.encoder_steps {
-            None if encoder == Encoder::Pretrained => {
-                stage.reading(Path::new(SHIPPED_ENCODER).join("model.safetensors"))
-            }
-            _ => stage.after(names::encoder(encoder)),
+    fn needing_encoder(&self, stage: Stage, task: &Task) -> Stage {
+        match (task.encoder, self.scale.encoder_steps) {
+            (None, Some(_)) => stage.after(names::pretrained()),
+            _ => stage.reading(self.encoder(task).join("model.safetensors")),
         }
     }
 }

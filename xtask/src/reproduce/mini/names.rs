@@ -8,14 +8,18 @@ pub fn tokenizer() -> StageName {
     "corpus/tokenizer".into()
 }
 
-/// A frozen encoder.
-pub fn encoder(encoder: Encoder) -> StageName {
+/// The encoder for German and English.
+pub fn pretrained() -> StageName {
+    "encoder/pretrained".into()
+}
+
+/// An encoder that an ablation has in place of its task's own.
+pub fn other_encoder(encoder: Encoder) -> Option<StageName> {
     match encoder {
-        Encoder::Pretrained => "encoder/pretrained",
-        Encoder::TokenTable => "encoder/token-table",
-        Encoder::Random => "encoder/random",
+        Encoder::Own => None,
+        Encoder::Layers(layers) => Some(format!("encoder/layers-{layers}").into()),
+        Encoder::Random => Some("encoder/random".into()),
     }
-    .into()
 }
 
 /// The texts and tokens of a task.
@@ -43,19 +47,19 @@ pub fn ablation_texts(ablation: &Ablation) -> StageName {
     format!("eval/ablations/{}", ablation.name).into()
 }
 
-/// The rounds of distillation.
+/// The student of few steps.
 pub fn distillation() -> StageName {
     "train/distilled".into()
 }
 
-/// The texts of a student, or of its teacher, in a number of steps.
-pub fn distilled_texts(student: bool, steps: u64) -> StageName {
-    format!("eval/distilled/{}-{steps}", if student { "student" } else { "teacher" }).into()
+/// The texts of the student in a number of steps.
+pub fn student_texts(steps: u64) -> StageName {
+    format!("eval/distilled/student-{steps}").into()
 }
 
-/// The evaluation of the test texts of the descriptions.
+/// The evaluation of the test texts of the definitions.
 pub fn test_texts() -> StageName {
-    "eval/descriptions/data".into()
+    "eval/definitions/data".into()
 }
 
 /// The texts of a system. Unconditional ones are compared at several numbers of steps, which their names then hold.
@@ -67,9 +71,4 @@ pub fn texts(task: &Task, writer: Writer, steps: Option<u64>) -> StageName {
 /// The texts of a sampler of the sampler study.
 pub fn sampler_texts(sampler: &str) -> StageName {
     format!("eval/samplers/{sampler}").into()
-}
-
-/// Translations with a condition guidance scale.
-pub fn condition_guidance(scale: f64) -> StageName {
-    format!("eval/condition-guidance/{scale}").into()
 }

@@ -6,18 +6,22 @@ pub type Settings = &'static [(&'static str, &'static str)];
 /// The amount of training and sampling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scale {
-    /// Steps of encoder pre-training; none takes the encoder of the repository.
+    /// Every how many of the training rows of each task are kept.
+    pub every_nth: u64,
+    /// Steps of the pre-training of the encoder for German and English; none takes the encoder of the repository.
     pub encoder_steps: Option<u64>,
     /// Passes over the data of each model except those that write token by token, in the order of [`TASKS`].
     pub epochs: [f64; 3],
-    /// Passes over the data of each model that writes token by token, in the order of [`TASKS`].
-    pub block_epochs: [f64; 3],
-    /// Passes over the descriptions of each ablation.
+    /// The most passes of a GPT-2, which learns by heart sooner: its best evaluation is kept.
+    pub gpt2_epochs: f64,
+    /// Passes over the data of each model that writes token by token.
+    pub block_epochs: f64,
+    /// Passes over the definitions of each ablation.
     pub ablation_epochs: f64,
-    /// Passes over the descriptions of the judge.
+    /// Passes over the definitions of the judge.
     pub judge_epochs: f64,
-    /// Passes over the descriptions of each round of distillation.
-    pub distillation_epochs: f64,
+    /// Steps of distillation.
+    pub distillation_steps: u64,
     /// Seeds of sampling.
     pub seeds: u64,
     /// Unconditional texts per seed.
@@ -26,9 +30,7 @@ pub struct Scale {
     pub test_rows: Option<u64>,
     /// Numbers of steps at which systems are compared.
     pub steps: &'static [u64],
-    /// Ablations that need a training of their own.
-    pub ablations: &'static [Ablation],
-    /// Whether guidance scales, gammas and grids are compared.
+    /// Whether settings of the sampler are compared.
     pub sampler_study: bool,
     /// Settings of all trainings, for `elf train`.
     pub settings: Settings,
@@ -36,19 +38,20 @@ pub struct Scale {
     pub distillation_settings: Settings,
 }
 
-/// Enough training for meaningful figures: hours on two cores, minutes on a GPU.
+/// Enough training for meaningful figures: most of a day on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
+    every_nth: 1,
     encoder_steps: Some(1500),
-    epochs: [16.0, 8.0, 6.0],
-    block_epochs: [4.0, 6.0, 6.0],
-    ablation_epochs: 0.75,
-    judge_epochs: 8.0,
-    distillation_epochs: 0.15,
+    epochs: [18.0, 8.0, 6.0],
+    gpt2_epochs: 8.0,
+    block_epochs: 6.0,
+    ablation_epochs: 1.5,
+    judge_epochs: 4.0,
+    distillation_steps: 560,
     seeds: 3,
-    texts: 128,
+    texts: 512,
     test_rows: None,
     steps: &[4, 8, 16, 32, 64],
-    ablations: ABLATIONS,
     sampler_study: true,
     settings: &[],
     distillation_settings: &[],
@@ -57,20 +60,21 @@ pub const FULL: Scale = Scale {
 /// Every kind of stage within a quarter of an hour on two cores, even without bf16. Its figures show that everything runs, not
 /// what ELF can do.
 pub const QUICK: Scale = Scale {
+    every_nth: 16,
     encoder_steps: None,
-    epochs: [0.05, 0.04, 0.02],
-    block_epochs: [0.02, 0.012, 0.01],
-    ablation_epochs: 0.013,
-    judge_epochs: 0.06,
-    distillation_epochs: 0.003,
+    epochs: [0.3, 0.5, 0.3],
+    gpt2_epochs: 0.3,
+    block_epochs: 0.2,
+    ablation_epochs: 0.25,
+    judge_epochs: 0.5,
+    distillation_steps: 2,
     seeds: 2,
     texts: 32,
     test_rows: Some(16),
     steps: &[4, 32],
-    ablations: ABLATIONS,
     sampler_study: false,
     settings: &[("warmup_steps", "4"), ("ema_decay1", "0.8"), ("eval_rows", "64")],
-    distillation_settings: &[("batch_size", "16"), ("eval_rows", "64")],
+    distillation_settings: &[("batch_size", "16"), ("eval_rows", "16"), ("warmup_steps", "1")],
 };
 
 /// A task of the embedded data.
@@ -82,14 +86,24 @@ pub struct Task {
     pub title: &'static str,
     /// The corpus: `data/<corpus>-<split>.parquet`.
     pub corpus: &'static str,
+    /// The configuration of ELF and its baselines.
+    pub config: &'static str,
+    /// The folder of its encoder, if that is in the repository for good; none is the encoder for German and English.
+    pub encoder: Option<&'static str>,
     /// The column to generate from, if any.
     pub condition: Option<&'static str>,
     /// The column to generate.
     pub target: &'static str,
     /// Further words for `elf data select`.
     pub select: &'static [&'static str],
-    /// Further words for the training split alone.
-    pub select_to_train: &'static [&'static str],
+    /// Every how many of the rows that remain are kept.
+    pub every_nth: u64,
+    /// Settings of the baselines.
+    pub baselines: Settings,
+    /// Settings of the last sixth of ELF's passes, if they differ.
+    pub ending: Settings,
+    /// Whether ELF that writes token by token is compared, too.
+    pub blocks: bool,
     /// Rows to train on, for estimates.
     pub rows: f64,
     /// Positions of a row.
@@ -99,24 +113,40 @@ pub struct Task {
 /// The three tasks.
 pub const TASKS: [Task; 3] = [
     Task {
-        name: "descriptions",
-        title: "Unconditional text: first sentences of package descriptions",
-        corpus: "descriptions",
+        name: "definitions",
+        title: "Unconditional text: definitions of a dictionary",
+        corpus: "definitions",
+        config: "configs/definitions.yml",
+        encoder: Some("models/minilm-l3"),
         condition: None,
-        target: "description",
-        select: &["--first-sentence", "description", "--unique", "description", "--max-tokens", "description=31"],
-        select_to_train: &["--near-duplicates", "description=3"],
-        rows: 23_820.0,
-        positions: 32.0,
+        target: "definition",
+        select: &[],
+        every_nth: 1,
+        // A constant rate with a fall at the end, as ELF's own.
+        baselines: &[
+            ("word_guide_dims", "0"),
+            ("lr_schedule", "wsd"),
+            ("lr_decay_share", "0.15"),
+            ("ema_decay1", "0.999"),
+        ],
+        ending: &[("lr_schedule", "wsd"), ("lr_decay_share", "0.12"), ("decoder_estimate_prob", "0.5")],
+        blocks: false,
+        rows: 86_073.0,
+        positions: 13.0,
     },
     Task {
         name: "de-en",
         title: "Translation: German to English",
         corpus: "de-en",
+        config: "configs/mini-de-en.yml",
+        encoder: None,
         condition: Some("de"),
         target: "en",
         select: &["--unique", "de", "--unique", "en", "--max-tokens", "de=31", "--max-tokens", "en=31"],
-        select_to_train: &[],
+        every_nth: 1,
+        baselines: &[],
+        ending: &[],
+        blocks: true,
         rows: 21_711.0,
         positions: 64.0,
     },
@@ -124,16 +154,24 @@ pub const TASKS: [Task; 3] = [
         name: "summaries",
         title: "One-sentence summaries of package descriptions",
         corpus: "descriptions",
+        config: "configs/mini-summaries.yml",
+        encoder: None,
         condition: Some("description"),
         target: "synopsis",
-        select: &["--unique", "description", "--unique", "synopsis", "--max-tokens", "synopsis=23", "--every-nth", "2"],
-        select_to_train: &[],
+        select: &["--unique", "description", "--unique", "synopsis", "--max-tokens", "synopsis=23"],
+        every_nth: 2,
+        baselines: &[],
+        ending: &[],
+        blocks: true,
         rows: 28_128.0,
         positions: 64.0,
     },
 ];
 
-/// One change to the recipe of the descriptions.
+/// The share of the passes of [`Task::ending`].
+pub const ENDING_SHARE: f64 = 1.0 / 6.0;
+
+/// One change to the recipe of the definitions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ablation {
     /// Its name in stages.
@@ -151,78 +189,42 @@ pub struct Ablation {
 /// A frozen encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoder {
-    /// Pre-trained here, or the one of the repository.
-    Pretrained,
-    /// The token table of the pre-trained one alone.
-    TokenTable,
+    /// The task's own.
+    Own,
+    /// The own one of the definitions, cut to this many layers; none leaves its embeddings of tokens and positions.
+    Layers(u64),
     /// Random weights.
     Random,
 }
 
 /// The recipe itself at the ablations' budget, and one change each.
 pub const ABLATIONS: &[Ablation] = &[
-    Ablation { name: "recipe", group: "", label: "the recipe", settings: &[], encoder: Encoder::Pretrained },
-    Ablation {
-        name: "token-table",
-        group: "encoder",
-        label: "token table of the pre-trained encoder",
-        settings: &[],
-        encoder: Encoder::TokenTable,
-    },
-    Ablation { name: "random", group: "encoder", label: "random weights", settings: &[], encoder: Encoder::Random },
-    Ablation {
-        name: "learned",
-        group: "encoder",
-        label: "none: latents learned with the network",
-        settings: &[("learned_latents", "true")],
-        encoder: Encoder::TokenTable,
-    },
-    Ablation {
-        name: "v-prediction",
-        group: "prediction",
-        label: "v",
-        settings: &[("prediction", "v")],
-        encoder: Encoder::Pretrained,
-    },
-    Ablation {
-        name: "decode-10",
-        group: "decode share",
-        label: "10%",
-        settings: &[("decoder_prob", "0.1")],
-        encoder: Encoder::Pretrained,
-    },
-    Ablation {
-        name: "decode-50",
-        group: "decode share",
-        label: "50%",
-        settings: &[("decoder_prob", "0.5")],
-        encoder: Encoder::Pretrained,
-    },
-    Ablation {
-        name: "bottleneck-32",
-        group: "bottleneck",
-        label: "32",
-        settings: &[("bottleneck_dim", "32")],
-        encoder: Encoder::Pretrained,
-    },
-    Ablation {
-        name: "bottleneck-256",
-        group: "bottleneck",
-        label: "256",
-        settings: &[("bottleneck_dim", "256")],
-        encoder: Encoder::Pretrained,
-    },
-    Ablation {
-        name: "adamw",
-        group: "optimiser",
-        label: "AdamW",
-        settings: &[("optimizer", "adamw"), ("lr", "0.001")],
-        encoder: Encoder::Pretrained,
-    },
+    Ablation::of("recipe", "", "the recipe", &[]),
+    Ablation::of("layers-0", "encoder", "embeddings alone", &[]).with(Encoder::Layers(0)),
+    Ablation::of("layers-1", "encoder", "one layer in place of three", &[]).with(Encoder::Layers(1)),
+    Ablation::of("random", "encoder", "random weights", &[]).with(Encoder::Random),
+    Ablation::of("v-prediction", "prediction", "v", &[("prediction", "v")]),
+    Ablation::of(
+        "paper-decoding",
+        "decode rows",
+        "the paper's share and noise",
+        &[("decoder_prob", "0.2"), ("decoder_p_mean", "0.8"), ("decoder_p_std", "0.8")],
+    ),
+    Ablation::of("estimates", "decode rows", "half of them own estimates", &[("decoder_estimate_prob", "0.5")]),
+    Ablation::of("bottleneck-32", "bottleneck", "32", &[("bottleneck_dim", "32")]),
+    Ablation::of("bottleneck-256", "bottleneck", "256", &[("bottleneck_dim", "256")]),
+    Ablation::of("adamw", "optimiser", "AdamW", &[("optimizer", "adamw"), ("lr", "0.001")]),
 ];
 
-/// The first of [`ABLATIONS`], the recipe after few passes, which guides the fully trained model.
-pub const GUIDE: &Ablation = &ABLATIONS[0];
+impl Ablation {
+    const fn of(name: &'static str, group: &'static str, label: &'static str, settings: Settings) -> Self {
+        Self { name, group, label, settings, encoder: Encoder::Own }
+    }
+
+    const fn with(self, encoder: Encoder) -> Self {
+        Self { encoder, ..self }
+    }
+}
 
 /// A kind of model that `elf train` trains on a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +261,7 @@ impl Model {
     }
 }
 
-/// The models that get the same number of passes over the data.
+/// The models that are compared at equal size and on equal data.
 pub const COMPARED: [Model; 3] = [Model::Elf, Model::Mdlm, Model::Gpt2];
 
 /// A system of the report: a model with its sampler.
@@ -267,8 +269,8 @@ pub const COMPARED: [Model; 3] = [Model::Elf, Model::Mdlm, Model::Gpt2];
 pub enum Writer {
     /// A model with its usual sampler.
     Plain(Model),
-    /// ELF guided by [`GUIDE`].
-    Guided,
+    /// ELF with the paper's sampler, where its usual one is another.
+    PaperSampler,
     /// GPT-2 with beam search of this width.
     Beam(u64),
 }
@@ -278,7 +280,7 @@ impl Writer {
     pub fn model(self) -> Model {
         match self {
             Self::Plain(model) => model,
-            Self::Guided => Model::Elf,
+            Self::PaperSampler => Model::Elf,
             Self::Beam(_) => Model::Gpt2,
         }
     }
@@ -288,7 +290,7 @@ impl Writer {
         match self {
             Self::Plain(Model::Blocks) => "elf-blocks".to_owned(),
             Self::Plain(model) => model.name().to_owned(),
-            Self::Guided => "elf-guided".to_owned(),
+            Self::PaperSampler => "elf-paper-sampler".to_owned(),
             Self::Beam(width) => format!("gpt2-beam-{width}"),
         }
     }
@@ -297,50 +299,22 @@ impl Writer {
     pub fn label(self) -> String {
         match self {
             Self::Plain(model) => model.label().to_owned(),
-            Self::Guided => "ELF, guided".to_owned(),
+            Self::PaperSampler => "ELF, the paper's sampler".to_owned(),
             Self::Beam(width) => format!("GPT-2, beam {width}"),
         }
     }
 }
 
-/// The encoder of the repository.
+/// The encoder for German and English in the repository.
 pub const SHIPPED_ENCODER: &str = "models/mini-encoder";
-
-/// Autoguidance scale of guided texts.
-pub const GUIDE_SCALE: f64 = 3.5;
-/// The time at which they are decoded.
-pub const DECODED_AT: f64 = 0.5;
-
-/// Steps of each block of models that write token by token.
-pub const BLOCK_STEPS: u64 = 8;
-
-/// The time at which a block is decoded whose tokens are drawn from the network's distribution.
-pub const DRAWN_AT: f64 = 0.5;
-/// The temperature of that distribution.
-pub const DRAWN_TEMPERATURE: f64 = 0.6;
-/// The time at which a block is decoded whose likeliest tokens are taken.
-pub const LIKELIEST_AT: f64 = 0.1;
-
-/// Autoguidance scales of the sampler study.
-pub const GUIDE_SCALES: [f64; 4] = [1.5, 2.5, 3.5, 5.0];
-/// Times of decoding of the sampler study.
-pub const DECODE_TIMES: [f64; 4] = [0.35, 0.5, 0.7, 1.0];
 
 /// The number of steps of every stage that does not compare numbers of steps.
 pub const STEPS: u64 = 32;
 
-/// Gammas of the sampler study.
-pub const GAMMAS: [f64; 5] = [0.5, 1.0, 1.5, 2.0, 3.0];
-/// Self-conditioning guidance scales of the sampler study.
-pub const GUIDANCE: [f64; 4] = [1.0, 2.0, 3.0, 4.0];
-/// Condition guidance scales of the sampler study.
-pub const CONDITION_GUIDANCE: [f64; 4] = [1.0, 1.5, 2.0, 3.0];
+/// The steps of the student as it is sampled; its distillation is for the second of them.
+pub const STUDENT_STEPS: [u64; 3] = [2, 4, 8];
 
-/// The rounds of distillation: folder of the student, and its steps.
-pub const STUDENTS: [(&str, u64); 5] =
-    [("round1_16step", 16), ("round2_8step", 8), ("round3_4step", 4), ("round4_2step", 2), ("round5_1step", 1)];
-
-/// Weights of blocks and heads of the networks of `configs/mini-*.yml`, each used once for a position; for estimates.
+/// Weights of blocks and heads of the networks of the preset, each used once for a position; for estimates.
 pub const WEIGHTS: f64 = 5.5e6;
 
 /// The size of encoders.

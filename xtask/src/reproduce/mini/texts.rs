@@ -2,13 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::samplers::{
-    BLOCKS, CONDITIONAL, CONDITIONAL_BLOCKS, FEW_STEPS, GAMMA, GUIDED, Kind, PAPER_SDE, SELF_GUIDANCE, Sampler,
-};
-use super::settings::{
-    Ablation, CONDITION_GUIDANCE, DECODE_TIMES, DECODED_AT, GAMMAS, GUIDANCE, GUIDE, GUIDE_SCALE, GUIDE_SCALES, Model,
-    STEPS, STUDENTS, Scale, TASKS, Task, WEIGHTS, Writer,
-};
+use super::samplers::Sampler;
+use super::settings::{Ablation, Model, STEPS, STUDENT_STEPS, TASKS, Task, WEIGHTS, Writer};
 use super::{Mini, names};
 use crate::reproduce::stage::{Call, Cost, Stage, StageName, column_of};
 
@@ -23,8 +18,6 @@ struct Texts<'a> {
     task: &'a Task,
     /// The stage that trained the model.
     run: StageName,
-    /// The model's folder in that of its stage, if the stage trained several.
-    student: Option<&'a str>,
     /// The stage to be made.
     stage: StageName,
     title: String,
@@ -42,57 +35,20 @@ pub struct System {
     pub stage: StageName,
 }
 
-/// A student of distillation, or its teacher at the student's steps.
-pub struct Student {
-    /// Steps.
-    pub steps: u64,
-    /// Whether it is the student.
-    pub is_student: bool,
-    /// The stage of its texts.
-    pub texts: Stage,
-}
-
-/// The settings of samplers that are compared, one setting after another.
-pub struct SamplerStudy {
-    /// The ODE at different numbers of steps.
-    pub ode: Vec<Studied>,
-    /// The SDE at different gammas.
-    pub gammas: Vec<Studied>,
-    /// Self-conditioning guidance scales.
-    pub scales: Vec<Studied>,
-    /// Autoguidance scales.
-    pub guide_scales: Vec<Studied>,
-    /// Times of decoding.
-    pub decode_times: Vec<Studied>,
-    /// Grids of times.
-    pub grids: Vec<Studied>,
-    /// Condition guidance scales, of translations.
-    pub condition_guidance: Vec<Studied>,
-}
-
-impl SamplerStudy {
-    /// The stages that no comparison of systems has already.
-    pub(super) fn stages(self) -> impl Iterator<Item = Stage> {
-        let Self { ode, gammas, scales, guide_scales, decode_times, grids, condition_guidance } = self;
-        let all = [ode, gammas, scales, guide_scales, decode_times, grids, condition_guidance];
-        all.into_iter().flatten().filter_map(|studied| studied.made)
-    }
-}
-
-/// One setting of a sampler.
+/// One change to the setting in which ELF is sampled.
 pub struct Studied {
+    /// The heading that it is listed under.
+    pub group: &'static str,
     /// Its value, for a reader.
     pub value: String,
     /// The stage of its evaluation.
     pub stage: StageName,
-    /// Its steps.
-    pub steps: u64,
     /// The stage itself, unless a comparison of systems has the same one.
-    made: Option<Stage>,
+    pub(super) made: Option<Stage>,
 }
 
 impl Mini<'_> {
-    /// The test texts of the descriptions, evaluated like samples.
+    /// The test texts of the definitions, evaluated like samples.
     pub(super) fn test_texts(&self) -> Stage {
         let (data, name) = (names::data(&TASKS[0]), names::test_texts());
         let texts = self.at(&data).join("test.jsonl");
@@ -120,9 +76,7 @@ impl Mini<'_> {
     fn evaluation(&self, texts: Texts) -> Stage {
         let Texts { task, run, stage: name, title, sampler, .. } = &texts;
         let mut stage = Stage::new(name.clone(), title.clone()).after(run.clone()).after(names::data(task));
-        if sampler.is_guided() {
-            stage = stage.after(names::ablation(GUIDE));
-        }
+        stage.reads.extend(sampler.config.iter().map(PathBuf::from));
         if task.condition.is_none() {
             stage = stage.after(names::judge());
         }
@@ -145,9 +99,8 @@ impl Mini<'_> {
     }
 
     fn sample_call(&self, texts: &Texts, seed: u64, rows: u64, output: &Path) -> Call {
-        let Texts { task, run, student, sampler, .. } = texts;
-        let run = self.at(run);
-        let mut call = Call::new(["sample"]).word(student.map_or(run.clone(), |student| run.join(student)));
+        let Texts { task, run, sampler, .. } = texts;
+        let mut call = Call::new(["sample"]).word(self.at(run));
         match task.condition {
             None => call = call.flag("--num", self.scale.texts.to_string()),
             Some(condition) => {
@@ -161,14 +114,10 @@ impl Mini<'_> {
             }
         }
         // Batches are filled up, so that a text does not depend on the number of texts: a larger one would only cost more.
-        call = call
-            .flag("--seed", seed.to_string())
+        call.flag("--seed", seed.to_string())
             .flag("--batch-size", rows.min(BATCH_SIZE).to_string())
-            .words(sampler.words());
-        if sampler.is_guided() {
-            call = call.flag("--guide", self.at(&names::ablation(GUIDE)));
-        }
-        call.flag("--output", output)
+            .words(sampler.words())
+            .flag("--output", output)
     }
 
     /// ELF and the baselines on a task: for unconditional text at all numbers of steps of the scale, for conditional text at
@@ -176,104 +125,75 @@ impl Mini<'_> {
     pub(super) fn systems(&self, task: &Task) -> Vec<(System, Stage)> {
         let mut samplers: Vec<(Writer, Sampler)> = Vec::new();
         if task.condition.is_none() {
-            for (writer, kind) in [
-                (Writer::Plain(Model::Elf), PAPER_SDE),
-                (Writer::Guided, GUIDED),
-                (Writer::Plain(Model::Mdlm), Kind::Masked),
-            ] {
-                samplers.extend(self.scale.steps.iter().map(|&steps| (writer, kind.in_steps(steps))));
+            for (writer, sampler) in
+                [(Writer::Plain(Model::Elf), Sampler::definitions()), (Writer::Plain(Model::Mdlm), Sampler::masked())]
+            {
+                samplers.extend(self.scale.steps.iter().map(|&steps| (writer, sampler.clone().in_steps(steps))));
             }
-            samplers.push((Writer::Plain(Model::Blocks), BLOCKS.alone()));
-            samplers.push((Writer::Plain(Model::Gpt2), Kind::Ancestral.alone()));
+            samplers.push((Writer::PaperSampler, Sampler::paper_sde().in_steps(STEPS)));
+            samplers.push((Writer::Plain(Model::Gpt2), Sampler::ancestral()));
         } else {
-            samplers.extend([
-                (Writer::Plain(Model::Elf), CONDITIONAL.in_steps(STEPS)),
-                (Writer::Plain(Model::Blocks), CONDITIONAL_BLOCKS.alone()),
-                (Writer::Plain(Model::Mdlm), Kind::Masked.in_steps(STEPS)),
-                (Writer::Beam(1), Kind::Beam(1).alone()),
-                (Writer::Beam(4), Kind::Beam(4).alone()),
-            ]);
+            samplers.push((Writer::Plain(Model::Elf), Sampler::paper_conditional().in_steps(STEPS)));
+            if task.blocks {
+                samplers.push((Writer::Plain(Model::Blocks), Sampler::blocks(task)));
+            }
+            samplers.push((Writer::Plain(Model::Mdlm), Sampler::masked().in_steps(STEPS)));
+            samplers.extend([1, 4].map(|width| (Writer::Beam(width), Sampler::beam(width))));
         }
         samplers.into_iter().map(|(writer, sampler)| self.system(task, writer, sampler)).collect()
     }
 
     fn system(&self, task: &Task, writer: Writer, sampler: Sampler) -> (System, Stage) {
-        let stage = names::texts(task, writer, sampler.steps);
-        let shown = sampler.steps.filter(|_| task.condition.is_none());
+        let (steps, stage) = (sampler.steps, names::texts(task, writer, sampler.steps));
+        let shown = steps.filter(|_| task.condition.is_none());
         let in_steps = shown.map(|steps| format!(" in {steps} steps")).unwrap_or_default();
         let texts = Texts {
             task,
             run: names::training(task, writer.model()),
-            student: None,
             stage: stage.clone(),
             title: format!("{} by {}{in_steps}", task.name, writer.label()),
             sampler,
         };
-        (System { writer, steps: sampler.steps, stage }, self.evaluation(texts))
+        (System { writer, steps, stage }, self.evaluation(texts))
     }
 
-    /// ELF's samplers on the trained model of the descriptions, and condition guidance on that of the translations.
-    pub(super) fn sampler_study(&self) -> SamplerStudy {
-        let sde = |gamma, scale| Kind::Sde { gamma, scale, uniform_grid: false };
-        let guided = |scale, decode_at| Kind::Guided { scale, decode_at };
-        let ode = |&steps: &u64| self.sampler(&format!("ode-{steps}"), Kind::Ode.in_steps(steps), steps);
-        let at_steps = |name: String, kind: Kind, value: f64| self.sampler(&name, kind.in_steps(STEPS), value);
-        let grid = |name: &str, kind: Kind| self.sampler(&format!("{name}-grid"), kind.in_steps(STEPS), name);
-        let uniform = Kind::Sde { gamma: GAMMA, scale: SELF_GUIDANCE, uniform_grid: true };
-        SamplerStudy {
-            ode: self.scale.steps.iter().map(ode).collect(),
-            gammas: GAMMAS.map(|gamma| at_steps(format!("gamma-{gamma}"), sde(gamma, SELF_GUIDANCE), gamma)).into(),
-            scales: GUIDANCE.map(|scale| at_steps(format!("guidance-{scale}"), sde(GAMMA, scale), scale)).into(),
-            guide_scales: GUIDE_SCALES
-                .map(|scale| at_steps(format!("guide-{scale}"), guided(scale, DECODED_AT), scale))
-                .into(),
-            decode_times: DECODE_TIMES
-                .map(|at| at_steps(format!("decode-at-{at}"), guided(GUIDE_SCALE, at), at))
-                .into(),
-            grids: vec![grid("logit-normal", PAPER_SDE), grid("uniform", uniform)],
-            condition_guidance: CONDITION_GUIDANCE.map(|scale| self.condition_guidance(scale)).into(),
-        }
+    /// The setting in which the model of definitions is sampled, with one change each.
+    pub(super) fn sampler_study(&self) -> Vec<Studied> {
+        let usual = Sampler::definitions;
+        let flag = |group, flag: &str, value: f64| (group, value.to_string(), usual().with(flag, value));
+        let mut settings = vec![("", "the usual setting".to_owned(), usual())];
+        settings.extend([1.0, 1.5, 3.0].map(|scale| flag("word guide", "--guide-scale", scale)));
+        settings.extend([0.25, 0.5, 0.7, 1.0].map(|time| flag("leap from", "--leap-at", time)));
+        settings.extend([0.0, 0.5, 1.0].map(|temperature| flag("temperature", "--temperature", temperature)));
+        settings.push(("reading", "tokens by themselves".to_owned(), usual().with("--whole-words", false)));
+        settings.push(("paper's samplers", "SDE, gamma 1.5".to_owned(), Sampler::paper_sde()));
+        settings
+            .extend([0.5, 1.0].map(|gamma| ("paper's samplers", format!("SDE, gamma {gamma}"), Sampler::sde(gamma))));
+        settings.push(("paper's samplers", "ODE".to_owned(), Sampler::paper_ode()));
+        settings
+            .into_iter()
+            .map(|(group, value, sampler)| self.studied(group, value, sampler.in_steps(STEPS)))
+            .collect()
     }
 
-    /// A sampler of the descriptions; `value` is the setting in which it differs from the others.
-    fn sampler(&self, name: &str, sampler: Sampler, value: impl ToString) -> Studied {
-        let (task, value, steps) = (&TASKS[0], value.to_string(), sampler.steps.unwrap_or(STEPS));
-        let compared = [(PAPER_SDE, Writer::Plain(Model::Elf)), (GUIDED, Writer::Guided)];
-        let same = compared.into_iter().find(|(same, _)| *same == sampler.kind && self.scale.steps.contains(&steps));
-        if let Some((_, writer)) = same {
-            return Studied { value, stage: names::texts(task, writer, Some(steps)), steps, made: None };
+    fn studied(&self, group: &'static str, value: String, sampler: Sampler) -> Studied {
+        let task = &TASKS[0];
+        let compared = [
+            (Sampler::definitions().in_steps(STEPS), Writer::Plain(Model::Elf)),
+            (Sampler::paper_sde().in_steps(STEPS), Writer::PaperSampler),
+        ];
+        if let Some((_, writer)) = compared.into_iter().find(|(same, _)| *same == sampler) {
+            return Studied { group, value, stage: names::texts(task, writer, Some(STEPS)), made: None };
         }
-        let stage = names::sampler_texts(name);
+        let stage = names::sampler_texts(&format!("{group} {value}").replace([' ', ',', '\''], "-"));
         let made = self.evaluation(Texts {
             task,
             run: names::training(task, Model::Elf),
-            student: None,
             stage: stage.clone(),
-            title: format!("descriptions by ELF: {name}, {steps} steps"),
+            title: format!("{} by ELF: {group} {value}", task.name),
             sampler,
         });
-        Studied { value, stage, steps, made: Some(made) }
-    }
-
-    /// Translations with a condition guidance scale.
-    fn condition_guidance(&self, scale: f64) -> Studied {
-        let (task, value, kind) = (&TASKS[1], scale.to_string(), Kind::Conditional { scale });
-        if kind == CONDITIONAL {
-            let stage = names::texts(task, Writer::Plain(Model::Elf), Some(STEPS));
-            return Studied { value, stage, steps: STEPS, made: None };
-        }
-        let stage = names::condition_guidance(scale);
-        // Each takes minutes, and seeds differ by less than these scales do.
-        let once = Scale { seeds: 1, ..self.scale.clone() };
-        let made = Mini { work: self.work, scale: &once }.evaluation(Texts {
-            task,
-            run: names::training(task, Model::Elf),
-            student: None,
-            stage: stage.clone(),
-            title: format!("translations with condition guidance {scale}"),
-            sampler: kind.in_steps(STEPS),
-        });
-        Studied { value, stage, steps: STEPS, made: Some(made) }
+        Studied { group, value, stage, made: Some(made) }
     }
 
     /// Texts of an ablation.
@@ -281,28 +201,23 @@ impl Mini<'_> {
         self.evaluation(Texts {
             task: &TASKS[0],
             run: names::ablation(ablation),
-            student: None,
             stage: names::ablation_texts(ablation),
             title: format!("texts of the ablation {}", ablation.name),
-            sampler: PAPER_SDE.in_steps(STEPS),
+            sampler: Sampler::definitions().in_steps(STEPS),
         })
     }
 
-    /// Each student, followed by its teacher at the student's steps.
-    pub(super) fn students(&self) -> Vec<Student> {
-        let task = &TASKS[0];
-        let of_round = |(folder, steps): (&'static str, u64)| {
-            let kinds = [
-                (true, names::distillation(), "student", Some(folder)),
-                (false, names::training(task, Model::Elf), "teacher", None),
-            ];
-            kinds.map(|(is_student, run, name, student)| {
-                let stage = names::distilled_texts(is_student, steps);
-                let title = format!("descriptions by the {name} in {steps} steps");
-                let texts = Texts { task, run, student, stage, title, sampler: FEW_STEPS.in_steps(steps) };
-                Student { steps, is_student, texts: self.evaluation(texts) }
+    /// The student's texts in each number of steps.
+    pub(super) fn students(&self) -> Vec<(u64, Stage)> {
+        let texts = |steps| {
+            self.evaluation(Texts {
+                task: &TASKS[0],
+                run: names::distillation(),
+                stage: names::student_texts(steps),
+                title: format!("{} by the student in {steps} steps", TASKS[0].name),
+                sampler: Sampler::few_steps().in_steps(steps),
             })
         };
-        STUDENTS.into_iter().flat_map(of_round).collect()
+        STUDENT_STEPS.map(|steps| (steps, texts(steps))).into()
     }
 }

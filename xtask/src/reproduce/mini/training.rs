@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::settings::{
-    Ablation, COMPARED, ENCODER_RECIPE, ENCODER_SIZE, Encoder, Model, STUDENTS, Settings, TASKS, Task, WEIGHTS,
+    ABLATIONS, Ablation, COMPARED, ENCODER_RECIPE, ENCODER_SIZE, ENDING_SHARE, Encoder, Model, Settings, TASKS, Task,
+    WEIGHTS,
 };
 use super::{Mini, names};
 use crate::reproduce::stage::{Call, Cost, Stage, StageName, column_of};
@@ -28,20 +29,20 @@ impl Mini<'_> {
         };
         let call = corpus(Call::new(["tokenizer", "train"]), "--text", "train")
             .flag("--vocab-size", "8192")
-            .flag("--output", self.tokenizer().join("tokenizer.json"));
+            .flag("--output", self.at(&names::tokenizer()).join("tokenizer.json"));
         let tokenizer = Stage::new(names::tokenizer(), "a tokenizer for English and German descriptions")
             .call(call)
             .making("tokenizer.json")
             .costing(Cost { seconds: 10.0, disk: 1e6, ..Cost::default() });
         let call = corpus(Call::new(["encoder", "train"]), "--text", "train");
         let call = corpus(call, "--validation", "validation")
-            .flag("--tokenizer", self.tokenizer())
+            .flag("--tokenizer", self.at(&names::tokenizer()))
             .flag("--steps", steps.to_string())
             .flags(&ENCODER_SIZE)
             .flags(&ENCODER_RECIPE)
-            .flag("--output", self.encoder(Encoder::Pretrained))
+            .flag("--output", self.at(&names::pretrained()).join("t5"))
             .leaving("t5");
-        let encoder = Stage::new(names::encoder(Encoder::Pretrained), "an encoder by span corruption")
+        let encoder = Stage::new(names::pretrained(), "an encoder by span corruption")
             .after(names::tokenizer())
             .call(call)
             .making("t5/model.safetensors")
@@ -53,7 +54,7 @@ impl Mini<'_> {
     /// The texts of a task and their tokens.
     pub(super) fn data(&self, task: &Task) -> Stage {
         let name = names::data(task);
-        let (at, tokenizer) = (self.at(&name), self.tokenizer());
+        let (at, tokenizer) = (self.at(&name), self.tokenizer(task));
         let (columns, shards) = match task.condition {
             None => (
                 Call::default().flag("--column", format!("{}=text", task.target)),
@@ -76,8 +77,9 @@ impl Mini<'_> {
                 .words(columns.words.clone())
                 .words(task.select.iter().copied());
             if split == "train" {
-                call = call.words(task.select_to_train.iter().copied());
+                call = call.flag("--every-nth", (task.every_nth * self.scale.every_nth).to_string());
             } else {
+                call = call.flag("--every-nth", task.every_nth.to_string());
                 // Splits are by package family, but families share texts.
                 let (column, selected) = task.condition.map_or((task.target, "text"), |name| (name, name));
                 let mut without = OsString::from(format!("{column}="));
@@ -95,57 +97,100 @@ impl Mini<'_> {
                 stage = stage.making(format!("{split}/manifest.json")).call(call);
             }
         }
-        self.needing_tokenizer(stage).costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
+        self.needing_tokenizer(stage, task).costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
     }
 
-    /// All models that are compared: those with the same number of passes over the data, and ELF that writes token by token.
+    /// All models that are compared: those of equal size on equal data, and ELF that writes token by token.
     pub(super) fn trainings(&self) -> Vec<Stage> {
-        let compared = TASKS.iter().zip(self.scale.epochs);
-        let compared = compared.flat_map(|(task, epochs)| COMPARED.map(|model| self.training(task, model, epochs)));
-        let blocks = TASKS.iter().zip(self.scale.block_epochs);
-        compared.chain(blocks.map(|(task, epochs)| self.training(task, Model::Blocks, epochs))).collect()
+        let compared = TASKS.iter().zip(self.scale.epochs).flat_map(|(task, epochs)| {
+            COMPARED.map(|model| match model {
+                Model::Elf | Model::Blocks => self.elf(task, epochs),
+                baseline => self.baseline(task, baseline, epochs),
+            })
+        });
+        compared.chain(TASKS.iter().filter(|task| task.blocks).map(|task| self.blocks(task))).collect()
     }
 
-    fn training(&self, task: &Task, model: Model, epochs: f64) -> Stage {
-        let name = names::training(task, model);
-        let suffix = if model == Model::Blocks { "-blocks" } else { "" };
-        let config = format!("configs/mini-{}{suffix}.yml", task.name);
-        let (call, passes) = match model {
-            // 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
-            Model::Elf => (Call::default().setting("encoder_model_name", self.encoder(Encoder::Pretrained)), 5.0),
-            // Every row is there twice, but without its padding.
-            Model::Blocks => (Call::default().setting("encoder_model_name", self.encoder(Encoder::Pretrained)), 4.0),
-            baseline => {
-                let objective = Call::default().setting("objective", baseline.name());
-                (objective.setting("tokenizer_name", self.tokenizer()), 3.0)
-            }
+    /// ELF that writes a whole text at once. Where its last passes have settings of their own, a second call goes on from the first.
+    fn elf(&self, task: &Task, epochs: f64) -> Stage {
+        let name = names::training(task, Model::Elf);
+        let call = |epochs: f64, ending: Settings| {
+            let settings = Call::default().setting("encoder_model_name", self.encoder(task)).settings(ending);
+            self.train_call(task, task.config, epochs, settings).flag("--output", self.at(&name))
         };
-        let separator = if model == Model::Blocks { "," } else { "" };
-        let stage = Stage::new(name.clone(), format!("{}{separator} on {}", model.label(), task.name))
+        let mut stage = Stage::new(name.clone(), format!("{} on {}", Model::Elf.label(), task.name))
             .after(names::data(task))
-            .reading(&config)
-            .call(self.train_call(task, &config, epochs, call).flag("--output", self.at(&name)))
+            .reading(task.config);
+        if !task.ending.is_empty() {
+            stage = stage.call(call(epochs * (1.0 - ENDING_SHARE), &[]));
+        }
+        stage = stage.call(call(epochs, task.ending)).making("plan.json").making("checkpoints");
+        if let Some(words) = self.words(task, &name) {
+            stage = stage.call(words).making("words.txt");
+        }
+        // 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
+        self.needing_encoder(stage, task).costing(self.cost(task, epochs, 5.0))
+    }
+
+    /// The list of whole words that texts from nothing are read by.
+    fn words(&self, task: &Task, stage: &StageName) -> Option<Call> {
+        task.condition.is_none().then(|| {
+            Call::new(["data", "words"])
+                .flag("--input", self.at(&names::data(task)).join("train.jsonl"))
+                .flag("--column", "text")
+                .flag("--tokenizer", self.tokenizer(task))
+                .flag("--output", self.at(stage).join("words.txt"))
+        })
+    }
+
+    fn baseline(&self, task: &Task, model: Model, epochs: f64) -> Stage {
+        let name = names::training(task, model);
+        let settings = Call::default()
+            .setting("objective", model.name())
+            .setting("tokenizer_name", self.tokenizer(task))
+            .settings(task.baselines);
+        let (epochs, settings) = match model {
+            Model::Gpt2 => (epochs.min(self.scale.gpt2_epochs), settings.setting("early_stopping", "4")),
+            _ => (epochs, settings),
+        };
+        let stage = Stage::new(name.clone(), format!("{} on {}", model.label(), task.name))
+            .after(names::data(task))
+            .reading(task.config)
+            .call(self.train_call(task, task.config, epochs, settings).flag("--output", self.at(&name)))
             .making("plan.json")
             .making("checkpoints")
-            .costing(Self::cost(task, epochs, passes));
-        match model {
-            Model::Elf | Model::Blocks => self.needing_encoder(stage, Encoder::Pretrained),
-            Model::Mdlm | Model::Gpt2 => self.needing_tokenizer(stage),
-        }
+            .costing(self.cost(task, epochs, 3.0));
+        self.needing_tokenizer(stage, task)
     }
 
-    /// The GPT-2 that judges perplexity: larger and longer trained than the baseline, and used for nothing else.
+    /// ELF that writes token by token.
+    fn blocks(&self, task: &Task) -> Stage {
+        let (name, epochs) = (names::training(task, Model::Blocks), self.scale.block_epochs);
+        let config = format!("configs/mini-{}-blocks.yml", task.name);
+        let settings = Call::default().setting("encoder_model_name", self.encoder(task));
+        let stage = Stage::new(name.clone(), format!("{}, on {}", Model::Blocks.label(), task.name))
+            .after(names::data(task))
+            .reading(&config)
+            .call(self.train_call(task, &config, epochs, settings).flag("--output", self.at(&name)))
+            .making("plan.json")
+            .making("checkpoints")
+            // Every row is there twice, but without its padding.
+            .costing(self.cost(task, epochs, 4.0));
+        self.needing_encoder(stage, task)
+    }
+
+    /// The GPT-2 that judges perplexity: used for nothing else.
     pub(super) fn judge(&self) -> Stage {
-        let (task, name, config) = (&TASKS[0], names::judge(), "configs/mini-judge.yml");
+        let (task, name, config) = (&TASKS[0], names::judge(), "configs/definitions-judge.yml");
         let epochs = self.scale.judge_epochs;
-        let settings = Call::default().setting("tokenizer_name", self.tokenizer());
+        let settings = Call::default().setting("tokenizer_name", self.tokenizer(task));
         let stage = Stage::new(name.clone(), "the GPT-2 that judges perplexity")
             .after(names::data(task))
             .reading(config)
             .call(self.train_call(task, config, epochs, settings).flag("--output", self.at(&name)))
             .making("checkpoints")
-            .costing(Self::cost(task, epochs, 6.0));
-        self.needing_tokenizer(stage)
+            .costing(self.cost(task, epochs, 3.0));
+        self.needing_tokenizer(stage, task)
     }
 
     /// The call of `elf train` for a task, without its output; `settings` come before those of the scale.
@@ -160,80 +205,89 @@ impl Mini<'_> {
     }
 
     /// The cost of `passes` through the network for each position of `epochs`.
-    pub(super) fn cost(task: &Task, epochs: f64, passes: f64) -> Cost {
-        let positions = task.rows * task.positions * epochs;
+    pub(super) fn cost(&self, task: &Task, epochs: f64, passes: f64) -> Cost {
+        let positions = task.rows / self.scale.every_nth as f64 * task.positions * epochs;
         Cost { flops: positions * passes * 2.0 * WEIGHTS, seconds: 6.0, disk: 1.5e8, ..Cost::default() }
     }
 
-    /// The encoders that ablations take in place of the pre-trained one.
+    /// The encoders that ablations take in place of that of the definitions.
     pub(super) fn other_encoders(&self) -> Vec<Stage> {
-        let used = |encoder: Encoder| self.scale.ablations.iter().any(|ablation| ablation.encoder == encoder);
-        let kinds = [
-            (
-                Encoder::TokenTable,
-                "the token table of the pre-trained encoder",
-                Call::new(["encoder", "table"]).flag("--from", self.encoder(Encoder::Pretrained)),
-            ),
-            (
-                Encoder::Random,
-                "an encoder with random weights",
-                Call::new(["encoder", "init"])
-                    .flag("--tokenizer", self.tokenizer())
+        let task = &TASKS[0];
+        let made = |ablation: &Ablation| {
+            let name = names::other_encoder(ablation.encoder)?;
+            let call = match ablation.encoder {
+                Encoder::Own => return None,
+                Encoder::Layers(layers) => {
+                    Call::new(["encoder", "cut"]).word(self.encoder(task)).flag("--layers", layers.to_string())
+                }
+                Encoder::Random => Call::new(["encoder", "init"])
+                    .flag("--tokenizer", self.tokenizer(task))
                     .flags(&ENCODER_SIZE)
                     .flag("--seed", "0"),
-            ),
-        ];
-        let made = |(kind, title, call): (Encoder, &str, Call)| {
-            let (data, encoder) = (names::data(&TASKS[0]), self.encoder(kind));
-            let statistics =
-                Call::new(["encoder", "stats"]).word(&encoder).flag("--data", self.at(&data).join("train"));
-            let stage = Stage::new(names::encoder(kind), title)
-                .after(data)
-                .call(call.flag("--output", encoder).leaving("t5"))
+            };
+            let encoder = self.at(&name).join("encoder");
+            let statistics = Call::new(["encoder", "stats"])
+                .word(&encoder)
+                .flag("--data", self.at(&names::data(task)).join("train"));
+            let stage = Stage::new(name, format!("an encoder for the ablation: {}", ablation.label))
+                .after(names::data(task))
+                .call(call.flag("--output", encoder).leaving("encoder"))
                 .call(statistics)
-                .making("t5/latent_stats.json")
+                .making("encoder/latent_stats.json")
                 .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() });
-            self.needing_encoder(self.needing_tokenizer(stage), Encoder::Pretrained)
+            Some(self.needing_encoder(self.needing_tokenizer(stage, task), task))
         };
-        kinds.into_iter().filter(|(kind, ..)| used(*kind)).map(made).collect()
+        ABLATIONS.iter().filter_map(made).collect()
     }
 
     /// Training and evaluation of one ablation.
     pub(super) fn ablation(&self, ablation: &Ablation) -> [Stage; 2] {
         // Short trainings: averages over all steps would hold too much of the first ones.
-        const SHORT: Settings = &[("warmup_steps", "20"), ("ema_decay1", "0.98")];
-        let (task, config) = (&TASKS[0], "configs/mini-descriptions.yml");
+        const SHORT: Settings =
+            &[("warmup_steps", "20"), ("ema_decay1", "0.98"), ("lr_schedule", "wsd"), ("lr_decay_share", "0.3")];
+        let task = &TASKS[0];
         let (name, epochs) = (names::ablation(ablation), self.scale.ablation_epochs);
-        let settings = Call::default()
-            .setting("encoder_model_name", self.encoder(ablation.encoder))
-            .settings(SHORT)
-            .settings(ablation.settings);
-        let training = Stage::new(name.clone(), format!("ablation: {} {}", ablation.group, ablation.label))
+        let other = names::other_encoder(ablation.encoder);
+        let encoder = other.as_ref().map_or_else(|| self.encoder(task), |stage| self.at(stage).join("encoder"));
+        let settings =
+            Call::default().setting("encoder_model_name", encoder).settings(SHORT).settings(ablation.settings);
+        let mut training = Stage::new(name.clone(), format!("ablation: {} {}", ablation.group, ablation.label))
             .after(names::data(task))
-            .reading(config)
-            .call(self.train_call(task, config, epochs, settings).flag("--output", self.at(&name)))
+            .reading(task.config)
+            .call(self.train_call(task, task.config, epochs, settings).flag("--output", self.at(&name)))
             .making("checkpoints")
-            .costing(Self::cost(task, epochs, 5.0));
-        [self.needing_encoder(training, ablation.encoder), self.ablation_texts(ablation)]
+            .costing(self.cost(task, epochs, 5.0));
+        training.calls.extend(self.words(task, &name));
+        training = match other {
+            Some(stage) => training.after(stage),
+            None => self.needing_encoder(training, task),
+        };
+        [training, self.ablation_texts(ablation)]
     }
 
-    /// Students of the model of descriptions.
+    /// A student of the model of definitions, for few steps.
     pub(super) fn distillation(&self) -> Stage {
-        let (task, config) = (&TASKS[0], "configs/mini-distill.yml");
-        let (name, teacher): (StageName, StageName) = (names::distillation(), names::training(task, Model::Elf));
-        let epochs = self.scale.distillation_epochs;
-        let call = Call::new(["distill", config])
+        let (task, config) = (&TASKS[0], "configs/distill-definitions.yml");
+        let (name, teacher) = (names::distillation(), names::training(task, Model::Elf));
+        let (data, steps) = (self.at(&names::data(task)), self.scale.distillation_steps);
+        let call = Call::new(["distill", config, "--single"])
             .flag("--teacher", self.at(&teacher))
-            .setting("epochs", epochs.to_string())
+            .setting("data_path", data.join("train"))
+            .setting("eval_data_path", data.join("validation"))
+            .setting("encoder_model_name", self.encoder(task))
+            .setting("max_steps", steps.to_string())
             .settings(self.scale.distillation_settings)
             .flag("--output", self.at(&name));
-        let rounds = Stage::new(name, "students of 16, 8, 4, 2 and 1 steps")
+        let stage = Stage::new(name.clone(), "a student of 4 steps")
             .after(teacher)
+            .after(names::data(task))
             .call(call)
             .reading(config)
-            .making(Path::new(STUDENTS[4].0).join("checkpoints"))
-            // A round takes about 0.8 K + 3.4 passes for each row, K being 4 to 64.
-            .costing(Self::cost(task, epochs, 116.0));
-        self.needing_encoder(rounds, Encoder::Pretrained)
+            .making("checkpoints");
+        let stage = self.words(task, &name).into_iter().fold(stage, Stage::call).making("words.txt");
+        // Half of a step's 64 rows are runs of 31 steps with a guide, each then learned at four times.
+        let passes = 32.0 * (62.0 + 4.0 * 3.0);
+        let flops = steps as f64 * passes * task.positions * 2.0 * WEIGHTS;
+        self.needing_encoder(stage, task).costing(Cost { flops, seconds: 6.0, disk: 1.5e8, ..Cost::default() })
     }
 }

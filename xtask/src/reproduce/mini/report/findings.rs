@@ -10,33 +10,7 @@ use crate::reproduce::results::Results;
 
 /// The summary: which system is better, by the figures alone.
 pub fn findings(mini: &Mini, results: &Results) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let of = |writer, steps| results.evaluation(&names::texts(&TASKS[0], writer, steps));
-    let mdlm = of(Writer::Plain(Model::Mdlm), Some(STEPS))?;
-    for (writer, steps) in
-        [(Writer::Plain(Model::Elf), Some(STEPS)), (Writer::Guided, Some(STEPS)), (Writer::Plain(Model::Blocks), None)]
-    {
-        let (label, elf) = (writer.label(), of(writer, steps)?);
-        let (Some((ppl, text)), Some((other, other_text))) =
-            (figure(&elf, name::GEN_PPL), figure(&mdlm, name::GEN_PPL))
-        else {
-            continue;
-        };
-        let standing = |evaluation: &Evaluation| {
-            evaluation.collapse().map_or(String::new(), |collapse| collapse.sentence.trim_end_matches('.').to_owned())
-        };
-        let collapsed = elf.is_collapsed();
-        let (verdict, note) = match (ppl < other, collapsed) {
-            (true, false) => ("lower", ""),
-            (true, true) => ("lower", ", but at collapsed entropy, which is no win"),
-            (false, _) => ("not lower", ""),
-        };
-        found.push(format!(
-            "Unconditional text: the Gen. PPL of {text} of {label} is {verdict} than MDLM's {other_text} at {STEPS} steps{note}. {label}: {}. MDLM: {}.",
-            standing(&elf),
-            standing(&mdlm)
-        ));
-    }
+    let mut found: Vec<String> = [unconditional(results)?, few_steps(mini, results)?].into_iter().flatten().collect();
     for task in &TASKS[1..] {
         let (_, metric) = conditional_metrics(task);
         let mut scores = Vec::new();
@@ -61,30 +35,51 @@ pub fn findings(mini: &Mini, results: &Results) -> Result<Vec<String>> {
             ));
         }
     }
-    found.extend(few_steps(mini, results)?);
     Ok(found)
+}
+
+/// Texts from nothing: ELF beside real ones, the baselines, and itself under the paper's sampler.
+fn unconditional(results: &Results) -> Result<Option<String>> {
+    let of = |writer, steps| results.evaluation(&names::texts(&TASKS[0], writer, steps));
+    let elf = of(Writer::Plain(Model::Elf), Some(STEPS))?;
+    let others = [
+        results.evaluation(&names::test_texts())?,
+        of(Writer::Plain(Model::Mdlm), Some(STEPS))?,
+        of(Writer::Plain(Model::Gpt2), None)?,
+        of(Writer::PaperSampler, Some(STEPS))?,
+    ];
+    let Some((own, own_text)) = figure(&elf, name::GEN_PPL) else { return Ok(None) };
+    let others: Vec<_> = others.iter().filter_map(|other| figure(other, name::GEN_PPL)).collect();
+    let [(data, data_text), (mdlm, mdlm_text), (gpt2, gpt2_text), (_, paper_text)] = others.as_slice() else {
+        return Ok(None);
+    };
+    let standing =
+        elf.collapse().map_or(String::new(), |collapse| format!(" {}.", collapse.sentence.trim_end_matches('.')));
+    Ok(Some(format!(
+        "Texts from nothing, all words at once, in {STEPS} steps: ELF's Gen. PPL is {:.2} times that of the test texts ({own_text} and \
+         {data_text}), {:.2} times MDLM's of {mdlm_text} in as many, and {:.2} times GPT-2's of {gpt2_text}, which writes token by token; under the paper's \
+         sampler it is {paper_text}.{standing}",
+        own / data,
+        own / mdlm,
+        own / gpt2,
+    )))
 }
 
 /// The purpose of distillation: a student in few steps, its teacher in as few, and the teacher in its usual number of steps.
 fn few_steps(mini: &Mini, results: &Results) -> Result<Option<String>> {
     const FEW: u64 = 4;
-    let students = mini.students();
-    let at = |is_student: bool| -> Result<Option<Evaluation>> {
-        let student = students.iter().find(|student| (student.steps, student.is_student) == (FEW, is_student));
-        student.map(|student| results.evaluation(&student.texts.name)).transpose()
-    };
-    let (Some(student), Some(teacher)) = (at(true)?, at(false)?) else { return Ok(None) };
-    let long = results.evaluation(&names::texts(&TASKS[0], Writer::Plain(Model::Elf), Some(STEPS)))?;
+    let Some((_, student)) = mini.students().into_iter().find(|(steps, _)| *steps == FEW) else { return Ok(None) };
+    let teacher = |steps| results.evaluation(&names::texts(&TASKS[0], Writer::Plain(Model::Elf), Some(steps)));
     let in_words = |evaluation: &Evaluation| {
         let (_, ppl) = figure(evaluation, name::GEN_PPL)?;
         let entropy = evaluation.get(name::ENTROPY)?.value;
         let collapsed = evaluation.is_collapsed();
-        Some(format!("{ppl} at {entropy:.2} nats of entropy{}", if collapsed { " (collapsed)" } else { "" }))
+        Some(format!("{ppl} at {entropy:.2} nats{}", if collapsed { " (collapsed)" } else { "" }))
     };
-    let (Some(student), Some(teacher), Some(long)) = (in_words(&student), in_words(&teacher), in_words(&long)) else {
-        return Ok(None);
-    };
+    let evaluations = [results.evaluation(&student.name)?, teacher(FEW)?, teacher(STEPS)?];
+    let words: Option<Vec<String>> = evaluations.iter().map(in_words).collect();
+    let Some([student, few, long]) = words.as_deref() else { return Ok(None) };
     Ok(Some(format!(
-        "Few steps: the student distilled for {FEW} steps has a Gen. PPL of {student}, its teacher in {FEW} steps {teacher}, in {STEPS} steps {long}."
+        "Few steps: the student in {FEW} steps has a Gen. PPL of {student}, its teacher in as many {few} and in {STEPS} {long}."
     )))
 }

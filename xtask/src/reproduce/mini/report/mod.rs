@@ -18,15 +18,14 @@ use crate::reproduce::results::{Results, today};
 /// # Errors
 /// If a stage's results cannot be read.
 pub fn report(mini: &Mini, results: &Results, quick: bool) -> Result<Report> {
-    let mut sections = vec![systems::unconditional(mini, results)?];
+    let mut sections = vec![systems::unconditional(mini, results)?, trainings::distillation(mini, results)?];
     for task in &TASKS[1..] {
         sections.push(systems::conditional(mini, task, results)?);
     }
     if mini.scale.sampler_study {
         sections.push(samplers::samplers(mini, results)?);
     }
-    sections.push(trainings::ablations(mini, results)?);
-    sections.push(trainings::distillation(mini, results)?);
+    sections.push(trainings::ablations(mini.scale.ablation_epochs, results)?);
     sections.push(trainings::trainings(results)?);
     let mut summary = findings::findings(mini, results)?;
     if quick {
@@ -57,10 +56,10 @@ mod tests {
 
     use super::figures::{UNCONDITIONAL_METRICS, conditional_metrics};
     use super::*;
-    use crate::reproduce::mini::settings::{FULL, QUICK, Scale};
+    use crate::reproduce::mini::settings::{ABLATIONS, FULL, QUICK, Scale};
     use crate::reproduce::results::pretended;
 
-    /// The report of a preset whose stages have all ended. Perplexities are ELF's 200, guided 150, MDLM's 180, others' 300.
+    /// The report of a preset whose stages have all ended. Perplexities are ELF's 150, MDLM's 300, the student's 210, others' 250.
     fn report_of(scale: &Scale) -> Report {
         let root = tempfile::tempdir().unwrap();
         let mini = Mini { work: Path::new("w"), scale };
@@ -77,13 +76,13 @@ mod tests {
                 (0..8).map(|i| format!("{}\n", json!({"index": i, "prediction": stage.as_str()}))).collect(),
             );
             let ppl = [
-                ("elf-guided-", 150.0),
-                ("elf-blocks", 20.0),
-                ("descriptions/elf-", 200.0),
-                ("mdlm-", 180.0),
+                ("elf-paper-sampler", 400.0),
+                ("definitions/elf-", 150.0),
+                ("mdlm-", 300.0),
+                ("definitions/data", 100.0),
                 ("student-4", 210.0),
             ];
-            let ppl = ppl.iter().find(|(part, _)| stage.as_str().contains(part)).map_or(300.0, |(_, ppl)| *ppl);
+            let ppl = ppl.iter().find(|(part, _)| stage.as_str().contains(part)).map_or(250.0, |(_, ppl)| *ppl);
             let names =
                 UNCONDITIONAL_METRICS.into_iter().chain(TASKS.iter().flat_map(|task| conditional_metrics(task).0));
             let all: Vec<Value> = names
@@ -100,26 +99,35 @@ mod tests {
     fn the_report_shows_what_the_stages_made() {
         for scale in [&FULL, &QUICK] {
             let text = report_of(scale).to_markdown();
-            for system in
-                ["ELF, 32 steps", "ELF, guided, 32 steps", "MDLM, 32 steps", "GPT-2", "student", "GPT-2, beam 4"]
-            {
+            for system in [
+                "ELF, 32 steps",
+                "ELF, the paper's sampler, 32 steps",
+                "MDLM, 32 steps",
+                "GPT-2",
+                "student",
+                "GPT-2, beam 4",
+            ] {
                 assert!(text.contains(system), "{system} is missing in\n{text}");
             }
-            for ablation in scale.ablations {
+            for ablation in ABLATIONS {
                 assert!(text.contains(ablation.label), "{}", ablation.label);
             }
-            assert!(text.contains("200.0 of ELF is not lower than MDLM's 180.0"), "{text}");
-            assert!(text.contains("150.0 of ELF, guided is lower than MDLM's 180.0"), "{text}");
-            assert!(text.contains("20.0 of ELF, token by token is lower than MDLM's 180.0"), "{text}");
+            for found in [
+                "1.50 times that of the test texts (150.0 and 100.0)",
+                "0.50 times MDLM's of 300.0 in as many",
+                "0.60 times GPT-2's of 250.0, which writes token by token",
+                "400.0",
+            ] {
+                assert!(text.contains(found), "{found} in\n{text}");
+            }
             for elf in ["ELF", "ELF, token by token"] {
                 let found =
                     format!("the BLEU of 2.5 of {elf} is 0.0 below that of the best baseline (GPT-2, beam 4, 2.5)");
                 assert!(text.contains(&found), "{found} in\n{text}");
             }
-            let few = "for 4 steps has a Gen. PPL of 210.0 at 2.50 nats of entropy, its teacher in 4 steps 300.0 at 2.50 nats of \
-                       entropy, in 32 steps 200.0";
-            assert!(text.contains(few) && text.contains("| 1 step "), "{text}");
-            assert_eq!(scale.sampler_study, text.contains("Autoguidance"));
+            let few = "in 4 steps has a Gen. PPL of 210.0 at 2.50 nats, its teacher in as many 150.0 at 2.50 nats and in 32 150.0 at 2.50 nats";
+            assert!(text.contains(few) && text.contains("2 steps"), "{text}");
+            assert_eq!(scale.sampler_study, text.contains("word guide"));
         }
     }
 }

@@ -5,7 +5,7 @@ use elf_eval::evaluation::name;
 use elf_eval::report::{Axis, Chart, Column, GuideAxis, Plot, PlotKind, Row, RowKind, Section, Series, Table};
 
 use super::figures::{SHOWN, UNCONDITIONAL_METRICS, conditional_metrics, steps_label, unconditional_columns};
-use crate::reproduce::mini::samplers::{BLOCKS, CONDITIONAL_BLOCKS, GUIDED, PAPER_SDE};
+use crate::reproduce::mini::samplers::Sampler;
 use crate::reproduce::mini::settings::{Model, STEPS, TASKS, Task, Writer};
 use crate::reproduce::mini::texts::System;
 use crate::reproduce::mini::{Mini, names};
@@ -13,13 +13,8 @@ use crate::reproduce::results::Results;
 use crate::reproduce::stage::StageName;
 
 /// The systems of unconditional text, in the order of legends.
-const WRITERS: [Writer; 5] = [
-    Writer::Plain(Model::Elf),
-    Writer::Guided,
-    Writer::Plain(Model::Blocks),
-    Writer::Plain(Model::Mdlm),
-    Writer::Plain(Model::Gpt2),
-];
+const WRITERS: [Writer; 4] =
+    [Writer::Plain(Model::Elf), Writer::PaperSampler, Writer::Plain(Model::Mdlm), Writer::Plain(Model::Gpt2)];
 
 /// The section of unconditional text.
 pub fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
@@ -27,7 +22,7 @@ pub fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
     let systems: Vec<System> = mini.systems(task).into_iter().map(|(system, _)| system).collect();
     let data = results.evaluation(&names::test_texts())?;
     let mut table = Table::new(
-        "Package descriptions from nothing. The judge is a GPT-2 trained longer on the same training texts and used for nothing else. \
+        "Definitions from nothing. The judge is a GPT-2 trained on the same training texts and used for nothing else. \
          Entropy in nats; repeats: share of texts with a 5-gram of words twice; copied run: words of the longest run that a training text \
          has too, on average; copies: share of texts that are training texts. ± is the standard error over seeds. Only systems whose \
          entropy is at most 5% under the data's compete.",
@@ -66,28 +61,27 @@ pub fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
         .collect();
     Ok(Section::new(task.title)
         .paragraph(format!(
-            "First sentences of Debian's package descriptions, of at most 31 tokens, none twice. ELF is sampled with {PAPER_SDE}; \
-             guided, with {} and, as its guide, the ablations' run of the same recipe ({} passes), which doubles the cost of a step; the model that \
-             writes token by token, trained for {} passes and with a further table of the vocabulary's size, with {BLOCKS}; MDLM by ancestral sampling; GPT-2 at temperature 1.",
-            GUIDED,
-            mini.scale.ablation_epochs,
-            mini.scale.block_epochs[0]
+            "WordNet's definitions of at most 18 words. ELF and MDLM write all words at once. ELF is sampled with {}, and once with the paper's \
+             sampler, {}; MDLM by ancestral sampling; GPT-2 at temperature 1. Passes over the training texts: {} each, GPT-2's the best of {}.",
+            Sampler::definitions(),
+            Sampler::paper_sde(),
+            mini.scale.epochs[0],
+            mini.scale.gpt2_epochs.min(mini.scale.epochs[0]),
         ))
+        .with(results.samples(&format!("What they write ({STEPS} steps)"), &shown, SHOWN)?)
         .with(table)
         .with(
             Plot::new("frontier", "Perplexity and entropy", PlotKind::Scatter(frontier)).caption(
                 "Lower is better only at the data's entropy: text of little variety is easy to predict. Numbers are steps.",
             ),
         )
-        .with(Plot::new("steps", "Quality against steps", PlotKind::Lines(quality)).caption("GPT-2 needs one step for each token."))
-        .with(results.samples(&format!("What they write ({STEPS} steps)"), &shown, SHOWN)?))
+        .with(Plot::new("steps", "Quality against steps", PlotKind::Lines(quality)).caption("GPT-2 needs one step for each token.")))
 }
 
 /// The section of a conditional task.
 pub fn conditional(mini: &Mini, task: &Task, results: &Results) -> Result<Section> {
     let systems: Vec<System> = mini.systems(task).into_iter().map(|(system, _)| system).collect();
     let (metrics, _) = conditional_metrics(task);
-    let passes = TASKS.iter().zip(mini.scale.block_epochs).find(|(of, _)| of.name == task.name).map_or(0.0, |(_, n)| n);
     let columns = std::iter::once(Column::new("system")).chain(metrics.iter().map(|&metric| {
         if metric == name::LENGTH { Column::new("words").decimals(1) } else { Column::higher(metric).decimals(2) }
     }));
@@ -95,8 +89,10 @@ pub fn conditional(mini: &Mini, task: &Task, results: &Results) -> Result<Sectio
     let mut table = Table::new(
         format!(
             "The test split; equal sizes, data and passes over the data, except for ELF, token by token: it has a further table of the \
-             vocabulary's size, made {passes} passes and is sampled with {CONDITIONAL_BLOCKS}. ± is the standard error over seeds, \
-             brackets are 95% of a bootstrap over examples."
+             vocabulary's size, made {} passes and is sampled with {}. ± is the standard error over seeds, brackets are 95% of a bootstrap \
+             over examples.",
+            mini.scale.block_epochs,
+            Sampler::blocks(task)
         ),
         columns,
     );

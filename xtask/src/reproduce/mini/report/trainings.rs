@@ -4,20 +4,20 @@ use anyhow::Result;
 use elf_eval::report::{Axis, Block, Cell, Chart, Column, Number, Plot, PlotKind, Row, Section, Series, Table};
 
 use super::figures::{UNCONDITIONAL_METRICS, steps, unconditional_columns};
-use crate::reproduce::mini::samplers::{FEW_STEPS, PAPER_SDE};
-use crate::reproduce::mini::settings::{COMPARED, Model, STEPS, TASKS};
+use crate::reproduce::mini::samplers::Sampler;
+use crate::reproduce::mini::settings::{ABLATIONS, COMPARED, Model, STEPS, TASKS, Writer};
 use crate::reproduce::mini::{Mini, names};
 use crate::reproduce::results::Results;
 
 /// The section of the ablations.
-pub fn ablations(mini: &Mini, results: &Results) -> Result<Section> {
+pub fn ablations(epochs: f64, results: &Results) -> Result<Section> {
     let mut columns = unconditional_columns();
     columns.insert(1, Column::lower("validation loss").decimals(3));
     columns[0] = Column::new("change");
     let mut table = Table::new(
         format!(
-            "One change each, {} passes over the training texts, sampled with {PAPER_SDE} in {STEPS} steps.",
-            mini.scale.ablation_epochs
+            "One change each, {epochs} passes over the training texts, sampled with {} in {STEPS} steps.",
+            Sampler::definitions()
         ),
         columns,
     );
@@ -25,11 +25,11 @@ pub fn ablations(mini: &Mini, results: &Results) -> Result<Section> {
         "Losses with other latents, other predictions or other shares of decode rows cannot be compared with this one: compare the samples.",
     );
     let mut heading = "";
-    for ablation in mini.scale.ablations {
+    for ablation in ABLATIONS {
         let evaluation = results.evaluation(&names::ablation_texts(ablation))?;
         let mut row = Row::of_evaluation(ablation.label, &evaluation, &UNCONDITIONAL_METRICS);
         let loss = results.last(&names::ablation(ablation), "validation_loss")?;
-        let comparable = !["encoder", "decode share"].contains(&ablation.group);
+        let comparable = !["encoder", "prediction", "decode rows"].contains(&ablation.group);
         row.cells.insert(
             1,
             loss.map_or(Cell::Empty, |loss| {
@@ -43,39 +43,38 @@ pub fn ablations(mini: &Mini, results: &Results) -> Result<Section> {
         }
         table = table.row(row);
     }
-    Ok(Section::new("Ablations on the descriptions").with(table))
+    Ok(Section::new("Ablations on the definitions").with(table))
 }
 
-/// The section of distilled students.
+/// The section of the distilled student.
 pub fn distillation(mini: &Mini, results: &Results) -> Result<Section> {
-    let students = mini.students();
     let mut table = Table::new(
         format!(
-            "Progressive distillation: students of the model of descriptions and their teacher at the same steps, both sampled with {FEW_STEPS}. \
-             Each round took {} passes over the training texts.",
-            mini.scale.distillation_epochs
+            "A student that learned its teacher's runs from noise, for 4 steps, in {} steps of training. It is sampled with {}, its teacher with {}, \
+             which takes twice as many passes for each step.",
+            mini.scale.distillation_steps,
+            Sampler::few_steps(),
+            Sampler::definitions()
         ),
         unconditional_columns(),
     );
+    let students = mini.students().into_iter().map(|(n, stage)| (n, stage.name)).collect::<Vec<_>>();
+    let teacher = mini.scale.steps.iter().map(|&n| (n, names::texts(&TASKS[0], Writer::Plain(Model::Elf), Some(n))));
     let mut chart = Chart::new(Axis::log("steps"), Axis::log("Gen. PPL"));
-    for (own, label) in [(true, "students"), (false, "teacher")] {
+    for (label, texts) in [("student", students), ("teacher", teacher.collect())] {
         let mut points = Vec::new();
-        let mut first = true;
-        for student in students.iter().filter(|student| student.is_student == own) {
-            let stage = &student.texts.name;
+        for (number, (n, stage)) in texts.iter().enumerate() {
             let evaluation = results.evaluation(stage)?;
-            let row = Row::of_evaluation(steps(student.steps), &evaluation, &UNCONDITIONAL_METRICS);
-            table = table.row(if first { row.group(label) } else { row });
-            first = false;
+            let row = Row::of_evaluation(steps(*n), &evaluation, &UNCONDITIONAL_METRICS);
+            table = table.row(if number == 0 { row.group(label) } else { row });
             let collapsed = evaluation.is_collapsed();
-            points.extend(results.quality_point(stage, student.steps)?.map(|point| point.collapsed(collapsed)));
+            points.extend(results.quality_point(stage, *n)?.map(|point| point.collapsed(collapsed)));
         }
         chart = chart.series(Series::new(label, points));
     }
-    Ok(Section::new("Few steps").with(table).with(
-        Plot::new("distilled", "Students and teacher", PlotKind::Lines(chart))
-            .caption("Each student has a step count of its own."),
-    ))
+    Ok(Section::new("Few steps")
+        .with(table)
+        .with(Plot::new("distilled", "Student and teacher", PlotKind::Lines(chart)).caption("Steps of sampling.")))
 }
 
 /// The section of held-out losses.
