@@ -101,7 +101,6 @@ fn settings_that_make_no_model() {
     let translation = Materials::translation();
     refused(translation, &["max_input_length=22"], &["max_input_length 22", "max_length 22"]);
     refused(translation, &["learned_latents=true"], &["learned_latents", "unconditional"]);
-    refused(materials, &["learned_latents=true", "objective=gpt2"], &["learned_latents", "no latents"]);
     refused(materials, &["learned_latents=true", "causal_latents=true"], &["causal_latents", "learned_latents"]);
 }
 

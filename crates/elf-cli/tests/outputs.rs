@@ -74,7 +74,6 @@ fn no_command_writes_over_what_it_reads() {
         (&["probe", &model, "--data", &shard, "-o", &shard], &shards),
         (&["convert", &format!("{encoder}/model.safetensors"), &format!("{encoder}/model.safetensors")], &encoder),
         (&["export", &model, &model], &model),
-        (&["encoder", "table", "--from", &encoder, "--output", &encoder, "--overwrite"], &encoder),
     ] {
         refused(args, input);
     }

@@ -17,8 +17,8 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
     let encoder = materials.copy("encoder", folder);
     let samples = within(folder, "samples.jsonl");
     fs::write(&samples, "{\"text\": \"A dog finds the cat\", \"reference\": \"A dog finds a cat\"}\n").unwrap();
-    let [vocabulary, prepared, selected, table] =
-        ["vocabulary", "prepared", "selected.jsonl", "table"].map(|name| within(folder, name));
+    let [vocabulary, prepared, selected, random] =
+        ["vocabulary", "prepared", "selected.jsonl", "random"].map(|name| within(folder, name));
     let lines: [&[&str]; 13] = [
         &["--help"],
         &["sample", "--help"],
@@ -35,7 +35,7 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
         &["probe", &model, "--data", &shards, "--limit", "8", "--times", "0.5"],
     ];
     let encoders: [&[&str]; 2] = [
-        &["encoder", "table", "--from", &encoder, "--output", &table],
+        &["encoder", "init", "--tokenizer", &tokenizer, "--output", &random],
         &["encoder", "stats", &encoder, "--data", &shards],
     ];
     let owned = |line: &&[&str]| line.iter().map(|&word| word.to_owned()).collect();

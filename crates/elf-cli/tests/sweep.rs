@@ -76,7 +76,6 @@ impl Files {
                 ]
                 .concat(),
             ),
-            ("encoder table", vec![("from", encoder), ("output", NEW)]),
             ("encoder cut", vec![("source", bert), ("layers", "1"), ("output", NEW)]),
             ("encoder stats", vec![("encoder", encoder), ("data", "{shards}"), ("rows", "8")]),
             ("train", vec![("config", "{config.yml}"), ("output", NEW), ("plan", "")]),

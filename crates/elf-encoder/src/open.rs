@@ -26,12 +26,15 @@ pub const BUILTIN: &[Family] = &[
 ];
 
 fn open_t5(source: &EncoderSource, device: Device, precision: Precision) -> Result<Box<dyn TextEncoder>> {
-    if let Some(layer) = source.layer {
-        return Err(Error::Layer(format!(
-            "{layer} cannot be taken of a T5, whose inner layers are not normalised: only its last output is supported"
-        )));
+    let encoder = T5Encoder::load_with(&source.folder, source.weights(), device, precision)?;
+    match source.layer {
+        None => Ok(Box::new(encoder)),
+        Some(0) => Ok(Box::new(encoder.token_table()?)),
+        Some(layer) => Err(Error::Layer(format!(
+            "{layer} cannot be taken of a T5, whose inner layers are not normalised: only 0, its token table, and its last output \
+             are supported"
+        ))),
     }
-    Ok(Box::new(T5Encoder::load_with(&source.folder, source.weights(), device, precision)?))
 }
 
 /// Opens a frozen encoder of the family that `model_type` in its `config.json` names; a file without one is T5's.

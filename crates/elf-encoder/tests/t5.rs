@@ -6,7 +6,7 @@ use std::path::Path;
 
 use elf_core::tensorfile::{self, TensorFile};
 use elf_core::{ParamBuilder, Precision};
-use elf_encoder::{EncoderMask, FeedForward, T5Config, T5Encoder, TextEncoder};
+use elf_encoder::{EncoderMask, EncoderSource, FeedForward, T5Config, T5Encoder, TextEncoder, open_encoder};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -282,6 +282,23 @@ fn a_token_table_knows_no_context_and_survives_its_file() {
     let row = encoder.params().get("shared.weight").unwrap().tensor.select(0, 5);
     let normal = &row / (row.square().mean(Kind::Float) + config.layer_norm_epsilon).sqrt();
     assert!((latents.select(1, 0) - normal).abs().max().double_value(&[]) < 1e-5);
+}
+
+/// Of a T5's layers only the table can be named.
+#[test]
+fn layer_0_is_the_token_table() {
+    let encoder = encoder(7, FeedForward::Relu);
+    let folder = tempfile::tempdir().unwrap();
+    encoder.save(folder.path()).unwrap();
+    let open = |layer| {
+        let source = EncoderSource { layer: Some(layer), ..EncoderSource::folder(folder.path()) };
+        open_encoder(&source, Device::Cpu, Precision::F32)
+    };
+    let ids = ids(4, 2, 5);
+    let expected = encoder.token_table().unwrap().encode(&ids, EncoderMask::None).unwrap();
+    assert!(open(0).unwrap().encode(&ids, EncoderMask::None).unwrap().equal(&expected));
+    let refused = open(1).err().unwrap().to_string();
+    assert!(refused.contains("encoder_layer 1") && refused.contains("token table"), "{refused}");
 }
 
 #[test]

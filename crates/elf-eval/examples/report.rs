@@ -30,7 +30,7 @@ fn report() -> Report {
             revision: "0f3c2e1 (clean)".into(),
             preset: "mini".into(),
             command: "cargo xtask reproduce mini".into(),
-            configs: [("definitions.yml", "9b1c0e5d7a4f"), ("mini-de-en.yml", "17f0a9c2be33")]
+            configs: [("definitions.yml", "9b1c0e5d7a4f"), ("de-en.yml", "17f0a9c2be33")]
                 .map(|(name, hash)| ConfigHash { name: name.into(), hash: hash.into() })
                 .into(),
             stages: [

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use elf_lm::Silent;
-use elf_lm::encoder::{Destination, init, table};
+use elf_lm::encoder::{Destination, init};
 
 use super::encoder_args::SizeArgs;
 use super::encoder_cut::CutArgs;
@@ -22,8 +22,6 @@ pub enum EncoderCommand {
     /// Pre-train a T5 encoder on your own texts: spans are masked out, and a decoder, later discarded, learns to
     /// generate them.
     Train(Box<TrainArgs>),
-    /// Keep only the token embedding table of a T5 encoder: latents without context, for comparison.
-    Table(TableArgs),
     /// Cut layers and vocabulary of an encoder of the BERT family down to what a corpus needs.
     Cut(CutArgs),
     /// Measure the mean and standard deviation of an encoder's latents on a corpus; training normalises by them.
@@ -48,24 +46,10 @@ pub struct InitArgs {
     overwrite: bool,
 }
 
-#[derive(Debug, Args)]
-pub struct TableArgs {
-    /// The encoder's folder, or a Hugging Face id.
-    #[arg(long)]
-    from: PathBuf,
-    /// The folder to write config.json, model.safetensors and tokenizer.json to.
-    #[arg(long)]
-    output: PathBuf,
-    /// Overwrite another encoder in --output, including statistics measured on it.
-    #[arg(long)]
-    overwrite: bool,
-}
-
 pub fn run(command: EncoderCommand) -> Result<ExitCode> {
     match command {
         EncoderCommand::Init(args) => run_init(args),
         EncoderCommand::Train(args) => super::encoder_train::run(*args),
-        EncoderCommand::Table(args) => run_table(args),
         EncoderCommand::Cut(args) => super::encoder_cut::run(args),
         EncoderCommand::Stats(args) => super::encoder_stats::run(&args),
     }
@@ -76,12 +60,5 @@ fn run_init(args: InitArgs) -> Result<ExitCode> {
     let to = Destination { folder, overwrite };
     let parameters = init(&sizes.sizes(), &tokenizer, seed, &to, &hub::host(&mut Silent))?;
     out!("a T5 encoder with {parameters} random parameters; written to {}", to.folder.display())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn run_table(args: TableArgs) -> Result<ExitCode> {
-    let to = Destination { folder: args.output, overwrite: args.overwrite };
-    let numbers = table(&args.from, &to, &hub::host(&mut Silent))?;
-    out!("a table of {numbers} numbers; written to {}", to.folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,28 @@ impl RunConfig {
         check_combinations(self)?;
         check_estimates(self)
     }
+
+    /// The settings without those of latents if the objective is a baseline's, which has none, so that one configuration does for all; and the
+    /// names of those that were set.
+    pub fn of_objective(&self) -> (Self, Vec<&'static str>) {
+        let mut config = self.clone();
+        if config.objective == ObjectiveName::Elf {
+            return (config, Vec::new());
+        }
+        let mut idle = Vec::new();
+        macro_rules! reset {
+            ($group:ident: $($key:ident),*) => {
+                let usual = Self::default().$group;
+                $(if config.$group.$key != usual.$key {
+                    config.$group.$key = usual.$key;
+                    idle.push(stringify!($key));
+                })*
+            };
+        }
+        reset!(network: learned_latents, causal_latents, block_size, context_table, vocab_head_norm, word_guide_dims);
+        reset!(decoder: decoder_clean_condition, decoder_estimate_prob);
+        (config, idle)
+    }
 }
 
 /// Refuses numbers outside their range.
@@ -140,22 +162,6 @@ fn check_combinations(config: &RunConfig) -> Result<()> {
             setting("group_by_length"),
             "group_by_length needs pad_token: pad, since padding that is learned cannot be cut off"
         );
-    }
-    if config.objective != ObjectiveName::Elf {
-        for (key, set) in [
-            ("learned_latents", config.network.learned_latents),
-            ("causal_latents", config.network.causal_latents),
-            ("block_size", config.network.block_size.is_some()),
-            ("context_table", config.network.context_table),
-            ("vocab_head_norm", config.network.vocab_head_norm),
-            ("word_guide_dims", config.network.word_guide_dims != 0),
-            ("decoder_clean_condition", config.decoder.decoder_clean_condition),
-            ("decoder_estimate_prob", config.decoder.decoder_estimate_prob != 0.0),
-        ] {
-            if set {
-                fail!(setting(key), "{key} belongs to objective elf: the baselines have no latents. Leave it out");
-            }
-        }
     }
     Ok(())
 }

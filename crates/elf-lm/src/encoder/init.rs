@@ -67,16 +67,3 @@ pub fn init(sizes: &EncoderSizes, tokenizer: &Path, seed: u64, to: &Destination,
     to.write(&tokenizer, |folder| Ok(encoder.save(folder)?))?;
     Ok(encoder.params().numel())
 }
-
-/// Keeps of a T5 encoder, a folder or Hugging Face id, only the token table: latents without context, for comparison. Returns its
-/// numbers.
-///
-/// # Errors
-/// If the encoder or its tokenizer cannot be read, or the destination cannot be written to.
-pub fn table(from: &Path, to: &Destination, host: &Host) -> Result<u64> {
-    let folder = host.locate(from, What::Encoder)?;
-    let tokenizer = Tokenizer::load(host.locate(from, What::Tokenizer)?)?;
-    let table = T5Encoder::load(&folder, Device::Cpu, Precision::F32)?.token_table()?;
-    to.write(&tokenizer, |folder| Ok(table.save(folder)?))?;
-    Ok(table.params().numel())
-}

@@ -16,7 +16,7 @@ pub use corpus::CorpusText;
 pub use cut::{CutEncoder, CutSettings, cut};
 pub use elf_encoder::FeedForward;
 pub use folder::Destination;
-pub use init::{EncoderSizes, init, table};
+pub use init::{EncoderSizes, init};
 pub use measure::{
     LatentMeasurement, MeasureSettings, NoiseProposal, WordsTold, check_configuration, measure,
     write_into_configuration,

@@ -101,6 +101,11 @@ impl TrainingRun {
                 host.note(line);
             }
         };
+        let (config, idle) = config.of_objective();
+        let config = &config;
+        if !idle.is_empty() {
+            note(format!("no effect: {}, since this objective has no latents", idle.join(", ")));
+        }
         config.check_output(None)?;
         let inputs = TrainingInputs::load(config, device, host)?;
         let plan = inputs.plan(config, device, world as usize)?;

@@ -3,16 +3,6 @@
 use super::settings::{Ablation, Encoder, Model, Task, Writer};
 use crate::reproduce::stage::StageName;
 
-/// The tokenizer for English and German.
-pub fn tokenizer() -> StageName {
-    "corpus/tokenizer".into()
-}
-
-/// The encoder for German and English.
-pub fn pretrained() -> StageName {
-    "encoder/pretrained".into()
-}
-
 /// An encoder that an ablation has in place of its task's own.
 pub fn other_encoder(encoder: Encoder) -> Option<StageName> {
     match encoder {
@@ -25,6 +15,29 @@ pub fn other_encoder(encoder: Encoder) -> Option<StageName> {
 /// The texts and tokens of a task.
 pub fn data(task: &Task) -> StageName {
     format!("data/{}", task.name).into()
+}
+
+/// The halves of a task's training data.
+pub fn halves(task: &Task) -> StageName {
+    format!("data/{}-halves", task.name).into()
+}
+
+/// The training of a teacher of sequences on one half.
+pub fn teacher(task: &Task, half: usize) -> StageName {
+    format!("train/{}-teachers/{half}", task.name).into()
+}
+
+/// What the teachers make of the other half each.
+pub fn distilled_data(task: &Task) -> StageName {
+    format!("data/{}-distilled", task.name).into()
+}
+
+/// What a model learns.
+pub fn training_data(task: &Task, model: Model) -> StageName {
+    match model {
+        Model::Elf | Model::Mdlm if task.distilled => distilled_data(task),
+        _ => data(task),
+    }
 }
 
 /// The GPT-2 that judges perplexity.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::settings::Task;
+use super::settings::{CANDIDATES, Task};
 
 /// A way to draw texts from a trained model: words for `elf sample`, and what they cost.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,18 +60,21 @@ impl Sampler {
         Self::costing(1.0, 1.0).with("--sampler", "ode").with("--self-cond-cfg-scale", SELF_GUIDANCE)
     }
 
-    /// The setting of `models/definitions`: every step runs the network and its guide.
-    pub fn definitions() -> Self {
-        Self::of_file("definitions", 2.0)
+    /// The usual setting of ELF on a task: with a guide, every step is two passes.
+    pub fn of(task: &Task) -> Self {
+        match task.sampling {
+            Some(name) => Self::of_file(name, if task.condition.is_none() { 2.0 } else { 1.0 }),
+            None => Self::paper_conditional(),
+        }
     }
 
-    /// The setting of its students.
+    /// The setting of the student of definitions.
     pub fn few_steps() -> Self {
         Self::of_file("definitions-few", 1.0)
     }
 
     /// The paper's sampler of conditional tasks.
-    pub fn paper_conditional() -> Self {
+    fn paper_conditional() -> Self {
         Self::costing(1.0, 2.0).with("--sampler", "ode").with("--cfg", 2).with("--self-cond-cfg-scale", 1)
     }
 
@@ -94,6 +97,12 @@ impl Sampler {
     /// The same under a condition, with beam search.
     pub fn beam(width: u64) -> Self {
         Self::costing(4.0, 0.0).with("--beam", width)
+    }
+
+    /// With the likest of several candidates, of several lengths.
+    pub fn of_candidates(self) -> Self {
+        let (once, each) = (self.once * CANDIDATES as f64, self.each * CANDIDATES as f64);
+        Self { once, each, ..self.with("--mbr", CANDIDATES) }
     }
 
     /// Whether texts depend on the seed. Those of beam search do not.
@@ -124,6 +133,7 @@ impl fmt::Display for Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reproduce::mini::settings::TASKS;
 
     #[test]
     fn samplers_are_words_of_elf_sample() {
@@ -132,7 +142,7 @@ mod tests {
             "--sampler sde --sde-gamma 1.5 --self-cond-cfg-scale 3 --steps 32"
         );
         assert_eq!(
-            Sampler::definitions().with("--guide-scale", 1).in_steps(4).to_string(),
+            Sampler::of(&TASKS[0]).with("--guide-scale", 1).in_steps(4).to_string(),
             "--sampling-config configs/sampling/definitions.yml --guide-scale 1 --steps 4"
         );
         assert_eq!(Sampler::beam(4).to_string(), "--beam 4");
@@ -143,7 +153,8 @@ mod tests {
     #[test]
     fn guidance_costs_a_second_pass() {
         assert_eq!(Sampler::paper_sde().in_steps(10).passes(), 11.0);
-        assert_eq!(Sampler::definitions().in_steps(10).passes(), 21.0);
+        assert_eq!(Sampler::of(&TASKS[0]).in_steps(10).passes(), 21.0);
+        assert_eq!(Sampler::masked().in_steps(8).of_candidates().passes(), 80.0);
         assert!(!Sampler::beam(1).draws() && Sampler::ancestral().draws());
     }
 }

@@ -1,5 +1,7 @@
 //! Settings of the preset `mini`: the scale, the tasks, the models that are compared, and the ablations.
 
+use std::path::{Path, PathBuf};
+
 /// Settings of a training: keys with their values.
 pub type Settings = &'static [(&'static str, &'static str)];
 
@@ -8,12 +10,12 @@ pub type Settings = &'static [(&'static str, &'static str)];
 pub struct Scale {
     /// Every how many of the training rows of each task are kept.
     pub every_nth: u64,
-    /// Steps of the pre-training of the encoder for German and English; none takes the encoder of the repository.
-    pub encoder_steps: Option<u64>,
     /// Passes over the data of each model except those that write token by token, in the order of [`TASKS`].
     pub epochs: [f64; 3],
     /// The most passes of a GPT-2, which learns by heart sooner: its best evaluation is kept.
     pub gpt2_epochs: f64,
+    /// How a GPT-2 translates what other models learn.
+    pub teaching: &'static [&'static str],
     /// Passes over the data of each model that writes token by token.
     pub block_epochs: f64,
     /// Passes over the definitions of each ablation.
@@ -41,9 +43,9 @@ pub struct Scale {
 /// Enough training for meaningful figures: most of a day on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     every_nth: 1,
-    encoder_steps: Some(1500),
     epochs: [18.0, 8.0, 6.0],
     gpt2_epochs: 8.0,
+    teaching: &["--beam", "4"],
     block_epochs: 6.0,
     ablation_epochs: 1.5,
     judge_epochs: 4.0,
@@ -61,9 +63,10 @@ pub const FULL: Scale = Scale {
 /// what ELF can do.
 pub const QUICK: Scale = Scale {
     every_nth: 16,
-    encoder_steps: None,
     epochs: [0.3, 0.5, 0.3],
-    gpt2_epochs: 0.3,
+    gpt2_epochs: 0.5,
+    // What it has not learned yet is no translation, and in its likeliest form no text.
+    teaching: &["--temperature", "1"],
     block_epochs: 0.2,
     ablation_epochs: 0.25,
     judge_epochs: 0.5,
@@ -73,7 +76,7 @@ pub const QUICK: Scale = Scale {
     test_rows: Some(16),
     steps: &[4, 32],
     sampler_study: false,
-    settings: &[("warmup_steps", "4"), ("ema_decay1", "0.8"), ("eval_rows", "64")],
+    settings: &[("warmup_steps", "2"), ("ema_decay1", "0.8"), ("eval_rows", "64")],
     distillation_settings: &[("batch_size", "16"), ("eval_rows", "16"), ("warmup_steps", "1")],
 };
 
@@ -88,14 +91,21 @@ pub struct Task {
     pub corpus: &'static str,
     /// The configuration of ELF and its baselines.
     pub config: &'static str,
-    /// The folder of its encoder, if that is in the repository for good; none is the encoder for German and English.
-    pub encoder: Option<&'static str>,
+    /// The file in `configs/sampling` that ELF is sampled with; none is the paper's setting for conditional tasks.
+    pub sampling: Option<&'static str>,
+    /// The folder of its encoder and tokenizer.
+    pub encoder: &'static str,
     /// The column to generate from, if any.
     pub condition: Option<&'static str>,
     /// The column to generate.
     pub target: &'static str,
     /// Further words for `elf data select`.
     pub select: &'static [&'static str],
+    /// Further training pairs: `data/<corpus>-train.parquet`.
+    pub more: &'static [&'static str],
+    /// Whether models that write all words at once learn translations of the training sources by GPT-2s that have not seen them,
+    /// in place of the real ones (Kim and Rush 2016, arXiv 1606.07947).
+    pub distilled: bool,
     /// Every how many of the rows that remain are kept.
     pub every_nth: u64,
     /// Settings of the baselines.
@@ -104,10 +114,24 @@ pub struct Task {
     pub ending: Settings,
     /// Whether ELF that writes token by token is compared, too.
     pub blocks: bool,
+    /// Whether ELF that writes all words at once begins as that one.
+    pub from_blocks: bool,
     /// Rows to train on, for estimates.
     pub rows: f64,
     /// Positions of a row.
     pub positions: f64,
+}
+
+impl Task {
+    /// The weights of its encoder.
+    pub fn weights(&self) -> PathBuf {
+        Path::new(self.encoder).join("model.safetensors")
+    }
+
+    /// The file of its tokenizer.
+    pub fn tokenizer(&self) -> PathBuf {
+        Path::new(self.encoder).join("tokenizer.json")
+    }
 }
 
 /// The three tasks.
@@ -117,20 +141,19 @@ pub const TASKS: [Task; 3] = [
         title: "Unconditional text: definitions of a dictionary",
         corpus: "definitions",
         config: "configs/definitions.yml",
-        encoder: Some("models/minilm-l3"),
+        sampling: Some("definitions"),
+        encoder: "models/minilm-l3",
         condition: None,
         target: "definition",
         select: &[],
+        more: &[],
+        distilled: false,
         every_nth: 1,
         // A constant rate with a fall at the end, as ELF's own.
-        baselines: &[
-            ("word_guide_dims", "0"),
-            ("lr_schedule", "wsd"),
-            ("lr_decay_share", "0.15"),
-            ("ema_decay1", "0.999"),
-        ],
+        baselines: &[("lr_schedule", "wsd"), ("lr_decay_share", "0.15"), ("ema_decay1", "0.999")],
         ending: &[("lr_schedule", "wsd"), ("lr_decay_share", "0.12"), ("decoder_estimate_prob", "0.5")],
         blocks: false,
+        from_blocks: false,
         rows: 86_073.0,
         positions: 13.0,
     },
@@ -138,31 +161,39 @@ pub const TASKS: [Task; 3] = [
         name: "de-en",
         title: "Translation: German to English",
         corpus: "de-en",
-        config: "configs/mini-de-en.yml",
-        encoder: None,
+        config: "configs/de-en.yml",
+        sampling: Some("de-en"),
+        encoder: "models/mini-encoder",
         condition: Some("de"),
         target: "en",
         select: &["--unique", "de", "--unique", "en", "--max-tokens", "de=31", "--max-tokens", "en=31"],
+        more: &["help-de-en"],
+        distilled: true,
         every_nth: 1,
-        baselines: &[],
+        baselines: &[("init_from", "null")],
         ending: &[],
         blocks: true,
-        rows: 21_711.0,
-        positions: 64.0,
+        from_blocks: true,
+        rows: 44_868.0,
+        positions: 30.0,
     },
     Task {
         name: "summaries",
         title: "One-sentence summaries of package descriptions",
         corpus: "descriptions",
         config: "configs/mini-summaries.yml",
-        encoder: None,
+        sampling: None,
+        encoder: "models/mini-encoder",
         condition: Some("description"),
         target: "synopsis",
         select: &["--unique", "description", "--unique", "synopsis", "--max-tokens", "synopsis=23"],
+        more: &[],
+        distilled: false,
         every_nth: 2,
         baselines: &[],
         ending: &[],
         blocks: true,
+        from_blocks: false,
         rows: 28_128.0,
         positions: 64.0,
     },
@@ -271,6 +302,8 @@ pub enum Writer {
     Plain(Model),
     /// ELF with the paper's sampler, where its usual one is another.
     PaperSampler,
+    /// The one of [`CANDIDATES`] that is most like the others, by a model with its usual sampler.
+    Candidates(Model),
     /// GPT-2 with beam search of this width.
     Beam(u64),
 }
@@ -279,7 +312,7 @@ impl Writer {
     /// The model that it samples.
     pub fn model(self) -> Model {
         match self {
-            Self::Plain(model) => model,
+            Self::Plain(model) | Self::Candidates(model) => model,
             Self::PaperSampler => Model::Elf,
             Self::Beam(_) => Model::Gpt2,
         }
@@ -291,6 +324,7 @@ impl Writer {
             Self::Plain(Model::Blocks) => "elf-blocks".to_owned(),
             Self::Plain(model) => model.name().to_owned(),
             Self::PaperSampler => "elf-paper-sampler".to_owned(),
+            Self::Candidates(model) => format!("{}-of-{CANDIDATES}", model.name()),
             Self::Beam(width) => format!("gpt2-beam-{width}"),
         }
     }
@@ -300,16 +334,17 @@ impl Writer {
         match self {
             Self::Plain(model) => model.label().to_owned(),
             Self::PaperSampler => "ELF, the paper's sampler".to_owned(),
+            Self::Candidates(model) => format!("{}, likest of {CANDIDATES}", model.label()),
             Self::Beam(width) => format!("GPT-2, beam {width}"),
         }
     }
 }
 
-/// The encoder for German and English in the repository.
-pub const SHIPPED_ENCODER: &str = "models/mini-encoder";
-
 /// The number of steps of every stage that does not compare numbers of steps.
 pub const STEPS: u64 = 32;
+
+/// Candidates of minimum Bayes risk.
+pub const CANDIDATES: u64 = 10;
 
 /// The steps of the student as it is sampled; its distillation is for the second of them.
 pub const STUDENT_STEPS: [u64; 3] = [2, 4, 8];
@@ -317,7 +352,7 @@ pub const STUDENT_STEPS: [u64; 3] = [2, 4, 8];
 /// Weights of blocks and heads of the networks of the preset, each used once for a position; for estimates.
 pub const WEIGHTS: f64 = 5.5e6;
 
-/// The size of encoders.
+/// The size of encoders with random weights.
 pub const ENCODER_SIZE: [(&str, &str); 6] = [
     ("--d-model", "256"),
     ("--d-kv", "64"),
@@ -326,7 +361,3 @@ pub const ENCODER_SIZE: [(&str, &str); 6] = [
     ("--num-layers", "4"),
     ("--feed-forward", "gated-gelu"),
 ];
-
-/// The recipe of the encoder's pre-training.
-pub const ENCODER_RECIPE: [(&str, &str); 4] =
-    [("--decoder-layers", "2"), ("--lr", "0.012"), ("--embedding-lr", "0.1"), ("--seed", "0")];

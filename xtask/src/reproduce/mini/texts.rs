@@ -126,18 +126,23 @@ impl Mini<'_> {
         let mut samplers: Vec<(Writer, Sampler)> = Vec::new();
         if task.condition.is_none() {
             for (writer, sampler) in
-                [(Writer::Plain(Model::Elf), Sampler::definitions()), (Writer::Plain(Model::Mdlm), Sampler::masked())]
+                [(Writer::Plain(Model::Elf), Sampler::of(&TASKS[0])), (Writer::Plain(Model::Mdlm), Sampler::masked())]
             {
                 samplers.extend(self.scale.steps.iter().map(|&steps| (writer, sampler.clone().in_steps(steps))));
             }
             samplers.push((Writer::PaperSampler, Sampler::paper_sde().in_steps(STEPS)));
             samplers.push((Writer::Plain(Model::Gpt2), Sampler::ancestral()));
         } else {
-            samplers.push((Writer::Plain(Model::Elf), Sampler::paper_conditional().in_steps(STEPS)));
+            for (model, sampler) in [(Model::Elf, Sampler::of(task)), (Model::Mdlm, Sampler::masked())] {
+                let sampler = sampler.in_steps(STEPS);
+                samplers.push((Writer::Plain(model), sampler.clone()));
+                if task.distilled {
+                    samplers.push((Writer::Candidates(model), sampler.of_candidates()));
+                }
+            }
             if task.blocks {
                 samplers.push((Writer::Plain(Model::Blocks), Sampler::blocks(task)));
             }
-            samplers.push((Writer::Plain(Model::Mdlm), Sampler::masked().in_steps(STEPS)));
             samplers.extend([1, 4].map(|width| (Writer::Beam(width), Sampler::beam(width))));
         }
         samplers.into_iter().map(|(writer, sampler)| self.system(task, writer, sampler)).collect()
@@ -159,7 +164,7 @@ impl Mini<'_> {
 
     /// The setting in which the model of definitions is sampled, with one change each.
     pub(super) fn sampler_study(&self) -> Vec<Studied> {
-        let usual = Sampler::definitions;
+        let usual = || Sampler::of(&TASKS[0]);
         let flag = |group, flag: &str, value: f64| (group, value.to_string(), usual().with(flag, value));
         let mut settings = vec![("", "the usual setting".to_owned(), usual())];
         settings.extend([1.0, 1.5, 3.0].map(|scale| flag("word guide", "--guide-scale", scale)));
@@ -179,7 +184,7 @@ impl Mini<'_> {
     fn studied(&self, group: &'static str, value: String, sampler: Sampler) -> Studied {
         let task = &TASKS[0];
         let compared = [
-            (Sampler::definitions().in_steps(STEPS), Writer::Plain(Model::Elf)),
+            (Sampler::of(&TASKS[0]).in_steps(STEPS), Writer::Plain(Model::Elf)),
             (Sampler::paper_sde().in_steps(STEPS), Writer::PaperSampler),
         ];
         if let Some((_, writer)) = compared.into_iter().find(|(same, _)| *same == sampler) {
@@ -203,7 +208,7 @@ impl Mini<'_> {
             run: names::ablation(ablation),
             stage: names::ablation_texts(ablation),
             title: format!("texts of the ablation {}", ablation.name),
-            sampler: Sampler::definitions().in_steps(STEPS),
+            sampler: Sampler::of(&TASKS[0]).in_steps(STEPS),
         })
     }
 

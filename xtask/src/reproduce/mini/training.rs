@@ -1,207 +1,179 @@
-//! Stages that prepare data and train: encoders, the models that are compared, ablations and students.
-
-use std::ffi::OsString;
-use std::path::Path;
+//! Stages that train: the models that are compared, ablations and the student.
 
 use super::settings::{
-    ABLATIONS, Ablation, COMPARED, ENCODER_RECIPE, ENCODER_SIZE, ENDING_SHARE, Encoder, Model, Settings, TASKS, Task,
-    WEIGHTS,
+    ABLATIONS, Ablation, COMPARED, ENCODER_SIZE, ENDING_SHARE, Encoder, Model, Settings, TASKS, Task, WEIGHTS,
 };
 use super::{Mini, names};
-use crate::reproduce::stage::{Call, Cost, Stage, StageName, column_of};
+use crate::reproduce::stage::{Call, Cost, Stage, StageName};
 
-/// The files and columns of the texts that tokenizer and encoder are trained on.
-const CORPUS: [(&str, &str); 4] =
-    [("descriptions", "description"), ("descriptions", "synopsis"), ("de-en", "de"), ("de-en", "en")];
+/// A training with `elf train`.
+pub(super) struct Training<'a> {
+    pub(super) task: &'a Task,
+    pub(super) name: StageName,
+    pub(super) title: String,
+    pub(super) config: String,
+    /// The stage whose folder has the training data.
+    pub(super) data: StageName,
+    pub(super) epochs: f64,
+    /// Passes through the network for each position of the data.
+    pub(super) passes: f64,
+    /// Settings, as words for `elf train`; those of the scale come after them.
+    pub(super) settings: Call,
+    /// Settings of the last [`ENDING_SHARE`] of the passes, which a second call goes on with.
+    pub(super) ending: Settings,
+}
 
-impl Mini<'_> {
-    /// A tokenizer and an encoder from the training texts.
-    pub(super) fn pretraining(&self, steps: u64) -> [Stage; 2] {
-        let corpus = |call: Call, flag: &str, split: &str| {
-            CORPUS.iter().fold(call, |call, (corpus, column)| {
-                call.flag(flag, column_of(Path::new(&format!("data/{corpus}-{split}.parquet")), column))
-            })
-        };
-        let reading = |stage: Stage, split: &str| {
-            ["descriptions", "de-en"]
-                .iter()
-                .fold(stage, |stage, corpus| stage.reading(format!("data/{corpus}-{split}.parquet")))
-        };
-        let call = corpus(Call::new(["tokenizer", "train"]), "--text", "train")
-            .flag("--vocab-size", "8192")
-            .flag("--output", self.at(&names::tokenizer()).join("tokenizer.json"));
-        let tokenizer = Stage::new(names::tokenizer(), "a tokenizer for English and German descriptions")
-            .call(call)
-            .making("tokenizer.json")
-            .costing(Cost { seconds: 10.0, disk: 1e6, ..Cost::default() });
-        let call = corpus(Call::new(["encoder", "train"]), "--text", "train");
-        let call = corpus(call, "--validation", "validation")
-            .flag("--tokenizer", self.at(&names::tokenizer()))
-            .flag("--steps", steps.to_string())
-            .flags(&ENCODER_SIZE)
-            .flags(&ENCODER_RECIPE)
-            .flag("--output", self.at(&names::pretrained()).join("t5"))
-            .leaving("t5");
-        let encoder = Stage::new(names::pretrained(), "an encoder by span corruption")
-            .after(names::tokenizer())
-            .call(call)
-            .making("t5/model.safetensors")
-            .making("t5/latent_stats.json")
-            .costing(Cost { flops: steps as f64 * 2.5e11, seconds: 10.0, disk: 1e8, ..Cost::default() });
-        [reading(tokenizer, "train"), reading(reading(encoder, "train"), "validation")]
+impl Training<'_> {
+    /// With further settings.
+    pub(super) fn with(mut self, settings: Call) -> Self {
+        self.settings = self.settings.words(settings.words);
+        self
     }
 
-    /// The texts of a task and their tokens.
-    pub(super) fn data(&self, task: &Task) -> Stage {
-        let name = names::data(task);
-        let (at, tokenizer) = (self.at(&name), self.tokenizer(task));
-        let (columns, shards) = match task.condition {
-            None => (
-                Call::default().flag("--column", format!("{}=text", task.target)),
-                Call::default().flag("--target-column", "text").word("--eos-target"),
-            ),
-            Some(condition) => (
-                Call::default().flag("--column", condition).flag("--column", task.target),
-                Call::default()
-                    .flag("--condition-column", condition)
-                    .flag("--target-column", task.target)
-                    .words(["--eos-condition", "--eos-target"]),
-            ),
-        };
-        let mut stage = Stage::new(name, format!("texts and tokens of {}", task.name));
-        for split in ["train", "validation", "test"] {
-            let input = format!("data/{}-{split}.parquet", task.corpus);
-            let texts = at.join(split).with_extension("jsonl");
-            let mut call = Call::new(["data", "select"])
-                .flag("--input", &input)
-                .words(columns.words.clone())
-                .words(task.select.iter().copied());
-            if split == "train" {
-                call = call.flag("--every-nth", (task.every_nth * self.scale.every_nth).to_string());
-            } else {
-                call = call.flag("--every-nth", task.every_nth.to_string());
-                // Splits are by package family, but families share texts.
-                let (column, selected) = task.condition.map_or((task.target, "text"), |name| (name, name));
-                let mut without = OsString::from(format!("{column}="));
-                without.push(column_of(&at.join("train.jsonl"), selected));
-                call = call.flag("--without", without);
-            }
-            call = call.flag("--tokenizer", &tokenizer).flag("--output", &texts);
-            stage = stage.reading(&input).making(format!("{split}.jsonl")).call(call);
-            if split != "test" {
-                let call = Call::new(["data", "prepare"])
-                    .flag("--input", texts)
-                    .words(shards.words.clone())
-                    .flag("--tokenizer", &tokenizer)
-                    .flag("--output", at.join(split));
-                stage = stage.making(format!("{split}/manifest.json")).call(call);
-            }
-        }
-        self.needing_tokenizer(stage, task).costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
-    }
-
-    /// All models that are compared: those of equal size on equal data, and ELF that writes token by token.
-    pub(super) fn trainings(&self) -> Vec<Stage> {
-        let compared = TASKS.iter().zip(self.scale.epochs).flat_map(|(task, epochs)| {
-            COMPARED.map(|model| match model {
-                Model::Elf | Model::Blocks => self.elf(task, epochs),
-                baseline => self.baseline(task, baseline, epochs),
-            })
-        });
-        compared.chain(TASKS.iter().filter(|task| task.blocks).map(|task| self.blocks(task))).collect()
-    }
-
-    /// ELF that writes a whole text at once. Where its last passes have settings of their own, a second call goes on from the first.
-    fn elf(&self, task: &Task, epochs: f64) -> Stage {
-        let name = names::training(task, Model::Elf);
+    /// The stage.
+    pub(super) fn stage(self, mini: &Mini) -> Stage {
+        let Self { task, name, title, config, data, epochs, passes, settings, ending } = self;
         let call = |epochs: f64, ending: Settings| {
-            let settings = Call::default().setting("encoder_model_name", self.encoder(task)).settings(ending);
-            self.train_call(task, task.config, epochs, settings).flag("--output", self.at(&name))
+            Call::new(["train", &config])
+                .setting("data_path", mini.at(&data).join("train"))
+                .setting("eval_data_path", mini.at(&names::data(task)).join("validation"))
+                .setting("epochs", epochs.to_string())
+                .words(settings.words.clone())
+                .settings(ending)
+                .settings(mini.scale.settings)
+                .flag("--output", mini.at(&name))
         };
-        let mut stage = Stage::new(name.clone(), format!("{} on {}", Model::Elf.label(), task.name))
-            .after(names::data(task))
-            .reading(task.config);
-        if !task.ending.is_empty() {
+        let mut stage = Stage::new(name.clone(), title).after(names::data(task)).after(data.clone()).reading(&config);
+        if !ending.is_empty() {
             stage = stage.call(call(epochs * (1.0 - ENDING_SHARE), &[]));
         }
-        stage = stage.call(call(epochs, task.ending)).making("plan.json").making("checkpoints");
-        if let Some(words) = self.words(task, &name) {
-            stage = stage.call(words).making("words.txt");
-        }
-        // 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
-        self.needing_encoder(stage, task).costing(self.cost(task, epochs, 5.0))
-    }
-
-    /// The list of whole words that texts from nothing are read by.
-    fn words(&self, task: &Task, stage: &StageName) -> Option<Call> {
-        task.condition.is_none().then(|| {
-            Call::new(["data", "words"])
-                .flag("--input", self.at(&names::data(task)).join("train.jsonl"))
-                .flag("--column", "text")
-                .flag("--tokenizer", self.tokenizer(task))
-                .flag("--output", self.at(stage).join("words.txt"))
-        })
-    }
-
-    fn baseline(&self, task: &Task, model: Model, epochs: f64) -> Stage {
-        let name = names::training(task, model);
-        let settings = Call::default()
-            .setting("objective", model.name())
-            .setting("tokenizer_name", self.tokenizer(task))
-            .settings(task.baselines);
-        let (epochs, settings) = match model {
-            Model::Gpt2 => (epochs.min(self.scale.gpt2_epochs), settings.setting("early_stopping", "4")),
-            _ => (epochs, settings),
-        };
-        let stage = Stage::new(name.clone(), format!("{} on {}", model.label(), task.name))
-            .after(names::data(task))
-            .reading(task.config)
-            .call(self.train_call(task, task.config, epochs, settings).flag("--output", self.at(&name)))
+        stage
+            .call(call(epochs, ending))
             .making("plan.json")
             .making("checkpoints")
-            .costing(self.cost(task, epochs, 3.0));
-        self.needing_tokenizer(stage, task)
+            .costing(mini.cost(task, epochs, passes))
+    }
+}
+
+impl Mini<'_> {
+    /// All models that are compared: those of equal size on equal data, and ELF that writes token by token.
+    pub(super) fn trainings(&self) -> Vec<Stage> {
+        let blocks = TASKS.iter().filter(|task| task.blocks).map(|task| self.blocks(task));
+        let distilled = TASKS.iter().filter(|task| task.distilled).flat_map(|task| self.distilled(task));
+        let compared = TASKS.iter().flat_map(|task| {
+            COMPARED.map(|model| match model {
+                Model::Elf | Model::Blocks => self.elf(task),
+                baseline => self.baseline(task, baseline).stage(self).reading(task.tokenizer()),
+            })
+        });
+        blocks.chain(distilled).chain(compared).collect()
+    }
+
+    /// Passes over the data of a task.
+    fn epochs(&self, task: &Task) -> f64 {
+        let of = TASKS.iter().zip(self.scale.epochs).find(|(other, _)| other.name == task.name);
+        of.map_or(0.0, |(_, epochs)| epochs)
+    }
+
+    /// ELF that writes a whole text at once.
+    fn elf(&self, task: &Task) -> Stage {
+        let (name, model) = (names::training(task, Model::Elf), Model::Elf);
+        let begins = task.from_blocks.then(|| names::training(task, Model::Blocks));
+        let mut settings = Call::default().setting("encoder_model_name", task.encoder);
+        if let Some(run) = &begins {
+            settings = settings.setting("init_from", self.at(run));
+        }
+        let training = Training {
+            task,
+            name: name.clone(),
+            title: format!("{} on {}", model.label(), task.name),
+            config: task.config.to_owned(),
+            data: names::training_data(task, model),
+            epochs: self.epochs(task),
+            // 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
+            passes: 5.0,
+            settings,
+            ending: task.ending,
+        };
+        let mut stage = training.stage(self).reading(task.weights());
+        stage.needs.extend(begins);
+        self.with_words(stage, task)
+    }
+
+    /// With the list of whole words that texts from nothing are read by.
+    fn with_words(&self, stage: Stage, task: &Task) -> Stage {
+        if task.condition.is_some() {
+            return stage;
+        }
+        let call = Call::new(["data", "words"])
+            .flag("--input", self.at(&names::data(task)).join("train.jsonl"))
+            .flag("--column", "text")
+            .flag("--tokenizer", task.encoder)
+            .flag("--output", self.at(&stage.name).join("words.txt"));
+        stage.call(call).making("words.txt")
+    }
+
+    /// Masked diffusion or GPT-2.
+    pub(super) fn baseline<'a>(&self, task: &'a Task, model: Model) -> Training<'a> {
+        let settings = Call::default()
+            .setting("objective", model.name())
+            .setting("tokenizer_name", task.encoder)
+            .settings(task.baselines);
+        let epochs = self.epochs(task);
+        let (epochs, settings) = match model {
+            Model::Gpt2 => {
+                const LIKE_THE_JUDGE: Settings =
+                    &[("lr_schedule", "cosine"), ("early_stopping", "4"), ("eval_freq", "0.5")];
+                (epochs.min(self.scale.gpt2_epochs), settings.settings(LIKE_THE_JUDGE))
+            }
+            _ => (epochs, settings),
+        };
+        Training {
+            task,
+            name: names::training(task, model),
+            title: format!("{} on {}", model.label(), task.name),
+            config: task.config.to_owned(),
+            data: names::training_data(task, model),
+            epochs,
+            passes: 3.0,
+            settings,
+            ending: &[],
+        }
     }
 
     /// ELF that writes token by token.
     fn blocks(&self, task: &Task) -> Stage {
-        let (name, epochs) = (names::training(task, Model::Blocks), self.scale.block_epochs);
-        let config = format!("configs/mini-{}-blocks.yml", task.name);
-        let settings = Call::default().setting("encoder_model_name", self.encoder(task));
-        let stage = Stage::new(name.clone(), format!("{}, on {}", Model::Blocks.label(), task.name))
-            .after(names::data(task))
-            .reading(&config)
-            .call(self.train_call(task, &config, epochs, settings).flag("--output", self.at(&name)))
-            .making("plan.json")
-            .making("checkpoints")
+        let model = Model::Blocks;
+        let training = Training {
+            task,
+            name: names::training(task, model),
+            title: format!("{}, on {}", model.label(), task.name),
+            config: format!("configs/mini-{}-blocks.yml", task.name),
+            data: names::training_data(task, model),
+            epochs: self.scale.block_epochs,
             // Every row is there twice, but without its padding.
-            .costing(self.cost(task, epochs, 4.0));
-        self.needing_encoder(stage, task)
+            passes: 4.0,
+            settings: Call::default().setting("encoder_model_name", task.encoder),
+            ending: &[],
+        };
+        training.stage(self).reading(task.weights())
     }
 
     /// The GPT-2 that judges perplexity: used for nothing else.
     pub(super) fn judge(&self) -> Stage {
-        let (task, name, config) = (&TASKS[0], names::judge(), "configs/definitions-judge.yml");
-        let epochs = self.scale.judge_epochs;
-        let settings = Call::default().setting("tokenizer_name", self.tokenizer(task));
-        let stage = Stage::new(name.clone(), "the GPT-2 that judges perplexity")
-            .after(names::data(task))
-            .reading(config)
-            .call(self.train_call(task, config, epochs, settings).flag("--output", self.at(&name)))
-            .making("checkpoints")
-            .costing(self.cost(task, epochs, 3.0));
-        self.needing_tokenizer(stage, task)
-    }
-
-    /// The call of `elf train` for a task, without its output; `settings` come before those of the scale.
-    fn train_call(&self, task: &Task, config: &str, epochs: f64, settings: Call) -> Call {
-        let data = self.at(&names::data(task));
-        Call::new(["train", config])
-            .setting("data_path", data.join("train"))
-            .setting("eval_data_path", data.join("validation"))
-            .setting("epochs", epochs.to_string())
-            .words(settings.words)
-            .settings(self.scale.settings)
+        let task = &TASKS[0];
+        let training = Training {
+            task,
+            name: names::judge(),
+            title: "the GPT-2 that judges perplexity".to_owned(),
+            config: "configs/definitions-judge.yml".to_owned(),
+            data: names::data(task),
+            epochs: self.scale.judge_epochs,
+            passes: 3.0,
+            settings: Call::default().setting("tokenizer_name", task.encoder),
+            ending: &[],
+        };
+        training.stage(self).reading(task.tokenizer())
     }
 
     /// The cost of `passes` through the network for each position of `epochs`.
@@ -218,10 +190,10 @@ impl Mini<'_> {
             let call = match ablation.encoder {
                 Encoder::Own => return None,
                 Encoder::Layers(layers) => {
-                    Call::new(["encoder", "cut"]).word(self.encoder(task)).flag("--layers", layers.to_string())
+                    Call::new(["encoder", "cut"]).word(task.encoder).flag("--layers", layers.to_string())
                 }
                 Encoder::Random => Call::new(["encoder", "init"])
-                    .flag("--tokenizer", self.tokenizer(task))
+                    .flag("--tokenizer", task.encoder)
                     .flags(&ENCODER_SIZE)
                     .flag("--seed", "0"),
             };
@@ -235,7 +207,7 @@ impl Mini<'_> {
                 .call(statistics)
                 .making("encoder/latent_stats.json")
                 .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() });
-            Some(self.needing_encoder(self.needing_tokenizer(stage, task), task))
+            Some(stage.reading(task.tokenizer()).reading(task.weights()))
         };
         ABLATIONS.iter().filter_map(made).collect()
     }
@@ -246,23 +218,23 @@ impl Mini<'_> {
         const SHORT: Settings =
             &[("warmup_steps", "20"), ("ema_decay1", "0.98"), ("lr_schedule", "wsd"), ("lr_decay_share", "0.3")];
         let task = &TASKS[0];
-        let (name, epochs) = (names::ablation(ablation), self.scale.ablation_epochs);
         let other = names::other_encoder(ablation.encoder);
-        let encoder = other.as_ref().map_or_else(|| self.encoder(task), |stage| self.at(stage).join("encoder"));
-        let settings =
-            Call::default().setting("encoder_model_name", encoder).settings(SHORT).settings(ablation.settings);
-        let mut training = Stage::new(name.clone(), format!("ablation: {} {}", ablation.group, ablation.label))
-            .after(names::data(task))
-            .reading(task.config)
-            .call(self.train_call(task, task.config, epochs, settings).flag("--output", self.at(&name)))
-            .making("checkpoints")
-            .costing(self.cost(task, epochs, 5.0));
-        training.calls.extend(self.words(task, &name));
-        training = match other {
-            Some(stage) => training.after(stage),
-            None => self.needing_encoder(training, task),
+        let encoder = other.as_ref().map_or_else(|| task.encoder.into(), |stage| self.at(stage).join("encoder"));
+        let settings = Call::default().setting("encoder_model_name", encoder);
+        let training = Training {
+            task,
+            name: names::ablation(ablation),
+            title: format!("ablation: {} {}", ablation.group, ablation.label),
+            config: task.config.to_owned(),
+            data: names::data(task),
+            epochs: self.scale.ablation_epochs,
+            passes: 5.0,
+            settings: settings.settings(SHORT).settings(ablation.settings),
+            ending: &[],
         };
-        [training, self.ablation_texts(ablation)]
+        let mut stage = training.stage(self).reading(task.weights());
+        stage.needs.extend(other);
+        [self.with_words(stage, task), self.ablation_texts(ablation)]
     }
 
     /// A student of the model of definitions, for few steps.
@@ -274,20 +246,20 @@ impl Mini<'_> {
             .flag("--teacher", self.at(&teacher))
             .setting("data_path", data.join("train"))
             .setting("eval_data_path", data.join("validation"))
-            .setting("encoder_model_name", self.encoder(task))
+            .setting("encoder_model_name", task.encoder)
             .setting("max_steps", steps.to_string())
             .settings(self.scale.distillation_settings)
             .flag("--output", self.at(&name));
-        let stage = Stage::new(name.clone(), "a student of 4 steps")
+        let stage = Stage::new(name, "a student of 4 steps")
             .after(teacher)
             .after(names::data(task))
             .call(call)
             .reading(config)
+            .reading(task.weights())
             .making("checkpoints");
-        let stage = self.words(task, &name).into_iter().fold(stage, Stage::call).making("words.txt");
         // Half of a step's 64 rows are runs of 31 steps with a guide, each then learned at four times.
         let passes = 32.0 * (62.0 + 4.0 * 3.0);
         let flops = steps as f64 * passes * task.positions * 2.0 * WEIGHTS;
-        self.needing_encoder(stage, task).costing(Cost { flops, seconds: 6.0, disk: 1.5e8, ..Cost::default() })
+        self.with_words(stage, task).costing(Cost { flops, seconds: 6.0, disk: 1.5e8, ..Cost::default() })
     }
 }

@@ -20,7 +20,7 @@ pub fn findings(mini: &Mini, results: &Results) -> Result<Vec<String>> {
             }
         }
         let (own, others): (Vec<_>, Vec<_>) =
-            scores.into_iter().partition(|(writer, ..)| matches!(writer, Writer::Plain(Model::Elf | Model::Blocks)));
+            scores.into_iter().partition(|(writer, ..)| matches!(writer.model(), Model::Elf | Model::Blocks));
         let Some((best_writer, best, best_text)) = others.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)) else {
             continue;
         };

@@ -6,7 +6,7 @@ use elf_eval::report::{Axis, Chart, GuideAxis, Plot, PlotKind, Row, Section, Ser
 
 use super::figures::{UNCONDITIONAL_METRICS, unconditional_columns};
 use crate::reproduce::mini::samplers::Sampler;
-use crate::reproduce::mini::settings::STEPS;
+use crate::reproduce::mini::settings::{STEPS, TASKS};
 use crate::reproduce::mini::texts::Studied;
 use crate::reproduce::mini::{Mini, names};
 use crate::reproduce::results::Results;
@@ -16,7 +16,7 @@ pub fn samplers(mini: &Mini, results: &Results) -> Result<Section> {
     let study = mini.sampler_study();
     let caption = format!(
         "The same trained model of definitions in {STEPS} steps: its usual setting ({}), one change to it each, and the paper's samplers.",
-        Sampler::definitions()
+        Sampler::of(&TASKS[0])
     );
     let mut table = Table::new(caption, unconditional_columns());
     let mut heading = "";

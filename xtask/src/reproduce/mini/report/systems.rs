@@ -63,7 +63,7 @@ pub fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
         .paragraph(format!(
             "WordNet's definitions of at most 18 words. ELF and MDLM write all words at once. ELF is sampled with {}, and once with the paper's \
              sampler, {}; MDLM by ancestral sampling; GPT-2 at temperature 1. Passes over the training texts: {} each, GPT-2's the best of {}.",
-            Sampler::definitions(),
+            Sampler::of(&TASKS[0]),
             Sampler::paper_sde(),
             mini.scale.epochs[0],
             mini.scale.gpt2_epochs.min(mini.scale.epochs[0]),

@@ -17,7 +17,7 @@ pub fn ablations(epochs: f64, results: &Results) -> Result<Section> {
     let mut table = Table::new(
         format!(
             "One change each, {epochs} passes over the training texts, sampled with {} in {STEPS} steps.",
-            Sampler::definitions()
+            Sampler::of(&TASKS[0])
         ),
         columns,
     );
@@ -54,7 +54,7 @@ pub fn distillation(mini: &Mini, results: &Results) -> Result<Section> {
              which takes twice as many passes for each step.",
             mini.scale.distillation_steps,
             Sampler::few_steps(),
-            Sampler::definitions()
+            Sampler::of(&TASKS[0])
         ),
         unconditional_columns(),
     );
