@@ -44,7 +44,7 @@ pub struct Scale {
 pub const FULL: Scale = Scale {
     every_nth: 1,
     epochs: [18.0, 8.0, 6.0],
-    gpt2_epochs: 8.0,
+    gpt2_epochs: 6.0,
     teaching: &["--beam", "4"],
     block_epochs: 6.0,
     ablation_epochs: 1.5,
