@@ -157,8 +157,8 @@ impl T5Encoder {
         &self.params
     }
 
-    /// The encoder without its blocks: each token's latent is its row of the table, normalised, whatever stands around it. For a
-    /// comparison of latents with context and latents without.
+    /// The encoder without its blocks: each token's latent is its row of the table, normalised, whatever stands around it. What
+    /// is usual of the released encoders' latents does not hold for it.
     ///
     /// # Errors
     /// If libtorch fails.
@@ -242,7 +242,7 @@ impl TextEncoder for T5Encoder {
     }
 
     fn usual_moments(&self) -> Option<(f64, f64)> {
-        Some(RELEASED_MOMENTS)
+        (self.config.num_layers > 0).then_some(RELEASED_MOMENTS)
     }
 
     fn encode(&self, ids: &Tensor, mask: EncoderMask) -> Result<Tensor> {

@@ -296,6 +296,7 @@ fn layer_0_is_the_token_table() {
     };
     let ids = ids(4, 2, 5);
     let expected = encoder.token_table().unwrap().encode(&ids, EncoderMask::None).unwrap();
+    assert!(encoder.usual_moments().is_some() && open(0).unwrap().usual_moments().is_none());
     assert!(open(0).unwrap().encode(&ids, EncoderMask::None).unwrap().equal(&expected));
     let refused = open(1).err().unwrap().to_string();
     assert!(refused.contains("encoder_layer 1") && refused.contains("token table"), "{refused}");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The name of a stage, which is also the path of its folder in the work folder: `descriptions/elf`.
+/// The name of a stage, which is also the path of its folder in the work folder: `train/definitions/elf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StageName(String);
 

@@ -37,6 +37,7 @@ impl RunConfig {
         }
         reset!(network: learned_latents, causal_latents, block_size, context_table, vocab_head_norm, word_guide_dims);
         reset!(decoder: decoder_clean_condition, decoder_estimate_prob);
+        reset!(compute: latent_cache_mb);
         (config, idle)
     }
 }

@@ -52,7 +52,7 @@ pub struct EncoderConfig {
     /// of `encoder_model_name`.
     pub encoder_checkpoint: Option<String>,
     /// The encoder's layer whose output is taken as latents, counted from 1; 0 for its embeddings, `null` for the last.
-    /// For encoders of the BERT family.
+    /// For encoders of the BERT family; of a T5, 0 alone: its token table.
     pub encoder_layer: Option<usize>,
     /// Mean of the encoder's output; `null`: from the encoder's latent_stats.json, or 0.
     pub latent_mean: Option<f64>,

@@ -112,7 +112,7 @@ pub const OTHER_STATS: &str = "latent_mean, latent_std or latent_stats.json of t
 /// A run with everything derived and checked. Stored with the run, so that sampling and resuming need nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunPlan {
-    /// The configuration as written, overrides included.
+    /// The configuration as written, overrides included; for a baseline without the settings of latents.
     pub config: RunConfig,
     /// The network.
     pub model: ElfConfig,

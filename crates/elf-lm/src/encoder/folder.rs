@@ -7,13 +7,14 @@ use elf_data::Tokenizer;
 
 use crate::Result;
 use crate::error::{Context, fail};
-use crate::text::text_latents::STATS_FILE;
 
 /// The files of an encoder.
 const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
 
-/// The files about an encoder, which do not hold for another one in its place.
-const ABOUT: [&str; 2] = [STATS_FILE, "README.md"];
+/// Whether a file is about an encoder, and does not hold for another one in its place: its card, or statistics of a layer.
+fn is_about(name: &str) -> bool {
+    name == "README.md" || (name.starts_with("latent_stats.") && name.ends_with(".json"))
+}
 
 /// Where an encoder is written to.
 #[derive(Debug, Clone)]
@@ -56,10 +57,10 @@ impl Destination {
                 output.display()
             );
         }
-        for name in ABOUT {
-            match fs::remove_file(output.join(name)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(cannot),
-                _ => {}
+        for entry in fs::read_dir(output).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            if entry.file_name().to_str().is_some_and(is_about) {
+                fs::remove_file(entry.path()).with_context(cannot)?;
             }
         }
         FILES.iter().try_for_each(|name| fs::rename(aside.path().join(name), output.join(name))).with_context(cannot)

@@ -36,7 +36,12 @@ pub fn initial_model(plan: &RunPlan, tokenizer: &Tokenizer, host: &Host) -> Resu
     };
     let kind = |plan: &RunPlan| plan.baseline.as_ref().map_or("elf", BaselinePlan::name);
     if kind(&run.plan) != kind(plan) {
-        fail!(setting(KEY), "{KEY}: {name} was trained with objective {}, not {}", kind(&run.plan), kind(plan));
+        fail!(
+            setting(KEY),
+            "{KEY}: {name} was trained with objective {}, not {}: leave it out (-o {KEY}=null), or choose another",
+            kind(&run.plan),
+            kind(plan)
+        );
     }
     if run.run.tokenizer()?.fingerprint() != tokenizer.fingerprint() {
         fail!(setting(KEY), "{KEY}: {name} was trained with another tokenizer, whose ids mean other words");

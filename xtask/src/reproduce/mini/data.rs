@@ -20,7 +20,7 @@ impl Mini<'_> {
         let at = self.at(&name);
         let mut stage = Stage::new(name, format!("texts and tokens of {}", task.name));
         for split in ["train", "validation", "test"] {
-            let corpora = std::iter::once(&task.corpus).chain(task.more.iter().filter(|_| split == "train"));
+            let corpora = std::iter::once(&task.corpus).chain(task.more_corpora.iter().filter(|_| split == "train"));
             let texts = at.join(split).with_extension("jsonl");
             let mut call = Call::new(["data", "select"]);
             for corpus in corpora {
@@ -57,28 +57,29 @@ impl Mini<'_> {
 
     /// Two GPT-2s, each of one half of the training pairs, and the translations of the other half that each makes: what models
     /// that write all words at once learn in place of the real ones.
-    pub(super) fn distilled(&self, task: &Task) -> Vec<Stage> {
+    pub(super) fn translations(&self, task: &Task) -> Vec<Stage> {
         let Some(condition) = task.condition else { return Vec::new() };
         let mut stages = vec![self.halves(task, condition)];
         let halves = names::halves(task);
-        let name = names::distilled_data(task);
+        let name = names::translations(task);
         let at = self.at(&name);
         let mut stage = Stage::new(name, format!("translations to learn, of {}", task.name)).after(halves.clone());
         let mut joined = Call::new(["data", "select"])
             .flag("--column", format!("input={condition}"))
             .flag("--column", format!("prediction={}", task.target));
         for half in 0..2 {
-            let teacher = names::teacher(task, half);
-            stages.push(self.teacher(task, half, teacher.clone()));
+            let translator = names::translator(task, half);
+            stages.push(self.translator(task, half, translator.clone()));
             let (unseen, texts) = (1 - half, format!("{half}.jsonl"));
             let call = Call::new(["sample"])
-                .word(self.at(&teacher))
+                .word(self.at(&translator))
                 .flag("--input", self.at(&halves).join(unseen.to_string()).with_extension("jsonl"))
                 .flag("--input-column", condition)
-                .words(self.scale.teaching.iter().copied())
+                .words(self.scale.translator_flags.iter().copied())
+                .flag("--batch-size", "64")
                 .flag("--output", at.join(&texts));
             joined = joined.flag("--input", at.join(&texts));
-            stage = stage.after(teacher).call(call.leaving(&texts)).making(texts);
+            stage = stage.after(translator).call(call.leaving(&texts)).making(texts);
         }
         let train = at.join("train.jsonl");
         let stage = stage
@@ -115,16 +116,17 @@ impl Mini<'_> {
             .costing(Cost { seconds: 5.0, disk: 2e7, ..Cost::default() })
     }
 
-    fn teacher(&self, task: &Task, half: usize, name: StageName) -> Stage {
-        let title = format!("GPT-2 on one half of {}", task.name);
-        let training = Training { name, title, ..self.baseline(task, Model::Gpt2) };
-        let halves = names::halves(task);
+    fn translator(&self, task: &Task, half: usize, name: StageName) -> Stage {
+        let baseline = self.baseline(task, Model::Gpt2);
+        let training = Training {
+            name,
+            title: format!("GPT-2 on one half of {}", task.name),
+            data: names::halves(task),
+            shards: half.to_string(),
+            ..baseline
+        };
         let epochs = training.epochs;
-        training
-            .with(Call::default().setting("data_path", self.at(&halves).join(half.to_string())))
-            .stage(self)
-            .after(halves)
-            .costing(self.cost(task, epochs / 2.0, 3.0))
+        training.stage(self).costing(self.cost(task, epochs / 2.0, 3.0))
     }
 }
 

@@ -22,20 +22,20 @@ pub fn halves(task: &Task) -> StageName {
     format!("data/{}-halves", task.name).into()
 }
 
-/// The training of a teacher of sequences on one half.
-pub fn teacher(task: &Task, half: usize) -> StageName {
-    format!("train/{}-teachers/{half}", task.name).into()
+/// The training of a GPT-2 on one half of the pairs.
+pub fn translator(task: &Task, half: usize) -> StageName {
+    format!("train/{}-translators/{half}", task.name).into()
 }
 
-/// What the teachers make of the other half each.
-pub fn distilled_data(task: &Task) -> StageName {
-    format!("data/{}-distilled", task.name).into()
+/// The pairs of training sources and what those make of them.
+pub fn translations(task: &Task) -> StageName {
+    format!("data/{}-translations", task.name).into()
 }
 
-/// What a model learns.
+/// The stage whose texts or pairs a model is trained on.
 pub fn training_data(task: &Task, model: Model) -> StageName {
     match model {
-        Model::Elf | Model::Mdlm if task.distilled => distilled_data(task),
+        Model::Elf | Model::Mdlm if task.learns_translations => translations(task),
         _ => data(task),
     }
 }

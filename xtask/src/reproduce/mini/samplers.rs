@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::settings::{CANDIDATES, Task};
+use super::settings::{CANDIDATES, STEPS, Task};
 
 /// A way to draw texts from a trained model: words for `elf sample`, and what they cost.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,8 +78,8 @@ impl Sampler {
         Self::costing(1.0, 2.0).with("--sampler", "ode").with("--cfg", 2).with("--self-cond-cfg-scale", 1)
     }
 
-    /// The setting of the model of a task that writes token by token: 8 passes for each token, which cover that token alone and
-    /// together cost twice as many over the whole text.
+    /// The setting of the model of a task that writes token by token: 9 passes for each token, over that token alone. Together and with the
+    /// memory of those before it they cost about as much as 18 passes over the text.
     pub fn blocks(task: &Task) -> Self {
         Self { once: 18.0, ..Self::of_file(&format!("mini-{}-blocks", task.name), 0.0) }
     }
@@ -99,7 +99,7 @@ impl Sampler {
         Self::costing(4.0, 0.0).with("--beam", width)
     }
 
-    /// With the likest of several candidates, of several lengths.
+    /// Of several candidates, of several lengths, the one of minimum Bayes risk.
     pub fn of_candidates(self) -> Self {
         let (once, each) = (self.once * CANDIDATES as f64, self.each * CANDIDATES as f64);
         Self { once, each, ..self.with("--mbr", CANDIDATES) }
@@ -112,7 +112,7 @@ impl Sampler {
 
     /// Passes through a network for each text, for estimates.
     pub fn passes(&self) -> f64 {
-        self.once + self.each * self.steps.unwrap_or(32) as f64
+        self.once + self.each * self.steps.unwrap_or(STEPS) as f64
     }
 
     /// Words for `elf sample`.

@@ -10,12 +10,12 @@ pub type Settings = &'static [(&'static str, &'static str)];
 pub struct Scale {
     /// Every how many of the training rows of each task are kept.
     pub every_nth: u64,
-    /// Passes over the data of each model except those that write token by token, in the order of [`TASKS`].
-    pub epochs: [f64; 3],
-    /// The most passes of a GPT-2, which learns by heart sooner: its best evaluation is kept.
+    /// Passes over the data of each model except those that write token by token, in place of [`Task::epochs`].
+    pub epochs: Option<f64>,
+    /// The most passes of a GPT-2, which overfits sooner: its best evaluation is kept.
     pub gpt2_epochs: f64,
-    /// How a GPT-2 translates what other models learn.
-    pub teaching: &'static [&'static str],
+    /// Flags of `elf sample` for the GPT-2s that translate training sources.
+    pub translator_flags: &'static [&'static str],
     /// Passes over the data of each model that writes token by token.
     pub block_epochs: f64,
     /// Passes over the definitions of each ablation.
@@ -24,6 +24,8 @@ pub struct Scale {
     pub judge_epochs: f64,
     /// Steps of distillation.
     pub distillation_steps: u64,
+    /// Rows of each step of distillation.
+    pub distillation_rows: u64,
     /// Seeds of sampling.
     pub seeds: u64,
     /// Unconditional texts per seed.
@@ -43,13 +45,14 @@ pub struct Scale {
 /// Enough training for meaningful figures: most of a day on two cores, minutes on a GPU.
 pub const FULL: Scale = Scale {
     every_nth: 1,
-    epochs: [18.0, 8.0, 6.0],
+    epochs: None,
     gpt2_epochs: 6.0,
-    teaching: &["--beam", "4"],
+    translator_flags: &["--beam", "4"],
     block_epochs: 6.0,
     ablation_epochs: 1.5,
     judge_epochs: 4.0,
     distillation_steps: 560,
+    distillation_rows: 64,
     seeds: 3,
     texts: 512,
     test_rows: None,
@@ -63,21 +66,22 @@ pub const FULL: Scale = Scale {
 /// what ELF can do.
 pub const QUICK: Scale = Scale {
     every_nth: 16,
-    epochs: [0.3, 0.5, 0.3],
+    epochs: Some(0.5),
     gpt2_epochs: 0.5,
-    // What it has not learned yet is no translation, and in its likeliest form no text.
-    teaching: &["--temperature", "1"],
+    // Beam search of a GPT-2 that is trained this little finds empty texts.
+    translator_flags: &["--temperature", "1"],
     block_epochs: 0.2,
     ablation_epochs: 0.25,
     judge_epochs: 0.5,
     distillation_steps: 2,
+    distillation_rows: 16,
     seeds: 2,
     texts: 32,
     test_rows: Some(16),
     steps: &[4, 32],
     sampler_study: false,
     settings: &[("warmup_steps", "2"), ("ema_decay1", "0.8"), ("eval_rows", "64")],
-    distillation_settings: &[("batch_size", "16"), ("eval_rows", "16"), ("warmup_steps", "1")],
+    distillation_settings: &[("eval_rows", "16"), ("warmup_steps", "1")],
 };
 
 /// A task of the embedded data.
@@ -95,6 +99,8 @@ pub struct Task {
     pub sampling: Option<&'static str>,
     /// The folder of its encoder and tokenizer.
     pub encoder: &'static str,
+    /// The file there with the statistics of ELF's latents.
+    pub statistics: &'static str,
     /// The column to generate from, if any.
     pub condition: Option<&'static str>,
     /// The column to generate.
@@ -102,10 +108,10 @@ pub struct Task {
     /// Further words for `elf data select`.
     pub select: &'static [&'static str],
     /// Further training pairs: `data/<corpus>-train.parquet`.
-    pub more: &'static [&'static str],
+    pub more_corpora: &'static [&'static str],
     /// Whether models that write all words at once learn translations of the training sources by GPT-2s that have not seen them,
     /// in place of the real ones (Kim and Rush 2016, arXiv 1606.07947).
-    pub distilled: bool,
+    pub learns_translations: bool,
     /// Every how many of the rows that remain are kept.
     pub every_nth: u64,
     /// Settings of the baselines.
@@ -116,6 +122,8 @@ pub struct Task {
     pub blocks: bool,
     /// Whether ELF that writes all words at once begins as that one.
     pub from_blocks: bool,
+    /// Passes over the data of each model except those that write token by token; a GPT-2 may make fewer.
+    pub epochs: f64,
     /// Rows to train on, for estimates.
     pub rows: f64,
     /// Positions of a row.
@@ -123,9 +131,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// The weights of its encoder.
-    pub fn weights(&self) -> PathBuf {
-        Path::new(self.encoder).join("model.safetensors")
+    /// The files of its encoder, statistics and tokenizer included.
+    pub fn encoder_files(&self) -> Vec<PathBuf> {
+        let mut files = vec!["config.json", "latent_stats.json", "model.safetensors", "tokenizer.json"];
+        files.extend((self.statistics != "latent_stats.json").then_some(self.statistics));
+        files.into_iter().map(|file| Path::new(self.encoder).join(file)).collect()
     }
 
     /// The file of its tokenizer.
@@ -143,17 +153,19 @@ pub const TASKS: [Task; 3] = [
         config: "configs/definitions.yml",
         sampling: Some("definitions"),
         encoder: "models/minilm-l3",
+        statistics: "latent_stats.json",
         condition: None,
         target: "definition",
         select: &[],
-        more: &[],
-        distilled: false,
+        more_corpora: &[],
+        learns_translations: false,
         every_nth: 1,
         // A constant rate with a fall at the end, as ELF's own.
         baselines: &[("lr_schedule", "wsd"), ("lr_decay_share", "0.15"), ("ema_decay1", "0.999")],
         ending: &[("lr_schedule", "wsd"), ("lr_decay_share", "0.12"), ("decoder_estimate_prob", "0.5")],
         blocks: false,
         from_blocks: false,
+        epochs: 18.0,
         rows: 86_073.0,
         positions: 13.0,
     },
@@ -164,16 +176,18 @@ pub const TASKS: [Task; 3] = [
         config: "configs/de-en.yml",
         sampling: Some("de-en"),
         encoder: "models/mini-encoder",
+        statistics: "latent_stats.layer-0.json",
         condition: Some("de"),
         target: "en",
         select: &["--unique", "de", "--unique", "en", "--max-tokens", "de=31", "--max-tokens", "en=31"],
-        more: &["help-de-en"],
-        distilled: true,
+        more_corpora: &["help-de-en"],
+        learns_translations: true,
         every_nth: 1,
         baselines: &[("init_from", "null")],
         ending: &[],
         blocks: true,
         from_blocks: true,
+        epochs: 30.0,
         rows: 44_868.0,
         positions: 30.0,
     },
@@ -184,16 +198,18 @@ pub const TASKS: [Task; 3] = [
         config: "configs/mini-summaries.yml",
         sampling: None,
         encoder: "models/mini-encoder",
+        statistics: "latent_stats.json",
         condition: Some("description"),
         target: "synopsis",
         select: &["--unique", "description", "--unique", "synopsis", "--max-tokens", "synopsis=23"],
-        more: &[],
-        distilled: false,
+        more_corpora: &[],
+        learns_translations: false,
         every_nth: 2,
         baselines: &[],
         ending: &[],
         blocks: true,
         from_blocks: false,
+        epochs: 6.0,
         rows: 28_128.0,
         positions: 64.0,
     },
@@ -222,7 +238,7 @@ pub struct Ablation {
 pub enum Encoder {
     /// The task's own.
     Own,
-    /// The own one of the definitions, cut to this many layers; none leaves its embeddings of tokens and positions.
+    /// That of the definitions, cut to this many layers; 0 keeps only its embeddings.
     Layers(u64),
     /// Random weights.
     Random,
@@ -233,7 +249,7 @@ pub const ABLATIONS: &[Ablation] = &[
     Ablation::of("recipe", "", "the recipe", &[]),
     Ablation::of("layers-0", "encoder", "embeddings alone", &[]).with(Encoder::Layers(0)),
     Ablation::of("layers-1", "encoder", "one layer in place of three", &[]).with(Encoder::Layers(1)),
-    Ablation::of("random", "encoder", "random weights", &[]).with(Encoder::Random),
+    Ablation::of("random", "encoder", "a T5 with random weights", &[]).with(Encoder::Random),
     Ablation::of("v-prediction", "prediction", "v", &[("prediction", "v")]),
     Ablation::of(
         "paper-decoding",
@@ -292,7 +308,7 @@ impl Model {
     }
 }
 
-/// The models that are compared at equal size and on equal data.
+/// The models that are compared at equal size.
 pub const COMPARED: [Model; 3] = [Model::Elf, Model::Mdlm, Model::Gpt2];
 
 /// A system of the report: a model with its sampler.
@@ -334,7 +350,7 @@ impl Writer {
         match self {
             Self::Plain(model) => model.label().to_owned(),
             Self::PaperSampler => "ELF, the paper's sampler".to_owned(),
-            Self::Candidates(model) => format!("{}, likest of {CANDIDATES}", model.label()),
+            Self::Candidates(model) => format!("{}, best of {CANDIDATES} by minimum Bayes risk", model.label()),
             Self::Beam(width) => format!("GPT-2, beam {width}"),
         }
     }

@@ -126,7 +126,7 @@ impl Mini<'_> {
         let mut samplers: Vec<(Writer, Sampler)> = Vec::new();
         if task.condition.is_none() {
             for (writer, sampler) in
-                [(Writer::Plain(Model::Elf), Sampler::of(&TASKS[0])), (Writer::Plain(Model::Mdlm), Sampler::masked())]
+                [(Writer::Plain(Model::Elf), Sampler::of(task)), (Writer::Plain(Model::Mdlm), Sampler::masked())]
             {
                 samplers.extend(self.scale.steps.iter().map(|&steps| (writer, sampler.clone().in_steps(steps))));
             }
@@ -136,7 +136,7 @@ impl Mini<'_> {
             for (model, sampler) in [(Model::Elf, Sampler::of(task)), (Model::Mdlm, Sampler::masked())] {
                 let sampler = sampler.in_steps(STEPS);
                 samplers.push((Writer::Plain(model), sampler.clone()));
-                if task.distilled {
+                if task.learns_translations {
                     samplers.push((Writer::Candidates(model), sampler.of_candidates()));
                 }
             }

@@ -1,4 +1,4 @@
-//! Stages that train: the models that are compared, ablations and the student.
+//! Stages that train: the models that are compared, ablations and the student of few steps.
 
 use super::settings::{
     ABLATIONS, Ablation, COMPARED, ENCODER_SIZE, ENDING_SHARE, Encoder, Model, Settings, TASKS, Task, WEIGHTS,
@@ -12,8 +12,10 @@ pub(super) struct Training<'a> {
     pub(super) name: StageName,
     pub(super) title: String,
     pub(super) config: String,
-    /// The stage whose folder has the training data.
+    /// The stage that made the training data.
     pub(super) data: StageName,
+    /// The folder of token shards in that of this stage.
+    pub(super) shards: String,
     pub(super) epochs: f64,
     /// Passes through the network for each position of the data.
     pub(super) passes: f64,
@@ -24,18 +26,12 @@ pub(super) struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// With further settings.
-    pub(super) fn with(mut self, settings: Call) -> Self {
-        self.settings = self.settings.words(settings.words);
-        self
-    }
-
     /// The stage.
     pub(super) fn stage(self, mini: &Mini) -> Stage {
-        let Self { task, name, title, config, data, epochs, passes, settings, ending } = self;
+        let Self { task, name, title, config, data, shards, epochs, passes, settings, ending } = self;
         let call = |epochs: f64, ending: Settings| {
             Call::new(["train", &config])
-                .setting("data_path", mini.at(&data).join("train"))
+                .setting("data_path", mini.at(&data).join(&shards))
                 .setting("eval_data_path", mini.at(&names::data(task)).join("validation"))
                 .setting("epochs", epochs.to_string())
                 .words(settings.words.clone())
@@ -44,6 +40,7 @@ impl Training<'_> {
                 .flag("--output", mini.at(&name))
         };
         let mut stage = Stage::new(name.clone(), title).after(names::data(task)).after(data.clone()).reading(&config);
+        stage.reads.extend(task.encoder_files());
         if !ending.is_empty() {
             stage = stage.call(call(epochs * (1.0 - ENDING_SHARE), &[]));
         }
@@ -59,20 +56,21 @@ impl Mini<'_> {
     /// All models that are compared: those of equal size on equal data, and ELF that writes token by token.
     pub(super) fn trainings(&self) -> Vec<Stage> {
         let blocks = TASKS.iter().filter(|task| task.blocks).map(|task| self.blocks(task));
-        let distilled = TASKS.iter().filter(|task| task.distilled).flat_map(|task| self.distilled(task));
+        let translations =
+            TASKS.iter().filter(|task| task.learns_translations).flat_map(|task| self.translations(task));
         let compared = TASKS.iter().flat_map(|task| {
             COMPARED.map(|model| match model {
-                Model::Elf | Model::Blocks => self.elf(task),
-                baseline => self.baseline(task, baseline).stage(self).reading(task.tokenizer()),
+                Model::Elf => self.elf(task),
+                Model::Blocks => self.blocks(task),
+                Model::Mdlm | Model::Gpt2 => self.baseline(task, model).stage(self),
             })
         });
-        blocks.chain(distilled).chain(compared).collect()
+        blocks.chain(translations).chain(compared).collect()
     }
 
     /// Passes over the data of a task.
-    fn epochs(&self, task: &Task) -> f64 {
-        let of = TASKS.iter().zip(self.scale.epochs).find(|(other, _)| other.name == task.name);
-        of.map_or(0.0, |(_, epochs)| epochs)
+    pub(super) fn epochs(&self, task: &Task) -> f64 {
+        self.scale.epochs.unwrap_or(task.epochs)
     }
 
     /// ELF that writes a whole text at once.
@@ -89,13 +87,14 @@ impl Mini<'_> {
             title: format!("{} on {}", model.label(), task.name),
             config: task.config.to_owned(),
             data: names::training_data(task, model),
+            shards: "train".to_owned(),
             epochs: self.epochs(task),
             // 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
             passes: 5.0,
             settings,
             ending: task.ending,
         };
-        let mut stage = training.stage(self).reading(task.weights());
+        let mut stage = training.stage(self);
         stage.needs.extend(begins);
         self.with_words(stage, task)
     }
@@ -122,7 +121,7 @@ impl Mini<'_> {
         let epochs = self.epochs(task);
         let (epochs, settings) = match model {
             Model::Gpt2 => {
-                // It learns fast and by heart: a higher rate that falls, and its best evaluation.
+                // It learns fast and overfits: a higher rate that falls, and its best evaluation.
                 const OWN_RATE: Settings = &[
                     ("batch_size", "64"),
                     ("lr", "0.01"),
@@ -141,6 +140,7 @@ impl Mini<'_> {
             title: format!("{} on {}", model.label(), task.name),
             config: task.config.to_owned(),
             data: names::training_data(task, model),
+            shards: "train".to_owned(),
             epochs,
             passes: 3.0,
             settings,
@@ -157,13 +157,14 @@ impl Mini<'_> {
             title: format!("{}, on {}", model.label(), task.name),
             config: format!("configs/mini-{}-blocks.yml", task.name),
             data: names::training_data(task, model),
+            shards: "train".to_owned(),
             epochs: self.scale.block_epochs,
             // Every row is there twice, but without its padding.
             passes: 4.0,
             settings: Call::default().setting("encoder_model_name", task.encoder),
             ending: &[],
         };
-        training.stage(self).reading(task.weights())
+        training.stage(self)
     }
 
     /// The GPT-2 that judges perplexity: used for nothing else.
@@ -175,12 +176,13 @@ impl Mini<'_> {
             title: "the GPT-2 that judges perplexity".to_owned(),
             config: "configs/definitions-judge.yml".to_owned(),
             data: names::data(task),
+            shards: "train".to_owned(),
             epochs: self.scale.judge_epochs,
             passes: 3.0,
             settings: Call::default().setting("tokenizer_name", task.encoder),
             ending: &[],
         };
-        training.stage(self).reading(task.tokenizer())
+        training.stage(self)
     }
 
     /// The cost of `passes` through the network for each position of `epochs`.
@@ -214,7 +216,7 @@ impl Mini<'_> {
                 .call(statistics)
                 .making("encoder/latent_stats.json")
                 .costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() });
-            Some(stage.reading(task.tokenizer()).reading(task.weights()))
+            Some(task.encoder_files().into_iter().fold(stage, Stage::reading))
         };
         ABLATIONS.iter().filter_map(made).collect()
     }
@@ -234,12 +236,13 @@ impl Mini<'_> {
             title: format!("ablation: {} {}", ablation.group, ablation.label),
             config: task.config.to_owned(),
             data: names::data(task),
+            shards: "train".to_owned(),
             epochs: self.scale.ablation_epochs,
             passes: 5.0,
             settings: settings.settings(SHORT).settings(ablation.settings),
             ending: &[],
         };
-        let mut stage = training.stage(self).reading(task.weights());
+        let mut stage = training.stage(self);
         stage.needs.extend(other);
         [self.with_words(stage, task), self.ablation_texts(ablation)]
     }
@@ -248,13 +251,15 @@ impl Mini<'_> {
     pub(super) fn distillation(&self) -> Stage {
         let (task, config) = (&TASKS[0], "configs/distill-definitions.yml");
         let (name, teacher) = (names::distillation(), names::training(task, Model::Elf));
-        let (data, steps) = (self.at(&names::data(task)), self.scale.distillation_steps);
+        let (steps, rows) = (self.scale.distillation_steps, self.scale.distillation_rows);
+        let data = self.at(&names::data(task));
         let call = Call::new(["distill", config, "--single"])
             .flag("--teacher", self.at(&teacher))
             .setting("data_path", data.join("train"))
             .setting("eval_data_path", data.join("validation"))
             .setting("encoder_model_name", task.encoder)
             .setting("max_steps", steps.to_string())
+            .setting("batch_size", rows.to_string())
             .settings(self.scale.distillation_settings)
             .flag("--output", self.at(&name));
         let stage = Stage::new(name, "a student of 4 steps")
@@ -262,11 +267,11 @@ impl Mini<'_> {
             .after(names::data(task))
             .call(call)
             .reading(config)
-            .reading(task.weights())
             .making("checkpoints");
-        // Half of a step's 64 rows are runs of 31 steps with a guide, each then learned at four times.
-        let passes = 32.0 * (62.0 + 4.0 * 3.0);
+        // Half of a step's rows are runs of 31 steps with a guide, each then learned at four times; the others are decode rows.
+        let passes = rows as f64 / 2.0 * (62.0 + 4.0 * 3.0 + 4.0);
         let flops = steps as f64 * passes * task.positions * 2.0 * WEIGHTS;
+        let stage = task.encoder_files().into_iter().fold(stage, Stage::reading);
         self.with_words(stage, task).costing(Cost { flops, seconds: 6.0, disk: 1.5e8, ..Cost::default() })
     }
 }

@@ -62,11 +62,10 @@ pub fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
     Ok(Section::new(task.title)
         .paragraph(format!(
             "WordNet's definitions of at most 18 words. ELF and MDLM write all words at once. ELF is sampled with {}, and once with the paper's \
-             sampler, {}; MDLM by ancestral sampling; GPT-2 at temperature 1. Passes over the training texts: {} each, GPT-2's the best of {}.",
-            Sampler::of(&TASKS[0]),
+             sampler, {}; MDLM by ancestral sampling; GPT-2 at temperature 1. Passes over the training texts: {}.",
+            Sampler::of(task),
             Sampler::paper_sde(),
-            mini.scale.epochs[0],
-            mini.scale.gpt2_epochs.min(mini.scale.epochs[0]),
+            passes(mini, task),
         ))
         .with(results.samples(&format!("What they write ({STEPS} steps)"), &shown, SHOWN)?)
         .with(table)
@@ -78,6 +77,14 @@ pub fn unconditional(mini: &Mini, results: &Results) -> Result<Section> {
         .with(Plot::new("steps", "Quality against steps", PlotKind::Lines(quality)).caption("GPT-2 needs one step for each token.")))
 }
 
+/// The passes of each model over the data of a task, in words.
+fn passes(mini: &Mini, task: &Task) -> String {
+    let epochs = mini.epochs(task);
+    let gpt2 = format!("GPT-2 at most {} with its best evaluation kept", epochs.min(mini.scale.gpt2_epochs));
+    let blocks = if task.blocks { format!(", ELF, token by token {}", mini.scale.block_epochs) } else { String::new() };
+    format!("ELF and MDLM {epochs}, {gpt2}{blocks}")
+}
+
 /// The section of a conditional task.
 pub fn conditional(mini: &Mini, task: &Task, results: &Results) -> Result<Section> {
     let systems: Vec<System> = mini.systems(task).into_iter().map(|(system, _)| system).collect();
@@ -86,16 +93,23 @@ pub fn conditional(mini: &Mini, task: &Task, results: &Results) -> Result<Sectio
         if metric == name::LENGTH { Column::new("words").decimals(1) } else { Column::higher(metric).decimals(2) }
     }));
     let mut method = None;
-    let mut table = Table::new(
-        format!(
-            "The test split; equal sizes, data and passes over the data, except for ELF, token by token: it has a further table of the \
-             vocabulary's size, made {} passes and is sampled with {}. ± is the standard error over seeds, brackets are 95% of a bootstrap \
-             over examples.",
-            mini.scale.block_epochs,
-            Sampler::blocks(task)
-        ),
-        columns,
+    let mut caption = format!(
+        "The test split. All are of one size; ELF, token by token has a further table of the vocabulary's size. ELF is sampled with {}, token by \
+         token with {}. ± is the standard error over seeds, brackets are 95% of a bootstrap over examples. Passes over the training pairs: {}.",
+        Sampler::of(task),
+        Sampler::blocks(task),
+        passes(mini, task),
     );
+    if task.learns_translations {
+        caption.push_str(
+            " ELF and MDLM learn translations of the training sources by two GPT-2s, each of which has not seen the sources that it translates; \
+             GPT-2, and ELF, token by token learn the real ones.",
+        );
+    }
+    if task.from_blocks {
+        caption.push_str(" ELF begins as ELF, token by token, whose passes come in addition, and has its table.");
+    }
+    let mut table = Table::new(caption, columns);
     for system in &systems {
         let evaluation = results.evaluation(&system.stage)?;
         method = method.or_else(|| evaluation.get(name::BLEU).and_then(|bleu| bleu.method.clone()));

@@ -16,7 +16,7 @@ pub fn ablations(epochs: f64, results: &Results) -> Result<Section> {
     columns[0] = Column::new("change");
     let mut table = Table::new(
         format!(
-            "One change each, {epochs} passes over the training texts, sampled with {} in {STEPS} steps.",
+            "One change each (the T5 with random weights has four layers of 256 channels), {epochs} passes over the training texts, sampled with {} in {STEPS} steps.",
             Sampler::of(&TASKS[0])
         ),
         columns,
@@ -82,7 +82,8 @@ pub fn trainings(results: &Results) -> Result<Section> {
     let mut section = Section::new("Trainings");
     let mut table = Table::new(
         "Held-out figures at the end of each training. ELF's loss is no likelihood; MDLM's is an upper bound on the nats for each token, \
-         GPT-2's is exact.",
+         GPT-2's is exact. Where ELF's last passes have settings of their own, its loss jumps there; where MDLM learns translations by GPT-2s, its \
+         figures are of real ones.",
         [
             Column::new("task"),
             Column::new("system"),
