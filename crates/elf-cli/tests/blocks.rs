@@ -100,9 +100,6 @@ fn what_blocks_cannot_do_is_said_in_one_line() {
     let (model, other) = (within(&folder, "run"), within(&folder, "other"));
     materials.train(&other, &["block_size=3"]).badly(&["block_size", "causal_latents"]);
     materials.train(&other, &["block_size=0", "causal_latents=true"]).badly(&["block_size", "0 tokens"]);
-    for key in ["causal_latents=true", "decoder_clean_condition=true"] {
-        materials.train(&other, &["objective=mdlm", key]).badly(&[key.split('=').next().unwrap(), "objective elf"]);
-    }
     materials.train(&other, &["group_by_length=true"]).badly(&["group_by_length", "pad_token: pad"]);
     materials.train(&other, &["context_table=true"]).badly(&["context_table", "max_input_length", "block_size"]);
     let learned = [&BLOCKS[..], &["group_by_length=true", "pad_token=eos"]].concat();
