@@ -54,12 +54,13 @@ pub fn fuzz(workspace: &Workspace, cases: u32) -> Result<()> {
     Ok(())
 }
 
-/// Whether the arguments choose packages; `--workspace` would override the choice.
+/// Whether the arguments choose packages, all of them included; `--workspace` would override the choice, or be said twice.
 fn chooses_packages(arguments: &[String]) -> bool {
-    arguments
-        .iter()
-        .take_while(|word| *word != "--")
-        .any(|word| word.starts_with("-p") || word == "--package" || word.starts_with("--package="))
+    arguments.iter().take_while(|word| *word != "--").any(|word| {
+        word.starts_with("-p")
+            || ["--package", "--workspace", "--all"].contains(&word.as_str())
+            || word.starts_with("--package=")
+    })
 }
 
 /// The benches of one package, or of all.
@@ -131,7 +132,12 @@ mod tests {
     #[test]
     fn a_choice_of_packages_is_recognised() {
         let chooses = |line: &str| chooses_packages(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        assert!(chooses("-p elf-data") && chooses("--doc --package=elf-data") && chooses("-pelf"));
+        assert!(
+            chooses("-p elf-data")
+                && chooses("--workspace --no-fail-fast")
+                && chooses("--doc --package=elf-data")
+                && chooses("-pelf")
+        );
         assert!(!chooses("") && !chooses("parity") && !chooses("parity -- -p"));
     }
 }

@@ -226,10 +226,10 @@ fn commands(config: &str, folder: &str) -> Vec<Vec<String>> {
 fn the_embedded_tasks_are_prepared_as_their_configurations_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (names, rows) in [
-        // The second of two goes on from the first, on the same inputs.
-        (&["mini-descriptions", "mini-descriptions-blocks"][..], "32 positions"),
-        (&["mini-de-en"], "64 positions"),
-        (&["mini-summaries"], "64 positions"),
+        (&["mini-descriptions-blocks"][..], "32 positions"),
+        (&["mini-de-en-blocks"], "64 positions"),
+        // The second of two is of the same inputs.
+        (&["mini-summaries", "mini-summaries-blocks"], "64 positions"),
     ] {
         let folder = TempDir::new().unwrap();
         let place = within(&folder, "mini");
