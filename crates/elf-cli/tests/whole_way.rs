@@ -138,6 +138,7 @@ fn an_encoder_is_not_written_over_unless_that_is_asked_for() {
     assert!(["model.safetensors", "latent_stats.json"].map(bytes) == before);
     init(&[]).well();
     assert!(Path::new(&encoder).join("tokenizer.json").exists());
+    run(elf(&["encoder", "stats", &encoder, "--data", &materials.path("shards")])).well();
     run(elf(&["encoder", "stats", &encoder, "--layer", "0", "--data", &materials.path("shards")])).well();
     init(&["--seed", "1"]).badly(&[&encoder, "already exists", "--overwrite"]);
     assert!(["model.safetensors", "latent_stats.json"].map(bytes) == before);
