@@ -26,15 +26,14 @@ pub const BUILTIN: &[Family] = &[
 ];
 
 fn open_t5(source: &EncoderSource, device: Device, precision: Precision) -> Result<Box<dyn TextEncoder>> {
-    let encoder = T5Encoder::load_with(&source.folder, source.weights(), device, precision)?;
-    match source.layer {
-        None => Ok(Box::new(encoder)),
-        Some(0) => Ok(Box::new(encoder.token_table()?)),
-        Some(layer) => Err(Error::Layer(format!(
+    if let Some(layer) = source.layer.filter(|layer| *layer > 0) {
+        return Err(Error::Layer(format!(
             "{layer} cannot be taken of a T5, whose inner layers are not normalised: only 0, its token table, and its last output \
              are supported"
-        ))),
+        )));
     }
+    let encoder = T5Encoder::load_with(&source.folder, source.weights(), device, precision)?;
+    Ok(Box::new(if source.layer.is_some() { encoder.token_table()? } else { encoder }))
 }
 
 /// Opens a frozen encoder of the family that `model_type` in its `config.json` names; a file without one is T5's.
