@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::settings::{Model, Task};
+use super::settings::{FOLDS, Model, Task};
 use super::training::Training;
 use super::{Mini, names};
 use crate::reproduce::stage::{Call, Cost, Stage, StageName, column_of};
@@ -55,25 +55,25 @@ impl Mini<'_> {
         stage.reading(task.tokenizer()).costing(Cost { seconds: 10.0, disk: 2e7, ..Cost::default() })
     }
 
-    /// Two GPT-2s, each of one half of the training pairs, and the translations of the other half that each makes: what models
-    /// that write all words at once learn in place of the real ones.
+    /// The folds of the training pairs; a GPT-2 for each that learns the others; and its translations of this one: what models that
+    /// write all words at once learn in place of the real ones.
     pub(super) fn translations(&self, task: &Task) -> Vec<Stage> {
         let Some(condition) = task.condition else { return Vec::new() };
-        let mut stages = vec![self.halves(task, condition)];
-        let halves = names::halves(task);
+        let mut stages = vec![self.folds(task, condition)];
+        let folds = names::folds(task);
         let name = names::translations(task);
         let at = self.at(&name);
-        let mut stage = Stage::new(name, format!("translations to learn, of {}", task.name)).after(halves.clone());
+        let mut stage = Stage::new(name, format!("translations to learn, of {}", task.name)).after(folds.clone());
         let mut joined = Call::new(["data", "select"])
             .flag("--column", format!("input={condition}"))
             .flag("--column", format!("prediction={}", task.target));
-        for half in 0..2 {
-            let translator = names::translator(task, half);
-            stages.push(self.translator(task, half, translator.clone()));
-            let (unseen, texts) = (1 - half, format!("{half}.jsonl"));
+        for fold in 0..FOLDS {
+            let translator = names::translator(task, fold);
+            stages.push(self.translator(task, fold, translator.clone()));
+            let texts = format!("{fold}.jsonl");
             let call = Call::new(["sample"])
                 .word(self.at(&translator))
-                .flag("--input", self.at(&halves).join(unseen.to_string()).with_extension("jsonl"))
+                .flag("--input", self.at(&folds).join(format!("fold-{fold}.jsonl")))
                 .flag("--input-column", condition)
                 .words(self.scale.translator_flags.iter().copied())
                 .flag("--batch-size", "64")
@@ -92,41 +92,51 @@ impl Mini<'_> {
         stages
     }
 
-    /// The halves of the training pairs, every second row each.
-    fn halves(&self, task: &Task, condition: &str) -> Stage {
-        let name = names::halves(task);
+    /// The folds of the training pairs, each of every n-th of the pairs that are left, and the tokens of all pairs outside of each.
+    fn folds(&self, task: &Task, condition: &str) -> Stage {
+        let name = names::folds(task);
         let (at, data) = (self.at(&name), names::data(task));
-        let call = || {
+        let train = self.at(&data).join("train.jsonl");
+        let select = |input: &Path, output: &Path| {
             Call::new(["data", "select"])
-                .flag("--input", self.at(&data).join("train.jsonl"))
+                .flag("--input", input)
                 .flag("--column", condition)
                 .flag("--column", task.target)
+                .flag("--output", output)
         };
-        let file = |half: usize| at.join(half.to_string()).with_extension("jsonl");
-        let mut known = OsString::from(format!("{condition}="));
-        known.push(column_of(&file(0), condition));
-        Stage::new(name, format!("halves of {}", task.name))
-            .after(data.clone())
-            .call(call().flag("--every-nth", "2").flag("--output", file(0)))
-            .call(call().flag("--without", known).flag("--output", file(1)))
-            .call(tokens(task, &file(0), &at.join("0")))
-            .call(tokens(task, &file(1), &at.join("1")))
-            .making("1/manifest.json")
-            .reading(task.tokenizer())
-            .costing(Cost { seconds: 5.0, disk: 2e7, ..Cost::default() })
+        let mut stage = Stage::new(name, format!("folds of {}", task.name)).after(data).reading(task.tokenizer());
+        let mut left = train.clone();
+        for fold in 0..FOLDS {
+            let file = at.join(format!("fold-{fold}.jsonl"));
+            let mut known = OsString::from(format!("{condition}="));
+            known.push(column_of(&file, condition));
+            stage = stage.call(select(&left, &file).flag("--every-nth", (FOLDS - fold).to_string()));
+            if fold + 1 < FOLDS {
+                let rest = at.join(format!("left-{fold}.jsonl"));
+                stage = stage.call(select(&left, &rest).flag("--without", &known));
+                left = rest;
+            }
+            let others = at.join(format!("without-{fold}.jsonl"));
+            stage = stage.call(select(&train, &others).flag("--without", &known));
+            stage = stage
+                .call(tokens(task, &others, &others.with_extension("")))
+                .making(format!("without-{fold}/manifest.json"));
+        }
+        stage.costing(Cost { seconds: 15.0, disk: 6e7, ..Cost::default() })
     }
 
-    fn translator(&self, task: &Task, half: usize, name: StageName) -> Stage {
+    fn translator(&self, task: &Task, fold: usize, name: StageName) -> Stage {
         let baseline = self.baseline(task, Model::Gpt2);
         let training = Training {
             name,
-            title: format!("GPT-2 on one half of {}", task.name),
-            data: names::halves(task),
-            shards: half.to_string(),
+            title: format!("GPT-2 on all folds of {} but one", task.name),
+            data: names::folds(task),
+            shards: format!("without-{fold}"),
             ..baseline
         };
+        let share = 1.0 - 1.0 / FOLDS as f64;
         let epochs = training.epochs;
-        training.stage(self).costing(self.cost(task, epochs / 2.0, 3.0))
+        training.stage(self).costing(self.cost(task, epochs * share, 3.0))
     }
 }
 

@@ -17,14 +17,14 @@ pub fn data(task: &Task) -> StageName {
     format!("data/{}", task.name).into()
 }
 
-/// The halves of a task's training data.
-pub fn halves(task: &Task) -> StageName {
-    format!("data/{}-halves", task.name).into()
+/// The folds of a task's training data.
+pub fn folds(task: &Task) -> StageName {
+    format!("data/{}-folds", task.name).into()
 }
 
-/// The training of a GPT-2 on one half of the pairs.
-pub fn translator(task: &Task, half: usize) -> StageName {
-    format!("train/{}-translators/{half}", task.name).into()
+/// The training of a GPT-2 on all folds but one.
+pub fn translator(task: &Task, fold: usize) -> StageName {
+    format!("train/{}-translators/{fold}", task.name).into()
 }
 
 /// The pairs of training sources and what those make of them.

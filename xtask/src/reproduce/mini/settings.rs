@@ -359,6 +359,10 @@ impl Writer {
 /// The number of steps of every stage that does not compare numbers of steps.
 pub const STEPS: u64 = 32;
 
+/// Folds of training pairs, each translated by a GPT-2 that learned the others. Those of half of the pairs translate worse (docs/log.md,
+/// 2026-11-30).
+pub const FOLDS: usize = 4;
+
 /// Candidates of minimum Bayes risk.
 pub const CANDIDATES: u64 = 10;
 

@@ -102,7 +102,7 @@ pub fn conditional(mini: &Mini, task: &Task, results: &Results) -> Result<Sectio
     );
     if task.learns_translations {
         caption.push_str(
-            " ELF and MDLM learn translations of the training sources by two GPT-2s, each of which has not seen the sources that it translates; \
+            " ELF and MDLM learn translations of the training sources by GPT-2s, none of which has seen the sources that it translates; \
              GPT-2, and ELF, token by token learn the real ones.",
         );
     }
