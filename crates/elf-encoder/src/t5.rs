@@ -157,8 +157,8 @@ impl T5Encoder {
         &self.params
     }
 
-    /// The encoder without its blocks: each token's latent is its row of the table, normalised, whatever stands around it. What
-    /// is usual of the released encoders' latents does not hold for it.
+    /// The encoder without its blocks: each token's latent is its normalised row of the embedding table and does not depend on the other
+    /// tokens. The usual mean and standard deviation of the released encoders do not apply to these latents.
     ///
     /// # Errors
     /// If libtorch fails.

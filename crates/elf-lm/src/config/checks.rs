@@ -18,8 +18,8 @@ impl RunConfig {
         check_estimates(self)
     }
 
-    /// The settings without those of latents if the objective is a baseline's, which has none, so that one configuration does for all; and the
-    /// names of those that were set.
+    /// The settings that the objective uses, and the names of those that were put back to their defaults. A baseline has no latents, so
+    /// settings about latents have no effect on it; ELF uses all settings.
     pub fn of_objective(&self) -> (Self, Vec<&'static str>) {
         let mut config = self.clone();
         if config.objective == ObjectiveName::Elf {

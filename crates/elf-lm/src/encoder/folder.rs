@@ -7,13 +7,14 @@ use elf_data::Tokenizer;
 
 use crate::Result;
 use crate::error::{Context, fail};
+use crate::text::text_latents::is_stats_file;
 
 /// The files of an encoder.
 const FILES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
 
 /// Whether a file is about an encoder, and does not hold for another one in its place: its card, or statistics of a layer.
 fn is_about(name: &str) -> bool {
-    name == "README.md" || (name.starts_with("latent_stats.") && name.ends_with(".json"))
+    name == "README.md" || is_stats_file(name)
 }
 
 /// Where an encoder is written to.

@@ -25,6 +25,11 @@ pub fn stats_file(layer: Option<usize>) -> String {
     layer.map_or_else(|| STATS_FILE.to_owned(), |layer| format!("latent_stats.layer-{layer}.json"))
 }
 
+/// Whether a file beside an encoder's weights is that of any layer.
+pub fn is_stats_file(name: &str) -> bool {
+    name.starts_with("latent_stats.") && name.ends_with(".json")
+}
+
 /// A frozen encoder with its normalisation.
 pub struct TextLatents {
     encoder: Box<dyn TextEncoder>,

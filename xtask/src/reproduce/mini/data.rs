@@ -8,9 +8,11 @@ use super::training::Training;
 use super::{Mini, names};
 use crate::reproduce::stage::{Call, Cost, Stage, StageName, column_of};
 
-/// The column of generated texts.
-fn text_column(task: &Task) -> &'static str {
-    if task.condition.is_some() { task.target } else { "text" }
+/// A column without the texts of another file's column, as `elf data select --without` takes it.
+fn without(column: &str, file: &Path, other: &str) -> OsString {
+    let mut word = OsString::from(format!("{column}="));
+    word.push(column_of(file, other));
+    word
 }
 
 impl Mini<'_> {
@@ -39,9 +41,7 @@ impl Mini<'_> {
             } else {
                 // Splits are by package family, but families share texts.
                 let (column, selected) = task.condition.map_or((task.target, "text"), |name| (name, name));
-                let mut without = OsString::from(format!("{column}="));
-                without.push(column_of(&at.join("train.jsonl"), selected));
-                call = call.flag("--without", without);
+                call = call.flag("--without", without(column, &at.join("train.jsonl"), selected));
             }
             call = call
                 .flag("--every-nth", every_nth.to_string())
@@ -108,8 +108,7 @@ impl Mini<'_> {
         let mut left = train.clone();
         for fold in 0..FOLDS {
             let file = at.join(format!("fold-{fold}.jsonl"));
-            let mut known = OsString::from(format!("{condition}="));
-            known.push(column_of(&file, condition));
+            let known = without(condition, &file, condition);
             stage = stage.call(select(&left, &file).flag("--every-nth", (FOLDS - fold).to_string()));
             if fold + 1 < FOLDS {
                 let rest = at.join(format!("left-{fold}.jsonl"));
@@ -143,12 +142,9 @@ impl Mini<'_> {
 /// The call that turns texts into tokens.
 fn tokens(task: &Task, texts: &Path, to: &Path) -> Call {
     let call = Call::new(["data", "prepare"]).flag("--input", texts);
-    let call = match task.condition {
-        None => call,
-        Some(condition) => call.flag("--condition-column", condition).word("--eos-condition"),
+    let (call, target) = match task.condition {
+        None => (call, "text"),
+        Some(condition) => (call.flag("--condition-column", condition).word("--eos-condition"), task.target),
     };
-    call.flag("--target-column", text_column(task))
-        .word("--eos-target")
-        .flag("--tokenizer", task.encoder)
-        .flag("--output", to)
+    call.flag("--target-column", target).word("--eos-target").flag("--tokenizer", task.encoder).flag("--output", to)
 }

@@ -19,9 +19,10 @@ pub struct Sampler {
     each: f64,
 }
 
-/// The paper's gamma and self-conditioning guidance.
-pub const GAMMA: f64 = 1.5;
-pub const SELF_GUIDANCE: f64 = 3.0;
+/// The paper's gamma.
+const GAMMA: f64 = 1.5;
+/// The paper's self-conditioning guidance.
+const SELF_GUIDANCE: f64 = 3.0;
 
 impl Sampler {
     fn costing(once: f64, each: f64) -> Self {

@@ -184,7 +184,7 @@ impl Mini<'_> {
     fn studied(&self, group: &'static str, value: String, sampler: Sampler) -> Studied {
         let task = &TASKS[0];
         let compared = [
-            (Sampler::of(&TASKS[0]).in_steps(STEPS), Writer::Plain(Model::Elf)),
+            (Sampler::of(task).in_steps(STEPS), Writer::Plain(Model::Elf)),
             (Sampler::paper_sde().in_steps(STEPS), Writer::PaperSampler),
         ];
         if let Some((_, writer)) = compared.into_iter().find(|(same, _)| *same == sampler) {

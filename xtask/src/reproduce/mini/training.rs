@@ -25,7 +25,32 @@ pub(super) struct Training<'a> {
     pub(super) ending: Settings,
 }
 
-impl Training<'_> {
+impl<'a> Training<'a> {
+    /// A baseline's training on the texts of a task, of no passes and without settings as yet.
+    pub(super) fn on(task: &'a Task, name: StageName) -> Self {
+        Self {
+            task,
+            title: String::new(),
+            config: task.config.to_owned(),
+            data: names::data(task),
+            shards: "train".to_owned(),
+            epochs: 0.0,
+            passes: 3.0,
+            settings: Call::default(),
+            ending: &[],
+            name,
+        }
+    }
+
+    /// That of a model that is compared.
+    fn of(task: &'a Task, model: Model) -> Self {
+        Self {
+            title: format!("{} on {}", model.label(), task.name),
+            data: names::training_data(task, model),
+            ..Self::on(task, names::training(task, model))
+        }
+    }
+
     /// The stage.
     pub(super) fn stage(self, mini: &Mini) -> Stage {
         let Self { task, name, title, config, data, shards, epochs, passes, settings, ending } = self;
@@ -53,7 +78,7 @@ impl Training<'_> {
 }
 
 impl Mini<'_> {
-    /// All models that are compared: those of equal size on equal data, and ELF that writes token by token.
+    /// All models that are compared, and before them what some of them begin as or learn from.
     pub(super) fn trainings(&self) -> Vec<Stage> {
         let blocks = TASKS.iter().filter(|task| task.blocks).map(|task| self.blocks(task));
         let translations =
@@ -75,24 +100,18 @@ impl Mini<'_> {
 
     /// ELF that writes a whole text at once.
     fn elf(&self, task: &Task) -> Stage {
-        let (name, model) = (names::training(task, Model::Elf), Model::Elf);
         let begins = task.from_blocks.then(|| names::training(task, Model::Blocks));
         let mut settings = Call::default().setting("encoder_model_name", task.encoder);
         if let Some(run) = &begins {
             settings = settings.setting("init_from", self.at(run));
         }
         let training = Training {
-            task,
-            name: name.clone(),
-            title: format!("{} on {}", model.label(), task.name),
-            config: task.config.to_owned(),
-            data: names::training_data(task, model),
-            shards: "train".to_owned(),
             epochs: self.epochs(task),
             // 3 for the gradient, 1.4 for estimates without one, 0.6 for the encoder.
             passes: 5.0,
             settings,
             ending: task.ending,
+            ..Training::of(task, Model::Elf)
         };
         let mut stage = training.stage(self);
         stage.needs.extend(begins);
@@ -134,35 +153,20 @@ impl Mini<'_> {
             }
             _ => (epochs, settings),
         };
-        Training {
-            task,
-            name: names::training(task, model),
-            title: format!("{} on {}", model.label(), task.name),
-            config: task.config.to_owned(),
-            data: names::training_data(task, model),
-            shards: "train".to_owned(),
-            epochs,
-            passes: 3.0,
-            settings,
-            ending: &[],
-        }
+        Training { epochs, settings, ..Training::of(task, model) }
     }
 
     /// ELF that writes token by token.
     fn blocks(&self, task: &Task) -> Stage {
         let model = Model::Blocks;
         let training = Training {
-            task,
-            name: names::training(task, model),
             title: format!("{}, on {}", model.label(), task.name),
             config: format!("configs/mini-{}-blocks.yml", task.name),
-            data: names::training_data(task, model),
-            shards: "train".to_owned(),
             epochs: self.scale.block_epochs,
             // Every row is there twice, but without its padding.
             passes: 4.0,
             settings: Call::default().setting("encoder_model_name", task.encoder),
-            ending: &[],
+            ..Training::of(task, model)
         };
         training.stage(self)
     }
@@ -171,16 +175,11 @@ impl Mini<'_> {
     pub(super) fn judge(&self) -> Stage {
         let task = &TASKS[0];
         let training = Training {
-            task,
-            name: names::judge(),
             title: "the GPT-2 that judges perplexity".to_owned(),
             config: "configs/definitions-judge.yml".to_owned(),
-            data: names::data(task),
-            shards: "train".to_owned(),
             epochs: self.scale.judge_epochs,
-            passes: 3.0,
             settings: Call::default().setting("tokenizer_name", task.encoder),
-            ending: &[],
+            ..Training::on(task, names::judge())
         };
         training.stage(self)
     }
@@ -231,16 +230,11 @@ impl Mini<'_> {
         let encoder = other.as_ref().map_or_else(|| task.encoder.into(), |stage| self.at(stage).join("encoder"));
         let settings = Call::default().setting("encoder_model_name", encoder);
         let training = Training {
-            task,
-            name: names::ablation(ablation),
             title: format!("ablation: {} {}", ablation.group, ablation.label),
-            config: task.config.to_owned(),
-            data: names::data(task),
-            shards: "train".to_owned(),
             epochs: self.scale.ablation_epochs,
             passes: 5.0,
             settings: settings.settings(SHORT).settings(ablation.settings),
-            ending: &[],
+            ..Training::on(task, names::ablation(ablation))
         };
         let mut stage = training.stage(self);
         stage.needs.extend(other);
