@@ -65,6 +65,8 @@ enum Command {
     /// Probe a trained flow: at each time, how close its estimates are to true texts, and how many words are decoded
     /// correctly from them.
     Probe(Box<commands::probe::ProbeArgs>),
+    /// Bound the likelihood of given texts under a trained flow: at most so many bits a token.
+    Likelihood(Box<commands::likelihood::LikelihoodArgs>),
     /// Evaluate generated text.
     Eval(commands::eval::EvalArgs),
     /// Measure how fast this machine trains and samples, compared with its fastest matrix product.
@@ -178,6 +180,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Convert(args) => commands::convert::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Probe(args) => commands::probe::run(*args),
+        Command::Likelihood(args) => commands::likelihood::run(*args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Pull(args) => commands::pull::run(args),

@@ -107,6 +107,7 @@ fn what_blocks_cannot_do_is_said_in_one_line() {
     materials.train(&model, &BLOCKS).well();
     let shards = materials.path("shards");
     run(elf(&["probe", &model, "--data", &shards, "--device", "cpu"])).badly(&["block_size"]);
+    run(elf(&["likelihood", &model, "A dog"])).badly(&["block_size"]);
     let config = materials.path("config.yml");
     let distill = ["distill", &config, "--teacher", &model, "--output", &other];
     run(elf(&distill)).badly(&["block_size", "distilled"]);

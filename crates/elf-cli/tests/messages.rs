@@ -114,6 +114,8 @@ fn memory_is_asked_for_before_it_is_taken() {
         .badly(&["of memory", "(--batch-size)"]);
     run(elf(&[&["probe", &exported, "--data", &shards, "--limit", "65536"][..], &rows].concat()))
         .badly(&["of memory", "(--batch-size)"]);
+    run(elf(&[&["likelihood", &exported, "--data", &shards, "--limit", "65536"][..], &rows].concat()))
+        .badly(&["of memory", "(--batch-size)"]);
     sample(&exported, &["--length", "16000000", "--batch-size", "65536"]).badly(&["of memory"]);
     sample(&exported, &["--length", "18446744073709551615"]).badly(&["max_length", "must be from 1 to"]);
     run(elf(&["bench", "--batch", "65536", "--seq", "100000"])).badly(&["of memory", "--batch"]);

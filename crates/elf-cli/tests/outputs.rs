@@ -72,6 +72,7 @@ fn no_command_writes_over_what_it_reads() {
         (&["sample", &translator, "--data", &shards, "-o", &shard], &shards),
         (&["sample", &model, "-o", &format!("{model}/tokenizer.json")], &model),
         (&["probe", &model, "--data", &shard, "-o", &shard], &shards),
+        (&["likelihood", &model, "--data", &shard, "-o", &shard], &shards),
         (&["convert", &format!("{encoder}/model.safetensors"), &format!("{encoder}/model.safetensors")], &encoder),
         (&["export", &model, &model], &model),
     ] {
@@ -201,6 +202,7 @@ fn folders_that_are_asked_for_are_made() {
     run(elf(&["sample", &model, "-n", "1", "--steps", "1", "-o", &at("g/h/texts.jsonl")])).well();
     run(elf(&["eval", "--samples", &at("g/h/texts.jsonl"), "-o", &at("i/j/figures.json")])).well();
     run(elf(&["probe", &model, "--data", &shards, "--limit", "4", "--times", "1", "-o", &at("k/l.json")])).well();
+    run(elf(&["likelihood", &model, "A dog", "--steps", "1", "-o", &at("q/r.json")])).well();
     run(elf(&["convert", &model, &at("m/n/model.safetensors")])).well();
     run(elf(&["export", &model, &at("o/p/exported")])).well();
     assert!(Path::new(&at("o/p/exported/config.yml")).is_file());

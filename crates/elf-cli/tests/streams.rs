@@ -33,6 +33,7 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
         &["tokenizer", "train", "--input", &corpus, "--vocab-size", "60", "--output", &vocabulary],
         &["eval", "--samples", &samples],
         &["probe", &model, "--data", &shards, "--limit", "8", "--times", "0.5"],
+        &["likelihood", &model, "--data", &shards, "--limit", "8", "--steps", "1"],
     ];
     let encoders: [&[&str]; 2] = [
         &["encoder", "init", "--tokenizer", &tokenizer, "--output", &random],

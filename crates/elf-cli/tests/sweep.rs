@@ -87,6 +87,10 @@ impl Files {
             ("convert", vec![("input", model), ("output", NEW)]),
             ("export", vec![("run", model), ("output", NEW)]),
             ("probe", vec![("path", model), ("data", "{shards}"), ("limit", "2"), ("times", "1"), ("output", NEW)]),
+            (
+                "likelihood",
+                vec![("path", model), ("data", "{shards}"), ("limit", "2"), ("steps", "1"), ("output", NEW)],
+            ),
             ("eval", vec![("samples", "{samples.jsonl}"), ("output", NEW)]),
             ("bench", BENCH.to_vec()),
             ("pull", vec![("references", "a/b"), ("kind", "tokenizer")]),

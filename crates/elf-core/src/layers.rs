@@ -30,6 +30,11 @@ impl Linear {
         Ok(Self { weight, bias, int8: None })
     }
 
+    /// `[fan_out, fan_in]`.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
     /// Another handle on the same layer.
     pub fn shallow_clone(&self) -> Self {
         let bias = self.bias.as_ref().map(Weight::shallow_clone);

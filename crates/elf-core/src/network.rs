@@ -117,6 +117,15 @@ pub trait Network {
         None
     }
 
+    /// An orthonormal basis `[C, R]`, fp32, of the directions of a noisy latent that the network sees; a latent's other components change
+    /// nothing. `self_conditioned` states whether passes have an `x_prev`. The default, `None`, is all directions.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    fn seen_directions(&self, _self_conditioned: bool) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// Runs the trunk: `[B, S, C]` (and `x_prev`) to hidden states `[B, S, H]` of the text positions, in fp32 or bf16.
     ///
     /// # Errors

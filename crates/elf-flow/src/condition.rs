@@ -98,6 +98,11 @@ impl Condition {
         Ok(z.f_where_scalarother(&self.free, 0.0)?)
     }
 
+    /// 1 on positions to generate, `[B, S, 1]`, fp32.
+    pub(crate) fn free_positions(&self) -> Result<Tensor> {
+        Ok(self.free.f_to_kind(Kind::Float)?)
+    }
+
     /// True on condition positions, `[B, S]`, bool.
     pub(crate) fn given(&self) -> Result<Tensor> {
         Ok(self.free.f_squeeze_dim(-1)?.f_logical_not()?)

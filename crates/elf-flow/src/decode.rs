@@ -1,6 +1,6 @@
 //! From latents to words, at the end of a run.
 
-use elf_core::device::at_a_time;
+use elf_core::device::{at_a_time, upload};
 use elf_core::{Network, TokenDraw, TrunkInput};
 use tch::{Device, Kind, Tensor};
 
@@ -93,6 +93,16 @@ impl<'a> Decoder<'a> {
     /// As [`Decoder::ids`].
     pub fn drawn(&self, z: &Tensor, condition: Option<&Condition>, how: &TokenDraw, draws: &Tensor) -> Result<Reading> {
         self.choose(z, condition, Some((how, &draws.f_reshape([-1])?)))
+    }
+
+    /// Natural log-probabilities `[B, S]`, fp32, of given token ids `[B, S]`, each by itself, read from latents `z` `[B, S, C]`.
+    ///
+    /// # Errors
+    /// As [`Decoder::ids`].
+    pub fn log_probs(&self, z: &Tensor, condition: Option<&Condition>, ids: &Tensor) -> Result<Tensor> {
+        let ids = upload(&ids.f_reshape([-1])?, z.device())?;
+        let given = |from, logits: &Tensor| Ok(ids.f_narrow(0, from, logits.size2()?.0)?);
+        Ok(self.reading(z, condition, given)?.log_probs)
     }
 
     /// The likeliest tokens, or those drawn by draws `[B * S]`; as whole words where there is a lexicon.

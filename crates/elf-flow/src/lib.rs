@@ -11,6 +11,7 @@
 //! * [`tokens`]: baselines that the flow is compared with, autoregressive models and masked diffusion: their objectives, and the
 //!   sampler of masked diffusion.
 //! * [`Generator`]: from seeds to token ids; [`Decoder`], its last step.
+//! * [`LikelihoodBound`]: how likely a given text is, from below.
 //! * [`RunPool`]: runs of generators that share the passes of their networks, and begin and end at any time.
 //!
 //! `examples/custom_sampler.rs` is a complete sampler on a field without a network. All of this works on any
@@ -28,6 +29,7 @@ mod flow_path;
 mod generate;
 mod guidance;
 mod lexicon;
+mod likelihood;
 mod network_field;
 mod objective;
 mod pool;
@@ -50,6 +52,7 @@ pub use flow_path::{FlowPath, PredictionTarget};
 pub use generate::{Cost, GenerateConfig, Generated, Generator, Guide, Request};
 pub use guidance::{AutoGuidance, ConditionGuidance, SelfConditioningGuidance};
 pub use lexicon::Lexicon;
+pub use likelihood::{BoundConfig, LikelihoodBound, TextBound, log_density};
 pub use network_field::NetworkField;
 pub use objective::{
     DistillObjective, DistillStep, ElfObjective, Loss, LossTerm, Objective, OwnEstimates, OwnRuns, Targets,

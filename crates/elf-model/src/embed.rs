@@ -7,6 +7,9 @@ use tch::{Kind, Tensor};
 pub(crate) const FEATURES: i64 = 256;
 const MAX_PERIOD: f64 = 10_000.0;
 
+/// Singular values below this share of the largest are 0 up to the rounding of fp32 weights.
+const RANK_TOLERANCE: f64 = 1e-6;
+
 /// `[cos(s f_i), sin(s f_i)]` with `f_i = exp(-ln(10000) i / 128)`: scalars `[B]` to features `[B, 256]`, fp32.
 pub fn sinusoidal_features(scalars: &Tensor) -> Tensor {
     let half = FEATURES / 2;
@@ -58,5 +61,22 @@ impl LatentProjection {
     pub(crate) fn forward(&self, z: &Tensor, x_prev: Option<&Tensor>, kind: Kind) -> Tensor {
         let joined = x_prev.map(|x| self.self_cond.forward(&Tensor::cat(&[z.to_kind(kind), x.to_kind(kind)], -1)));
         self.up.forward(&self.down.forward(&joined.unwrap_or_else(|| z.to_kind(kind))))
+    }
+
+    /// An orthonormal basis `[C, R]`, fp32, of the directions of `z` that pass the bottleneck: the row space of its matrix, behind that of
+    /// the previous estimate if there is one.
+    pub(crate) fn seen_directions(&self, self_conditioned: bool) -> Result<Tensor> {
+        tch::no_grad(|| {
+            let matrix = |layer: &Linear| layer.weight().master().f_to_kind(Kind::Double);
+            let mut seen = matrix(&self.down)?;
+            if self_conditioned {
+                let joined = matrix(&self.self_cond)?;
+                seen = seen.f_matmul(&joined.f_narrow(1, 0, joined.size2()?.0)?)?;
+            }
+            let (_, scales, directions) = seen.f_svd(true, true)?;
+            let rank =
+                scales.f_gt_tensor(&(scales.f_max()? * RANK_TOLERANCE))?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            Ok(directions.f_narrow(1, 0, rank)?.f_to_kind(Kind::Float)?.f_contiguous()?)
+        })
     }
 }

@@ -366,6 +366,10 @@ impl Network for Elf {
         self.word_guide.as_ref().map(|guide| guide as &dyn Network)
     }
 
+    fn seen_directions(&self, self_conditioned: bool) -> Result<Option<Tensor>> {
+        self.latents.seen_directions(self_conditioned).map(Some)
+    }
+
     fn trunk(&self, input: &TrunkInput) -> Result<Tensor> {
         self.pass(input, None)
     }

@@ -135,6 +135,27 @@ proptest! {
     }
 }
 
+/// What lies across the directions that a network sees changes nothing, and what lies along them does.
+#[test]
+fn directions_that_are_not_seen_change_nothing() {
+    let (c, r) = (6, 4);
+    for self_conditioned in [false, true] {
+        let net = network(ElfConfig { bottleneck_dim: r, ..small() }, PrecisionPolicy::F32);
+        let basis = net.seen_directions(self_conditioned).unwrap().unwrap();
+        assert_eq!(basis.size(), [c, r]);
+        assert!(difference(&basis.tr().matmul(&basis), &Tensor::eye(r, (Kind::Float, Device::Cpu))) < 1e-5);
+        let (z, t) = rows(3, 5, c);
+        let trunk = |z: &Tensor| {
+            let x_prev = self_conditioned.then(|| &z * 0.0);
+            net.trunk(&TrunkInput { x_prev: x_prev.as_ref(), ..TrunkInput::new(z, &t) }).unwrap()
+        };
+        let along = z.matmul(&basis).matmul(&basis.tr());
+        assert!(difference(&z, &along) > 0.1);
+        assert!(difference(&trunk(&z), &trunk(&along)) < 1e-4);
+        assert!(difference(&trunk(&z), &trunk(&(&z + &along * 0.5))) > 1e-3);
+    }
+}
+
 #[test]
 fn a_new_network_predicts_zero() {
     let net = Elf::new(small(), PrecisionPolicy::F32, 1, Device::Cpu).unwrap();

@@ -12,6 +12,7 @@ mod encoder_train;
 pub mod eval;
 pub mod export;
 pub mod launch;
+pub mod likelihood;
 pub mod model_args;
 pub mod probe;
 pub mod pull;

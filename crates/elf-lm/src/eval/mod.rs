@@ -2,6 +2,7 @@
 
 mod evaluation;
 pub mod judge;
+pub mod likelihood;
 pub mod probe;
 
 pub use evaluation::{EvaluateOptions, evaluate, evaluate_for};
