@@ -92,7 +92,8 @@ pub fn log_density(
         let step = pair[1] - pair[0];
         let (v, divergence) = velocity_and_divergence(field, &z, pair[1], &probe()?)?;
         let (v0, divergence0) = velocity_and_divergence(field, &(&z - &v * step), pair[0], &probe()?)?;
-        z = z - (v + v0) * (0.5 * step);
+        // Not in place: the caller's tensor may be the same.
+        z = z.f_sub(&((v + v0) * (0.5 * step)))?;
         integral += (divergence + divergence0) * (0.5 * step);
     }
     let sigma = field.noise_scale();
