@@ -247,7 +247,7 @@ fn groups(model: &DescribedModel, collator: &Collator, examples: &[Example], hos
         groups.entry(length).or_default().push(row);
     }
     if cut > 0 {
-        host.note(&format!(
+        host.note(format!(
             "{cut} of {} texts are cut to {most} tokens, the most that the model writes",
             examples.len()
         ));
