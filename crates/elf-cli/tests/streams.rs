@@ -19,7 +19,7 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
     fs::write(&samples, "{\"text\": \"A dog finds the cat\", \"reference\": \"A dog finds a cat\"}\n").unwrap();
     let [vocabulary, prepared, selected, random] =
         ["vocabulary", "prepared", "selected.jsonl", "random"].map(|name| within(folder, name));
-    let lines: [&[&str]; 13] = [
+    let lines: [&[&str]; 14] = [
         &["--help"],
         &["sample", "--help"],
         &["--version"],
