@@ -146,7 +146,7 @@ fn directions_that_are_not_seen_change_nothing() {
         assert!(difference(&basis.tr().matmul(&basis), &Tensor::eye(r, (Kind::Float, Device::Cpu))) < 1e-5);
         let (z, t) = rows(3, 5, c);
         let trunk = |z: &Tensor| {
-            let x_prev = self_conditioned.then(|| &z * 0.0);
+            let x_prev = self_conditioned.then(|| z * 0.0);
             net.trunk(&TrunkInput { x_prev: x_prev.as_ref(), ..TrunkInput::new(z, &t) }).unwrap()
         };
         let along = z.matmul(&basis).matmul(&basis.tr());
