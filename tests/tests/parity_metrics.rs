@@ -138,7 +138,7 @@ fn parity_of_an_evaluation() {
         name: "pairs".into(),
         texts: m.hypotheses,
         references: Some(m.references.into_iter().map(|r| vec![r]).collect()),
-        has_inputs: false,
+        ..SampleSet::default()
     };
     let found = Evaluator::default().evaluate("parity", &[set]).unwrap();
     for (name, theirs) in [

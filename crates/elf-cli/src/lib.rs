@@ -56,6 +56,8 @@ enum Command {
     Distill(Box<commands::distill::DistillArgs>),
     /// Generate text.
     Sample(Box<commands::sample::SampleArgs>),
+    /// Fill the gaps of texts, with a model that was trained for it: every given word stays where it is.
+    Infill(Box<commands::infill::InfillArgs>),
     /// Serve text generation over HTTP, many requests at once.
     Serve(Box<commands::serve::ServeArgs>),
     /// Convert checkpoints between formats: the released code's PyTorch checkpoints, and safetensors.
@@ -176,6 +178,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Scaling(args) => commands::scaling::run(args),
         Command::Distill(args) => commands::distill::run(*args),
         Command::Sample(args) => commands::sample::run(*args),
+        Command::Infill(args) => commands::infill::run(*args),
         Command::Serve(args) => commands::serve::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Export(args) => commands::export::run(args),

@@ -6,7 +6,7 @@ mod tiny_run;
 use serde_json::{Value, json};
 use server::Server;
 use tempfile::TempDir;
-use tiny_run::{Materials, within};
+use tiny_run::{FILLING, Materials, within};
 
 /// Asserts that each request is refused in OpenAI's form: body, status, field, words of the message.
 #[track_caller]
@@ -352,4 +352,44 @@ fn trajectories_show_every_step() {
             (with("stop", json!("a")), 400, None, "leave them out"),
         ],
     );
+}
+
+#[test]
+fn gaps_are_filled() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let model = within(&folder, "run");
+    materials.train(&model, &FILLING).well();
+    let server = Server::of(&[&model, "--one-shape", "--max-texts", "6", "--steps", "3"]);
+    let body = json!({"text": ["A red [2] finds the dog", "[...] the old dog"], "n": 2, "seed": 4, "user": "me"});
+    let answer = server.post("/v1/infill", &body);
+    assert_eq!(answer.header("x-elf-ignored-fields"), "user");
+    let answer = answer.json();
+    assert_eq!((&answer["object"], &answer["model"], &answer["seed"]), (&json!("infill"), &json!("run"), &json!(4)));
+    let data = answer["data"].as_array().unwrap();
+    assert_eq!(data.len(), 4);
+    for (index, text) in data.iter().enumerate() {
+        let words = text["text"].as_str().unwrap();
+        assert!(if index < 2 { words.starts_with("A red") } else { words.ends_with("the old dog") }, "{text}");
+        assert_eq!((text["index"].as_u64(), text["filled"].as_array().unwrap().len()), (Some(index as u64), 1));
+        assert!(text["confidence"].as_f64().unwrap() < 0.0);
+    }
+    assert_eq!(server.post("/v1/infill", &body).json(), answer);
+    let with = |text: &str| json!({ "text": text });
+    refuses(
+        &server,
+        "/v1/infill",
+        &[
+            (json!({}), 400, Some("text"), "is missing"),
+            (json!({"text": 3}), 400, Some("text"), "a list of at most"),
+            (with("A dog"), 400, Some("text"), "no gap"),
+            (with("[...]"), 400, Some("text"), "no word is given"),
+            (with("A [x] dog"), 400, Some("text"), "[x]"),
+            (with("A [90] dog"), 400, Some("text"), "at most 12"),
+            (json!({"text": "A [1] dog", "stream": true}), 400, None, "neither cut nor streamed"),
+            (json!({"text": "A [1] dog", "n": 7}), 400, Some("n"), "1 to 6"),
+        ],
+    );
+    let plain = Server::start(&materials.path("run"), &[]);
+    refuses(&plain, "/v1/infill", &[(with("A [2] dog"), 400, Some("text"), "cannot fill gaps")]);
+    refuses(&plain, "/v1/completions", &[(json!({"prompt": "", "suffix": "a"}), 400, Some("suffix"), "/v1/infill")]);
 }

@@ -20,7 +20,7 @@ fn model(folder: &TempDir) -> String {
     model
 }
 
-const PATHS: [&str; 4] = ["/generate", "/v1/completions", "/v1/chat/completions", "/v1/trajectories"];
+const PATHS: [&str; 5] = ["/generate", "/v1/completions", "/v1/chat/completions", "/v1/trajectories", "/v1/infill"];
 
 #[test]
 fn bodies_that_are_no_requests() {

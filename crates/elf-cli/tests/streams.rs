@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
 use tempfile::TempDir;
-use tiny_run::{Materials, Ran, elf, run, within};
+use tiny_run::{FILLING, Materials, Ran, elf, run, within};
 
 /// Command lines of every command that prints what was asked for, each with a cheap job.
 fn printing(folder: &TempDir) -> Vec<Vec<String>> {
@@ -16,10 +16,12 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
         ["corpus.jsonl", "tokenizer", "shards", "run"].map(|name| materials.path(name));
     let encoder = materials.copy("encoder", folder);
     let samples = within(folder, "samples.jsonl");
+    let filling = within(folder, "filling");
+    materials.train(&filling, &FILLING).well();
     fs::write(&samples, "{\"text\": \"A dog finds the cat\", \"reference\": \"A dog finds a cat\"}\n").unwrap();
     let [vocabulary, prepared, selected, random] =
         ["vocabulary", "prepared", "selected.jsonl", "random"].map(|name| within(folder, name));
-    let lines: [&[&str]; 14] = [
+    let lines: [&[&str]; 15] = [
         &["--help"],
         &["sample", "--help"],
         &["--version"],
@@ -27,6 +29,7 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
         &["train", "--template"],
         &["sample", &model, "-n", "3", "--steps", "2"],
         &["sample", &model, "-n", "1", "--steps", "2", "--trace"],
+        &["infill", &filling, "A [2] dog", "--steps", "2"],
         &["data", "inspect", &shards],
         &["data", "prepare", "--input", &corpus, "--tokenizer", &tokenizer, "--output", &prepared],
         &["data", "select", "--input", &corpus, "--column", "text", "--output", &selected],

@@ -15,7 +15,7 @@ use clap::{Arg, Command};
 use elf_lm::encoder::CorpusText;
 use elf_lm::text::text_column::TextColumn;
 use tempfile::TempDir;
-use tiny_run::{Materials, Ran, copy, elf, run, within};
+use tiny_run::{FILLING, Materials, Ran, copy, elf, run, within};
 
 /// Values of a command's options, by their ids.
 type Values = BTreeMap<String, String>;
@@ -38,6 +38,7 @@ impl Files {
         for name in ["corpus.jsonl", "tokenizer", "shards", "encoder", "run", "config.yml"] {
             copy(Path::new(&materials.path(name)), Path::new(&files.at(name)));
         }
+        materials.train(&files.at("filling"), &FILLING).well();
         fs::write(files.at("samples.jsonl"), "{\"text\": \"A dog\", \"reference\": \"A dog\"}\n").unwrap();
         fs::write(files.at("empty.jsonl"), "").unwrap();
         fs::write(files.at("settings.yml"), "- guide: guide\n  guide_scale: 2\n").unwrap();
@@ -83,6 +84,7 @@ impl Files {
             ("scaling", vec![]),
             ("distill", vec![("config", "{config.yml}"), ("teacher", model), ("output", NEW), ("plan", "")]),
             ("sample", vec![("path", model), ("num", "1"), ("steps", "1"), ("output", NEW)]),
+            ("infill", vec![("path", "{filling}"), ("texts", "A [2] dog"), ("steps", "1"), ("output", NEW)]),
             ("serve", vec![("path", model), ("listen", "nowhere")]),
             ("convert", vec![("input", model), ("output", NEW)]),
             ("export", vec![("run", model), ("output", NEW)]),

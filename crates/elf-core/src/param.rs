@@ -284,12 +284,17 @@ pub struct ParamBuilder {
 impl ParamBuilder {
     /// Parameters drawn from `seed`; each depends on the seed and its own name only.
     pub fn seeded(seed: u64, device: Device) -> Self {
-        Self { set: ParamSet::default(), copies: Arc::default(), device, seed: Some(seed) }
+        Self::new(device, Some(seed))
     }
 
     /// Parameters without defined values; the caller loads all of them before use.
     pub fn unset(device: Device) -> Self {
-        Self { set: ParamSet::default(), copies: Arc::default(), device, seed: None }
+        Self::new(device, None)
+    }
+
+    fn new(device: Device, seed: Option<u64>) -> Self {
+        elf_kernels::mkl::settle();
+        Self { set: ParamSet::default(), copies: Arc::default(), device, seed }
     }
 
     /// The parameters' device.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::example::Example;
+use crate::given::Coins;
 use crate::tokenizer::Tokenizer;
 
 /// The token that fills a row up, and thereby whether the filling carries loss.
@@ -106,6 +107,7 @@ impl Collator {
             input_ids: Vec::with_capacity(examples.len() * seq_len),
             cond_len: Vec::with_capacity(examples.len()),
             valid_len: Vec::with_capacity(examples.len()),
+            given: Vec::new(),
             label_drop: vec![false; examples.len()],
             pad_token: self.config.pad_token,
         };
@@ -128,8 +130,8 @@ impl Collator {
 
 /// A rectangular batch of `B = rows` rows and `S = seq_len` positions.
 ///
-/// Each row is a condition, then the target, then filling, so that two lengths per row determine all masks. Devices build theirs
-/// from the lengths; the methods build masks on the host, row-major, 1 for yes.
+/// Each row is a condition, then the target, then filling, so that two lengths per row determine all masks unless tokens of the target
+/// are given. Devices build theirs from the lengths; the methods build masks on the host, row-major, 1 for yes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// B.
@@ -142,6 +144,8 @@ pub struct Batch {
     pub cond_len: Vec<usize>,
     /// Length of each row in tokens without its filling, condition included, `[B]`.
     pub valid_len: Vec<usize>,
+    /// Whether a token of the target is given, as those of the condition are, `[B, S]`; empty if none is.
+    pub given: Vec<bool>,
     /// Whether a row's condition is dropped in this training step, `[B]`.
     pub label_drop: Vec<bool>,
     /// The token of the filling, which decides whether it carries loss.
@@ -155,20 +159,24 @@ impl Batch {
         self.mask(|row, position| position < self.valid_len[row])
     }
 
-    /// Whether any row has a condition.
+    /// Whether any row has a condition, or given tokens.
     pub fn has_conditions(&self) -> bool {
-        self.cond_len.iter().any(|&n| n > 0)
+        self.cond_len.iter().any(|&n| n > 0) || self.given.contains(&true)
     }
 
-    /// 1 where a position belongs to the condition, `[B, S]`. (`cond_seq_mask` in the released code.)
+    /// 1 where a position belongs to the condition, or is given, `[B, S]`. (`cond_seq_mask` in the released code.)
     pub fn is_cond(&self) -> Vec<f32> {
-        self.mask(|row, position| position < self.cond_len[row])
+        self.mask(|row, position| self.is_given(row, position))
     }
 
-    /// 1 where a position carries loss, `[B, S]`: the target, and the filling if it is EOS.
+    fn is_given(&self, row: usize, position: usize) -> bool {
+        position < self.cond_len[row] || self.given.get(row * self.seq_len + position).is_some_and(|&given| given)
+    }
+
+    /// 1 where a position carries loss, `[B, S]`: the target that is not given, and the filling if it is EOS.
     pub fn loss_mask(&self) -> Vec<f32> {
         self.mask(|row, position| {
-            position >= self.cond_len[row] && (self.pad_token == PadToken::Eos || position < self.valid_len[row])
+            !self.is_given(row, position) && (self.pad_token == PadToken::Eos || position < self.valid_len[row])
         })
     }
 
@@ -191,8 +199,12 @@ impl Batch {
         for row in 1..self.rows {
             let from = row * self.seq_len;
             self.input_ids.copy_within(from..from + length, row * length);
+            if !self.given.is_empty() {
+                self.given.copy_within(from..from + length, row * length);
+            }
         }
         self.input_ids.truncate(self.rows * length);
+        self.given.truncate(self.rows * length);
         self.seq_len = length;
         self
     }
@@ -204,10 +216,13 @@ impl Batch {
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
         let s = self.seq_len;
+        // Nothing of an empty list.
+        let of_row = |row: usize| self.given.get(row * s..(row + 1) * s).unwrap_or_default();
         Self {
             rows: rows.len(),
             seq_len: s,
             input_ids: rows.iter().flat_map(|&row| &self.input_ids[row * s..(row + 1) * s]).copied().collect(),
+            given: rows.iter().flat_map(|&row| of_row(row)).copied().collect(),
             cond_len: rows.iter().map(|&row| self.cond_len[row]).collect(),
             valid_len: rows.iter().map(|&row| self.valid_len[row]).collect(),
             label_drop: match self.label_drop.is_empty() {
@@ -233,14 +248,5 @@ impl Batch {
 ///
 /// The result depends on the arguments alone, so that resuming a run, or another number of ranks, changes no decision.
 pub fn is_label_dropped(prob: f64, seed: u64, epoch: u64, position: u64) -> bool {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"elf label drop");
-    for number in [seed, epoch, position] {
-        hasher.update(&number.to_le_bytes());
-    }
-    let mut first = [0u8; 8];
-    hasher.finalize_xof().fill(&mut first);
-    // 53 bits make a uniform number in [0, 1) that f64 holds exactly.
-    let uniform = (u64::from_le_bytes(first) >> 11) as f64 / (1u64 << 53) as f64;
-    uniform < prob
+    Coins::new(b"elf label drop", &[seed, epoch, position]).uniform() < prob
 }

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::collate::{Batch, Collator, is_label_dropped};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::given::GivenShares;
 use crate::order::{Cursor, Order};
 
 /// Settings of a loader.
@@ -18,11 +19,13 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Probability with which a row's label is dropped; see [`Batch::label_drop`].
     pub label_drop_prob: f64,
+    /// Shares of rows of which tokens are given; see [`Batch::given`].
+    pub given: GivenShares,
 }
 
 impl Default for LoaderConfig {
     fn default() -> Self {
-        Self { prefetch: 4, label_drop_prob: 0.0 }
+        Self { prefetch: 4, label_drop_prob: 0.0, given: GivenShares::default() }
     }
 }
 
@@ -73,12 +76,13 @@ impl Loader {
                 config.label_drop_prob
             )));
         }
+        config.given.check()?;
         if collator.config().max_input_length.is_some() && !dataset.is_conditional() {
             return Err(Error::NoCondition);
         }
         order.next(from)?;
         let (sender, receiver) = bounded(config.prefetch.max(1));
-        let mut maker = Maker { dataset, collator, order, label_drop_prob: config.label_drop_prob };
+        let mut maker = Maker { dataset, collator, order, config };
         let thread = std::thread::Builder::new()
             .name("elf-data-loader".to_owned())
             .spawn(move || maker.run(from, &sender))
@@ -128,7 +132,7 @@ struct Maker {
     dataset: Arc<Dataset>,
     collator: Collator,
     order: Order,
-    label_drop_prob: f64,
+    config: LoaderConfig,
 }
 
 impl Maker {
@@ -153,8 +157,9 @@ impl Maker {
         let mut batch = self.collator.collate(&self.dataset.examples(&rows)?)?;
         let seed = self.order.config().seed;
         let drops =
-            places.iter().map(|&(position, _)| is_label_dropped(self.label_drop_prob, seed, at.epoch, position));
+            places.iter().map(|&(position, _)| is_label_dropped(self.config.label_drop_prob, seed, at.epoch, position));
         batch.label_drop = drops.collect();
+        self.config.given.give(&mut batch, seed, at.epoch, places.iter().map(|&(position, _)| position));
         Ok(Loaded { batch, after })
     }
 }

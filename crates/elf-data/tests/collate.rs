@@ -47,7 +47,8 @@ proptest! {
     fn trimming_loses_nothing_but_filling(examples in examples(), input in prop::option::of(1..10usize), eos in any::<bool>()) {
         let pad_token = if eos { PadToken::Eos } else { PadToken::Pad };
         let collator = collator(16, input, pad_token).unwrap();
-        let batch = collator.collate(&examples).unwrap();
+        let mut batch = collator.collate(&examples).unwrap();
+        batch.given = (0..batch.rows * 16).map(|place| place % 3 == 0 && place % 16 < batch.valid_len[place / 16]).collect();
         let lengths: Vec<u32> = batch.valid_len.iter().map(|&n| n as u32).collect();
         if !examples.is_empty() {
             prop_assert_eq!(&Dataset::from_examples(&examples).unwrap().lengths(collator.config()).unwrap(), &lengths);
@@ -56,6 +57,9 @@ proptest! {
         let longest = lengths.iter().copied().max().unwrap_or(0).max(1) as usize;
         prop_assert_eq!(trimmed.seq_len, if eos { 16 } else { longest });
         prop_assert_eq!(ones(&trimmed.loss_mask()), ones(&batch.loss_mask()));
+        prop_assert_eq!(ones(&trimmed.is_cond()), ones(&batch.is_cond()));
+        let last: Vec<usize> = (0..batch.rows).rev().collect();
+        prop_assert_eq!(trimmed.select(&last).select(&last), trimmed.clone());
         prop_assert_eq!(trimmed.tokens(), batch.tokens());
         for (short, long) in trimmed.input_ids.chunks(trimmed.seq_len).zip(batch.input_ids.chunks(16)) {
             prop_assert_eq!(short, &long[..trimmed.seq_len]);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use elf_data::shards::PrepareConfig;
 use elf_data::{
-    CollateConfig, Collator, Cursor, Dataset, Error, Loaded, Loader, LoaderConfig, OpenOptions, Order, OrderConfig,
-    PadToken, Share,
+    CollateConfig, Collator, Cursor, Dataset, Error, GivenShares, Loaded, Loader, LoaderConfig, OpenOptions, Order,
+    OrderConfig, PadToken, Share,
 };
 use support::{documents, prepare_all, t5};
 
@@ -39,7 +39,8 @@ impl Corpus {
     }
 
     fn loader(&self, from: Cursor) -> Loader {
-        let config = LoaderConfig { prefetch: 2, label_drop_prob: 0.3 };
+        let given = GivenShares { spans: 0.5, words: 0.3, ..GivenShares::default() };
+        let config = LoaderConfig { prefetch: 2, label_drop_prob: 0.3, given };
         Loader::start(self.dataset(u64::MAX), collator(), self.order(1, 2), from, config).unwrap()
     }
 }

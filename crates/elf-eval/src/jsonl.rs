@@ -16,6 +16,17 @@ pub struct SampleLine {
     pub input: Option<String>,
     /// Field `reference`: the expected text, or a list of several.
     pub references: Option<Vec<String>>,
+    /// Fields `filled` and `hidden`: what was written into each gap of a text, and what it hides of a known one.
+    pub gaps: Vec<FilledGap>,
+}
+
+/// A gap of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilledGap {
+    /// What was written into it.
+    pub filled: String,
+    /// What it hides.
+    pub hidden: String,
 }
 
 /// Texts with their inputs, where lines have them, and their references, which all lines must have or none.
@@ -37,7 +48,12 @@ pub fn read_samples(path: impl AsRef<Path>) -> Result<Vec<SampleLine>> {
             None => None,
             Some(value) => Some(texts(value).ok_or_else(|| field("'reference', nor a list of strings"))?),
         };
-        lines.push((SampleLine { text, input, references }, number, found));
+        let gaps = match object.get("hidden") {
+            None => Vec::new(),
+            Some(hidden) => gaps(hidden, object.get("filled"))
+                .ok_or_else(|| field("'hidden', nor a list of strings, as many as 'filled' has"))?,
+        };
+        lines.push((SampleLine { text, input, references, gaps }, number, found));
     }
     if lines.is_empty() {
         return Err(Error::NoLines { path: path.into() });
@@ -69,6 +85,13 @@ fn texts(value: &Value) -> Option<Vec<String>> {
         }
         _ => None,
     }
+}
+
+/// Gaps, of which both sides have all.
+fn gaps(hidden: &Value, filled: Option<&Value>) -> Option<Vec<FilledGap>> {
+    let (hidden, filled) = (texts(hidden)?, texts(filled?)?);
+    let gap = |(filled, hidden)| FilledGap { filled, hidden };
+    (hidden.len() == filled.len()).then(|| filled.into_iter().zip(hidden).map(gap).collect())
 }
 
 fn names(object: &Map<String, Value>) -> String {
@@ -108,6 +131,7 @@ mod tests {
             text: text.into(),
             input: input.map(str::to_owned),
             references: Some(vec![reference.into()]),
+            gaps: vec![],
         };
         assert_eq!(read_samples(with.path()).unwrap(), [line("a", None, "x"), line("b", Some("c"), "")]);
         let without = file(b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
@@ -117,6 +141,15 @@ mod tests {
         let several: Vec<_> =
             read_samples(several.path()).unwrap().into_iter().map(|line| line.references.unwrap()).collect();
         assert_eq!(several, [vec!["x", "y"], vec!["z"]]);
+    }
+
+    #[test]
+    fn gaps_have_two_sides() {
+        let file = file(b"{\"text\": \"a\", \"filled\": [\"x\", \"y z\"], \"hidden\": [\"x\", \"y\"]}\n{\"text\": \"a\", \"filled\": [\"x\"]}\n");
+        let lines = read_samples(file.path()).unwrap();
+        let gap = |filled: &str, hidden: &str| FilledGap { filled: filled.into(), hidden: hidden.into() };
+        assert_eq!(lines[0].gaps, [gap("x", "x"), gap("y z", "y")]);
+        assert!(lines[1].gaps.is_empty());
     }
 
     #[test]
@@ -131,6 +164,8 @@ mod tests {
             (b"{\"text\": \"a\"}\n{\"text\": \"a\n", "line 2: not a JSON object"),
             (b"{\"text\": \"a\"}\n{\"text\": \"a", "line 2, the last, breaks off"),
             (b"{\"text\": \"a\", \"reference\": null}\n", "line 1: no string field 'reference'"),
+            (b"{\"text\": \"a\", \"hidden\": [\"b\"]}\n", "line 1: no string field 'hidden', nor a list"),
+            (b"{\"text\": \"a\", \"hidden\": [\"b\"], \"filled\": [\"b\", \"c\"]}\n", "as many as 'filled' has"),
             (b"{\"text\": \"a\", \"reference\": []}\n", "line 1: no string field 'reference'"),
             (b"[\"a\"]\n", "line 1: not a JSON object"),
             (b"{\"text\": \"\xff\"}\n", "line 1: not a JSON object"),

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use elf_eval::evaluation::{Evaluation, Evaluator, Judge, SampleSet, name};
+use elf_eval::jsonl::FilledGap;
 use elf_eval::perplexity::{JudgeWindows, ScoredWindow, Scorer, TokenScores};
 use elf_eval::stats::Bootstrap;
 
@@ -33,6 +34,22 @@ const JUDGE: Judge = Judge { name: "length", scorer: &LengthJudge };
 
 fn set(texts: &[&str]) -> SampleSet {
     SampleSet { name: "s".into(), texts: texts.iter().map(|t| (*t).to_owned()).collect(), ..SampleSet::default() }
+}
+
+#[test]
+fn gaps_are_compared_with_what_they_hide() {
+    let gap = |filled: &str, hidden: &str| FilledGap { filled: filled.into(), hidden: hidden.into() };
+    let gaps = vec![gap("The red house", "a red house"), gap("small", "large old"), gap("of", "of")];
+    let filled = SampleSet { gaps, ..set(&["x y"]) };
+    let found = Evaluator::default().evaluate("gaps", &[filled.clone()]).unwrap();
+    // Three of six words.
+    assert!((found.get(name::GAP_WORDS).unwrap().value - 0.5).abs() < 1e-12);
+    let all_right = SampleSet { gaps: vec![gap("of the", "Of the")], ..set(&["x"]) };
+    let right = Evaluator::default().evaluate("gaps", std::slice::from_ref(&all_right)).unwrap();
+    assert_eq!([name::GAP_WORDS, name::GAP_BLEU].map(|name| right.get(name).unwrap().value.round()), [1.0, 100.0]);
+    let both = Evaluator::default().evaluate("gaps", &[filled, all_right]).unwrap();
+    assert_eq!(both.get(name::GAP_WORDS).unwrap().per_file, [0.5, 1.0]);
+    assert!(Evaluator::default().evaluate("none", &[set(&["x"])]).unwrap().get(name::GAP_BLEU).is_none());
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {
@@ -160,7 +177,7 @@ fn perplexity_and_entropy_by_hand_with_a_verdict() {
 fn intervals_hold_the_number_and_do_not_change_from_run_to_run() {
     let texts: Vec<String> = (0..60).map(|i| "word ".repeat(1 + i % 7)).collect();
     let references: Vec<Vec<String>> = (0..60).map(|i| vec!["word ".repeat(1 + i % 5)]).collect();
-    let set = SampleSet { name: "s".into(), texts, references: Some(references), has_inputs: false };
+    let set = SampleSet { name: "s".into(), texts, references: Some(references), ..SampleSet::default() };
     let training = strings(&["word word word"]);
     let evaluator = Evaluator {
         judge: Some(JUDGE),

@@ -21,6 +21,10 @@ pub struct Condition {
     free: Tensor,
     /// Condition positions at the start of each row.
     lengths: Vec<usize>,
+    /// Whether the condition is part of the text.
+    in_text: bool,
+    /// Tokens that no position to generate may hold.
+    barred: Vec<i64>,
 }
 
 impl Condition {
@@ -49,7 +53,14 @@ impl Condition {
         };
         let free = upload(&mask.f_eq(0.0)?.f_unsqueeze(-1)?, latents.device())?;
         let ids = upload(ids, latents.device())?.f_masked_fill(&free.f_squeeze_dim(-1)?, NO_WORD)?;
-        Ok(Self { latents: latents.shallow_clone(), ids, free, lengths })
+        Ok(Self { latents: latents.shallow_clone(), ids, free, lengths, in_text: false, barred: Vec::new() })
+    }
+
+    /// The same condition as part of the text around it: its tokens are read as they are, nothing is cut from the decoded row, and no
+    /// other position is read as one of the `barred` tokens, such as the end of a text.
+    #[must_use]
+    pub fn in_text(self, barred: &[i64]) -> Self {
+        Self { lengths: vec![0; self.lengths.len()], in_text: true, barred: barred.to_vec(), ..self }
     }
 
     /// `(B, S, C)`.
@@ -60,7 +71,7 @@ impl Condition {
         Ok(self.latents.size3()?)
     }
 
-    /// The number of condition positions at the start of each row, which are cut from its decoded text.
+    /// The number of condition positions at the start of each row, which are cut from its decoded text; 0 where they are part of it.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
@@ -98,6 +109,32 @@ impl Condition {
         Ok(z.f_where_scalarother(&self.free, 0.0)?)
     }
 
+    /// Logits `[positions, V]`, fp32, of the positions from `first` on among the `B * S`, so that only what the condition allows can be
+    /// read from them; unchanged if the condition is no part of the text.
+    pub(crate) fn allowed(&self, logits: &Tensor, first: i64) -> Result<Tensor> {
+        if !self.in_text {
+            return Ok(logits.shallow_clone());
+        }
+        let positions = logits.size2()?.0;
+        let part =
+            |x: &Tensor| -> Result<Tensor> { Ok(x.f_reshape([-1])?.f_narrow(0, first, positions)?.f_unsqueeze(-1)?) };
+        let (free, ids) = (part(&self.free)?, part(&self.ids)?);
+        let barred = upload(&Tensor::f_from_slice(&self.barred)?, logits.device())?;
+        let others = logits.f_index_fill(-1, &barred, f64::NEG_INFINITY)?;
+        let only = logits.f_full_like(f64::NEG_INFINITY)?.f_scatter_value(-1, &ids.f_clamp_min(0)?, 0.0)?;
+        Ok(others.f_where_self(&free, &only)?)
+    }
+
+    /// Whether each of the `B * S` positions is skipped where words are put together: those that are given.
+    pub(crate) fn skipped(&self) -> Result<Vec<bool>> {
+        let (b, s, _) = self.sizes()?;
+        if self.in_text {
+            return Ok(Vec::try_from(self.given()?.f_reshape([-1])?.f_to_device(Device::Cpu)?)?);
+        }
+        let before = |row: usize| (0..s as usize).map(move |place| (row, place));
+        Ok((0..b as usize).flat_map(before).map(|(row, place)| place < self.lengths[row]).collect())
+    }
+
     /// 1 on positions to generate, `[B, S, 1]`, fp32.
     pub(crate) fn free_positions(&self) -> Result<Tensor> {
         Ok(self.free.f_to_kind(Kind::Float)?)
@@ -115,6 +152,8 @@ impl Condition {
             ids: self.ids.f_narrow(1, first, width)?,
             free: self.free.f_narrow(1, first, width)?,
             lengths: self.lengths.iter().map(|&n| n.saturating_sub(first as usize).min(width as usize)).collect(),
+            in_text: self.in_text,
+            barred: self.barred.clone(),
         })
     }
 
@@ -128,6 +167,8 @@ impl Condition {
             ids: self.ids.f_index_select(0, &index)?.f_to_device(device)?,
             free: self.free.f_index_select(0, &index)?.f_to_device(device)?,
             lengths: (0..rows as usize).map(|i| self.lengths[if i < have as usize { i } else { 0 }]).collect(),
+            in_text: self.in_text,
+            barred: self.barred.clone(),
         })
     }
 }

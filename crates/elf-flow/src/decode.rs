@@ -113,15 +113,17 @@ impl<'a> Decoder<'a> {
         drawn: Option<(&TokenDraw, &Tensor)>,
     ) -> Result<Reading> {
         let (b, s, _) = z.size3()?;
-        let skipped = condition.map_or_else(|| vec![0; b as usize], |condition| condition.lengths().to_vec());
+        let skipped = match condition.filter(|_| self.lexicon.is_some()) {
+            Some(condition) => condition.skipped()?,
+            None => vec![false; (b * s) as usize],
+        };
         self.reading(z, condition, |from, logits| {
             let positions = logits.size2()?.0;
             let draws = drawn.map(|(_, draws)| draws.f_narrow(0, from, positions)).transpose()?;
             let drawn = drawn.zip(draws.as_ref()).map(|((how, _), draws)| (how, draws));
             match (self.lexicon, drawn) {
                 (Some(lexicon), _) => {
-                    let rows = (from / s) as usize..((from + positions) / s) as usize;
-                    lexicon.tokens(logits, s as usize, &skipped[rows], drawn)
+                    lexicon.tokens(logits, s as usize, &skipped[from as usize..(from + positions) as usize], drawn)
                 }
                 (None, Some((how, draws))) => Ok(how.tokens(logits, draws)?),
                 (None, None) => Ok(logits.f_argmax(-1, false)?),
@@ -139,6 +141,10 @@ impl<'a> Decoder<'a> {
     ) -> Result<Reading> {
         let read = self.chunks(z, condition, |from, logits| {
             let logits = logits.f_to_kind(Kind::Float)?;
+            let logits = match condition {
+                Some(condition) => condition.allowed(&logits, from)?,
+                None => logits,
+            };
             let ids = choose(from, &logits)?;
             let chosen = logits.f_gather(1, &ids.f_unsqueeze(-1)?, false)?.f_squeeze_dim(1)?;
             Ok((ids, chosen - logits.f_logsumexp([-1], false)?))

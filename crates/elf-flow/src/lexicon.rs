@@ -1,6 +1,7 @@
 //! Tokens that are read as whole words.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use elf_core::TokenDraw;
 use tch::{Device, Kind, Tensor};
@@ -88,8 +89,8 @@ impl Lexicon {
     }
 
     /// Tokens for the rows of `logits` `[N S, V]`, of which each has S positions, i64 `[N S]` on their device: drawn as `how` says by `draws`
-    /// `[N S]` in [0, 1), one for each word, or the likeliest without them. The first `skipped[n]` positions of row n are no part of its text
-    /// and get the likeliest token.
+    /// `[N S]` in [0, 1), one for each word, or the likeliest without them. Positions that are `skipped` `[N S]` get the likeliest token, and
+    /// each run of others is a text of its own.
     ///
     /// # Errors
     /// If a shape does not fit, or no text of the lexicon fits the positions.
@@ -97,7 +98,7 @@ impl Lexicon {
         &self,
         logits: &Tensor,
         positions: usize,
-        skipped: &[usize],
+        skipped: &[bool],
         drawn: Option<(&TokenDraw, &Tensor)>,
     ) -> Result<Tensor> {
         let drawn = drawn.filter(|(how, _)| !how.is_likeliest());
@@ -114,8 +115,7 @@ impl Lexicon {
             Some((_, draws)) => Some(Vec::<f64>::try_from(draws.f_to_kind(Kind::Double)?.f_reshape([-1])?)?),
             None => None,
         };
-        for (row, skip) in skipped.iter().enumerate() {
-            let of = row * positions + skip..(row + 1) * positions;
+        for of in runs(skipped, positions) {
             let draws = draws.as_ref().map(|draws| &draws[of.clone()]);
             let text = |log_p: &Vec<f32>| {
                 let log_p = &log_p[of.start * v..of.end * v];
@@ -190,6 +190,21 @@ impl Lexicon {
         });
         alone.chain(several)
     }
+}
+
+/// The runs of positions that are not skipped, each within one row of `positions`.
+fn runs(skipped: &[bool], positions: usize) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    for (row, skipped) in skipped.chunks(positions.max(1)).enumerate() {
+        let mut at = row * positions;
+        for run in skipped.chunk_by(|one, next| one == next) {
+            if !run[0] {
+                runs.push(at..at + run.len());
+            }
+            at += run.len();
+        }
+    }
+    runs
 }
 
 /// Log-probabilities `[N, V]` of the tokens that are drawn among; of all others, minus infinity.
@@ -280,14 +295,15 @@ mod tests {
     fn read(
         lexicon: &Lexicon,
         logits: &[f32],
-        skipped: &[usize],
+        before: &[usize],
         drawn: Option<(&TokenDraw, &[f64])>,
     ) -> Result<Vec<i64>> {
-        let positions = logits.len() / V / skipped.len();
+        let positions = logits.len() / V / before.len();
+        let skipped: Vec<bool> = before.iter().flat_map(|&n| (0..positions).map(move |place| place < n)).collect();
         let logits = Tensor::from_slice(logits).view([-1, V as i64]);
         let draws = drawn.map(|(how, draws)| (how, Tensor::from_slice(draws)));
         let draws = draws.as_ref().map(|(how, draws)| (*how, draws));
-        Ok(Vec::try_from(lexicon.tokens(&logits, positions, skipped, draws)?).unwrap())
+        Ok(Vec::try_from(lexicon.tokens(&logits, positions, &skipped, draws)?).unwrap())
     }
 
     proptest! {
@@ -340,6 +356,15 @@ mod tests {
             [row(0.0, 0.0), row(5.0, 0.0), row(0.0, 5.0), row(-1.0, 0.0), row(-5.0, 0.0), row(0.0, -5.0)].concat();
         assert_eq!(read(&lexicon, &logits, &[1, 0], None).unwrap(), [5, 1, 3, 0, 0, 0]);
         assert_eq!(read(&lexicon, &logits, &[3, 3], None).unwrap(), [5; 6]);
+        // Around a position that is given.
+        let tensor = Tensor::from_slice(&logits).view([-1, V as i64]);
+        let skipped = [false, true, false, false, true, true];
+        assert_eq!(
+            Vec::<i64>::try_from(lexicon.tokens(&tensor, 6, &skipped, None).unwrap()).unwrap(),
+            [0, 5, 1, 3, 5, 5]
+        );
+        assert_eq!(runs(&skipped, 6), [0..1, 2..4]);
+        assert_eq!(runs(&[false; 4], 2), [0..2, 2..4]);
         // Positions that only a part of a word would fit.
         let word = Lexicon::new([(vec![1, 3], 1)], V as i64).unwrap();
         assert!(read(&word, &logits, &[0, 0], None).unwrap_err().to_string().contains("3 tokens"));

@@ -8,7 +8,7 @@ use elf_core::{Counting, Network, Noise, Replay, Seeded, TokenDraw, TrunkInput};
 use elf_flow::sampler::{Registry, SamplerChoice};
 use elf_flow::{
     AutoGuidance, Condition, ConditionGuidance, Conditioned, Decoder, Field, FlowPath, Frame, GenerateConfig,
-    Generated, Generator, Guide, LogitNormal, NetworkField, PredictionTarget, Reading, Request,
+    Generated, Generator, Guide, Lexicon, LogitNormal, NetworkField, PredictionTarget, Reading, Request,
     SelfConditioningGuidance, TimeLaw, TrainedFlow,
 };
 use tch::{Device, Kind, Tensor};
@@ -134,6 +134,47 @@ fn condition_guidance_is_one_batch_of_twice_the_rows() {
     let config = GenerateConfig { steps: 1, condition_guidance: 2.0, ..config() };
     generate(&net, config, &Request { condition: Some(&condition), ..Request::new(&seeds, S) });
     assert_eq!((net.count().passes, net.count().rows), (2, 2 * 2 + 2));
+}
+
+/// Given tokens are read as they are, and no other position holds what is barred, whichever way tokens are chosen.
+#[test]
+fn given_tokens_are_part_of_the_text() {
+    let seeds = [1, 2, 3];
+    let latents = Seeded::new(seeds.to_vec(), Device::Cpu).normal("latents", &[3, S, C]).unwrap();
+    let ids = (Tensor::arange(3 * S, (Kind::Int64, Device::Cpu)) * 7).remainder(V).view([3, S]);
+    let mask: Vec<f32> = (0..3 * S).map(|i| f32::from(i % 4 == 1 || i % 5 == 0)).collect();
+    let mask = Tensor::from_slice(&mask).view([3, S]);
+    let barred: Vec<i64> = (0..V).filter(|id| id % 3 != 0).collect();
+    let condition = Condition::new(&latents, &ids, &mask).unwrap().in_text(&barred);
+    assert_eq!(condition.lengths(), [0; 3]);
+    let words = (0..V).map(|id| (vec![id], 1)).chain([(vec![3, 6], 5)]);
+    let lexicon = Lexicon::new(words, V).unwrap();
+    let given = Vec::<f32>::try_from(mask.reshape([-1])).unwrap();
+    let given_ids = Vec::<i64>::try_from(ids.reshape([-1])).unwrap();
+    for (draw, lexicon) in [
+        (TokenDraw::LIKELIEST, None),
+        (TokenDraw::default(), None),
+        (TokenDraw::LIKELIEST, Some(&lexicon)),
+        (TokenDraw { temperature: 0.7, top_p: 0.9 }, Some(&lexicon)),
+    ] {
+        let config = GenerateConfig { draw, ..config() };
+        let net = Toy::new(true);
+        let generator = Generator::new(&net, TRAINED, config, &Registry::builtin()).unwrap();
+        let generator = match lexicon {
+            Some(lexicon) => generator.with_lexicon(lexicon).unwrap(),
+            None => generator,
+        };
+        let request = Request { condition: Some(&condition), ..Request::new(&seeds, S) };
+        let made = generator.generate(&request, &mut ()).unwrap();
+        let (read, log_probs) = (made.ids.concat(), made.log_probs.concat());
+        for place in 0..read.len() {
+            if given[place] == 1.0 {
+                assert_eq!((read[place], log_probs[place]), (given_ids[place], 0.0));
+            } else {
+                assert!(read[place] % 3 == 0 && log_probs[place] < 0.0, "{} at {place}", read[place]);
+            }
+        }
+    }
 }
 
 /// Toys of one seed are alike; this one has learned something else.

@@ -217,8 +217,9 @@ fn sampled(net: &Exact, steps: usize, rows: i64) -> Vec<f64> {
     let ids = Tensor::zeros([rows, net.length as i64], (Kind::Int64, Device::Cpu));
     let seeds: Vec<u64> = (0..rows as u64).collect();
     let starts = vec![0; rows as usize];
-    let sample =
-        AncestralSampler { steps }.sample(net, &MaskedRequest { seeds: &seeds, ids: &ids, starts: &starts }).unwrap();
+    let sample = AncestralSampler { steps }
+        .sample(net, &MaskedRequest { seeds: &seeds, ids: &ids, starts: &starts, given: &[], barred: &[] })
+        .unwrap();
     let ids = Vec::<i64>::try_from(sample.ids.reshape([-1])).unwrap();
     let mut shares = vec![0.0; net.texts.len()];
     ids.chunks(net.length).for_each(|text| shares[net.number(text)] += 1.0 / rows as f64);
@@ -248,6 +249,30 @@ fn one_step_gives_each_token_by_itself() {
     assert!(apart > 0.05, "this toy cannot tell one step from many");
 }
 
+#[test]
+fn given_tokens_are_never_hidden_and_barred_ones_never_drawn() {
+    let net = Exact::new(3, 4, 2);
+    let ids = Tensor::from_slice2(&[[2i64, 1, 0, 2], [0, 0, 1, 1]]);
+    let given = [true, false, false, true, false, true, false, false];
+    for seed in 0..40 {
+        let seeds = [key_of(&[seed, 0]), key_of(&[seed, 1])];
+        let request = MaskedRequest { seeds: &seeds, ids: &ids, starts: &[0, 0], given: &given, barred: &[1] };
+        let sample = AncestralSampler { steps: 3 }.sample(&net, &request).unwrap();
+        let done = Vec::<i64>::try_from(sample.ids.reshape([-1])).unwrap();
+        let before = Vec::<i64>::try_from(ids.reshape([-1])).unwrap();
+        for place in 0..8 {
+            assert!(
+                if given[place] { done[place] == before[place] } else { [0, 2].contains(&done[place]) },
+                "{done:?}"
+            );
+        }
+    }
+    assert!(net.seen.borrow().chunks(2).all(|rows| rows[0][0] == 2 && rows[0][3] == 2 && rows[1][1] == 0));
+    let short = MaskedRequest { seeds: &[1, 2], ids: &ids, starts: &[0, 0], given: &given[..3], barred: &[] };
+    let error = AncestralSampler { steps: 3 }.sample(&net, &short).unwrap_err().to_string();
+    assert!(error.contains("given"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -259,7 +284,7 @@ proptest! {
         let given = Tensor::from_slice2(&[[2i64, 1, 0, 2], [0, 0, 1, 1], [1, 2, 2, 0]]);
         let seeds: Vec<u64> = (0..3).map(|row| key_of(&[seed, row])).collect();
         let sampler = AncestralSampler { steps };
-        let sample = sampler.sample(&net, &MaskedRequest { seeds: &seeds, ids: &given, starts: &starts }).unwrap();
+        let sample = sampler.sample(&net, &MaskedRequest { seeds: &seeds, ids: &given, starts: &starts, given: &[], barred: &[] }).unwrap();
         let rows = |ids: &Tensor| {
             Vec::<i64>::try_from(ids.reshape([-1])).unwrap().chunks(4).map(<[i64]>::to_vec).collect::<Vec<_>>()
         };
@@ -289,6 +314,8 @@ proptest! {
             seeds: &[seeds[2], seeds[0], seeds[1]],
             ids: &given.index_select(0, &order),
             starts: &[starts[2], starts[0], starts[1]],
+            given: &[],
+            barred: &[],
         }).unwrap();
         prop_assert!(turned.ids.equal(&sample.ids.index_select(0, &order)));
     }
@@ -299,7 +326,7 @@ fn impossible_requests_are_named() {
     let net = Exact::new(2, 3, 1);
     let ids = Tensor::zeros([2, 3], (Kind::Int64, Device::Cpu));
     let sample = |steps, seeds: &[u64], starts: &[i64]| {
-        let request = MaskedRequest { seeds, ids: &ids, starts };
+        let request = MaskedRequest { seeds, ids: &ids, starts, given: &[], barred: &[] };
         AncestralSampler { steps }.sample(&net, &request).unwrap_err().to_string()
     };
     assert!(sample(0, &[1, 2], &[0, 0]).contains("steps"));

@@ -11,6 +11,7 @@ mod encoder_stats;
 mod encoder_train;
 pub mod eval;
 pub mod export;
+pub mod infill;
 pub mod launch;
 pub mod likelihood;
 pub mod model_args;

@@ -10,12 +10,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use elf_data::Tokenizer;
 use elf_hub::What;
+use elf_lm::config::RunPlan;
 use elf_lm::model::loaded::Method;
 use elf_lm::model::{DescribedModel, ModelRef};
 use elf_lm::text::text_file::check_writable;
 use elf_lm::text::text_run::{TextFiles, TextJob};
-use elf_lm::{Host, Written};
+use elf_lm::{Host, TextRequest, Written};
 use elf_train::Comm;
 use tch::Device;
 
@@ -29,18 +31,26 @@ use crate::{hub, progress, rank_environment};
 /// Texts of a file that are also printed.
 const PREVIEW: usize = 3;
 
+/// What makes the requests of a job, given the model.
+pub type Asked<'a> = &'a dyn Fn(&SampleArgs, &RunPlan, &Tokenizer, &Host) -> Result<Vec<TextRequest>>;
+
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
-    let (device, comm) = rank_environment::meet(args.model.device)?;
-    sample(args, device, comm.as_ref()).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
+    run_for(args, &requests)
 }
 
-fn sample(args: SampleArgs, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
+/// Generates the texts that are `asked` for, and prints or writes them.
+pub fn run_for(args: SampleArgs, asked: Asked) -> Result<ExitCode> {
+    let (device, comm) = rank_environment::meet(args.model.device)?;
+    sample(args, asked, device, comm.as_ref()).inspect_err(|error| comm.stopping_for(&format!("{error:#}")))
+}
+
+fn sample(args: SampleArgs, asked: Asked, device: Device, comm: &dyn Comm) -> Result<ExitCode> {
     if let Some(path) = args.output.as_ref().filter(|_| comm.rank() == 0) {
         check_writable(path)?;
     }
     let mut terminal = Terminal::default();
     let mut host = hub::host(&mut terminal);
-    let (args, job) = job(args, device, &host)?;
+    let (args, job) = job_for(args, asked, device, &host)?;
     if args.output.is_some() && comm.world() == 1 {
         host = host.with_stop(progress::stop_on_interrupt()?);
     }
@@ -103,7 +113,11 @@ fn interrupted(kept: &Path) -> String {
 ///
 /// # Errors
 /// If there is no such model, or it cannot do what is asked for.
-pub fn job(mut args: SampleArgs, device: Device, host: &Host) -> Result<(SampleArgs, TextJob)> {
+pub fn job(args: SampleArgs, device: Device, host: &Host) -> Result<(SampleArgs, TextJob)> {
+    job_for(args, &requests, device, host)
+}
+
+fn job_for(mut args: SampleArgs, asked: Asked, device: Device, host: &Host) -> Result<(SampleArgs, TextJob)> {
     args.check()?;
     args.model.path = hub::locate(&args.model.path, What::ElfCheckpoint)?;
     let found = ModelRef::open(&args.model.path)?;
@@ -113,13 +127,13 @@ pub fn job(mut args: SampleArgs, device: Device, host: &Host) -> Result<(SampleA
         let methods =
             vec![Method::Baseline { decoding: args.decoding(baseline, plan)?, mbr: args.sampling.mbr.unwrap_or(1) }];
         let model = DescribedModel::of(found, source, host)?;
-        let requests = requests(&args, &model.plan, &model.tokenizer, host)?;
+        let requests = asked(&args, &model.plan, &model.tokenizer, host)?;
         return Ok((args, TextJob { requests, model, guide: None, methods, options }));
     }
     args.check_for_elf()?;
     let model = DescribedModel::of(found, source, host)?;
     model.check_encoder_is_used()?;
-    let requests = requests(&args, &model.plan, &model.tokenizer, host)?;
+    let requests = asked(&args, &model.plan, &model.tokenizer, host)?;
     let settings = args.sampling.settings(&model, host)?;
     let guide = model.guide(&settings, host)?;
     let methods = settings.into_iter().map(Method::Flow).collect();

@@ -243,6 +243,15 @@ impl Materials {
     }
 }
 
+/// Settings of a model that fills gaps.
+pub const FILLING: [&str; 5] = [
+    "pad_token=pad",
+    "group_by_length=true",
+    "given_spans_prob=0.5",
+    "given_words_prob=0.3",
+    "decoder_clean_condition=true",
+];
+
 /// 320 sentences out of few words; the German side is the English one backwards.
 fn lines(task: Task) -> String {
     const ADJECTIVES: [&str; 8] = ["old", "young", "happy", "sad", "tall", "red", "green", "quick"];

@@ -6,7 +6,7 @@ use super::{Collapse, CollapseWarning, Evaluation, Metric, SampleFile, name};
 use crate::bleu::{Bleu, BleuCounts};
 use crate::chrf::{Chrf, ChrfCounts};
 use crate::diversity::{distinct, repeats, words};
-use crate::jsonl;
+use crate::jsonl::{self, FilledGap};
 use crate::novelty::CopyIndex;
 use crate::perplexity::{GenerativePerplexity, Scorer, unigram_entropy};
 use crate::rouge::{self, Rouge};
@@ -26,6 +26,8 @@ pub struct SampleSet {
     pub texts: Vec<String>,
     /// The references of each text, one or several, for conditional tasks.
     pub references: Option<Vec<Vec<String>>>,
+    /// The gaps of all texts, if these were filled in.
+    pub gaps: Vec<FilledGap>,
     /// Whether at least one of them was generated from an input.
     pub has_inputs: bool,
 }
@@ -43,6 +45,7 @@ impl SampleSet {
             set.has_inputs |= line.input.is_some();
             set.texts.push(line.text);
             references.extend(line.references);
+            set.gaps.extend(line.gaps);
         }
         set.references = (!references.is_empty()).then_some(references);
         Ok(set)
@@ -119,6 +122,7 @@ impl Evaluator<'_> {
         let files = sets.iter().map(|s| SampleFile { name: s.name.clone(), texts: s.texts.len() }).collect();
         let mut found = Evaluation { samples: files, bootstrap: self.bootstrap, ..Evaluation::new(title) };
         self.against_references(&mut found, sets)?;
+        self.in_gaps(&mut found, sets)?;
         let texts: Vec<Vec<Vec<&str>>> = sets.iter().map(|set| set.texts.iter().map(|t| words(t)).collect()).collect();
         self.of_words(&mut found, &texts)?;
         if let Some(training) = self.training {
@@ -161,6 +165,28 @@ impl Evaluator<'_> {
             self.push_mean(found, name, &values, Some("F1, Porter stemming"))?;
         }
         Ok(())
+    }
+
+    /// What was written into gaps against what they hide. Nothing if a set has no gaps.
+    fn in_gaps(&self, found: &mut Evaluation, sets: &[SampleSet]) -> Result<()> {
+        if sets.iter().any(|set| set.gaps.is_empty()) {
+            return Ok(());
+        }
+        let bleu = self.bleu;
+        let counts = each(sets, |set| {
+            let (filled, hidden): (Vec<String>, Vec<Vec<String>>) =
+                set.gaps.iter().map(|gap| (gap.filled.clone(), vec![gap.hidden.clone()])).unzip();
+            bleu.counts_per_pair(&filled, &hidden)
+        })?;
+        let corpus = |drawn: &[&BleuCounts]| bleu.score(&drawn.iter().map(|c| **c).sum()).score;
+        self.push(found, name::GAP_BLEU, &counts, corpus, Some("of what was filled in"))?;
+        let right: Vec<Vec<(usize, usize)>> =
+            sets.iter().map(|set| set.gaps.iter().map(right_words).collect()).collect();
+        let share = |drawn: &[&(usize, usize)]| {
+            let (right, all) = drawn.iter().fold((0, 0), |sum, gap| (sum.0 + gap.0, sum.1 + gap.1));
+            right as f64 / all.max(1) as f64
+        };
+        self.push(found, name::GAP_WORDS, &right, share, Some("share, word by word from the left of each gap"))
     }
 
     fn of_words(&self, found: &mut Evaluation, texts: &[Vec<Vec<&str>>]) -> Result<()> {
@@ -304,6 +330,13 @@ impl Evaluator<'_> {
         let n = found.samples.iter().map(|s| s.texts).sum();
         values.map_or(Ok(()), |values| found.push(Metric { n: Some(n), ..over_files(name, values, method) }))
     }
+}
+
+/// The hidden words that stand at the same place in what was filled in, in any case, and all hidden words.
+fn right_words(gap: &FilledGap) -> (usize, usize) {
+    let (filled, hidden) = (gap.filled.to_lowercase(), gap.hidden.to_lowercase());
+    let (filled, hidden) = (words(&filled), words(&hidden));
+    (filled.iter().zip(&hidden).filter(|(filled, hidden)| filled == hidden).count(), hidden.len())
 }
 
 /// Mean over files and its standard error.

@@ -27,6 +27,10 @@ pub mod name {
     pub const CHRF: &str = "chrF";
     /// Translation edit rate in percent; lower is better.
     pub const TER: &str = "TER";
+    /// Corpus BLEU of what was written into gaps against what they hide, 0 to 100.
+    pub const GAP_BLEU: &str = "BLEU in gaps";
+    /// Share of hidden words that were written at their place, 0 to 1.
+    pub const GAP_WORDS: &str = "Words right in gaps";
     /// ROUGE-1, mean F1 x 100.
     pub const ROUGE_1: &str = "ROUGE-1";
     /// ROUGE-2, mean F1 x 100.

@@ -31,10 +31,14 @@ pub struct AncestralSampler {
 pub struct MaskedRequest<'a> {
     /// One seed per row: equal seeds and conditions give equal rows in all batches of one shape.
     pub seeds: &'a [u64],
-    /// Ids `[B, S]`, int64, on the CPU; only the conditions matter.
+    /// Ids `[B, S]`, int64, on the CPU; only the conditions and given tokens matter.
     pub ids: &'a Tensor,
     /// The position at which each row's text begins, `[B]`.
     pub starts: &'a [i64],
+    /// Which tokens of the texts are given, `[B, S]`; empty if none is.
+    pub given: &'a [bool],
+    /// Tokens that no position may hold unless it is given.
+    pub barred: &'a [i64],
 }
 
 /// Sampled rows.
@@ -59,6 +63,9 @@ impl AncestralSampler {
         if request.seeds.len() as i64 != b || request.starts.len() as i64 != b {
             return Err(Error::setting("seeds and starts", format!("{b} rows need one of each per row")));
         }
+        if !request.given.is_empty() && request.given.len() as i64 != b * s {
+            return Err(Error::setting("given", format!("{b} rows of {s} positions need one for each position")));
+        }
         let mut noise = Seeded::new(request.seeds.to_vec(), Device::Cpu);
         tch::no_grad(|| self.sample_with_noise(net, request, (b, s), &mut noise))
     }
@@ -78,7 +85,8 @@ impl AncestralSampler {
         let mut ids = Vec::<i64>::try_from(request.ids.f_to_kind(Kind::Int64)?.f_reshape([-1])?)?;
         let mask = mask_id(net)?;
         for (row, &start) in (0..).zip(request.starts) {
-            for place in row * s + start.clamp(0, s)..(row + 1) * s {
+            let text = row * s + start.clamp(0, s)..(row + 1) * s;
+            for place in text.filter(|&place| !request.given.get(place as usize).is_some_and(|&given| given)) {
                 let step = (disclose[place as usize] * self.steps as f64) as usize;
                 by_step[step.min(self.steps - 1)].push(place);
                 ids[place as usize] = mask;
@@ -92,6 +100,8 @@ impl AncestralSampler {
             for some in places.chunks(most as usize) {
                 let at = upload(&Tensor::f_from_slice(some)?, hidden.device())?;
                 let logits = net.logits(&hidden.f_index_select(0, &at)?)?;
+                let barred = upload(&Tensor::f_from_slice(request.barred)?, logits.device())?;
+                let logits = logits.f_index_fill(-1, &barred, f64::NEG_INFINITY)?;
                 let draws: Vec<f64> = some.iter().map(|&i| token[i as usize]).collect();
                 let draws = upload(&Tensor::f_from_slice(&draws)?, logits.device())?;
                 let tokens = TokenDraw::default().tokens(&logits, &draws)?.f_to_device(Device::Cpu)?;

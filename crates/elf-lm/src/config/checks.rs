@@ -15,6 +15,7 @@ impl RunConfig {
     pub fn check(&self) -> Result<()> {
         check_numbers(self)?;
         check_combinations(self)?;
+        check_given(self)?;
         check_estimates(self)
     }
 
@@ -37,6 +38,7 @@ impl RunConfig {
         }
         reset!(network: learned_latents, causal_latents, block_size, context_table, vocab_head_norm, word_guide_dims);
         reset!(decoder: decoder_clean_condition, decoder_estimate_prob);
+        reset!(given: given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob);
         reset!(compute: latent_cache_mb);
         (config, idle)
     }
@@ -104,6 +106,34 @@ fn check_estimates(config: &RunConfig) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses given tokens where the model could not take them.
+fn check_given(config: &RunConfig) -> Result<()> {
+    let shares = config.given.shares();
+    shares.check()?;
+    if shares.is_none() {
+        return Ok(());
+    }
+    let in_the_way = [
+        ("max_input_length", config.data.max_input_length.is_some(), "whose conditions are texts of their own"),
+        ("block_size", config.network.block_size.is_some(), "which knows nothing of what follows a block"),
+        ("learned_latents", config.network.learned_latents, "since given tokens are encoded by a frozen encoder"),
+        ("causal_latents", config.network.causal_latents, "by which a token knows nothing of what follows it"),
+    ];
+    match in_the_way.iter().find(|(_, set, _)| *set) {
+        Some((key, _, why)) => fail!(
+            setting("given_spans_prob"),
+            "tokens anywhere in a text can be given (given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob) without {key} \
+             only, {why}: leave one of them out"
+        ),
+        None if !config.decoder.decoder_clean_condition => fail!(
+            setting("decoder_clean_condition"),
+            "given tokens stay clean where words are read (given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob): set \
+             decoder_clean_condition: true"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Refuses settings that conflict with each other.

@@ -1,5 +1,6 @@
 //! The keys of a training configuration, group by group.
 
+use elf_data::GivenShares;
 use elf_flow::{LogitNormal, PredictionTarget, TimeLaw};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -230,6 +231,21 @@ impl Default for GuidanceConfig {
     }
 }
 
+/// The tokens of texts that are given in training, so that the model can fill in the rest (`elf infill`). For unconditional text that is
+/// generated all at once. Not in the released code.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GivenConfig {
+    /// Fraction of rows whose first tokens are given, any number of them.
+    pub given_prefix_prob: f64,
+    /// Fraction of rows whose last tokens are given, any number of them.
+    pub given_suffix_prob: f64,
+    /// Fraction of rows in which spans of three tokens on average are hidden, any number of tokens in all, and the rest is given.
+    pub given_spans_prob: f64,
+    /// Fraction of rows in which tokens are given one by one, any share of them.
+    pub given_words_prob: f64,
+}
+
 /// The length of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -430,6 +446,18 @@ impl Default for OutputConfig {
             tensorboard: true,
             resume: None,
             init_from: None,
+        }
+    }
+}
+
+impl GivenConfig {
+    /// The shares of rows.
+    pub fn shares(&self) -> GivenShares {
+        GivenShares {
+            prefix: self.given_prefix_prob,
+            suffix: self.given_suffix_prob,
+            spans: self.given_spans_prob,
+            words: self.given_words_prob,
         }
     }
 }

@@ -73,6 +73,24 @@ impl LengthLaw {
     }
 }
 
+impl LengthLaw {
+    /// The length of an unconditional text of at least `least` tokens, drawn from the seed; `least` if there is no such text.
+    ///
+    /// # Errors
+    /// If libtorch fails.
+    pub fn length_from(&self, seed: u64, least: usize) -> Result<usize> {
+        let mut counts = match &self.0 {
+            Counts::OfTexts(counts) => counts.clone(),
+            Counts::Given(by_condition) => about(by_condition, 0),
+        };
+        counts.iter_mut().take(least).for_each(|count| *count = 0);
+        match counts.iter().all(|&count| count == 0) {
+            true => Ok(least),
+            false => Self(Counts::OfTexts(counts)).length(seed, 0, 0),
+        }
+    }
+}
+
 /// The length at a quantile in [0, 1): inverse transform.
 fn quantile(counts: &[u64], share: f64) -> usize {
     let total: u64 = counts.iter().sum();
@@ -135,6 +153,9 @@ mod tests {
         assert_eq!(drawn.iter().sum::<usize>(), drawn[3] + drawn[5] + drawn[9]);
         assert_eq!(law.length(7, 0, 0).unwrap(), law.length(7, 3, 2).unwrap());
         assert!(LengthLaw::of(&[[1, 0], [1, 0]], false).is_err() && LengthLaw::of(&[], true).is_err());
+        let from: std::collections::BTreeSet<_> = (0..50).map(|seed| law.length_from(seed, 4).unwrap()).collect();
+        assert_eq!(from, [5, 9].into());
+        assert_eq!(law.length_from(0, 10).unwrap(), 10);
         assert!((0..50).all(|seed| LengthLaw::only(6).length(seed, 3, 1).unwrap() == 6));
     }
 

@@ -26,7 +26,7 @@ pub use edit::with_numbers;
 pub(crate) use fitting::fitted;
 pub use groups::{
     AverageConfig, BatchConfig, ComputeConfig, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, FlowConfig,
-    GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
+    GivenConfig, GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
 };
 pub use keys::{Overrides, read_record, read_yaml};
 pub use length_law::{LENGTHS, LengthLaw};

@@ -11,7 +11,7 @@ use tch::Device;
 
 use super::groups::{
     AverageConfig, BatchConfig, ComputeConfig, DataConfig, DecoderConfig, EncoderConfig, EvaluationConfig, FlowConfig,
-    GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
+    GivenConfig, GuidanceConfig, LengthConfig, NetworkConfig, OptimizationConfig, OutputConfig,
 };
 use super::names::{ObjectiveName, PadTokenName};
 use crate::Result;
@@ -42,6 +42,9 @@ pub struct RunConfig {
     /// The inputs that are dropped in training, for guidance in sampling.
     #[serde(flatten)]
     pub guidance: GuidanceConfig,
+    /// The tokens of texts that are given in training.
+    #[serde(flatten)]
+    pub given: GivenConfig,
     /// The length of a run.
     #[serde(flatten)]
     pub length: LengthConfig,
@@ -77,6 +80,7 @@ impl Default for RunConfig {
             flow: FlowConfig::default(),
             decoder: DecoderConfig::default(),
             guidance: GuidanceConfig::default(),
+            given: GivenConfig::default(),
             length: LengthConfig::default(),
             batches: BatchConfig::default(),
             optimization: OptimizationConfig::default(),
@@ -101,6 +105,7 @@ impl<'de> Deserialize<'de> for RunConfig {
             flow: group(&mut keys)?,
             decoder: group(&mut keys)?,
             guidance: group(&mut keys)?,
+            given: group(&mut keys)?,
             length: group(&mut keys)?,
             batches: group(&mut keys)?,
             optimization: group(&mut keys)?,

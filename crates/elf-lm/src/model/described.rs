@@ -245,9 +245,10 @@ impl ModelSource {
     }
 }
 
-/// Whether generation needs the encoder: for conditions or for finished blocks.
+/// Whether generation needs the encoder: for conditions, for given tokens or for finished blocks.
 pub(super) fn needs_encoder(plan: &RunPlan) -> bool {
-    plan.baseline.is_none() && (plan.span.max_input_length.is_some() || plan.objective.block_size.is_some())
+    let given = plan.span.max_input_length.is_some() || !plan.config.given.shares().is_none();
+    plan.baseline.is_none() && (given || plan.objective.block_size.is_some())
 }
 
 /// Gives a plan the distribution of its texts' lengths, if there is one, or the single length that is `wanted`.

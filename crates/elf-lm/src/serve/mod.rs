@@ -11,6 +11,7 @@ mod entry;
 mod events;
 mod fields;
 mod generate;
+mod infill;
 mod metrics;
 mod openai;
 mod options;

@@ -14,7 +14,7 @@ use super::service::Service;
 
 /// What there is, for clients that ask for something else.
 const ROUTES: &str = "there are GET /, GET /health, GET /ready, GET /metrics, GET /v1/models, POST /v1/completions, \
-                      POST /v1/chat/completions, POST /v1/trajectories and POST /generate";
+                      POST /v1/chat/completions, POST /v1/trajectories, POST /v1/infill and POST /generate";
 
 /// The media type of the figures.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -13,6 +13,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::authorize::authorize;
 use super::entry::enter;
 use super::generate::generate;
+use super::infill::infill;
 use super::openai::{self, IGNORED};
 use super::pages::{health, metrics, not_found, ready, root};
 use super::service::Service;
@@ -36,6 +37,7 @@ pub fn router(service: Arc<Service>, allowed: &[String]) -> Result<Router> {
         .route("/v1/completions", post(openai::completions))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/trajectories", post(trajectories))
+        .route("/v1/infill", post(infill))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(DefaultBodyLimit::max(service.limits.body))

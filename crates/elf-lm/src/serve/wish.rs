@@ -96,7 +96,7 @@ fn refuse_other_abilities(fields: &mut Fields) -> Result<(), Refusal> {
         fields.refuse(name, &zero, "tokens are not penalised one after another")?;
     }
     fields.refuse("echo", &[json!(false)], "the answer has the text alone, not the prompt")?;
-    fields.refuse("suffix", &[json!("")], "these models write no text between two others")?;
+    fields.refuse("suffix", &[json!("")], "text between two others is written by POST /v1/infill")?;
     fields.refuse("response_format", &[json!({"type": "text"})], "these models write plain text")?;
     fields.refuse("modalities", &[json!(["text"])], "these models write text alone")?;
     fields.refuse("audio", &[], "these models write text alone")

@@ -87,10 +87,14 @@ pub struct Prompts<'a> {
     ids: &'a Tensor,
     /// Length of each row's condition, `[B]`.
     starts: &'a [i64],
+    /// Which tokens of the texts are given, `[B, S]`; empty if none is.
+    given: &'a [bool],
     /// Maximum length of a condition.
     longest: usize,
     /// The token that ends a text.
     eos: i64,
+    /// The token that fills a row up.
+    pad: i64,
 }
 
 /// The texts of a batch.
@@ -118,9 +122,11 @@ impl Writer for MaskedTransformer {
         let Decoding::Ancestral(sampler) = decoding else {
             fail!(request, "a masked diffusion model is sampled in steps, not token by token");
         };
-        let Prompts { seeds, ids, starts, .. } = *prompts;
+        let Prompts { seeds, ids, starts, given, eos, pad, .. } = *prompts;
         let (b, s) = ids.size2()?;
-        let sample = sampler.sample(self, &MaskedRequest { seeds, ids, starts })?;
+        // What stands behind a gap would be lost with an end or filling in it.
+        let barred = if given.is_empty() { &[][..] } else { &[eos, pad] };
+        let sample = sampler.sample(self, &MaskedRequest { seeds, ids, starts, given, barred })?;
         let rows = Vec::<i64>::try_from(sample.ids.f_reshape([-1])?)?;
         let texts = rows.chunks(s as usize).zip(starts).map(|(row, &start)| row[start as usize..].to_vec()).collect();
         Ok(Written { texts, passes: sample.passes, positions: sample.passes * (b * s) as u64 })
@@ -129,7 +135,7 @@ impl Writer for MaskedTransformer {
 
 impl Writer for Gpt2 {
     fn write(&self, decoding: &Decoding, prompts: &Prompts) -> Result<Written> {
-        let Prompts { seeds, ids, starts, longest, eos } = *prompts;
+        let Prompts { seeds, ids, starts, longest, eos, .. } = *prompts;
         let (_, s) = ids.size2()?;
         let ids = Vec::<i64>::try_from(ids.f_reshape([-1])?)?;
         // As in training, a row begins with the EOS of the row before it.
@@ -170,12 +176,12 @@ impl BatchWriter for BaselineWriter<'_> {
     ) -> Result<WrittenBatch> {
         let (asked, b, s) = (batch.requests.len(), batch.rows.max(batch.requests.len()), batch.length);
         let longest = self.plan.span.max_input_length;
-        let (ids, starts) = match batch.conditions {
+        let (ids, starts, given) = match batch.conditions {
             Some(conditions) => {
                 let batch = conditions.collate(self.plan, self.tokenizer, b, s)?;
-                (batch.input_ids, batch.cond_len.iter().map(|&n| n as i64).collect())
+                (batch.input_ids, batch.cond_len.iter().map(|&n| n as i64).collect(), batch.given)
             }
-            None => (vec![0; b * s], vec![0; b]),
+            None => (vec![0; b * s], vec![0; b], Vec::new()),
         };
         let ids = Tensor::f_from_slice(&ids)?.f_view([b as i64, s as i64])?;
         let mut seeds: Vec<u64> = batch.requests.iter().map(|request| request.seed).collect();
@@ -185,15 +191,17 @@ impl BatchWriter for BaselineWriter<'_> {
             pad: i64::from(self.tokenizer.pad_id()?),
             max_input_length: 0,
         };
+        let longest_input = longest.unwrap_or(0);
+        let (eos, pad) = (trim.eos, trim.pad);
         let prompts =
-            Prompts { seeds: &seeds, ids: &ids, starts: &starts, longest: longest.unwrap_or(0), eos: trim.eos };
+            Prompts { seeds: &seeds, ids: &ids, starts: &starts, given: &given, longest: longest_input, eos, pad };
         let Written { mut texts, passes, positions } = self.net.write(&self.decoding, &prompts)?;
         if watch(BatchEvent::Step(1, 1)).is_break() {
             return Err(Error::Cancelled);
         }
         texts.truncate(asked);
         // The same maximum length as for a flow.
-        let longest = self.plan.span.max_length - longest.unwrap_or(0);
+        let longest = self.plan.span.max_length - longest_input;
         let ids = |text: Vec<i64>| trim.row(&text[..text.len().min(longest)], 0);
         let row = |text| WrittenRow { ids: ids(text), log_probs: None, confidence: None };
         Ok(WrittenBatch { rows: texts.into_iter().map(row).collect(), passes, context_passes: 0, positions })

@@ -3,27 +3,33 @@
 use elf_data::{Batch, Example, Tokenizer};
 
 use super::generated::TextRequest;
+use super::template::Lengths;
 use crate::Result;
-use crate::config::RunPlan;
-use crate::error::fail;
+use crate::config::{BaselinePlan, LengthLaw, RunPlan};
+use crate::error::{Context, fail};
 
 /// The error message for an input text given to an unconditional model.
 pub const TAKES_NO_INPUT: &str = "this model was trained on unconditional text and takes no input text";
 
-/// The conditions of some requests as token ids.
+/// What is given of the texts of some requests, as token ids: conditions before them, or tokens in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conditions {
     ids: Vec<Vec<i32>>,
+    /// Of texts with gaps: which of `ids` are given.
+    given: Option<Vec<Vec<bool>>>,
     longest: usize,
 }
 
 impl Conditions {
-    /// Tokenises the conditions of requests, with a final EOS if the model was trained with one; `None` for
-    /// unconditional models.
+    /// Tokenises the conditions of requests, with a final EOS if the model was trained with one, or their texts with gaps; `None` for
+    /// whole texts of unconditional models. Either all requests have gaps, or none.
     ///
     /// # Errors
-    /// If a condition is missing or empty, an unconditional model is given one, or the tokenizer fails.
+    /// If a condition is missing or empty, an unconditional model is given one, a model cannot fill gaps, or the tokenizer fails.
     pub fn of(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[&TextRequest]) -> Result<Option<Self>> {
+        if requests.iter().any(|request| request.template.is_some()) {
+            return Self::with_gaps(plan, tokenizer, requests).map(Some);
+        }
         let Some(longest) = plan.span.max_input_length else {
             if requests.iter().any(|request| request.condition.is_some()) {
                 fail!(request, "{TAKES_NO_INPUT}");
@@ -45,7 +51,26 @@ impl Conditions {
             }
             ids.push(own);
         }
-        Ok(Some(Self { ids, longest }))
+        Ok(Some(Self { ids, given: None, longest }))
+    }
+
+    fn with_gaps(plan: &RunPlan, tokenizer: &Tokenizer, requests: &[&TextRequest]) -> Result<Self> {
+        let law = check_fills_gaps(plan)?;
+        let pad = tokenizer.pad_id()?;
+        let (mut ids, mut given) = (Vec::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
+        for request in requests {
+            let template = request.template.as_ref().context("texts with gaps are written apart from others")?;
+            let lengths = Lengths { law, seed: request.seed, longest: plan.span.max_length };
+            let slots = template.slots(tokenizer, &lengths)?;
+            given.push(slots.iter().map(Option::is_some).collect());
+            ids.push(slots.into_iter().map(|slot| slot.unwrap_or(pad)).collect());
+        }
+        Ok(Self { ids, given: Some(given), longest: plan.span.max_length })
+    }
+
+    /// Which tokens of a row's text are given, if it is one with gaps.
+    pub fn given(&self, row: usize) -> Option<&[bool]> {
+        self.given.as_ref().and_then(|given| given.get(row)).map(Vec::as_slice)
     }
 
     /// Whether the condition of a row is cut to the model's maximum length.
@@ -53,22 +78,60 @@ impl Conditions {
         self.ids[row].len() > self.longest
     }
 
-    /// The length of each condition, cut to the model's maximum.
+    /// The length of each condition, or text with gaps, cut to the model's maximum.
     pub fn lengths(&self) -> impl Iterator<Item = usize> {
         self.ids.iter().map(|ids| ids.len().min(self.longest))
     }
 
-    /// A batch of rows of `length` positions with conditions and no targets. The last row is repeated up to `rows`.
+    /// A batch of rows of `length` positions with conditions and no targets, or with the given tokens of texts. The last row is repeated up
+    /// to `rows`.
     ///
     /// # Errors
     /// If the tokenizer has no padding token.
     pub fn collate(&self, plan: &RunPlan, tokenizer: &Tokenizer, rows: usize, length: usize) -> Result<Batch> {
-        let example = |ids: &Vec<i32>| Example { input_ids: Vec::new(), condition_ids: Some(ids.clone()) };
+        let example = |ids: &Vec<i32>| match self.given {
+            None => Example { input_ids: Vec::new(), condition_ids: Some(ids.clone()) },
+            Some(_) => Example { input_ids: ids.clone(), condition_ids: None },
+        };
         let mut examples: Vec<Example> = self.ids.iter().map(example).collect();
         if let Some(last) = self.ids.last().filter(|_| rows > examples.len()) {
             examples.resize_with(rows, || example(last));
         }
-        Ok(plan.collator(tokenizer)?.collate(&examples)?.cut_to(length))
+        let mut batch = plan.collator(tokenizer)?.collate(&examples)?.cut_to(length);
+        if let Some(given) = &self.given {
+            batch.given = vec![false; batch.rows * batch.seq_len];
+            let of_rows = given.iter().chain(given.last().into_iter().cycle());
+            for (row, given) in batch.given.chunks_mut(length).zip(of_rows) {
+                row[..given.len()].copy_from_slice(given);
+            }
+        }
+        Ok(batch)
+    }
+}
+
+/// The lengths of a model's texts, if it can fill gaps in them.
+///
+/// # Errors
+/// If it cannot; the message says what it can.
+fn check_fills_gaps(plan: &RunPlan) -> Result<&LengthLaw> {
+    let refuse = |can: &str| -> Result<&LengthLaw> {
+        fail!(
+            request,
+            "this model cannot fill gaps: it {can}. A flow learns it with given_spans_prob and its like (configs/infill.yml), and masked \
+             diffusion can by itself (objective: mdlm)"
+        )
+    };
+    if plan.span.max_input_length.is_some() {
+        return refuse("writes what follows from an input text");
+    }
+    let learned = match &plan.baseline {
+        None => !plan.config.given.shares().is_none(),
+        Some(baseline) => matches!(baseline, BaselinePlan::Mdlm { .. }),
+    };
+    match (&plan.lengths, learned) {
+        (Some(law), true) => Ok(law),
+        (None, true) => refuse("fills all its texts up to one length (group_by_length: false)"),
+        (_, false) => refuse("was trained to write whole texts"),
     }
 }
 

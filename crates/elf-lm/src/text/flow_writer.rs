@@ -135,9 +135,12 @@ impl<'a> FlowWriter<'a> {
         };
         let batch = conditions.collate(plan, tokenizer, rows, length)?;
         let encoded = latents.encode(&batch)?;
-        match encoded.condition {
-            Some(mask) => Ok((batch, Condition::new(&encoded.latents, &encoded.ids, &mask)?)),
-            None => fail!(request, "the input text is empty"),
+        let Some(mask) = encoded.condition else { fail!(request, "the input text is empty") };
+        let condition = Condition::new(&encoded.latents, &encoded.ids, &mask)?;
+        match batch.given.is_empty() {
+            true => Ok((batch, condition)),
+            // What stands behind a gap would be lost with an end or filling in it.
+            false => Ok((batch, condition.in_text(&[self.trim.eos, self.trim.pad]))),
         }
     }
 }
@@ -189,6 +192,7 @@ impl BatchWriter for FlowWriter<'_> {
         let condition = conditions.as_ref().map(|(_, condition)| condition);
         let seeds: Vec<u64> = batch.requests.iter().map(|request| request.seed).collect();
         let ids = conditions.as_ref().map(|(ids, _)| ids);
+        let in_text = |row: usize| batch.conditions.and_then(|conditions| conditions.given(row));
         let so_far = self.parts.latents.map(|latents| TextSoFar::new(latents, ids, self.trim.eos));
         let request = Request {
             condition,
@@ -205,8 +209,15 @@ impl BatchWriter for FlowWriter<'_> {
             generated => generated?,
         };
         let Cost { passes, context_passes, positions, .. } = generated.cost;
-        let rows = generated.ids.iter().zip(&generated.log_probs).zip(&given);
-        let rows = rows.map(|((ids, log_probs), &given)| written(ids, log_probs, given, self.trim)).collect();
+        let rows = generated.ids.iter().zip(&generated.log_probs).zip(&given).enumerate();
+        let rows = rows.map(|(row, ((ids, log_probs), &given))| {
+            let written = written(ids, log_probs, given, self.trim);
+            match in_text(row) {
+                Some(given) => WrittenRow { confidence: Some(confidence_in_gaps(log_probs, given)), ..written },
+                None => written,
+            }
+        });
+        let rows = rows.collect();
         Ok(WrittenBatch { rows, passes, context_passes, positions })
     }
 }
@@ -219,6 +230,13 @@ pub(crate) fn written(ids: &[i64], log_probs: &[f32], given: usize, trim: Trim) 
     let mut log_probs = log_probs.get(given..).unwrap_or_default().to_vec();
     log_probs.resize(ids.len(), 0.0);
     WrittenRow { ids, log_probs: Some(log_probs), confidence }
+}
+
+/// The mean log-probability of the tokens of a text that are not given.
+fn confidence_in_gaps(log_probs: &[f32], given: &[bool]) -> f64 {
+    let read: Vec<f64> =
+        log_probs.iter().zip(given).filter(|(_, given)| !**given).map(|(&log_p, _)| f64::from(log_p)).collect();
+    read.iter().sum::<f64>() / read.len().max(1) as f64
 }
 
 /// The mean log-probability of a row's `tokens` tokens and its final EOS, if it has one, after `given` positions of

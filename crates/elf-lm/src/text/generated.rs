@@ -7,6 +7,7 @@ use elf_data::{Dataset, Example, Tokenizer};
 use elf_train::Comm;
 use serde::{Deserialize, Serialize};
 
+use super::template::Template;
 use crate::Result;
 use crate::config::Candidates;
 use crate::error::Context;
@@ -23,8 +24,14 @@ pub struct TextRequest {
     pub condition: Option<String>,
     /// Token ids of the condition, used instead of tokenising `condition`.
     pub condition_ids: Option<Vec<i32>>,
+    /// The text with gaps that is to be filled in, for models that can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
     /// A reference answer, passed through for evaluation.
     pub reference: Option<String>,
+    /// What the gaps of `template` hide of a known text, passed through for evaluation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<String>,
     /// Its number among the candidates for one text, from 0, which determines the length of an answer.
     #[serde(default, skip_serializing_if = "is_first")]
     pub candidate: usize,
@@ -45,6 +52,13 @@ impl TextRequest {
     pub fn from_inputs<T: Into<String>>(seed: u64, inputs: impl IntoIterator<Item = T>) -> Vec<Self> {
         let request = |(i, input): (usize, T)| Self::from_input(key_of(&[seed, i as u64]), input);
         inputs.into_iter().enumerate().map(request).collect()
+    }
+
+    /// One request per text with gaps, under one seed.
+    pub fn from_templates(seed: u64, templates: impl IntoIterator<Item = Template>) -> Vec<Self> {
+        let request =
+            |(i, template)| Self { seed: key_of(&[seed, i as u64]), template: Some(template), ..Self::default() };
+        templates.into_iter().enumerate().map(request).collect()
     }
 
     /// `count` unconditional requests under one seed.
@@ -99,6 +113,12 @@ pub struct GeneratedText {
     /// The reference, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// What was written into each gap of a text with gaps, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filled: Vec<String>,
+    /// What the gaps hide of a known text, if that was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<String>,
     /// The generated tokens, without padding.
     pub tokens: Vec<i64>,
     /// The natural log-probability with which each token was read, if it was asked for and the model is a flow.

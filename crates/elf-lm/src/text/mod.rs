@@ -4,6 +4,7 @@ pub mod baseline_writer;
 pub mod conditions;
 pub mod flow_writer;
 pub mod generated;
+pub mod template;
 mod text_batches;
 pub mod text_column;
 pub mod text_engine;

@@ -18,7 +18,7 @@ pub struct TextBatch {
 
 /// Splits a list of requests into batches of at most `rows`. With a length distribution (`plan.lengths`), each
 /// request's text has a length of its own, and batches have rows of equal length, conditions included. Without one, all
-/// rows have `max_length` positions.
+/// rows have `max_length` positions. A text with gaps is as long as these say.
 ///
 /// # Errors
 /// If a condition is missing or not expected, or libtorch fails.
@@ -34,7 +34,8 @@ pub fn text_batches(
         let conditions = Conditions::of(plan, tokenizer, &requests.iter().collect::<Vec<_>>())?;
         let given = conditions.map_or_else(|| vec![0; requests.len()], |conditions| conditions.lengths().collect());
         for ((length, request), given) in lengths.iter_mut().zip(requests).zip(given) {
-            *length = (given + law.length(request.seed, given, request.candidate)?).min(longest);
+            let written = || law.length(request.seed, given, request.candidate);
+            *length = if request.template.is_some() { given } else { (given + written()?).min(longest) };
         }
     }
     let mut places: Vec<usize> = (0..requests.len()).collect();

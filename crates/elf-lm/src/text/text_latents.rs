@@ -320,7 +320,11 @@ impl Masks {
         if !causal && !batch.has_conditions() {
             return Ok(Self { valid, pairs: None });
         }
-        let condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
+        let mut condition = positions.f_lt_tensor(&column(&batch.cond_len)?)?;
+        if !batch.given.is_empty() {
+            let given = Tensor::f_from_slice(&batch.given)?.f_view([batch.rows as i64, batch.seq_len as i64])?;
+            condition = condition.f_logical_or(&upload(&given, device)?)?;
+        }
         let drop: Vec<bool> =
             if batch.label_drop.is_empty() { vec![false; batch.rows] } else { batch.label_drop.clone() };
         let drop = upload(&Tensor::f_from_slice(&drop)?, device)?.f_unsqueeze(-1)?;
@@ -398,8 +402,11 @@ mod tests {
         let s = batch.seq_len;
         let sees = |i: usize| {
             let (row, query, key) = (i / (s * s), i / s % s, i % s);
-            let (cond, valid) = (batch.cond_len[row], batch.valid_len[row]);
-            if query < cond { key < cond } else { key < valid && !(batch.label_drop[row] && key < cond) }
+            let valid = batch.valid_len[row];
+            let given = |place: usize| {
+                place < batch.cond_len[row] || batch.given.get(row * s + place).is_some_and(|&given| given)
+            };
+            if given(query) { given(key) } else { key < valid && !(batch.label_drop[row] && given(key)) }
         };
         (0..batch.rows * s * s).map(|i| f32::from(sees(i))).collect()
     }
@@ -410,9 +417,13 @@ mod tests {
         let example = |c: &[i32], t: &[i32]| Example { input_ids: t.to_vec(), condition_ids: Some(c.to_vec()) };
         let examples =
             [example(&[5, 6, 7], &[8, 9]), example(&[5; 7], &[8; 9]), example(&[4], &[]), example(&[], &[7])];
-        for drop in [vec![false; 4], vec![true, false, false, true]] {
+        let anywhere: Vec<bool> = (0..36).map(|place| place % 9 < 4 && place % 3 == 1).collect();
+        for (drop, given) in
+            [(vec![false; 4], Vec::new()), (vec![true, false, false, true], Vec::new()), (vec![false; 4], anywhere)]
+        {
             let mut batch = Collator::with_fill_id(config, 1).unwrap().collate(&examples).unwrap();
             batch.label_drop = drop;
+            batch.given = given;
             let ours = Masks::of(&batch, false, Device::Cpu).unwrap();
             let pairs = Vec::<f32>::try_from(ours.pairs.unwrap().to_kind(Kind::Float).view([-1])).unwrap();
             assert_eq!(pairs, spelled_out(&batch));

@@ -272,10 +272,15 @@ impl TextLoop<'_> {
             made.texts.push(GeneratedText {
                 index,
                 seed: own[row].seed,
-                input: own[row].condition.clone(),
+                input: own[row].condition.clone().or_else(|| own[row].template.as_ref().map(ToString::to_string)),
                 input_cut: conditions.as_ref().is_some_and(|conditions| conditions.is_cut(row)),
+                filled: match conditions.as_ref().and_then(|conditions| conditions.given(row)) {
+                    Some(given) => filled(&tokens, given, self.tokenizer)?,
+                    None => Vec::new(),
+                },
                 text,
                 reference: own[row].reference.clone(),
+                hidden: own[row].hidden.clone(),
                 tokens,
                 log_probs: log_probs.filter(|_| options.log_probs),
                 confidence: written.confidence,
@@ -292,6 +297,14 @@ impl TextLoop<'_> {
         });
         frames.collect()
     }
+}
+
+/// The text of each run of tokens that are not `given`.
+fn filled(tokens: &[i64], given: &[bool], tokenizer: &Tokenizer) -> Result<Vec<String>> {
+    let places: Vec<usize> = (0..tokens.len().min(given.len())).collect();
+    let runs = places.chunk_by(|&one, &next| given[one] == given[next]).filter(|run| !given[run[0]]);
+    let ids = |run: &[usize]| run.iter().map(|&place| i32::try_from(tokens[place])).collect::<Result<Vec<_>, _>>();
+    runs.map(|run| Ok(tokenizer.decode(&ids(run)?)?)).collect()
 }
 
 impl WrittenRow {

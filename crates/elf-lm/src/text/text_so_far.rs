@@ -58,7 +58,8 @@ impl<'a> TextSoFar<'a> {
             let end = text.iter().position(|&id| id == self.eos).map_or(text.len(), |place| place + 1);
             valid_len.push(given.len() + end);
         }
-        Ok(Batch { rows, seq_len, input_ids, cond_len, valid_len, label_drop: Vec::new(), pad_token: PadToken::Eos })
+        let (given, label_drop, pad_token) = (Vec::new(), Vec::new(), PadToken::Eos);
+        Ok(Batch { rows, seq_len, input_ids, cond_len, valid_len, given, label_drop, pad_token })
     }
 
     /// An empty prefix of rows that will have `s` positions; none if the encoder keeps nothing.

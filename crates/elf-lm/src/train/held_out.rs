@@ -179,7 +179,9 @@ impl<S: ModelKind> HeldOut<'_, '_, S> {
             .collect();
         let batches = all.into_iter().skip(rank).step_by(world).map(|(first, rows)| {
             let examples = dataset.examples(rows).map_err(elf_train::Error::source)?;
-            let batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
+            let mut batch = collator.collate(&examples).map_err(elf_train::Error::source)?;
+            let config = &self.plan.config;
+            config.given.shares().give(&mut batch, config.seed, 0, rows.iter().map(|&row| row as u64));
             Ok((first, self.kind.held_out_batch(batch).map_err(elf_train::Error::source)?))
         });
         let result = validation_loss_over_ranks(self.objective, net, batches, self.plan.config.seed, comm)?;
@@ -209,7 +211,7 @@ impl<S: ModelKind> HeldOut<'_, '_, S> {
             ..Evaluator::default()
         };
         let found = evaluator
-            .evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references, has_inputs: false }])?;
+            .evaluate(name, &[SampleSet { name: name.to_owned(), texts: words, references, ..SampleSet::default() }])?;
         Ok(found.metrics().iter().map(|m| Metric { name: format!("{name}/{}", m.name), value: m.value }).collect())
     }
 

@@ -50,8 +50,12 @@ struct Rows {
 }
 
 impl LatentCache {
-    /// An empty cache of as many bytes as a plan allows; `None` for 0, where nothing is to be kept or rounded.
+    /// An empty cache of as many bytes as a plan allows; `None` for 0, where nothing is to be kept or rounded, and where latents differ from one
+    /// pass to the next, because other tokens are given.
     pub fn of_plan(plan: &RunPlan) -> Option<Self> {
+        if !plan.config.given.shares().is_none() {
+            return None;
+        }
         let most_bytes = plan.config.compute.latent_cache_mb.saturating_mul(1 << 20);
         (most_bytes > 0).then(|| Self { rows: RefCell::default(), most_bytes })
     }
@@ -116,6 +120,7 @@ mod tests {
             input_ids: rows.concat(),
             cond_len: (0..rows.len()).map(|row| usize::from(row == 1)).collect(),
             valid_len: vec![3; rows.len()],
+            given: Vec::new(),
             label_drop: (0..rows.len()).map(|row| drop && row == 1).collect(),
             pad_token: PadToken::Pad,
         }

@@ -138,7 +138,11 @@ pub fn loader(plan: &RunPlan, inputs: &TrainingInputs, share: Share, from: Curso
         let grouping = if plan.has_rows_of_equal_length() { Grouping::Equal } else { Grouping::Similar };
         order = order.grouped_by_length(grouping, inputs.train.lengths(collator.config())?.into())?;
     }
-    let config = LoaderConfig { label_drop_prob: plan.label_drop_prob, ..LoaderConfig::default() };
+    let config = LoaderConfig {
+        label_drop_prob: plan.label_drop_prob,
+        given: plan.config.given.shares(),
+        ..LoaderConfig::default()
+    };
     Ok(Loader::start(Arc::clone(&inputs.train), collator, order, from, config)?)
 }
 

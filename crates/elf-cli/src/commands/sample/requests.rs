@@ -34,13 +34,10 @@ pub fn requests(args: &SampleArgs, plan: &RunPlan, tokenizer: &Tokenizer, host: 
     }
     let with_seeds = |texts: Vec<(String, Option<String>)>| {
         let request = |(i, (condition, reference))| TextRequest {
-            seed: key_of(&[args.seed, i as u64]),
-            condition: Some(condition),
-            condition_ids: None,
             reference,
-            candidate: 0,
+            ..TextRequest::from_input(key_of(&[args.seed, i as u64]), condition)
         };
-        texts.into_iter().enumerate().map(request).collect::<Vec<_>>()
+        texts.into_iter().enumerate().map(request).collect::<Vec<TextRequest>>()
     };
     let requests = match (&args.input, plan.span.max_input_length) {
         (Some(_), None) => bail!(TAKES_NO_INPUT),

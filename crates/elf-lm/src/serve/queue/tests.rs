@@ -34,6 +34,8 @@ fn shout(text: &str) -> Result<GeneratedText> {
             input_cut: false,
             text: text.to_uppercase(),
             reference: None,
+            filled: vec![],
+            hidden: vec![],
             tokens: vec![],
             log_probs: None,
             confidence: None,
