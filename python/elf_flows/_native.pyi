@@ -117,6 +117,37 @@ class Model:
             If the model takes no inputs, or needs some.
         """
 
+    def infill(
+        self,
+        texts: Iterable[str],
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        batch_size: int = 8,
+        **settings: float | str | None,
+    ) -> _texts.Texts:
+        """Fill the gaps of texts, the same as ``elf infill`` with the same settings, with a model that was trained for it.
+
+        Parameters
+        ----------
+        texts
+            Texts with gaps: ``[...]`` is a gap of any number of tokens, ``[5]`` one of five. ``\\[`` is a bracket.
+        steps, seed, sampler, batch_size, **settings
+            As in :meth:`generate`.
+
+        Returns
+        -------
+        Texts
+            Whole texts, in which every given word stands where it stood; ``filled`` of each has what is in its gaps.
+
+        Raises
+        ------
+        RequestError
+            If a text has no gap or no given word, is too long, or has words that the model does not know, or if the model has
+            not learned to fill gaps.
+        """
+
     def trajectory(
         self,
         text: str | None = None,

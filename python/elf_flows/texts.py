@@ -30,6 +30,8 @@ class Text(str):
         The mean natural log-probability of the tokens and the end of the text.
     input_cut : bool
         Whether the input was longer than the model reads, and was cut.
+    filled : list of str or None
+        What was written into each gap of a text with gaps.
     """
 
     tokens: list[str]
@@ -37,15 +39,17 @@ class Text(str):
     probabilities: list[float] | None
     confidence: float | None
     input_cut: bool
+    filled: list[str] | None
 
-    def __new__(cls, text, tokens=(), token_ids=(), probabilities=None, confidence=None, input_cut=False):
+    def __new__(cls, text, tokens=(), token_ids=(), probabilities=None, confidence=None, input_cut=False, filled=None):
         self = super().__new__(cls, text)
         self.tokens, self.token_ids = list(tokens), list(token_ids)
         self.probabilities, self.confidence, self.input_cut = probabilities, confidence, input_cut
+        self.filled = filled
         return self
 
     def __getnewargs__(self):
-        return (str(self), self.tokens, self.token_ids, self.probabilities, self.confidence, self.input_cut)
+        return (str(self), self.tokens, self.token_ids, self.probabilities, self.confidence, self.input_cut, self.filled)
 
     def _repr_html_(self) -> str:
         return _page([_event(self, 0)])

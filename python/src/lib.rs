@@ -4,6 +4,7 @@
 //! not link Python, and it uses the libtorch that Python's `torch` has loaded.
 
 mod errors;
+mod latents;
 mod metrics;
 mod model;
 mod settings;
@@ -20,9 +21,11 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
+    use crate::latents::Encoded;
+    #[pymodule_export]
     use crate::metrics::{bleu, rouge};
     #[pymodule_export]
-    use crate::model::{Encoded, Model, load};
+    use crate::model::{Model, load};
     #[pymodule_export]
     use crate::training::train;
     #[pymodule_export]

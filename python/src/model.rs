@@ -4,11 +4,13 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use elf_lm::text::generated::MOST_TEXTS;
+use elf_lm::text::template::Template;
+use elf_lm::text::text_run::GenerateOptions;
 use elf_lm::{EncodedTexts, GeneratedText, NoisyLatents, TextRequest};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tch::{Kind, Tensor};
 
+use crate::latents::{Encoded, Given, PerRow};
 use crate::settings::{self, Settings, texts};
 use crate::tensors::{Lent, to_torch};
 use crate::texts::{Told, list};
@@ -106,72 +108,6 @@ pub fn load(
     Ok(Model { worker, path, facts })
 }
 
-/// Texts as latents, from :meth:`Model.encode`.
-#[pyclass(frozen, get_all, module = "elf_flows._native")]
-pub struct Encoded {
-    /// Clean latents, ``[B, S, C]``, float32.
-    latents: Py<PyAny>,
-    /// Token ids, ``[B, S]``, int64.
-    ids: Py<PyAny>,
-    /// Tokens of each row's input.
-    input_lengths: Vec<usize>,
-    /// Tokens of each row without filling, its input included.
-    lengths: Vec<usize>,
-}
-
-/// [`Encoded`] on its way to the model.
-struct Given {
-    latents: Lent,
-    ids: Lent,
-    input_lengths: Vec<usize>,
-    lengths: Vec<usize>,
-}
-
-impl Given {
-    fn of(py: Python<'_>, encoded: &Encoded) -> PyResult<Self> {
-        Ok(Self {
-            latents: Lent::new("given.latents", encoded.latents.bind(py))?,
-            ids: Lent::new("given.ids", encoded.ids.bind(py))?,
-            input_lengths: encoded.input_lengths.clone(),
-            lengths: encoded.lengths.clone(),
-        })
-    }
-
-    fn texts(&self) -> EncodedTexts {
-        EncodedTexts {
-            latents: self.latents.tensor().shallow_clone(),
-            ids: self.ids.tensor().shallow_clone(),
-            input_lengths: self.input_lengths.clone(),
-            lengths: self.lengths.clone(),
-        }
-    }
-}
-
-/// One number for all rows, or one for each.
-enum PerRow {
-    All(f64),
-    Each(Lent),
-}
-
-impl PerRow {
-    fn new(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Self> {
-        match value.hasattr("__dlpack__")? {
-            true => Ok(Self::Each(Lent::new(name, value)?)),
-            false => Ok(Self::All(value.extract()?)),
-        }
-    }
-
-    /// One number for each of the rows of `z` `[B, S, C]`.
-    fn rows(&self, z: &Tensor) -> elf_lm::Result<Tensor> {
-        let rows = z.size().first().copied().unwrap_or(0);
-        Ok(match self {
-            Self::All(value) => Tensor::f_full([rows], *value, (Kind::Float, z.device()))?,
-            Self::Each(lent) if lent.tensor().dim() == 0 => lent.tensor().f_expand([rows], false)?,
-            Self::Each(lent) => lent.tensor().shallow_clone(),
-        })
-    }
-}
-
 impl Model {
     fn requests(&self, inputs: Option<Vec<String>>, num: Option<usize>, seed: u64) -> elf_lm::Result<Vec<TextRequest>> {
         if let Some(num) = num.filter(|&num| num > MOST_TEXTS) {
@@ -187,6 +123,22 @@ impl Model {
             }
             (None, num) => Ok(TextRequest::unconditional(seed, num.unwrap_or(8))),
         }
+    }
+
+    /// What is generated for these requests.
+    fn made(
+        &self,
+        py: Python<'_>,
+        requests: Vec<TextRequest>,
+        settings: Settings,
+        options: GenerateOptions,
+    ) -> PyResult<Py<PyAny>> {
+        let told = self.worker.call(py, move |model, stop| {
+            let sampling = settings.sampling(model)?;
+            let made = model.generate_watched(&requests, &sampling, &options, &mut |_| go_on(stop))?;
+            made.texts.into_iter().map(|text: GeneratedText| Told::finished(model, text)).collect()
+        })?;
+        list(py, told)
     }
 }
 
@@ -238,14 +190,45 @@ impl Model {
     ) -> PyResult<Py<PyAny>> {
         let inputs = texts.map(|list| self::texts("texts", list)).transpose()?;
         let requests = self.requests(inputs, num, seed).map_err(|error| crate::errors::raised(&error))?;
-        let settings = Settings::new(steps, sampler, settings)?;
-        let options = settings::options(seed, batch_size)?;
-        let told = self.worker.call(py, move |model, stop| {
-            let sampling = settings.sampling(model)?;
-            let made = model.generate_watched(&requests, &sampling, &options, &mut |_| go_on(stop))?;
-            made.texts.into_iter().map(|text: GeneratedText| Told::finished(model, text)).collect()
-        })?;
-        list(py, told)
+        self.made(py, requests, Settings::new(steps, sampler, settings)?, settings::options(seed, batch_size)?)
+    }
+
+    /// Fill the gaps of texts, the same as ``elf infill`` with the same settings, with a model that was trained for it.
+    ///
+    /// Parameters
+    /// ----------
+    /// texts
+    ///     Texts with gaps: ``[...]`` is a gap of any number of tokens, ``[5]`` one of five. ``\\[`` is a bracket.
+    /// steps, seed, sampler, batch_size, **settings
+    ///     As in :meth:`generate`.
+    ///
+    /// Returns
+    /// -------
+    /// Texts
+    ///     Whole texts, in which every given word stands where it stood; ``filled`` of each has what is in its gaps.
+    ///
+    /// Raises
+    /// ------
+    /// RequestError
+    ///     If a text has no gap or no given word, is too long, or has words that the model does not know, or if the model has
+    ///     not learned to fill gaps.
+    #[pyo3(signature = (texts, *, steps = None, seed = 0, sampler = None, batch_size = 8, **settings))]
+    #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
+    fn infill(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyAny>,
+        steps: Option<usize>,
+        seed: u64,
+        sampler: Option<String>,
+        batch_size: usize,
+        settings: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        let templates =
+            self::texts("texts", texts)?.iter().map(|text| text.parse()).collect::<elf_lm::Result<Vec<Template>>>();
+        let templates = templates.map_err(|error| crate::errors::raised(&error))?;
+        let requests = TextRequest::from_templates(seed, templates);
+        self.made(py, requests, Settings::new(steps, sampler, settings)?, settings::options(seed, batch_size)?)
     }
 
     /// Generate one text and show it as it forms.

@@ -13,6 +13,7 @@ pub struct Told {
     probabilities: Option<Vec<f64>>,
     confidence: Option<f64>,
     input_cut: bool,
+    filled: Option<Vec<String>>,
 }
 
 impl Told {
@@ -20,7 +21,7 @@ impl Told {
         let narrow = ids.iter().map(|&id| i32::try_from(id)).collect::<Result<Vec<_>, _>>()?;
         let pieces = model.tokenizer().pieces(&narrow)?;
         let probabilities = log_probs.map(|all| all.iter().map(|&p| f64::from(p).exp()).collect());
-        Ok(Self { text, pieces, ids, probabilities, confidence: None, input_cut: false })
+        Ok(Self { text, pieces, ids, probabilities, confidence: None, input_cut: false, filled: None })
     }
 
     /// A finished text.
@@ -29,7 +30,8 @@ impl Told {
     /// If the tokenizer fails.
     pub fn finished(model: &Model, made: GeneratedText) -> elf_lm::Result<Self> {
         let told = Self::new(model, made.text, made.tokens, made.log_probs.as_deref())?;
-        Ok(Self { confidence: made.confidence, input_cut: made.input_cut, ..told })
+        let filled = (!made.filled.is_empty()).then_some(made.filled);
+        Ok(Self { confidence: made.confidence, input_cut: made.input_cut, filled, ..told })
     }
 
     /// A text that forms.
@@ -59,6 +61,7 @@ impl Told {
         given.set_item("probabilities", self.probabilities)?;
         given.set_item("confidence", self.confidence)?;
         given.set_item("input_cut", self.input_cut)?;
+        given.set_item("filled", self.filled)?;
         class(py, "Text")?.call((self.text,), Some(&given))
     }
 }

@@ -11,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DE_EN = ROOT / "models/mini-de-en"  # Writes token by token, from an input.
 AT_ONCE = ROOT / "models/definitions"  # Writes all tokens at once, without an input.
+INFILL = ROOT / "models/infill"  # Fills gaps.
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,12 @@ def translator():
 @pytest.fixture(scope="session")
 def writer():
     with elf_flows.load(AT_ONCE, device="cpu") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def filler():
+    with elf_flows.load(INFILL, device="cpu") as model:
         yield model
 
 

@@ -1,6 +1,7 @@
 """Texts, as the program makes them, and texts as they form."""
 
 import gc
+import json
 import pickle
 import re
 import threading
@@ -8,7 +9,7 @@ import time
 
 import elf_flows
 import pytest
-from conftest import AT_ONCE, DE_EN
+from conftest import AT_ONCE, DE_EN, INFILL
 
 INPUTS = ["Ein Programm zum Zeichnen", "TCP-Proxy für nicht IPv6-fähige Anwendungen", "Werkzeuge für Netzwerke"]
 
@@ -126,3 +127,24 @@ def test_figures():
     assert elf_flows.bleu(predictions, [[r, p] for r, p in zip(references, predictions)]) == pytest.approx(100)
     figures = elf_flows.rouge(predictions, references)
     assert set(figures) == {"rouge1", "rouge2", "rougeL"} and figures["rouge1"] == pytest.approx(100 * (6 / 7 + 1) / 2)
+
+
+def test_gaps_are_filled_as_the_program_fills_them(filler, elf, tmp_path):
+    templates = ["a [...] of the [2] family", "the [3] of a [...]"]
+    file = tmp_path / "texts.jsonl"
+    elf("infill", INFILL, *templates, "--device", "cpu", "--steps", 4, "--seed", 3, "--output", file)
+    theirs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    ours = filler.infill(templates, steps=4, seed=3)
+    assert ours == [line["prediction"] for line in theirs]
+    assert [text.filled for text in ours] == [line["filled"] for line in theirs]
+    assert ours[0].startswith("a ") and ours[0].endswith(" family")
+    assert pickle.loads(pickle.dumps(ours[0])).filled == ours[0].filled
+    assert filler.generate(num=1, steps=2)[0].filled is None
+
+
+def test_what_cannot_be_filled_is_refused(filler, translator):
+    for text, message in [("a dog", "no gap"), ("[...]", "no word is given"), ("a [40] dog", "at most")]:
+        with pytest.raises(elf_flows.RequestError, match=message):
+            filler.infill([text])
+    with pytest.raises(elf_flows.RequestError, match="cannot fill gaps"):
+        translator.infill(["a [2] dog"])

@@ -58,6 +58,8 @@ enum Command {
     Sample(Box<commands::sample::SampleArgs>),
     /// Fill the gaps of texts, with a model that was trained for it: every given word stays where it is.
     Infill(Box<commands::infill::InfillArgs>),
+    /// Correct texts, with a model that was trained to fill gaps: words that do not fit the others are written anew.
+    Correct(Box<commands::correct::CorrectArgs>),
     /// Serve text generation over HTTP, many requests at once.
     Serve(Box<commands::serve::ServeArgs>),
     /// Convert checkpoints between formats: the released code's PyTorch checkpoints, and safetensors.
@@ -179,6 +181,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Distill(args) => commands::distill::run(*args),
         Command::Sample(args) => commands::sample::run(*args),
         Command::Infill(args) => commands::infill::run(*args),
+        Command::Correct(args) => commands::correct::run(*args),
         Command::Serve(args) => commands::serve::run(*args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Export(args) => commands::export::run(args),

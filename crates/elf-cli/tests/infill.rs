@@ -24,16 +24,19 @@ fn list(line: &Value, field: &str) -> Vec<String> {
     line[field].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
-/// Every given word stands where it stood, for both kinds of models that fill gaps, whatever they have learned.
+/// Every given word stands where it stood, for all kinds of models that fill gaps, whatever they have learned.
 #[test]
 fn given_words_stay_where_they_are() {
     let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
-    let [flow, masked] = ["flow", "masked"].map(|name| within(&folder, name));
+    let [flow, masked, gpt2] = ["flow", "masked", "gpt2"].map(|name| within(&folder, name));
     materials.train(&flow, &FILLING).well();
     materials.train(&masked, &["objective=mdlm", "pad_token=pad", "group_by_length=true"]).well();
+    materials.train(&gpt2, &[&FILLING[..], &["objective=gpt2"]].concat()).well();
     let templates = ["A red [...] finds the [2]", "[3] the old dog", "A [...] dog [1] the [...] house"];
-    for model in [&flow, &masked] {
-        let lines = filled(&[&[model.as_str()], &templates[..], &["--steps", "3"]].concat());
+    for model in [&flow, &masked, &gpt2] {
+        let steps = if *model == gpt2 { &[][..] } else { &["--steps", "3"] };
+        let filled = |words: &[&str]| filled(&[&[model.as_str()], words, steps].concat());
+        let lines = filled(&templates);
         let texts: Vec<&str> = lines.iter().map(|line| text(line, "prediction")).collect();
         assert_eq!(lines.iter().map(|line| text(line, "input")).collect::<Vec<_>>(), templates);
         assert!(texts[0].starts_with("A red") && texts[0].contains("finds the"), "{texts:?}");
@@ -42,16 +45,27 @@ fn given_words_stay_where_they_are() {
         let gaps: Vec<usize> = lines.iter().map(|line| list(line, "filled").len()).collect();
         assert_eq!(gaps, [2, 1, 3]);
         // As many tokens as asked for, and none of them the end of the text.
-        let given = filled(&[model, "A red dog finds the [2]", "--steps", "3"]);
+        let given = filled(&["A red dog finds the [2]"]);
         let tokens = given[0]["tokens"].as_array().unwrap();
-        let alone = filled(&[model, "A red dog finds the [4]", "--steps", "3"]);
+        let alone = filled(&["A red dog finds the [4]"]);
         assert_eq!(alone[0]["tokens"].as_array().unwrap().len(), tokens.len() + 2);
         // A text depends on its own gaps alone.
-        let first = filled(&[model, templates[0], "--steps", "3"]);
+        let first = filled(&[templates[0]]);
         assert_eq!(first[0], lines[0]);
-        let other = filled(&[model, templates[0], "--steps", "3", "--seed", "5"]);
+        let other = filled(&[templates[0], "--seed", "5"]);
         assert_ne!(other[0]["seed"], lines[0]["seed"]);
     }
+    // Stored as 8-bit integers.
+    let small = within(&folder, "small");
+    run(elf(&["export", &flow, &small, "--dtype", "int8", "--encoder", &materials.path("encoder")])).well();
+    let size = |model: &str| fs::metadata(format!("{model}/model.safetensors")).unwrap().len();
+    let exported = within(&folder, "exported");
+    run(elf(&["export", &flow, &exported])).well();
+    assert!(size(&small) < 4 * size(&exported) / 5);
+    let lines = filled(&[&small, templates[0], "--steps", "3"]);
+    assert!(text(&lines[0], "prediction").starts_with("A red"));
+    // A GPT-2 also writes whole texts, and learned to end them.
+    run(elf(&["sample", &gpt2, "-n", "3"])).well();
     run(elf(&["infill", &flow, "A [...] dog", "--steps", "2", "--trace"])).well();
     let best = filled(&[&flow, "A [...] dog", "--steps", "2", "--best-of", "3"]);
     assert!(text(&best[0], "prediction").ends_with("dog"));
@@ -139,4 +153,60 @@ fn what_cannot_be_filled_is_told() {
     materials.train(&other, &["given_spans_prob=0.7", "given_words_prob=0.7", sure]).badly(&["together"]);
     materials.train(&other, &["given_spans_prob=0.5", "learned_latents=true", sure]).badly(&["learned_latents"]);
     translation.train(&other, &["given_spans_prob=0.5", sure]).badly(&["max_input_length"]);
+}
+
+/// What is corrected becomes likelier, and what is not in doubt stays as it was written.
+#[test]
+fn texts_are_corrected_where_they_are_in_doubt() {
+    let (materials, folder) = (Materials::unconditional(), TempDir::new().unwrap());
+    let [model, output] = ["model", "texts.jsonl"].map(|name| within(&folder, name));
+    materials.train(&model, &FILLING).well();
+    let texts = ["A red dog finds the old house", "The  cat, a dog"];
+    let corrected = |words: &[&str]| {
+        run(elf(&[&["correct", &model, "--steps", "2", "-o", &output], words].concat())).well();
+        json_lines(&output)
+    };
+    let eager = ["--doubt", "0", "--candidates", "4", "--rounds", "2"];
+    let lines = corrected(&[&texts[..], &eager].concat());
+    for (line, before) in lines.iter().zip(texts) {
+        let changes = line["changes"].as_array().unwrap();
+        let [log_prob, after] = ["log_prob", "corrected_log_prob"].map(|field| line[field].as_f64().unwrap());
+        assert!(if changes.is_empty() { after == log_prob } else { after > log_prob }, "{line}");
+        let mut remade = before.to_owned();
+        for change in changes.iter().rev() {
+            let end = |name: &str| usize::try_from(change["place"][name].as_u64().unwrap()).unwrap();
+            let place = end("start")..end("end");
+            assert_eq!(&before[place.clone()], text(change, "from"));
+            remade.replace_range(place, text(change, "to"));
+        }
+        assert_eq!(remade, text(line, "corrected"));
+    }
+    // A network of a moment doubts much.
+    assert!(lines.iter().any(|line| !line["changes"].as_array().unwrap().is_empty()));
+    assert_eq!(corrected(&[&texts[..1], &eager].concat())[0], lines[0]);
+    let sure = corrected(&[&texts[..], &["--doubt", "1000"]].concat());
+    assert!(sure.iter().zip(texts).all(|(line, before)| text(line, "corrected") == before));
+    let judged = corrected(&[&texts[..], &["--words"]].concat());
+    for (line, before) in judged.iter().zip(texts) {
+        let words = line["words"].as_array().unwrap();
+        let all: String = words.iter().map(|word| text(word, "word")).collect();
+        assert_eq!(all, before.split_whitespace().collect::<String>());
+        assert!(words.iter().all(|word| {
+            let [own, best] = ["log_prob", "likeliest_log_prob"].map(|field| word[field].as_f64().unwrap());
+            own <= best && best <= 0.0
+        }));
+    }
+    for (words, told) in [
+        (&[][..], &["no text to correct", "--input"][..]),
+        (&["dog"], &["text 1", "fewer than two words"]),
+        (&["A dog", "a a a a a a a a a a a a a"], &["text 2", "at most 12"]),
+        (&["A dog", "--doubt", "nan"], &["--doubt"]),
+        (&["A dog", "--rounds", "0"], &["--rounds"]),
+    ] {
+        run(elf(&[&["correct", &model, "--steps", "1"], words].concat())).badly(told);
+    }
+    run(elf(&["correct", &materials.path("run"), "A red dog"])).badly(&["cannot fill gaps", "given_spans_prob"]);
+    let other = within(&folder, "other");
+    materials.train(&other, &["objective=mdlm", "pad_token=pad", "max_steps=1"]).well();
+    run(elf(&["correct", &other, "A red dog"])).badly(&["does not correct texts"]);
 }

@@ -374,6 +374,15 @@ fn gaps_are_filled() {
         assert!(text["confidence"].as_f64().unwrap() < 0.0);
     }
     assert_eq!(server.post("/v1/infill", &body).json(), answer);
+    // The same texts as they form.
+    let body = json!({"text": "A red [2] finds the dog", "n": 2, "seed": 4, "times": [0.5]});
+    let frames = server.post("/v1/trajectories", &body).events();
+    let last: Vec<&Value> = frames.iter().filter(|frame| frame["final"] == json!(true)).collect();
+    assert_eq!((frames.len(), last.len()), (4, 2), "{frames:?}");
+    assert!(frames.iter().all(|frame| frame["text"].as_str().unwrap().starts_with("A red")), "{frames:?}");
+    assert!(last.iter().zip(data).all(|(frame, text)| frame["text"] == text["text"]), "{last:?}");
+    refuses(&server, "/v1/trajectories", &[(json!({"text": "A dog"}), 400, Some("text"), "no gap")]);
+    assert_eq!(server.ask("/v1/models", None).1["data"][0]["fills_gaps"], json!(true));
     let with = |text: &str| json!({ "text": text });
     refuses(
         &server,

@@ -72,6 +72,7 @@ fn no_command_writes_over_what_it_reads() {
         (&["sample", &translator, "--data", &shards, "-o", &shard], &shards),
         (&["sample", &model, "-o", &format!("{model}/tokenizer.json")], &model),
         (&["infill", &model, "--input", &corpus, "--hide", "0.5", "-o", &corpus], &corpus),
+        (&["correct", &model, "--input", &corpus, "-o", &corpus], &corpus),
         (&["probe", &model, "--data", &shard, "-o", &shard], &shards),
         (&["likelihood", &model, "--data", &shard, "-o", &shard], &shards),
         (&["convert", &format!("{encoder}/model.safetensors"), &format!("{encoder}/model.safetensors")], &encoder),

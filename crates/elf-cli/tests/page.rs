@@ -33,14 +33,14 @@ const TEXTS: &str = "return [...document.querySelectorAll('.elf-text')].map((tex
 fn models(more: &[&str]) -> Server {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     let path = |name| models.join(name).to_str().unwrap().to_owned();
-    let paths = ["mini-de-en", "definitions"].map(path);
+    let paths = ["mini-de-en", "definitions", "infill"].map(path);
     Server::of(&[&paths.each_ref().map(String::as_str), more].concat())
 }
 
 /// Opens the page, and waits for its models.
 fn open(browser: &Browser, server: &Server) {
     browser.open(&format!("http://{}/", server.address));
-    browser.until("document.getElementById('model').options.length === 2", || ());
+    browser.until("document.getElementById('model').options.length === 3", || ());
 }
 
 #[test]
@@ -122,6 +122,41 @@ fn an_unconditional_model_has_no_input(browser: &Browser) {
     browser.click("#generate");
     browser.until(FINISHED, || ());
     assert!(browser.text("#given").contains("definitions"));
+}
+
+/// Words that are clicked become gaps, and the others stay.
+#[test]
+fn words_are_written_anew_where_they_are_clicked() {
+    let Some(browser) = Browser::start() else { return };
+    let server = models(&[]);
+    open(&browser, &server);
+    browser.run(
+        "const model = document.getElementById('model'); model.value = 'infill'; \
+         model.dispatchEvent(new Event('change'))",
+    );
+    browser.fill("#input", "a [2] of the [...] family");
+    browser.fill("#steps", "4");
+    browser.click("#generate");
+    browser.until(FINISHED, || ());
+    let text = browser.run(TEXTS)[0].as_str().unwrap().to_owned();
+    assert!(text.starts_with("a ") && text.contains(" of the ") && text.ends_with(" family"), "{text}");
+    let buttons = "return [...document.querySelectorAll('#words button')].map((button) => button.textContent)";
+    let words = browser.run(buttons);
+    let words: Vec<&str> = words.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!(words.join(" "), text);
+    browser.click("#words button:first-child");
+    browser.click("#words button:last-child");
+    let asked = browser.run("return document.getElementById('input').value");
+    assert_eq!(asked.as_str().unwrap(), format!("[1] {} [1]", words[1..words.len() - 1].join(" ")));
+    browser.click("#words button:nth-child(2)");
+    browser.click("#words button:last-child");
+    let asked = browser.run("return document.getElementById('input').value");
+    assert!(!asked.as_str().unwrap().starts_with("[1]") && asked.as_str().unwrap().ends_with(" family"), "{asked}");
+    browser.click("#generate");
+    browser.until(FINISHED, || ());
+    let anew = browser.run(TEXTS)[0].as_str().unwrap().to_owned();
+    assert!(anew.ends_with(&words[2..].join(" ")), "{anew} after {text}");
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
     fs::write(&samples, "{\"text\": \"A dog finds the cat\", \"reference\": \"A dog finds a cat\"}\n").unwrap();
     let [vocabulary, prepared, selected, random] =
         ["vocabulary", "prepared", "selected.jsonl", "random"].map(|name| within(folder, name));
-    let lines: [&[&str]; 15] = [
+    let lines: [&[&str]; 17] = [
         &["--help"],
         &["sample", "--help"],
         &["--version"],
@@ -30,6 +30,8 @@ fn printing(folder: &TempDir) -> Vec<Vec<String>> {
         &["sample", &model, "-n", "3", "--steps", "2"],
         &["sample", &model, "-n", "1", "--steps", "2", "--trace"],
         &["infill", &filling, "A [2] dog", "--steps", "2"],
+        &["correct", &filling, "A dog finds the cat", "--steps", "2"],
+        &["correct", &filling, "A dog finds the cat", "--words"],
         &["data", "inspect", &shards],
         &["data", "prepare", "--input", &corpus, "--tokenizer", &tokenizer, "--output", &prepared],
         &["data", "select", "--input", &corpus, "--column", "text", "--output", &selected],

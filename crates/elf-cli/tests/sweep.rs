@@ -85,6 +85,7 @@ impl Files {
             ("distill", vec![("config", "{config.yml}"), ("teacher", model), ("output", NEW), ("plan", "")]),
             ("sample", vec![("path", model), ("num", "1"), ("steps", "1"), ("output", NEW)]),
             ("infill", vec![("path", "{filling}"), ("texts", "A [2] dog"), ("steps", "1"), ("output", NEW)]),
+            ("correct", vec![("path", "{filling}"), ("texts", "A dog finds"), ("steps", "1"), ("output", NEW)]),
             ("serve", vec![("path", model), ("listen", "nowhere")]),
             ("convert", vec![("input", model), ("output", NEW)]),
             ("export", vec![("run", model), ("output", NEW)]),

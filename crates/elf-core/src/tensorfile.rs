@@ -3,6 +3,9 @@
 //! Reading maps the file and compares header, shapes and offsets with its length before anything is allocated. Writing goes to a
 //! temporary file in the same folder, which is synced and renamed: a reader never sees half a file, and a full disk leaves the old
 //! file in place.
+//!
+//! A matrix may be stored as 8-bit integers with a scale for each row, `NAME` and `NAME.row_scale` ([`rounded_to_int8`]). It is read as
+//! fp32.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,12 +22,17 @@ use crate::{Error, Result};
 /// Bytes of the header's length, which precedes the header.
 const HEADER_SIZE: usize = 8;
 
+/// What follows the name of a matrix that is stored as 8-bit integers in the name of its rows' scales.
+const SCALE: &str = ".row_scale";
+
 /// A safetensors file, mapped into memory.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     map: Mmap,
     tensors: BTreeMap<String, Stored>,
+    /// The scales of the rows of 8-bit matrices, by the names of these.
+    scales: BTreeMap<String, Stored>,
     metadata: HashMap<String, String>,
 }
 
@@ -64,8 +72,26 @@ impl TensorFile {
             }
             tensors.insert(name, Stored { kind, shape, bytes });
         }
+        let mut scales = BTreeMap::new();
+        for name in tensors
+            .iter()
+            .filter(|(_, stored)| stored.kind == Kind::Int8)
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>()
+        {
+            let scale = tensors.remove(&format!("{name}{SCALE}"));
+            let fits = |scale: &Stored| scale.kind == Kind::Float && scale.shape == tensors[&name].shape[..1];
+            match scale.filter(|scale| tensors[&name].shape.len() == 2 && fits(scale)) {
+                Some(scale) => scales.insert(name, scale),
+                None => {
+                    return Err(corrupt(format!(
+                        "{name} holds 8-bit integers without a scale for each row of a matrix"
+                    )));
+                }
+            };
+        }
         let metadata = header.metadata().clone().unwrap_or_default();
-        Ok(Self { path, map, tensors, metadata })
+        Ok(Self { path, map, tensors, scales, metadata })
     }
 
     /// The file's path.
@@ -90,7 +116,10 @@ impl TensorFile {
 
     /// The kind of a tensor's elements, without reading it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
-        Some(self.tensors.get(name)?.kind)
+        Some(match self.tensors.get(name)?.kind {
+            Kind::Int8 => Kind::Float,
+            kind => kind,
+        })
     }
 
     /// One tensor, copied to `device`.
@@ -111,9 +140,16 @@ impl TensorFile {
     }
 
     fn read(&self, name: &str, stored: &Stored, device: Device) -> Result<Tensor> {
-        let Stored { kind, shape, bytes } = stored;
-        let tensor = Tensor::f_from_data_size(&self.map[bytes.clone()], shape, *kind);
-        Ok(tensor.map_err(|e| self.corrupt(format!("{name}: {e}")))?.f_to_device(device)?)
+        let on_host = |Stored { kind, shape, bytes }: &Stored| {
+            let tensor = Tensor::f_from_data_size(&self.map[bytes.clone()], shape, *kind);
+            tensor.map_err(|e| self.corrupt(format!("{name}: {e}")))
+        };
+        let tensor = on_host(stored)?;
+        let tensor = match self.scales.get(name) {
+            None => tensor,
+            Some(scale) => tensor.f_to_kind(Kind::Float)?.f_mul(&on_host(scale)?.f_unsqueeze(1)?)?,
+        };
+        Ok(tensor.f_to_device(device)?)
     }
 
     fn corrupt(&self, reason: String) -> Error {
@@ -130,6 +166,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::I64 => Kind::Int64,
         Dtype::I32 => Kind::Int,
         Dtype::U8 => Kind::Uint8,
+        Dtype::I8 => Kind::Int8,
         Dtype::BOOL => Kind::Bool,
         _ => return None,
     })
@@ -144,9 +181,33 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
         Kind::Int64 => Dtype::I64,
         Kind::Int => Dtype::I32,
         Kind::Uint8 => Dtype::U8,
+        Kind::Int8 => Dtype::I8,
         Kind::Bool => Dtype::BOOL,
         _ => return None,
     })
+}
+
+/// A matrix `[R, C]` as 8-bit integers and the scale of each row `[R]`, fp32: 127 stands for the largest number of a row, so that no
+/// number is off by more than 1/254 of that. To be stored under its name and that of [`scale_name`].
+///
+/// # Errors
+/// If it is no matrix.
+pub fn rounded_to_int8(matrix: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (_, columns) = matrix.size2()?;
+    let matrix = matrix.f_to_kind(Kind::Float)?;
+    let largest = match columns {
+        0 => Tensor::f_zeros([matrix.size()[0]], (Kind::Float, matrix.device()))?,
+        _ => matrix.f_abs()?.f_amax(1, false)?,
+    };
+    // A row of zeros has any scale.
+    let scale = (largest / 127.0).f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+    let rounded = matrix.f_div(&scale.f_unsqueeze(1)?)?.f_round()?.f_clamp(-127, 127)?.f_to_kind(Kind::Int8)?;
+    Ok((rounded, scale))
+}
+
+/// The name of the scales of a matrix that is stored as 8-bit integers.
+pub fn scale_name(name: &str) -> String {
+    format!("{name}{SCALE}")
 }
 
 /// Writes tensors and metadata strings to a temporary file, syncs and renames it.
@@ -227,6 +288,26 @@ mod tests {
         assert_eq!(Vec::<i64>::try_from(file.get("ids", Device::Cpu).unwrap()).unwrap(), [1, -5]);
         assert!(file.get("c", Device::Cpu).unwrap_err().to_string().contains("no tensor c"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
+    }
+
+    #[test]
+    fn matrices_of_8_bits_are_read_as_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let matrix = Tensor::from_slice(&[0.5f32, -2.0, 1.0, 0.0, 0.0, 0.0, 1e-3, 2e-3, -4e-3]).view([3, 3]);
+        let (rounded, scale) = rounded_to_int8(&matrix).unwrap();
+        write(&path, [("a", &rounded), (scale_name("a").as_str(), &scale)], HashMap::new()).unwrap();
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.names().collect::<Vec<_>>(), ["a"]);
+        assert_eq!((file.shape("a").unwrap(), file.kind("a").unwrap()), (vec![3, 3], Kind::Float));
+        let read = file.get("a", Device::Cpu).unwrap();
+        let most = matrix.abs().amax(1, true) / 254.0 + 1e-9;
+        assert!(bool::try_from((&read - &matrix).abs().le_tensor(&most).all()).unwrap(), "{read}");
+        assert!(read.equal(&file.read_all(Device::Cpu).unwrap()[0].1));
+        for (name, scale) in [("b", &scale), (scale_name("a").as_str(), &scale.narrow(0, 0, 2))] {
+            write(&path, [("a", &rounded), (name, scale)], HashMap::new()).unwrap();
+            assert!(TensorFile::open(&path).unwrap_err().to_string().contains("without a scale"));
+        }
     }
 
     #[test]

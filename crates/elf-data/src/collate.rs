@@ -209,6 +209,27 @@ impl Batch {
         self
     }
 
+    /// The batch for a model that writes from left to right and fills gaps: a row is its condition and its text, with `mark` in place of the
+    /// tokens that are not given, and then those tokens, in order. All but the latter is its condition. Rows become twice as long; `mark`
+    /// fills them up. (A form of fill in the middle, Bavarian et al. 2022, arXiv 2207.14255, for several gaps of known lengths.)
+    #[must_use]
+    pub fn with_gaps_last(&self, mark: i64) -> Self {
+        let mut batch =
+            Self { input_ids: Vec::with_capacity(2 * self.input_ids.len()), given: Vec::new(), ..self.clone() };
+        batch.seq_len = 2 * self.seq_len;
+        for row in 0..self.rows {
+            let known = |place: &usize| self.is_given(row, *place);
+            let id = |place: usize| self.input_ids[row * self.seq_len + place];
+            let text = 0..self.valid_len[row];
+            batch.input_ids.extend(text.clone().map(|place| if known(&place) { id(place) } else { mark }));
+            batch.input_ids.extend(text.clone().filter(|place| !known(place)).map(id));
+            batch.cond_len[row] = text.len();
+            batch.valid_len[row] = batch.input_ids.len() - row * batch.seq_len;
+            batch.input_ids.resize((row + 1) * batch.seq_len, mark);
+        }
+        batch
+    }
+
     /// The rows at these places, in their order.
     ///
     /// # Panics

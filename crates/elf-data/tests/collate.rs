@@ -120,3 +120,16 @@ fn label_drop_is_a_fair_coin_per_position() {
     assert_ne!(first, dropped(1, 1));
     assert!((0..100).all(|p| !is_label_dropped(0.0, 1, 0, p) && is_label_dropped(1.0, 1, 0, p)));
 }
+
+#[test]
+fn what_fills_gaps_follows_the_row() {
+    let example = |ids: &[i32]| Example { input_ids: ids.to_vec(), condition_ids: None };
+    let mut batch =
+        collator(4, None, PadToken::Pad).unwrap().collate(&[example(&[5, 6, 7, 1]), example(&[8, 1])]).unwrap();
+    batch.given = vec![true, false, true, false, false, true, false, false];
+    let last = batch.with_gaps_last(99);
+    assert_eq!((last.rows, last.seq_len, &last.cond_len[..], &last.valid_len[..]), (2, 8, &[4, 2][..], &[6, 3][..]));
+    assert_eq!(last.input_ids, [5, 99, 7, 99, 6, 1, 99, 99, 99, 1, 8, 99, 99, 99, 99, 99]);
+    batch.given.clear();
+    assert_eq!(batch.with_gaps_last(99).input_ids[..8], [99, 99, 99, 99, 5, 6, 7, 1]);
+}

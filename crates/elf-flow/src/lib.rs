@@ -60,7 +60,7 @@ pub use objective::{
 };
 pub use pool::{PoolStep, RunId, RunPool, Shared, SharedNetwork};
 pub use prediction::Prediction;
-pub use probe::{EstimateErrors, Probe};
+pub use probe::{EstimateErrors, Foretold, Probe};
 pub use sampling_observer::{Frame, Next, SamplingObserver, Step};
 pub use time::{GuidanceLaw, LogitNormal, TimeLaw};
 pub use trained_flow::TrainedFlow;

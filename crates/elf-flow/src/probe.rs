@@ -8,7 +8,7 @@ use elf_core::Noise;
 use tch::{Kind, Tensor};
 
 use crate::condition::NO_WORD;
-use crate::{Condition, Conditioned, Decoder, Field, LatentBatch, NetworkField, Result, TrainedFlow};
+use crate::{Condition, Conditioned, Decoder, Field, LatentBatch, NetworkField, Reading, Result, TrainedFlow};
 
 /// Errors summed over positions; sums of several batches can be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -40,6 +40,15 @@ impl std::ops::AddAssign for EstimateErrors {
         self.squared_error += other.squared_error;
         self.right += other.right;
     }
+}
+
+/// What a network expects at each position of a text of which only a condition is known.
+#[derive(Debug)]
+pub struct Foretold {
+    /// Natural log-probabilities `[B, S]`, fp32, of the text's own tokens.
+    pub log_probs: Tensor,
+    /// The likeliest tokens.
+    pub likeliest: Reading,
 }
 
 /// Measures the errors of a network on true texts.
@@ -87,17 +96,41 @@ impl<'a> Probe<'a> {
             let eps = noise.normal("noise", &[b, s, c])?;
             let time = Tensor::f_full([1], t, (Kind::Float, batch.latents.device()))?;
             let z = self.trained.path.interpolate(&batch.latents, &eps, &time);
-            let network = NetworkField::new(self.net, self.trained, self.guidance).with_condition(condition.as_ref());
-            let field: Box<dyn Field + '_> = match &condition {
-                Some(condition) => Box::new(Conditioned::new(network, condition)),
-                None => Box::new(network),
-            };
-            let mut x = field.eval(&z, t, None)?.x;
-            if self.trained.self_conditioned {
-                x = field.eval(&z, t, Some(&x))?.x;
-            }
+            let x = self.estimate(&z, t, condition.as_ref())?;
             self.errors(batch, counted, &x, condition.as_ref())
         })
+    }
+
+    /// What the network expects of texts with the token ids `ids` `[B, S]` from their `condition` alone: the first estimate of
+    /// sampling, at t = 0, read as words. Draws `noise` `[B, S, C]`.
+    ///
+    /// # Errors
+    /// If tensors do not fit together, or the network or the noise fails.
+    pub fn foretold(&self, condition: &Condition, ids: &Tensor, noise: &mut dyn Noise) -> Result<Foretold> {
+        tch::no_grad(|| {
+            let (b, s, c) = condition.sizes()?;
+            let z = noise.normal("noise", &[b, s, c])? * self.trained.path.noise_scale;
+            let x = self.estimate(&z, 0.0, Some(condition))?;
+            let decoder = Decoder::new(self.net, self.trained, self.guidance);
+            Ok(Foretold {
+                log_probs: decoder.log_probs(&x, Some(condition), ids)?,
+                likeliest: decoder.read(&x, Some(condition))?,
+            })
+        })
+    }
+
+    /// The clean estimate of noisy latents `z` `[B, S, C]` at time `t` that sampling would use.
+    fn estimate(&self, z: &Tensor, t: f64, condition: Option<&Condition>) -> Result<Tensor> {
+        let network = NetworkField::new(self.net, self.trained, self.guidance).with_condition(condition);
+        let field: Box<dyn Field + '_> = match condition {
+            Some(condition) => Box::new(Conditioned::new(network, condition)),
+            None => Box::new(network),
+        };
+        let x = field.eval(z, t, None)?.x;
+        match self.trained.self_conditioned {
+            true => Ok(field.eval(z, t, Some(&x))?.x),
+            false => Ok(x),
+        }
     }
 
     /// The errors of decoding the clean latents themselves, which no sampler can undercut.

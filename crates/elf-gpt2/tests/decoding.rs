@@ -1,7 +1,7 @@
 //! Texts token by token: the kept keys and values, drawing, and searching.
 
 use elf_core::{Dropout, ParamBuilder, PrecisionPolicy, TokenDraw, TokenNetwork, key_of};
-use elf_gpt2::decoding::{BeamSearch, Ending, Incremental, TokenSampling};
+use elf_gpt2::decoding::{BeamSearch, Ending, Incremental, TokenSampling, Without};
 use elf_gpt2::{Gpt2, Gpt2Config, Gpt2Session, Result};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -194,6 +194,22 @@ proptest! {
             prop_assert_eq!(found.len(), 1);
             prop_assert_eq!(&found[0].tokens, &greedy);
             prop_assert_eq!(drawn, greedy);
+        }
+    }
+
+    #[test]
+    fn barred_tokens_are_never_written(seed in any::<u64>(), width in 1usize..8) {
+        let (barred, ending) = ([0, 3], Ending { eos: 0, most: 6 });
+        let prompts = [vec![1], vec![3, 0]];
+        let mut table = Table::new(5, seed);
+        let drawn = TokenSampling(TokenDraw::default())
+            .texts(&mut Without { model: &mut table, barred: &barred }, &prompts, &[seed, 1], ending)
+            .unwrap();
+        let search = BeamSearch { width, length_penalty: 1.0 };
+        let found = search.texts(&mut Without { model: &mut table, barred: &barred }, &prompts, ending).unwrap();
+        for text in drawn.iter().chain(found.iter().flatten().map(|found| &found.tokens)) {
+            prop_assert_eq!(text.len(), 6);
+            prop_assert!(text.iter().all(|token| !barred.contains(token)));
         }
     }
 

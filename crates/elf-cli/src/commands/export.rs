@@ -4,13 +4,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use elf_lm::model::export::{ExportOptions, Exported, export};
+use tch::Kind;
 
-use super::encoder_args::StoredAs;
 use crate::events::Terminal;
 use crate::hub;
 use crate::printing::note;
+
+/// The kind of the numbers in the file.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ExportedAs {
+    /// Matrices as 8-bit integers with a scale for each row, other parameters in bf16: half the size of bf16.
+    Int8,
+    Bf16,
+    F32,
+}
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -28,7 +37,7 @@ pub struct ExportArgs {
     raw: bool,
     /// Number format of model.safetensors.
     #[arg(long, value_enum, default_value = "bf16")]
-    dtype: StoredAs,
+    dtype: ExportedAs,
     /// The model's name on the model card.
     #[arg(long)]
     title: Option<String>,
@@ -54,7 +63,11 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
         output: args.output,
         encoder: args.encoder,
         averaged: !args.raw,
-        stored_as: args.dtype.kind(),
+        stored_as: match args.dtype {
+            ExportedAs::Int8 => Kind::Int8,
+            ExportedAs::Bf16 => Kind::BFloat16,
+            ExportedAs::F32 => Kind::Float,
+        },
         title: args.title,
         data_note: args.data_note,
         evaluations: args.evaluation,

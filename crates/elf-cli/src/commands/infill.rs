@@ -7,17 +7,17 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use elf_core::key_of;
 use elf_data::Tokenizer;
-use elf_data::source::{PlainText, Source};
-use elf_hub::What;
 use elf_lm::TextRequest;
+use elf_lm::config::RunPlan;
+use elf_lm::text::conditions::Conditions;
 use elf_lm::text::template::Template;
 use regex::Regex;
 
+use crate::commands::given_texts::GivenTexts;
 use crate::commands::model_args::ModelArgs;
 use crate::commands::output_file;
 use crate::commands::sample::{self, SampleArgs};
 use crate::commands::sampling_args::SamplingArgs;
-use crate::hub;
 
 /// Texts with gaps, the model that fills them, and where to.
 #[derive(Debug, Clone, Args)]
@@ -44,7 +44,7 @@ pub struct InfillArgs {
     #[arg(long, value_name = "REGEX", conflicts_with = "hide")]
     pub keep: Option<String>,
     /// Hide this share of the words of each text, in spans of three words on average, for `elf eval` to compare with what is filled in. Gaps
-    /// have the number of tokens of what they hide; texts of a single word are left out.
+    /// have the number of tokens of what they hide; texts of a single word, or that the model cannot have, are left out.
     #[arg(long, value_name = "SHARE")]
     pub hide: Option<f64>,
 
@@ -79,33 +79,54 @@ enum Gaps {
 pub fn run(args: InfillArgs) -> Result<ExitCode> {
     let gaps = args.gaps()?;
     let (texts, seed) = (args.given_texts()?, args.seed);
-    sample::run_for(args.into_sample(), &|_, _, tokenizer, _| {
+    sample::run_for(args.into_sample(), &|_, plan, tokenizer, host| {
         let requests = texts.iter().enumerate().map(|(i, text)| {
             let seed = key_of(&[seed, i as u64]);
-            gaps.request(seed, text, tokenizer).with_context(|| format!("text {}", i + 1))
+            let request = || gaps.request(seed, text, plan, tokenizer);
+            request().with_context(|| format!("text {}", i + 1))
         });
         let requests = requests.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+        let left_out = texts.len() - requests.len();
         if requests.is_empty() {
-            bail!("there is no text to fill in: all texts have a single word");
+            bail!("there is no text to fill in: all texts {NOT_HIDDEN}");
+        }
+        if left_out > 0 {
+            host.warning(format!("{left_out} of {} texts are left out: they {NOT_HIDDEN}", texts.len()));
         }
         Ok(requests)
     })
 }
 
+/// Why `--hide` leaves texts out.
+const NOT_HIDDEN: &str =
+    "have a single word, more tokens than the model's texts, or words that are not in its vocabulary";
+
 impl Gaps {
     /// The request for a text; none for one that is left out.
-    fn request(&self, seed: u64, text: &str, tokenizer: &Tokenizer) -> Result<Option<TextRequest>> {
-        let of = |template| Some(TextRequest { seed, template: Some(template), ..TextRequest::default() });
+    fn request(&self, seed: u64, text: &str, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<Option<TextRequest>> {
+        let of = |template| -> Result<_> {
+            let request = TextRequest { seed, template: Some(template), ..TextRequest::default() };
+            // Whether the model can, and the text fits.
+            Conditions::of(plan, tokenizer, &[&request])?;
+            Ok(Some(request))
+        };
         Ok(match self {
-            Self::Marked => of(text.parse()?),
-            Self::Replacing(word) => of(Template::replacing(text, word)?),
-            Self::Keeping(pattern) => of(Template::keeping(text, pattern)?),
+            Self::Marked => of(text.parse()?)?,
+            Self::Replacing(word) => of(Template::replacing(text, word)?)?,
+            Self::Keeping(pattern) => of(Template::keeping(text, pattern)?)?,
+            Self::Hiding(_) if !is_known(text, plan, tokenizer)? => None,
             Self::Hiding(share) => Template::hiding(text, *share, seed, tokenizer)?.map(|(template, hidden)| {
                 let reference = Some(text.to_owned());
                 TextRequest { seed, template: Some(template), reference, hidden, ..TextRequest::default() }
             }),
         })
     }
+}
+
+/// Whether a model's texts can be this one.
+fn is_known(text: &str, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<bool> {
+    let ids = tokenizer.encode(text)?;
+    Ok(ids.len() < plan.span.max_length && !tokenizer.unk_id().is_some_and(|unk| ids.contains(&unk)))
 }
 
 impl InfillArgs {
@@ -123,21 +144,10 @@ impl InfillArgs {
     }
 
     fn given_texts(&self) -> Result<Vec<String>> {
-        let texts = match &self.input {
-            None => self.texts.clone(),
-            Some(path) => {
-                let columns = [self.input_column.as_str()];
-                let source = Source::open(&[hub::locate(path, What::Dataset)?], &columns, PlainText::EveryLine)
-                    .context("--input (its column is named by --input-column)")?;
-                source.texts().take(self.limit.unwrap_or(usize::MAX)).collect::<Result<_, _>>()?
-            }
-        };
-        if texts.is_empty() {
-            bail!(
-                "there is no text to fill in: give one after the model, such as \"a [...] of the [2] family\", or a file with --input"
-            );
-        }
-        Ok(texts)
+        let Self { texts, input, input_column: column, limit, .. } = self;
+        GivenTexts { texts, input: input.as_deref(), column, limit: *limit }.read(
+            "there is no text to fill in: give one after the model, such as \"a [...] of the [2] family\", or a file with --input",
+        )
     }
 
     /// The same as arguments of `elf sample`, the texts aside.

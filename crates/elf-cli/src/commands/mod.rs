@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod convert;
+pub mod correct;
 pub mod data;
 pub mod distill;
 pub mod encoder;
@@ -11,6 +12,7 @@ mod encoder_stats;
 mod encoder_train;
 pub mod eval;
 pub mod export;
+pub mod given_texts;
 pub mod infill;
 pub mod launch;
 pub mod likelihood;

@@ -28,6 +28,33 @@ pub trait Incremental {
     fn advance(&mut self, parents: &[i64], tokens: &[i64]) -> Result<Tensor>;
 }
 
+/// A model that never writes some tokens.
+pub struct Without<'a> {
+    /// The model.
+    pub model: &'a mut dyn Incremental,
+    /// The tokens.
+    pub barred: &'a [i64],
+}
+
+impl Without<'_> {
+    fn bar(&self, logits: Tensor) -> Result<Tensor> {
+        let barred = Tensor::f_from_slice(self.barred)?.f_to_device(logits.device())?;
+        Ok(logits.f_index_fill(1, &barred, f64::NEG_INFINITY)?)
+    }
+}
+
+impl Incremental for Without<'_> {
+    fn begin(&mut self, prompts: &[Vec<i64>]) -> Result<Tensor> {
+        let logits = self.model.begin(prompts)?;
+        self.bar(logits)
+    }
+
+    fn advance(&mut self, parents: &[i64], tokens: &[i64]) -> Result<Tensor> {
+        let logits = self.model.advance(parents, tokens)?;
+        self.bar(logits)
+    }
+}
+
 /// When texts end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {

@@ -39,9 +39,12 @@ impl BaselinePlan {
                         "gradient_checkpointing is not available with objective gpt2: set it to false"
                     );
                 }
-                // The input is EOS and all tokens of the row but the last, which is only predicted.
-                let positions = config.data.max_length as i64;
-                let sizes = Gpt2Config::like(elf.vocab_size, positions, elf.hidden_size, elf.depth, elf.num_heads);
+                // The input is EOS and all tokens of the row but the last, which is only predicted. What is written into gaps follows the
+                // row, in which a mark stands for it.
+                let fills = !config.given.shares().is_none();
+                let positions = config.data.max_length as i64 * if fills { 2 } else { 1 };
+                let words = elf.vocab_size + i64::from(fills);
+                let sizes = Gpt2Config::like(words, positions, elf.hidden_size, elf.depth, elf.num_heads);
                 sizes.check()?;
                 Some(Self::Gpt2(sizes))
             }

@@ -38,7 +38,9 @@ impl RunConfig {
         }
         reset!(network: learned_latents, causal_latents, block_size, context_table, vocab_head_norm, word_guide_dims);
         reset!(decoder: decoder_clean_condition, decoder_estimate_prob);
-        reset!(given: given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob);
+        if config.objective == ObjectiveName::Mdlm {
+            reset!(given: given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob);
+        }
         reset!(compute: latent_cache_mb);
         (config, idle)
     }
@@ -127,7 +129,12 @@ fn check_given(config: &RunConfig) -> Result<()> {
             "tokens anywhere in a text can be given (given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob) without {key} \
              only, {why}: leave one of them out"
         ),
-        None if !config.decoder.decoder_clean_condition => fail!(
+        None if config.objective == ObjectiveName::Gpt2 && !config.batches.group_by_length => fail!(
+            setting("group_by_length"),
+            "a GPT-2 learns to fill gaps (given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob) in rows without filling: \
+             set group_by_length: true"
+        ),
+        None if config.objective == ObjectiveName::Elf && !config.decoder.decoder_clean_condition => fail!(
             setting("decoder_clean_condition"),
             "given tokens stay clean where words are read (given_prefix_prob, given_suffix_prob, given_spans_prob, given_words_prob): set \
              decoder_clean_condition: true"

@@ -240,6 +240,12 @@ impl RunPlan {
         }
     }
 
+    /// For a GPT-2 that learns to fill gaps: the id that stands for a token to write, which follows those of the tokenizer.
+    pub fn gap_mark(&self) -> Option<i64> {
+        let fills = matches!(self.baseline, Some(BaselinePlan::Gpt2(_))) && !self.config.given.shares().is_none();
+        fills.then_some(self.model.vocab_size)
+    }
+
     /// Numbers over all parameters of what is trained.
     pub fn parameter_count(&self) -> u64 {
         self.baseline.as_ref().map_or_else(|| self.model.parameter_count(), BaselinePlan::parameter_count)

@@ -29,7 +29,8 @@ pub struct ExportOptions {
     pub encoder: Option<String>,
     /// Whether to export the running averages of the parameters instead of the parameters as trained.
     pub averaged: bool,
-    /// The number format of the stored parameters.
+    /// The number format of the stored parameters. With `Int8`, matrices are stored as 8-bit integers with a scale for each row, and other
+    /// parameters in bf16.
     pub stored_as: Kind,
     /// The model's name on the model card.
     pub title: Option<String>,
@@ -102,7 +103,11 @@ pub fn export(asked: &ExportOptions, host: &Host) -> Result<Exported> {
         encoder: asked.encoder.as_deref().unwrap_or(&found.plan.config.encoder.encoder_model_name),
         data_note: asked.data_note.as_deref(),
         as_trained: !asked.averaged,
-        stored_as: if asked.stored_as == Kind::BFloat16 { "bf16" } else { "fp32" },
+        stored_as: match asked.stored_as {
+            Kind::Int8 => "8-bit integers with a scale for each row of a matrix",
+            Kind::BFloat16 => "bf16",
+            _ => "fp32",
+        },
         found: &found,
         guide: guide.as_ref().map(|guide| (GUIDE, guide)),
         parameters: size.parameters,
@@ -127,10 +132,17 @@ fn write_model(folder: &Path, found: &RunModel, asked: &ExportOptions) -> Result
         false => ("model.safetensors", ParamKind::Trained),
     };
     let weights = Weights::open(&found.checkpoint.path().join(file), which)?;
-    let kind = asked.stored_as;
     let mut tensors = Vec::new();
     for name in weights.names() {
-        tensors.push((name.to_owned(), weights.get(name, Device::Cpu)?.f_to_kind(kind)?));
+        let tensor = weights.get(name, Device::Cpu)?;
+        match asked.stored_as {
+            Kind::Int8 if tensor.dim() == 2 => {
+                let (rounded, scale) = tensorfile::rounded_to_int8(&tensor)?;
+                tensors.extend([(name.to_owned(), rounded), (tensorfile::scale_name(name), scale)]);
+            }
+            Kind::Int8 => tensors.push((name.to_owned(), tensor.f_to_kind(Kind::BFloat16)?)),
+            kind => tensors.push((name.to_owned(), tensor.f_to_kind(kind)?)),
+        }
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
@@ -146,7 +158,7 @@ fn write_model(folder: &Path, found: &RunModel, asked: &ExportOptions) -> Result
         fs::copy(&words, folder.join(WORDS)).with_context(|| format!("cannot write {}", folder.display()))?;
     }
     found.run.tokenizer()?.save(folder.join("tokenizer.json"))?;
-    Ok(Size { tensors: tensors.len(), parameters: weights.numel() })
+    Ok(Size { tensors: weights.names().count(), parameters: weights.numel() })
 }
 
 /// The text of a sampling file, after a check of its settings, of whether it names a guide, and of whether it reads whole words, which takes a

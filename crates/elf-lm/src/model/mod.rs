@@ -1,6 +1,7 @@
 //! Trained models: locating, describing, loading and exporting them.
 
 mod content_hash;
+mod correction;
 mod described;
 pub mod export;
 pub mod loaded;
@@ -15,6 +16,7 @@ mod tensors;
 mod word_list;
 mod writing_memory;
 
+pub use correction::{Change, Correction, CorrectionOptions, WordInContext};
 pub use described::{DescribedModel, config_beside};
 pub use model::Model;
 pub use model_ref::{ModelRef, Resumable};

@@ -270,7 +270,7 @@ impl Model {
     }
 
     /// The network of a flow.
-    fn flow_net(&self) -> Result<&dyn Network> {
+    pub(super) fn flow_net(&self) -> Result<&dyn Network> {
         match &self.loaded.net {
             Net::Flow(net) => Ok(net.as_ref()),
             Net::Gpt2(_) | Net::Masked(_) => fail!(request, "this model is a baseline and has no latents: load an ELF"),
@@ -278,7 +278,7 @@ impl Model {
     }
 
     /// The encoder that the model was trained with.
-    fn encoder(&self) -> Result<&TextLatents> {
+    pub(super) fn encoder(&self) -> Result<&TextLatents> {
         if let Some(latents) = self.loaded.latents.as_ref().or(self.encoder.get()) {
             return Ok(latents);
         }

@@ -16,6 +16,7 @@ use super::refusal::Refusal;
 use crate::config::{BaselinePlan, Candidates, RunPlan, Sampling, SamplingPatch};
 use crate::model::loaded::Method;
 use crate::text::baseline_writer::Decoding;
+use crate::text::conditions::fills_gaps;
 use crate::text::flow_writer::check_sampling;
 use crate::{Model, Result};
 
@@ -221,6 +222,7 @@ impl ServedModel {
         about.insert("kind".into(), json!(self.kind()));
         about.insert("block_size".into(), json!(self.block_size()));
         about.insert("trajectories".into(), json!(matches!(self.method, Method::Flow(_))));
+        about.insert("fills_gaps".into(), json!(fills_gaps(&self.plan)));
         about.insert("settings".into(), self.settings());
         about.insert("samplers".into(), self.sampler_names());
         Value::Object(about)

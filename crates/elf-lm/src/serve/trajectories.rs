@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::entry::Entry;
 use super::fields::Fields;
+use super::infill;
 use super::openai::{ignored, prompts, requests};
 use super::order::{Order, Progress, Shown};
 use super::refusal::Refusal;
@@ -32,16 +33,22 @@ pub async fn trajectories(
     let fields = service.json_body(request, r#"{"prompt": "a text", "steps": 8}"#).await?;
     let mut fields = Fields::new(fields);
     let wish = Wish::read(&service, &mut fields)?;
-    let inputs = prompts(&mut fields, &wish.model, &service)?;
+    let texts = fields.texts("text", service.limits.texts)?;
+    let requests = match texts.is_empty() {
+        true => {
+            let inputs = prompts(&mut fields, &wish.model, &service)?;
+            wish.check_number(inputs.len(), &service)?;
+            requests(wish.seed, &inputs, wish.n)
+        }
+        false => infill::requests(&texts, &wish, &service)?,
+    };
     let shown = times(&mut fields)?.map_or(Shown::EveryStep, Shown::At);
     let method = single(&wish)?;
     if wish.max_tokens.is_some() || !wish.stop.is_empty() {
         return Err(Refusal::bad("`max_tokens` and `stop` do not cut texts that form: leave them out"));
     }
-    wish.check_number(inputs.len(), &service)?;
-    entry.asks(&wish.model.name, inputs.len() * wish.n);
+    entry.asks(&wish.model.name, requests.len());
     let ignored = ignored(fields);
-    let requests = requests(wish.seed, &inputs, wish.n);
     let order = Order { model: wish.place, method, shown };
     let frames = Frames { model: wish.model, entry, seed: wish.seed };
     let mut response = text_events::stream(&service, order, requests, true, frames)?;

@@ -1,12 +1,13 @@
 //! Generation with the baselines.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use elf_core::TokenDraw;
 use elf_data::Tokenizer;
 use elf_flow::Trim;
 use elf_flow::tokens::{AncestralSampler, MaskedRequest};
-use elf_gpt2::decoding::{BeamSearch, Ending, TokenSampling};
+use elf_gpt2::decoding::{BeamSearch, Ending, Incremental, TokenSampling, Without};
 use elf_gpt2::{Gpt2, Gpt2Session};
 use elf_model::MaskedTransformer;
 use tch::Tensor;
@@ -89,6 +90,8 @@ pub struct Prompts<'a> {
     starts: &'a [i64],
     /// Which tokens of the texts are given, `[B, S]`; empty if none is.
     given: &'a [bool],
+    /// For a GPT-2 that fills gaps: what stands for a token to write.
+    mark: Option<i64>,
     /// Maximum length of a condition.
     longest: usize,
     /// The token that ends a text.
@@ -133,25 +136,73 @@ impl Writer for MaskedTransformer {
     }
 }
 
+/// The texts that follow these prompts.
+fn continued(
+    model: &mut dyn Incremental,
+    decoding: &Decoding,
+    begun: &[Vec<i64>],
+    seeds: &[u64],
+    ending: Ending,
+) -> Result<Vec<Vec<i64>>> {
+    match decoding {
+        Decoding::Sampling(sampling) => Ok(sampling.texts(model, begun, seeds, ending)?),
+        Decoding::Beam(search) => {
+            let found = search.texts(model, begun, ending)?;
+            Ok(found.into_iter().map(|best| best.into_iter().next().map_or(Vec::new(), |h| h.tokens)).collect())
+        }
+        Decoding::Ancestral(_) => fail!(request, "an autoregressive model writes token by token, not in steps"),
+    }
+}
+
+/// Texts of which some tokens are given, by a model that reads them with marks for the others and writes those in their order.
+fn filled(net: &Gpt2, decoding: &Decoding, prompts: &Prompts, mark: i64) -> Result<Written> {
+    let Prompts { seeds, ids, given, eos, pad, .. } = *prompts;
+    let (b, s) = ids.size2()?;
+    let (b, s) = (b as usize, s as usize);
+    let mut texts: Vec<Vec<i64>> = Vec::<i64>::try_from(ids.f_reshape([-1])?)?.chunks(s).map(<[i64]>::to_vec).collect();
+    // What stands behind a gap would be lost with an end or filling in it.
+    let barred = if given.is_empty() { &[mark][..] } else { &[mark, eos, pad] };
+    let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let open: Vec<Vec<usize>> =
+        (0..b).map(|row| (0..s).filter(|place| given.get(row * s + place) != Some(&true)).collect()).collect();
+    for (row, open) in open.iter().enumerate().filter(|(_, open)| !open.is_empty()) {
+        rows_of.entry(open.len()).or_default().push(row);
+        for &place in open {
+            texts[row][place] = mark;
+        }
+    }
+    let mut written = Written::default();
+    for (most, rows) in rows_of {
+        let begun: Vec<Vec<i64>> = rows.iter().map(|&row| [&[eos], &texts[row][..]].concat()).collect();
+        let seeds: Vec<u64> = rows.iter().map(|&row| seeds[row]).collect();
+        let mut session = Gpt2Session::new(net, 1 + s, most)?;
+        let mut model = Without { model: &mut session, barred };
+        let found = continued(&mut model, decoding, &begun, &seeds, Ending { eos, most })?;
+        for (&row, tokens) in rows.iter().zip(found) {
+            for (&place, token) in open[row].iter().zip(tokens.into_iter().chain(std::iter::repeat(eos))) {
+                texts[row][place] = token;
+            }
+        }
+        written.passes += session.passes();
+        written.positions += session.positions();
+    }
+    Ok(Written { texts, ..written })
+}
+
 impl Writer for Gpt2 {
     fn write(&self, decoding: &Decoding, prompts: &Prompts) -> Result<Written> {
-        let Prompts { seeds, ids, starts, longest, eos, .. } = *prompts;
+        let Prompts { seeds, ids, starts, longest, eos, mark, .. } = *prompts;
+        if let Some(mark) = mark {
+            return filled(self, decoding, prompts, mark);
+        }
         let (_, s) = ids.size2()?;
         let ids = Vec::<i64>::try_from(ids.f_reshape([-1])?)?;
         // As in training, a row begins with the EOS of the row before it.
         let with_bos = |(row, &start): (&[i64], &i64)| [&[eos], &row[..start as usize]].concat();
         let begun: Vec<Vec<i64>> = ids.chunks(s as usize).zip(starts).map(with_bos).collect();
         let most = s as usize - longest;
-        let ending = Ending { eos, most };
         let mut session = Gpt2Session::new(self, 1 + longest, most)?;
-        let texts = match decoding {
-            Decoding::Sampling(sampling) => sampling.texts(&mut session, &begun, seeds, ending)?,
-            Decoding::Beam(search) => {
-                let found = search.texts(&mut session, &begun, ending)?;
-                found.into_iter().map(|best| best.into_iter().next().map_or(Vec::new(), |h| h.tokens)).collect()
-            }
-            Decoding::Ancestral(_) => fail!(request, "an autoregressive model writes token by token, not in steps"),
-        };
+        let texts = continued(&mut session, decoding, &begun, seeds, Ending { eos, most })?;
         Ok(Written { texts, passes: session.passes(), positions: session.positions() })
     }
 }
@@ -193,8 +244,9 @@ impl BatchWriter for BaselineWriter<'_> {
         };
         let longest_input = longest.unwrap_or(0);
         let (eos, pad) = (trim.eos, trim.pad);
-        let prompts =
-            Prompts { seeds: &seeds, ids: &ids, starts: &starts, given: &given, longest: longest_input, eos, pad };
+        let mark = self.plan.gap_mark();
+        let (seeds, ids, starts, given) = (&seeds[..], &ids, &starts[..], &given[..]);
+        let prompts = Prompts { seeds, ids, starts, given, mark, longest: longest_input, eos, pad };
         let Written { mut texts, passes, positions } = self.net.write(&self.decoding, &prompts)?;
         if watch(BatchEvent::Step(1, 1)).is_break() {
             return Err(Error::Cancelled);

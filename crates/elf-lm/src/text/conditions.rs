@@ -1,5 +1,7 @@
 //! The conditions of a batch as token ids.
 
+use std::ops::Range;
+
 use elf_data::{Batch, Example, Tokenizer};
 
 use super::generated::TextRequest;
@@ -68,6 +70,27 @@ impl Conditions {
         Ok(Self { ids, given: Some(given), longest: plan.span.max_length })
     }
 
+    /// The text of `ids`, its end included, once for each of `hidden`, whose positions are not given in that row.
+    ///
+    /// # Errors
+    /// If the model cannot fill gaps, or the text is too long for it.
+    pub fn hiding(plan: &RunPlan, tokenizer: &Tokenizer, ids: &[i32], hidden: &[Range<usize>]) -> Result<Self> {
+        check_fills_gaps(plan)?;
+        let (pad, longest) = (tokenizer.pad_id()?, plan.span.max_length);
+        if ids.len() > longest {
+            fail!(
+                request,
+                "the text has {} tokens, its end included, and the model knows texts of at most {longest}: shorten it",
+                ids.len()
+            );
+        }
+        let given = hidden.iter().map(|hidden| (0..ids.len()).map(|place| !hidden.contains(&place)).collect());
+        let given: Vec<Vec<bool>> = given.collect();
+        let known =
+            |given: &Vec<bool>| ids.iter().zip(given).map(|(&id, &given)| if given { id } else { pad }).collect();
+        Ok(Self { ids: given.iter().map(known).collect(), given: Some(given), longest })
+    }
+
     /// Which tokens of a row's text are given, if it is one with gaps.
     pub fn given(&self, row: usize) -> Option<&[bool]> {
         self.given.as_ref().and_then(|given| given.get(row)).map(Vec::as_slice)
@@ -109,6 +132,11 @@ impl Conditions {
     }
 }
 
+/// Whether a model can fill gaps in its texts.
+pub fn fills_gaps(plan: &RunPlan) -> bool {
+    check_fills_gaps(plan).is_ok()
+}
+
 /// The lengths of a model's texts, if it can fill gaps in them.
 ///
 /// # Errors
@@ -117,16 +145,16 @@ fn check_fills_gaps(plan: &RunPlan) -> Result<&LengthLaw> {
     let refuse = |can: &str| -> Result<&LengthLaw> {
         fail!(
             request,
-            "this model cannot fill gaps: it {can}. A flow learns it with given_spans_prob and its like (configs/infill.yml), and masked \
-             diffusion can by itself (objective: mdlm)"
+            "this model cannot fill gaps: it {can}. A flow or a GPT-2 learns it with given_spans_prob and its like (configs/infill.yml), and \
+             masked diffusion can by itself (objective: mdlm)"
         )
     };
     if plan.span.max_input_length.is_some() {
         return refuse("writes what follows from an input text");
     }
     let learned = match &plan.baseline {
-        None => !plan.config.given.shares().is_none(),
-        Some(baseline) => matches!(baseline, BaselinePlan::Mdlm { .. }),
+        None | Some(BaselinePlan::Gpt2(_)) => !plan.config.given.shares().is_none(),
+        Some(BaselinePlan::Mdlm { .. }) => true,
     };
     match (&plan.lengths, learned) {
         (Some(law), true) => Ok(law),

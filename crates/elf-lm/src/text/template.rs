@@ -57,7 +57,7 @@ impl Template {
     /// From parts. Given parts without a word are left out.
     ///
     /// # Errors
-    /// If there is no gap, or no given word, or a gap of no token or of absurdly many.
+    /// If there is no gap, or no given word between two gaps or at all, or a gap of no token or of absurdly many.
     pub fn new(parts: impl IntoIterator<Item = Part>) -> Result<Self> {
         let mut kept = Vec::new();
         for part in parts {
@@ -66,6 +66,9 @@ impl Template {
                 Part::Given(text) => kept.push(Part::Given(text.trim().to_owned())),
                 Part::Gap(Some(tokens)) if !(1..=MOST_TOKENS).contains(&tokens) => {
                     fail!(request, "a gap of {tokens} tokens cannot be filled: give 1 or more, or [...] for any number")
+                }
+                Part::Gap(_) if matches!(kept.last(), Some(Part::Gap(_))) => {
+                    fail!(request, "two gaps stand side by side: make them one, as no word between them is given")
                 }
                 gap => kept.push(gap),
             }
@@ -191,7 +194,10 @@ impl Template {
 }
 
 /// The tokens of given words.
-fn known_tokens(text: &str, tokenizer: &Tokenizer) -> Result<Vec<i32>> {
+///
+/// # Errors
+/// If one is not in the vocabulary.
+pub(crate) fn known_tokens(text: &str, tokenizer: &Tokenizer) -> Result<Vec<i32>> {
     let unknown = |ids: &[i32]| tokenizer.unk_id().is_some_and(|unk| ids.contains(&unk));
     let ids = tokenizer.encode(text)?;
     if !unknown(&ids) {
@@ -324,6 +330,7 @@ mod tests {
         assert!(message("a [0] house").contains("0 tokens"));
         assert!(message("a [99999999999999999999999] house").contains("no gap: write"));
         assert!(message("a [... house").contains("does not end"));
+        assert!(message("a [2] [...] house").contains("side by side"));
         let brackets: Template = r"a \[b] [2]".parse().unwrap();
         assert_eq!(brackets.parts(), [Part::Given("a [b]".into()), Part::Gap(Some(2))]);
         assert_eq!(brackets.to_string().parse::<Template>().unwrap(), brackets);

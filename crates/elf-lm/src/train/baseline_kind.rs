@@ -42,7 +42,11 @@ impl<N: TokenNetwork + Writer, O: TokenObjective> ModelKind for BaselineKind<'_,
     type Objective = OverTokens<O>;
 
     fn batch(&self, batch: Batch) -> Result<TokenBatch> {
-        token_batch(&self.plan.without_filling(batch), self.eos)
+        let batch = self.plan.without_filling(batch);
+        match self.plan.gap_mark() {
+            Some(mark) => token_batch(&batch.with_gaps_last(mark), self.eos),
+            None => token_batch(&batch, self.eos),
+        }
     }
 
     fn writer<'n>(

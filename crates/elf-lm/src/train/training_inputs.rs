@@ -120,8 +120,9 @@ impl TrainingInputs {
             encoder: self.latents.as_ref().map(TextLatents::record).transpose()?.flatten(),
         };
         let mut plan = RunPlan { inputs: Some(inputs), ..RunPlan::new(config, facts, device)? };
-        // A GPT-2 ends its texts itself.
-        if plan.has_rows_of_equal_length() && config.objective != ObjectiveName::Gpt2 {
+        // A GPT-2 ends its texts itself, unless it fills gaps.
+        let ends_itself = config.objective == ObjectiveName::Gpt2 && plan.gap_mark().is_none();
+        if plan.has_rows_of_equal_length() && !ends_itself {
             let lengths = self.train.lengths_of_parts(plan.collator(&self.tokenizer)?.config())?;
             let conditional = plan.span.max_input_length.is_some();
             plan.lengths = Some(LengthLaw::of(&lengths, conditional).context("group_by_length")?);

@@ -2,6 +2,7 @@
 //! network.
 
 mod data;
+mod filling;
 mod names;
 pub mod report;
 mod samplers;
@@ -34,6 +35,8 @@ impl Mini<'_> {
         if self.scale.sampler_study {
             stages.extend(self.sampler_study().into_iter().filter_map(|studied| studied.made));
         }
+        stages.extend(self.fillers());
+        stages.extend(self.filled());
         stages.push(self.distillation());
         stages.extend(self.students().into_iter().map(|(_, texts)| texts));
         stages.extend(self.other_encoders());

@@ -1,5 +1,6 @@
 //! The names of the preset's stages. The stages and the report both take them from here.
 
+use super::filling::Filler;
 use super::settings::{Ablation, Encoder, Model, Task, Writer};
 use crate::reproduce::stage::StageName;
 
@@ -79,6 +80,16 @@ pub fn test_texts() -> StageName {
 pub fn texts(task: &Task, writer: Writer, steps: Option<u64>) -> StageName {
     let steps = steps.filter(|_| task.condition.is_none()).map(|steps| format!("-{steps}"));
     format!("eval/{}/{}{}", task.name, writer.name(), steps.unwrap_or_default()).into()
+}
+
+/// The training of a model that fills gaps.
+pub fn filling(model: Model) -> StageName {
+    format!("train/filling/{}", model.name()).into()
+}
+
+/// The test definitions of which `share` of the words were hidden, filled in.
+pub fn filled(filler: Filler, share: f64) -> StageName {
+    format!("eval/filling/{}-{}", filler.name(), (100.0 * share).round()).into()
 }
 
 /// The texts of a sampler of the sampler study.

@@ -74,6 +74,11 @@ impl Sampler {
         Self::of_file("definitions-few", 1.0)
     }
 
+    /// The setting of the model that fills gaps.
+    pub fn filling() -> Self {
+        Self::of_file("infill", 2.0)
+    }
+
     /// The paper's sampler of conditional tasks.
     fn paper_conditional() -> Self {
         Self::costing(1.0, 2.0).with("--sampler", "ode").with("--cfg", 2).with("--self-cond-cfg-scale", 1)

@@ -18,6 +18,8 @@ pub struct Scale {
     pub translator_flags: &'static [&'static str],
     /// Passes over the data of each model that writes token by token.
     pub block_epochs: f64,
+    /// Passes over the definitions in which models that write them learn to fill gaps.
+    pub filling_epochs: f64,
     /// Passes over the definitions of each ablation.
     pub ablation_epochs: f64,
     /// Passes over the definitions of the judge.
@@ -49,6 +51,7 @@ pub const FULL: Scale = Scale {
     gpt2_epochs: 6.0,
     translator_flags: &["--beam", "4"],
     block_epochs: 6.0,
+    filling_epochs: 3.0,
     ablation_epochs: 1.5,
     judge_epochs: 4.0,
     distillation_steps: 560,
@@ -71,6 +74,7 @@ pub const QUICK: Scale = Scale {
     // Beam search of a GPT-2 that is trained this little finds empty texts.
     translator_flags: &["--temperature", "1"],
     block_epochs: 0.2,
+    filling_epochs: 0.25,
     ablation_epochs: 0.25,
     judge_epochs: 0.5,
     distillation_steps: 2,
@@ -362,6 +366,9 @@ pub const STEPS: u64 = 32;
 /// Folds of training pairs, each translated by a GPT-2 that learned the others. Those of half of the pairs translate worse (docs/log.md,
 /// 2026-11-30).
 pub const FOLDS: usize = 4;
+
+/// Shares of the words of test definitions that are hidden, to be filled in.
+pub const HIDDEN: [f64; 4] = [0.15, 0.3, 0.5, 0.8];
 
 /// Candidates of minimum Bayes risk.
 pub const CANDIDATES: u64 = 10;

@@ -119,7 +119,7 @@ impl Mini<'_> {
     }
 
     /// With the list of whole words that texts from nothing are read by.
-    fn with_words(&self, stage: Stage, task: &Task) -> Stage {
+    pub(super) fn with_words(&self, stage: Stage, task: &Task) -> Stage {
         if task.condition.is_some() {
             return stage;
         }

@@ -7,6 +7,7 @@ let running = null; // The request that is being answered.
 let view = null;
 let asked = null; // What the texts that are shown were asked for.
 
+const GAPS = "[...] is a gap of any length, [2] one of two tokens; without a text, a whole one is written. Click words of a finished text to free them.";
 const LOST = "The connection ended before the texts were finished.";
 
 /** A reason for a person. */
@@ -79,12 +80,15 @@ const chosen = () => models.find(({ id }) => id === model.value);
 
 /** Shows the fields that the model has, with its own settings. */
 function adapt() {
-  const { kind, parameters, positions, input_positions, block_size, settings, samplers } = chosen();
+  const { kind, parameters, positions, input_positions, block_size, settings, samplers, fills_gaps } = chosen();
   const length = positions - (input_positions ?? 0);
   const blocks = block_size === null ? "" : `, ${block_size === 1 ? "one token" : `${block_size} tokens`} after the other`;
   const size = parameters < 1e6 ? parameters : `${(parameters / 1e6).toFixed(1)} million`;
   find("about").textContent = `${kind}; ${size} parameters; up to ${length} tokens${blocks}`;
-  find("input-field").hidden = input_positions === null;
+  find("input-field").hidden = input_positions === null && !fills_gaps;
+  find("input-label").textContent = fills_gaps ? "Text with gaps" : "Input";
+  find("input-note").textContent = `${fills_gaps ? GAPS : ""} Ctrl+Enter generates.`;
+  input.placeholder = fills_gaps ? "a [...] of the [2] family" : "";
   input.required = input_positions !== null;
   const names = samplers.filter((name) => name !== settings.sampler);
   sampler.replaceChildren(new Option(settings.sampler, ""), ...names.map((name) => new Option(name, name)));
@@ -100,6 +104,7 @@ model.addEventListener("change", adapt);
 function wish() {
   const wished = { model: model.value };
   if (input.required) wished.prompt = input.value;
+  if (chosen().fills_gaps && input.value.trim()) wished.text = input.value;
   wished.n = n.value;
   for (const field of [steps, sampler, guidance]) if (!field.disabled && field.value) wished[field.id] = field.value;
   wished.seed = seed.value || String(crypto.getRandomValues(new Uint32Array(1))[0]);
@@ -108,7 +113,7 @@ function wish() {
 
 /** The body of the request. Numbers are taken over as they were typed: seeds may have more digits than JavaScript's numbers. */
 function bodyOf(wished) {
-  const texts = ["model", "prompt", "sampler"];
+  const texts = ["model", "prompt", "text", "sampler"];
   const pair = ([name, value]) => `${JSON.stringify(name)}: ${texts.includes(name) ? JSON.stringify(value) : BigInt(value)}`;
   const number = ([name, value]) => (name === "guidance" ? `"guidance": ${Number(value)}` : pair([name, value]));
   return `{${Object.entries(wished).map(number).join(", ")}}`;
@@ -136,7 +141,8 @@ async function* events(response) {
 async function* framesOf(path, body, signal) {
   const response = await ask(path, { method: "POST", body, signal });
   if (path === "v1/trajectories") return yield* events(response);
-  for (const { index, text } of (await response.json()).choices) yield { index, text, final: true };
+  const answer = await response.json();
+  for (const { index, text } of answer.choices ?? answer.data) yield { index, text, final: true };
 }
 
 /** Shows one button in place of another, which passes its focus on. */
@@ -152,22 +158,29 @@ async function generate(wished, t = null) {
   running?.abort();
   const mine = (running = new AbortController());
   asked = wished;
-  const path = chosen().trajectories ? "v1/trajectories" : "v1/completions";
+  const whole = wished.text === undefined ? "v1/completions" : "v1/infill";
+  const path = chosen().trajectories ? "v1/trajectories" : whole;
   const body = bodyOf(wished);
   tell("");
   say("Forming …");
   offer("stop", "generate");
   find("result").hidden = false;
-  const { prompt, seed: shownSeed, ...others } = wished;
+  const { prompt = wished.text, text: _, seed: shownSeed, ...others } = wished;
   const told = Object.entries(others).map(([name, value]) => (name === "n" ? `samples ${value}` : `${name} ${value}`));
   find("given").textContent = `Seed ${shownSeed}; ${told.join(", ")}${prompt ? `; input: ${prompt}` : ""}`;
   find("curl").textContent = curl(path, body);
   view = drawTrajectory(find("view"));
+  find("words").replaceChildren();
+  find("words").hidden = true;
   if (t !== null) view.show(t);
   if (find("view").getBoundingClientRect().top > 0.7 * innerHeight) find("result").scrollIntoView();
   remember();
   try {
-    for await (const frame of framesOf(path, body, mine.signal)) if (running === mine) view.add(frame);
+    for await (const frame of framesOf(path, body, mine.signal)) {
+      if (running !== mine) continue;
+      view.add(frame);
+      if (frame.final && frame.tokens && chosen().fills_gaps) offerWords(frame.tokens);
+    }
     if (running === mine) say("Finished.");
   } catch (error) {
     if (running !== mine) return;
@@ -179,6 +192,40 @@ async function generate(wished, t = null) {
       offer("generate", "stop");
     }
   }
+}
+
+/** Shows the words of a finished text as buttons; those that are pressed become gaps of the text in the field. */
+function offerWords(tokens) {
+  const words = [];
+  for (const { text } of tokens) {
+    if (words.length && !text.startsWith(" ")) {
+      words.at(-1).text += text;
+      words.at(-1).tokens += 1;
+    } else words.push({ text: text.trim(), tokens: 1 });
+  }
+  const row = document.createElement("p");
+  const buttons = words.map(({ text }) => {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", className: "word", textContent: text });
+    button.setAttribute("aria-pressed", "false");
+    return button;
+  });
+  const freed = (place) => buttons[place].getAttribute("aria-pressed") === "true";
+  row.addEventListener("click", ({ target }) => {
+    const place = buttons.indexOf(target);
+    if (place < 0) return;
+    target.setAttribute("aria-pressed", String(!freed(place)));
+    const parts = [];
+    words.forEach(({ text, tokens }, other) => {
+      if (!freed(other)) parts.push(text.replaceAll("[", "\\["));
+      else if (other && freed(other - 1)) parts.push(parts.pop() + tokens);
+      else parts.push(tokens);
+    });
+    input.value = parts.map((part) => (typeof part === "number" ? `[${part}]` : part)).join(" ");
+  });
+  row.append(...buttons);
+  find("words").append(row);
+  find("words").hidden = false;
 }
 
 function curl(path, body) {
@@ -205,7 +252,7 @@ function followAddress() {
   }
   if (named !== null) model.value = named;
   adapt();
-  input.value = values.get("prompt") ?? "";
+  input.value = values.get("prompt") ?? values.get("text") ?? "";
   n.value = values.get("n") ?? 1;
   seed.value = values.get("seed") ?? "";
   for (const field of [steps, sampler, guidance]) if (values.has(field.id)) field.value = values.get(field.id);

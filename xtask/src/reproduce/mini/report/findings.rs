@@ -4,13 +4,17 @@ use anyhow::Result;
 use elf_eval::evaluation::{Evaluation, name};
 
 use super::figures::{conditional_metrics, figure};
+use super::filling;
 use crate::reproduce::mini::settings::{Model, STEPS, TASKS, Writer};
 use crate::reproduce::mini::{Mini, names};
 use crate::reproduce::results::Results;
 
 /// The summary: which system is better, by the figures alone.
 pub fn findings(mini: &Mini, results: &Results) -> Result<Vec<String>> {
-    let mut found: Vec<String> = [unconditional(results)?, few_steps(mini, results)?].into_iter().flatten().collect();
+    let mut found: Vec<String> = [unconditional(results)?, filling::finding(results)?, few_steps(mini, results)?]
+        .into_iter()
+        .flatten()
+        .collect();
     for task in &TASKS[1..] {
         let (_, metric) = conditional_metrics(task);
         let mut scores = Vec::new();

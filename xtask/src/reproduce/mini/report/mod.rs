@@ -1,6 +1,7 @@
 //! The report of the preset `mini`.
 
 mod figures;
+mod filling;
 mod findings;
 mod samplers;
 mod systems;
@@ -18,7 +19,11 @@ use crate::reproduce::results::{Results, today};
 /// # Errors
 /// If a stage's results cannot be read.
 pub fn report(mini: &Mini, results: &Results, quick: bool) -> Result<Report> {
-    let mut sections = vec![systems::unconditional(mini, results)?, trainings::distillation(mini, results)?];
+    let mut sections = vec![
+        systems::unconditional(mini, results)?,
+        filling::filling(mini, results)?,
+        trainings::distillation(mini, results)?,
+    ];
     for task in &TASKS[1..] {
         sections.push(systems::conditional(mini, task, results)?);
     }
@@ -55,6 +60,7 @@ mod tests {
     use elf_eval::evaluation::name;
 
     use super::figures::{UNCONDITIONAL_METRICS, conditional_metrics};
+    use super::filling::FILLING_METRICS;
     use super::*;
     use crate::reproduce::mini::settings::{ABLATIONS, FULL, QUICK, Scale};
     use crate::reproduce::results::pretended;
@@ -83,8 +89,8 @@ mod tests {
                 ("student-4", 210.0),
             ];
             let ppl = ppl.iter().find(|(part, _)| stage.as_str().contains(part)).map_or(250.0, |(_, ppl)| *ppl);
-            let names =
-                UNCONDITIONAL_METRICS.into_iter().chain(TASKS.iter().flat_map(|task| conditional_metrics(task).0));
+            let names = UNCONDITIONAL_METRICS.into_iter().chain(FILLING_METRICS[..2].iter().copied());
+            let names = names.chain(TASKS.iter().flat_map(|task| conditional_metrics(task).0));
             let all: Vec<Value> = names
                 .map(|name| json!({"name": name, "value": if name == name::GEN_PPL { ppl } else { 2.5 }, "method": "by hand"}))
                 .collect();
@@ -127,6 +133,7 @@ mod tests {
             }
             let few = "in 4 steps has a Gen. PPL of 210.0 at 2.50 nats, its teacher in as many 150.0 at 2.50 nats and in 32 150.0 at 2.50 nats";
             assert!(text.contains(few) && text.contains("2 steps"), "{text}");
+            assert!(text.contains("2.5 and 2.5 at 15%; 2.5 and 2.5 at 30%") && text.contains("80% hidden"), "{text}");
             assert_eq!(scale.sampler_study, text.contains("word guide"));
         }
     }
