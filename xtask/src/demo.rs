@@ -56,7 +56,7 @@ impl Call {
 const COLUMN: &str = "synopsis";
 
 /// Texts of the repository's models. They take seconds, so they are generated every time.
-fn ready_models() -> [Call; 5] {
+fn ready_models() -> [Call; 6] {
     let call = |title, line| Call::new(title, None, line);
     [
         call(
@@ -66,6 +66,10 @@ fn ready_models() -> [Call; 5] {
         call(
             "definitions in 4 steps, by a student of that model: one as it forms, and twelve",
             "sample models/definitions-few --num 12 --trace",
+        ),
+        call(
+            "definitions of the test split of which some words were hidden, filled in: one as it forms, and six",
+            "infill models/infill --input data/definitions-test.parquet --input-column definition --hide 0.3 --limit 6 --trace",
         ),
         call(
             "German descriptions of the test split in English, token by token",

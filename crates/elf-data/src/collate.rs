@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::coins::Coins;
 use crate::error::{Error, Result};
 use crate::example::Example;
-use crate::given::Coins;
 use crate::tokenizer::Tokenizer;
 
 /// The token that fills a row up, and thereby whether the filling carries loss.

@@ -1,5 +1,6 @@
 //! Tokens of a text that are given, drawn anew for each row of each epoch.
 
+use crate::coins::Coins;
 use crate::collate::Batch;
 use crate::error::{Error, Result};
 
@@ -95,38 +96,11 @@ fn spans(length: usize, hidden: usize, coins: &mut Coins) -> Vec<bool> {
         let from = shown[coins.below(shown.len())];
         // Geometric from 1, by inversion.
         let span = 1 + ((1.0 - coins.uniform()).ln() / (1.0 - MEAN_SPAN.recip()).ln()) as usize;
-        for place in from..length.min(from + span.min(left)) {
-            left -= usize::from(given[place]);
-            given[place] = false;
+        for given in &mut given[from..length.min(from + span.min(left))] {
+            left -= usize::from(std::mem::replace(given, false));
         }
     }
     given
-}
-
-/// Uniform numbers that are a function of a name and some numbers.
-pub(crate) struct Coins(blake3::OutputReader);
-
-impl Coins {
-    pub(crate) fn new(name: &[u8], numbers: &[u64]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(name);
-        for number in numbers {
-            hasher.update(&number.to_le_bytes());
-        }
-        Self(hasher.finalize_xof())
-    }
-
-    /// The next number in [0, 1): 53 bits, which f64 holds exactly.
-    pub(crate) fn uniform(&mut self) -> f64 {
-        let mut next = [0u8; 8];
-        self.0.fill(&mut next);
-        (u64::from_le_bytes(next) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
-        ((self.uniform() * n as f64) as usize).min(n - 1)
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! come back as [`Error`].
 
 mod arrow_stream;
+mod coins;
 mod collate;
 mod compact_rows;
 mod data_file;

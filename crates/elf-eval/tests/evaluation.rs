@@ -41,7 +41,7 @@ fn gaps_are_compared_with_what_they_hide() {
     let gap = |filled: &str, hidden: &str| FilledGap { filled: filled.into(), hidden: hidden.into() };
     let gaps = vec![gap("The red house", "a red house"), gap("small", "large old"), gap("of", "of")];
     let filled = SampleSet { gaps, ..set(&["x y"]) };
-    let found = Evaluator::default().evaluate("gaps", &[filled.clone()]).unwrap();
+    let found = Evaluator::default().evaluate("gaps", std::slice::from_ref(&filled)).unwrap();
     // Three of six words.
     assert!((found.get(name::GAP_WORDS).unwrap().value - 0.5).abs() < 1e-12);
     let all_right = SampleSet { gaps: vec![gap("of the", "Of the")], ..set(&["x"]) };

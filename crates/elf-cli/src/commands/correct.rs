@@ -80,7 +80,7 @@ pub fn run(mut args: CorrectArgs) -> Result<ExitCode> {
     args.output.as_deref().map_or(Ok(()), check_writable)?;
     at_least_one(&[("--rounds", args.rounds), ("--candidates", args.candidates)])?;
     at_most(&[("--rounds", args.rounds, MOST), ("--candidates", args.candidates, MOST)])?;
-    if !(args.doubt >= 0.0) {
+    if !(0.0..=f64::INFINITY).contains(&args.doubt) {
         bail!("--doubt: {} is not a number of nats, from 0 on", args.doubt);
     }
     let texts = args.given_texts()?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use elf_core::key_of;
 use elf_data::Tokenizer;
@@ -123,6 +123,16 @@ impl Gaps {
     }
 }
 
+/// The regular expression of `--keep`.
+fn regular_expression(pattern: &str) -> Result<Regex> {
+    Regex::new(pattern).map_err(|error| {
+        // The reason stands in the last of several lines.
+        let (shown, pattern) = (error.to_string(), pattern.escape_default());
+        let reason = shown.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        anyhow!("--keep: `{pattern}` is no regular expression ({reason})")
+    })
+}
+
 /// Whether a model's texts can be this one.
 fn is_known(text: &str, plan: &RunPlan, tokenizer: &Tokenizer) -> Result<bool> {
     let ids = tokenizer.encode(text)?;
@@ -134,7 +144,7 @@ impl InfillArgs {
         Ok(match (&self.replace, &self.keep, self.hide) {
             (Some(word), ..) if word.trim().is_empty() => bail!("--replace names no word"),
             (Some(word), ..) => Gaps::Replacing(word.clone()),
-            (_, Some(pattern), _) => Gaps::Keeping(Regex::new(pattern).context("--keep is no regular expression")?),
+            (_, Some(pattern), _) => Gaps::Keeping(regular_expression(pattern)?),
             (.., Some(share)) if !(share > 0.0 && share < 1.0) => {
                 bail!("--hide {share} is no share of the words: choose one above 0 and below 1")
             }

@@ -21,6 +21,8 @@ pub struct Toy {
 
 impl Toy {
     pub fn new(guidance_input: bool) -> Self {
+        // As the program does: MKL's own code may make a row depend on its place.
+        elf_kernels::mkl::use_vector_code();
         let mut b = ParamBuilder::seeded(3, Device::Cpu);
         let mut matrix = |name: &str, shape: [i64; 2]| {
             let fans = Fans { fan_in: shape[0], fan_out: shape[1] };

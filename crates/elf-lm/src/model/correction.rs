@@ -387,7 +387,7 @@ mod tests {
             log_prob: 0.0,
             corrected_log_prob: 0.0,
         };
-        assert_eq!(correction.marked(), "[-a-]{+an+} official who [-walkss , -]{+walks quite +}slowly");
+        assert_eq!(correction.marked(), "[-a-]{+an+} official who [-walkss-]{+walks+} [-,-]{+quite+} slowly");
         let mut text = before.to_owned();
         for Change { place, from, to } in changes.iter().rev() {
             assert_eq!(&text[place.clone()], from);

@@ -244,9 +244,8 @@ fn hidden_spans(words: usize, hidden: usize, seed: u64) -> Result<Vec<bool>> {
         let from = shown[((draws[0] * shown.len() as f64) as usize).min(shown.len() - 1)];
         // Geometric from 1, by inversion.
         let span = 1 + ((1.0 - draws[1]).ln() / (1.0 - MEAN_SPAN.recip()).ln()) as usize;
-        for place in from..words.min(from + span.min(left)) {
-            left -= usize::from(!hides[place]);
-            hides[place] = true;
+        for hides in &mut hides[from..words.min(from + span.min(left))] {
+            left -= usize::from(!std::mem::replace(hides, true));
         }
         if left == 0 {
             break;

@@ -274,10 +274,7 @@ impl TextLoop<'_> {
                 seed: own[row].seed,
                 input: own[row].condition.clone().or_else(|| own[row].template.as_ref().map(ToString::to_string)),
                 input_cut: conditions.as_ref().is_some_and(|conditions| conditions.is_cut(row)),
-                filled: match conditions.as_ref().and_then(|conditions| conditions.given(row)) {
-                    Some(given) => filled(&tokens, given, self.tokenizer)?,
-                    None => Vec::new(),
-                },
+                filled: filled(&tokens, conditions.as_ref().and_then(|all| all.given(row)), self.tokenizer)?,
                 text,
                 reference: own[row].reference.clone(),
                 hidden: own[row].hidden.clone(),
@@ -300,7 +297,8 @@ impl TextLoop<'_> {
 }
 
 /// The text of each run of tokens that are not `given`.
-fn filled(tokens: &[i64], given: &[bool], tokenizer: &Tokenizer) -> Result<Vec<String>> {
+fn filled(tokens: &[i64], given: Option<&[bool]>, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+    let Some(given) = given else { return Ok(Vec::new()) };
     let places: Vec<usize> = (0..tokens.len().min(given.len())).collect();
     let runs = places.chunk_by(|&one, &next| given[one] == given[next]).filter(|run| !given[run[0]]);
     let ids = |run: &[usize]| run.iter().map(|&place| i32::try_from(tokens[place])).collect::<Result<Vec<_>, _>>();

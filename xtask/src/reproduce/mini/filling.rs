@@ -1,7 +1,7 @@
 //! Stages that train models to fill gaps in definitions, and have them do it.
 
 use super::samplers::Sampler;
-use super::settings::{COMPARED, HIDDEN, Model, STEPS, Settings, TASKS, WEIGHTS};
+use super::settings::{COMPARED, Filler, HIDDEN, Model, STEPS, Settings, TASKS, WEIGHTS};
 use super::training::Training;
 use super::{Mini, names};
 use crate::reproduce::stage::{Call, Cost, Stage, column_of};
@@ -9,56 +9,13 @@ use crate::reproduce::stage::{Call, Cost, Stage, column_of};
 /// The configuration of all models that fill gaps.
 const CONFIG: &str = "configs/infill.yml";
 
-/// What fills gaps: a model and how it is sampled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filler {
-    /// ELF.
-    Elf,
-    /// Masked diffusion.
-    Mdlm,
-    /// GPT-2, which reads the text with marks for hidden tokens and writes these behind it, each drawn.
-    Gpt2,
-    /// The same, each token the likeliest.
-    Gpt2Likeliest,
-}
-
-impl Filler {
-    /// All, in the order of tables.
-    pub const ALL: [Self; 4] = [Self::Elf, Self::Mdlm, Self::Gpt2, Self::Gpt2Likeliest];
-
-    /// Its name in stages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gpt2Likeliest => "gpt2-likeliest",
-            other => other.model().name(),
-        }
-    }
-
-    /// Its name in the report.
-    pub fn label(self) -> String {
-        match self {
-            Self::Elf => format!("ELF, {STEPS} steps"),
-            Self::Mdlm => format!("MDLM, {STEPS} steps"),
-            Self::Gpt2 => "GPT-2, fill in the middle".to_owned(),
-            Self::Gpt2Likeliest => "GPT-2, the likeliest tokens".to_owned(),
-        }
-    }
-
-    fn model(self) -> Model {
-        match self {
-            Self::Elf => Model::Elf,
-            Self::Mdlm => Model::Mdlm,
-            Self::Gpt2 | Self::Gpt2Likeliest => Model::Gpt2,
-        }
-    }
-
-    fn sampler(self) -> Sampler {
-        match self {
-            Self::Elf => Sampler::filling().in_steps(STEPS),
-            Self::Mdlm => Sampler::masked().in_steps(STEPS),
-            Self::Gpt2 => Sampler::ancestral(),
-            Self::Gpt2Likeliest => Sampler::beam(1),
-        }
+/// How it is sampled.
+fn sampler(filler: Filler) -> Sampler {
+    match filler {
+        Filler::Elf => Sampler::filling().in_steps(STEPS),
+        Filler::Mdlm => Sampler::masked().in_steps(STEPS),
+        Filler::Gpt2 => Sampler::ancestral(),
+        Filler::Gpt2Likeliest => Sampler::beam(1),
     }
 }
 
@@ -108,7 +65,7 @@ impl Mini<'_> {
 
     fn filled_by(&self, filler: Filler, share: f64) -> Stage {
         let (task, name, run) = (&TASKS[0], names::filled(filler, share), names::filling(filler.model()));
-        let (data, sampler) = (self.at(&names::data(task)), filler.sampler());
+        let (data, sampler) = (self.at(&names::data(task)), sampler(filler));
         let title = format!("{:.0}% of the words of {}, filled in by {}", 100.0 * share, task.name, filler.label());
         let mut stage =
             Stage::new(name.clone(), title).after(run.clone()).after(names::data(task)).after(names::judge());

@@ -1,7 +1,6 @@
 //! The names of the preset's stages. The stages and the report both take them from here.
 
-use super::filling::Filler;
-use super::settings::{Ablation, Encoder, Model, Task, Writer};
+use super::settings::{Ablation, Encoder, Filler, Model, Task, Writer};
 use crate::reproduce::stage::StageName;
 
 /// An encoder that an ablation has in place of its task's own.

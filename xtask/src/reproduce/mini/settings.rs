@@ -360,6 +360,51 @@ impl Writer {
     }
 }
 
+/// What fills gaps: a model and how it is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filler {
+    /// ELF.
+    Elf,
+    /// Masked diffusion.
+    Mdlm,
+    /// GPT-2, which reads the text with marks for hidden tokens and writes these behind it, each drawn.
+    Gpt2,
+    /// The same, each token the likeliest.
+    Gpt2Likeliest,
+}
+
+impl Filler {
+    /// All, in the order of tables.
+    pub const ALL: [Self; 4] = [Self::Elf, Self::Mdlm, Self::Gpt2, Self::Gpt2Likeliest];
+
+    /// Its name in stages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpt2Likeliest => "gpt2-likeliest",
+            other => other.model().name(),
+        }
+    }
+
+    /// Its name in the report.
+    pub fn label(self) -> String {
+        match self {
+            Self::Elf => format!("ELF, {STEPS} steps"),
+            Self::Mdlm => format!("MDLM, {STEPS} steps"),
+            Self::Gpt2 => "GPT-2, fill in the middle".to_owned(),
+            Self::Gpt2Likeliest => "GPT-2, the likeliest tokens".to_owned(),
+        }
+    }
+
+    /// The model that it samples.
+    pub fn model(self) -> Model {
+        match self {
+            Self::Elf => Model::Elf,
+            Self::Mdlm => Model::Mdlm,
+            Self::Gpt2 | Self::Gpt2Likeliest => Model::Gpt2,
+        }
+    }
+}
+
 /// The number of steps of every stage that does not compare numbers of steps.
 pub const STEPS: u64 = 32;
 

@@ -5,9 +5,8 @@ use elf_eval::evaluation::name;
 use elf_eval::report::{Axis, Chart, Column, Plot, PlotKind, Point, Row, Section, Series, Table};
 
 use super::figures::{SHOWN, figure};
-use crate::reproduce::mini::filling::Filler;
 use crate::reproduce::mini::samplers::Sampler;
-use crate::reproduce::mini::settings::HIDDEN;
+use crate::reproduce::mini::settings::{Filler, HIDDEN};
 use crate::reproduce::mini::{Mini, names};
 use crate::reproduce::results::Results;
 
