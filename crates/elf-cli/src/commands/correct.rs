@@ -43,7 +43,8 @@ pub struct CorrectArgs {
     /// written anew.
     #[arg(long)]
     words: bool,
-    /// Write those words anew than which others are likelier by a factor of at least e to this power.
+    /// Write those words anew than which others are likelier by a factor of at least e to this power, if the words that stay become likelier
+    /// by it.
     #[arg(long, value_name = "NATS", default_value_t = CorrectionOptions::default().doubt)]
     doubt: f64,
     /// Most rounds of rewriting, each of which starts from the text of the round before.

@@ -22,6 +22,10 @@ use crate::{Result, TextEvent};
 /// Rows of a batch in which one word each is hidden.
 const ROWS: usize = 64;
 
+/// Words are replaced only if those that stay become likelier by this many nats in all: a word that is only rare leaves the others as they
+/// are.
+const LEAST_GAIN: f64 = 1.0;
+
 /// At most this share of the words of a text is written anew at once: the others are what they are judged by.
 const MOST_FREED: f64 = 1.0 / 3.0;
 
@@ -51,12 +55,12 @@ impl WordInContext {
 /// How a text is corrected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CorrectionOptions {
-    /// Words of more [`doubt`](WordInContext::doubt) are written anew.
+    /// Words of more [`doubt`](WordInContext::doubt) are written anew, if the words that stay become likelier by that.
     pub doubt: f64,
     /// Most rounds of rewriting.
     pub rounds: usize,
-    /// Texts that are written in each round, besides one with the likeliest word in place of each. The one whose words are likeliest, each
-    /// given the others, is taken if it is likelier than the text before.
+    /// Texts that are written in each round for all words in doubt, and for the one most in doubt, besides those with the likeliest word in
+    /// place of one. The one that makes the words that stay likeliest, each given all others, is taken if the whole text is likelier, too.
     pub candidates: usize,
     /// Seed of what is written.
     pub seed: u64,
@@ -236,8 +240,8 @@ impl Model {
         Ok(found)
     }
 
-    /// Corrects a text: the words that the model doubts most are freed and written anew by `sampling`, and so on while the text becomes
-    /// likelier. Words keep their number of tokens. What is not changed stays as it is written, in its case and spaces.
+    /// Corrects a text: the words that the model doubts most are freed and written anew by `sampling`, and so on while the words that stay
+    /// become likelier. Words keep their number of tokens. What is not changed stays as it is written, in its case and spaces.
     ///
     /// # Errors
     /// As [`Model::words_in_context`], or if the setting is invalid for the model.
@@ -248,17 +252,17 @@ impl Model {
             let freed = current.doubted(options.doubt);
             let Some(most) = freed.first().copied() else { break };
             // All that are in doubt, and the one that is most.
-            let sets = BTreeSet::from([freed.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([most])]);
-            let mut better = None;
+            let sets = BTreeSet::from([freed.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([most])]);
             let mut candidates = self.rewritten(&current, &sets, (sampling, options), round)?;
-            for set in &sets {
-                candidates.extend(current.with_likeliest(set, self.tokenizer())?);
+            for word in freed {
+                candidates.extend(current.with_likeliest(word, self.tokenizer())?);
             }
+            let (mut better, mut to_beat) = (None, LEAST_GAIN);
             for rewritten in candidates {
                 let candidate = self.judged(rewritten, options.seed)?;
-                let to_beat = better.as_ref().map_or(current.log_prob, |better: &Judged| better.log_prob);
-                if candidate.log_prob > to_beat {
-                    better = Some(candidate);
+                let gain = current.gain_of_the_kept(&candidate);
+                if candidate.log_prob > current.log_prob && gain > to_beat {
+                    (better, to_beat) = (Some(candidate), gain);
                 }
             }
             let Some(better) = better else { break };
@@ -322,17 +326,32 @@ impl Judged {
         doubted
     }
 
-    /// The text with what the model would rather read in place of these words, if these are words.
-    fn with_likeliest(&self, set: &BTreeSet<usize>, tokenizer: &Tokenizer) -> Result<Option<String>> {
-        let mut text = self.text.clone();
-        // From behind, so that places before stay where they are.
-        for word in set.iter().rev().map(|&place| &self.words[place]) {
-            // Pieces of words, or words that would be tokens of another number.
-            if tokenizer.encode(&word.likeliest)?.len() != tokenizer.encode(&word.word)?.len() {
-                return Ok(None);
-            }
-            text.replace_range(word.place.clone(), &word.likeliest);
+    /// How much likelier the words are that another text has kept of this one.
+    fn gain_of_the_kept(&self, other: &Self) -> f64 {
+        let (mut before, mut after, mut shift) = (Vec::new(), Vec::new(), 0isize);
+        for Change { place, from, to } in changes(&self.text, &other.text) {
+            let start = place.start.saturating_add_signed(shift);
+            shift += to.len() as isize - from.len() as isize;
+            after.push(start..start + to.len());
+            before.push(place);
         }
+        other.log_prob_outside(&after) - self.log_prob_outside(&before)
+    }
+
+    fn log_prob_outside(&self, places: &[Range<usize>]) -> f64 {
+        let inside = |word: &WordInContext| places.iter().any(|place| place.contains(&word.place.start));
+        self.words.iter().filter(|word| !inside(word)).map(|word| word.log_prob).sum()
+    }
+
+    /// The text with what the model would rather read in place of a word, if that is a word.
+    fn with_likeliest(&self, place: usize, tokenizer: &Tokenizer) -> Result<Option<String>> {
+        let word = &self.words[place];
+        // Pieces of words, or words that would be tokens of another number.
+        if tokenizer.encode(&word.likeliest)?.len() != tokenizer.encode(&word.word)?.len() {
+            return Ok(None);
+        }
+        let mut text = self.text.clone();
+        text.replace_range(word.place.clone(), &word.likeliest);
         Ok(Some(text).filter(|text| *text != self.text))
     }
 
