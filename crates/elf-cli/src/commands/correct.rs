@@ -44,7 +44,7 @@ pub struct CorrectArgs {
     #[arg(long)]
     words: bool,
     /// Write those words anew than which others are likelier by a factor of at least e to this power, if the words that stay become likelier
-    /// by it.
+    /// by a third of it in all.
     #[arg(long, value_name = "NATS", default_value_t = CorrectionOptions::default().doubt)]
     doubt: f64,
     /// Most rounds of rewriting, each of which starts from the text of the round before.
@@ -156,7 +156,8 @@ fn print(number: usize, answer: &Answer) -> Result<()> {
                     true => format!("{} ({:.1}%)", word.likeliest, 100.0 * word.likeliest_log_prob.exp()),
                     false => String::new(),
                 };
-                out!("    {:5.1}%  {:20} {rather}", 100.0 * word.log_prob.exp(), word.word)?;
+                let line = format!("    {:5.1}%  {:20} {rather}", 100.0 * word.log_prob.exp(), word.word);
+                out!("{}", line.trim_end())?;
             }
         }
     }

@@ -22,9 +22,9 @@ use crate::{Result, TextEvent};
 /// Rows of a batch in which one word each is hidden.
 const ROWS: usize = 64;
 
-/// Words are replaced only if those that stay become likelier by this many nats in all: a word that is only rare leaves the others as they
-/// are.
-const LEAST_GAIN: f64 = 1.0;
+/// Words are replaced only if those that stay become likelier, in all, by more than this share of the doubt that words are in at least: a word
+/// that is only rare leaves the others as they are.
+const GAIN_SHARE: f64 = 1.0 / 3.0;
 
 /// At most this share of the words of a text is written anew at once: the others are what they are judged by.
 const MOST_FREED: f64 = 1.0 / 3.0;
@@ -55,7 +55,8 @@ impl WordInContext {
 /// How a text is corrected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CorrectionOptions {
-    /// Words of more [`doubt`](WordInContext::doubt) are written anew, if the words that stay become likelier by that.
+    /// Words of more [`doubt`](WordInContext::doubt) are written anew, if the words that stay become likelier by more than a third of it in
+    /// all.
     pub doubt: f64,
     /// Most rounds of rewriting.
     pub rounds: usize,
@@ -257,7 +258,7 @@ impl Model {
             for word in freed {
                 candidates.extend(current.with_likeliest(word, self.tokenizer())?);
             }
-            let (mut better, mut to_beat) = (None, LEAST_GAIN);
+            let (mut better, mut to_beat) = (None, GAIN_SHARE * options.doubt);
             for rewritten in candidates {
                 let candidate = self.judged(rewritten, options.seed)?;
                 let gain = current.gain_of_the_kept(&candidate);
