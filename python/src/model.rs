@@ -198,7 +198,8 @@ impl Model {
     /// Parameters
     /// ----------
     /// texts
-    ///     Texts with gaps: ``[...]`` is a gap of any number of tokens, ``[5]`` one of five. ``\\[`` is a bracket.
+    ///     Texts with gaps: ``[...]`` is a gap of any number of tokens, ``[5]`` one of five. A backslash before a bracket makes it
+    ///     one of the text.
     /// steps, seed, sampler, batch_size, **settings
     ///     As in :meth:`generate`.
     ///
